@@ -1,0 +1,64 @@
+"""The model repository: a folder `<root>/<model>/<version>/`, as TensorFlow Serving and Triton lay it out too.
+
+Versions are positive integers without leading zeros; other entries are passed over. Publishing is atomic: a version is
+written beside its place and renamed into it, so that nobody reads half of one.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class RepositoryError(Exception):
+    """The folder cannot be used as a model repository, or a version is there already."""
+
+
+class ModelRepository:
+    """The models below one folder. Nothing is read before a method is called."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def models(self) -> dict[str, list[int]]:
+        """Every model's versions, oldest first, by name; models without a version are left out.
+
+        Raises `RepositoryError` when the root is not a folder.
+        """
+        if not self.root.is_dir():
+            raise RepositoryError(f"{self.root} is not a folder; give the folder that holds <model>/<version>/")
+        found = {folder.name: _versions(folder) for folder in sorted(self.root.iterdir()) if folder.is_dir()}
+        return {name: versions for name, versions in found.items() if versions}
+
+    def folder(self, model: str, version: int) -> Path:
+        """Where that version's files are, or would be."""
+        return self.root / model / str(version)
+
+    @contextmanager
+    def publishing(self, model: str, version: int, *, replace: bool = False) -> Iterator[Path]:
+        """An empty folder to write a version into; it becomes the version when the block ends without an error.
+
+        With an error nothing is published and the folder is removed. Raises `RepositoryError` when the version exists,
+        unless `replace` is true: then the old one makes way at the end.
+        """
+        target = self.folder(model, version)
+        if target.exists() and not replace:
+            raise RepositoryError(f"{target} exists; versions do not change once published, so choose the next number")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".publishing-", dir=target.parent) as scratch:
+            staging = Path(scratch) / str(version)
+            staging.mkdir()
+            yield staging
+            if target.exists():
+                target.rename(Path(scratch) / "old")
+            staging.rename(target)
+
+    def remove(self, model: str, version: int) -> None:
+        """Delete a version; no error where there is none."""
+        shutil.rmtree(self.folder(model, version), ignore_errors=True)
+
+
+def _versions(folder: Path) -> list[int]:
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))

@@ -1,0 +1,133 @@
+"""The tree of errors that a caller can meet, with the HTTP status of each and whether trying again can help.
+
+MillraceError                       status  code                 again?
+├── InvalidRequest                  400     INVALID_ARGUMENT     no      the request itself is wrong
+│   └── SignatureNotFound           400     INVALID_ARGUMENT     no
+├── ModelNotFound                   404     NOT_FOUND            no      no such model, or no such version of it
+├── PayloadTooLarge                 413     INVALID_ARGUMENT     no      larger than the server takes
+├── QueueFull                       429     RESOURCE_EXHAUSTED   yes     refused at once; `retry_after_s` says when
+├── Cancelled                       499     CANCELLED            no      the caller went away
+├── ModelFailed                     500     INTERNAL             no      the model raised, or answered nonsense
+├── Internal                        500     INTERNAL             no      a fault of ours
+├── NotSupported                    501     UNIMPLEMENTED        no
+├── Unavailable                     503     UNAVAILABLE          yes     the queue cannot be reached, or is full of memory
+│   └── NoWorker                    503     UNAVAILABLE          yes     no live worker has the model
+└── DeadlineExceeded                504     DEADLINE_EXCEEDED    yes     not answered before the request's deadline
+
+Errors cross the queue as `{code, message}` (see `from_wire`), never as a pickled exception.
+"""
+
+from typing import ClassVar
+
+
+class MillraceError(Exception):
+    """The base of all; `str(error)` is the text for the caller."""
+
+    code: ClassVar[str] = "INTERNAL"
+    status: ClassVar[int] = 500
+    can_retry: ClassVar[bool] = False
+
+
+class InvalidRequest(MillraceError):
+    """The request is wrong in itself: shape, datatype, missing input, malformed body."""
+
+    code = "INVALID_ARGUMENT"
+    status = 400
+
+
+class SignatureNotFound(InvalidRequest):
+    """The model has no signature of that name."""
+
+    def __init__(self, signature: str) -> None:
+        super().__init__(f'Serving signature name: "{signature}" not found in signature def')
+
+
+class ModelNotFound(MillraceError):
+    """No live worker has announced that model, or that version of it.
+
+    Each protocol words this in its own way, hence the two attributes; `version` is None for "the latest".
+    """
+
+    code = "NOT_FOUND"
+    status = 404
+
+    def __init__(self, model: str, version: int | None = None) -> None:
+        super().__init__(f"model {model!r} not found" if version is None else f"model {model!r} has no version {version}")
+        self.model = model
+        self.version = version
+
+
+class PayloadTooLarge(MillraceError):
+    """The body is larger than the server takes."""
+
+    code = "INVALID_ARGUMENT"
+    status = 413
+
+
+class QueueFull(MillraceError):
+    """The model's queue holds all the rows that it may; nothing was queued."""
+
+    code = "RESOURCE_EXHAUSTED"
+    status = 429
+    can_retry = True
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Cancelled(MillraceError):
+    """The caller went away before the answer came."""
+
+    code = "CANCELLED"
+    status = 499
+
+
+class ModelFailed(MillraceError):
+    """The model raised while it ran, or answered something that does not fit its signature."""
+
+
+class Internal(MillraceError):
+    """A fault of the server's own; the log has the trace under the request's id."""
+
+
+class NotSupported(MillraceError):
+    """Part of a protocol that this server does not offer."""
+
+    code = "UNIMPLEMENTED"
+    status = 501
+
+
+class Unavailable(MillraceError):
+    """The queue cannot be reached or takes no writes; trying again may help."""
+
+    code = "UNAVAILABLE"
+    status = 503
+    can_retry = True
+
+
+class NoWorker(Unavailable):
+    """No live worker has the model loaded."""
+
+
+class DeadlineExceeded(MillraceError):
+    """The request's deadline passed before an answer came."""
+
+    code = "DEADLINE_EXCEEDED"
+    status = 504
+    can_retry = True
+
+
+_BY_CODE: dict[str, type[MillraceError]] = {
+    "INVALID_ARGUMENT": InvalidRequest,
+    "CANCELLED": Cancelled,
+    "INTERNAL": ModelFailed,
+    "UNIMPLEMENTED": NotSupported,
+    "UNAVAILABLE": Unavailable,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+}
+
+
+def from_wire(code: str, message: str) -> MillraceError:
+    """The error that a worker sent as `{code, message}`; a code that this version does not know becomes `Internal`."""
+    return _BY_CODE.get(code, Internal)(message)
