@@ -4,6 +4,7 @@ Datatypes carry the names of the Open Inference Protocol. A BYTES tensor is the 
 4-byte little-endian length followed by its bytes, elements in row-major order, nothing between.
 """
 
+import itertools
 import math
 import struct
 from collections.abc import Iterable, Sequence
@@ -134,28 +135,28 @@ def decode_strings(data: bytes | memoryview) -> list[bytes]:
     return elements
 
 
-def string_offsets(data: bytes | memoryview, row_elements: int) -> list[int]:
-    """Where each row of `row_elements` BYTES elements begins, and the end: n rows give n + 1 offsets in bytes."""
-    view, offset, count, offsets = memoryview(data), 0, 0, [0]
-    while offset < len(view):
-        offset += 4 + _LENGTH.unpack_from(view, offset)[0]
-        count += 1
-        if count == row_elements:
-            offsets.append(offset)
-            count = 0
+def split_rows(tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Views of consecutive runs of rows, one per count; the first dimension counts rows, and the counts add up to it."""
+    view, ends = memoryview(tensor.data), list(itertools.accumulate(counts, initial=0))
+    offsets = _string_offsets(view, tensor.shape) if tensor.datatype == BYTES else _row_offsets(tensor)
+    return [
+        Tensor(tensor.datatype, (stop - start, *tensor.shape[1:]), view[offsets[start] : offsets[stop]])
+        for start, stop in itertools.pairwise(ends)
+    ]
+
+
+def _row_offsets(tensor: Tensor) -> Sequence[int]:
+    row_bytes = math.prod(tensor.shape[1:]) * DTYPES[tensor.datatype].itemsize
+    return range(0, row_bytes * tensor.shape[0] + 1, row_bytes) if row_bytes else [0] * (tensor.shape[0] + 1)
+
+
+def _string_offsets(view: memoryview, shape: tuple[int, ...]) -> list[int]:
+    row_elements, offset, offsets = math.prod(shape[1:]), 0, [0]
+    for _ in range(shape[0]):
+        for _ in range(row_elements):
+            offset += 4 + _LENGTH.unpack_from(view, offset)[0]
+        offsets.append(offset)
     return offsets
-
-
-def slice_rows(tensor: Tensor, start: int, stop: int) -> Tensor:
-    """Rows `start` to `stop` of a tensor whose first dimension counts rows; a view, except that BYTES are scanned."""
-    row_elements, view = math.prod(tensor.shape[1:]), memoryview(tensor.data)
-    if tensor.datatype == BYTES:
-        offsets = string_offsets(view, row_elements)
-        view = view[offsets[start] : offsets[stop]]
-    else:
-        row_bytes = row_elements * DTYPES[tensor.datatype].itemsize
-        view = view[start * row_bytes : stop * row_bytes]
-    return Tensor(tensor.datatype, (stop - start, *tensor.shape[1:]), view)
 
 
 def concatenate_rows(tensors: Sequence[Tensor]) -> Tensor:

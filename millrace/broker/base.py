@@ -1,0 +1,148 @@
+"""The seam between the programs and the queue: what an implementation must offer, and what it promises.
+
+- At least once: a block that was appended is delivered until somebody finishes it. A consumer that stops renewing its
+  lease loses its blocks to the next one that claims.
+- Bounded: `append` refuses, it never drops.
+- Replies go to one API process and are lost with it; nobody else waits for them.
+
+The API side is asynchronous (one event loop, thousands of requests); the worker side is blocking (a few threads, each
+with a link of its own). `redis.py` and `memory.py` implement it, and one suite of tests holds both to it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from millrace.broker.keys import Queue
+from millrace.protocol.messages import WorkerAnnouncement
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Encoded request blocks for one queue, which are admitted together or not at all."""
+
+    queue: Queue
+    priority: str
+    blocks: tuple[bytes, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A block in a consumer's hands. `deliveries` counts how often it was handed out, this time included."""
+
+    entry_id: bytes
+    priority: str
+    block: bytes
+    deliveries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A delivery that needs no more work, and how many rows it held."""
+
+    delivery: Delivery
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An encoded reply block and the reply stream that it goes to."""
+
+    reply_to: str
+    block: bytes
+
+
+class BrokerClock:
+    """The broker's time in milliseconds since 1970, as this process reckons it from its own clock and an offset."""
+
+    def __init__(self) -> None:
+        self._offset_ms = 0.0
+
+    def set(self, broker_ms: float) -> None:
+        """Say what the broker's time is now."""
+        self._offset_ms = broker_ms - time.time() * 1000
+
+    def now_ms(self) -> float:
+        """The broker's time now."""
+        return time.time() * 1000 + self._offset_ms
+
+
+class ProducerLink(Protocol):
+    """The API's side of the queue. Every method raises `Unavailable` when the queue cannot be reached."""
+
+    reply_to: str
+    clock: BrokerClock
+
+    async def open(self) -> None:
+        """Connect and make the reply stream."""
+
+    async def close(self) -> None:
+        """Disconnect; the reply stream goes away."""
+
+    async def append(self, appends: Sequence[Append], max_queue_rows: int) -> list[int | None]:
+        """Append in one round trip: None for each that was admitted, else the rows that its queue holds already."""
+
+    async def replies(self) -> list[bytes]:
+        """Wait for the next reply blocks; each comes once."""
+
+    async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
+        """Keep the reply stream alive and set the clock.
+
+        Returns the announcements that have not expired, and whether the reply stream was still there: where it was
+        not, the queue lost its memory, and so every request that was on its way.
+        """
+
+
+class ConsumerLink(Protocol):
+    """A worker's hold on one queue, for one thread. Every method raises `Unavailable` when the queue is out of reach."""
+
+    def exchange(
+        self, replies: Sequence[Reply], finished: Sequence[Finished], *, count: int, block_ms: int
+    ) -> list[Delivery]:
+        """Send replies, finish their blocks and wait for the next, in one round trip.
+
+        Waits up to `block_ms` for at least one block and returns up to `count` of each priority, the higher first.
+        `block_ms` 0 does not wait, and `count` 0 takes nothing.
+        """
+
+    def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
+        """Take over blocks whose lease ran out, of any consumer."""
+
+    def bury(self, delivery: Delivery, error: str) -> None:
+        """Copy a block to the dead-letter stream, with its error; `exchange` must still finish it."""
+
+    def close(self) -> None:
+        """Give the link up; blocks that were not finished go to whoever claims them."""
+
+
+class WorkerLink(Protocol):
+    """A worker process's word to the others. Every method raises `Unavailable` when the queue cannot be reached."""
+
+    clock: BrokerClock
+
+    def announce(self, announcement: WorkerAnnouncement) -> None:
+        """Publish what the worker has, replacing what it said before, and set the clock."""
+
+    def withdraw(self, worker: str) -> None:
+        """Take the announcement back."""
+
+    def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+        """Renew the leases of blocks that the consumer still works on."""
+
+    def close(self) -> None:
+        """Disconnect."""
+
+
+class Broker(Protocol):
+    """Makes links; itself it holds no connection."""
+
+    def producer(self, api: str) -> ProducerLink:
+        """A link for the API process of that id, not yet open."""
+
+    def consumer(self, queue: Queue, consumer: str) -> ConsumerLink:
+        """A link that takes from one queue under that consumer's name."""
+
+    def worker(self) -> WorkerLink:
+        """A link for heartbeats."""

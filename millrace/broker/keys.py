@@ -1,0 +1,50 @@
+"""The whole keyspace in Redis, written once.
+
+The part in braces is the hash tag: in a Redis Cluster all keys with one tag are in one slot, so that a script may touch
+them together. MODEL and VERSION are those of the repository (digits, 1); API is the id of one API process.
+
+    key                                          type    holds
+    millrace:{MODEL/VERSION}:requests:high       stream  request blocks, field "b"; consumer group "workers"
+    millrace:{MODEL/VERSION}:requests:normal     stream  the same, taken after "high"
+    millrace:{MODEL/VERSION}:rows                string  rows in both streams, waiting or in work: what bounds the queue
+    millrace:{MODEL/VERSION}:dead                stream  blocks given up: "b", "error", "deliveries", "consumer"
+    millrace:{API}:replies                       stream  reply blocks for that API process, field "b"; expires with it
+    millrace:{workers}                           hash    worker id -> its announcement as JSON, with the time it expires
+
+A finished block is acknowledged and deleted in one step, so a stream's length is what waits or is in work. Request
+streams are never trimmed; admission (lua/append.lua) refuses instead. The dead-letter stream keeps about the last 1,000.
+"""
+
+from dataclasses import dataclass
+
+GROUP = "workers"
+WORKERS = "millrace:{workers}"
+DEAD_LETTERS_KEPT = 1000
+PRIORITIES = ("high", "normal")
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """The queue of one model version, and the names of its keys."""
+
+    model: str
+    version: int
+
+    def requests(self, priority: str) -> str:
+        """The request stream of one priority."""
+        return f"millrace:{{{self.model}/{self.version}}}:requests:{priority}"
+
+    @property
+    def rows(self) -> str:
+        """The counter of rows in the queue."""
+        return f"millrace:{{{self.model}/{self.version}}}:rows"
+
+    @property
+    def dead(self) -> str:
+        """The dead-letter stream."""
+        return f"millrace:{{{self.model}/{self.version}}}:dead"
+
+
+def replies(api: str) -> str:
+    """The reply stream of one API process."""
+    return f"millrace:{{{api}}}:replies"

@@ -1,0 +1,208 @@
+"""The queue in the memory of one process: the same promises as `redis.py`, for tests and for embedding.
+
+The API's event loop and the workers' threads share one `MemoryBroker`. Nothing outlives it.
+"""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from millrace.broker.base import Append, BrokerClock, Delivery, Finished, Reply
+from millrace.broker.keys import PRIORITIES, Queue, replies
+from millrace.protocol.messages import WorkerAnnouncement
+
+
+@dataclass(slots=True)
+class _Held:
+    consumer: str
+    renewed_ms: float
+    delivery: Delivery
+
+
+@dataclass(slots=True)
+class _QueueState:
+    waiting: dict[str, list[tuple[bytes, bytes]]] = field(default_factory=lambda: {name: [] for name in PRIORITIES})
+    held: dict[bytes, _Held] = field(default_factory=dict)
+    dead: list[tuple[Delivery, str]] = field(default_factory=list)
+    rows: int = 0
+
+
+class MemoryBroker:
+    """The queues, the reply inboxes and the announcements, behind one lock."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._queues: dict[Queue, _QueueState] = defaultdict(_QueueState)
+        self._inboxes: dict[str, MemoryProducerLink] = {}
+        self._workers: dict[str, WorkerAnnouncement] = {}
+        self._ids = itertools.count(1)
+
+    def producer(self, api: str) -> "MemoryProducerLink":
+        """See `Broker`."""
+        return MemoryProducerLink(self, api)
+
+    def consumer(self, queue: Queue, consumer: str) -> "MemoryConsumerLink":
+        """See `Broker`."""
+        return MemoryConsumerLink(self, queue, consumer)
+
+    def worker(self) -> "MemoryWorkerLink":
+        """See `Broker`."""
+        return MemoryWorkerLink(self)
+
+    def dead_letters(self, queue: Queue) -> list[tuple[Delivery, str]]:
+        """The blocks of one queue that were given up, each with its error."""
+        with self._changed:
+            return list(self._queues[queue].dead)
+
+    def _append(self, append: Append, max_queue_rows: int) -> int | None:
+        with self._changed:
+            state = self._queues[append.queue]
+            if state.rows + append.rows > max_queue_rows:
+                return state.rows
+            state.rows += append.rows
+            state.waiting[append.priority] += [(str(next(self._ids)).encode(), block) for block in append.blocks]
+            self._changed.notify_all()
+            return None
+
+    def _take(self, queue: Queue, consumer: str, count: int, block_ms: int) -> list[Delivery]:
+        with self._changed:
+            state = self._queues[queue]
+            if block_ms:
+                self._changed.wait_for(lambda: any(state.waiting.values()), block_ms / 1000)
+            taken = [
+                Delivery(entry_id, priority, block)
+                for priority in PRIORITIES
+                for entry_id, block in state.waiting[priority][:count]
+            ]
+            for priority in PRIORITIES:
+                del state.waiting[priority][:count]
+            now_ms = time.monotonic() * 1000
+            state.held.update({delivery.entry_id: _Held(consumer, now_ms, delivery) for delivery in taken})
+            return taken
+
+    def _finish(self, queue: Queue, done: Finished) -> None:
+        with self._changed:
+            state = self._queues[queue]
+            if state.held.pop(done.delivery.entry_id, None):
+                state.rows -= done.rows
+
+    def _claim(self, queue: Queue, consumer: str, lease_ms: int, count: int) -> list[Delivery]:
+        with self._changed:
+            now_ms = time.monotonic() * 1000
+            state = self._queues[queue]
+            lost = [held for held in state.held.values() if now_ms - held.renewed_ms >= lease_ms][:count]
+            for held in lost:
+                old = held.delivery
+                held.delivery = Delivery(old.entry_id, old.priority, old.block, old.deliveries + 1)
+                held.consumer, held.renewed_ms = consumer, now_ms
+            return [held.delivery for held in lost]
+
+    def _renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+        with self._changed:
+            for delivery in deliveries:
+                held = self._queues[queue].held.get(delivery.entry_id)
+                if held and held.consumer == consumer:
+                    held.renewed_ms = time.monotonic() * 1000
+
+    def _bury(self, queue: Queue, delivery: Delivery, error: str) -> None:
+        with self._changed:
+            self._queues[queue].dead.append((delivery, error))
+
+    def _reply(self, reply: Reply) -> None:
+        with self._changed:
+            inbox = self._inboxes.get(reply.reply_to)
+        if inbox:
+            inbox.deliver(reply.block)
+
+
+class MemoryProducerLink:
+    """The API's side; used on one event loop."""
+
+    def __init__(self, broker: MemoryBroker, api: str) -> None:
+        self._broker = broker
+        self.reply_to = replies(api)
+        self.clock = BrokerClock()
+        self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> None:
+        """See `ProducerLink`."""
+        self._loop = asyncio.get_running_loop()
+        self._broker._inboxes[self.reply_to] = self
+
+    async def close(self) -> None:
+        """See `ProducerLink`."""
+        self._broker._inboxes.pop(self.reply_to, None)
+
+    async def append(self, appends: Sequence[Append], max_queue_rows: int) -> list[int | None]:
+        """See `ProducerLink`."""
+        return [self._broker._append(append, max_queue_rows) for append in appends]
+
+    async def replies(self) -> list[bytes]:
+        """See `ProducerLink`."""
+        return [await self._inbox.get()]
+
+    async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
+        """See `ProducerLink`."""
+        live = [worker for worker in list(self._broker._workers.values()) if worker.expires_ms > self.clock.now_ms()]
+        return live, True
+
+    def deliver(self, block: bytes) -> None:
+        """Put a reply block into the inbox, from any thread."""
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._inbox.put_nowait, block)
+
+
+class MemoryConsumerLink:
+    """A worker thread's hold on one queue."""
+
+    def __init__(self, broker: MemoryBroker, queue: Queue, consumer: str) -> None:
+        self._broker, self._queue, self._consumer = broker, queue, consumer
+
+    def exchange(
+        self, replies: Sequence[Reply], finished: Sequence[Finished], *, count: int, block_ms: int
+    ) -> list[Delivery]:
+        """See `ConsumerLink`."""
+        for reply in replies:
+            self._broker._reply(reply)
+        for done in finished:
+            self._broker._finish(self._queue, done)
+        return self._broker._take(self._queue, self._consumer, count, block_ms) if count else []
+
+    def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
+        """See `ConsumerLink`."""
+        return self._broker._claim(self._queue, self._consumer, lease_ms, count)
+
+    def bury(self, delivery: Delivery, error: str) -> None:
+        """See `ConsumerLink`."""
+        self._broker._bury(self._queue, delivery, error)
+
+    def close(self) -> None:
+        """See `ConsumerLink`."""
+
+
+class MemoryWorkerLink:
+    """A worker's heartbeat."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self.clock = BrokerClock()
+
+    def announce(self, announcement: WorkerAnnouncement) -> None:
+        """See `WorkerLink`."""
+        self._broker._workers[announcement.worker] = announcement
+
+    def withdraw(self, worker: str) -> None:
+        """See `WorkerLink`."""
+        self._broker._workers.pop(worker, None)
+
+    def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+        """See `WorkerLink`."""
+        self._broker._renew(queue, consumer, deliveries)
+
+    def close(self) -> None:
+        """See `WorkerLink`."""

@@ -1,0 +1,373 @@
+"""The queue on Redis streams (6.2 or later, or Valkey); the keyspace is in `keys.py`, the scripts in `lua/`."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+import hiredis
+import msgspec
+import redis
+from redis.connection import AbstractConnection, ConnectionPool
+
+from millrace.broker.base import Append, BrokerClock, Delivery, Finished, Reply
+from millrace.broker.keys import DEAD_LETTERS_KEPT, GROUP, PRIORITIES, WORKERS, Queue, replies
+from millrace.broker.resp import Argument, Connection, connect
+from millrace.protocol.errors import Unavailable
+from millrace.protocol.messages import WorkerAnnouncement
+
+REPLY_STREAM_TTL_MS = 60_000
+REPLY_STREAM_ENTRIES = 100_000
+_BLOCK_MS = 2_000
+_GRACE_S = 5.0  # beyond a blocking read's own limit, before the server counts as gone
+_EXPIRED_KEPT_MS = 60_000
+
+_log = logging.getLogger(__name__)
+_decode_announcement = msgspec.json.Decoder(WorkerAnnouncement).decode
+Command = tuple[Argument, ...]
+
+
+def _script(name: str) -> str:
+    return resources.files("millrace.broker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _failure(error: object) -> Unavailable:
+    text = str(error)
+    if text.startswith("OOM"):
+        return Unavailable("the queue's Redis is out of memory; try again when it has drained")
+    return Unavailable(f"the queue's Redis failed: {text}")
+
+
+def _announcements(values: Sequence[bytes]) -> list[WorkerAnnouncement]:
+    """The announcements that can be read; one of another version's form must not hide the others."""
+    readable = []
+    for value in values:
+        try:
+            readable.append(_decode_announcement(value))
+        except msgspec.MsgspecError as error:
+            _log.warning("a worker's announcement cannot be read", extra={"reason": str(error)})
+    return readable
+
+
+class RedisBroker:
+    """Makes links to the Redis that a redis://, rediss:// or unix:// URL names."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def producer(self, api: str) -> "RedisProducerLink":
+        """See `Broker`."""
+        return RedisProducerLink(self._url, api)
+
+    def consumer(self, queue: Queue, consumer: str) -> "RedisConsumerLink":
+        """See `Broker`."""
+        return RedisConsumerLink(_BlockingConnection(self._url), queue, consumer)
+
+    def worker(self) -> "RedisWorkerLink":
+        """See `Broker`."""
+        return RedisWorkerLink(_BlockingConnection(self._url))
+
+
+class RedisProducerLink:
+    """The API's side: one connection to send on, one that waits for replies. Both are made again when lost."""
+
+    def __init__(self, url: str, api: str) -> None:
+        self._url = url
+        self.reply_to = replies(api)
+        self.clock = BrokerClock()
+        self._sending: Connection | None = None
+        self._reading: Connection | None = None
+        self._connecting = asyncio.Lock()
+        self._append_sha = ""
+        self._last_id: bytes | str = "0"
+        self._read_ms = 0
+
+    async def open(self) -> None:
+        """See `ProducerLink`."""
+        await self.heartbeat()
+
+    async def close(self) -> None:
+        """See `ProducerLink`."""
+        if self._sending and self._sending.is_open:
+            await self._sending.execute(("DEL", self.reply_to))
+        for connection in (self._sending, self._reading):
+            if connection:
+                connection.close()
+
+    async def append(self, appends: Sequence[Append], max_queue_rows: int) -> list[int | None]:
+        """See `ProducerLink`."""
+        connection = await self._sender()
+        answers = await connection.execute(*(self._append_command(append, max_queue_rows) for append in appends))
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                if str(answer).startswith("NOSCRIPT"):
+                    connection.close()  # the next one loads the script again
+                raise _failure(answer)
+        return [None if held < 0 else held for held in answers]
+
+    def _append_command(self, append: Append, max_queue_rows: int) -> Command:
+        queue = append.queue
+        keys = (queue.requests(append.priority), queue.rows)
+        return ("EVALSHA", self._append_sha, 2, *keys, append.rows, max_queue_rows, *append.blocks)
+
+    async def replies(self) -> list[bytes]:
+        """See `ProducerLink`."""
+        if self._reading is None or not self._reading.is_open:
+            self._reading = await connect(self._url)
+        read: Command = ("XREAD", "COUNT", 256, "BLOCK", _BLOCK_MS, "STREAMS", self.reply_to, self._last_id)
+        try:
+            async with asyncio.timeout(_BLOCK_MS / 1000 + _GRACE_S):
+                answers = await self._reading.execute(*self._trim(), read)
+        except TimeoutError:
+            self._reading.close()
+            raise Unavailable("the queue's Redis does not answer") from None
+        if isinstance(answers[-1], hiredis.ReplyError):
+            raise _failure(answers[-1])
+        if not answers[-1]:
+            return []
+        entries = answers[-1][0][1]
+        self._last_id = entries[-1][0]
+        return [fields[1] for _, fields in entries]
+
+    def _trim(self) -> list[Command]:
+        """The command that drops what was read before: up to the last id, which stays until the next time."""
+        return [("XTRIM", self.reply_to, "MINID", self._last_id)] if self._last_id != "0" else []
+
+    async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
+        """See `ProducerLink`."""
+        connection = await self._sender()
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                alive, time, workers = await connection.execute(
+                    ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS), ("TIME",), ("HVALS", WORKERS)
+                )
+        except TimeoutError:
+            connection.close()
+            raise Unavailable("the queue's Redis does not answer") from None
+        for answer in (alive, time, workers):
+            if isinstance(answer, hiredis.ReplyError):
+                raise _failure(answer)
+        self.clock.set(int(time[0]) * 1000 + int(time[1]) / 1000)
+        if not alive:
+            await self._make_reply_stream(connection)
+        live = [worker for worker in _announcements(workers) if worker.expires_ms > self.clock.now_ms()]
+        return live, bool(alive)
+
+    async def _make_reply_stream(self, connection: Connection) -> None:
+        self._last_id = "0"
+        made = await connection.execute(
+            ("XGROUP", "CREATE", self.reply_to, "reader", "$", "MKSTREAM"),
+            ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS),
+        )
+        if isinstance(made[0], hiredis.ReplyError):
+            raise _failure(made[0])
+
+    async def _sender(self) -> Connection:
+        if self._sending is not None and self._sending.is_open:
+            return self._sending
+        async with self._connecting:
+            if self._sending is None or not self._sending.is_open:
+                connection = await connect(self._url)
+                (self._append_sha,) = await connection.execute(("SCRIPT", "LOAD", _script("append")))
+                if isinstance(self._append_sha, hiredis.ReplyError):
+                    connection.close()
+                    raise _failure(self._append_sha)
+                self._sending = connection
+            return self._sending
+
+
+class _BlockingConnection:
+    """A blocking connection that pipelines raw commands; made again when lost. For one thread at a time.
+
+    redis-py's `Connection` finds the server and enters it; its client is left out, since turning each answer into
+    objects costs more than the round trip.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._pool = ConnectionPool.from_url(url, protocol=2, socket_timeout=_GRACE_S, socket_connect_timeout=2.0)
+        self._connection: AbstractConnection | None = None
+        self._shas: dict[str, str] = {}
+
+    def execute(self, *commands: Command, wait_ms: int = 0) -> list[Any]:
+        """The answers in order, Redis' own errors among them. `wait_ms` is the time that a command may block."""
+        connection = self._connection or self._connect()
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            return [self._read(connection, wait_ms) for _ in commands]
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self.close()
+            raise Unavailable(f"the connection to the queue was lost: {error}") from None
+
+    def script(self, name: str, keys: Sequence[str], *arguments: Argument) -> Command:
+        """The command that runs a script of `lua/`."""
+        if not self._shas:
+            self._connect()
+        return ("EVALSHA", self._shas[name], len(keys), *keys, *arguments)
+
+    def close(self) -> None:
+        """Disconnect; the next command connects again."""
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = None
+        self._shas = {}
+
+    def _connect(self) -> AbstractConnection:
+        if self._connection is None:
+            try:
+                connection = self._pool.make_connection()
+                connection.connect()
+                names = ("finish", "claim", "renew")
+                connection.send_packed_command(
+                    connection.pack_commands([("SCRIPT", "LOAD", _script(name)) for name in names])
+                )
+                self._shas = {name: connection.read_response().decode() for name in names}
+            except (redis.RedisError, OSError) as error:
+                raise Unavailable(f"the queue's Redis cannot be reached: {error}") from None
+            self._connection = connection
+        return self._connection
+
+    @staticmethod
+    def _read(connection: AbstractConnection, wait_ms: int) -> Any:
+        try:
+            return connection.read_response(timeout=wait_ms / 1000 + _GRACE_S)
+        except redis.ResponseError as error:
+            return error
+
+
+class RedisConsumerLink:
+    """A worker thread's hold on one queue."""
+
+    def __init__(self, connection: _BlockingConnection, queue: Queue, consumer: str) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._consumer = consumer
+        self._streams = tuple(queue.requests(priority) for priority in PRIORITIES)
+        self._has_group = False
+
+    def exchange(
+        self, replies: Sequence[Reply], finished: Sequence[Finished], *, count: int, block_ms: int
+    ) -> list[Delivery]:
+        """See `ConsumerLink`. A reply whose reader is gone is dropped; replies travel before their blocks are finished."""
+        if not self._has_group:
+            self._make_groups()
+        commands = [self._reply(reply) for reply in replies] + [self._finish(done) for done in finished]
+        if count:
+            wait = ("BLOCK", block_ms) if block_ms else ()
+            commands.append(
+                ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *wait, "STREAMS", *self._streams, ">", ">")
+            )
+        answers = self._retrying(lambda: self._connection.execute(*commands, wait_ms=block_ms if count else 0))
+        return self._deliveries(answers[-1]) if count and answers[-1] else []
+
+    def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
+        """See `ConsumerLink`."""
+        if not self._has_group:
+            self._make_groups()
+        claims = [
+            self._connection.script("claim", [stream], GROUP, self._consumer, lease_ms, count) for stream in self._streams
+        ]
+        answers = self._retrying(lambda: self._connection.execute(*claims))
+        return [
+            Delivery(entry_id, priority, block, deliveries)
+            for priority, taken in zip(PRIORITIES, answers, strict=True)
+            for entry_id, deliveries, block in taken
+        ]
+
+    def bury(self, delivery: Delivery, error: str) -> None:
+        """See `ConsumerLink`."""
+        fields: Command = (
+            *("b", delivery.block, "error", error),
+            *("deliveries", delivery.deliveries, "consumer", self._consumer),
+        )
+        command: Command = ("XADD", self._queue.dead, "MAXLEN", "~", DEAD_LETTERS_KEPT, "*", *fields)
+        self._retrying(lambda: self._connection.execute(command))
+
+    def close(self) -> None:
+        """See `ConsumerLink`. The consumer itself is deleted where it holds nothing."""
+        try:
+            pending = self._connection.execute(
+                *(("XPENDING", stream, GROUP, "-", "+", 1, self._consumer) for stream in self._streams)
+            )
+            idle = [stream for stream, held in zip(self._streams, pending, strict=True) if held == []]
+            self._connection.execute(*(("XGROUP", "DELCONSUMER", stream, GROUP, self._consumer) for stream in idle))
+        finally:
+            self._connection.close()
+
+    def _reply(self, reply: Reply) -> Command:
+        return ("XADD", reply.reply_to, "NOMKSTREAM", "MAXLEN", "~", REPLY_STREAM_ENTRIES, "*", "b", reply.block)
+
+    def _finish(self, done: Finished) -> Command:
+        stream = self._queue.requests(done.delivery.priority)
+        return self._connection.script("finish", [stream, self._queue.rows], GROUP, done.delivery.entry_id, done.rows)
+
+    def _make_groups(self) -> None:
+        made = self._connection.execute(*(("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM") for stream in self._streams))
+        for answer in made:
+            if isinstance(answer, redis.ResponseError) and "BUSYGROUP" not in str(answer):
+                raise _failure(answer)
+        self._has_group = True
+
+    def _retrying(self, execute: Callable[[], list[Any]]) -> list[Any]:
+        """The answers. A group that is gone (Redis came back empty) is made again, for the next call to use."""
+        answers = execute()
+        for answer in answers:
+            if isinstance(answer, redis.ResponseError):
+                if "NOGROUP" in str(answer):
+                    self._make_groups()
+                    return []
+                self._connection.close()
+                raise _failure(answer)
+        return answers
+
+    def _deliveries(self, streams: Sequence[tuple[bytes, Sequence[tuple[bytes, Sequence[bytes]]]]]) -> list[Delivery]:
+        by_stream = {stream.decode(): entries for stream, entries in streams}
+        return [
+            Delivery(entry_id, priority, fields[1])
+            for priority, stream in zip(PRIORITIES, self._streams, strict=True)
+            for entry_id, fields in by_stream.get(stream, ())
+        ]
+
+
+class RedisWorkerLink:
+    """A worker process's heartbeat."""
+
+    def __init__(self, connection: _BlockingConnection) -> None:
+        self._connection = connection
+        self.clock = BrokerClock()
+
+    def announce(self, announcement: WorkerAnnouncement) -> None:
+        """See `WorkerLink`. Announcements that expired a minute ago are swept away on the way."""
+        time, _, everyone = self._checked(
+            ("TIME",), ("HSET", WORKERS, announcement.worker, msgspec.json.encode(announcement)), ("HVALS", WORKERS)
+        )
+        self.clock.set(int(time[0]) * 1000 + int(time[1]) / 1000)
+        stale_ms = self.clock.now_ms() - _EXPIRED_KEPT_MS
+        gone = [worker.worker for worker in _announcements(everyone) if worker.expires_ms < stale_ms]
+        if gone:
+            self._checked(("HDEL", WORKERS, *gone))
+
+    def withdraw(self, worker: str) -> None:
+        """See `WorkerLink`."""
+        self._checked(("HDEL", WORKERS, worker))
+
+    def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+        """See `WorkerLink`."""
+        self._checked(
+            *(
+                self._connection.script("renew", [queue.requests(delivery.priority)], GROUP, consumer, delivery.entry_id)
+                for delivery in deliveries
+            )
+        )
+
+    def close(self) -> None:
+        """See `WorkerLink`."""
+        self._connection.close()
+
+    def _checked(self, *commands: Command) -> list[Any]:
+        answers = self._connection.execute(*commands)
+        for answer in answers:
+            if isinstance(answer, redis.ResponseError) and "NOGROUP" not in str(answer):
+                self._connection.close()
+                raise _failure(answer)
+        return answers

@@ -1,0 +1,147 @@
+"""Blocks to bytes and back, in one format with a version number.
+
+    offset  size
+    0       2     b"MR"
+    2       1     version of this format, 1
+    3       1     kind: 1 request block, 2 reply block
+    4       4     length of the head in bytes, little-endian
+    8       …     head: MessagePack, an array in the order of the classes below
+    …       …     one buffer per tensor in the order of the head, each starting at a multiple of 8
+
+Decoding trusts nothing: whatever the bytes, the outcome is a block or a `CodecError`. Tensors are views of the input.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestBlock, RequestItem
+from millrace.protocol.tensors import BYTES, DTYPES, Tensor
+
+FORMAT_VERSION = 1
+_PREFIX = struct.Struct("<2sBBI")
+_REQUEST, _REPLY = 1, 2
+
+
+class CodecError(Exception):
+    """The bytes are not a block of a version that this program knows."""
+
+
+class _TensorHead(msgspec.Struct, array_like=True, frozen=True):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    payload_bytes: int
+
+
+class _RequestHead(msgspec.Struct, array_like=True, frozen=True):
+    reply_to: str
+    model: str
+    version: int
+    signature: str
+    sent_ms: float
+    items: tuple[RequestItem, ...]
+    tensors: tuple[_TensorHead, ...]
+
+
+class _ReplyHead(msgspec.Struct, array_like=True, frozen=True):
+    worker: str
+    compute_ms: float
+    batch_rows: int
+    items: tuple[ReplyItem, ...]
+    tensors: tuple[_TensorHead, ...]
+
+
+_Head = TypeVar("_Head", _RequestHead, _ReplyHead)
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder = msgspec.msgpack.Decoder(_RequestHead)
+_reply_decoder = msgspec.msgpack.Decoder(_ReplyHead)
+
+
+def encode_request(block: RequestBlock) -> bytes:
+    """The block's bytes."""
+    b = block
+    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, _tensor_heads(b.tensors))
+    return _join(_REQUEST, head, b.tensors)
+
+
+def encode_reply(block: ReplyBlock) -> bytes:
+    """The block's bytes."""
+    b = block
+    return _join(_REPLY, _ReplyHead(b.worker, b.compute_ms, b.batch_rows, b.items, _tensor_heads(b.tensors)), b.tensors)
+
+
+def decode_request(data: bytes) -> RequestBlock:
+    """The block that `encode_request` wrote. Raises `CodecError`."""
+    head, tensors = _split(_REQUEST, _request_decoder, data)
+    rows = sum(item.rows for item in head.items)
+    if any(item.rows < 0 for item in head.items) or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
+        raise CodecError("the items do not account for the tensors' rows")
+    return RequestBlock(
+        reply_to=head.reply_to,
+        model=head.model,
+        version=head.version,
+        signature=head.signature,
+        sent_ms=head.sent_ms,
+        items=head.items,
+        tensors=tensors,
+    )
+
+
+def decode_reply(data: bytes) -> ReplyBlock:
+    """The block that `encode_reply` wrote. Raises `CodecError`."""
+    head, tensors = _split(_REPLY, _reply_decoder, data)
+    rows = sum(item.rows for item in head.items)
+    if any(item.rows < 0 for item in head.items) or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
+        raise CodecError("the items do not account for the tensors' rows")
+    return ReplyBlock(
+        worker=head.worker, compute_ms=head.compute_ms, batch_rows=head.batch_rows, items=head.items, tensors=tensors
+    )
+
+
+def _tensor_heads(tensors: dict[str, Tensor]) -> tuple[_TensorHead, ...]:
+    return tuple(_TensorHead(name, t.datatype, t.shape, len(t.data)) for name, t in tensors.items())
+
+
+def _join(kind: int, head: _RequestHead | _ReplyHead, tensors: dict[str, Tensor]) -> bytes:
+    packed = _encoder.encode(head)
+    parts: list[bytes | memoryview] = [_PREFIX.pack(b"MR", FORMAT_VERSION, kind, len(packed)), packed]
+    last = len(packed)
+    for tensor in tensors.values():
+        parts += (bytes(-last % 8), tensor.data)
+        last = len(tensor.data)
+    return b"".join(parts)
+
+
+def _split(kind: int, decoder: msgspec.msgpack.Decoder[_Head], data: bytes) -> tuple[_Head, dict[str, Tensor]]:
+    try:
+        magic, version, found, length = _PREFIX.unpack_from(data)
+    except struct.error:
+        raise CodecError(f"{len(data)} bytes are no block") from None
+    if (magic, version, found) != (b"MR", FORMAT_VERSION, kind):
+        raise CodecError(f"not a block of version {FORMAT_VERSION} and kind {kind}: {data[:4]!r}")
+    view, offset = memoryview(data), _PREFIX.size + length
+    try:
+        head = decoder.decode(view[_PREFIX.size : offset])
+    except msgspec.MsgspecError as error:
+        raise CodecError(f"unreadable head: {error}") from None
+    tensors, specs = {}, head.tensors
+    for spec in specs:
+        offset += -offset % 8
+        tensors[spec.name] = _tensor(spec, view[offset : offset + spec.payload_bytes])
+        offset += spec.payload_bytes
+    if offset != len(data) or len(tensors) != len(specs):
+        raise CodecError("the buffers are not those that the head lists")
+    return head, tensors
+
+
+def _tensor(head: _TensorHead, data: memoryview) -> Tensor:
+    shape: Sequence[int] = head.shape
+    if head.datatype not in DTYPES or not shape or min(shape) < 0 or len(data) != head.payload_bytes:
+        raise CodecError(f"tensor {head.name!r} is malformed")
+    if head.datatype != BYTES and math.prod(shape) * DTYPES[head.datatype].itemsize != len(data):
+        raise CodecError(f"tensor {head.name!r} does not fill its shape")
+    return Tensor(head.datatype, tuple(shape), data)

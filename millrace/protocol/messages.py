@@ -1,0 +1,87 @@
+"""What the API and the workers say to each other.
+
+    API ──RequestBlock──► request stream ──► worker ──ReplyBlock──► reply stream ──► API
+
+A block is what travels: requests to one signature of one model version that came together at one API process, their
+rows laid end to end, one buffer per input. A reply block answers requests of one API process out of one batch in the
+same way. Times are milliseconds of the broker's clock; durations are milliseconds.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from millrace.protocol.tensors import Signature, Tensor
+
+
+class RequestItem(msgspec.Struct, array_like=True, frozen=True):
+    """One request, or one part of a request that was cut; `id` is the API process's own, `trace` the X-Request-Id."""
+
+    id: int
+    trace: str
+    rows: int
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestBlock:
+    """Requests on their way to a worker; every tensor has as many rows as the items together, in their order.
+
+    Where the model does not batch (`max_batch_size` 0) there is one item of one row, and each tensor has a first
+    dimension of 1 before the shape that the caller sent.
+    """
+
+    reply_to: str
+    model: str
+    version: int
+    signature: str
+    sent_ms: float
+    items: tuple[RequestItem, ...]
+    tensors: dict[str, Tensor]
+
+
+class ReplyItem(msgspec.Struct, array_like=True, frozen=True):
+    """The answer to one request item: its rows in the block's tensors, or an error and no rows.
+
+    `queue_ms` is from sending to a worker's taking it, `batch_ms` from there to the start of the batch's run.
+    """
+
+    id: int
+    rows: int
+    queue_ms: float
+    batch_ms: float
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyBlock:
+    """Answers on their way to one API process. `batch_rows` and `compute_ms` tell of the batch they were part of."""
+
+    worker: str
+    compute_ms: float
+    batch_rows: int
+    items: tuple[ReplyItem, ...]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One model version at one worker. `state` is TensorFlow Serving's; `error` says why a version failed to load."""
+
+    name: str
+    version: int
+    state: str
+    error: str = ""
+    platform: str = ""
+    description: str = ""
+    signatures: dict[str, Signature] = {}
+    labels: tuple[str, ...] = ()
+    max_batch_size: int = 0
+
+
+class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's heartbeat; it counts as live until `expires_ms` on the broker's clock."""
+
+    worker: str
+    expires_ms: int
+    models: tuple[ModelAnnouncement, ...]

@@ -1,0 +1,143 @@
+"""The Flask application: the whole API, so that it runs under any WSGI server.
+
+Under Granian (`asgi.py`) the two hot verbs never come here; the code that answers them is the same (`service.py`).
+"""
+
+import asyncio
+import re
+import time
+from typing import Any
+
+import orjson
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported
+from serving import oip, tfs
+from serving.models import AVAILABLE
+from serving.service import Headers, Service
+
+_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
+_OTHER_VERB = re.compile(r"(?i)/v1/models/[^/:]+(?:/versions/\d+|/labels/[^/:]+)?:(classify|regress)")
+
+
+def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
+    """The application. `loop` is the event loop that the service was started on, running in another thread."""
+    app = Flask("serving", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = service.settings.max_body_bytes
+
+    @app.before_request
+    def _begin() -> None:
+        g.started = time.perf_counter()
+
+    @app.after_request
+    def _stamp(response: Response) -> Response:
+        if "X-Request-Id" not in response.headers:
+            response.headers["X-Request-Id"] = service.request_id(_headers())
+            response.headers["Server-Timing"] = f"total;dur={(time.perf_counter() - g.started) * 1000:.3f}"
+        return response
+
+    @app.errorhandler(MillraceError)
+    def _refused(error: MillraceError) -> Response:
+        text = oip.error_text(error) if request.path.startswith("/v2") else tfs.status_error_text(error)
+        response = _json({"error": text}, error.status)
+        if error.status == 503:
+            response.headers["Retry-After"] = "1"
+        return response
+
+    @app.errorhandler(HTTPException)
+    def _http_error(error: HTTPException) -> Response:
+        if request.path.startswith("/v1/") and error.code in (404, 405):
+            return _json({"error": f"Malformed request: {request.method} {request.path}"}, 400)
+        if isinstance(error, RequestEntityTooLarge):
+            return _refused(service.too_large())
+        return _json({"error": error.name}, error.code or 500)
+
+    @app.post("/v1/models/<path:rest>")
+    @app.post("/v2/models/<path:rest>")
+    def _hot(rest: str) -> Response:  # noqa: ARG001 - Flask passes it; the verb is in the whole path
+        if verb := service.verb(request.path):
+            answer = asyncio.run_coroutine_threadsafe(_awaited(verb, _headers(), request.get_data()), loop).result()
+            return Response(answer.body, answer.status, answer.headers)
+        if match := _OTHER_VERB.fullmatch(request.path):
+            raise NotSupported(f"the verb {match[1].lower()} is not supported; use predict")
+        return _unknown()
+
+    _add_tensorflow_serving(app, service)
+    _add_open_inference(app, service)
+    _add_operations(app, service)
+    return app
+
+
+async def _awaited(verb: Any, headers: Headers, body: bytes) -> Any:
+    return await verb(headers, body)
+
+
+def _headers() -> Headers:
+    return {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in request.headers.items()}
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, content_type="application/json")
+
+
+def _unknown() -> Response:
+    if request.path.startswith("/v1/"):
+        return _json({"error": f"Malformed request: {request.method} {request.path}"}, 400)
+    return _json({"error": "Not Found"}, 404)
+
+
+def _add_tensorflow_serving(app: Flask, service: Service) -> None:
+    @app.get("/v1/models")
+    def _list() -> Response:
+        return _json(tfs.render_list([service.models.versions(name) for name in service.models.names()]))
+
+    @app.get("/v1/models/<path:rest>")
+    def _model(rest: str) -> Response:  # noqa: ARG001 - as above
+        match = _MODEL.fullmatch(request.path)
+        if not match:
+            return _unknown()
+        name, number, label, metadata = match.groups()
+        if label is not None:
+            raise InvalidRequest(f"Unrecognized servable version label: {label}")
+        version = None if number is None else int(number)
+        versions = service.models.versions(name, version)
+        return _json(tfs.render_metadata(service.models.find(name, version)) if metadata else tfs.render_status(versions))
+
+
+def _add_open_inference(app: Flask, service: Service) -> None:
+    @app.get("/v2")
+    def _server() -> Response:
+        return _json(oip.render_server())
+
+    @app.get("/v2/health/live")
+    def _live() -> Response:
+        return _json({"live": True})
+
+    @app.get("/v2/health/ready")
+    def _ready() -> Response:
+        return _json({"ready": service.is_ready}, 200 if service.is_ready else 503)
+
+    @app.get("/v2/models/<name>", defaults={"number": None})
+    @app.get("/v2/models/<name>/versions/<int:number>")
+    def _metadata(name: str, number: int | None) -> Response:
+        model = service.models.find(name, number)
+        return _json(oip.render_model(model, service.models.versions(name)))
+
+    @app.get("/v2/models/<name>/ready", defaults={"number": None})
+    @app.get("/v2/models/<name>/versions/<int:number>/ready")
+    def _model_ready(name: str, number: int | None) -> Response:
+        states = [model.state for model in service.models.versions(name, number)]
+        ready = service.producer.is_connected and AVAILABLE in states
+        return _json({"name": name, "ready": ready}, 200 if ready else 503)
+
+
+def _add_operations(app: Flask, service: Service) -> None:
+    @app.get("/")
+    def _index() -> Response:
+        return _json(oip.render_server() | {"models": service.models.names()})
+
+    @app.get("/metrics")
+    def _metrics() -> Response:
+        service.metrics.queue_up.set(service.producer.is_connected)
+        return Response(service.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")

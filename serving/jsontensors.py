@@ -1,0 +1,210 @@
+"""JSON numbers and strings to tensors and back.
+
+The common case, one numeric tensor as nested lists, is read by simdjson straight into a buffer, at a tenth of the time
+that building Python lists takes (benchmarks/micro). Whatever that path cannot read goes the slow way, which also words
+the errors; so the fast path never raises.
+"""
+
+import base64
+import binascii
+import json
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import simdjson
+
+from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, encode_strings
+
+# The words that TensorFlow Serving uses for types in its messages.
+_TYPE_WORDS = {
+    **{"FP16": "half", "FP32": "float", "FP64": "double", "BOOL": "bool", "BYTES": "string"},
+    **{f"{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
+}
+_NOT_STRUCTURE = b"0123456789.eE+- \t\r\n"
+_parser = simdjson.Parser()
+
+
+def load(body: bytes) -> Any:
+    """The document. Raises `InvalidRequest`; NaN, Infinity and -Infinity are numbers, as in TensorFlow Serving."""
+    if not body.strip():
+        raise InvalidRequest("JSON Parse error: The document is empty")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"JSON Parse error: {error}") from None
+
+
+def quote(value: Any) -> str:
+    """The value as JSON for an error message, cut to 256 characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 256 else text[:256] + "..."
+
+
+def buffer_kind(datatype: str) -> str:
+    """The type that simdjson is to read a datatype's numbers as; "" where the slow way must be taken."""
+    if datatype in ("FP32", "FP64"):
+        return "d"
+    return {"I": "i", "U": "u"}.get(datatype[0], "") if datatype not in ("BOOL", BYTES) else ""
+
+
+def numbers(array: simdjson.Array, datatype: str) -> npt.NDArray[Any] | None:
+    """The numbers of a nested array, flat and in order, or None where they are not all of that datatype."""
+    kind = buffer_kind(datatype)
+    if not kind:
+        return None
+    try:
+        wide = np.frombuffer(array.as_buffer(of_type=kind), {"d": "<f8", "i": "<i8", "u": "<u8"}[kind])
+    except (TypeError, ValueError):
+        return None
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(DTYPES[datatype])
+    if kind == "d":
+        return narrow
+    return narrow if np.array_equal(narrow, wide) else None
+
+
+def fast_rows(body: bytes, spec: TensorSpec) -> tuple[str, Tensor] | None:
+    """Read a body that is {"instances": [[…], …]} or {"inputs": …} with one numeric tensor and nothing else.
+
+    Returns the key and the tensor, or None where the body is anything else, or its lists are not regular.
+    """
+    row_shape = spec.shape[1:]
+    if not spec.shape or -1 in row_shape or not buffer_kind(spec.datatype):
+        return None
+    structure = body.translate(None, _NOT_STRUCTURE)
+    for key, head in (("instances", b'{"instancs":'), ("inputs", b'{"inputs":')):  # the letter e goes with the numbers
+        if structure.startswith(head):
+            break
+    else:
+        return None
+    try:
+        document: Any = _parser.parse(body)
+        flat = numbers(document[key], spec.datatype)
+    except (ValueError, KeyError, TypeError):
+        return None
+    finally:
+        document = None  # the parser is free again only when nothing refers to the document
+    if flat is None or not flat.size or flat.size % (row_elements := math.prod(row_shape)):
+        return None
+    rows = flat.size // row_elements
+    row = _row_structure(row_shape)
+    if structure != head + b"[" + b",".join([row] * rows) + b"]}":
+        return None
+    return key, Tensor.from_numpy(flat.reshape(rows, *row_shape))
+
+
+@lru_cache(maxsize=256)
+def _row_structure(shape: tuple[int, ...]) -> bytes:
+    """What is left of a regular nested list of that shape without its numbers and white space."""
+    row = b""
+    for size in reversed(shape):
+        row = b"[" + b",".join([row] * size) + b"]"
+    return row
+
+
+def to_tensor(value: Any, spec: TensorSpec) -> Tensor:
+    """A nested list (or a scalar) of JSON values as a tensor of the spec's datatype.
+
+    Encoded files ({"b64": …}) are taken where the spec names a medium. Raises `InvalidRequest`.
+    """
+    shape = _shape(value)
+    leaves = _leaves(value, shape)
+    if spec.datatype == BYTES or (spec.media and leaves and _is_b64(leaves[0])):
+        return Tensor(BYTES, shape, encode_strings([_string(leaf) for leaf in leaves]))
+    return Tensor.from_numpy(np.array([_number(leaf, spec.datatype) for leaf in leaves], DTYPES[spec.datatype]).reshape(shape))
+
+
+def _is_b64(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    shape = []
+    while isinstance(value, list):
+        shape.append(len(value))
+        if not value:
+            break
+        value = value[0]
+    return tuple(shape)
+
+
+def _leaves(value: Any, shape: tuple[int, ...]) -> list[Any]:
+    level = [value]
+    for size in shape:
+        for item in level:
+            if not isinstance(item, list) or len(item) != size:
+                raise InvalidRequest(
+                    f"Encountered list at unexpected size: JSON Value: {quote(item)} expected size {size}: "
+                    "the lists of a tensor must be of equal length"
+                )
+        level = [leaf for item in level for leaf in item]
+    if any(isinstance(leaf, list) for leaf in level):
+        raise InvalidRequest(f"Encountered a list where a value was expected: {quote(value)}")
+    return level
+
+
+def _string(value: Any) -> bytes:
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"JSON Value: {quote(value)} is not valid UTF-8") from None
+    if not _is_b64(value):
+        raise _unexpected(value, BYTES)
+    try:
+        return base64.b64decode(value["b64"], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"Unable to base64 decode {quote(value)}: {error}") from None
+
+
+def _number(value: Any, datatype: str) -> Any:
+    if datatype == "BOOL":
+        if isinstance(value, bool):
+            return value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if datatype in ("FP16", "FP32", "FP64"):
+            try:
+                return float(value)
+            except OverflowError:
+                raise _unexpected(value, datatype) from None
+        if isinstance(value, int):
+            limits = np.iinfo(DTYPES[datatype])
+            if limits.min <= value <= limits.max:
+                return value
+    raise _unexpected(value, datatype)
+
+
+def _unexpected(value: Any, datatype: str) -> InvalidRequest:
+    kinds = {bool: "Bool", int: "Number", float: "Number", str: "String", dict: "Object", type(None): "Null"}
+    kind = kinds.get(type(value), "Array")
+    return InvalidRequest(
+        f"JSON Value: {quote(value)} Type: {kind} is not of expected type: {_TYPE_WORDS[datatype]}"
+    )
+
+
+def dumps_array(array: npt.NDArray[Any]) -> bytes:
+    """A numeric array as nested JSON lists: the shortest decimals that read back the same, NaN and Infinity as such."""
+    array = np.ascontiguousarray(array)
+    if array.dtype.kind == "f":
+        if array.dtype.itemsize == 2:
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            shortest = [float(str(value)) for value in array.ravel()]
+            return json.dumps(_nested(shortest, array.shape)).encode()
+    return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _nested(flat: list[Any], shape: tuple[int, ...]) -> Any:
+    for size in reversed(shape[1:]):
+        flat = [flat[i : i + size] for i in range(0, len(flat), size)] if size else [[] for _ in range(math.prod(shape[:-1]))]
+    return flat
+
+
+def dumps(value: Any) -> bytes:
+    """Any other value as JSON."""
+    return orjson.dumps(value)

@@ -1,0 +1,73 @@
+"""What the API counts, in Prometheus' format."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from millrace.broker.producer import BlockObserver, Timings
+from millrace.protocol.messages import ReplyBlock
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics(BlockObserver):
+    """The metrics of one API process. `workers` is asked for the live workers of each model when they are scraped."""
+
+    def __init__(self, workers: Callable[[], dict[str, int]] = dict) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Workers(workers))
+        self._requests = Counter(
+            "millrace_requests", "Requests by model and outcome (HTTP status)", ["model", "protocol", "status"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._latency = self._histogram("request_duration_seconds", "From the request's arrival to its answer")
+        self._stages = {
+            "parse": self._histogram("parse_duration_seconds", "Reading and checking the request"),
+            "queue": self._histogram("queue_duration_seconds", "From sending to a worker's taking it"),
+            "batch": self._histogram("batch_duration_seconds", "From a worker's taking it to the start of its batch"),
+            "compute": self._histogram("compute_duration_seconds", "The run of the batch that it was part of"),
+            "reply": self._histogram("reply_duration_seconds", "From the end of the batch to the answer's arrival"),
+        }
+        self._batch_rows = self._histogram("batch_rows", "Rows in a batch that answered requests of this process", _ROWS)
+        self.queue_up = Gauge("millrace_queue_up", "1 while the queue answers heartbeats, else 0", registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(f"millrace_{name}", text, ["model"], buckets=buckets, registry=self.registry)
+
+    def block_answered(self, model: str, block: ReplyBlock) -> None:
+        """See `BlockObserver`."""
+        if block.batch_rows:
+            self._batch_rows.labels(model).observe(block.batch_rows)
+
+    def request_ended(self, model: str, protocol: str, status: int, seconds: float) -> None:
+        """Count a request of a hot verb; `model` is "" where no such model is known."""
+        self._requests.labels(model, protocol, str(status)).inc()
+        if status == 200:
+            self._latency.labels(model).observe(seconds)
+
+    def request_answered(self, model: str, parse_ms: float, timings: Timings) -> None:
+        """Take in the stages of a request that a worker answered."""
+        stages = self._stages
+        stages["parse"].labels(model).observe(parse_ms / 1000)
+        stages["queue"].labels(model).observe(timings.queue_ms / 1000)
+        stages["batch"].labels(model).observe(timings.batch_ms / 1000)
+        stages["compute"].labels(model).observe(timings.compute_ms / 1000)
+        stages["reply"].labels(model).observe(timings.reply_ms / 1000)
+
+    def render(self) -> bytes:
+        """The body of `GET /metrics`."""
+        return generate_latest(self.registry)
+
+
+class _Workers(Collector):
+    def __init__(self, workers: Callable[[], dict[str, int]]) -> None:
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("millrace_workers", "Live workers that have the model available", labels=["model"])
+        for model, count in self._workers().items():
+            family.add_metric([model], count)
+        yield family

@@ -1,0 +1,191 @@
+"""TensorFlow Serving's REST protocol: its JSON in, its JSON and its error texts out.
+
+Follows the code of TensorFlow Serving 2.19 (`util/json_tensor.cc`, `model_servers/http_rest_api_handler.cc`), where its
+documentation differs from it.
+"""
+
+import base64
+from typing import Any, Literal
+
+import orjson
+
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound
+from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, TENSORFLOW_NAMES, Signature, Tensor, TensorSpec
+from serving import jsontensors
+from serving.admission import Inference
+from serving.models import ServedModel, only_input
+
+Form = Literal["row", "column"]
+
+
+def parse_predict(body: bytes, model: ServedModel) -> tuple[Inference, Form]:
+    """What a `:predict` body asks for, and the form that the answer takes. Raises `InvalidRequest`."""
+    if (spec := model.only_input) and (fast := jsontensors.fast_rows(body, spec)):
+        key, tensor = fast
+        return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
+    document = jsontensors.load(body)
+    if not isinstance(document, dict):
+        raise InvalidRequest("JSON Parse error: the document is not object")
+    name = document.get("signature_name", DEFAULT_SIGNATURE)
+    if not isinstance(name, str):
+        raise InvalidRequest("'signature_name' key must be a string value.")
+    signature = model.signature(name)
+    if "instances" in document and "inputs" in document:
+        raise InvalidRequest("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+    if "instances" in document:
+        inputs, form = _rows(document["instances"], signature), "row"
+    elif "inputs" in document:
+        inputs, form = _columns(document["inputs"], signature), "column"
+    else:
+        raise InvalidRequest("Missing 'inputs' or 'instances' key")
+    return Inference(model, name or DEFAULT_SIGNATURE, inputs), form  # type: ignore[return-value]
+
+
+def _rows(instances: Any, signature: Signature) -> dict[str, Tensor]:
+    if not isinstance(instances, list) or not instances:
+        raise InvalidRequest("Expecting 'instances' to be an list/array")
+    only = only_input(signature)
+    if only and not _is_named(instances[0], signature):
+        return {only.name: jsontensors.to_tensor(instances, only)}
+    specs = {spec.name: spec for spec in signature.inputs}
+    required = {name for name, spec in specs.items() if not spec.optional}
+    first = instances[0].keys() if isinstance(instances[0], dict) else set()
+    for instance in instances:
+        if not isinstance(instance, dict):
+            raise InvalidRequest(f"Expecting object but got list at input {jsontensors.quote(instance)}")
+        if not required <= instance.keys() <= specs.keys() or instance.keys() != first:
+            raise InvalidRequest(
+                f"Failed to process element: {jsontensors.quote(instance)} of 'instances' list. "
+                f"JSON object keys must be equal to: {','.join(sorted(specs))}"
+            )
+    return {name: jsontensors.to_tensor([row[name] for row in instances], specs[name]) for name in instances[0]}
+
+
+def _columns(inputs: Any, signature: Signature) -> dict[str, Tensor]:
+    only = only_input(signature)
+    if only and not _is_named(inputs, signature):
+        return {only.name: jsontensors.to_tensor(inputs, only)}
+    if not isinstance(inputs, dict):
+        raise InvalidRequest("'inputs' must be an object with a key for each named input")
+    for spec in signature.inputs:
+        if spec.name not in inputs and not spec.optional:
+            raise InvalidRequest(f"Missing named input: {spec.name} in 'inputs' object.")
+    return {spec.name: jsontensors.to_tensor(inputs[spec.name], spec) for spec in signature.inputs if spec.name in inputs}
+
+
+def _is_named(value: Any, signature: Signature) -> bool:
+    """Whether the value names its inputs, and is not an encoded string, for a signature that takes one input."""
+    if not isinstance(value, dict):
+        return False
+    return value.keys() != {"b64"} or any(spec.name == "b64" for spec in signature.inputs)
+
+
+def render_predict(outputs: dict[str, Tensor], form: Form) -> bytes:
+    """The body of the answer to `:predict`. Raises `InvalidRequest` where an output has no rows to show by row."""
+    if form == "column":
+        if len(outputs) == 1:
+            (name,) = outputs
+            return b'{"outputs":%b}' % _value(name, outputs[name])
+        members = (b"%b:%b" % (orjson.dumps(name), _value(name, tensor)) for name, tensor in outputs.items())
+        return b'{"outputs":{%b}}' % b",".join(members)
+    rows = {tensor.shape[:1] for tensor in outputs.values()}
+    if rows == {()} or len(rows) > 1:
+        raise InvalidRequest("the outputs have inconsistent batch size, so they can't be shown by row; send 'inputs'")
+    if len(outputs) == 1:
+        (name,) = outputs
+        return b'{"predictions":%b}' % _value(name, outputs[name])
+    columns = {name: _row_values(name, tensor) for name, tensor in outputs.items()}
+    (count,) = next(iter(rows))
+    predictions = [{name: column[i] for name, column in columns.items()} for i in range(count)]
+    return b'{"predictions":%b}' % orjson.dumps(predictions)
+
+
+def _value(name: str, tensor: Tensor) -> bytes:
+    array = tensor.to_numpy()
+    return orjson.dumps(_strings(name, array.tolist())) if tensor.datatype == BYTES else jsontensors.dumps_array(array)
+
+
+def _row_values(name: str, tensor: Tensor) -> list[Any]:
+    array = tensor.to_numpy()
+    if tensor.datatype == BYTES:
+        return [_strings(name, row) for row in array.tolist()]
+    return [orjson.Fragment(jsontensors.dumps_array(row)) for row in array]
+
+
+def _strings(name: str, value: Any) -> Any:
+    """Bytes as text, or as an object with base64 where the output's name asks for it."""
+    if isinstance(value, list):
+        return [_strings(name, item) for item in value]
+    return {"b64": base64.b64encode(value).decode()} if name.endswith("_bytes") else value.decode("utf-8", "replace")
+
+
+def render_status(versions: list[ModelAnnouncement]) -> dict[str, Any]:
+    """The body of `GET /v1/models/NAME`."""
+    return {
+        "model_version_status": [
+            {
+                "version": str(model.version),
+                "state": model.state,
+                "status": {"error_code": "UNKNOWN" if model.error else "OK", "error_message": model.error},
+            }
+            for model in versions
+        ]
+    }
+
+
+def render_list(models: list[list[ModelAnnouncement]]) -> dict[str, Any]:
+    """The body of `GET /v1/models`, which TensorFlow Serving has not: every model with its versions, newest first."""
+    return {
+        "models": [
+            {
+                "name": versions[0].name,
+                "description": versions[0].description,
+                "labels": versions[0].labels,
+                "versions": [
+                    {"version": str(model.version), "state": model.state, "error_message": model.error} for model in versions
+                ],
+            }
+            for versions in models
+        ]
+    }
+
+
+def render_metadata(model: ServedModel) -> dict[str, Any]:
+    """The body of `GET /v1/models/NAME/metadata`."""
+    definitions = {
+        name: {
+            "inputs": {spec.name: _tensor_info(spec, f"{name}_{spec.name}:0") for spec in signature.inputs},
+            "outputs": {
+                spec.name: _tensor_info(spec, f"StatefulPartitionedCall:{i}") for i, spec in enumerate(signature.outputs)
+            },
+            "method_name": signature.method_name,
+            "defaults": {},
+        }
+        for name, signature in model.announcement.signatures.items()
+    }
+    return {
+        "model_spec": {"name": model.name, "signature_name": "", "version": str(model.version)},
+        "metadata": {"signature_def": {"signature_def": definitions}},
+    }
+
+
+def _tensor_info(spec: TensorSpec, name: str) -> dict[str, Any]:
+    shape = {"dim": [{"size": str(size), "name": ""} for size in spec.shape], "unknown_rank": False}
+    return {"dtype": TENSORFLOW_NAMES[spec.datatype], "tensor_shape": shape, "name": name}
+
+
+def predict_error_text(error: MillraceError) -> str:
+    """The error in TensorFlow Serving's words, for `:predict`."""
+    if isinstance(error, ModelNotFound):
+        wanted = f"Latest({error.model})" if error.version is None else f"Specific({error.model}, {error.version})"
+        return f"Servable not found for request: {wanted}"
+    return str(error)
+
+
+def status_error_text(error: MillraceError) -> str:
+    """The error in TensorFlow Serving's words, for the status and metadata of a model."""
+    if isinstance(error, ModelNotFound):
+        wanted = "any versions" if error.version is None else f"version {error.version}"
+        return f"Could not find {wanted} of model {error.model}"
+    return str(error)
