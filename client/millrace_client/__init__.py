@@ -1,0 +1,41 @@
+"""Ask a Millrace model server for predictions: `Client`, `AsyncClient`, what they answer and what they raise."""
+
+from millrace_client.client import AsyncClient, Client
+from millrace_client.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidRequest,
+    InvalidResponse,
+    MillraceError,
+    NotFound,
+    NotSupported,
+    Overloaded,
+    PayloadTooLarge,
+    ServerError,
+    Unavailable,
+)
+from millrace_client.models import ModelMetadata, ModelStatus, TensorSpec, VersionStatus
+from millrace_client.prediction import Prediction
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "InvalidRequest",
+    "InvalidResponse",
+    "MillraceError",
+    "ModelMetadata",
+    "ModelStatus",
+    "NotFound",
+    "NotSupported",
+    "Overloaded",
+    "PayloadTooLarge",
+    "Prediction",
+    "ServerError",
+    "TensorSpec",
+    "Unavailable",
+    "VersionStatus",
+]

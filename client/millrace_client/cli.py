@@ -1,0 +1,176 @@
+"""The commands `predict`, `similar` and `models`, of `millrace` or, with the client alone, of `millrace-client`.
+
+Answers go to standard output, errors as one line to standard error. Exit status: 0 answered, 1 not, 2 wrong usage.
+"""
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from millrace_client.arguments import query_of
+from millrace_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Client
+from millrace_client.errors import ConnectionFailed, MillraceError
+from millrace_client.models import ModelStatus, VersionStatus
+from millrace_client.prediction import Prediction
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """A command: its one-line help, what it adds to the parser, and what it does."""
+
+    help: str
+    declare: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Client, argparse.Namespace], None]
+
+
+def predict(argv: list[str] | None = None) -> int:
+    """`millrace predict MODEL INPUT…`: print the model's answer to each input."""
+    return _main("millrace predict", _COMMANDS["predict"], argv)
+
+
+def similar(argv: list[str] | None = None) -> int:
+    """`millrace similar WORD… --minus WORD --plus WORD`: print the nearest words."""
+    return _main("millrace similar", _COMMANDS["similar"], argv)
+
+
+def models(argv: list[str] | None = None) -> int:
+    """`millrace models`: print the server's models."""
+    return _main("millrace models", _COMMANDS["models"], argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`millrace-client COMMAND …`: the same commands for those who installed the client alone."""
+    parser = argparse.ArgumentParser(prog="millrace-client", description="Ask a Millrace model server.")
+    commands = "; ".join(f"{name}: {command.help}" for name, command in _COMMANDS.items())
+    parser.add_argument("command", choices=_COMMANDS, help=commands)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see millrace-client COMMAND --help")
+    options = parser.parse_args(argv)
+    return _main(f"millrace-client {options.command}", _COMMANDS[options.command], options.arguments)
+
+
+def _main(prog: str, command: _Command, argv: list[str] | None) -> int:
+    parser = argparse.ArgumentParser(prog=prog, description=command.help)
+    command.declare(parser)
+    parser.add_argument("--url", default=DEFAULT_URL, help="the server (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="seconds (default: %(default)g)"
+    )
+    options = parser.parse_args(argv)
+    try:
+        client = Client(options.url, timeout_s=options.timeout)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        with client:
+            command.run(client, options)
+    except ConnectionFailed as error:
+        return _failed(f"cannot reach {client.url}: is the server up? start it with: make up", error)
+    except MillraceError as error:
+        return _failed(str(error), error)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return 0
+
+
+def _failed(message: str, error: MillraceError) -> int:
+    identified = f" (request {error.request_id})" if error.status is not None and error.status >= 500 else ""
+    print(f"millrace: {message}{identified}", file=sys.stderr)
+    return 1
+
+
+def _declare_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="input", help="text, an image file, a .npy or .json file, or - for standard input"
+    )
+    parser.add_argument("--version", help="of the model (default: the newest)")
+    parser.add_argument("--top", type=_count, default=1, metavar="N", help="labels per row (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="all outputs, one JSON document per input")
+
+
+def _predict(client: Client, options: argparse.Namespace) -> None:
+    """One request per input. Where there are several, each line begins with its input."""
+    for argument in options.inputs:
+        query = query_of(argument, sys.stdin.buffer)
+        answer = client.predict(options.model, query.inputs, version=options.version, signature=query.signature)
+        if options.json or not answer.is_labelled:
+            print(json.dumps(_document(answer), ensure_ascii=False, default=_base64))
+            continue
+        lead = f"{argument}  " if len(options.inputs) > 1 else ""
+        for row in answer.top(options.top):
+            for label, probability in row:
+                print(f"{lead}{label}  {probability:.4f}")
+
+
+def _document(answer: Prediction) -> dict[str, Any]:
+    return {
+        "model": answer.model,
+        "version": answer.version,
+        "outputs": {name: array.tolist() for name, array in answer.outputs.items()},
+        "request_id": answer.request_id,
+        "timings": dict(answer.timings),
+    }
+
+
+def _base64(raw: bytes) -> dict[str, str]:
+    """What JSON cannot hold: an output element that is no text."""
+    return {"b64": base64.b64encode(raw).decode()}
+
+
+def _declare_similar(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="+", metavar="word")
+    parser.add_argument("--plus", nargs="+", action="extend", default=[], metavar="WORD", help="add this one as well")
+    parser.add_argument("--minus", nargs="+", action="extend", default=[], metavar="WORD", help="take this one away")
+    parser.add_argument("--top", type=_count, default=10, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--model", default="word2vec", help="(default: %(default)s)")
+
+
+def _similar(client: Client, options: argparse.Namespace) -> None:
+    for word, similarity in client.similar(
+        options.words + options.plus, options.minus, k=options.top, model=options.model
+    ):
+        print(f"{word}  {similarity:.4f}")
+
+
+def _declare_models(parser: argparse.ArgumentParser) -> None:
+    """`models` has no arguments of its own."""
+
+
+def _models(client: Client, options: argparse.Namespace) -> None:  # noqa: ARG001 - as all commands
+    header = ("NAME", "VERSION", "STATE", "INPUTS", "OUTPUTS", "DESCRIPTION")
+    rows = [_row(client, model, version) for model in client.models() for version in model.versions]
+    _print_table([header, *rows])
+
+
+def _row(client: Client, model: ModelStatus, version: VersionStatus) -> tuple[str, ...]:
+    """A version that is not available has no tensors to show; why not stands in place of its description."""
+    if version.state != "AVAILABLE":
+        return model.name, version.version, version.state, "-", "-", version.error_message or model.description
+    metadata = client.metadata(model.name, version=version.version)
+    inputs, outputs = (", ".join(map(str, specs)) for specs in (metadata.inputs, metadata.outputs))
+    return model.name, version.version, version.state, inputs, outputs, model.description
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{count} is less than 1")
+    return count
+
+
+_COMMANDS = {
+    "predict": _Command("Print a model's answer to each input.", _declare_predict, _predict),
+    "similar": _Command("Print the words nearest to a sum of words.", _declare_similar, _similar),
+    "models": _Command("Print the server's models and their tensors.", _declare_models, _models),
+}

@@ -1,0 +1,155 @@
+"""What the client can ask, as conversations that know no network: see `exchange` for how they are driven."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import TypeVar
+
+import numpy as np
+
+from millrace_client.encoding import Answer, Call, encoding_for, json_of, model_path
+from millrace_client.errors import InvalidRequest, InvalidResponse, MillraceError, NotFound
+from millrace_client.exchange import Conversation, Deadline, Request, Response, RetryPolicy, exchange
+from millrace_client.inputs import tensors_as_given, tensors_for
+from millrace_client.models import ModelMetadata, ModelStatus, metadata_from_json, statuses_from_json
+from millrace_client.prediction import Prediction, timings_of
+
+METADATA_TTL_S = 60.0
+DEFAULT_SIGNATURE = "serving_default"
+SIMILAR_MODEL = "word2vec"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One call of the caller: all its requests share a deadline and a request id."""
+
+    deadline: Deadline
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversations:
+    """One method per question. `cache` holds the metadata of (model, version) with the time it was read."""
+
+    timeout_s: float
+    retries: int
+    clock: Callable[[], float]
+    rng: Random
+    cache: dict[tuple[str, str | None], tuple[float, ModelMetadata]] = field(default_factory=dict)
+
+    def predict(
+        self, model: str, inputs: object, version: int | str | None, signature: str | None, timeout_s: float | None
+    ) -> Conversation[Prediction]:
+        """The model's answer to `inputs`; its metadata is asked for first where it is not known."""
+        turn, wanted = self._turn(timeout_s), _version(version)
+        metadata = yield from self._known_metadata(model, wanted, turn)
+        try:
+            call = _call(model, wanted, signature, inputs, metadata)
+            response, answer = yield from self._infer(call, metadata, turn)
+        except (InvalidRequest, NotFound):
+            self.cache.pop((model, wanted), None)  # what was known of the model may be out of date
+            raise
+        return Prediction(
+            model=model,
+            version=answer.version or wanted,
+            outputs=answer.outputs,
+            labels=metadata.labels,
+            request_id=response.headers.get("x-request-id", turn.request_id),
+            timings=timings_of(response.headers.get("server-timing", "")),
+        )
+
+    def similar(
+        self, positive: str | Sequence[str], negative: str | Sequence[str], k: int, model: str
+    ) -> Conversation[list[tuple[str, float]]]:
+        """The `k` words nearest to the sum of the positive less the negative words, nearest first."""
+        plus, minus = _words(positive), _words(negative)
+        inputs = {
+            "tokens": [plus + minus],
+            "weights": np.array([[1.0] * len(plus) + [-1.0] * len(minus)], np.float32),
+        }
+        prediction = yield from self.predict(model, inputs, None, None, None)
+        try:
+            words, similarities = prediction.outputs["neighbors"][0], prediction.outputs["similarities"][0]
+        except (KeyError, IndexError):
+            raise InvalidRequest(
+                f"model {model!r} has no word neighbours: it answers {list(prediction.outputs)}"
+            ) from None
+        asked = {word.casefold() for word in plus + minus}
+        pairs = zip(words.tolist(), similarities.tolist(), strict=True)
+        return [(word, similarity) for word, similarity in pairs if word.casefold() not in asked][:k]
+
+    def metadata(self, model: str, version: int | str | None) -> Conversation[ModelMetadata]:
+        """What the server says of the model now."""
+        return (yield from self._metadata(model, _version(version), self._turn(None)))
+
+    def models(self) -> Conversation[list[ModelStatus]]:
+        """The server's list of models."""
+        request = Request(method="GET", path="/v1/models")
+        _, statuses = yield from self._ask(request, self._turn(None), lambda body: statuses_from_json(json_of(body)))
+        return statuses
+
+    def is_ready(self, model: str | None, version: int | str | None) -> Conversation[bool]:
+        """Whether the server, or the model, says that it is ready; asked once, and every failure is a no."""
+        path = "/v2/health/ready" if model is None else f"/v2{model_path(model, _version(version))}/ready"
+        turn, once = self._turn(None), RetryPolicy(retries=0, rng=self.rng)
+        try:
+            yield from exchange(
+                Request(method="GET", path=path), deadline=turn.deadline, policy=once, request_id=turn.request_id
+            )
+        except MillraceError:
+            return False
+        return True
+
+    def _turn(self, timeout_s: float | None) -> Turn:
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline = Deadline(clock=self.clock, at_s=self.clock() + timeout_s, timeout_s=timeout_s)
+        return Turn(deadline=deadline, request_id=f"{self.rng.getrandbits(128):032x}")
+
+    def _known_metadata(self, model: str, version: str | None, turn: Turn) -> Conversation[ModelMetadata]:
+        read_at_s, metadata = self.cache.get((model, version), (0.0, None))
+        if metadata is None or self.clock() - read_at_s > METADATA_TTL_S:
+            metadata = yield from self._metadata(model, version, turn)
+        return metadata
+
+    def _metadata(self, model: str, version: str | None, turn: Turn) -> Conversation[ModelMetadata]:
+        request = Request(method="GET", path=f"/v2{model_path(model, version)}")
+        _, metadata = yield from self._ask(request, turn, lambda body: metadata_from_json(json_of(body)))
+        self.cache[model, version] = (self.clock(), metadata)
+        return metadata
+
+    def _infer(self, call: Call, metadata: ModelMetadata, turn: Turn) -> Conversation[tuple[Response, Answer]]:
+        encoding = encoding_for(call)
+        path, body = encoding.encode(call)
+        request = Request(method="POST", path=path, body=body, headers={"Content-Type": "application/json"})
+        outputs = metadata.outputs if call.signature is None else ()
+        return (yield from self._ask(request, turn, lambda answer: encoding.decode(answer, outputs)))
+
+    def _ask(self, request: Request, turn: Turn, read: Callable[[bytes], T]) -> Conversation[tuple[Response, T]]:
+        """The answer and what `read` makes of its body."""
+        policy = RetryPolicy(retries=self.retries, rng=self.rng)
+        response = yield from exchange(request, deadline=turn.deadline, policy=policy, request_id=turn.request_id)
+        try:
+            return response, read(response.body)
+        except InvalidResponse as error:
+            error.status = response.status
+            error.request_id = response.headers.get("x-request-id", turn.request_id)
+            raise
+
+
+def _call(model: str, version: str | None, signature: str | None, inputs: object, metadata: ModelMetadata) -> Call:
+    """The metadata describe the default signature only, so with any other the inputs go by name and as given."""
+    if signature in (None, DEFAULT_SIGNATURE):
+        return Call(model=model, version=version, signature=None, tensors=tensors_for(inputs, metadata))
+    if not isinstance(inputs, dict):
+        raise InvalidRequest(f"with signature {signature!r} the inputs have to be a dict by name")
+    return Call(model=model, version=version, signature=signature, tensors=tensors_as_given(inputs))
+
+
+def _version(version: int | str | None) -> str | None:
+    return None if version is None else str(version)
+
+
+def _words(words: str | Sequence[str]) -> list[str]:
+    return [words] if isinstance(words, str) else list(words)
