@@ -1,15 +1,14 @@
 """What all programs' settings share: two variables, and an error for a variable that nobody knows.
 
-Each program has one `settings.py` with one class, read once in its entry point. Shared variables begin with MILLRACE_,
-a program's own with MILLRACE_SERVING_ or MILLRACE_WORKER_.
+Each program has one `settings.py` with one class, built once in its entry point from the environment it is given.
+Shared variables begin with MILLRACE_, a program's own with MILLRACE_SERVING_ or MILLRACE_WORKER_.
 """
 
 import difflib
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 _PROGRAMS = ("MILLRACE_SERVING_", "MILLRACE_WORKER_")
 
@@ -18,18 +17,18 @@ class SettingsError(Exception):
     """A variable that is unknown, or whose value does not fit; the text names it."""
 
 
-class CommonSettings(BaseSettings):
-    """The settings that every program has."""
+class CommonSettings(BaseModel):
+    """The settings that every program has. `prefix` begins the names of a program's own variables."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    prefix: ClassVar[str] = "MILLRACE_"
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        validation_alias="MILLRACE_REDIS_URL",
         description="Where the queue is: a redis://, rediss:// (TLS) or unix:// URL, with user, password and database.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", validation_alias="MILLRACE_LOG_LEVEL", description="The least important events that are logged."
+        "info", description="The least important events that are logged."
     )
 
 
@@ -37,10 +36,11 @@ _S = TypeVar("_S", bound=CommonSettings)
 
 
 def variables(settings: type[CommonSettings]) -> dict[str, str]:
-    """The environment variable of each field, by field name."""
-    prefix = str(settings.model_config.get("env_prefix", ""))
+    """Each field by the name of its environment variable."""
+    shared = CommonSettings.model_fields
     return {
-        name: str(field.validation_alias or prefix + name.upper()) for name, field in settings.model_fields.items()
+        (CommonSettings.prefix if name in shared else settings.prefix) + name.upper(): name
+        for name in settings.model_fields
     }
 
 
@@ -49,16 +49,16 @@ def load(settings: type[_S], environ: Mapping[str, str], **given: object) -> _S:
 
     Raises `SettingsError`.
     """
-    prefix = str(settings.model_config.get("env_prefix", ""))
-    others = tuple(program for program in _PROGRAMS if program != prefix)
-    known = set(variables(settings).values())
+    known = variables(settings)
+    others = tuple(program for program in _PROGRAMS if program != settings.prefix)
     for name in environ:
         if name.startswith("MILLRACE_") and not name.startswith(others) and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
             raise SettingsError(f"{name} is no setting of this program; did you mean {near[0]}?")
+    values: dict[str, object] = {field: environ[name] for name, field in known.items() if name in environ}
     try:
-        return settings(**{name: value for name, value in given.items() if value is not None})
+        return settings.model_validate(values | {name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{variables(settings).get(where, where)}: {first['msg']}, got {first['input']!r}") from None
+        name = next((name for name, field in known.items() if field == first["loc"][0]), str(first["loc"]))
+        raise SettingsError(f"{name}: {first['msg']}, got {first['input']!r}") from None

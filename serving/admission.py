@@ -33,12 +33,18 @@ def admit(inference: Inference, *, trace: str, deadline: float, max_queue_rows: 
     model = inference.model
     signature = model.signature(inference.signature)
     _check_names(model.name, signature, inference.inputs)
-    rows = {_check_tensor(model, spec, inference.inputs[spec.name]) for spec in signature.inputs if spec.name in inference.inputs}
+    rows = {
+        _check_tensor(model, spec, inference.inputs[spec.name])
+        for spec in signature.inputs
+        if spec.name in inference.inputs
+    }
     if len(rows) != 1:
         raise InvalidRequest(f"the inputs of model '{model.name}' have different numbers of rows: {sorted(rows)}")
     (count,) = rows
     if count > max_queue_rows:
-        raise InvalidRequest(f"inference request batch-size must be <= {max_queue_rows} for '{model.name}', got {count}")
+        raise InvalidRequest(
+            f"inference request batch-size must be <= {max_queue_rows} for '{model.name}', got {count}"
+        )
     return Request(
         model=model.name,
         version=model.version,
@@ -92,7 +98,8 @@ def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> int:
         longest = max(map(len, decode_strings(tensor.data)))
         if longest > spec.max_bytes:
             raise InvalidRequest(
-                f"input '{spec.name}' of model '{model.name}' takes at most {spec.max_bytes} bytes an element, got {longest}"
+                f"input '{spec.name}' of model '{model.name}' takes at most {spec.max_bytes} bytes an element, "
+                f"got {longest}"
             )
     return shape[0] if model.max_batch_size else 1
 

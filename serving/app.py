@@ -102,7 +102,9 @@ def _add_tensorflow_serving(app: Flask, service: Service) -> None:
             raise InvalidRequest(f"Unrecognized servable version label: {label}")
         version = None if number is None else int(number)
         versions = service.models.versions(name, version)
-        return _json(tfs.render_metadata(service.models.find(name, version)) if metadata else tfs.render_status(versions))
+        return _json(
+            tfs.render_metadata(service.models.find(name, version)) if metadata else tfs.render_status(versions)
+        )
 
 
 def _add_open_inference(app: Flask, service: Service) -> None:

@@ -36,6 +36,7 @@ class Application:
         self._flask: Callable[[Scope, Receive, Send], Awaitable[None]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] != "http":
@@ -51,7 +52,7 @@ class Application:
         await receive()
         await self._service.start()
         app = create_app(self._service, asyncio.get_running_loop())
-        self._flask = WSGIMiddleware(app, workers=_FLASK_THREADS)  # type: ignore[assignment]  # its own names for the same types
+        self._flask = WSGIMiddleware(app, workers=_FLASK_THREADS)
         gc.collect()
         gc.freeze()  # later collections pass over all that was imported: it makes the slowest requests otherwise
         await send({"type": "lifespan.startup.complete"})
@@ -83,7 +84,9 @@ class Application:
         error = self._service.too_large()
         body = orjson.dumps({"error": str(error)})
         request_id = ("x-request-id", self._service.request_id(headers))
-        return Answer(error.status, body, (("content-type", "application/json"), request_id, ("server-timing", "parse;dur=0")))
+        return Answer(
+            error.status, body, (("content-type", "application/json"), request_id, ("server-timing", "parse;dur=0"))
+        )
 
 
 async def _send(send: Send, answer: Answer) -> None:

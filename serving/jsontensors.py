@@ -10,7 +10,7 @@ import binascii
 import json
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ _TYPE_WORDS = {
     **{f"{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }
 _NOT_STRUCTURE = b"0123456789.eE+- \t\r\n"
+_HEADS = (("instances", b'{"instancs":'), ("inputs", b'{"inputs":'))  # the letter e goes with the numbers
 _parser = simdjson.Parser()
 
 
@@ -45,11 +46,13 @@ def quote(value: Any) -> str:
     return text if len(text) <= 256 else text[:256] + "..."
 
 
-def buffer_kind(datatype: str) -> str:
+def buffer_kind(datatype: str) -> Literal["d", "i", "u", ""]:
     """The type that simdjson is to read a datatype's numbers as; "" where the slow way must be taken."""
     if datatype in ("FP32", "FP64"):
         return "d"
-    return {"I": "i", "U": "u"}.get(datatype[0], "") if datatype not in ("BOOL", BYTES) else ""
+    if datatype.startswith("INT"):
+        return "i"
+    return "u" if datatype.startswith("UINT") else ""
 
 
 def numbers(array: simdjson.Array, datatype: str) -> npt.NDArray[Any] | None:
@@ -77,11 +80,14 @@ def fast_rows(body: bytes, spec: TensorSpec) -> tuple[str, Tensor] | None:
     if not spec.shape or -1 in row_shape or not buffer_kind(spec.datatype):
         return None
     structure = body.translate(None, _NOT_STRUCTURE)
-    for key, head in (("instances", b'{"instancs":'), ("inputs", b'{"inputs":')):  # the letter e goes with the numbers
+    for key, head in _HEADS:
         if structure.startswith(head):
-            break
-    else:
-        return None
+            return _fast_rows(body, spec, structure, key, head)
+    return None
+
+
+def _fast_rows(body: bytes, spec: TensorSpec, structure: bytes, key: str, head: bytes) -> tuple[str, Tensor] | None:
+    row_shape = spec.shape[1:]
     try:
         document: Any = _parser.parse(body)
         flat = numbers(document[key], spec.datatype)
@@ -116,7 +122,9 @@ def to_tensor(value: Any, spec: TensorSpec) -> Tensor:
     leaves = _leaves(value, shape)
     if spec.datatype == BYTES or (spec.media and leaves and _is_b64(leaves[0])):
         return Tensor(BYTES, shape, encode_strings([_string(leaf) for leaf in leaves]))
-    return Tensor.from_numpy(np.array([_number(leaf, spec.datatype) for leaf in leaves], DTYPES[spec.datatype]).reshape(shape))
+    return Tensor.from_numpy(
+        np.array([_number(leaf, spec.datatype) for leaf in leaves], DTYPES[spec.datatype]).reshape(shape)
+    )
 
 
 def _is_b64(value: Any) -> bool:
@@ -182,9 +190,7 @@ def _number(value: Any, datatype: str) -> Any:
 def _unexpected(value: Any, datatype: str) -> InvalidRequest:
     kinds = {bool: "Bool", int: "Number", float: "Number", str: "String", dict: "Object", type(None): "Null"}
     kind = kinds.get(type(value), "Array")
-    return InvalidRequest(
-        f"JSON Value: {quote(value)} Type: {kind} is not of expected type: {_TYPE_WORDS[datatype]}"
-    )
+    return InvalidRequest(f"JSON Value: {quote(value)} Type: {kind} is not of expected type: {_TYPE_WORDS[datatype]}")
 
 
 def dumps_array(array: npt.NDArray[Any]) -> bytes:
@@ -201,7 +207,11 @@ def dumps_array(array: npt.NDArray[Any]) -> bytes:
 
 def _nested(flat: list[Any], shape: tuple[int, ...]) -> Any:
     for size in reversed(shape[1:]):
-        flat = [flat[i : i + size] for i in range(0, len(flat), size)] if size else [[] for _ in range(math.prod(shape[:-1]))]
+        flat = (
+            [flat[i : i + size] for i in range(0, len(flat), size)]
+            if size
+            else [[] for _ in range(math.prod(shape[:-1]))]
+        )
     return flat
 
 

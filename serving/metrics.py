@@ -31,8 +31,12 @@ class Metrics(BlockObserver):
             "compute": self._histogram("compute_duration_seconds", "The run of the batch that it was part of"),
             "reply": self._histogram("reply_duration_seconds", "From the end of the batch to the answer's arrival"),
         }
-        self._batch_rows = self._histogram("batch_rows", "Rows in a batch that answered requests of this process", _ROWS)
-        self.queue_up = Gauge("millrace_queue_up", "1 while the queue answers heartbeats, else 0", registry=self.registry)
+        self._batch_rows = self._histogram(
+            "batch_rows", "Rows in a batch that answered requests of this process", _ROWS
+        )
+        self.queue_up = Gauge(
+            "millrace_queue_up", "1 while the queue answers heartbeats, else 0", registry=self.registry
+        )
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
         return Histogram(f"millrace_{name}", text, ["model"], buckets=buckets, registry=self.registry)

@@ -1,4 +1,4 @@
-"""The models as the live workers announced them: the API knows no other source, so what it says of them is the truth."""
+"""The models as the live workers announced them: the API knows no other source, so what it says is the truth."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -64,7 +64,9 @@ class Models:
         versions = self._versions.get(name)
         if versions is None or (version is not None and version not in versions):
             raise ModelNotFound(name, version)
-        states = {announced.version: announced for announced in versions.values() if version in (None, announced.version)}
+        states = {
+            announced.version: announced for announced in versions.values() if version in (None, announced.version)
+        }
         newest = states[max(states)]
         reason = newest.error or f"its state is {newest.state}"
         raise NoWorker(f"no live worker has model {name!r} version {newest.version} available: {reason}")
@@ -96,7 +98,11 @@ class Models:
         for versions in self._versions.values():
             for number, announced in versions.items():
                 versions[number] = ModelAnnouncement(
-                    name=announced.name, version=number, state="END", error=announced.error, description=announced.description
+                    name=announced.name,
+                    version=number,
+                    state="END",
+                    error=announced.error,
+                    description=announced.description,
                 )
         for announced in (model for worker in workers for model in worker.models):
             known = self._versions.setdefault(announced.name, {}).get(announced.version)

@@ -24,14 +24,16 @@ def refuse_binary(header_length: bytes | None, body: bytes) -> None:
     `header_length` is the header Inference-Header-Content-Length: the length of the JSON at the start of the body.
     """
     if header_length is not None and header_length != str(len(body)).encode():
-        raise NotSupported("the binary tensor data extension is not supported; send the tensors as JSON (binary_data=False)")
+        raise NotSupported(
+            "the binary tensor data extension is not supported; send the tensors as JSON (binary_data=False)"
+        )
 
 
 def parse_infer(body: bytes, model: ServedModel) -> tuple[Inference, str]:
     """What an `/infer` body asks for, and the request's own id ("" where it gives none). Raises `InvalidRequest`."""
     document = _fast(body) or _slow(body)
     signature = model.signature()
-    inputs = {name: tensor for name, tensor in document["inputs"]}
+    inputs = dict(document["inputs"])
     if len(inputs) != len(document["inputs"]):
         raise InvalidRequest(f"an input is given twice for model '{model.name}'")
     known = {spec.name for spec in signature.outputs}
@@ -53,7 +55,9 @@ def parse_infer(body: bytes, model: ServedModel) -> tuple[Inference, str]:
 def _timeout_ms(parameters: dict[str, Any]) -> float | None:
     timeout_us = parameters.get("timeout", 0)
     if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or timeout_us < 0:
-        raise InvalidRequest(f"parameter 'timeout' must be a number of microseconds, got {jsontensors.quote(timeout_us)}")
+        raise InvalidRequest(
+            f"parameter 'timeout' must be a number of microseconds, got {jsontensors.quote(timeout_us)}"
+        )
     return timeout_us / 1000 if timeout_us else None
 
 
@@ -99,7 +103,9 @@ def _checked_head(document: dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequest("Unable to parse 'id': attempt to access JSON non-string as string")
     if not isinstance(parameters, dict):
         raise InvalidRequest("Unable to parse 'parameters': attempt to access JSON non-object as object")
-    if not isinstance(outputs, list) or not all(isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs):
+    if not isinstance(outputs, list) or not all(
+        isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs
+    ):
         raise InvalidRequest("Unable to parse 'outputs': each needs a 'name'")
     return {"id": identity, "parameters": parameters, "outputs": [output["name"] for output in outputs]}
 
@@ -166,7 +172,7 @@ def render_server() -> dict[str, Any]:
 
 
 def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[str, Any]:
-    """The body of `GET /v2/models/NAME`. `parameters`, which the protocol leaves open, tells what it has no words for."""
+    """The body of `GET /v2/models/NAME`; `parameters`, which the protocol leaves open, holds what it has no word for."""
     announcement, signature = model.announcement, model.signature()
     parameters = {
         "description": announcement.description,

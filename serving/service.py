@@ -122,7 +122,9 @@ class Service:
 
     def too_large(self) -> PayloadTooLarge:
         """The error for a body above the limit."""
-        return PayloadTooLarge(f"the request body is larger than the {self.settings.max_body_bytes} bytes that are allowed")
+        return PayloadTooLarge(
+            f"the request body is larger than the {self.settings.max_body_bytes} bytes that are allowed"
+        )
 
     def request_id(self, headers: Headers) -> str:
         """The caller's X-Request-Id where it is printable and at most 128 characters long, else one of our own."""

@@ -1,7 +1,8 @@
 """The API's settings; each field is also an environment variable with the prefix MILLRACE_SERVING_."""
 
+from typing import ClassVar
+
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
 from millrace.settings import CommonSettings
 
@@ -9,16 +10,18 @@ from millrace.settings import CommonSettings
 class ServingSettings(CommonSettings):
     """Settings of one API process."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, env_prefix="MILLRACE_SERVING_"
-    )
+    prefix: ClassVar[str] = "MILLRACE_SERVING_"
 
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="The HTTP port.")
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="The largest request body; a larger one gets 413.")
-    max_queue_rows: int = Field(4096, ge=1, description="Rows that one model's queue holds; beyond it requests get 429.")
+    max_queue_rows: int = Field(
+        4096, ge=1, description="Rows that one model's queue holds; beyond it requests get 429."
+    )
     request_timeout_ms: int = Field(
         30_000, ge=1, description="The deadline of a request that names none, and the longest that one may name."
     )
     drain_timeout_s: float = Field(30.0, ge=0, description="How long to wait for open requests when told to stop.")
-    access_log: bool = Field(False, description="Log every request; without it only refused and failed ones are logged.")
+    access_log: bool = Field(
+        False, description="Log every request; without it only refused and failed ones are logged."
+    )

@@ -71,7 +71,9 @@ def _columns(inputs: Any, signature: Signature) -> dict[str, Tensor]:
     for spec in signature.inputs:
         if spec.name not in inputs and not spec.optional:
             raise InvalidRequest(f"Missing named input: {spec.name} in 'inputs' object.")
-    return {spec.name: jsontensors.to_tensor(inputs[spec.name], spec) for spec in signature.inputs if spec.name in inputs}
+    return {
+        spec.name: jsontensors.to_tensor(inputs[spec.name], spec) for spec in signature.inputs if spec.name in inputs
+    }
 
 
 def _is_named(value: Any, signature: Signature) -> bool:
@@ -143,7 +145,8 @@ def render_list(models: list[list[ModelAnnouncement]]) -> dict[str, Any]:
                 "description": versions[0].description,
                 "labels": versions[0].labels,
                 "versions": [
-                    {"version": str(model.version), "state": model.state, "error_message": model.error} for model in versions
+                    {"version": str(model.version), "state": model.state, "error_message": model.error}
+                    for model in versions
                 ],
             }
             for versions in models
@@ -157,7 +160,8 @@ def render_metadata(model: ServedModel) -> dict[str, Any]:
         name: {
             "inputs": {spec.name: _tensor_info(spec, f"{name}_{spec.name}:0") for spec in signature.inputs},
             "outputs": {
-                spec.name: _tensor_info(spec, f"StatefulPartitionedCall:{i}") for i, spec in enumerate(signature.outputs)
+                spec.name: _tensor_info(spec, f"StatefulPartitionedCall:{i}")
+                for i, spec in enumerate(signature.outputs)
             },
             "method_name": signature.method_name,
             "defaults": {},

@@ -43,6 +43,7 @@ class Stop:
         self._service, self._loop, self._thread = service, loop, thread
 
     def __call__(self) -> None:
+        """Returns when nothing of it runs any more."""
         asyncio.run_coroutine_threadsafe(self._service.stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -51,7 +51,7 @@ def _on_white(image: Image.Image) -> Pixels:
 
 
 def _light_on_dark(grey: Pixels, background: float) -> Pixels:
-    ink = background - grey if background > 127 else grey - background
+    ink: Pixels = background - grey if background > 127 else grey - background
     ink = np.clip(ink, 0, None)
     return ink * (255 / peak) if (peak := float(ink.max())) > 0 else ink
 
@@ -64,7 +64,9 @@ def _centred(ink: Pixels) -> Pixels:
     crop = ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     scale = _BOX / max(crop.shape)
     height, width = (max(1, round(side * scale)) for side in crop.shape)
-    box = np.asarray(Image.fromarray(crop).resize((width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR))
+    box = np.asarray(
+        Image.fromarray(crop).resize((width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
+    )
     mass = box.sum()
     centre_y = (box.sum(axis=1) * np.arange(height)).sum() / mass
     centre_x = (box.sum(axis=0) * np.arange(width)).sum() / mass

@@ -46,7 +46,7 @@ class LookUpWords(msgspec.Struct, frozen=True, kw_only=True, tag="look_up_words"
     """Words (BYTES [-1, n]) become ids (INT32 [-1, n]); a word that the vocabulary lacks is the caller's error.
 
     `weights` names an FP32 [-1, n] input of the graph: all ones where the caller sends none. Rows of fewer words are
-    padded with their own first word at weight 0, so that padding changes nothing.
+    padded with their own last word at weight 0, so that padding changes nothing.
     """
 
     input: str

@@ -96,7 +96,7 @@ class ProducerLink(Protocol):
 
 
 class ConsumerLink(Protocol):
-    """A worker's hold on one queue, for one thread. Every method raises `Unavailable` when the queue is out of reach."""
+    """A worker's hold on one queue, for one thread. Methods raise `Unavailable` when the queue is out of reach."""
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Finished], *, count: int, block_ms: int

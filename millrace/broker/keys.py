@@ -12,7 +12,7 @@ them together. MODEL and VERSION are those of the repository (digits, 1); API is
     millrace:{workers}                           hash    worker id -> its announcement as JSON, with the time it expires
 
 A finished block is acknowledged and deleted in one step, so a stream's length is what waits or is in work. Request
-streams are never trimmed; admission (lua/append.lua) refuses instead. The dead-letter stream keeps about the last 1,000.
+streams are never trimmed; admission (lua/append.lua) refuses instead. About the last 1,000 dead letters are kept.
 """
 
 from dataclasses import dataclass

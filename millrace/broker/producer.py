@@ -135,7 +135,12 @@ class Producer:
     """
 
     def __init__(
-        self, link: ProducerLink, *, max_queue_rows: int, observer: BlockObserver | None = None, heartbeat_s: float = HEARTBEAT_S
+        self,
+        link: ProducerLink,
+        *,
+        max_queue_rows: int,
+        observer: BlockObserver | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._link = link
         self._max_queue_rows = max_queue_rows

@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 import msgspec
 import redis
-from redis.connection import AbstractConnection, ConnectionPool
+from redis.connection import ConnectionPool
 
 from millrace.broker.base import Append, BrokerClock, Delivery, Finished, Reply
 from millrace.broker.keys import DEAD_LETTERS_KEPT, GROUP, PRIORITIES, WORKERS, Queue, replies
@@ -186,7 +186,7 @@ class _BlockingConnection:
 
     def __init__(self, url: str) -> None:
         self._pool = ConnectionPool.from_url(url, protocol=2, socket_timeout=_GRACE_S, socket_connect_timeout=2.0)
-        self._connection: AbstractConnection | None = None
+        self._connection: Any | None = None
         self._shas: dict[str, str] = {}
 
     def execute(self, *commands: Command, wait_ms: int = 0) -> list[Any]:
@@ -212,10 +212,10 @@ class _BlockingConnection:
             self._connection = None
         self._shas = {}
 
-    def _connect(self) -> AbstractConnection:
+    def _connect(self) -> Any:
         if self._connection is None:
             try:
-                connection = self._pool.make_connection()
+                connection: Any = self._pool.make_connection()
                 connection.connect()
                 names = ("finish", "claim", "renew")
                 connection.send_packed_command(
@@ -228,7 +228,7 @@ class _BlockingConnection:
         return self._connection
 
     @staticmethod
-    def _read(connection: AbstractConnection, wait_ms: int) -> Any:
+    def _read(connection: Any, wait_ms: int) -> Any:
         try:
             return connection.read_response(timeout=wait_ms / 1000 + _GRACE_S)
         except redis.ResponseError as error:
@@ -248,14 +248,26 @@ class RedisConsumerLink:
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Finished], *, count: int, block_ms: int
     ) -> list[Delivery]:
-        """See `ConsumerLink`. A reply whose reader is gone is dropped; replies travel before their blocks are finished."""
+        """See `ConsumerLink`. Replies travel before their blocks are finished; one whose reader is gone is dropped."""
         if not self._has_group:
             self._make_groups()
         commands = [self._reply(reply) for reply in replies] + [self._finish(done) for done in finished]
         if count:
             wait = ("BLOCK", block_ms) if block_ms else ()
             commands.append(
-                ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *wait, "STREAMS", *self._streams, ">", ">")
+                (
+                    "XREADGROUP",
+                    "GROUP",
+                    GROUP,
+                    self._consumer,
+                    "COUNT",
+                    count,
+                    *wait,
+                    "STREAMS",
+                    *self._streams,
+                    ">",
+                    ">",
+                )
             )
         answers = self._retrying(lambda: self._connection.execute(*commands, wait_ms=block_ms if count else 0))
         return self._deliveries(answers[-1]) if count and answers[-1] else []
@@ -265,7 +277,8 @@ class RedisConsumerLink:
         if not self._has_group:
             self._make_groups()
         claims = [
-            self._connection.script("claim", [stream], GROUP, self._consumer, lease_ms, count) for stream in self._streams
+            self._connection.script("claim", [stream], GROUP, self._consumer, lease_ms, count)
+            for stream in self._streams
         ]
         answers = self._retrying(lambda: self._connection.execute(*claims))
         return [
@@ -302,7 +315,9 @@ class RedisConsumerLink:
         return self._connection.script("finish", [stream, self._queue.rows], GROUP, done.delivery.entry_id, done.rows)
 
     def _make_groups(self) -> None:
-        made = self._connection.execute(*(("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM") for stream in self._streams))
+        made = self._connection.execute(
+            *(("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM") for stream in self._streams)
+        )
         for answer in made:
             if isinstance(answer, redis.ResponseError) and "BUSYGROUP" not in str(answer):
                 raise _failure(answer)
@@ -355,7 +370,9 @@ class RedisWorkerLink:
         """See `WorkerLink`."""
         self._checked(
             *(
-                self._connection.script("renew", [queue.requests(delivery.priority)], GROUP, consumer, delivery.entry_id)
+                self._connection.script(
+                    "renew", [queue.requests(delivery.priority)], GROUP, consumer, delivery.entry_id
+                )
                 for delivery in deliveries
             )
         )

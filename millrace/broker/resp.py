@@ -9,7 +9,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.connection import SSLConnection, parse_url
@@ -21,7 +21,7 @@ CONNECT_TIMEOUT_S = 2.0
 
 
 class Connection(asyncio.Protocol):
-    """A connection made by `connect`. Once lost it stays lost: every waiting and every later command is `Unavailable`."""
+    """A connection made by `connect`. Once lost it stays lost: all waiting and later commands are `Unavailable`."""
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader()
@@ -32,8 +32,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - narrows the type
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
@@ -76,7 +75,7 @@ async def connect(url: str) -> Connection:
 
     Raises `Unavailable` with the reason.
     """
-    options = parse_url(url)
+    options = parse_url(url)  # type: ignore[no-untyped-call]
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             connection = await _open(options)

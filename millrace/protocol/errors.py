@@ -10,7 +10,7 @@ MillraceError                       status  code                 again?
 ├── ModelFailed                     500     INTERNAL             no      the model raised, or answered nonsense
 ├── Internal                        500     INTERNAL             no      a fault of ours
 ├── NotSupported                    501     UNIMPLEMENTED        no
-├── Unavailable                     503     UNAVAILABLE          yes     the queue cannot be reached, or is full of memory
+├── Unavailable                     503     UNAVAILABLE          yes     the queue cannot be reached or takes no writes
 │   └── NoWorker                    503     UNAVAILABLE          yes     no live worker has the model
 └── DeadlineExceeded                504     DEADLINE_EXCEEDED    yes     not answered before the request's deadline
 
@@ -52,7 +52,9 @@ class ModelNotFound(MillraceError):
     status = 404
 
     def __init__(self, model: str, version: int | None = None) -> None:
-        super().__init__(f"model {model!r} not found" if version is None else f"model {model!r} has no version {version}")
+        super().__init__(
+            f"model {model!r} not found" if version is None else f"model {model!r} has no version {version}"
+        )
         self.model = model
         self.version = version
 

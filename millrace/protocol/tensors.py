@@ -91,7 +91,7 @@ class Tensor:
         if datatype == BYTES:
             return cls(BYTES, array.shape, encode_strings(array.ravel().tolist()))
         array = np.ascontiguousarray(array, DTYPES[datatype])
-        return cls(datatype, array.shape, memoryview(array.reshape(-1).view(np.uint8)))
+        return cls(datatype, array.shape, array.reshape(-1).view(np.uint8).data)
 
     def to_numpy(self) -> npt.NDArray[Any]:
         """The elements as an array: read-only and without a copy where the datatype allows, `bytes` objects for BYTES.
@@ -101,7 +101,9 @@ class Tensor:
         if self.datatype == BYTES:
             elements = decode_strings(self.data)
             if len(elements) != math.prod(self.shape):
-                raise InvalidRequest(f"expected {math.prod(self.shape)} strings for shape {list(self.shape)}, got {len(elements)}")
+                raise InvalidRequest(
+                    f"expected {math.prod(self.shape)} strings for shape {list(self.shape)}, got {len(elements)}"
+                )
             array = np.empty(len(elements), object)
             array[:] = elements
             return array.reshape(self.shape)
@@ -136,7 +138,7 @@ def decode_strings(data: bytes | memoryview) -> list[bytes]:
 
 
 def split_rows(tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
-    """Views of consecutive runs of rows, one per count; the first dimension counts rows, and the counts add up to it."""
+    """Views of consecutive runs of rows, one per count; the counts add up to the first dimension."""
     view, ends = memoryview(tensor.data), list(itertools.accumulate(counts, initial=0))
     offsets = _string_offsets(view, tensor.shape) if tensor.datatype == BYTES else _row_offsets(tensor)
     return [

@@ -1,0 +1,1 @@
+"""The worker: takes requests from the queue in batches, runs a backend, replies."""

@@ -1,0 +1,40 @@
+"""Run a worker: `python -m worker --device cpu|cuda`, or `millrace work`."""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from millrace import logs
+from millrace.artifacts.repository import RepositoryError
+from millrace.broker.redis import RedisBroker
+from millrace.settings import SettingsError, load
+from worker.process import Worker
+from worker.settings import WorkerSettings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until told to stop by SIGTERM or SIGINT; batches in hand are finished first."""
+    parser = argparse.ArgumentParser(prog="millrace work", description="Run a worker.")
+    parser.add_argument("--models", type=Path, help="the model repository")
+    parser.add_argument("--redis-url", help="where the queue is")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="where the models run")
+    parser.add_argument("--backend", choices=["auto", "onnx", "savedmodel", "tflite"], help="the format to load")
+    parser.add_argument("--instances", type=int, help="threads per model")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = load(WorkerSettings, os.environ, **vars(arguments))
+        logs.configure("worker", settings.log_level)
+        worker = Worker(settings, RedisBroker(settings.redis_url))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        worker.run()
+    except (SettingsError, RepositoryError) as error:
+        print(f"millrace work: {error}", file=sys.stderr)
+        return 2
+    return 1 if worker.has_failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""The seam between the worker and a runtime."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy.typing as npt
+
+from millrace.protocol.tensors import Signature
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class LoadError(Exception):
+    """The model cannot be loaded; the text says why and, where it can, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a model runs, and how many threads one run may use."""
+
+    kind: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
+
+
+class Backend(Protocol):
+    """A loaded model. `run` may be called from several threads at once.
+
+    `platform` is the name that the Open Inference Protocol shows; `signatures` are read from the model's file, with -1
+    where any size fits.
+    """
+
+    platform: str
+    signatures: Mapping[str, Signature]
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        """The outputs by name. BYTES are object arrays of `bytes`. Raises whatever the runtime raises."""

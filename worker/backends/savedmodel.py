@@ -1,0 +1,57 @@
+"""TensorFlow SavedModels, by TensorFlow."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from millrace.protocol.tensors import Signature, TensorSpec, datatype_of
+from worker.backends.base import Arrays, Device, LoadError
+
+
+class SavedModelBackend:
+    """A loaded SavedModel; its signatures may be run from several threads."""
+
+    platform = "tensorflow_savedmodel"
+
+    def __init__(self, model: Any, device: str) -> None:
+        self._model = model  # the functions below do not keep the model's variables alive
+        self._functions = dict(model.signatures)
+        self._device = device
+        self.signatures = {name: _signature(function) for name, function in self._functions.items()}
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        """See `Backend`."""
+        with tf.device(self._device):
+            outputs = self._functions[signature](**{name: tf.constant(array) for name, array in inputs.items()})
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+
+def load(folder: Path, device: Device) -> SavedModelBackend:
+    """The SavedModel in the folder. Raises `LoadError`."""
+    if device.kind == "cuda" and not tf.config.list_physical_devices("GPU"):
+        raise LoadError("CUDA was asked for, and TensorFlow found no usable GPU")
+    try:
+        model = tf.saved_model.load(str(folder))
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise LoadError(f"{folder}: {error}") from error
+    if not model.signatures:
+        raise LoadError(f"{folder}: the SavedModel has no signatures; export it with one")
+    return SavedModelBackend(model, "/GPU:0" if device.kind == "cuda" else "/CPU:0")
+
+
+def _signature(function: Any) -> Signature:
+    inputs = function.structured_input_signature[1]
+    outputs = function.structured_outputs
+    return Signature(
+        inputs=tuple(_spec(name, spec) for name, spec in inputs.items()),
+        outputs=tuple(_spec(name, spec) for name, spec in sorted(outputs.items())),
+    )
+
+
+def _spec(name: str, spec: Any) -> TensorSpec:
+    if spec.shape.rank is None:
+        raise LoadError(f"tensor {name!r} has no known rank, so requests can't be checked; export it with a shape")
+    shape = tuple(-1 if size is None else size for size in spec.shape)
+    datatype = "BYTES" if spec.dtype == tf.string else datatype_of(spec.dtype.as_numpy_dtype().dtype)
+    return TensorSpec(name=name, datatype=datatype, shape=shape)

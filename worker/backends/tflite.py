@@ -1,0 +1,70 @@
+"""TFLite models, by LiteRT."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec, datatype_of
+from worker.backends.base import Arrays, Device, LoadError
+
+
+class TfliteBackend:
+    """A LiteRT interpreter. Interpreters are for one thread at a time, so runs wait for one another.
+
+    A model whose tensors have a fixed first dimension of 1 is run row by row.
+    """
+
+    platform = "litert_tflite"
+
+    def __init__(self, interpreter: Any) -> None:
+        self._interpreter = interpreter
+        self._lock = threading.Lock()
+        names = list(interpreter.get_signature_list())
+        self._runners = {name: interpreter.get_signature_runner(name) for name in names}
+        self.signatures = {name: _signature(runner) for name, runner in self._runners.items()}
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        """See `Backend`."""
+        fixed = {spec.name for spec in self.signatures[signature].inputs if spec.shape[:1] == (1,)}
+        rows = max((len(array) for name, array in inputs.items() if name in fixed), default=0)
+        with self._lock:
+            if rows <= 1:
+                return _copied(self._runners[signature](**inputs))
+            answers = [
+                _copied(self._runners[signature](**{name: array[i : i + 1] for name, array in inputs.items()}))
+                for i in range(rows)
+            ]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def load(folder: Path, device: Device) -> TfliteBackend:
+    """The model in `model.tflite`. Raises `LoadError`."""
+    if device.kind == "cuda":
+        raise LoadError("TFLite models run on the CPU only; start the worker with --device cpu")
+    try:
+        interpreter = Interpreter(model_path=str(folder / "model.tflite"), num_threads=device.threads)
+        backend = TfliteBackend(interpreter)
+    except (RuntimeError, ValueError) as error:
+        raise LoadError(f"{folder / 'model.tflite'}: {error}") from error
+    if DEFAULT_SIGNATURE not in backend.signatures:
+        raise LoadError(f"{folder / 'model.tflite'} has no signature named {DEFAULT_SIGNATURE}; convert it with one")
+    return backend
+
+
+def _copied(outputs: Arrays) -> Arrays:
+    return {name: np.array(array) for name, array in outputs.items()}
+
+
+def _signature(runner: Any) -> Signature:
+    return Signature(
+        inputs=tuple(_spec(name, details) for name, details in runner.get_input_details().items()),
+        outputs=tuple(_spec(name, details) for name, details in runner.get_output_details().items()),
+    )
+
+
+def _spec(name: str, details: dict[str, Any]) -> TensorSpec:
+    shape = tuple(int(size) for size in details.get("shape_signature", details["shape"]))
+    return TensorSpec(name=name, datatype=datatype_of(np.dtype(details["dtype"])), shape=shape)

@@ -1,0 +1,121 @@
+"""A model version as a worker holds it: its manifest, its backend and the steps around it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from millrace.artifacts import manifest as manifests
+from millrace.artifacts.manifest import Batching, ManifestError
+from millrace.protocol.errors import ModelFailed
+from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.tensors import BYTES, DTYPES, Signature, TensorSpec
+from worker import backends, preprocess
+from worker.backends.base import Arrays, Backend, Device, LoadError
+from worker.preprocess import Preparation
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class Model:
+    """A loaded version. `run` may be called from several threads."""
+
+    def __init__(
+        self, announcement: ModelAnnouncement, batching: Batching, backend: Backend, preparation: Preparation
+    ) -> None:
+        self.announcement = announcement
+        self.batching = batching
+        self.preparation = preparation
+        self._backend = backend
+
+    def run(self, signature: str, inputs: Arrays, rows: int) -> Arrays:
+        """The caller's outputs for the graph's inputs, each with `rows` rows.
+
+        Without batching (`max_batch_size` 0), `rows` is 1, and what goes in and comes out carries one dimension of 1
+        more than the graph's tensors. Raises `ModelFailed` for an answer that does not fit; what the backend raises
+        passes through.
+        """
+        batches = self.batching.max_batch_size > 0
+        outputs = self._backend.run(
+            signature, inputs if batches else {name: array[0] for name, array in inputs.items()}
+        )
+        if not batches:
+            outputs = {name: np.asarray(array)[np.newaxis] for name, array in outputs.items()}
+        outputs = self.preparation.after({spec.name: outputs[spec.name] for spec in self._outputs(signature)})
+        for name, array in outputs.items():
+            if array.shape[:1] != (rows,):
+                raise ModelFailed(f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows")
+        return outputs
+
+    def warm_up(self) -> None:
+        """Run every signature on zeros, at one row and at the largest batch, so that the first caller need not wait."""
+        for name, signature in self._backend.signatures.items():
+            sizes = (1, self.batching.max_batch_size) if self.batching.max_batch_size else (0,)
+            for rows in sizes:
+                self._backend.run(name, {spec.name: _zeros(spec, rows) for spec in signature.inputs})
+
+    def _outputs(self, signature: str) -> Sequence[TensorSpec]:
+        return self.announcement.signatures[signature].outputs
+
+
+def load(folder: Path, name: str, version: int, *, device: Device, backend: str, max_batch_size: int) -> Model:
+    """The version in the folder, warmed up. Raises `LoadError`.
+
+    A manifest says how requests are grouped; without one, up to `max_batch_size` rows where every tensor's first
+    dimension is free, else not at all.
+    """
+    if not _NAME.fullmatch(name):
+        raise LoadError(f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-' can be used")
+    try:
+        manifest = manifests.read(folder)
+        if manifest:
+            manifests.verify(folder, manifest)
+        preparation = preprocess.load(folder, manifest)
+    except (ManifestError, OSError) as error:
+        raise LoadError(str(error)) from error
+    runtime = backends.load(folder, device, backend)
+    signatures = manifest.signatures if manifest else dict(runtime.signatures)
+    _check_outputs(signatures, runtime)
+    batching = manifest.batching if manifest else _batching(runtime, max_batch_size)
+    announcement = ModelAnnouncement(
+        name=name,
+        version=version,
+        state="AVAILABLE",
+        platform=runtime.platform,
+        description=manifest.description if manifest else "",
+        signatures=signatures,
+        labels=manifest.labels if manifest else (),
+        max_batch_size=batching.max_batch_size,
+    )
+    model = Model(announcement, batching, runtime, preparation)
+    try:
+        model.warm_up()
+    except Exception as error:  # whatever the runtime raises
+        raise LoadError(f"{folder}: the model loads but fails on zeros: {error}") from error
+    return model
+
+
+def _check_outputs(signatures: dict[str, Signature], runtime: Backend) -> None:
+    """Whether the graph has what the manifest promises."""
+    for name, signature in signatures.items():
+        graph = runtime.signatures.get(name)
+        names = {spec.name for spec in graph.outputs} if graph else set()
+        for spec in signature.outputs:
+            if spec.name not in names:
+                raise LoadError(
+                    f"the manifest's signature {name!r} has an output {spec.name!r} that the model's file lacks"
+                )
+
+
+def _batching(runtime: Backend, max_batch_size: int) -> Batching:
+    specs = [spec for s in runtime.signatures.values() for spec in (*s.inputs, *s.outputs)]
+    return Batching(max_batch_size=max_batch_size if all(spec.shape[:1] == (-1,) for spec in specs) else 0)
+
+
+def _zeros(spec: TensorSpec, rows: int) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    shape = tuple(1 if size < 0 else size for size in spec.shape)
+    shape = (rows, *shape[1:]) if rows else shape
+    if spec.datatype == BYTES:
+        return np.full(shape, b"", object)
+    return np.zeros(shape, DTYPES[spec.datatype])

@@ -1,0 +1,29 @@
+"""The worker's settings; each field is also an environment variable with the prefix MILLRACE_WORKER_."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from millrace.settings import CommonSettings
+
+
+class WorkerSettings(CommonSettings):
+    """Settings of one worker process."""
+
+    prefix: ClassVar[str] = "MILLRACE_WORKER_"
+
+    models: Path = Field(Path("models"), description="The model repository: the folder that holds <model>/<version>/.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
+    backend: Literal["auto", "onnx", "savedmodel", "tflite"] = Field(
+        "auto", description="The format to load where a version has several; auto takes the first that is installed."
+    )
+    instances: int = Field(
+        2, ge=1, description="Threads per model that take and run batches; while one runs, others read."
+    )
+    threads: int = Field(1, ge=1, description="Threads that one run of a model may use inside the runtime.")
+    max_batch_size: int = Field(32, ge=1, description="Rows in a batch for a model whose manifest does not say.")
+    lease_ms: int = Field(
+        1500, ge=100, description="A batch whose worker is silent for this long is taken over by another worker."
+    )
+    drain_timeout_s: float = Field(30.0, ge=0, description="How long to finish batches in hand when told to stop.")
