@@ -1,0 +1,26 @@
+# `make up` runs the stack, `make test` tests it; both install what they need into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+SELF := $(PIP) --no-build-isolation --no-deps --editable . --editable ./client
+DATA ?= .data
+HOST ?= http://127.0.0.1:8000
+
+.PHONY: up test unit integration acceptance lint types models load lock compose clean
+
+up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
+test: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
+unit: .venv/test.stamp ; $(BIN)/pytest tests/unit $(ARGS)
+integration: .venv/test.stamp ; $(BIN)/pytest tests/integration $(ARGS)
+acceptance: .venv/test.stamp ; $(BIN)/pytest tests/acceptance $(ARGS)
+lint: .venv/test.stamp ; $(BIN)/ruff check && $(BIN)/ruff format --check
+types: .venv/test.stamp ; $(BIN)/mypy
+models: .venv/test.stamp ; for model in digits sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done
+load: .venv/test.stamp ; $(BIN)/locust -f client/loadtest/locustfile.py --headless --users 32 --spawn-rate 32 --run-time 30s --host $(HOST) --only-summary
+compose: ; docker compose up --build
+lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh
+clean: ; rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/python.stamp: ; $(PYTHON) -m venv .venv && touch $@
+.venv/up.stamp: .venv/python.stamp requirements/up.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/up.txt && $(SELF) && touch $@
+.venv/test.stamp: .venv/python.stamp requirements/test.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/test.txt && $(SELF) && touch $@ .venv/up.stamp
