@@ -1,0 +1,1 @@
+"""Training: data, models, fit, evaluate, export, publish. One file per model; `python -m training` runs them."""
