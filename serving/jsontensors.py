@@ -27,7 +27,14 @@ _TYPE_WORDS = {
 }
 _NOT_STRUCTURE = b"0123456789.eE+- \t\r\n"
 _HEADS = (("instances", b'{"instancs":'), ("inputs", b'{"inputs":'))  # the letter e goes with the numbers
-_parser = simdjson.Parser()
+
+
+def parse(body: bytes) -> Any:
+    """The document as simdjson sees it: nothing is read before it is asked for. Raises `ValueError`.
+
+    A parser serves one document at a time, and an error on its way up may hold a document: so each gets its own.
+    """
+    return simdjson.Parser().parse(body)
 
 
 def load(body: bytes) -> Any:
@@ -55,10 +62,10 @@ def buffer_kind(datatype: str) -> Literal["d", "i", "u", ""]:
     return "u" if datatype.startswith("UINT") else ""
 
 
-def numbers(array: simdjson.Array, datatype: str) -> npt.NDArray[Any] | None:
+def numbers(array: object, datatype: str) -> npt.NDArray[Any] | None:
     """The numbers of a nested array, flat and in order, or None where they are not all of that datatype."""
     kind = buffer_kind(datatype)
-    if not kind:
+    if not kind or not isinstance(array, simdjson.Array):
         return None
     try:
         wide = np.frombuffer(array.as_buffer(of_type=kind), {"d": "<f8", "i": "<i8", "u": "<u8"}[kind])
@@ -89,12 +96,9 @@ def fast_rows(body: bytes, spec: TensorSpec) -> tuple[str, Tensor] | None:
 def _fast_rows(body: bytes, spec: TensorSpec, structure: bytes, key: str, head: bytes) -> tuple[str, Tensor] | None:
     row_shape = spec.shape[1:]
     try:
-        document: Any = _parser.parse(body)
-        flat = numbers(document[key], spec.datatype)
+        flat = numbers(parse(body)[key], spec.datatype)
     except (ValueError, KeyError, TypeError):
         return None
-    finally:
-        document = None  # the parser is free again only when nothing refers to the document
     if flat is None or not flat.size or flat.size % (row_elements := math.prod(row_shape)):
         return None
     rows = flat.size // row_elements

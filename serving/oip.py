@@ -14,7 +14,6 @@ from serving import jsontensors
 from serving.admission import Inference
 from serving.models import ServedModel
 
-_parser = simdjson.Parser()
 _HIGH = 1  # Triton's highest priority; 0 is "the default"
 
 
@@ -64,7 +63,7 @@ def _timeout_ms(parameters: dict[str, Any]) -> float | None:
 def _fast(body: bytes) -> dict[str, Any] | None:
     """The document with its numbers read by simdjson; None where any part of it needs the slow way."""
     try:
-        return _read_fast(_parser.parse(body))
+        return _read_fast(jsontensors.parse(body))
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -80,8 +79,11 @@ def _read_fast(document: Any) -> dict[str, Any] | None:
             return None
         inputs.append((name, Tensor.from_numpy(flat.reshape(shape))))
     rest = {key: document[key] for key in document if key != "inputs"}
-    plain = {key: value if isinstance(value, str) else orjson.loads(value.mini) for key, value in rest.items()}
-    return _checked_head(plain) | {"inputs": inputs}
+    return _checked_head({key: _plain(value) for key, value in rest.items()}) | {"inputs": inputs}
+
+
+def _plain(value: Any) -> Any:
+    return orjson.loads(value.mini) if isinstance(value, simdjson.Object | simdjson.Array) else value
 
 
 def _slow(body: bytes) -> dict[str, Any]:

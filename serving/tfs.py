@@ -112,6 +112,8 @@ def _row_values(name: str, tensor: Tensor) -> list[Any]:
     array = tensor.to_numpy()
     if tensor.datatype == BYTES:
         return [_strings(name, row) for row in array.tolist()]
+    if array.ndim == 1:
+        return [orjson.Fragment(jsontensors.dumps_array(array[i : i + 1])[1:-1]) for i in range(len(array))]
     return [orjson.Fragment(jsontensors.dumps_array(row)) for row in array]
 
 

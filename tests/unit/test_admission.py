@@ -1,0 +1,67 @@
+"""What is refused before it is queued, and in which words."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.tensors import Signature, Tensor, TensorSpec
+from serving.admission import Inference, admit
+from serving.models import ServedModel
+
+X = TensorSpec(name="x", datatype="FP32", shape=(-1, 2), media="image")
+TEXT = TensorSpec(name="text", datatype="BYTES", shape=(-1,), optional=True, max_bytes=5)
+OUT = TensorSpec(name="y", datatype="FP32", shape=(-1,))
+
+
+def _admit(inputs: dict[str, Any], max_batch_size: int = 8) -> Any:
+    signature = Signature(inputs=(X, TEXT), outputs=(OUT,))
+    announcement = ModelAnnouncement(
+        name="m", version=1, state="AVAILABLE", signatures={"serving_default": signature}, max_batch_size=max_batch_size
+    )
+    tensors = {name: Tensor.from_numpy(np.array(value)) for name, value in inputs.items()}
+    inference = Inference(ServedModel(announcement), "serving_default", tensors)
+    return admit(inference, trace="t", deadline=time.perf_counter() + 1, max_queue_rows=4)
+
+
+def _floats(*shape: int) -> Any:
+    return np.zeros(shape, np.float32)
+
+
+def test_a_valid_request_counts_its_rows_and_the_time_it_has_left() -> None:
+    request = _admit({"x": _floats(3, 2), "text": [b"a", b"b", b"c"]})
+    assert (request.rows, request.max_batch_size) == (3, 8)
+    assert 0 < request.timeout_s <= 1
+
+
+def test_a_file_is_taken_in_place_of_numbers() -> None:
+    assert _admit({"x": [b"a whole file", b"another"]}).rows == 2
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, r"expected number of inputs between 1 and 2 inputs but got 0 inputs for model 'm'.*missing .*\['x'\]"),
+        ({"x": _floats(1, 2), "z": [1]}, "unexpected inference input 'z' for model 'm'"),
+        (
+            {"x": np.zeros((1, 2), np.int32)},
+            "data-type is 'INT32', but model 'm' expects 'FP32' or, for image files, BYTES",
+        ),
+        ({"x": _floats(1, 3)}, r"unexpected shape for input 'x' for model 'm'. Expected \[-1,2\], got \[1,3\]"),
+        ({"x": _floats(2)}, r"Expected \[-1,2\], got \[2\]"),
+        ({"x": _floats(0, 2)}, r"input 'x' of model 'm' is empty: its shape is \[0,2\]"),
+        ({"x": _floats(2, 2), "text": [b"a"]}, r"different numbers of rows: \[1, 2\]"),
+        ({"x": _floats(1, 2), "text": [b"sixsix"]}, "takes at most 5 bytes an element, got 6"),
+        ({"x": _floats(5, 2)}, "inference request batch-size must be <= 4 for 'm', got 5"),
+    ],
+)
+def test_what_does_not_fit_the_signature_is_refused(inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        _admit(inputs)
+
+
+def test_without_batching_the_first_dimension_counts_nothing() -> None:
+    assert _admit({"x": _floats(4, 2)}, max_batch_size=0).rows == 1

@@ -1,0 +1,182 @@
+"""What training hands over: repository, manifest, vocabulary, image preprocessing."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from millrace.artifacts import manifest as manifests
+from millrace.artifacts.images import read_digit
+from millrace.artifacts.manifest import LookUpWords, Manifest, ManifestError, NameWords, Tokenize
+from millrace.artifacts.repository import ModelRepository, RepositoryError
+from millrace.artifacts.vocabulary import Vocabulary, words
+from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.tensors import Signature, TensorSpec
+
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="text", datatype="BYTES", shape=(-1,)),),
+    outputs=(TensorSpec(name="p", datatype="FP32", shape=(-1, 2)),),
+)
+
+
+def a_manifest() -> Manifest:
+    return Manifest(
+        name="m",
+        version=1,
+        signatures={"serving_default": SIGNATURE},
+        preprocessing=(
+            Tokenize(input="text", output="ids", max_length=5),
+            LookUpWords(input="t", output="i", weights="w"),
+        ),
+        postprocessing=(NameWords(output="n"),),
+        labels=("no", "yes"),
+    )
+
+
+def test_versions_are_positive_numbers_without_leading_zeros(tmp_path: Path) -> None:
+    for name in ("1", "10", "9", "02", "x", ".publishing-1", "0"):
+        (tmp_path / "m" / name).mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    assert ModelRepository(tmp_path).models() == {"m": [1, 9, 10]}
+
+
+def test_a_root_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="nowhere is not a folder"):
+        ModelRepository(tmp_path / "nowhere").models()
+
+
+def test_a_version_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    repository = ModelRepository(tmp_path)
+    with repository.publishing("m", 1) as folder:
+        (folder / "model.onnx").write_text("x")
+        assert repository.models() == {}
+    assert repository.models() == {"m": [1]}
+    with pytest.raises(ZeroDivisionError), repository.publishing("m", 2) as folder:
+        (folder / "model.onnx").write_text("x")
+        raise ZeroDivisionError
+    assert repository.models() == {"m": [1]}
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["1"]
+
+
+def test_a_version_is_replaced_only_on_request(tmp_path: Path) -> None:
+    repository = ModelRepository(tmp_path)
+    with repository.publishing("m", 1) as folder:
+        (folder / "old").touch()
+    with pytest.raises(RepositoryError, match="choose the next number"), repository.publishing("m", 1):
+        pass
+    with repository.publishing("m", 1, replace=True) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in repository.folder("m", 1).iterdir()] == ["new"]
+
+
+def test_a_manifest_comes_back_as_it_was_written_with_the_hash_of_every_file(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "variables" / "index").write_bytes(b"")
+    manifests.write(tmp_path, a_manifest())
+    read = manifests.read(tmp_path)
+    assert read is not None
+    assert set(read.files) == {"model.onnx", "variables/index"}
+    assert (read.preprocessing, read.postprocessing, read.signatures) == (
+        a_manifest().preprocessing,
+        a_manifest().postprocessing,
+        a_manifest().signatures,
+    )
+    manifests.verify(tmp_path, read)
+
+
+def test_a_changed_file_is_found_and_a_missing_one_is_not_minded(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    (tmp_path / "model.tflite").write_bytes(b"weights")
+    manifests.write(tmp_path, a_manifest())
+    written = manifests.read(tmp_path)
+    assert written
+    (tmp_path / "model.tflite").unlink()
+    manifests.verify(tmp_path, written)
+    (tmp_path / "model.onnx").write_bytes(b"other weights")
+    with pytest.raises(ManifestError, match=r"model\.onnx was changed"):
+        manifests.verify(tmp_path, written)
+
+
+@pytest.mark.parametrize("text", ["{", '{"name": "m"}', '{"name": "m", "version": 1, "signatures": {}, "surprise": 1}'])
+def test_an_unreadable_manifest_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ManifestError, match=r"manifest\.json"):
+        manifests.read(tmp_path)
+
+
+def test_a_folder_without_a_manifest_has_none(tmp_path: Path) -> None:
+    assert manifests.read(tmp_path) is None
+
+
+def test_words_are_lower_case_without_markup_and_contractions_stay_whole() -> None:
+    text = "It isn’t <br /><br />GOOD at all; don't see it (1/10)!"
+    assert words(text) == ["it", "isn't", "good", "at", "all", "don't", "see", "it", "1", "10", "!"]
+
+
+def test_unknown_words_and_empty_texts_have_an_id(tmp_path: Path) -> None:
+    vocabulary = Vocabulary(["<pad>", "<unk>", "good", "film"])
+    vocabulary.write(tmp_path / "v.txt")
+    read = Vocabulary.read(tmp_path / "v.txt")
+    assert read.entries == vocabulary.entries
+    assert read.encode("good xyz film") == [2, 1, 3]
+    assert read.encode("...") == [1]
+
+
+def _file(pixels: np.ndarray, mode: str = "L", kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8), mode=None).convert(mode).save(out, kind)
+    return out.getvalue()
+
+
+def _stroke(side: int, width: int, at: int) -> np.ndarray:
+    image = np.zeros((side, side))
+    image[side // 5 : -side // 5, at : at + width] = 255
+    return image
+
+
+def test_pixels_in_the_form_of_mnist_are_taken_as_they_are() -> None:
+    image = np.zeros((28, 28))
+    image[5:20, 13:16] = 200
+    np.testing.assert_array_equal(read_digit(_file(image))[..., 0], image)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("dark_on_light", [True, False])
+def test_size_place_and_polarity_of_an_image_do_not_matter(kind: str, dark_on_light: bool) -> None:
+    small, large = _stroke(60, 7, 8), _stroke(300, 35, 200)
+    if dark_on_light:
+        small, large = 255 - small, 255 - large
+    first, second = read_digit(_file(small, kind=kind)), read_digit(_file(large, "RGB", kind))
+    assert first.shape == (28, 28, 1)
+    assert np.abs(first - second).mean() < 3
+    rows, columns = np.nonzero(first[..., 0] > 50)
+    assert rows.max() - rows.min() + 1 == pytest.approx(20, abs=1)
+    assert (columns.mean(), rows.mean()) == (pytest.approx(13.5, abs=1), pytest.approx(13.5, abs=1))
+
+
+def test_a_transparent_background_counts_as_white() -> None:
+    ink = np.zeros((50, 50, 4))
+    ink[10:40, 20:26, 3] = 255
+    out = io.BytesIO()
+    Image.fromarray(ink.astype(np.uint8)).save(out, "PNG")
+    assert read_digit(out.getvalue()).max() > 200
+
+
+def test_an_empty_image_is_an_empty_digit() -> None:
+    assert not read_digit(_file(np.full((40, 40), 255))).any()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (b"GIF89a....", "not a PNG or JPEG"),
+        (b"", "not a PNG or JPEG"),
+        (_file(_stroke(60, 6, 8))[:60], "cannot be decoded"),
+    ],
+)
+def test_a_file_that_is_no_image_is_refused(file: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        read_digit(file)

@@ -1,0 +1,107 @@
+"""Blocks as bytes: what is written is read, for ever, and garbage is told apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millrace.protocol import codec
+from millrace.protocol.codec import CodecError
+from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestBlock, RequestItem
+from millrace.protocol.tensors import Tensor, encode_strings
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def request_block() -> RequestBlock:
+    return RequestBlock(
+        reply_to="millrace:{api}:replies",
+        model="digits",
+        version=3,
+        signature="serving_default",
+        sent_ms=1700000000000.25,
+        items=(RequestItem(1, "trace-a", 1, 1700000030000), RequestItem(2, "trace-b", 2, 1700000030000)),
+        tensors={
+            "image": Tensor.from_numpy(np.arange(6, dtype=np.float32).reshape(3, 2)),
+            "text": Tensor("BYTES", (3,), encode_strings(["a", "", "long"])),
+        },
+    )
+
+
+def reply_block() -> ReplyBlock:
+    return ReplyBlock(
+        worker="w1",
+        compute_ms=1.5,
+        batch_rows=8,
+        items=(ReplyItem(1, 1, 0.5, 0.25), ReplyItem(2, 0, 0.0, 0.0, "INVALID_ARGUMENT", "no such word")),
+        tensors={"scores": Tensor.from_numpy(np.array([[0.5, 0.25]], np.float32))},
+    )
+
+
+def _same(read: RequestBlock | ReplyBlock, written: RequestBlock | ReplyBlock) -> None:
+    assert read.items == written.items
+    assert {n: (t.datatype, t.shape, bytes(t.data)) for n, t in read.tensors.items()} == {
+        n: (t.datatype, t.shape, bytes(t.data)) for n, t in written.tensors.items()
+    }
+    fields = {name for name in type(written).__slots__ if name not in ("items", "tensors")}
+    assert {name: getattr(read, name) for name in fields} == {name: getattr(written, name) for name in fields}
+
+
+def test_a_request_block_comes_back_as_it_went() -> None:
+    _same(codec.decode_request(codec.encode_request(request_block())), request_block())
+
+
+def test_a_reply_block_comes_back_as_it_went() -> None:
+    _same(codec.decode_reply(codec.encode_reply(reply_block())), reply_block())
+
+
+def test_blocks_of_version_1_are_readable_for_ever() -> None:
+    _same(codec.decode_request((GOLDEN / "request-v1.bin").read_bytes()), request_block())
+    _same(codec.decode_reply((GOLDEN / "reply-v1.bin").read_bytes()), reply_block())
+
+
+def test_numbers_start_where_processors_want_them() -> None:
+    block = codec.decode_request(codec.encode_request(request_block()))
+    assert block.tensors["image"].to_numpy().flags.aligned
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused(data: bytes) -> None:
+    for decode in (codec.decode_request, codec.decode_reply):
+        with pytest.raises(CodecError):
+            decode(data)
+
+
+@given(st.data())
+def test_a_damaged_block_is_read_or_refused_and_never_crashes(data: st.DataObject) -> None:
+    blocks = [codec.encode_request(request_block()), codec.encode_reply(reply_block())]
+    block = bytearray(data.draw(st.sampled_from(blocks)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        block[data.draw(st.integers(0, len(block) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(block)))
+    for decode in (codec.decode_request, codec.decode_reply):
+        for damaged in (bytes(block), bytes(block[:cut])):
+            try:
+                decode(damaged)
+            except CodecError:
+                continue
+
+
+def test_rows_that_nobody_asked_for_are_refused() -> None:
+    block = request_block()
+    with pytest.raises(CodecError, match="rows"):
+        codec.decode_request(
+            codec.encode_request(
+                RequestBlock(
+                    reply_to=block.reply_to,
+                    model=block.model,
+                    version=block.version,
+                    signature=block.signature,
+                    sent_ms=block.sent_ms,
+                    items=block.items[:1],
+                    tensors=block.tensors,
+                )
+            )
+        )

@@ -1,0 +1,216 @@
+"""Bodies in, bodies out: TensorFlow Serving's REST and the Open Inference Protocol."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotSupported, SignatureNotFound
+from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.tensors import Signature, Tensor, TensorSpec
+from serving import oip, tfs
+from serving.models import ServedModel
+
+
+def _spec(name: str, datatype: str = "FP32", shape: tuple[int, ...] = (-1,), **more: Any) -> TensorSpec:
+    return TensorSpec(name=name, datatype=datatype, shape=shape, **more)
+
+
+def model(*inputs: TensorSpec) -> ServedModel:
+    signature = Signature(inputs=inputs, outputs=(_spec("y"),))
+    signatures = {
+        "serving_default": signature,
+        "other": Signature(inputs=(_spec("z", "INT32"),), outputs=(_spec("y"),)),
+    }
+    return ServedModel(
+        ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, max_batch_size=8)
+    )
+
+
+ONE = model(_spec("x", shape=(-1, 2)))
+TWO = model(_spec("a"), _spec("b", "BYTES"))
+OPTIONAL = model(_spec("tokens", "BYTES", (-1, -1)), _spec("weights", shape=(-1, -1), optional=True))
+
+
+def _predict(body: Any, on: ServedModel) -> tuple[dict[str, Any], str, str]:
+    inference, form = tfs.parse_predict(body if isinstance(body, bytes) else json.dumps(body).encode(), on)
+    return {name: tensor.to_numpy().tolist() for name, tensor in inference.inputs.items()}, form, inference.signature
+
+
+@pytest.mark.parametrize(
+    ("body", "on", "inputs", "form"),
+    [
+        ({"instances": [[1, 2], [3, 4]]}, ONE, {"x": [[1, 2], [3, 4]]}, "row"),
+        ({"instances": [{"x": [1, 2]}]}, ONE, {"x": [[1, 2]]}, "row"),
+        ({"inputs": [[1, 2]]}, ONE, {"x": [[1, 2]]}, "column"),
+        ({"inputs": {"x": [[1, 2]]}}, ONE, {"x": [[1, 2]]}, "column"),
+        (
+            {"instances": [{"a": 1, "b": "s"}, {"a": 2, "b": {"b64": "dA=="}}]},
+            TWO,
+            {"a": [1, 2], "b": [b"s", b"t"]},
+            "row",
+        ),
+        ({"inputs": {"a": [1], "b": ["s"], "extra": 0}}, TWO, {"a": [1], "b": [b"s"]}, "column"),
+        ({"instances": [["k", "m"]]}, OPTIONAL, {"tokens": [[b"k", b"m"]]}, "row"),
+        (
+            {"instances": [{"tokens": ["k", "m"], "weights": [1, -1]}]},
+            OPTIONAL,
+            {"tokens": [[b"k", b"m"]], "weights": [[1, -1]]},
+            "row",
+        ),
+        ({"inputs": {"tokens": [["k"]], "weights": [[1]]}}, OPTIONAL, {"tokens": [[b"k"]], "weights": [[1]]}, "column"),
+        ({"signature_name": "", "instances": [[1, 2]]}, ONE, {"x": [[1, 2]]}, "row"),
+    ],
+)
+def test_predict_reads_rows_and_columns(body: Any, on: ServedModel, inputs: dict[str, Any], form: str) -> None:
+    assert _predict(body, on) == (inputs, form, "serving_default")
+
+
+def test_predict_takes_another_signature() -> None:
+    assert _predict({"signature_name": "other", "instances": [1, 2]}, ONE) == ({"z": [1, 2]}, "row", "other")
+    with pytest.raises(SignatureNotFound, match='Serving signature name: "nope" not found in signature def'):
+        _predict({"signature_name": "nope", "instances": [1]}, ONE)
+
+
+@pytest.mark.parametrize(
+    ("body", "on", "message"),
+    [
+        (b"", ONE, "JSON Parse error: The document is empty"),
+        (b"[1]", ONE, "is not object"),
+        ({"signature_name": 3, "instances": [1]}, ONE, "'signature_name' key must be a string value"),
+        ({"instances": [1], "inputs": [1]}, ONE, "expecting only one of 'inputs' or 'instances' keys to exist"),
+        ({}, ONE, "Missing 'inputs' or 'instances' key"),
+        ({"instances": []}, ONE, "Expecting 'instances' to be an list/array"),
+        ({"instances": {"x": 1}}, ONE, "Expecting 'instances' to be an list/array"),
+        ({"instances": [{"y": [1, 2]}]}, ONE, "JSON object keys must be equal to: x"),
+        ({"instances": [{"a": 1}]}, TWO, "JSON object keys must be equal to: a,b"),
+        ({"instances": [[1, 2]]}, TWO, "Expecting object but got list"),
+        ({"instances": [{"tokens": ["k"], "weights": [1]}, {"tokens": ["k"]}]}, OPTIONAL, "keys must be equal to"),
+        ({"inputs": {"a": [1]}}, TWO, "Missing named input: b in 'inputs' object"),
+        ({"inputs": [1]}, TWO, "'inputs' must be an object"),
+    ],
+)
+def test_predict_says_what_is_wrong(body: Any, on: ServedModel, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        _predict(body, on)
+
+
+def _tensor(values: Any, dtype: Any = np.float32) -> Tensor:
+    return Tensor.from_numpy(np.array(values, dtype))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "form", "expected"),
+    [
+        ({"y": _tensor([[1, 2.5]])}, "row", {"predictions": [[1.0, 2.5]]}),
+        ({"y": _tensor([[1, 2.5]])}, "column", {"outputs": [[1.0, 2.5]]}),
+        (
+            {"y": _tensor([1, 2]), "s": _tensor(["a", "b"], object)},
+            "row",
+            {"predictions": [{"y": 1.0, "s": "a"}, {"y": 2.0, "s": "b"}]},
+        ),
+        ({"y": _tensor([1]), "s": _tensor([b"a"], object)}, "column", {"outputs": {"y": [1.0], "s": ["a"]}}),
+        ({"raw_bytes": _tensor([b"\xff"], object)}, "row", {"predictions": [{"b64": "/w=="}]}),
+    ],
+)
+def test_predict_answers_in_the_form_of_the_request(outputs: dict[str, Tensor], form: Any, expected: Any) -> None:
+    assert json.loads(tfs.render_predict(outputs, form)) == expected
+
+
+def test_whole_floats_keep_their_point_and_numbers_json_lacks_are_written() -> None:
+    assert tfs.render_predict({"y": _tensor([1, np.nan])}, "row") == b'{"predictions":[1.0, NaN]}'
+
+
+def test_outputs_of_different_length_cannot_be_shown_by_row() -> None:
+    with pytest.raises(InvalidRequest, match="inconsistent batch size"):
+        tfs.render_predict({"a": _tensor([1]), "b": _tensor([1, 2])}, "row")
+
+
+def test_unknown_models_have_each_protocols_words() -> None:
+    latest, third = ModelNotFound("half"), ModelNotFound("half", 3)
+    assert tfs.predict_error_text(latest) == "Servable not found for request: Latest(half)"
+    assert tfs.predict_error_text(third) == "Servable not found for request: Specific(half, 3)"
+    assert tfs.status_error_text(latest) == "Could not find any versions of model half"
+    assert tfs.status_error_text(third) == "Could not find version 3 of model half"
+    assert oip.error_text(latest) == "Request for unknown model: 'half' is not found"
+    assert oip.error_text(third) == "Request for unknown model: 'half' version 3 is not found"
+
+
+def test_metadata_has_the_doubled_signature_def_and_sizes_as_strings() -> None:
+    document = tfs.render_metadata(ONE)
+    assert document["model_spec"] == {"name": "m", "signature_name": "", "version": "1"}
+    x = document["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]["x"]
+    assert x["dtype"] == "DT_FLOAT"
+    assert x["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}, {"size": "2", "name": ""}], "unknown_rank": False}
+
+
+def _infer(body: Any, on: ServedModel = ONE) -> tuple[Any, str]:
+    return oip.parse_infer(body if isinstance(body, bytes) else json.dumps(body).encode(), on)
+
+
+def _input(**changes: Any) -> dict[str, Any]:
+    return {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]} | changes
+
+
+@pytest.mark.parametrize("data", [[1, 2, 3, 4], [[1, 2], [3, 4]], [[[1], [2.0]], [[3], [4]]]])
+def test_infer_reads_flat_and_nested_data(data: Any) -> None:
+    inference, identity = _infer({"id": "42", "inputs": [_input(data=data)]})
+    assert identity == "42"
+    np.testing.assert_array_equal(inference.inputs["x"].to_numpy(), [[1, 2], [3, 4]])
+
+
+def test_infer_reads_strings_parameters_and_wanted_outputs() -> None:
+    body = {
+        "inputs": [
+            _input(name="b", datatype="BYTES", shape=[2], data=["é", "x"]),
+            _input(name="a", shape=[2], data=[1, 2]),
+        ],
+        "outputs": [{"name": "y"}],
+        "parameters": {"timeout": 2500, "priority": 1},
+    }
+    inference, identity = _infer(body, TWO)
+    assert inference.inputs["b"].to_numpy().tolist() == ["é".encode(), b"x"]
+    assert (identity, inference.outputs, inference.timeout_ms, inference.priority) == ("", ("y",), 2.5, "high")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "failed to parse the request JSON buffer"),
+        (b"[]", "the document is not an object"),
+        ({}, "Unable to parse 'inputs'"),
+        ({"inputs": [{}]}, "each needs a 'name'"),
+        ({"inputs": [_input(datatype="FP99")]}, "invalid datatype for input 'x'"),
+        ({"inputs": [_input(shape=[-1, 2])]}, "Unable to parse 'shape' of input 'x'"),
+        (
+            {"inputs": [_input(shape=[3, 2])]},
+            "Shape does not match true shape of 'data' field: .* needs 6 values, got 4",
+        ),
+        ({"inputs": [_input(datatype="FP16")]}, "sending FP16 data via JSON is not supported"),
+        ({"inputs": [_input(data=["a", 2, 3, 4])]}, "is not of expected type: float"),
+        ({"inputs": [_input(datatype="BYTES")]}, "non-string as string"),
+        ({"inputs": [_input(data=7)]}, "Unable to parse 'data' of input 'x'"),
+        ({"inputs": [_input(), _input()]}, "given twice"),
+        ({"inputs": [_input()], "outputs": [{"name": "z"}]}, "unexpected inference output 'z' for model 'm'"),
+        ({"inputs": [_input()], "id": 7}, "Unable to parse 'id'"),
+        ({"inputs": [_input()], "parameters": {"timeout": "soon"}}, "'timeout' must be a number of microseconds"),
+    ],
+)
+def test_infer_says_what_is_wrong(body: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        _infer(body)
+
+
+def test_infer_answers_with_the_wanted_outputs_in_order_and_the_id() -> None:
+    inference, _ = _infer({"inputs": [_input()], "outputs": [{"name": "y"}]})
+    body = json.loads(oip.render_infer(inference, {"z": _tensor([0]), "y": _tensor([[1, 2]])}, "7"))
+    output = {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
+    assert body == {"id": "7", "model_name": "m", "model_version": "1", "outputs": [output]}
+
+
+def test_binary_tensors_are_refused_by_name() -> None:
+    oip.refuse_binary(None, b"{}")
+    oip.refuse_binary(b"2", b"{}")
+    with pytest.raises(NotSupported, match="binary tensor data extension"):
+        oip.refuse_binary(b"2", b"{}\x00\x00")

@@ -1,0 +1,81 @@
+"""Tensors as bytes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.tensors import (
+    DTYPES,
+    Tensor,
+    concatenate_rows,
+    datatype_of,
+    decode_strings,
+    encode_strings,
+    split_rows,
+)
+
+NUMERIC = sorted(name for name in DTYPES if name != "BYTES")
+
+
+@pytest.mark.parametrize("datatype", NUMERIC)
+def test_numbers_come_back_as_they_went(datatype: str) -> None:
+    array = np.array([[0, 1, 2], [3, 4, 5]]).astype(DTYPES[datatype])
+    tensor = Tensor.from_numpy(array)
+    assert tensor.datatype == datatype
+    assert len(tensor.data) == array.nbytes
+    np.testing.assert_array_equal(tensor.to_numpy(), array)
+
+
+@given(st.lists(st.binary()))
+def test_strings_come_back_as_they_went(elements: list[bytes]) -> None:
+    assert decode_strings(encode_strings(elements)) == elements
+
+
+def test_strings_have_the_wire_form_of_the_open_inference_protocol() -> None:
+    assert encode_strings(["ab", b"\xff"]) == b"\x02\x00\x00\x00ab\x01\x00\x00\x00\xff"
+
+
+@pytest.mark.parametrize("data", [b"\x01", b"\x05\x00\x00\x00abc", b"\x00\x00\x00\x00\x01\x00\x00"])
+def test_truncated_strings_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="BYTES data end inside"):
+        decode_strings(data)
+
+
+def test_data_that_do_not_fill_the_shape_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="3 bytes do not fill FP32"):
+        Tensor("FP32", (1,), b"abc").to_numpy()
+    with pytest.raises(InvalidRequest, match=r"expected 2 strings for shape \[2\], got 1"):
+        Tensor("BYTES", (2,), encode_strings(["one"])).to_numpy()
+
+
+def test_a_type_that_is_not_carried_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="complex128"):
+        datatype_of(np.dtype(complex))
+
+
+def test_big_endian_arrays_travel_little_endian() -> None:
+    tensor = Tensor.from_numpy(np.array([1.5, -2.0], ">f4"))
+    assert bytes(tensor.data) == np.array([1.5, -2.0], "<f4").tobytes()
+
+
+@st.composite
+def tensors_and_counts(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
+    counts = draw(st.lists(st.integers(0, 4), min_size=1, max_size=6))
+    shape = (sum(counts), *draw(st.lists(st.integers(0, 3), max_size=2)))
+    if draw(st.booleans()):
+        texts = draw(st.lists(st.binary(max_size=5), min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
+        return Tensor("BYTES", shape, encode_strings(texts)), counts
+    return Tensor.from_numpy(draw(hnp.arrays(np.int16, shape))), counts
+
+
+@given(tensors_and_counts())
+def test_rows_that_are_split_and_put_together_are_the_same(case: tuple[Tensor, list[int]]) -> None:
+    tensor, counts = case
+    parts = split_rows(tensor, counts)
+    assert [part.shape[0] for part in parts] == counts
+    whole = concatenate_rows(parts)
+    assert whole.shape == tensor.shape
+    assert bytes(whole.data) == bytes(tensor.data)
