@@ -1,7 +1,7 @@
 """How tensors become a request's body, and an answer's body tensors again: one class per form.
 
     form                     path                      takes
-    OpenInferenceJson        /v2/models/<m>/infer      all but bytes that are no UTF-8
+    OpenInferenceJson        /v2/models/<m>/infer      all but FP16, and bytes that are no UTF-8
     TensorFlowServingJson    /v1/models/<m>:predict    those too, as {"b64": ...}; and names a signature
 
 A further form is a class with `encode` and `decode`, and a line in `encoding_for`.
@@ -53,11 +53,13 @@ class Encoding(Protocol):
 
 def encoding_for(call: Call) -> Encoding:
     """The form that can carry the call."""
-    if call.signature is not None or any(
-        _is_binary(item) for t in call.tensors if t.datatype == BYTES for item in t.array.flat
-    ):
+    if call.signature is not None or any(map(_needs_tensorflow_serving, call.tensors)):
         return TensorFlowServingJson()
     return OpenInferenceJson()
+
+
+def _needs_tensorflow_serving(tensor: Tensor) -> bool:
+    return tensor.datatype == "FP16" or (tensor.datatype == BYTES and any(map(_is_binary, tensor.array.flat)))
 
 
 class OpenInferenceJson:
