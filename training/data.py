@@ -101,8 +101,12 @@ class DataFolder:
 def _save(url: str, path: Path) -> None:
     if not url.startswith(("http://", "https://")):
         raise urllib.error.URLError("only http and https addresses are read")
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, path.open("wb") as file:  # noqa: S310 - checked above
-        shutil.copyfileobj(response, file)
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, path.open("wb") as file:  # noqa: S310 - checked
+            shutil.copyfileobj(response, file)
+    except urllib.error.HTTPError as error:
+        error.close()  # the error is the response too
+        raise
 
 
 # MNIST: 60,000 + 10,000 handwritten digits, 28 x 28 grey levels, 0 background to 255 ink.

@@ -142,4 +142,5 @@ def write_tflite(saved_model: Path, path: Path) -> None:
     try:
         path.write_bytes(converter.convert())
     except Exception as error:
-        raise ExportError(f"TFLite: {error}") from error
+        first_line = str(error).partition("\n")[0]  # the rest is the whole graph
+        raise ExportError(f"TFLite: {first_line}") from error
