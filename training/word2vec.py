@@ -1,0 +1,346 @@
+"""Word vectors: skip-gram with negative sampling and subsampling, on English Wikipedia.
+
+    python -m training word2vec
+
+takes about ten minutes on two cores. To expect: `paris` and `london` among each other's ten nearest words, `queen`
+among the five nearest to king - man + woman.
+
+The corpus is cut into blocks of words. Within a block every centre word meets all its context words in one matrix
+product, masked to the window, and all centres of a step share their negative samples: so a step is a few products of
+matrices and each word's vector is fetched once, not once a pair. The exported graph looks words up by id, adds them
+with their weights, and finds the nearest words itself, those that were asked for left out.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import onnx
+import tensorflow as tf
+from onnx import helper, numpy_helper
+
+from millrace.artifacts.manifest import Batching, LookUpWords, Manifest, NameWords
+from millrace.artifacts.vocabulary import Vocabulary
+from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
+from training import data, export, parity
+
+NAME = "word2vec"
+NEIGHBORS = 10
+_EXCLUDED = 4.0  # taken from the similarity of the words asked for; more than any two similarities differ by
+_SMALLEST_NORM = 1e-6
+
+Ids = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Hyper-parameters; each is a flag of the command."""
+
+    epochs: int = 12
+    vocabulary_size: int = 18_000
+    size: int = 96  # of a vector
+    window: int = 5  # words on either side at most; the reach of each centre word is drawn anew
+    subsampling: float = 3e-4  # words more frequent than this are left out at random, the oftener the more frequent
+    negatives: int = 5  # weight of the negative samples, for each pair
+    shared_negatives: int = 256  # negative samples of a step, which all its pairs share
+    block: int = 64  # words in a block
+    blocks: int = 32  # blocks in a step
+    learning_rate: float = 0.2  # of Adagrad; it falls to 2 % of that along a line
+    common_directions: int = 2  # taken out of the vectors at the end
+    seed: int = 1
+
+
+def train(settings: Settings, folder: data.DataFolder, target: export.Target) -> None:
+    """Train, evaluate, export and publish; the steps below in their order."""
+    keras.utils.set_random_seed(settings.seed)
+    vocabulary, counts, corpus = read_corpus(folder, settings.vocabulary_size)
+    print(f"{len(corpus):,} words, {len(vocabulary):,} of them different")
+    vectors = finished(fit(settings, counts, corpus), settings.common_directions)
+    scores = evaluate(vectors, vocabulary, folder)
+    print(", ".join(f"{name}: {score:.4f}" for name, score in scores.items()))
+    publish(vectors, target, manifest(settings.size, scores, folder), vocabulary)
+
+
+# Data
+
+
+def read_corpus(folder: data.DataFolder, size: int) -> tuple[Vocabulary, npt.NDArray[np.int64], Ids]:
+    """The `size` commonest words, how often each occurs, and the corpus as their ids, other words left out."""
+    paragraphs = list(data.corpus(folder))
+    counts = Counter(word for paragraph in paragraphs for word in paragraph)
+    common = sorted(counts, key=lambda word: (-counts[word], word))[:size]
+    ids = {word: index for index, word in enumerate(common)}
+    corpus = np.array([ids[word] for paragraph in paragraphs for word in paragraph if word in ids], np.int32)
+    return Vocabulary(common), np.array([counts[word] for word in common]), corpus
+
+
+# Model and fit
+
+
+def fit(settings: Settings, counts: npt.NDArray[np.int64], corpus: Ids) -> Floats:
+    """The centre vectors [words, size] after training on the corpus."""
+    random = np.random.default_rng(settings.seed)
+    frequency = counts / counts.sum()
+    kept = np.minimum(1, np.sqrt(settings.subsampling / frequency) + settings.subsampling / frequency)
+    smoothed = np.cumsum(counts**0.75)
+    centres = tf.Variable(random.uniform(-0.5, 0.5, (len(counts), settings.size)).astype(np.float32) / settings.size)
+    contexts = tf.Variable(tf.zeros_like(centres))
+    step = training_step(settings, centres, contexts)
+    done, steps = 0, int(settings.epochs * max(1, kept[corpus].sum() // (settings.block * settings.blocks)))
+    begun = time.monotonic()
+    for epoch in range(settings.epochs):
+        blocks = shuffled_blocks(corpus[random.random(len(corpus)) < kept[corpus]], settings.block, random)
+        losses = []
+        for start in range(0, len(blocks), settings.blocks):
+            ids = blocks[start : start + settings.blocks]
+            reach = random.integers(1, settings.window + 1, ids.shape, np.int32)
+            negatives = np.searchsorted(smoothed, random.random(settings.shared_negatives) * smoothed[-1], "right")
+            rate = settings.learning_rate * max(0.02, 1 - done / steps)
+            losses.append(step(ids, reach, negatives.astype(np.int32), np.float32(rate)))
+            done += 1
+        print(f"epoch {epoch + 1}: loss {float(np.mean(losses)):.4f}, {time.monotonic() - begun:.0f} s", flush=True)
+    result: Floats = centres.numpy()
+    return result
+
+
+def shuffled_blocks(corpus: Ids, block: int, random: np.random.Generator) -> Ids:
+    """The corpus as rows of `block` words in a random order, cut at a random place so that the edges move."""
+    corpus = corpus[int(random.integers(0, max(1, min(block, len(corpus) - block + 1)))) :]
+    rows = corpus[: len(corpus) // block * block].reshape(-1, block)
+    return rows[random.permutation(len(rows))]
+
+
+def training_step(settings: Settings, centres: tf.Variable, contexts: tf.Variable) -> Callable[..., Any]:
+    """One step of Adagrad on some blocks; it returns the loss of a pair and its negative samples."""
+    distance = np.abs(np.arange(settings.block)[:, None] - np.arange(settings.block)[None]).astype(np.int32)
+    squares = [tf.Variable(tf.zeros_like(table)) for table in (centres, contexts)]
+
+    def update(ids: tf.Tensor, reach: tf.Tensor, negatives: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        pairs = tf.cast((distance <= reach[:, :, None]) & (distance > 0), tf.float32)  # [blocks, centre, context]
+        pairs_of_centre = tf.reshape(tf.reduce_sum(pairs, 2), (-1, 1))
+        flat = tf.reshape(ids, (-1,))
+        rows = tf.gather(centres, flat), tf.gather(contexts, flat), tf.gather(contexts, negatives)
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            centre, context, negative = rows
+            in_blocks = (-1, settings.block, settings.size)
+            together = tf.matmul(tf.reshape(centre, in_blocks), tf.reshape(context, in_blocks), transpose_b=True)
+            apart = tf.matmul(centre, negative, transpose_b=True)
+            weight = pairs_of_centre * (settings.negatives / settings.shared_negatives)
+            loss = tf.reduce_sum(pairs * tf.nn.softplus(-together)) + tf.reduce_sum(weight * tf.nn.softplus(apart))
+        of_centre, of_context, of_negative = tape.gradient(loss, rows)
+        words = tf.shape(centres)[0]
+        of_contexts = tf.concat([of_context, of_negative], 0)
+        gradients = (
+            tf.math.unsorted_segment_sum(of_centre, flat, words),
+            tf.math.unsorted_segment_sum(of_contexts, tf.concat([flat, negatives], 0), words),
+        )
+        for table, square, gradient in zip((centres, contexts), squares, gradients, strict=True):
+            square.assign_add(gradient * gradient)
+            table.assign_sub(rate * gradient * tf.math.rsqrt(square + 1e-6))
+        return loss / tf.reduce_sum(pairs)
+
+    shapes = ((None, settings.block), (None, settings.block), (None,))
+    signature = [*(tf.TensorSpec(shape, tf.int32) for shape in shapes), tf.TensorSpec((), tf.float32)]
+    result: Callable[..., Any] = tf.function(update, input_signature=signature)
+    return result
+
+
+def finished(centres: Floats, common_directions: int) -> Floats:
+    """Vectors of unit length, less their mean and the directions in which all of them lie most.
+
+    Those directions mostly tell how frequent a word is (Mu and Viswanath, "All-but-the-Top", 2018). Rounded to the
+    16-bit floats that the ONNX file stores, so that every format holds the same numbers.
+    """
+    vectors = centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    vectors -= vectors.mean(axis=0)
+    _, directions = np.linalg.eigh(vectors.T @ vectors)
+    common = directions[:, directions.shape[1] - common_directions :]
+    vectors -= vectors @ common @ common.T
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST_NORM)
+    rounded: Floats = vectors.astype(np.float16).astype(np.float32)
+    return rounded
+
+
+# Evaluate
+
+ANALOGIES = data.Source(
+    path="wordvec-eval/questions-words-part.txt",
+    sha256="341a7b9b9df72fded3188e73c030450b6f64b540350cdc9ec220d45d0ea7773a",
+    contents="analogies, four words a line: a is to b as c is to d",
+)
+SIMILARITIES = data.Source(
+    path="wordvec-eval/wordsim353.tsv",
+    sha256="f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d",
+    contents="WordSim-353: two words and how alike people find them, tab-separated",
+)
+
+
+def evaluate(vectors: Floats, vocabulary: Vocabulary, folder: data.DataFolder) -> dict[str, float]:
+    """Analogies answered rightly, and rank correlation with people's judgement, where those files are there."""
+    scores = {}
+    if folder.has(ANALOGIES):
+        scores["analogies_accuracy"] = analogies(vectors, vocabulary, folder.file(ANALOGIES))
+    if folder.has(SIMILARITIES):
+        scores["wordsim353_spearman"] = rank_correlation(vectors, vocabulary, folder.file(SIMILARITIES))
+    return scores
+
+
+def analogies(vectors: Floats, vocabulary: Vocabulary, path: Path) -> float:
+    """The part of the questions, of those whose words are all known, whose fourth word is the nearest to b - a + c."""
+    lines = [line.lower().split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(":")]
+    known = [ids for line in lines if None not in (ids := [vocabulary.find(word) for word in line])]
+    right = 0
+    for start in range(0, len(known), 500):
+        first, second, third, fourth = np.array(known[start : start + 500], np.int32).T
+        similarities = (vectors[second] - vectors[first] + vectors[third]) @ vectors.T
+        for given in (first, second, third):
+            np.put_along_axis(similarities, given[:, None], -_EXCLUDED, axis=1)
+        right += int((similarities.argmax(axis=1) == fourth).sum())
+    return right / max(1, len(known))
+
+
+def rank_correlation(vectors: Floats, vocabulary: Vocabulary, path: Path) -> float:
+    """Spearman's correlation of cosine and judgement, over the pairs whose words are both known."""
+    ours, theirs = [], []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        first, second, judgement = line.lower().split("\t")
+        ids = vocabulary.find(first), vocabulary.find(second)
+        if ids[0] is not None and ids[1] is not None:
+            ours.append(float(vectors[ids[0]] @ vectors[ids[1]]))
+            theirs.append(float(judgement))
+    return float(np.corrcoef(_ranks(ours), _ranks(theirs))[0, 1])
+
+
+def _ranks(values: list[float]) -> npt.NDArray[np.float64]:
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
+
+
+# Export
+
+
+def manifest(size: int, scores: dict[str, float], folder: data.DataFolder) -> Manifest:
+    """What the model says of itself."""
+    signature = Signature(
+        inputs=(
+            TensorSpec(name="tokens", datatype="BYTES", shape=(-1, -1), max_bytes=256),
+            TensorSpec(name="weights", datatype="FP32", shape=(-1, -1), optional=True),
+        ),
+        outputs=(
+            TensorSpec(name="vector", datatype="FP32", shape=(-1, size)),
+            TensorSpec(name="neighbors", datatype="BYTES", shape=(-1, NEIGHBORS)),
+            TensorSpec(name="similarities", datatype="FP32", shape=(-1, NEIGHBORS)),
+        ),
+    )
+    return Manifest(
+        name=NAME,
+        version=1,
+        description="Word vectors and nearest words; skip-gram trained on a sample of English Wikipedia",
+        signatures={DEFAULT_SIGNATURE: signature},
+        preprocessing=(LookUpWords(input="tokens", output="ids", weights="weights"),),
+        postprocessing=(NameWords(output="neighbors"),),
+        batching=Batching(max_batch_size=32),
+        example={"instances": [{"tokens": ["king", "man", "woman"], "weights": [1.0, -1.0, 1.0]}]},
+        scores=scores,
+        data=folder.hashes,
+    )
+
+
+def publish(vectors: Floats, target: export.Target, description: Manifest, vocabulary: Vocabulary) -> None:
+    """Write the three formats, compare each with the vectors themselves, publish."""
+    function, variables = serving_function(vectors)
+    exports = export.Exports(function=function, variables=variables, onnx_model=onnx_model(vectors))
+    random = np.random.default_rng(0)
+    batches = [
+        {
+            "ids": random.integers(0, len(vectors), (rows, words), np.int32),
+            "weights": random.choice(np.array([-1, 1], np.float32), (rows, words)),
+        }
+        for rows, words in ((1, 1), (3, 3), (32, 2), (200, 1))
+    ]
+    export.publish(target, description, exports, lambda batch: nearest(vectors, batch), batches, vocabulary)
+
+
+def nearest(vectors: Floats, batch: parity.Arrays) -> dict[str, npt.NDArray[Any]]:
+    """What the exported graphs have to answer, in NumPy."""
+    summed = (vectors[batch["ids"]] * batch["weights"][..., None]).sum(axis=1)
+    vector = summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), _SMALLEST_NORM)
+    similarities = vector @ vectors.T
+    for row, ids in zip(similarities, batch["ids"], strict=True):
+        row[ids] -= _EXCLUDED
+    order = np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBORS].astype(np.int32)
+    return {"vector": vector, "neighbors": order, "similarities": np.take_along_axis(similarities, order, axis=1)}
+
+
+def serving_function(vectors: Floats) -> tuple[Any, list[tf.Variable]]:
+    """The graph of SavedModel and TFLite, with its variable."""
+    table = tf.Variable(vectors, name="vectors")
+
+    def serve(ids: tf.Tensor, weights: tf.Tensor) -> dict[str, tf.Tensor]:
+        summed = tf.reduce_sum(tf.gather(table, ids) * tf.expand_dims(weights, -1), axis=1)
+        norm = tf.sqrt(tf.reduce_sum(summed * summed, axis=1, keepdims=True))
+        vector = summed / tf.maximum(norm, _SMALLEST_NORM)
+        rows, words = tf.shape(ids)[0], tf.shape(ids)[1]
+        row_numbers = tf.tile(tf.expand_dims(tf.range(rows), 1), tf.stack([1, words]))
+        places = tf.reshape(tf.stack([row_numbers, ids], axis=-1), (-1, 2))
+        given = tf.scatter_nd(places, tf.ones((rows * words,)), tf.stack([rows, len(vectors)]))
+        penalty = _EXCLUDED * tf.minimum(given, 1.0)  # a word may be given twice
+        similarities, neighbors = tf.math.top_k(tf.matmul(vector, table, transpose_b=True) - penalty, NEIGHBORS)
+        return {"vector": vector, "neighbors": neighbors, "similarities": similarities}
+
+    signature = [
+        tf.TensorSpec((None, None), tf.int32, name="ids"),
+        tf.TensorSpec((None, None), tf.float32, name="weights"),
+    ]
+    return tf.function(serve, input_signature=signature), [table]
+
+
+def onnx_model(vectors: Floats) -> onnx.ModelProto:
+    """The same graph in ONNX; the vectors are stored once, as 16-bit floats."""
+    node, types = helper.make_node, onnx.TensorProto
+    initializers = [
+        numpy_helper.from_array(vectors.astype(np.float16), "vectors"),
+        numpy_helper.from_array(np.array(_SMALLEST_NORM, np.float32), "smallest_norm"),
+        numpy_helper.from_array(np.array(-_EXCLUDED, np.float32), "excluded"),
+        numpy_helper.from_array(np.array([NEIGHBORS], np.int64), "count"),
+        numpy_helper.from_array(np.array([1], np.int64), "second_axis"),
+        numpy_helper.from_array(np.array([2], np.int64), "last_axis"),
+    ]
+    nodes = [
+        node("Gather", ["vectors", "ids"], ["rows_16"]),
+        node("Cast", ["rows_16"], ["rows"], to=types.FLOAT),
+        node("Unsqueeze", ["weights", "last_axis"], ["row_weights"]),
+        node("Mul", ["rows", "row_weights"], ["weighted"]),
+        node("ReduceSum", ["weighted", "second_axis"], ["summed"], keepdims=0),
+        node("ReduceL2", ["summed"], ["any_norm"], axes=[1], keepdims=1),
+        node("Max", ["any_norm", "smallest_norm"], ["norm"]),
+        node("Div", ["summed", "norm"], ["vector"]),
+        node("Cast", ["vectors"], ["table"], to=types.FLOAT),
+        node("Transpose", ["table"], ["columns"], perm=[1, 0]),
+        node("MatMul", ["vector", "columns"], ["all_similarities"]),
+        node("Shape", ["ids"], ["shape"]),
+        node("Expand", ["excluded", "shape"], ["exclusions"]),
+        node("ScatterElements", ["all_similarities", "ids", "exclusions"], ["candidates"], axis=1),
+        node("TopK", ["candidates", "count"], ["similarities", "neighbors_64"], axis=1),
+        node("Cast", ["neighbors_64"], ["neighbors"], to=types.INT32),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("ids", types.INT32, ["batch", "words"]),
+        helper.make_tensor_value_info("weights", types.FLOAT, ["batch", "words"]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("vector", types.FLOAT, ["batch", vectors.shape[1]]),
+        helper.make_tensor_value_info("neighbors", types.INT32, ["batch", NEIGHBORS]),
+        helper.make_tensor_value_info("similarities", types.FLOAT, ["batch", NEIGHBORS]),
+    ]
+    return export.onnx_from_nodes(NAME, nodes, inputs, outputs, initializers)
