@@ -258,14 +258,14 @@ class Producer:
         together: list[_Part] = []
         filled = 0
         for pending in group:
-            if pending.request.rows > limit:
-                yield self._append_of(*_cut(pending, limit))
-                continue
             if together and filled + pending.request.rows > limit:
                 yield self._append_of(together)
                 together, filled = [], 0
-            together.append((pending, pending.request.inputs, pending.request.rows))
-            filled += pending.request.rows
+            if pending.request.rows > limit:
+                yield self._append_of(*_cut(pending, limit))
+            else:
+                together.append((pending, pending.request.inputs, pending.request.rows))
+                filled += pending.request.rows
         if together:
             yield self._append_of(together)
 

@@ -270,7 +270,7 @@ class RedisConsumerLink:
                 )
             )
         answers = self._retrying(lambda: self._connection.execute(*commands, wait_ms=block_ms if count else 0))
-        return self._deliveries(answers[-1]) if count and answers[-1] else []
+        return self._deliveries(answers[-1]) if count and answers and answers[-1] else []
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""
@@ -283,7 +283,7 @@ class RedisConsumerLink:
         answers = self._retrying(lambda: self._connection.execute(*claims))
         return [
             Delivery(entry_id, priority, block, deliveries)
-            for priority, taken in zip(PRIORITIES, answers, strict=True)
+            for priority, taken in zip(PRIORITIES, answers or ([], []), strict=True)
             for entry_id, deliveries, block in taken
         ]
 

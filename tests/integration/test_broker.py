@@ -1,0 +1,313 @@
+"""What every broker promises, held against each of them: Redis (a real one) and memory."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from millrace.broker.base import Append, Broker, Delivery, Finished, Reply
+from millrace.broker.keys import Queue
+from millrace.broker.memory import MemoryBroker
+from millrace.broker.redis import RedisBroker
+from millrace.protocol.errors import Unavailable
+from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+
+QUEUE = Queue("m", 1)
+pytestmark = pytest.mark.usefixtures("redis_server")
+
+
+@pytest.fixture(params=["redis", "memory"])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    if request.param == "memory":
+        yield MemoryBroker()
+    else:
+        yield RedisBroker(request.getfixturevalue("redis_server").url)
+
+
+def appended(broker: Broker, *appends: Append, limit: int = 100) -> list[int | None]:
+    async def run() -> list[int | None]:
+        link = broker.producer("api")
+        try:
+            await link.open()
+            return await link.append(appends, limit)
+        finally:
+            await link.close()
+
+    return asyncio.run(run())
+
+
+def one(block: bytes, rows: int = 1, priority: str = "normal") -> Append:
+    return Append(QUEUE, priority, (block,), rows)
+
+
+def take(broker: Broker, consumer: str = "c", *, count: int = 10, block_ms: int = 0) -> list[Delivery]:
+    return broker.consumer(QUEUE, consumer).exchange([], [], count=count, block_ms=block_ms)
+
+
+def blocks(deliveries: list[Delivery]) -> list[bytes]:
+    return [delivery.block for delivery in deliveries]
+
+
+def test_blocks_are_delivered_once_in_order_and_high_priority_first(broker: Broker) -> None:
+    appended(broker, one(b"1"), one(b"2"), one(b"3", priority="high"))
+    assert blocks(take(broker)) == [b"3", b"1", b"2"]
+    assert take(broker, "another") == []
+
+
+def test_a_block_that_waits_for_its_first_worker_is_not_lost(broker: Broker) -> None:
+    appended(broker, one(b"early"))
+    assert blocks(take(broker)) == [b"early"]
+
+
+def test_no_more_than_count_are_taken(broker: Broker) -> None:
+    appended(broker, *(one(str(i).encode()) for i in range(5)))
+    assert blocks(take(broker, count=2)) == [b"0", b"1"]
+    assert blocks(take(broker, count=9)) == [b"2", b"3", b"4"]
+
+
+def test_a_waiting_consumer_is_woken_by_a_block(broker: Broker) -> None:
+    taken: list[Delivery] = []
+    waiting = threading.Thread(target=lambda: taken.extend(take(broker, block_ms=10_000)))
+    waiting.start()
+    started = time.monotonic()
+    appended(broker, one(b"x"))
+    waiting.join()
+    assert blocks(taken) == [b"x"]
+    assert time.monotonic() - started < 9
+
+
+def test_waiting_ends_empty_handed_in_time(broker: Broker) -> None:
+    assert take(broker, block_ms=30) == []
+
+
+def test_a_full_queue_refuses_and_keeps_what_it_has(broker: Broker) -> None:
+    assert appended(broker, one(b"1", 6), one(b"2", 5), one(b"3", 4), limit=10) == [None, 6, None]
+    assert blocks(take(broker)) == [b"1", b"3"]
+
+
+def test_blocks_of_one_append_are_admitted_together_or_not_at_all(broker: Broker) -> None:
+    both = Append(QUEUE, "normal", (b"1", b"2"), 11)
+    assert appended(broker, both, limit=10) == [0]
+    assert take(broker) == []
+    assert appended(broker, both, limit=11) == [None]
+    assert blocks(take(broker)) == [b"1", b"2"]
+
+
+def test_rows_in_work_count_until_they_are_finished(broker: Broker) -> None:
+    appended(broker, one(b"1", 10), limit=10)
+    consumer = broker.consumer(QUEUE, "c")
+    (delivery,) = consumer.exchange([], [], count=1, block_ms=0)
+    assert appended(broker, one(b"2"), limit=10) == [10]
+    consumer.exchange([], [Finished(delivery, 10)], count=0, block_ms=0)
+    assert appended(broker, one(b"2", 10), limit=10) == [None]
+
+
+def test_finishing_twice_counts_once(broker: Broker) -> None:
+    appended(broker, one(b"1", 4), one(b"2", 4), limit=10)
+    consumer = broker.consumer(QUEUE, "c")
+    first, _ = consumer.exchange([], [], count=2, block_ms=0)
+    for _ in range(2):
+        consumer.exchange([], [Finished(first, 4)], count=0, block_ms=0)
+    assert appended(broker, one(b"3", 7), limit=10) == [4]
+
+
+def test_a_block_whose_consumer_fell_silent_is_claimed_with_its_count(
+    broker: Broker, until: Callable[..., None]
+) -> None:
+    appended(broker, one(b"x"))
+    take(broker, "dead")
+    alive = broker.consumer(QUEUE, "alive")
+    assert alive.claim(lease_ms=60_000, count=5) == []
+    claimed: list[Delivery] = []
+    until(lambda: claimed.extend(alive.claim(lease_ms=20, count=5)) or claimed)
+    assert [(d.block, d.deliveries) for d in claimed] == [(b"x", 2)]
+    until(lambda: claimed.extend(broker.consumer(QUEUE, "third").claim(lease_ms=20, count=5)) or len(claimed) > 1)
+    assert claimed[-1].deliveries == 3
+
+
+def test_a_renewed_lease_is_not_claimed(broker: Broker, until: Callable[..., None]) -> None:
+    appended(broker, one(b"mine"), one(b"lost"))
+    mine, _ = take(broker, "slow")
+    worker, other = broker.worker(), broker.consumer(QUEUE, "other")
+    claimed: list[Delivery] = []
+
+    def beat() -> bool:
+        worker.renew(QUEUE, "slow", [mine])
+        claimed.extend(other.claim(lease_ms=200, count=5))
+        return bool(claimed)
+
+    until(beat)
+    assert blocks(claimed) == [b"lost"]
+
+
+def test_a_finished_block_is_never_claimed(broker: Broker) -> None:
+    appended(broker, one(b"x"))
+    consumer = broker.consumer(QUEUE, "c")
+    (delivery,) = consumer.exchange([], [], count=1, block_ms=0)
+    consumer.exchange([], [Finished(delivery, 1)], count=0, block_ms=0)
+    assert broker.consumer(QUEUE, "d").claim(lease_ms=0, count=5) == []
+
+
+def test_only_the_holder_of_a_lease_can_renew_it(broker: Broker, until: Callable[..., None]) -> None:
+    appended(broker, one(b"x"))
+    (delivery,) = take(broker, "first")
+    second = broker.consumer(QUEUE, "second")
+    claimed: list[Delivery] = []
+    until(lambda: claimed.extend(second.claim(lease_ms=10, count=1)) or claimed)
+    broker.worker().renew(QUEUE, "first", [delivery])
+    until(lambda: broker.consumer(QUEUE, "third").claim(lease_ms=10, count=1))
+
+
+def test_replies_reach_the_process_that_asked_and_only_once(broker: Broker) -> None:
+    async def run() -> None:
+        mine, other = broker.producer("mine"), broker.producer("other")
+        await mine.open()
+        await other.open()
+        consumer = broker.consumer(QUEUE, "c")
+        for block in (b"1", b"2"):
+            consumer.exchange([Reply(mine.reply_to, block)], [], count=0, block_ms=0)
+        received: list[bytes] = []
+        while len(received) < 2:
+            received += await mine.replies()
+        consumer.exchange([Reply(mine.reply_to, b"3"), Reply(other.reply_to, b"4")], [], count=0, block_ms=0)
+        assert received + await mine.replies() == [b"1", b"2", b"3"]
+        assert await other.replies() == [b"4"]
+        await mine.close()
+        await other.close()
+
+    asyncio.run(run())
+
+
+def test_a_reply_to_a_process_that_is_gone_is_dropped(broker: Broker) -> None:
+    async def run() -> str:
+        link = broker.producer("gone")
+        await link.open()
+        await link.close()
+        return link.reply_to
+
+    reply_to = asyncio.run(run())
+    broker.consumer(QUEUE, "c").exchange([Reply(reply_to, b"x")], [], count=0, block_ms=0)
+
+
+def test_live_workers_are_known_and_gone_ones_are_not(broker: Broker) -> None:
+    def announcement(name: str, for_ms: int) -> WorkerAnnouncement:
+        expires_ms = int(time.time() * 1000) + for_ms
+        model = ModelAnnouncement(name="m", version=1, state="AVAILABLE")
+        return WorkerAnnouncement(worker=name, expires_ms=expires_ms, models=(model,))
+
+    async def live() -> list[str]:
+        link = broker.producer("api")
+        await link.open()
+        workers, _ = await link.heartbeat()
+        await link.close()
+        return sorted(worker.worker for worker in workers)
+
+    link = broker.worker()
+    for name, for_ms in (("stays", 60_000), ("leaves", 60_000), ("died", -1)):
+        link.announce(announcement(name, for_ms))
+    link.withdraw("leaves")
+    assert asyncio.run(live()) == ["stays"]
+
+
+class TestRedisAlone:
+    """What only Redis can show."""
+
+    def test_nothing_is_left_behind_when_all_is_done(self, redis_server: object) -> None:
+        import redis
+
+        url = redis_server.url  # type: ignore[attr-defined]
+        broker = RedisBroker(url)
+        appended(broker, one(b"1"))
+        consumer = broker.consumer(QUEUE, "c")
+        (delivery,) = consumer.exchange([], [], count=1, block_ms=0)
+        consumer.exchange([], [Finished(delivery, 1)], count=0, block_ms=0)
+        consumer.close()
+        with redis.Redis.from_url(url, decode_responses=True) as client:
+            assert client.xlen(QUEUE.requests("normal")) == 0
+            assert client.get(QUEUE.rows) == "0"
+            assert client.xinfo_consumers(QUEUE.requests("normal"), "workers") == []
+            assert sorted(client.keys()) == sorted([QUEUE.requests("high"), QUEUE.requests("normal"), QUEUE.rows])
+
+    def test_a_block_that_is_given_up_is_kept_with_its_error(self, redis_server: object) -> None:
+        import redis
+
+        url = redis_server.url  # type: ignore[attr-defined]
+        broker = RedisBroker(url)
+        appended(broker, one(b"poison"))
+        consumer = broker.consumer(QUEUE, "c")
+        (delivery,) = consumer.exchange([], [], count=1, block_ms=0)
+        consumer.bury(delivery, "why")
+        with redis.Redis.from_url(url) as client:
+            ((_, fields),) = client.xrange(QUEUE.dead)
+        assert fields == {b"b": b"poison", b"error": b"why", b"deliveries": b"1", b"consumer": b"c"}
+
+    def test_a_queue_that_lost_its_memory_is_made_again(self, redis_server: object) -> None:
+        import redis
+
+        url = redis_server.url  # type: ignore[attr-defined]
+        broker = RedisBroker(url)
+        consumer = broker.consumer(QUEUE, "c")
+        assert consumer.exchange([], [], count=1, block_ms=0) == []
+        with redis.Redis.from_url(url) as client:
+            client.flushall()
+        assert consumer.exchange([], [], count=1, block_ms=0) == []
+        appended(broker, one(b"x"))
+        assert blocks(consumer.exchange([], [], count=1, block_ms=0)) == [b"x"]
+
+    def test_an_api_process_notices_that_its_reply_stream_is_gone(self, redis_server: object) -> None:
+        import redis
+
+        url = redis_server.url  # type: ignore[attr-defined]
+
+        async def run() -> list[bool]:
+            link = RedisBroker(url).producer("api")
+            await link.open()
+            kept = [(await link.heartbeat())[1]]
+            with redis.Redis.from_url(url) as client:
+                client.flushall()
+            kept += [(await link.heartbeat())[1], (await link.heartbeat())[1]]
+            await link.close()
+            return kept
+
+        assert asyncio.run(run()) == [True, False, True]
+
+    def test_a_full_memory_is_unavailable_and_says_so(self, redis_server: object) -> None:
+        import redis
+
+        url = redis_server.url  # type: ignore[attr-defined]
+        with redis.Redis.from_url(url) as client:
+            client.config_set("maxmemory", 1)
+            try:
+                with pytest.raises(Unavailable, match="out of memory"):
+                    appended(RedisBroker(url), one(b"x"))
+            finally:
+                client.config_set("maxmemory", 0)
+
+    @pytest.mark.parametrize("url", ["unix:///nowhere/redis.sock", "redis://127.0.0.1:1/0"])
+    def test_a_redis_that_is_not_there_is_unavailable(self, url: str) -> None:
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            appended(RedisBroker(url), one(b"x"))
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            take(RedisBroker(url))
+
+    def test_a_wrong_password_is_unavailable_and_says_so(self, redis_server: object) -> None:
+        url = redis_server.url.replace("unix://", "unix://user:wrong@")  # type: ignore[attr-defined]
+        with pytest.raises(Unavailable, match=r"(?i)password"):
+            appended(RedisBroker(url), one(b"x"))
+        with pytest.raises(Unavailable, match=r"(?i)password"):
+            take(RedisBroker(url))
+
+    def test_a_password_and_an_acl_user_are_used(self, redis_server: object) -> None:
+        import redis
+
+        url = redis_server.url  # type: ignore[attr-defined]
+        with redis.Redis.from_url(url) as client:
+            client.acl_setuser("queue", enabled=True, passwords=["+secret"], keys=["millrace:*"], commands=["+@all"])
+            try:
+                broker = RedisBroker(url.replace("unix://", "unix://queue:secret@"))
+                appended(broker, one(b"x"))
+                assert blocks(take(broker)) == [b"x"]
+            finally:
+                client.acl_deluser("queue")

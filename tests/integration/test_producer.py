@@ -1,0 +1,343 @@
+"""Group commit, splitting and joining, deadlines: the producer over a broker whose append a test can hold back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.broker.base import Append, Finished, Reply
+from millrace.broker.keys import Queue
+from millrace.broker.memory import MemoryBroker, MemoryProducerLink
+from millrace.broker.producer import Producer, Request, Response
+from millrace.protocol import codec
+from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, QueueFull, Unavailable
+from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, RequestBlock, WorkerAnnouncement
+from millrace.protocol.tensors import Tensor
+
+QUEUE = Queue("m", 1)
+
+
+class GatedLink(MemoryProducerLink):
+    """A link that records each append and lets it through only while the gate is open."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker, "api")
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.appends: list[list[RequestBlock]] = []
+        self.is_broken = False
+        self.has_stream = True
+
+    async def append(self, appends: Sequence[Append], max_queue_rows: int) -> list[int | None]:
+        self.appends.append([codec.decode_request(block) for append in appends for block in append.blocks])
+        await self.gate.wait()
+        if self.is_broken:
+            raise Unavailable("broken")
+        return await super().append(appends, max_queue_rows)
+
+    async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
+        workers, _ = await super().heartbeat()
+        return workers, self.has_stream
+
+
+class Bench:
+    """A producer on a gated link, and a worker that answers each row with its double."""
+
+    def __init__(self, workers: int, max_queue_rows: int) -> None:
+        self.broker = MemoryBroker()
+        self.link = GatedLink(self.broker)
+        self.producer = Producer(self.link, max_queue_rows=max_queue_rows, heartbeat_s=0.01)
+        self.consumer = self.broker.consumer(QUEUE, "c")
+        model = ModelAnnouncement(name="m", version=1, state="AVAILABLE")
+        for number in range(workers):
+            self.broker.worker().announce(WorkerAnnouncement(worker=str(number), expires_ms=2**60, models=(model,)))
+
+    def submit(self, *values: float, timeout_s: float = 5.0, largest: int = 8) -> "asyncio.Task[Response]":
+        array = np.array(values, np.float32)
+        request = Request(
+            model="m",
+            version=1,
+            signature="serving_default",
+            inputs={"x": Tensor.from_numpy(array)},
+            rows=len(values) if largest else 1,
+            max_batch_size=largest,
+            timeout_s=timeout_s,
+            trace="t",
+        )
+        return asyncio.create_task(self.producer.submit(request))
+
+    def work(self) -> list[list[float]]:
+        """Answer every block that waits; the values of each."""
+        served = []
+        for delivery in self.consumer.exchange([], [], count=100, block_ms=0):
+            block = codec.decode_request(delivery.block)
+            values = block.tensors["x"].to_numpy()
+            served.append(values.ravel().tolist())
+            items = tuple(ReplyItem(item.id, item.rows, 0.0, 0.0) for item in block.items)
+            reply = ReplyBlock(
+                worker="w",
+                compute_ms=1.0,
+                batch_rows=len(values),
+                items=items,
+                tensors={"y": Tensor.from_numpy(values * 2)},
+            )
+            rows = sum(item.rows for item in block.items)
+            finished = [Finished(delivery, rows)]
+            self.consumer.exchange([Reply(block.reply_to, codec.encode_reply(reply))], finished, count=0, block_ms=0)
+        return served
+
+    def sent(self) -> list[list[list[float]]]:
+        """The values of each block of each append so far."""
+        return [[block.tensors["x"].to_numpy().ravel().tolist() for block in blocks] for blocks in self.link.appends]
+
+
+@asynccontextmanager
+async def bench(workers: int = 1, max_queue_rows: int = 1000) -> AsyncIterator[Bench]:
+    made = Bench(workers, max_queue_rows)
+    await made.link.open()
+    await made.producer.start()
+    while not made.producer.is_connected:
+        await asyncio.sleep(0)
+    yield made
+    await made.producer.stop()
+
+
+async def turns(count: int = 5) -> None:
+    """Let the event loop run what is ready."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def values(response: Response) -> list[float]:
+    return response.outputs["y"].to_numpy().ravel().tolist()  # type: ignore[no-any-return]
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def run_it() -> None:
+        asyncio.run(test())
+
+    run_it.__name__ = test.__name__
+    return run_it
+
+
+@run
+async def test_the_first_request_is_sent_at_once_and_those_that_come_meanwhile_go_together() -> None:
+    async with bench() as b:
+        b.link.gate.clear()
+        first = b.submit(1)
+        await turns()
+        rest = [b.submit(2), b.submit(3, 4), b.submit(5)]
+        await turns()
+        assert b.sent() == [[[1]]]
+        b.link.gate.set()
+        await turns()
+        assert b.sent() == [[[1]], [[2, 3, 4, 5]]]
+        b.work()
+        assert [values(await task) for task in (first, *rest)] == [[2], [4], [6, 8], [10]]
+
+
+@run
+async def test_requests_of_one_turn_of_the_event_loop_share_a_block() -> None:
+    async with bench() as b:
+        tasks = [b.submit(i) for i in range(3)]
+        await turns()
+        assert b.sent() == [[[0, 1, 2]]]
+        b.work()
+        assert [values(await task) for task in tasks] == [[0], [2], [4]]
+
+
+@run
+async def test_waiting_rows_are_shared_out_among_the_live_workers() -> None:
+    async with bench(workers=2) as b:
+        tasks = [b.submit(i) for i in range(6)]
+        await turns()
+        assert b.sent() == [[[0, 1, 2], [3, 4, 5]]]
+        b.work()
+        assert [values(await task) for task in tasks] == [[0], [2], [4], [6], [8], [10]]
+
+
+@run
+async def test_a_block_holds_no_more_rows_than_a_batch() -> None:
+    async with bench() as b:
+        tasks = [b.submit(i, i, largest=5) for i in range(4)]
+        await turns()
+        assert b.sent() == [[[0, 0, 1, 1], [2, 2, 3, 3]]]
+        b.work()
+        await asyncio.gather(*tasks)
+
+
+@run
+async def test_a_request_larger_than_a_batch_is_cut_and_joined_in_order() -> None:
+    async with bench(workers=2) as b:
+        numbers = [float(i) for i in range(21)]
+        task = b.submit(*numbers, largest=8)
+        await turns()
+        (blocks,) = b.sent()
+        assert [len(block) for block in blocks] == [8, 8, 5]
+        b.work()
+        assert values(await task) == [2 * i for i in numbers]
+
+
+@run
+async def test_a_cut_request_is_refused_whole() -> None:
+    async with bench(max_queue_rows=10) as b:
+        small, large = b.submit(1, 2, largest=4), b.submit(*range(9), largest=4)
+        await turns()
+        with pytest.raises(QueueFull, match="holds 2 of 10 rows"):
+            await large
+        assert b.work() == [[1, 2]]
+        assert values(await small) == [2, 4]
+
+
+@run
+async def test_without_batching_every_request_is_a_block_of_its_own() -> None:
+    async with bench() as b:
+        tasks = [b.submit(1, 2, 3, largest=0), b.submit(4, 5, 6, largest=0)]
+        await turns()
+        assert [block.tensors["x"].shape for block in b.link.appends[0]] == [(1, 3), (1, 3)]
+        b.work()
+        responses = [await task for task in tasks]
+        assert [r.outputs["y"].shape for r in responses] == [(3,), (3,)]
+        assert [values(r) for r in responses] == [[2, 4, 6], [8, 10, 12]]
+
+
+@run
+async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again() -> None:
+    async with bench(max_queue_rows=3) as b:
+        kept = b.submit(1, 2, 3)
+        await turns()
+        with pytest.raises(QueueFull, match="'m' is full: it holds 3 of 3 rows") as caught:
+            await b.submit(4)
+        assert 0 < caught.value.retry_after_s <= 30
+        b.work()
+        assert values(await kept) == [2, 4, 6]
+        again = b.submit(5)
+        await turns()
+        b.work()
+        assert values(await again) == [10]
+
+
+@run
+async def test_a_request_without_an_answer_ends_at_its_deadline_and_a_late_reply_is_dropped() -> None:
+    async with bench() as b:
+        with pytest.raises(DeadlineExceeded, match="no answer within 20 ms"):
+            await b.submit(1, timeout_s=0.02)
+        b.work()
+        after = b.submit(2)
+        await turns()
+        b.work()
+        assert values(await after) == [4]
+        assert not b.producer._sent
+
+
+@run
+async def test_the_deadline_travels_with_the_request() -> None:
+    async with bench() as b:
+        task = b.submit(1, timeout_s=7.0)
+        await turns()
+        (block,) = b.link.appends[0]
+        assert block.items[0].deadline_ms - block.sent_ms == pytest.approx(7000, abs=100)
+        b.work()
+        await task
+
+
+@run
+async def test_a_caller_that_leaves_before_its_request_is_sent_takes_it_along() -> None:
+    async with bench() as b:
+        b.link.gate.clear()
+        first = b.submit(1)
+        await turns()
+        leaver, stayer = b.submit(2), b.submit(3)
+        await turns()
+        leaver.cancel()
+        b.link.gate.set()
+        await turns()
+        assert b.sent() == [[[1]], [[3]]]
+        b.work()
+        assert values(await first) + values(await stayer) == [2, 6]
+
+
+@run
+async def test_an_append_that_fails_fails_its_requests_and_no_others() -> None:
+    async with bench() as b:
+        b.link.gate.clear()
+        lost = [b.submit(1), b.submit(2)]
+        await turns()
+        b.link.is_broken = True
+        b.link.gate.set()
+        for task in lost:
+            with pytest.raises(Unavailable, match="broken"):
+                await task
+        b.link.is_broken = False
+        later = b.submit(3)
+        await turns()
+        b.work()
+        assert values(await later) == [6]
+
+
+@run
+async def test_a_queue_that_lost_its_memory_fails_what_was_on_its_way() -> None:
+    async with bench() as b:
+        lost = b.submit(1)
+        await turns()
+        b.link.has_stream = False
+        with pytest.raises(Unavailable, match="the queue was restarted and lost the request"):
+            await lost
+
+
+@run
+async def test_one_items_error_is_its_own() -> None:
+    async with bench() as b:
+        good, bad = b.submit(1), b.submit(2)
+        await turns()
+        (delivery,) = b.consumer.exchange([], [], count=1, block_ms=0)
+        block = codec.decode_request(delivery.block)
+        first, second = block.items
+        reply = ReplyBlock(
+            worker="w",
+            compute_ms=1.0,
+            batch_rows=1,
+            items=(ReplyItem(second.id, 0, 0.0, 0.0, "INVALID_ARGUMENT", "no"), ReplyItem(first.id, 1, 0.0, 0.0)),
+            tensors={"y": Tensor.from_numpy(np.array([9], np.float32))},
+        )
+        b.consumer.exchange([Reply(block.reply_to, codec.encode_reply(reply))], [], count=0, block_ms=0)
+        with pytest.raises(InvalidRequest, match="no"):
+            await bad
+        assert values(await good) == [9]
+
+
+@run
+async def test_a_reply_that_cannot_be_read_hurts_nobody_else() -> None:
+    async with bench() as b:
+        task = b.submit(1)
+        await turns()
+        b.consumer.exchange([Reply(b.link.reply_to, b"garbage")], [], count=0, block_ms=0)
+        b.work()
+        assert values(await task) == [2]
+
+
+@run
+async def test_timings_add_up_to_no_more_than_the_time_that_passed() -> None:
+    async with bench() as b:
+        task = b.submit(1)
+        await turns()
+        b.work()
+        timings = (await task).timings
+        assert timings.compute_ms == 1.0
+        assert min(timings.queue_ms, timings.batch_ms, timings.reply_ms) >= 0
+
+
+@run
+async def test_draining_waits_for_what_was_submitted() -> None:
+    async with bench() as b:
+        task = b.submit(1)
+        await turns()
+        draining = asyncio.create_task(b.producer.drain(5.0))
+        await turns()
+        assert not draining.done()
+        b.work()
+        await draining
+        assert values(await task) == [2]
