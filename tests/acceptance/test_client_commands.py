@@ -1,0 +1,111 @@
+"""The client against the running stack with its three models: as a library, on the command line, and under load."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from millrace_client import AsyncClient, Client, InvalidRequest, NotFound
+
+ROOT = Path(__file__).parents[2]
+SEVEN = ROOT / "examples" / "seven.png"
+MODELS = {"digits", "sentiment", "word2vec"}
+
+
+def millrace(*argv: str) -> str:
+    """What the `millrace` command prints; the test fails where it fails."""
+    command = [sys.executable, "-m", "millrace", *argv]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def seven() -> Any:
+    """The pixels of the example, [1, 28, 28, 1]."""
+    return np.array(json.loads((ROOT / "examples" / "seven.json").read_text())["instances"], np.float32)
+
+
+@pytest.mark.parametrize("name", ["seven.png", "seven.json"])
+def test_the_example_is_a_seven_on_the_command_line(stack: Any, name: str) -> None:
+    label, probability = millrace("predict", "digits", f"examples/{name}", "--url", stack.url).split()
+    assert label == "7"
+    assert float(probability) > 0.9
+
+
+def test_a_dull_film_is_negative_on_the_command_line(stack: Any) -> None:
+    label, probability = millrace("predict", "sentiment", "a dull, lifeless film", "--url", stack.url).split()
+    assert label == "negative"
+    assert float(probability) > 0.8
+
+
+def test_king_less_man_plus_woman_is_near_queen_on_the_command_line(stack: Any) -> None:
+    lines = millrace("similar", "king", "--minus", "man", "--plus", "woman", "--url", stack.url).splitlines()
+    words = [line.split()[0] for line in lines]
+    assert "queen" in words[:5]
+    assert not {"king", "man", "woman"} & set(words)
+
+
+def test_the_three_models_are_listed_as_available(stack: Any) -> None:
+    header, *rows = millrace("models", "--url", stack.url).splitlines()
+    assert header.split() == ["NAME", "VERSION", "STATE", "INPUTS", "OUTPUTS", "DESCRIPTION"]
+    assert {row.split()[0] for row in rows if row.split()[2] == "AVAILABLE"} >= MODELS
+
+
+def test_pixels_and_file_and_both_clients_give_the_same_answer(stack: Any, seven: Any) -> None:
+    async def ask() -> list[Any]:
+        async with AsyncClient(stack.url) as client:
+            return await asyncio.gather(client.predict("digits", seven[0, ..., 0]), client.predict("digits", SEVEN))
+
+    with Client(stack.url) as client:
+        answers = [client.predict("digits", seven), client.predict("digits", SEVEN), *asyncio.run(ask())]
+    for answer in answers:
+        np.testing.assert_allclose(answer.outputs["probabilities"], answers[0].outputs["probabilities"], atol=1e-5)
+        assert answer.outputs["probabilities"].shape == (1, 10)
+        assert answer.best()[0][0] == "7"
+        assert answer.request_id
+        assert answer.timings
+
+
+def test_many_rows_come_back_in_their_order(stack: Any) -> None:
+    texts = ["a wonderful film", "a terrible film"] * 20
+    with Client(stack.url) as client:
+        labels = [label for label, _ in client.predict("sentiment", texts).best()]
+    assert labels == ["positive", "negative"] * 20
+
+
+def test_the_metadata_tell_labels_files_and_optional_inputs(stack: Any) -> None:
+    with Client(stack.url) as client:
+        assert client.is_ready()
+        assert all(client.is_ready(model) for model in MODELS)
+        assert not client.is_ready("none")
+        assert client.metadata("digits").labels == tuple("0123456789")
+        assert client.metadata("digits").inputs[0].media == "image"
+        assert [spec.name for spec in client.metadata("word2vec").required_inputs] == ["tokens"]
+
+
+def test_errors_carry_the_servers_words_and_the_requests_id(stack: Any) -> None:
+    with Client(stack.url) as client:
+        with pytest.raises(NotFound, match="none") as caught:
+            client.predict("none", 1.0)
+        assert caught.value.status == 404
+        assert caught.value.request_id
+        with pytest.raises(InvalidRequest) as refused:
+            client.predict("digits", b"\x89PNG, but only in name")
+        assert refused.value.status == 400
+
+
+def test_a_short_run_of_the_load_test_passes(stack: Any) -> None:
+    command = [sys.executable, "-m", "locust", "-f", "client/loadtest/locustfile.py", "--headless", "--only-summary"]
+    options = ["--users", "8", "--spawn-rate", "8", "--run-time", "3s", "--host", stack.url]
+    result = subprocess.run(command + options, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    requests = dict(re.findall(r"^POST +(\w+) +(\d+) +0\(0\.00%\)", output, re.MULTILINE))
+    assert requests.keys() == MODELS
+    assert all(int(count) > 0 for count in requests.values())
