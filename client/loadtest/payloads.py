@@ -35,8 +35,8 @@ _WORDS: list[tuple[list[str], list[str], str | None]] = [
     (["king", "woman"], ["man"], "queen"),
     (["paris", "germany"], ["france"], None),
     (["water"], [], None),
-    (["walking", "swam"], ["walked"], None),
-    (["good"], [], None),
+    (["brother", "woman"], ["man"], None),
+    (["three", "four"], [], None),
 ]
 
 
