@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -287,11 +287,11 @@ def corpus(folder: DataFolder) -> Iterator[list[str]]:
         yield from _thousand_words_at_a_time(io.TextIOWrapper(file, "ascii"))
 
 
-def _thousand_words_at_a_time(text: Any) -> Iterator[list[str]]:
+def _thousand_words_at_a_time(text: TextIO) -> Iterator[list[str]]:
     rest = ""
     while piece := text.read(1 << 20):
         words = (rest + piece).split(" ")
-        rest = words.pop()
+        rest, words = words[-1], [word for word in words[:-1] if word]
         yield from (words[start : start + 1000] for start in range(0, len(words), 1000))
     if rest:
         yield [rest]

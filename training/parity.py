@@ -94,11 +94,9 @@ def tflite(path: Path) -> Run:
     """The `serving_default` signature of a TFLite model, run by LiteRT; its inputs are resized to each batch."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    runner = Interpreter(model_path=str(path), num_threads=1).get_signature_runner("serving_default")
 
     def run(batch: Arrays) -> dict[str, npt.NDArray[Any]]:
-        # Resized before the signature runner is used, since the runner resizes only to known ranks and reallocates.
-        runner = interpreter.get_signature_runner("serving_default")
         return {name: np.array(output) for name, output in runner(**batch).items()}
 
     return run

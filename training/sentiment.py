@@ -138,9 +138,8 @@ def batches(
     starts, start = [], 0
     while start < len(order):
         starts.append(start)
-        start += max(
-            1, min(settings.batch_texts, settings.batch_words // int(lengths[order[start:]][:1].item() * 1.25))
-        )
+        longest = 1.25 * float(lengths[order[start]])  # about; the next texts are of about the same length
+        start += max(1, min(settings.batch_texts, int(settings.batch_words / longest)))
     for index in random.permutation(len(starts)):
         chosen = order[starts[index] : (*starts, len(order))[index + 1]]
         yield padded([ids[text] for text in chosen]), texts.labels[chosen]

@@ -43,17 +43,17 @@ Floats = npt.NDArray[np.float32]
 class Settings:
     """Hyper-parameters; each is a flag of the command."""
 
-    epochs: int = 12
-    vocabulary_size: int = 18_000
-    size: int = 96  # of a vector
-    window: int = 5  # words on either side at most; the reach of each centre word is drawn anew
-    subsampling: float = 3e-4  # words more frequent than this are left out at random, the oftener the more frequent
+    epochs: int = 10
+    vocabulary_size: int = 15_000
+    size: int = 128  # of a vector
+    window: int = 3  # words on either side at most; the reach of each centre word is drawn anew
+    subsampling: float = 1e-3  # words more frequent than this are left out at random, the oftener the more frequent
     negatives: int = 5  # weight of the negative samples, for each pair
     shared_negatives: int = 256  # negative samples of a step, which all its pairs share
     block: int = 64  # words in a block
     blocks: int = 32  # blocks in a step
     learning_rate: float = 0.2  # of Adagrad; it falls to 2 % of that along a line
-    common_directions: int = 2  # taken out of the vectors at the end
+    common_directions: int = 4  # taken out of the vectors at the end
     seed: int = 1
 
 
@@ -73,11 +73,14 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target) ->
 
 def read_corpus(folder: data.DataFolder, size: int) -> tuple[Vocabulary, npt.NDArray[np.int64], Ids]:
     """The `size` commonest words, how often each occurs, and the corpus as their ids, other words left out."""
-    paragraphs = list(data.corpus(folder))
-    counts = Counter(word for paragraph in paragraphs for word in paragraph)
+    counts: Counter[str] = Counter()
+    for paragraph in data.corpus(folder):
+        counts.update(paragraph)
     common = sorted(counts, key=lambda word: (-counts[word], word))[:size]
     ids = {word: index for index, word in enumerate(common)}
-    corpus = np.array([ids[word] for paragraph in paragraphs for word in paragraph if word in ids], np.int32)
+    # Read twice, so that the words are never all in memory.
+    known = (ids[word] for paragraph in data.corpus(folder) for word in paragraph if word in ids)
+    corpus = np.fromiter(known, np.int32)
     return Vocabulary(common), np.array([counts[word] for word in common]), corpus
 
 

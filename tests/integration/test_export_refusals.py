@@ -14,8 +14,6 @@ tf = pytest.importorskip("tensorflow")
 onnx = pytest.importorskip("onnx")
 from training import export, parity  # noqa: E402 - after the skip where TensorFlow is not installed
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 BATCHES = [{"x": np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)} for rows in (1, 3)]
 DESCRIPTION = Manifest(
     name="doubler",

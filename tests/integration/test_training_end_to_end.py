@@ -20,12 +20,6 @@ pytest.importorskip("tensorflow")
 ROOT = Path(__file__).parents[2]
 FORMATS = ("saved_model", "onnx", "tflite")
 
-pytestmark = [
-    # Warnings of TensorFlow, Keras and the converters themselves, in every version that we use.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*np.object.*:FutureWarning"),
-]
-
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)

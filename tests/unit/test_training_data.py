@@ -187,7 +187,7 @@ def test_text8_is_the_corpus_where_wikipedia_is_missing(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     words = [f"w{'abcdefghij'[index % 10]}" for index in range(2500)]
     with zipfile.ZipFile(tmp_path / data.TEXT8.path, "w") as archive:
-        archive.writestr("text8", " ".join(words))
+        archive.writestr("text8", " " + " ".join(words))
 
     paragraphs = list(data.corpus(data.DataFolder(tmp_path, accept_other=True)))
 
