@@ -5,7 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 pin() {
   out=requirements/$1.txt; shift
-  uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+  # backports-strenum 1.3 shuts out Python 3.11, on which ai-edge-litert asks for it.
+  echo 'backports-strenum<1.3' | uv pip compile --quiet --constraints - --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
     --custom-compile-command 'make lock' --output-file "$out" "$@"
 }
 extras() { for extra in "$@"; do printf -- '--extra %s ' "$extra"; done; }

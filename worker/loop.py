@@ -97,8 +97,11 @@ class Instance:
 
     def _with_more(self, taken: list[Delivery]) -> list[Delivery]:
         """What was taken, what comes within the model's queue delay, and a block of a worker that died."""
+        self.holding = tuple(taken)
         try:
-            return self._topped_up(taken) + self._claimed()
+            taken = self._topped_up(taken)
+            held = {delivery.entry_id for delivery in taken}
+            return taken + [delivery for delivery in self._claimed() if delivery.entry_id not in held]
         except Unavailable as error:
             _log.warning("the queue does not answer", extra={"reason": str(error)})
             return taken

@@ -75,9 +75,6 @@ class ProducerLink(Protocol):
     reply_to: str
     clock: BrokerClock
 
-    async def open(self) -> None:
-        """Connect and make the reply stream."""
-
     async def close(self) -> None:
         """Disconnect; the reply stream goes away."""
 
@@ -88,10 +85,10 @@ class ProducerLink(Protocol):
         """Wait for the next reply blocks; each comes once."""
 
     async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
-        """Keep the reply stream alive and set the clock.
+        """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come.
 
-        Returns the announcements that have not expired, and whether the reply stream was still there: where it was
-        not, the queue lost its memory, and so every request that was on its way.
+        Returns the announcements that have not expired, and whether the reply stream was there already: where it was
+        there once and is gone, the queue lost its memory, and so every request that was on its way.
         """
 
 
@@ -139,7 +136,7 @@ class Broker(Protocol):
     """Makes links; itself it holds no connection."""
 
     def producer(self, api: str) -> ProducerLink:
-        """A link for the API process of that id, not yet open."""
+        """A link for the API process of that id; it connects when it is first used."""
 
     def consumer(self, queue: Queue, consumer: str) -> ConsumerLink:
         """A link that takes from one queue under that consumer's name."""

@@ -129,11 +129,6 @@ class MemoryProducerLink:
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def open(self) -> None:
-        """See `ProducerLink`."""
-        self._loop = asyncio.get_running_loop()
-        self._broker._inboxes[self.reply_to] = self
-
     async def close(self) -> None:
         """See `ProducerLink`."""
         self._broker._inboxes.pop(self.reply_to, None)
@@ -148,8 +143,11 @@ class MemoryProducerLink:
 
     async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
         """See `ProducerLink`."""
+        was_there = self.reply_to in self._broker._inboxes
+        self._loop = asyncio.get_running_loop()
+        self._broker._inboxes[self.reply_to] = self
         live = [worker for worker in list(self._broker._workers.values()) if worker.expires_ms > self.clock.now_ms()]
-        return live, True
+        return live, was_there
 
     def deliver(self, block: bytes) -> None:
         """Put a reply block into the inbox, from any thread."""

@@ -83,10 +83,6 @@ class RedisProducerLink:
         self._last_id: bytes | str = "0"
         self._read_ms = 0
 
-    async def open(self) -> None:
-        """See `ProducerLink`."""
-        await self.heartbeat()
-
     async def close(self) -> None:
         """See `ProducerLink`."""
         if self._sending and self._sending.is_open:

@@ -30,7 +30,7 @@ def appended(broker: Broker, *appends: Append, limit: int = 100) -> list[int | N
     async def run() -> list[int | None]:
         link = broker.producer("api")
         try:
-            await link.open()
+            await link.heartbeat()
             return await link.append(appends, limit)
         finally:
             await link.close()
@@ -163,8 +163,8 @@ def test_only_the_holder_of_a_lease_can_renew_it(broker: Broker, until: Callable
 def test_replies_reach_the_process_that_asked_and_only_once(broker: Broker) -> None:
     async def run() -> None:
         mine, other = broker.producer("mine"), broker.producer("other")
-        await mine.open()
-        await other.open()
+        await mine.heartbeat()
+        await other.heartbeat()
         consumer = broker.consumer(QUEUE, "c")
         for block in (b"1", b"2"):
             consumer.exchange([Reply(mine.reply_to, block)], [], count=0, block_ms=0)
@@ -183,7 +183,7 @@ def test_replies_reach_the_process_that_asked_and_only_once(broker: Broker) -> N
 def test_a_reply_to_a_process_that_is_gone_is_dropped(broker: Broker) -> None:
     async def run() -> str:
         link = broker.producer("gone")
-        await link.open()
+        await link.heartbeat()
         await link.close()
         return link.reply_to
 
@@ -199,7 +199,7 @@ def test_live_workers_are_known_and_gone_ones_are_not(broker: Broker) -> None:
 
     async def live() -> list[str]:
         link = broker.producer("api")
-        await link.open()
+        await link.heartbeat()
         workers, _ = await link.heartbeat()
         await link.close()
         return sorted(worker.worker for worker in workers)
@@ -263,7 +263,7 @@ class TestRedisAlone:
 
         async def run() -> list[bool]:
             link = RedisBroker(url).producer("api")
-            await link.open()
+            await link.heartbeat()
             kept = [(await link.heartbeat())[1]]
             with redis.Redis.from_url(url) as client:
                 client.flushall()

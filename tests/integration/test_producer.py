@@ -97,7 +97,6 @@ class Bench:
 @asynccontextmanager
 async def bench(workers: int = 1, max_queue_rows: int = 1000) -> AsyncIterator[Bench]:
     made = Bench(workers, max_queue_rows)
-    await made.link.open()
     await made.producer.start()
     while not made.producer.is_connected:
         await asyncio.sleep(0)

@@ -1,0 +1,443 @@
+"""The worker's loop: real brokers, real threads, and models that break in every way."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.artifacts import manifest as manifests
+from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
+from millrace.artifacts.vocabulary import Vocabulary
+from millrace.broker.base import Broker
+from millrace.broker.keys import Queue
+from millrace.broker.memory import MemoryBroker
+from millrace.broker.producer import Producer, Request, Response
+from millrace.broker.redis import RedisBroker
+from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
+from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.tensors import Signature, Tensor, TensorSpec
+from worker import model as models
+from worker import preprocess
+from worker.backends.base import Arrays, Device, LoadError
+from worker.loop import Instance
+from worker.model import Model
+from worker.process import Worker
+from worker.settings import WorkerSettings
+
+QUEUE = Queue("m", 1)
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, -1)),),
+    outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1, -1)),),
+)
+
+
+@dataclass
+class Scripted:
+    """A backend that computes `y` from `x` in Python and remembers the rows of each run."""
+
+    compute: Callable[[Any], Any]
+    platform: str = "scripted"
+
+    def __post_init__(self) -> None:
+        self.signatures = {"serving_default": SIGNATURE}
+        self.runs: list[int] = []
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        self.runs.append(len(inputs["x"]))
+        return {"y": self.compute(inputs["x"])}
+
+
+# Models named after how they break. 666 is the input that they cannot stand.
+
+
+def doubles(x: Any) -> Any:
+    return x * 2
+
+
+def raises_in_infer(x: Any) -> Any:
+    if (x == 666).any():
+        raise ValueError("cannot stand 666\nand a second line")
+    return x * 2
+
+
+def wrong_batch_size(x: Any) -> Any:
+    return x[:-1] * 2 if (x == 666).any() else x * 2
+
+
+def model_of(backend: Scripted, max_batch_size: int = 8, delay_ms: float = 0.0) -> Model:
+    announcement = ModelAnnouncement(
+        name="m", version=1, state="AVAILABLE", signatures=backend.signatures, max_batch_size=max_batch_size
+    )
+    batching = Batching(max_batch_size=max_batch_size, max_queue_delay_ms=delay_ms)
+    return Model(announcement, batching, backend, preprocess.load(Path(), None))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    if request.param == "memory":
+        return MemoryBroker()
+    return RedisBroker(request.getfixturevalue("redis_server").url)
+
+
+@contextmanager
+def serving(broker: Broker, model: Model, name: str = "w") -> Iterator[Instance]:
+    """An instance in a thread, drained at the end."""
+    instance = Instance(
+        model, broker.consumer(QUEUE, f"{name}-0"), worker=name, clock=broker.worker().clock, lease_ms=200
+    )
+    thread = threading.Thread(target=instance.run)
+    thread.start()
+    try:
+        yield instance
+    finally:
+        instance.drain()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def request_of(value: Any, timeout_s: float = 10.0, largest: int = 8) -> Request:
+    array = np.array(value, np.float32)
+    return Request(
+        model="m",
+        version=1,
+        signature="serving_default",
+        inputs={"x": Tensor.from_numpy(array)},
+        rows=len(array) if largest else 1,
+        max_batch_size=largest,
+        timeout_s=timeout_s,
+        trace="trace",
+    )
+
+
+def ask(broker: Broker, *requests: Request) -> list[Response | BaseException]:
+    """The answers to requests that are submitted together, errors among them."""
+
+    async def run() -> list[Response | BaseException]:
+        producer = Producer(broker.producer("api"), max_queue_rows=1000)
+        await producer.start()
+        while not producer.is_connected:
+            await asyncio.sleep(0.001)
+        answers = await asyncio.gather(*map(producer.submit, requests), return_exceptions=True)
+        await producer.stop()
+        return answers
+
+    return asyncio.run(run())
+
+
+def shown(answer: Response | BaseException) -> Any:
+    return answer.outputs["y"].to_numpy().tolist() if isinstance(answer, Response) else type(answer)
+
+
+def test_requests_are_answered_each_with_its_own_rows(broker: Broker) -> None:
+    backend = Scripted(doubles)
+    with serving(broker, model_of(backend)):
+        answers = ask(broker, request_of([[1]]), request_of([[2], [3]]), request_of([[4]]))
+    assert [shown(answer) for answer in answers] == [[[2]], [[4], [6]], [[8]]]
+    assert backend.runs == [4]
+
+
+def test_rows_of_different_shape_are_run_apart(broker: Broker) -> None:
+    with serving(broker, model_of(Scripted(doubles))):
+        answers = ask(broker, request_of([[1]]), request_of([[1, 2]]), request_of([[3]]))
+    assert [shown(answer) for answer in answers] == [[[2]], [[2, 4]], [[6]]]
+
+
+def test_a_request_larger_than_a_batch_comes_back_whole(broker: Broker) -> None:
+    rows = [[float(i)] for i in range(50)]
+    with serving(broker, model_of(Scripted(doubles))):
+        (answer,) = ask(broker, request_of(rows))
+    assert shown(answer) == [[2 * value] for (value,) in rows]
+
+
+def test_a_model_without_batching_gets_each_request_as_it_is(broker: Broker) -> None:
+    backend = Scripted(doubles)
+    with serving(broker, model_of(backend, max_batch_size=0)):
+        answers = ask(broker, request_of([[1, 2], [3, 4]], largest=0), request_of([[5]], largest=0))
+    assert [shown(answer) for answer in answers] == [[[2, 4], [6, 8]], [[10]]]
+    assert backend.runs == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (raises_in_infer, "model 'm' failed: ValueError: cannot stand 666$"),
+        (wrong_batch_size, r"output 'y' has shape \[0, 1\] for a batch of 1 rows"),
+    ],
+)
+def test_one_bad_request_fails_alone(broker: Broker, compute: Callable[[Any], Any], message: str) -> None:
+    with serving(broker, model_of(Scripted(compute))):
+        first, bad, last = ask(broker, request_of([[1]]), request_of([[666]]), request_of([[3]]))
+        (after,) = ask(broker, request_of([[4]]))
+    assert [shown(first), shown(last), shown(after)] == [[[2]], [[6]], [[8]]]
+    with pytest.raises(ModelFailed, match=message):
+        raise bad  # type: ignore[misc]
+
+
+def test_a_request_that_expired_on_the_queue_is_never_computed(broker: Broker) -> None:
+    backend = Scripted(doubles)
+    (late,) = ask(broker, request_of([[1]], timeout_s=0.02))
+    assert isinstance(late, DeadlineExceeded)
+    with serving(broker, model_of(backend)):
+        (answer,) = ask(broker, request_of([[2]]))
+    assert shown(answer) == [[4]]
+    assert backend.runs == [1]
+
+
+def test_a_worker_waits_for_a_fuller_batch_where_the_model_asks_for_it(broker: Broker) -> None:
+    backend = Scripted(doubles)
+
+    async def run() -> None:
+        producer = Producer(broker.producer("api"), max_queue_rows=1000)
+        await producer.start()
+        while not producer.is_connected:
+            await asyncio.sleep(0.001)
+        first = asyncio.create_task(producer.submit(request_of([[1]])))
+        await asyncio.sleep(0.01)  # a second block, within the delay
+        second = asyncio.create_task(producer.submit(request_of([[2]])))
+        await asyncio.gather(first, second)
+        await producer.stop()
+
+    with serving(broker, model_of(backend, delay_ms=150.0)):
+        asyncio.run(run())
+    assert backend.runs == [2]
+
+
+def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) -> None:
+    def take_and_die() -> None:
+        while not broker.consumer(QUEUE, "dead-0").exchange([], [], count=1, block_ms=100):
+            pass
+
+    thief = threading.Thread(target=take_and_die)
+    thief.start()
+    answers: list[Response | BaseException] = []
+    asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[1], [2]]))))
+    asking.start()
+    thief.join()
+    with serving(broker, model_of(Scripted(doubles))):
+        asking.join()
+    assert [shown(answer) for answer in answers] == [[[2], [4]]]
+
+
+def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> None:
+    answers: list[Response | BaseException] = []
+    asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[666]]))))
+    asking.start()
+    taken: list[Any] = []
+    while not taken:
+        taken = broker.consumer(QUEUE, "dead-0").exchange([], [], count=1, block_ms=100)
+    for number in (1, 2):
+        claimed: list[Any] = []
+        while not claimed:
+            claimed = broker.consumer(QUEUE, f"dead-{number}").claim(lease_ms=10, count=1)
+    backend = Scripted(raises_in_infer)
+    with serving(broker, model_of(backend)):
+        asking.join()
+    assert backend.runs == []
+    with pytest.raises(ModelFailed, match="given up after 3 workers failed on it"):
+        raise answers[0]  # type: ignore[misc]
+
+
+def test_a_block_that_cannot_be_read_is_buried_and_the_rest_served(broker: Broker) -> None:
+    from millrace.broker.base import Append
+
+    async def put_garbage() -> None:
+        link = broker.producer("garbage")
+        await link.heartbeat()
+        await link.append([Append(QUEUE, "normal", (b"garbage",), 0)], 10)
+        await link.close()
+
+    asyncio.run(put_garbage())
+    with serving(broker, model_of(Scripted(doubles))):
+        (answer,) = ask(broker, request_of([[1]]))
+    assert shown(answer) == [[2]]
+
+
+def test_draining_answers_what_was_taken(broker: Broker) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(x: Any) -> Any:
+        entered.set()
+        assert leave.wait(10)
+        return x
+
+    answers: list[Response | BaseException] = []
+    with serving(broker, model_of(Scripted(slow))) as instance:
+        asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[1]]))))
+        asking.start()
+        assert entered.wait(10)
+        instance.drain()
+        leave.set()
+        asking.join()
+    assert shown(answers[0]) == [[1]]
+
+
+# Preprocessing
+
+
+def _manifest(**steps: Any) -> Manifest:
+    return Manifest(name="m", version=1, signatures={"serving_default": SIGNATURE}, **steps)
+
+
+def test_texts_become_ids_padded_to_the_longest(tmp_path: Path) -> None:
+    Vocabulary(["<pad>", "<unk>", "good", "film"]).write(tmp_path / "vocabulary.txt")
+    step = Tokenize(input="text", output="ids", max_length=3, keep="end")
+    prepared = preprocess.load(tmp_path, _manifest(preprocessing=(step,)))
+    rows = [prepared.before({"text": np.array([text], object)}) for text in (b"good", b"a b good film")]
+    assert prepared.join("ids", [row["ids"] for row in rows]).tolist() == [[2, 0, 0], [1, 2, 3]]
+    with pytest.raises(InvalidRequest, match="not UTF-8"):
+        prepared.before({"text": np.array([b"\xff"], object)})
+
+
+def test_words_become_ids_and_back_and_padding_weighs_nothing(tmp_path: Path) -> None:
+    Vocabulary(["king", "man", "queen"]).write(tmp_path / "vocabulary.txt")
+    steps = _manifest(
+        preprocessing=(LookUpWords(input="tokens", output="ids", weights="weights"),),
+        postprocessing=(NameWords(output="neighbors"),),
+    )
+    prepared = preprocess.load(tmp_path, steps)
+    one = prepared.before({"tokens": np.array([[b"King"]], object)})
+    two = prepared.before({"tokens": np.array([[b"king", b"man"]], object), "weights": np.array([[1, -1]], np.float32)})
+    assert prepared.join("ids", [one["ids"], two["ids"]]).tolist() == [[0, 0], [0, 1]]
+    assert prepared.join("weights", [one["weights"], two["weights"]]).tolist() == [[1, 0], [1, -1]]
+    assert prepared.after({"neighbors": np.array([[2, 0]])})["neighbors"].tolist() == [[b"queen", b"king"]]
+    with pytest.raises(InvalidRequest, match="unknown word 'xyzzy': it is not among the 3 words of model 'm'"):
+        prepared.before({"tokens": np.array([[b"king", b"xyzzy"]], object)})
+    with pytest.raises(InvalidRequest, match="must have the same shape"):
+        prepared.before({"tokens": np.array([[b"king"]], object), "weights": np.ones((1, 2), np.float32)})
+
+
+def test_a_bad_row_fails_its_own_request_before_the_batch(broker: Broker, tmp_path: Path) -> None:
+    class Refuses:
+        is_needed = True
+
+        def before(self, row: Arrays) -> Arrays:
+            if row["x"][0, 0] == 666:
+                raise InvalidRequest("no 666, please")
+            return row
+
+        may_pad = staticmethod(lambda _: False)
+        join = staticmethod(lambda _, arrays: np.concatenate(arrays))
+        after = staticmethod(lambda outputs: outputs)
+
+    backend = Scripted(doubles)
+    model = model_of(backend)
+    model.preparation = Refuses()  # type: ignore[assignment]
+    with serving(broker, model):
+        answers = ask(broker, request_of([[1]]), request_of([[2], [666]]), request_of([[3]]))
+    assert [shown(answer) for answer in answers] == [[[2]], InvalidRequest, [[6]]]
+    assert str(answers[1]) == "no 666, please"
+    assert backend.runs == [2]
+
+
+# Loading
+
+
+def _load(folder: Path, name: str = "tiny") -> Model:
+    return models.load(folder, name, 1, device=Device(), backend="auto", max_batch_size=16)
+
+
+def test_a_model_without_a_manifest_is_servable(make_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    model = _load(make_onnx(tmp_path))
+    assert model.announcement.max_batch_size == 16
+    assert model.announcement.signatures["serving_default"].inputs[0].shape == (-1, 3)
+
+
+def test_a_model_with_fixed_shapes_is_not_batched(make_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    assert _load(make_onnx(tmp_path, batched=False)).announcement.max_batch_size == 0
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: (folder / "model.onnx").write_bytes(b""), r"model\.onnx was changed after it was published"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest\.json"),
+        (lambda folder: (folder / "vocabulary.txt").unlink(), r"vocabulary\.txt"),
+    ],
+)
+def test_a_broken_version_says_what_is_wrong(
+    make_onnx: Callable[..., Path], tmp_path: Path, break_it: Callable[[Path], Any], message: str
+) -> None:
+    folder = make_onnx(tmp_path)
+    Vocabulary(["a"]).write(folder / "vocabulary.txt")
+    tiny = Signature(inputs=SIGNATURE.inputs, outputs=(TensorSpec(name="scores", datatype="FP32", shape=(-1, 2)),))
+    step = Tokenize(input="x", output="x", max_length=3)
+    manifests.write(
+        folder, Manifest(name="tiny", version=1, signatures={"serving_default": tiny}, preprocessing=(step,))
+    )
+    break_it(folder)
+    with pytest.raises(LoadError, match=message):
+        _load(folder)
+
+
+def test_a_manifest_that_promises_another_output_is_refused(make_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_onnx(tmp_path)
+    manifests.write(folder, _manifest(preprocessing=(DecodeImage(input="x"),)))
+    with pytest.raises(LoadError, match="has an output 'y' that the model's file lacks"):
+        _load(folder)
+
+
+def test_a_name_that_cannot_be_a_key_is_refused(make_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="cannot be a model's name"):
+        _load(make_onnx(tmp_path), name="a{b}")
+
+
+# The whole process
+
+
+def test_a_worker_announces_what_it_loads_and_what_it_cannot_and_leaves_no_trace(
+    broker: Broker, make_onnx: Callable[..., Path], tmp_path: Path, until: Callable[..., None]
+) -> None:
+    make_onnx(tmp_path, "good", 1)
+    make_onnx(tmp_path, "good", 2)
+    (tmp_path / "bad" / "1").mkdir(parents=True)
+
+    def announced() -> dict[str, tuple[int, str, str]]:
+        async def look() -> dict[str, tuple[int, str, str]]:
+            link = broker.producer("looking")
+            await link.heartbeat()
+            workers, _ = await link.heartbeat()
+            await link.close()
+            return {m.name: (m.version, m.state, m.error) for worker in workers for m in worker.models}
+
+        return asyncio.run(look())
+
+    worker = Worker(WorkerSettings(models=tmp_path, redis_url="unused", log_level="info"), broker)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        until(lambda: announced().get("good", (0, "", ""))[1] == "AVAILABLE")
+        assert announced()["good"] == (2, "AVAILABLE", "")
+        version, state, error = announced()["bad"]
+        assert (version, state) == (1, "END")
+        assert "holds no model" in error
+    finally:
+        started = time.monotonic()
+        worker.stop()
+        thread.join(30)
+    assert not thread.is_alive()
+    assert announced() == {}
+    assert not worker.has_failed
+    assert time.monotonic() - started < 20
+
+
+def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
+    make_onnx: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Breaks(MemoryBroker):
+        def consumer(self, queue: Queue, consumer: str) -> Any:
+            link = super().consumer(queue, consumer)
+            link.exchange = lambda *_, **__: 1 / 0  # type: ignore[method-assign]
+            return link
+
+    make_onnx(tmp_path)
+    worker = Worker(WorkerSettings(models=tmp_path, redis_url="unused", log_level="info"), Breaks())
+    worker.run()
+    assert worker.has_failed
+    assert "an instance failed; the worker ends" in caplog.text
