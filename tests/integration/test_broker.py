@@ -3,9 +3,11 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
+import redis
+from running import RedisServer, until
 
 from millrace.broker.base import Append, Broker, Delivery, Finished, Reply
 from millrace.broker.keys import Queue
@@ -114,7 +116,7 @@ def test_finishing_twice_counts_once(broker: Broker) -> None:
 
 
 def test_a_block_whose_consumer_fell_silent_is_claimed_with_its_count(
-    broker: Broker, until: Callable[..., None]
+    broker: Broker,
 ) -> None:
     appended(broker, one(b"x"))
     take(broker, "dead")
@@ -127,7 +129,7 @@ def test_a_block_whose_consumer_fell_silent_is_claimed_with_its_count(
     assert claimed[-1].deliveries == 3
 
 
-def test_a_renewed_lease_is_not_claimed(broker: Broker, until: Callable[..., None]) -> None:
+def test_a_renewed_lease_is_not_claimed(broker: Broker) -> None:
     appended(broker, one(b"mine"), one(b"lost"))
     mine, _ = take(broker, "slow")
     worker, other = broker.worker(), broker.consumer(QUEUE, "other")
@@ -150,7 +152,7 @@ def test_a_finished_block_is_never_claimed(broker: Broker) -> None:
     assert broker.consumer(QUEUE, "d").claim(lease_ms=0, count=5) == []
 
 
-def test_only_the_holder_of_a_lease_can_renew_it(broker: Broker, until: Callable[..., None]) -> None:
+def test_only_the_holder_of_a_lease_can_renew_it(broker: Broker) -> None:
     appended(broker, one(b"x"))
     (delivery,) = take(broker, "first")
     second = broker.consumer(QUEUE, "second")
@@ -214,10 +216,8 @@ def test_live_workers_are_known_and_gone_ones_are_not(broker: Broker) -> None:
 class TestRedisAlone:
     """What only Redis can show."""
 
-    def test_nothing_is_left_behind_when_all_is_done(self, redis_server: object) -> None:
-        import redis
-
-        url = redis_server.url  # type: ignore[attr-defined]
+    def test_nothing_is_left_behind_when_all_is_done(self, redis_server: RedisServer) -> None:
+        url = redis_server.url
         broker = RedisBroker(url)
         appended(broker, one(b"1"))
         consumer = broker.consumer(QUEUE, "c")
@@ -230,10 +230,8 @@ class TestRedisAlone:
             assert client.xinfo_consumers(QUEUE.requests("normal"), "workers") == []
             assert sorted(client.keys()) == sorted([QUEUE.requests("high"), QUEUE.requests("normal"), QUEUE.rows])
 
-    def test_a_block_that_is_given_up_is_kept_with_its_error(self, redis_server: object) -> None:
-        import redis
-
-        url = redis_server.url  # type: ignore[attr-defined]
+    def test_a_block_that_is_given_up_is_kept_with_its_error(self, redis_server: RedisServer) -> None:
+        url = redis_server.url
         broker = RedisBroker(url)
         appended(broker, one(b"poison"))
         consumer = broker.consumer(QUEUE, "c")
@@ -243,10 +241,8 @@ class TestRedisAlone:
             ((_, fields),) = client.xrange(QUEUE.dead)
         assert fields == {b"b": b"poison", b"error": b"why", b"deliveries": b"1", b"consumer": b"c"}
 
-    def test_a_queue_that_lost_its_memory_is_made_again(self, redis_server: object) -> None:
-        import redis
-
-        url = redis_server.url  # type: ignore[attr-defined]
+    def test_a_queue_that_lost_its_memory_is_made_again(self, redis_server: RedisServer) -> None:
+        url = redis_server.url
         broker = RedisBroker(url)
         consumer = broker.consumer(QUEUE, "c")
         assert consumer.exchange([], [], count=1, block_ms=0) == []
@@ -256,10 +252,8 @@ class TestRedisAlone:
         appended(broker, one(b"x"))
         assert blocks(consumer.exchange([], [], count=1, block_ms=0)) == [b"x"]
 
-    def test_an_api_process_notices_that_its_reply_stream_is_gone(self, redis_server: object) -> None:
-        import redis
-
-        url = redis_server.url  # type: ignore[attr-defined]
+    def test_an_api_process_notices_that_its_reply_stream_is_gone(self, redis_server: RedisServer) -> None:
+        url = redis_server.url
 
         async def run() -> list[bool]:
             link = RedisBroker(url).producer("api")
@@ -273,10 +267,8 @@ class TestRedisAlone:
 
         assert asyncio.run(run()) == [True, False, True]
 
-    def test_a_full_memory_is_unavailable_and_says_so(self, redis_server: object) -> None:
-        import redis
-
-        url = redis_server.url  # type: ignore[attr-defined]
+    def test_a_full_memory_is_unavailable_and_says_so(self, redis_server: RedisServer) -> None:
+        url = redis_server.url
         with redis.Redis.from_url(url) as client:
             client.config_set("maxmemory", 1)
             try:
@@ -292,17 +284,15 @@ class TestRedisAlone:
         with pytest.raises(Unavailable, match="cannot be reached"):
             take(RedisBroker(url))
 
-    def test_a_wrong_password_is_unavailable_and_says_so(self, redis_server: object) -> None:
-        url = redis_server.url.replace("unix://", "unix://user:wrong@")  # type: ignore[attr-defined]
+    def test_a_wrong_password_is_unavailable_and_says_so(self, redis_server: RedisServer) -> None:
+        url = redis_server.url.replace("unix://", "unix://user:wrong@")
         with pytest.raises(Unavailable, match=r"(?i)password"):
             appended(RedisBroker(url), one(b"x"))
         with pytest.raises(Unavailable, match=r"(?i)password"):
             take(RedisBroker(url))
 
-    def test_a_password_and_an_acl_user_are_used(self, redis_server: object) -> None:
-        import redis
-
-        url = redis_server.url  # type: ignore[attr-defined]
+    def test_a_password_and_an_acl_user_are_used(self, redis_server: RedisServer) -> None:
+        url = redis_server.url
         with redis.Redis.from_url(url) as client:
             client.acl_setuser("queue", enabled=True, passwords=["+secret"], keys=["millrace:*"], commands=["+@all"])
             try:

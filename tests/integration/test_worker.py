@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running import until
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
@@ -392,7 +393,7 @@ def test_a_name_that_cannot_be_a_key_is_refused(make_onnx: Callable[..., Path], 
 
 
 def test_a_worker_announces_what_it_loads_and_what_it_cannot_and_leaves_no_trace(
-    broker: Broker, make_onnx: Callable[..., Path], tmp_path: Path, until: Callable[..., None]
+    broker: Broker, make_onnx: Callable[..., Path], tmp_path: Path
 ) -> None:
     make_onnx(tmp_path, "good", 1)
     make_onnx(tmp_path, "good", 2)

@@ -1,5 +1,7 @@
 """Batches: in order, not too large, nothing lost, nothing twice."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +60,6 @@ def test_a_batch_is_filled_before_the_next_of_its_kind_begins(given: list[ReadyB
     def kind(block: ReadyBlock) -> object:
         return block.signature, tuple((a.dtype.str, a.shape[1:]) for a in block.inputs.values())
 
-    for before, after in zip(batches, batches[1:], strict=False):
+    for before, after in itertools.pairwise(batches):
         if kind(before.blocks[0]) == kind(after.blocks[0]):
             assert before.rows + after.blocks[0].rows > 8

@@ -22,7 +22,7 @@ def test_both_programs_read_the_shared_variables() -> None:
 
 
 def test_an_unknown_variable_names_the_nearest_known_one() -> None:
-    with pytest.raises(SettingsError, match="MILLRACE_WORKER_DEVISE is no setting .* MILLRACE_WORKER_DEVICE"):
+    with pytest.raises(SettingsError, match=r"MILLRACE_WORKER_DEVISE is no setting .* MILLRACE_WORKER_DEVICE"):
         load(WorkerSettings, {"MILLRACE_WORKER_DEVISE": "cuda"})
 
 
@@ -31,7 +31,7 @@ def test_the_other_programs_variables_are_left_alone() -> None:
 
 
 def test_a_bad_value_names_its_variable() -> None:
-    with pytest.raises(SettingsError, match="MILLRACE_SERVING_PORT: .* got 'eighty'"):
+    with pytest.raises(SettingsError, match=r"MILLRACE_SERVING_PORT: .* got 'eighty'"):
         load(ServingSettings, {"MILLRACE_SERVING_PORT": "eighty"})
 
 

@@ -1,0 +1,316 @@
+"""The contract of the API, on the real stack, under Granian and under a plain WSGI server alike."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+DIGITS = "/v1/models/digits:predict"
+V2_DIGITS = "/v2/models/digits/infer"
+V2_SENTIMENT = "/v2/models/sentiment/infer"
+
+
+def post(api: str, path: str, body: Any, **headers: str) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.post(api + path, content=content, headers=headers, timeout=60)
+
+
+@pytest.fixture
+def seven(examples: Path) -> list[Any]:
+    """The pixels of a seven, as nested lists [28][28][1]."""
+    document: dict[str, list[Any]] = json.loads((examples / "seven.json").read_text())
+    return document["instances"][0]
+
+
+def v2_image(pixels: Any) -> dict[str, Any]:
+    return {"name": "image", "shape": [1, 28, 28, 1], "datatype": "FP32", "data": pixels}
+
+
+# What is answered
+
+
+def test_row_form_answers_by_row(api: str, seven: list[Any]) -> None:
+    answer = post(api, DIGITS, {"instances": [seven, seven]})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    predictions = answer.json()["predictions"]
+    assert [int(np.argmax(row)) for row in predictions] == [7, 7]
+    assert answer.json().keys() == {"predictions"}
+
+
+@pytest.mark.parametrize("shape", ["value", "named"])
+def test_column_form_answers_by_column(api: str, seven: list[Any], shape: str) -> None:
+    answer = post(api, DIGITS, {"inputs": [seven] if shape == "value" else {"image": [seven]}})
+    assert int(np.argmax(answer.json()["outputs"][0])) == 7
+
+
+def test_a_version_and_a_signature_can_be_named(api: str, seven: list[Any]) -> None:
+    body = {"signature_name": "serving_default", "instances": [{"image": seven}]}
+    answer = post(api, "/v1/models/digits/versions/1:predict", body)
+    assert int(np.argmax(answer.json()["predictions"][0])) == 7
+
+
+def test_an_image_file_is_taken_as_base64_and_means_the_same(api: str, examples: Path, seven: list[Any]) -> None:
+    file = {"b64": base64.b64encode((examples / "seven.png").read_bytes()).decode()}
+    by_file = post(api, DIGITS, {"instances": [file, {"b64": file["b64"]}]}).json()["predictions"]
+    by_pixels = post(api, DIGITS, {"instances": [seven]}).json()["predictions"]
+    np.testing.assert_allclose(by_file, [*by_pixels, *by_pixels], atol=1e-6)
+    named = post(api, DIGITS, {"instances": [{"image": file}]}).json()["predictions"]
+    np.testing.assert_allclose(named, by_pixels, atol=1e-6)
+
+
+@pytest.mark.parametrize(("text", "label"), [("a dull, lifeless film", 0), ("what a wonderful film", 1)])
+def test_a_text_is_judged(api: str, text: str, label: int) -> None:
+    (row,) = post(api, "/v1/models/sentiment:predict", {"instances": [text]}).json()["predictions"]
+    assert int(np.argmax(row)) == label
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [text]}
+    output = post(api, V2_SENTIMENT, {"inputs": [tensor]}).json()["outputs"][0]
+    np.testing.assert_allclose(output["data"], row, atol=1e-6)
+
+
+def test_texts_of_different_length_are_judged_together_as_alone(api: str) -> None:
+    texts = ["good", "a dull, lifeless film " * 30, "I did not like it at all", "great " * 7]
+    together = post(api, "/v1/models/sentiment:predict", {"instances": texts}).json()["predictions"]
+    alone = [post(api, "/v1/models/sentiment:predict", {"instances": [t]}).json()["predictions"][0] for t in texts]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_words_have_neighbours_and_analogies(api: str) -> None:
+    row = {"tokens": ["king", "man", "woman"], "weights": [1, -1, 1]}
+    (answer,) = post(api, "/v1/models/word2vec:predict", {"instances": [row]}).json()["predictions"]
+    assert answer.keys() == {"vector", "neighbors", "similarities"}
+    assert "queen" in answer["neighbors"][:5]
+    assert answer["similarities"] == sorted(answer["similarities"], reverse=True)
+    (alone,) = post(api, "/v1/models/word2vec:predict", {"instances": [["paris"]]}).json()["predictions"]
+    assert "london" in alone["neighbors"]
+
+
+def test_infer_answers_with_shape_datatype_and_flat_data(api: str, seven: list[Any]) -> None:
+    answer = post(api, V2_DIGITS, {"id": "42", "inputs": [v2_image(seven)], "outputs": [{"name": "probabilities"}]})
+    body = answer.json()
+    assert (body["id"], body["model_name"], body["model_version"]) == ("42", "digits", "1")
+    (output,) = body["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "FP32", [1, 10])
+    assert int(np.argmax(output["data"])) == 7
+    flat = post(api, "/v2/models/digits/versions/1/infer", {"inputs": [v2_image(np.ravel(seven).tolist())]}).json()
+    assert flat["outputs"][0]["data"] == output["data"]
+    assert "id" not in flat
+
+
+def test_a_thousand_rows_come_back_in_order(api: str, seven: list[Any]) -> None:
+    blank = np.zeros((28, 28, 1), int).tolist()
+    rows = [seven if i % 3 == 0 else blank for i in range(1000)]
+    predictions = np.array(post(api, DIGITS, {"instances": rows}).json()["predictions"])
+    assert predictions.shape == (1000, 10)
+    expected = post(api, DIGITS, {"instances": [seven, blank]}).json()["predictions"]
+    np.testing.assert_allclose(predictions[::3], np.repeat([expected[0]], 334, 0), atol=1e-5)
+    np.testing.assert_allclose(predictions[1::3], np.repeat([expected[1]], 333, 0), atol=1e-5)
+
+
+# What is told
+
+
+def test_status_lists_versions_as_tensorflow_serving_does(api: str) -> None:
+    available = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    for path in ("/v1/models/digits", "/v1/models/digits/versions/1"):
+        assert httpx.get(api + path).json() == {"model_version_status": [available]}
+
+
+def test_metadata_has_the_signature(api: str) -> None:
+    document = httpx.get(api + "/v1/models/digits/metadata").json()
+    assert document["model_spec"] == {"name": "digits", "signature_name": "", "version": "1"}
+    signature = document["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["inputs"]["image"]["dtype"] == "DT_FLOAT"
+    assert [dim["size"] for dim in signature["outputs"]["probabilities"]["tensor_shape"]["dim"]] == ["-1", "10"]
+
+
+def test_all_models_are_listed(api: str) -> None:
+    listed = {model["name"]: model for model in httpx.get(api + "/v1/models").json()["models"]}
+    assert listed.keys() == {"digits", "sentiment", "word2vec"}
+    assert listed["sentiment"]["labels"] == ["negative", "positive"]
+
+
+def test_the_server_and_its_models_describe_themselves(api: str) -> None:
+    server = httpx.get(api + "/v2").json()
+    assert server["name"] == "millrace"
+    assert "binary_tensor_data" not in server["extensions"]
+    model = httpx.get(api + "/v2/models/word2vec").json()
+    assert (model["name"], model["versions"], model["platform"]) == ("word2vec", ["1"], "onnxruntime_onnx")
+    assert {"name": "tokens", "datatype": "BYTES", "shape": [-1, -1]} in model["inputs"]
+    assert model["parameters"]["optional_inputs"] == ["weights"]
+    assert httpx.get(api + "/v2/models/digits/versions/1").json()["parameters"]["media"] == {"image": "image"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v2/health/live", {"live": True}),
+        ("/v2/health/ready", {"ready": True}),
+        ("/v2/models/digits/ready", {"name": "digits", "ready": True}),
+        ("/v2/models/digits/versions/1/ready", {"name": "digits", "ready": True}),
+    ],
+)
+def test_health_is_200_when_all_is_well(api: str, path: str, body: Any) -> None:
+    answer = httpx.get(api + path)
+    assert (answer.status_code, answer.json()) == (200, body)
+
+
+def test_metrics_count_requests_time_and_batches(api: str, seven: list[Any]) -> None:
+    post(api, DIGITS, {"instances": [seven]})
+    post(api, DIGITS, {"instances": []})
+    text = httpx.get(api + "/metrics").text
+    for line in (
+        'millrace_requests_total{model="digits",protocol="tfs",status="200"}',
+        'millrace_requests_total{model="digits",protocol="tfs",status="400"}',
+        'millrace_request_duration_seconds_bucket{le="0.001",model="digits"}',
+        'millrace_queue_duration_seconds_count{model="digits"}',
+        'millrace_batch_rows_bucket{le="1.0",model="digits"}',
+        'millrace_workers{model="digits"} 1.0',
+        "millrace_queue_up 1.0",
+    ):
+        assert line in text
+
+
+def test_every_answer_has_a_request_id_and_timings(api: str, seven: list[Any]) -> None:
+    answer = post(api, DIGITS, {"instances": [seven]}, **{"X-Request-Id": "mine-1"})
+    assert answer.headers["x-request-id"] == "mine-1"
+    stages = [stage.partition(";dur=") for stage in answer.headers["server-timing"].split(", ")]
+    assert [name for name, _, _ in stages] == ["parse", "queue", "batch", "compute", "reply"]
+    assert all(float(duration) >= 0 for _, _, duration in stages)
+    for other in (
+        httpx.get(api + "/v2"),
+        post(api, DIGITS, b"{"),
+        httpx.get(api + "/nowhere"),
+        httpx.get(api + "/metrics"),
+    ):
+        assert other.headers["x-request-id"]
+        assert other.headers["server-timing"]
+    ids = {httpx.get(api + "/v2").headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 3
+
+
+def test_an_id_that_cannot_be_logged_is_replaced(api: str, seven: list[Any]) -> None:
+    answer = post(api, DIGITS, {"instances": [seven]}, **{"X-Request-Id": "x" * 300})
+    assert len(answer.headers["x-request-id"]) < 64
+
+
+# What is refused
+
+
+def _nested(*shape: int) -> Any:
+    return np.zeros(shape, int).tolist()
+
+
+BAD_PREDICT = [
+    ("wrong shape", DIGITS, {"instances": [_nested(28, 27, 1)]}, 400, r"unexpected shape for input 'image' for model 'digits'. Expected [-1,28,28,1], got [1,28,27,1]"),
+    ("wrong datatype", DIGITS, {"instances": [[["a"] * 28] * 28]}, 400, 'JSON Value: "a" Type: String is not of expected type: float'),
+    ("ragged lists", DIGITS, {"instances": [[[[1], [2]], [[3]]]]}, 400, "the lists of a tensor must be of equal length"),
+    ("unknown model", "/v1/models/nope:predict", {"instances": [1]}, 404, "Servable not found for request: Latest(nope)"),
+    ("unknown version", "/v1/models/digits/versions/9:predict", {"instances": [1]}, 404, "Servable not found for request: Specific(digits, 9)"),
+    ("unknown label", "/v1/models/digits/labels/stable:predict", {"instances": [1]}, 400, "Unrecognized servable version label: stable"),
+    ("unknown signature", DIGITS, {"signature_name": "x", "instances": [1]}, 400, 'Serving signature name: "x" not found in signature def'),
+    ("malformed JSON", DIGITS, b'{"instances": [', 400, "JSON Parse error"),
+    ("empty body", DIGITS, b"", 400, "JSON Parse error: The document is empty"),
+    ("empty batch", DIGITS, {"instances": []}, 400, "Expecting 'instances' to be an list/array"),
+    ("empty columns", DIGITS, {"inputs": []}, 400, "Expected [-1,28,28,1], got [0]"),
+    ("not an image", DIGITS, {"instances": [{"b64": "aGVsbG8="}]}, 400, "the bytes are not a PNG or JPEG image"),
+    ("not base64", DIGITS, {"instances": [{"b64": "!"}]}, 400, "Unable to base64 decode"),
+    ("text of 1 MB", "/v1/models/sentiment:predict", {"instances": ["x" * 2**20]}, 400, "takes at most 65536 bytes an element, got 1048576"),
+    ("unknown word", "/v1/models/word2vec:predict", {"instances": [["qwrtzpsdf"]]}, 400, "unknown word 'qwrtzpsdf'"),
+    ("unequal weights", "/v1/models/word2vec:predict", {"instances": [{"tokens": ["king"], "weights": [1, 2]}]}, 400, "must have the same shape"),
+    ("too many rows", DIGITS, {"instances": [_nested(28, 28, 1)] * 4097}, 400, "inference request batch-size must be <= 4096 for 'digits', got 4097"),
+    ("unknown verb", "/v1/models/digits:train", {}, 400, "Malformed request: POST /v1/models/digits:train"),
+    ("another verb", "/v1/models/digits:classify", {"examples": [{}]}, 501, "classify is not supported"),
+    ("version and label", "/v1/models/digits/versions/1/labels/a:predict", {}, 400, "Malformed request: POST"),
+    ("wrong path", "/v1/model/digits:predict", {}, 400, "Malformed request: POST /v1/model/digits:predict"),
+]  # fmt: skip
+
+
+def _infer(**changes: Any) -> dict[str, Any]:
+    return {"inputs": [v2_image(_nested(28 * 28)) | changes]}
+
+
+BAD_INFER = [
+    ("wrong shape", V2_DIGITS, _infer(shape=[1, 28, 28], data=_nested(784)), 400, "unexpected shape for input 'image' for model 'digits'. Expected [-1,28,28,1], got [1,28,28]"),
+    ("wrong count", V2_DIGITS, _infer(data=[1, 2]), 400, "needs 784 values, got 2"),
+    ("wrong datatype", V2_DIGITS, _infer(datatype="INT32"), 400, "data-type is 'INT32', but model 'digits' expects 'FP32'"),
+    ("unknown datatype", V2_DIGITS, _infer(datatype="FP33"), 400, "invalid datatype for input 'image'"),
+    ("unknown input", V2_DIGITS, _infer(name="picture"), 400, "unexpected inference input 'picture' for model 'digits'"),
+    ("no input", V2_DIGITS, {"inputs": []}, 400, "expected 1 inputs but got 0 inputs for model 'digits'"),
+    ("unknown output", V2_DIGITS, _infer() | {"outputs": [{"name": "logits"}]}, 400, "unexpected inference output 'logits' for model 'digits'"),
+    ("empty batch", V2_DIGITS, _infer(shape=[0, 28, 28, 1], data=[]), 400, "is empty"),
+    ("unknown model", "/v2/models/nope/infer", _infer(), 404, "Request for unknown model: 'nope' is not found"),
+    ("unknown version", "/v2/models/digits/versions/9/infer", _infer(), 404, "Request for unknown model: 'digits' version 9 is not found"),
+    ("malformed JSON", V2_DIGITS, b"{", 400, "failed to parse the request JSON buffer"),
+    ("text of 1 MB", V2_SENTIMENT, {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["x" * 2**20]}]}, 400, "at most 65536 bytes"),
+    ("another verb", "/v2/models/digits/generate", {}, 404, "Not Found"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "path", "body", "status", "text"), BAD_PREDICT + BAD_INFER)
+def test_bad_input_is_named_with_the_right_status(
+    api: str, what: str, path: str, body: Any, status: int, text: str
+) -> None:
+    answer = post(api, path, body)
+    assert (answer.status_code, answer.json().keys()) == (status, {"error"})
+    assert text in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", [DIGITS, V2_DIGITS])
+def test_a_body_of_100_mb_is_too_large(api: str, path: str) -> None:
+    answer = post(api, path, b"[" + b"1," * 50_000_000 + b"1]")
+    assert answer.status_code == 413
+    assert "larger than the 67108864 bytes" in answer.json()["error"]
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "text"),
+    [
+        ("GET", "/v1/models/nope", 404, "Could not find any versions of model nope"),
+        ("GET", "/v1/models/digits/versions/9", 404, "Could not find version 9 of model digits"),
+        ("GET", "/v1/models/nope/metadata", 404, "Could not find any versions of model nope"),
+        ("GET", "/v1/models/digits/labels/stable", 400, "Unrecognized servable version label: stable"),
+        ("GET", "/v1/models/digits/oops", 400, "Malformed request: GET /v1/models/digits/oops"),
+        ("DELETE", "/v1/models/digits", 400, "Malformed request: DELETE /v1/models/digits"),
+        ("GET", "/v1/models/digits:predict", 400, "Malformed request: GET /v1/models/digits:predict"),
+        ("GET", "/v2/models/nope", 404, "Request for unknown model: 'nope' is not found"),
+        ("GET", "/v2/models/nope/ready", 404, "Request for unknown model: 'nope' is not found"),
+        ("GET", "/v2/nowhere", 404, "Not Found"),
+        ("GET", "/v2/models/digits/infer", 405, "Method Not Allowed"),
+        ("POST", "/v2/health/live", 405, "Method Not Allowed"),
+        ("GET", "/nowhere", 404, "Not Found"),
+    ],
+)
+def test_what_is_not_there_is_named(api: str, method: str, path: str, status: int, text: str) -> None:
+    answer = httpx.request(method, api + path)
+    assert (answer.status_code, answer.json()) == (status, {"error": text})
+
+
+def test_bad_rows_hurt_nobody_elses_request(api: str, seven: list[Any]) -> None:
+    """Good and bad requests at once: each bad one has its error, each good one its answer."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    bad = {"instances": [{"b64": "aGVsbG8="}]}
+    bodies = [{"instances": [seven]} if i % 2 else bad for i in range(40)]
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda body: post(api, DIGITS, body), bodies))
+    assert [a.status_code for a in answers] == [200 if i % 2 else 400 for i in range(40)]
+    assert all(int(np.argmax(a.json()["predictions"][0])) == 7 for a in answers[1::2])
+
+
+@pytest.mark.parametrize("value", ["soon", "-5", "0", "nan"])
+def test_a_timeout_that_is_no_time_is_refused(api: str, seven: list[Any], value: str) -> None:
+    answer = post(api, DIGITS, {"instances": [seven]}, **{"X-Request-Timeout-Ms": value})
+    assert answer.status_code == 400
+    assert "X-Request-Timeout-Ms must be a number above 0" in answer.json()["error"]
+
+
+def test_binary_tensors_are_not_claimed_and_refused_by_name(api: str) -> None:
+    answer = post(api, V2_DIGITS, b"{}\x00\x00", **{"Inference-Header-Content-Length": "2"})
+    assert answer.status_code == 501
+    assert "binary tensor data extension" in answer.json()["error"]

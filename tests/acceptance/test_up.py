@@ -1,0 +1,159 @@
+"""`millrace up` as a person uses it: it starts, says what is wrong, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from running import RedisServer, Stack, free_port, is_alive, until
+
+Up = Callable[..., Stack]
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if is_alive(process)]
+
+
+def predict(stack: Stack, row: list[float]) -> httpx.Response:
+    return httpx.post(f"{stack.url}/v1/models/tiny:predict", content=json.dumps({"instances": [row]}), timeout=30)
+
+
+@pytest.fixture
+def tiny(make_onnx: Callable[..., Path], tmp_path: Path) -> str:
+    """A repository with one tiny model."""
+    make_onnx(tmp_path / "models")
+    return str(tmp_path / "models")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_and_a_signal_stops_everything(up: Up, tiny: str, number: int) -> None:
+    stack = up("--models", tiny)
+    assert "Millrace is ready at http://127.0.0.1:" in stack.output
+    assert predict(stack, [1, 2, 3]).json() == {"predictions": [[14.0, 140.0]]}
+    running = stack.children()
+    for part in ("redis-server", "serving", "worker"):
+        assert stack.children(part)
+    assert stack.stop(number) == 0
+    assert alive(running) == []
+
+
+def test_the_line_to_paste_is_a_request_that_is_answered(up: Up) -> None:
+    stack = up()
+    (line,) = [line for line in stack.output.splitlines() if "curl" in line]
+    url, body = line.split("curl -s ")[1].split(" -d ")
+    answer = httpx.post(url, content=body.strip("'"), timeout=30)
+    assert answer.status_code == 200
+    assert "predictions" in answer.json()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is there on Linux only")
+def test_nothing_outlives_a_supervisor_that_is_killed(up: Up, tiny: str) -> None:
+    stack = up("--models", tiny)
+    running = stack.children()
+    stack.stop(signal.SIGKILL)
+    until(lambda: not alive(running), what="the end of all children")
+
+
+def test_workers_can_be_several_and_redis_another(up: Up, tiny: str, redis_server: RedisServer) -> None:
+    stack = up("--models", tiny, "--workers", "2", "--redis-url", redis_server.url)
+    assert stack.children("redis-server") == []
+    until(lambda: 'millrace_workers{model="tiny"} 2.0' in httpx.get(f"{stack.url}/metrics").text)
+    assert predict(stack, [1, 0, 0]).json() == {"predictions": [[1.0, 10.0]]}
+
+
+def test_a_worker_that_dies_is_started_again(up: Up, tiny: str) -> None:
+    stack = up("--models", tiny)
+    (worker,) = stack.children("-m worker")
+    worker.kill()
+    until(lambda: "worker 1 was killed by SIGKILL; starting it again" in stack.output)
+    until(lambda: predict(stack, [0, 1, 0]).status_code == 200)
+
+
+def test_a_process_that_keeps_dying_ends_the_whole_with_one_line(up: Up, tiny: str) -> None:
+    stack = up("--models", tiny)
+    running = stack.children()
+    killed: set[int] = set()
+
+    def kill_the_next() -> bool:
+        if stack.process.poll() is None:
+            for worker in stack.children("-m worker"):
+                if worker.pid not in killed:
+                    killed.add(worker.pid)
+                    worker.kill()
+        return stack.process.poll() is not None
+
+    until(kill_the_next, 60)
+    assert stack.process.returncode == 1
+    assert "millrace up: worker 1 was killed by SIGKILL 3 times within 30 s; giving up" in stack.output
+    assert alive(running) == []
+
+
+def test_a_port_in_use_is_named(up: Up, tiny: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        stack = up("--models", tiny, port=port)
+    assert stack.process.returncode == 1
+    (line,) = stack.output.splitlines()
+    assert (
+        line
+        == f"millrace up: port {port} on 127.0.0.1 cannot be used (Address already in use); choose another with --port"
+    )
+
+
+def test_a_repository_that_is_not_there_or_empty_is_named(up: Up, tmp_path: Path) -> None:
+    missing, empty = up("--models", str(tmp_path / "nowhere")), up("--models", str(tmp_path))
+    assert (missing.process.returncode, empty.process.returncode) == (1, 1)
+    assert "nowhere is not a folder; give the folder that holds <model>/<version>/ (--models)" in missing.output
+    assert f"{tmp_path} holds no model: put one at" in empty.output
+
+
+def test_a_broken_model_is_named_and_the_others_are_served(up: Up, tiny: str) -> None:
+    (Path(tiny) / "broken" / "1").mkdir(parents=True)
+    (Path(tiny) / "broken" / "1" / "model.onnx").write_bytes(b"not a model")
+    stack = up("--models", tiny)
+    (line,) = [
+        line for line in stack.output.splitlines() if line.startswith("millrace: model 'broken' is not served: ")
+    ]
+    assert "model.onnx" in line
+    assert predict(stack, [1, 0, 0]).status_code == 200
+    status: Any = httpx.get(f"{stack.url}/v1/models/broken").json()["model_version_status"][0]
+    assert status["state"] == "END"
+    assert "model.onnx" in status["status"]["error_message"]
+
+
+def test_nothing_but_broken_models_ends_with_one_line(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    stack = up("--models", str(tmp_path))
+    assert stack.process.returncode == 1
+    assert "millrace: model 'broken' is not served: " in stack.output
+    assert stack.output.splitlines()[-1].startswith("millrace up: no model could be loaded")
+
+
+def test_a_redis_that_does_not_answer_is_named(up: Up, tiny: str) -> None:
+    stack = up("--models", tiny, "--redis-url", f"redis://127.0.0.1:{free_port()}")
+    assert stack.process.returncode == 1
+    assert "millrace up: no Redis answers at redis://127.0.0.1:" in stack.output
+
+
+def test_a_child_that_cannot_start_is_named(up: Up, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "MILLRACE_WORKER_DEVISE", "cuda")
+    stack = up("--models", tiny)
+    assert stack.process.returncode == 1
+    assert "MILLRACE_WORKER_DEVISE is no setting of this program; did you mean MILLRACE_WORKER_DEVICE?" in stack.output
+    assert "millrace up: worker 1 ended with status 2 while starting" in stack.output
+
+
+def test_without_any_redis_it_says_what_to_install(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from millrace import supervisor
+
+    monkeypatch.setattr(supervisor, "find_spec", lambda _: None)
+    monkeypatch.setitem(os.environ, "PATH", "")
+    with pytest.raises(supervisor.UpError, match=r"install Redis 6\.2 or later, or give the address of one"):
+        supervisor.redis_server()

@@ -1,0 +1,112 @@
+"""The real parts that tests run as processes: Redis and the whole stack."""
+
+import contextlib
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import redis
+
+from millrace.supervisor import redis_server
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class RedisServer:
+    """A Redis of the test's own, on a Unix socket."""
+
+    path: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.path}"
+
+    def start(self) -> None:
+        quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        where = ["--port", "0", "--unixsocket", str(self.path), "--dir", str(self.path.parent)]
+        self.process = subprocess.Popen([redis_server(), *where, *quiet], stdout=subprocess.DEVNULL)
+        until(self.answers)
+
+    def answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+
+def until(condition: Callable[[], object], timeout_s: float = 30.0, what: str = "the condition") -> None:
+    """Return when the condition holds; fail the test when it does not in time."""
+    ends = time.monotonic() + timeout_s
+    pause = selectors.DefaultSelector()
+    while not condition():
+        assert time.monotonic() < ends, f"{what} did not hold within {timeout_s} s"
+        pause.select(0.01)
+    pause.close()
+
+
+@dataclass
+class Stack:
+    """`millrace up` as a process; what it and its children print goes to the file `log`."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    redis_url: str = ""
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def children(self, word: str = "") -> list[psutil.Process]:
+        """The living processes below it whose command line has that word, the oldest first."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if is_alive(process) and word in " ".join(process.cmdline()):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.create_time())
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Tell it to stop; its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process still runs: one that ended and was not waited for does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def start_up(*arguments: str, port: int | None = None) -> Stack:
+    """Run `millrace up` and wait until it says that it is ready, or has ended."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "millrace", "up", "--port", str(port), *arguments]
+    with tempfile.NamedTemporaryFile("wb", prefix="millrace-up-", suffix=".log", delete=False) as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    stack = Stack(f"http://127.0.0.1:{port}", process, Path(log.name))
+    until(lambda: "Stop it with Ctrl-C" in stack.output or process.poll() is not None, 120, "millrace up")
+    return stack
