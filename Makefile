@@ -17,7 +17,7 @@ lint: .venv/test.stamp ; $(BIN)/ruff check && $(BIN)/ruff format --check
 types: .venv/test.stamp ; $(BIN)/mypy
 models: .venv/test.stamp ; for model in digits sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done
 load: .venv/test.stamp ; $(BIN)/locust -f client/loadtest/locustfile.py --headless --users 32 --spawn-rate 32 --run-time 30s --host $(HOST) --only-summary
-compose: ; docker compose up --build
+compose: ; docker compose up --build $(ARGS)
 lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh
 clean: ; rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 

@@ -12,10 +12,13 @@ PAGE = Path(__file__).parent / "reference" / "settings.md"
 def settings_page() -> str:
     """The page of every setting of every program."""
     parts = [
-        "# Settings\n\nEvery setting is an environment variable; those that a program's command line takes too are in its "
-        "`--help`.\nAn unknown variable that begins with `MILLRACE_` is an error that names the nearest known one.\n"
+        "# Settings\n\nEvery setting is an environment variable; those that a program's command line takes too "
+        "are in its `--help`.\nAn unknown variable that begins with `MILLRACE_` is an error that names the nearest known one.\n"
     ]
-    for title, program in (("The API: `python -m serving`", ServingSettings), ("The worker: `python -m worker`", WorkerSettings)):
+    for title, program in (
+        ("The API: `python -m serving`", ServingSettings),
+        ("The worker: `python -m worker`", WorkerSettings),
+    ):
         parts.append(f"\n## {title}\n\n| variable | default | what it does |\n| --- | --- | --- |\n")
         parts += [_row(program, name, field) for name, field in variables(program).items()]
     return "".join(parts)

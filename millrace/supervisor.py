@@ -20,7 +20,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +52,7 @@ class _Child:
 
 
 class Supervisor:
-    """Starts, watches and stops the processes. `run` returns after `stop`, which a signal handler or thread may call."""
+    """Starts, watches and stops the processes. `run` returns after `stop`, which any thread may call."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
@@ -212,7 +212,9 @@ def _check_port(host: str, port: int) -> None:
         with socket.create_server((host, port)):
             pass
     except OSError as error:
-        raise UpError(f"port {port} on {host} cannot be used ({os.strerror(error.errno or 0)}); choose another with --port") from None
+        raise UpError(
+            f"port {port} on {host} cannot be used ({os.strerror(error.errno or 0)}); choose another with --port"
+        ) from None
 
 
 def redis_server() -> str:
@@ -236,20 +238,17 @@ def _answers_ping(url: str) -> bool:
 
 def _states(base: str) -> dict[str, tuple[str, str]]:
     """State and error of each model's newest version, as the API knows them; {} while it does not answer."""
-    with (
-        contextlib.suppress(OSError, urllib.error.URLError),
-        urllib.request.urlopen(f"{base}/v1/models", timeout=2) as r,
-    ):  # noqa: S310 - http, ours
-        models = json.load(r)["models"]
+    with contextlib.suppress(OSError), urllib.request.urlopen(f"{base}/v1/models", timeout=2) as response:
+        models = json.load(response)["models"]
         return {m["name"]: (m["versions"][0]["state"], m["versions"][0]["error_message"]) for m in models}
     return {}
 
 
 def _answers(base: str, model: str, example: dict[str, Any]) -> bool:
     body = json.dumps(example).encode()
-    request = urllib.request.Request(f"{base}/v1/models/{model}:predict", body)  # noqa: S310 - http, ours
+    request = urllib.request.Request(f"{base}/v1/models/{model}:predict", body)
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=10) as response:
             return bool(response.status == 200)
     except urllib.error.HTTPError as error:
         if error.code == 503:

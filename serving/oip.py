@@ -174,7 +174,7 @@ def render_server() -> dict[str, Any]:
 
 
 def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[str, Any]:
-    """The body of `GET /v2/models/NAME`; `parameters`, which the protocol leaves open, holds what it has no word for."""
+    """The body of `GET /v2/models/NAME`; `parameters`, which the protocol leaves open, has what it lacks words for."""
     announcement, signature = model.announcement, model.signature()
     parameters = {
         "description": announcement.description,

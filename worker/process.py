@@ -1,6 +1,7 @@
 """A worker's life: load the models, announce them, run their instances, drain, leave."""
 
 import logging
+import socket
 import threading
 import time
 import uuid
@@ -47,7 +48,7 @@ class Worker:
         self._running: list[_Running] = []
         self._stopping = threading.Event()
         self._left = threading.Event()
-        self.id = uuid.uuid4().hex[:12]
+        self.id = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.has_failed = False
 
     def stop(self) -> None:

@@ -125,6 +125,9 @@ class WorkerLink(Protocol):
     def withdraw(self, worker: str) -> None:
         """Take the announcement back."""
 
+    def live(self) -> list[WorkerAnnouncement]:
+        """The announcements that have not expired, of all workers."""
+
     def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
         """Renew the leases of blocks that the consumer still works on."""
 

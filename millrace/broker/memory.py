@@ -112,6 +112,9 @@ class MemoryBroker:
         with self._changed:
             self._queues[queue].dead.append((delivery, error))
 
+    def _live(self, clock: BrokerClock) -> list[WorkerAnnouncement]:
+        return [worker for worker in list(self._workers.values()) if worker.expires_ms > clock.now_ms()]
+
     def _reply(self, reply: Reply) -> None:
         with self._changed:
             inbox = self._inboxes.get(reply.reply_to)
@@ -146,8 +149,7 @@ class MemoryProducerLink:
         was_there = self.reply_to in self._broker._inboxes
         self._loop = asyncio.get_running_loop()
         self._broker._inboxes[self.reply_to] = self
-        live = [worker for worker in list(self._broker._workers.values()) if worker.expires_ms > self.clock.now_ms()]
-        return live, was_there
+        return self._broker._live(self.clock), was_there
 
     def deliver(self, block: bytes) -> None:
         """Put a reply block into the inbox, from any thread."""
@@ -197,6 +199,10 @@ class MemoryWorkerLink:
     def withdraw(self, worker: str) -> None:
         """See `WorkerLink`."""
         self._broker._workers.pop(worker, None)
+
+    def live(self) -> list[WorkerAnnouncement]:
+        """See `WorkerLink`."""
+        return self._broker._live(self.clock)
 
     def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
         """See `WorkerLink`."""

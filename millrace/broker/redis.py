@@ -28,7 +28,8 @@ _decode_announcement = msgspec.json.Decoder(WorkerAnnouncement).decode
 Command = tuple[Argument, ...]
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
+    """The text of a script in `lua/`."""
     return resources.files("millrace.broker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
@@ -48,6 +49,15 @@ def _announcements(values: Sequence[bytes]) -> list[WorkerAnnouncement]:
         except msgspec.MsgspecError as error:
             _log.warning("a worker's announcement cannot be read", extra={"reason": str(error)})
     return readable
+
+
+def _live(values: Sequence[bytes], clock: BrokerClock) -> list[WorkerAnnouncement]:
+    return [worker for worker in _announcements(values) if worker.expires_ms > clock.now_ms()]
+
+
+def _milliseconds(time: Sequence[bytes]) -> float:
+    """The answer of TIME, seconds and microseconds, in milliseconds."""
+    return int(time[0]) * 1000 + int(time[1]) / 1000
 
 
 class RedisBroker:
@@ -144,11 +154,10 @@ class RedisProducerLink:
         for answer in (alive, time, workers):
             if isinstance(answer, hiredis.ReplyError):
                 raise _failure(answer)
-        self.clock.set(int(time[0]) * 1000 + int(time[1]) / 1000)
+        self.clock.set(_milliseconds(time))
         if not alive:
             await self._make_reply_stream(connection)
-        live = [worker for worker in _announcements(workers) if worker.expires_ms > self.clock.now_ms()]
-        return live, bool(alive)
+        return _live(workers, self.clock), bool(alive)
 
     async def _make_reply_stream(self, connection: Connection) -> None:
         self._last_id = "0"
@@ -165,7 +174,7 @@ class RedisProducerLink:
         async with self._connecting:
             if self._sending is None or not self._sending.is_open:
                 connection = await connect(self._url)
-                (self._append_sha,) = await connection.execute(("SCRIPT", "LOAD", _script("append")))
+                (self._append_sha,) = await connection.execute(("SCRIPT", "LOAD", script("append")))
                 if isinstance(self._append_sha, hiredis.ReplyError):
                     connection.close()
                     raise _failure(self._append_sha)
@@ -195,7 +204,7 @@ class _BlockingConnection:
             self.close()
             raise Unavailable(f"the connection to the queue was lost: {error}") from None
 
-    def script(self, name: str, keys: Sequence[str], *arguments: Argument) -> Command:
+    def call(self, name: str, keys: Sequence[str], *arguments: Argument) -> Command:
         """The command that runs a script of `lua/`."""
         if not self._shas:
             self._connect()
@@ -215,7 +224,7 @@ class _BlockingConnection:
                 connection.connect()
                 names = ("finish", "claim", "renew")
                 connection.send_packed_command(
-                    connection.pack_commands([("SCRIPT", "LOAD", _script(name)) for name in names])
+                    connection.pack_commands([("SCRIPT", "LOAD", script(name)) for name in names])
                 )
                 self._shas = {name: connection.read_response().decode() for name in names}
             except (redis.RedisError, OSError) as error:
@@ -273,8 +282,7 @@ class RedisConsumerLink:
         if not self._has_group:
             self._make_groups()
         claims = [
-            self._connection.script("claim", [stream], GROUP, self._consumer, lease_ms, count)
-            for stream in self._streams
+            self._connection.call("claim", [stream], GROUP, self._consumer, lease_ms, count) for stream in self._streams
         ]
         answers = self._retrying(lambda: self._connection.execute(*claims))
         return [
@@ -308,7 +316,7 @@ class RedisConsumerLink:
 
     def _finish(self, done: Finished) -> Command:
         stream = self._queue.requests(done.delivery.priority)
-        return self._connection.script("finish", [stream, self._queue.rows], GROUP, done.delivery.entry_id, done.rows)
+        return self._connection.call("finish", [stream, self._queue.rows], GROUP, done.delivery.entry_id, done.rows)
 
     def _make_groups(self) -> None:
         made = self._connection.execute(
@@ -352,7 +360,7 @@ class RedisWorkerLink:
         time, _, everyone = self._checked(
             ("TIME",), ("HSET", WORKERS, announcement.worker, msgspec.json.encode(announcement)), ("HVALS", WORKERS)
         )
-        self.clock.set(int(time[0]) * 1000 + int(time[1]) / 1000)
+        self.clock.set(_milliseconds(time))
         stale_ms = self.clock.now_ms() - _EXPIRED_KEPT_MS
         gone = [worker.worker for worker in _announcements(everyone) if worker.expires_ms < stale_ms]
         if gone:
@@ -362,13 +370,17 @@ class RedisWorkerLink:
         """See `WorkerLink`."""
         self._checked(("HDEL", WORKERS, worker))
 
+    def live(self) -> list[WorkerAnnouncement]:
+        """See `WorkerLink`."""
+        time, workers = self._checked(("TIME",), ("HVALS", WORKERS))
+        self.clock.set(_milliseconds(time))
+        return _live(workers, self.clock)
+
     def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
         """See `WorkerLink`."""
         self._checked(
             *(
-                self._connection.script(
-                    "renew", [queue.requests(delivery.priority)], GROUP, consumer, delivery.entry_id
-                )
+                self._connection.call("renew", [queue.requests(delivery.priority)], GROUP, consumer, delivery.entry_id)
                 for delivery in deliveries
             )
         )

@@ -211,6 +211,7 @@ def test_live_workers_are_known_and_gone_ones_are_not(broker: Broker) -> None:
         link.announce(announcement(name, for_ms))
     link.withdraw("leaves")
     assert asyncio.run(live()) == ["stays"]
+    assert [worker.worker for worker in link.live()] == ["stays"]
 
 
 class TestRedisAlone:

@@ -43,6 +43,7 @@ class OnnxBackend:
 
 def load(folder: Path, device: Device) -> OnnxBackend:
     """The model in `model.onnx`. Raises `LoadError`."""
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = device.threads, 1
     options.log_severity_level = 3
@@ -52,6 +53,7 @@ def load(folder: Path, device: Device) -> OnnxBackend:
             raise LoadError(
                 "the installed ONNX Runtime has no CUDA: install millrace[worker-gpu] in place of millrace[worker]"
             )
+        onnxruntime.preload_dlls()  # CUDA's libraries are in wheels of their own, where the loader does not look
         providers.insert(0, "CUDAExecutionProvider")
     try:
         session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=providers)
