@@ -12,8 +12,9 @@ PAGE = Path(__file__).parent / "reference" / "settings.md"
 def settings_page() -> str:
     """The page of every setting of every program."""
     parts = [
-        "# Settings\n\nEvery setting is an environment variable; those that a program's command line takes too "
-        "are in its `--help`.\nAn unknown variable that begins with `MILLRACE_` is an error that names the nearest known one.\n"
+        "# Settings\n\n"
+        "Every setting is an environment variable; those that a program's command line takes too are in its `--help`.\n"
+        "An unknown variable that begins with `MILLRACE_` is an error that names the nearest known one.\n"
     ]
     for title, program in (
         ("The API: `python -m serving`", ServingSettings),
