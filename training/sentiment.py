@@ -116,7 +116,8 @@ def build_vocabulary(reviews: Sequence[data.Review], size: int) -> Vocabulary:
 
 def encode(reviews: Sequence[data.Review], vocabulary: Vocabulary) -> Texts:
     """Every text as the ids that serving gives the model for it."""
-    ids = [np.array(vocabulary.encode(review.text)[-PREPROCESSING.max_length :], np.int32) for review in reviews]
+    step = PREPROCESSING
+    ids = [np.array(vocabulary.encode(review.text, step.max_length, step.keep), np.int32) for review in reviews]
     return Texts(ids=ids, labels=np.array([review.label for review in reviews], np.int32))
 
 

@@ -102,10 +102,9 @@ def _text(raw: bytes) -> str:
 
 def _tokenizing(step: Tokenize, vocabulary: Vocabulary) -> _Step:
     def tokenize(row: Arrays) -> Arrays:
-        ids = vocabulary.encode(_text(row[step.input][0]))
-        kept = ids[: step.max_length] if step.keep == "start" else ids[-step.max_length :]
+        ids = vocabulary.encode(_text(row[step.input][0]), step.max_length, step.keep)
         return {name: array for name, array in row.items() if name != step.input} | {
-            step.output: np.array([kept], np.int32)
+            step.output: np.array([ids], np.int32)
         }
 
     return tokenize

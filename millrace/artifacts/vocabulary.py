@@ -7,6 +7,7 @@ text begin with the two special lines `<pad>` (id 0) and `<unk>` (id 1).
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 PAD, UNKNOWN = "<pad>", "<unk>"
 _MARKUP = re.compile(r"<[^<>]{1,20}>")
@@ -41,6 +42,11 @@ class Vocabulary:
         """The word's id, None where the vocabulary lacks it."""
         return self._ids.get(word)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text's words; an unknown word is id 1, and a text without any word is that id alone."""
-        return [self._ids.get(word, 1) for word in words(text)] or [1]
+    def encode(self, text: str, max_length: int, keep: Literal["start", "end"] = "start") -> list[int]:
+        """The ids of a text's first, or last, `max_length` words, as `keep` says.
+
+        An unknown word is id 1, and a text without any word is that id alone.
+        """
+        found = words(text)
+        kept = found[:max_length] if keep == "start" else found[-max_length:]
+        return [self._ids.get(word, 1) for word in kept] or [1]

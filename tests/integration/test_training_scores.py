@@ -54,7 +54,7 @@ class Reviewer:
         self.max_length = step.max_length
 
     def positive(self, texts: Sequence[str]) -> Any:
-        ids = [self.vocabulary.encode(text)[-self.max_length :] for text in texts]
+        ids = [self.vocabulary.encode(text, self.max_length, "end") for text in texts]
         found = np.empty(len(ids), np.float32)
         for rows in _alike(ids):
             padded = np.zeros((len(rows), max(len(ids[row]) for row in rows)), np.int32)

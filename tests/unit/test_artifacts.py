@@ -120,8 +120,10 @@ def test_unknown_words_and_empty_texts_have_an_id(tmp_path: Path) -> None:
     vocabulary.write(tmp_path / "v.txt")
     read = Vocabulary.read(tmp_path / "v.txt")
     assert read.entries == vocabulary.entries
-    assert read.encode("good xyz film") == [2, 1, 3]
-    assert read.encode("...") == [1]
+    assert read.encode("good xyz film", 10) == [2, 1, 3]
+    assert read.encode("good xyz film", 2) == [2, 1]
+    assert read.encode("good xyz film", 2, "end") == [1, 3]
+    assert read.encode("...", 10) == [1]
 
 
 def _file(pixels: np.ndarray, mode: str = "L", kind: str = "PNG") -> bytes:
