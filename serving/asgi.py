@@ -5,13 +5,13 @@ import gc
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import orjson
 from a2wsgi import WSGIMiddleware
 
 from millrace import logs
 from millrace.broker.redis import RedisBroker
+from serving.answers import Answer, error_body
 from serving.app import create_app
-from serving.service import Answer, Service
+from serving.service import Service
 from serving.settings import ServingSettings
 
 Scope = MutableMapping[str, Any]
@@ -82,7 +82,7 @@ class Application:
 
     def _too_large(self, headers: dict[bytes, bytes]) -> Answer:
         error = self._service.too_large()
-        body = orjson.dumps({"error": str(error)})
+        body = error_body(str(error))
         request_id = ("x-request-id", self._service.request_id(headers))
         return Answer(
             error.status, body, (("content-type", "application/json"), request_id, ("server-timing", "parse;dur=0"))

@@ -25,12 +25,16 @@ _TYPE_WORDS = {
     **{"FP16": "half", "FP32": "float", "FP64": "double", "BOOL": "bool", "BYTES": "string"},
     **{f"{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }
+_quoting = json.JSONEncoder(default=str)
 _NOT_STRUCTURE = b"0123456789.eE+- \t\r\n"
+UNREADABLE = (ValueError, KeyError, TypeError, RuntimeError)  # what simdjson raises, numbers above 64 bits included
+_MAX_RANK = 32
+_MAX_SIZE = 2**31 - 1
 _HEADS = (("instances", b'{"instancs":'), ("inputs", b'{"inputs":'))  # the letter e goes with the numbers
 
 
 def parse(body: bytes) -> Any:
-    """The document as simdjson sees it: nothing is read before it is asked for. Raises `ValueError`.
+    """The document as simdjson sees it: nothing is read before it is asked for. Raises `UNREADABLE`.
 
     A parser serves one document at a time, and an error on its way up may hold a document: so each gets its own.
     """
@@ -48,9 +52,13 @@ def load(body: bytes) -> Any:
 
 
 def quote(value: Any) -> str:
-    """The value as JSON for an error message, cut to 256 characters."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 256 else text[:256] + "..."
+    """The beginning of the value as JSON, for an error message: 256 characters."""
+    text = ""
+    for part in _quoting.iterencode(value[:257] if isinstance(value, str) else value):
+        text += part[:257]
+        if len(text) > 256:
+            return text[:256] + "..."
+    return text
 
 
 def buffer_kind(datatype: str) -> Literal["d", "i", "u", ""]:
@@ -69,7 +77,7 @@ def numbers(array: object, datatype: str) -> npt.NDArray[Any] | None:
         return None
     try:
         wide = np.frombuffer(array.as_buffer(of_type=kind), {"d": "<f8", "i": "<i8", "u": "<u8"}[kind])
-    except (TypeError, ValueError):
+    except UNREADABLE:
         return None
     with np.errstate(over="ignore"):
         narrow = wide.astype(DTYPES[datatype])
@@ -97,7 +105,7 @@ def _fast_rows(body: bytes, spec: TensorSpec, structure: bytes, key: str, head: 
     row_shape = spec.shape[1:]
     try:
         flat = numbers(parse(body)[key], spec.datatype)
-    except (ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return None
     if flat is None or not flat.size or flat.size % (row_elements := math.prod(row_shape)):
         return None
@@ -126,9 +134,20 @@ def to_tensor(value: Any, spec: TensorSpec) -> Tensor:
     leaves = _leaves(value, shape)
     if spec.datatype == BYTES or (spec.media and leaves and _is_b64(leaves[0])):
         return Tensor(BYTES, shape, encode_strings([_string(leaf) for leaf in leaves]))
-    return Tensor.from_numpy(
-        np.array([_number(leaf, spec.datatype) for leaf in leaves], DTYPES[spec.datatype]).reshape(shape)
-    )
+    values = [_number(leaf, spec.datatype) for leaf in leaves]
+    with np.errstate(over="ignore"):  # beyond FP32 is Infinity
+        return Tensor.from_numpy(np.array(values, DTYPES[spec.datatype]).reshape(shape))
+
+
+def element_count(name: str, shape: Any) -> int:
+    """How many elements a tensor of that shape has. Raises `InvalidRequest` for what is no shape, or out of bounds."""
+    is_shape = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+    if not is_shape or len(shape) > _MAX_RANK or max(shape, default=0) > _MAX_SIZE:
+        raise InvalidRequest(
+            f"Unable to parse 'shape' of input '{name}': it must be a list of at most {_MAX_RANK} whole numbers "
+            f"from 0 to {_MAX_SIZE}"
+        )
+    return math.prod(shape)
 
 
 def _is_b64(value: Any) -> bool:
@@ -139,6 +158,8 @@ def _shape(value: Any) -> tuple[int, ...]:
     shape = []
     while isinstance(value, list):
         shape.append(len(value))
+        if len(shape) > _MAX_RANK:
+            raise InvalidRequest(f"a tensor has at most {_MAX_RANK} dimensions")
         if not value:
             break
         value = value[0]
@@ -199,6 +220,8 @@ def _unexpected(value: Any, datatype: str) -> InvalidRequest:
 
 def dumps_array(array: npt.NDArray[Any]) -> bytes:
     """A numeric array as nested JSON lists: the shortest decimals that read back the same, NaN and Infinity as such."""
+    if not array.ndim:
+        return dumps_array(array.reshape(1))[1:-1]
     array = np.ascontiguousarray(array)
     if array.dtype.kind == "f":
         if array.dtype.itemsize == 2:
@@ -217,8 +240,3 @@ def _nested(flat: list[Any], shape: tuple[int, ...]) -> Any:
             else [[] for _ in range(math.prod(shape[:-1]))]
         )
     return flat
-
-
-def dumps(value: Any) -> bytes:
-    """Any other value as JSON."""
-    return orjson.dumps(value)

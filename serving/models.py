@@ -8,8 +8,8 @@ from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 AVAILABLE = "AVAILABLE"
-# Of several workers' states for one version, the one that says most to a caller.
-_BEST_FIRST = (AVAILABLE, "LOADING", "START", "UNLOADING", "END")
+# Of several workers' states for one version, the one that says most to a caller; states unknown here say least.
+_RANKS = {AVAILABLE: 4, "LOADING": 3, "START": 2, "UNLOADING": 1}
 
 
 class ServedModel:
@@ -95,22 +95,23 @@ class Models:
         workers = self._workers()
         if workers is self._seen:
             return
-        for versions in self._versions.values():
-            for number, announced in versions.items():
-                versions[number] = ModelAnnouncement(
-                    name=announced.name,
-                    version=number,
-                    state="END",
-                    error=announced.error,
-                    description=announced.description,
-                )
+        found = {name: {v: _ended(m) for v, m in versions.items()} for name, versions in self._versions.items()}
         for announced in (model for worker in workers for model in worker.models):
-            known = self._versions.setdefault(announced.name, {}).get(announced.version)
-            if known is None or _BEST_FIRST.index(announced.state) <= _BEST_FIRST.index(known.state):
-                self._versions[announced.name][announced.version] = announced
-        self._available = {}
-        for name, versions in self._versions.items():
+            versions = found.setdefault(announced.name, {})
+            known = versions.get(announced.version)
+            if known is None or _RANKS.get(announced.state, 0) >= _RANKS.get(known.state, 0):
+                versions[announced.version] = announced
+        available: dict[tuple[str, int | None], ServedModel] = {}
+        for name, versions in found.items():
             for number in sorted(versions):
                 if versions[number].state == AVAILABLE:
-                    self._available[name, number] = self._available[name, None] = ServedModel(versions[number])
-        self._seen = workers
+                    available[name, number] = available[name, None] = ServedModel(versions[number])
+        # Whole at once: Flask's threads look things up meanwhile.
+        self._versions, self._available, self._seen = found, available, workers
+
+
+def _ended(model: ModelAnnouncement) -> ModelAnnouncement:
+    """What is left to say of a version that no live worker announces."""
+    return ModelAnnouncement(
+        name=model.name, version=model.version, state="END", error=model.error, description=model.description
+    )

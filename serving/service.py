@@ -1,5 +1,6 @@
 """The two hot verbs, `:predict` and `/infer`, from the body's bytes to the answer's, whatever server they run under."""
 
+import asyncio
 import itertools
 import logging
 import math
@@ -12,32 +13,25 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from millrace.broker.base import Broker
+from millrace.broker.base import Broker, Limits
 from millrace.broker.producer import Producer, Response, Timings
-from millrace.protocol.errors import InvalidRequest, MillraceError, PayloadTooLarge, QueueFull
+from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, PayloadTooLarge, QueueFull
 from millrace.protocol.tensors import Tensor
 from serving import oip, tfs
 from serving.admission import Inference, admit
+from serving.answers import Answer, error_body
 from serving.metrics import Metrics
 from serving.models import AVAILABLE, Models, ServedModel
 from serving.settings import ServingSettings
 
 _log = logging.getLogger(__name__)
+_LARGE_BODY_BYTES = 256 * 1024
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _PREDICT = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?:predict")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,19}))?/infer")
 
 Headers = Mapping[bytes, bytes]  # names in lower case
 _Render = Callable[[dict[str, Tensor]], bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What goes back to the caller."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -63,7 +57,9 @@ class Service:
         self.api = uuid.uuid4().hex[:12]
         self.metrics = Metrics(self._worker_counts)
         self.producer = Producer(
-            broker.producer(self.api), max_queue_rows=settings.max_queue_rows, observer=self.metrics
+            broker.producer(self.api),
+            limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),
+            observer=self.metrics,
         )
         self.models = Models(lambda: self.producer.workers)
         self._numbers = itertools.count(1)
@@ -143,9 +139,14 @@ class Service:
         try:
             if len(body) > self.settings.max_body_bytes:
                 raise self.too_large()
+            if headers.get(b"content-encoding", b"identity") != b"identity":
+                raise NotSupported("compressed bodies are not supported; send the body as it is")
             model = find()
             call.model = model.name
-            inference, render = parse(model)
+            if len(body) > _LARGE_BODY_BYTES:  # too long for the event loop, which has others to serve
+                inference, render = await asyncio.to_thread(parse, model)
+            else:
+                inference, render = parse(model)
             response = await self._submit(call, headers, inference)
             answer = Answer(200, render(response.outputs), _headers(call))
         except MillraceError as error:
@@ -153,7 +154,7 @@ class Service:
         except Exception:
             _log.exception("a request failed", extra={"request_id": call.request_id, "model": call.model})
             text = f"internal error; the server's log has it under request id {call.request_id}"
-            answer = Answer(500, orjson.dumps({"error": text}), _headers(call))
+            answer = Answer(500, error_body(text), _headers(call))
         seconds = time.perf_counter() - call.started
         self.metrics.request_ended(call.model, call.protocol, answer.status, seconds)
         if answer.status >= 400 or self.settings.access_log:
@@ -212,7 +213,7 @@ def _refusal(call: Call, error: MillraceError, text: str) -> Answer:
     if error.status in (429, 503):
         seconds = error.retry_after_s if isinstance(error, QueueFull) else 1.0
         headers += (("retry-after", str(max(1, math.ceil(seconds)))),)
-    return Answer(error.status, orjson.dumps({"error": text}), headers)
+    return Answer(error.status, error_body(text), headers)
 
 
 def _log_request(call: Call, answer: Answer, seconds: float) -> None:

@@ -18,6 +18,9 @@ class ServingSettings(CommonSettings):
     max_queue_rows: int = Field(
         4096, ge=1, description="Rows that one model's queue holds; beyond it requests get 429."
     )
+    max_queue_bytes: int = Field(
+        256 * 2**20, ge=1024, description="Bytes that one model's queue holds; beyond it requests get 429."
+    )
     request_timeout_ms: int = Field(
         30_000, ge=1, description="The deadline of a request that names none, and the longest that one may name."
     )

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from millrace import logs
@@ -28,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         logs.configure("worker", settings.log_level)
         worker = Worker(settings, RedisBroker(settings.redis_url))
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stop())
+            # In a thread: a handler that sets an event may meet the main thread inside that event's lock.
+            signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
         worker.run()
     except (SettingsError, RepositoryError) as error:
         print(f"millrace work: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ an axis that may be padded), and no more than the model's `max_batch_size` rows 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
-from millrace.broker.base import Finished
+from millrace.broker.base import Delivery
 from millrace.protocol.messages import RequestItem
 from worker.backends.base import Arrays
 
@@ -16,11 +16,10 @@ from worker.backends.base import Arrays
 class ReadyBlock:
     """A block that can run: the graph's inputs and the items whose rows they are, in order.
 
-    `finished` is what to tell the queue when it has run: it counts the rows that were dropped on the way, too.
     `queue_ms` is how long the block waited on the queue, `taken` when it was taken (`time.perf_counter`).
     """
 
-    finished: Finished
+    delivery: Delivery
     reply_to: str
     signature: str
     items: tuple[RequestItem, ...]

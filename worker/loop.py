@@ -8,18 +8,16 @@
 A worker has several such threads for each model (`instances`): while one computes, another reads and prepares.
 """
 
+import itertools
 import logging
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from millrace.broker.base import BrokerClock, ConsumerLink, Delivery, Finished, Reply
+from millrace.broker.base import BrokerClock, ConsumerLink, Delivery, Reply
 from millrace.protocol import codec
 from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestBlock, RequestItem
@@ -39,7 +37,7 @@ class _Outbox:
     """What the next exchange brings to the queue."""
 
     replies: list[Reply] = field(default_factory=list)
-    finished: list[Finished] = field(default_factory=list)
+    finished: list[Delivery] = field(default_factory=list)
 
 
 class Instance:
@@ -124,11 +122,10 @@ class Instance:
         if time.monotonic() < self._next_claim:
             return []
         self._next_claim = time.monotonic() + self._lease_ms / 4000
-        claimed = self._link.claim(lease_ms=self._lease_ms, count=1)
-        for delivery in claimed:
-            _log.warning(
-                "took over a block", extra={"model": self._model.announcement.name, "deliveries": delivery.deliveries}
-            )
+        claimed = self._link.claim(lease_ms=self._lease_ms, count=self._count())
+        if claimed:
+            self._next_claim = 0.0  # whoever left these left more, perhaps
+            _log.warning("took over blocks", extra={"model": self._model.announcement.name, "blocks": len(claimed)})
         return claimed
 
     def _serve(self, deliveries: Sequence[Delivery]) -> _Outbox:
@@ -137,20 +134,25 @@ class Instance:
         ready = [block for delivery in deliveries if (block := self._prepared(delivery, outbox))]
         if ready:
             self._rows_per_block = sum(block.rows for block in ready) / len(ready)
-        suspects = [block for block in ready if block.finished.delivery.deliveries > 1]
+        suspects = [block for block in ready if block.delivery.deliveries > 1]
         batches = form_batches(
-            [block for block in ready if block.finished.delivery.deliveries == 1],
+            [block for block in ready if block.delivery.deliveries == 1],
             self._model.batching.max_batch_size,
             self._model.preparation.may_pad,
         )
-        for number, batch in enumerate(batches):
+        for batch in batches:
+            outbox = self._sent(outbox)
             self._run(batch, outbox)
-            if number < len(batches) - 1 or suspects:
-                self._exchange(outbox, takes=False)
-                outbox = _Outbox()
         for block in suspects:
-            self._run_alone(block, outbox)
+            outbox = self._run_alone(block, outbox, sends=True)
         return outbox
+
+    def _sent(self, outbox: _Outbox) -> _Outbox:
+        """An empty outbox, the other one having been delivered."""
+        if not outbox.replies and not outbox.finished:
+            return outbox
+        self._exchange(outbox, takes=False)
+        return _Outbox()
 
     # Before the run
 
@@ -160,24 +162,18 @@ class Instance:
         try:
             block = codec.decode_request(delivery.block)
         except codec.CodecError as error:
-            _log.exception("a block cannot be read")
-            self._link.bury(delivery, str(error))
-            outbox.finished.append(Finished(delivery, 0))
+            _log.exception("a block cannot be read", extra={"model": self._model.announcement.name})
+            self._bury(delivery, str(error), outbox)
             return None
-        finished = Finished(delivery, sum(item.rows for item in block.items))
         if delivery.deliveries > MAX_DELIVERIES:
-            self._bury(finished, block, outbox)
+            self._give_up(delivery, block, outbox)
             return None
-        live = [item for item in block.items if item.deadline_ms > now_ms]
-        if len(live) == len(block.items) and not self._model.preparation.is_needed:
-            items, inputs = block.items, {name: tensor.to_numpy() for name, tensor in block.tensors.items()}
-        else:
-            items, inputs = self._prepared_items(block, now_ms, outbox)
+        items, inputs = self._inputs(block, now_ms, outbox)
         if not items:
-            outbox.finished.append(finished)
+            outbox.finished.append(delivery)
             return None
         return ReadyBlock(
-            finished=finished,
+            delivery=delivery,
             reply_to=block.reply_to,
             signature=block.signature,
             items=items,
@@ -186,15 +182,24 @@ class Instance:
             taken=taken,
         )
 
-    def _prepared_items(
-        self, block: RequestBlock, now_ms: float, outbox: _Outbox
-    ) -> tuple[tuple[RequestItem, ...], Arrays]:
+    def _inputs(self, block: RequestBlock, now_ms: float, outbox: _Outbox) -> tuple[tuple[RequestItem, ...], Arrays]:
         """The items that are in time and can be prepared, with their inputs; the others are answered, or dropped."""
+        try:
+            if not self._model.preparation.is_needed and all(item.deadline_ms > now_ms for item in block.items):
+                return block.items, {name: tensor.to_numpy() for name, tensor in block.tensors.items()}
+            return self._prepared_items(block, outbox)
+        except Exception as error:  # whatever its data led to, it must not end the worker
+            _log.exception("a block cannot be prepared", extra={"model": self._model.announcement.name})
+            refused = [_error_item(item, self._failure(error)) for item in block.items]
+            outbox.replies.append(self._reply(block.reply_to, refused))
+            return (), {}
+
+    def _prepared_items(self, block: RequestBlock, outbox: _Outbox) -> tuple[tuple[RequestItem, ...], Arrays]:
         counts = [item.rows for item in block.items]
         columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
         items, parts, refused = [], [], []
         for i, item in enumerate(block.items):
-            if item.deadline_ms <= now_ms:
+            if item.deadline_ms <= self._clock.now_ms():
                 continue
             try:
                 parts += self._prepared_rows({name: column[i] for name, column in columns.items()}, item.rows)
@@ -205,68 +210,80 @@ class Instance:
             outbox.replies.append(self._reply(block.reply_to, refused))
         if not items:
             return (), {}
-        return tuple(items), {
-            name: self._model.preparation.join(name, [part[name] for part in parts]) for name in parts[0]
-        }
+        joined = {name: self._model.preparation.join(name, [part[name] for part in parts]) for name in parts[0]}
+        return tuple(items), joined
 
     def _prepared_rows(self, tensors: dict[str, Tensor], rows: int) -> list[Arrays]:
         arrays = {name: tensor.to_numpy() for name, tensor in tensors.items()}
         return [self._model.preparation.before({name: a[i : i + 1] for name, a in arrays.items()}) for i in range(rows)]
 
-    def _bury(self, finished: Finished, block: RequestBlock, outbox: _Outbox) -> None:
+    def _bury(self, delivery: Delivery, error: str, outbox: _Outbox) -> None:
+        """Put the block with the dead letters; if that cannot be now, leave it to be claimed again."""
+        try:
+            self._link.bury(delivery, error)
+        except Unavailable as unavailable:
+            _log.warning("a block could not be buried yet", extra={"reason": str(unavailable)})
+        else:
+            outbox.finished.append(delivery)
+
+    def _give_up(self, delivery: Delivery, block: RequestBlock, outbox: _Outbox) -> None:
         model = self._model.announcement.name
-        text = f"the request was given up after {finished.delivery.deliveries - 1} workers failed on it"
-        _log.error("buried a block", extra={"model": model, "requests": [item.trace for item in block.items]})
-        self._link.bury(finished.delivery, text)
+        text = f"the request was given up after {delivery.deliveries - 1} workers failed on it"
+        _log.error("gave up on a block", extra={"model": model, "requests": [item.trace for item in block.items]})
         error = ModelFailed(f"model '{model}': {text}")
         outbox.replies.append(self._reply(block.reply_to, [_error_item(item, error) for item in block.items]))
-        outbox.finished.append(finished)
+        self._bury(delivery, text, outbox)
 
     # The run
 
     def _run(self, batch: Batch, outbox: _Outbox) -> None:
         blocks, preparation = batch.blocks, self._model.preparation
-        inputs = {name: preparation.join(name, [block.inputs[name] for block in blocks]) for name in blocks[0].inputs}
-        started = time.perf_counter()
         try:
+            inputs = {
+                name: preparation.join(name, [block.inputs[name] for block in blocks]) for name in blocks[0].inputs
+            }
+            started = time.perf_counter()
             outputs = self._model.run(blocks[0].signature, inputs, batch.rows)
+            compute_ms = (time.perf_counter() - started) * 1000
+            replies = [
+                self._reply(
+                    reply_to, [_item(*pair, started) for pair in items], _picked(outputs, rows), compute_ms, batch.rows
+                )
+                for reply_to, items, rows in _by_caller(blocks)
+            ]
         except Exception:
             _log.warning("a batch failed; its requests run one by one", extra=self._about(blocks), exc_info=True)
             for block in blocks:
                 self._run_alone(block, outbox)
             return
-        compute_ms = (time.perf_counter() - started) * 1000
-        by_caller: dict[str, list[tuple[ReadyBlock, slice]]] = defaultdict(list)
-        row = 0
-        for block in blocks:
-            by_caller[block.reply_to].append((block, slice(row, row + block.rows)))
-            row += block.rows
-        for reply_to, parts in by_caller.items():
-            items = [_item(item, block, started) for block, _ in parts for item in block.items]
-            mine = {name: _picked(array, [rows for _, rows in parts]) for name, array in outputs.items()}
-            outbox.replies.append(self._reply(reply_to, items, mine, compute_ms, batch.rows))
-        outbox.finished += [block.finished for block in blocks]
+        outbox.replies += replies
+        outbox.finished += [block.delivery for block in blocks]
 
-    def _run_alone(self, block: ReadyBlock, outbox: _Outbox) -> None:
-        """Run a block item by item, so that one that fails takes no other with it."""
-        row = 0
-        for item in block.items:
-            rows = slice(row, row + item.rows)
-            row += item.rows
-            started = time.perf_counter()
-            try:
-                outputs = self._model.run(
-                    block.signature, {name: a[rows] for name, a in block.inputs.items()}, item.rows
-                )
-            except Exception as error:
-                _log.exception("a request failed in its model", extra=self._about([replace(block, items=(item,))]))
-                outbox.replies.append(self._reply(block.reply_to, [_error_item(item, self._failure(error))]))
-                continue
+    def _run_alone(self, block: ReadyBlock, outbox: _Outbox, *, sends: bool = False) -> _Outbox:
+        """Run a block item by item, so that one that fails takes no other with it.
+
+        With `sends`, each answer is delivered before the next item runs, and every other time the items run from the
+        last to the first: then even one that ends the process leaves only itself without an answer.
+        """
+        ends = list(itertools.accumulate(item.rows for item in block.items))
+        order = range(len(ends)) if block.delivery.deliveries % 2 else reversed(range(len(ends)))
+        for i in order:
+            item = block.items[i]
+            outbox.replies.append(self._answer_alone(block, item, slice(ends[i] - item.rows, ends[i])))
+            if sends:
+                outbox = self._sent(outbox)
+        outbox.finished.append(block.delivery)
+        return outbox
+
+    def _answer_alone(self, block: ReadyBlock, item: RequestItem, rows: slice) -> Reply:
+        started = time.perf_counter()
+        try:
+            outputs = self._model.run(block.signature, {name: a[rows] for name, a in block.inputs.items()}, item.rows)
             compute_ms = (time.perf_counter() - started) * 1000
-            outbox.replies.append(
-                self._reply(block.reply_to, [_item(item, block, started)], outputs, compute_ms, item.rows)
-            )
-        outbox.finished.append(block.finished)
+            return self._reply(block.reply_to, [_item(item, block, started)], outputs, compute_ms, item.rows)
+        except Exception as error:
+            _log.exception("a request failed in its model", extra=self._about([replace(block, items=(item,))]))
+            return self._reply(block.reply_to, [_error_item(item, self._failure(error))])
 
     def _failure(self, error: Exception) -> MillraceError:
         if isinstance(error, MillraceError):
@@ -301,5 +318,21 @@ def _error_item(item: RequestItem, error: MillraceError) -> ReplyItem:
     return ReplyItem(item.id, 0, 0.0, 0.0, error.code, str(error))
 
 
-def _picked(array: npt.NDArray[Any], rows: Sequence[slice]) -> npt.NDArray[Any]:
-    return array[rows[0]] if len(rows) == 1 else np.concatenate([array[part] for part in rows])
+def _by_caller(
+    blocks: Sequence[ReadyBlock],
+) -> list[tuple[str, list[tuple[RequestItem, ReadyBlock]], list[slice]]]:
+    """The blocks of each API process: where its replies go, its items with their blocks, and its rows of the batch."""
+    found: dict[str, tuple[list[tuple[RequestItem, ReadyBlock]], list[slice]]] = {}
+    row = 0
+    for block in blocks:
+        items, rows = found.setdefault(block.reply_to, ([], []))
+        items += [(item, block) for item in block.items]
+        rows.append(slice(row, row + block.rows))
+        row += block.rows
+    return [(reply_to, items, rows) for reply_to, (items, rows) in found.items()]
+
+
+def _picked(outputs: Arrays, rows: Sequence[slice]) -> Arrays:
+    if len(rows) == 1:
+        return {name: array[rows[0]] for name, array in outputs.items()}
+    return {name: np.concatenate([array[part] for part in rows]) for name, array in outputs.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from millrace.artifacts import manifest as manifests
-from millrace.artifacts.manifest import Batching, ManifestError
+from millrace.artifacts.manifest import Batching, Manifest, ManifestError
 from millrace.protocol.errors import ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, DTYPES, Signature, TensorSpec
@@ -37,9 +37,9 @@ class Model:
         passes through.
         """
         batches = self.batching.max_batch_size > 0
-        outputs = self._backend.run(
-            signature, inputs if batches else {name: array[0] for name, array in inputs.items()}
-        )
+        if not batches:
+            inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
+        outputs = self._backend.run(signature, inputs)
         if not batches:
             outputs = {name: np.asarray(array)[np.newaxis] for name, array in outputs.items()}
         outputs = self.preparation.after({spec.name: outputs[spec.name] for spec in self._outputs(signature)})
@@ -71,6 +71,7 @@ def load(folder: Path, name: str, version: int, *, device: Device, backend: str,
         manifest = manifests.read(folder)
         if manifest:
             manifests.verify(folder, manifest)
+            _check_files(folder, manifest)
         preparation = preprocess.load(folder, manifest)
     except (ManifestError, OSError) as error:
         raise LoadError(str(error)) from error
@@ -94,6 +95,13 @@ def load(folder: Path, name: str, version: int, *, device: Device, backend: str,
     except Exception as error:  # whatever the runtime raises
         raise LoadError(f"{folder}: the model loads but fails on zeros: {error}") from error
     return model
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    """Whether every model file was there when the version was published."""
+    for file, _, _ in backends.FORMATS.values():
+        if manifest.files and (folder / file).exists() and file not in manifest.files:
+            raise LoadError(f"{folder / file} was added after the version was published: the manifest does not list it")
 
 
 def _check_outputs(signatures: dict[str, Signature], runtime: Backend) -> None:

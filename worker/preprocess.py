@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace.artifacts.images import read_digit
-from millrace.artifacts.manifest import DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
+from millrace.artifacts.manifest import DecodeImage, LookUpWords, Manifest, ManifestError, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.errors import InvalidRequest
 from worker.backends.base import Arrays
@@ -66,7 +66,7 @@ def _filled(array: npt.NDArray[Any], length: int, how: str) -> npt.NDArray[Any]:
 
 
 def load(folder: Path, manifest: Manifest | None) -> Preparation:
-    """The steps that a manifest declares; none without a manifest. Raises `OSError` for a missing vocabulary."""
+    """The steps that a manifest declares; none without. Raises `OSError` or `ManifestError` for a vocabulary."""
     if manifest is None:
         return Preparation((), (), {})
     steps: list[_Step] = []
@@ -76,13 +76,22 @@ def load(folder: Path, manifest: Manifest | None) -> Preparation:
             case DecodeImage():
                 steps.append(_decoding(step))
             case Tokenize():
-                steps.append(_tokenizing(step, Vocabulary.read(folder / step.vocabulary)))
+                steps.append(_tokenizing(step, _vocabulary(folder, step.vocabulary)))
                 padding[step.output] = "zero"
             case LookUpWords():
-                steps.append(_looking_up(step, Vocabulary.read(folder / step.vocabulary), manifest.name))
+                steps.append(_looking_up(step, _vocabulary(folder, step.vocabulary), manifest.name))
                 padding |= {step.output: "edge", step.weights: "zero"}
-    after = [_naming(step, Vocabulary.read(folder / step.vocabulary)) for step in manifest.postprocessing]
+    after = [_naming(step, _vocabulary(folder, step.vocabulary)) for step in manifest.postprocessing]
     return Preparation(steps, after, padding)
+
+
+def _vocabulary(folder: Path, name: str) -> Vocabulary:
+    if Path(name).name != name:
+        raise ManifestError(f"the vocabulary {name!r} must be a file beside the manifest")
+    try:
+        return Vocabulary.read(folder / name)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{folder / name} is not UTF-8: {error}") from error
 
 
 def _decoding(step: DecodeImage) -> _Step:

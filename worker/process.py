@@ -36,8 +36,8 @@ class _Running:
 class Worker:
     """Runs the newest version of every model in the repository. `run` returns after `stop`, which any thread may call.
 
-    `has_failed` is true when an instance ended by an error of ours; the process should then end with one, too, so that
-    whoever watches it starts another.
+    `has_failed` is true when an instance ended by an error of ours, or did not end in time; the process should then end
+    with an error, too, so that whoever watches it starts another.
     """
 
     def __init__(self, settings: WorkerSettings, broker: Broker) -> None:
@@ -84,8 +84,13 @@ class Worker:
                 backend=settings.backend,
                 max_batch_size=settings.max_batch_size,
             )
-        except LoadError as error:
-            _log.error("a model failed to load", extra={"model": name, "version": version, "reason": str(error)})
+        except Exception as error:  # a broken version must not take the others with it
+            is_ours = not isinstance(error, LoadError)
+            _log.error(
+                "a model failed to load",
+                extra={"model": name, "version": version, "reason": str(error)},
+                exc_info=is_ours,
+            )
             self._announcements[name] = ModelAnnouncement(name=name, version=version, state="END", error=str(error))
             return
         self._start(model)
@@ -112,7 +117,8 @@ class Worker:
                 lease_ms=self._settings.lease_ms,
             )
             running = _Running(queue, consumer, instance)
-            running.thread = threading.Thread(target=self._serve, args=(instance,), name=f"{queue.model}-{number}")
+            name = f"{queue.model}-{number}"  # a daemon: a model that never returns must not keep the process alive
+            running.thread = threading.Thread(target=self._serve, args=(instance,), name=name, daemon=True)
             self._running.append(running)
             running.thread.start()
 
@@ -156,6 +162,11 @@ class Worker:
         ends = time.monotonic() + self._settings.drain_timeout_s
         for running in self._running:
             running.thread.join(max(0.0, ends - time.monotonic()))
+            if running.thread.is_alive():
+                _log.error(
+                    "a batch did not end in time; its requests are left to others", extra={"model": running.queue.model}
+                )
+                self.has_failed = True
         self._left.set()
         heartbeat.join()
         _log.info("stopped", extra={"worker": self.id})

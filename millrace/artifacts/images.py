@@ -18,7 +18,8 @@ from millrace.protocol.errors import InvalidRequest
 SIDE = 28
 _BOX = 20
 _INK = 0.2  # of the brightest pixel: what is darker counts as background when the ink's box is measured
-_MAX_PIXELS = 50_000_000
+_MAX_PIXELS = 20_000_000  # a decoded image of that size takes 80 MB for a moment
+_WORKING_SIDE = 1024  # larger images are reduced to about this before anything is computed
 
 Pixels = npt.NDArray[np.float32]
 
@@ -26,16 +27,18 @@ Pixels = npt.NDArray[np.float32]
 def read_digit(file: bytes) -> Pixels:
     """Pixels [28, 28, 1], float32, 0 (background) to 255 (ink), of an encoded image of any size and polarity.
 
-    Raises `InvalidRequest` for bytes that are no PNG or JPEG, are truncated, or hold more than 50 million pixels.
+    Raises `InvalidRequest` for bytes that are no PNG or JPEG, are damaged, or hold more than 20 million pixels.
     """
     try:
         with Image.open(io.BytesIO(file), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise InvalidRequest(f"an image of {image.width} x {image.height} pixels is too large")
             grey = _on_white(image)
+    except InvalidRequest:
+        raise
     except UnidentifiedImageError:
         raise InvalidRequest("the bytes are not a PNG or JPEG image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise InvalidRequest(f"the image cannot be decoded: {error}") from None
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     if grey.shape == (SIDE, SIDE) and not border.any():
@@ -44,10 +47,13 @@ def read_digit(file: bytes) -> Pixels:
 
 
 def _on_white(image: Image.Image) -> Pixels:
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.asarray(image.convert("L"), np.float32)
+    image.draft("RGB", (_WORKING_SIDE, _WORKING_SIDE))  # a JPEG can be decoded small
+    layer = image.convert("RGBA" if image.has_transparency_data else "L")
+    if (factor := max(layer.size) // _WORKING_SIDE) > 1:
+        layer = layer.reduce(factor)
+    if layer.mode == "RGBA":
+        layer = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("L")
+    return np.asarray(layer, np.float32)
 
 
 def _light_on_dark(grey: Pixels, background: float) -> Pixels:
@@ -58,10 +64,11 @@ def _light_on_dark(grey: Pixels, background: float) -> Pixels:
 
 def _centred(ink: Pixels) -> Pixels:
     out = np.zeros((SIDE, SIDE), np.float32)
-    rows, columns = np.nonzero(ink > _INK * 255)
+    is_ink = ink > _INK * 255
+    rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
     if not rows.size:
         return out
-    crop = ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = _BOX / max(crop.shape)
     height, width = (max(1, round(side * scale)) for side in crop.shape)
     box = np.asarray(

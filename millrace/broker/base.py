@@ -20,12 +20,27 @@ from millrace.protocol.messages import WorkerAnnouncement
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Encoded request blocks for one queue, which are admitted together or not at all."""
+    """Encoded request blocks for one queue, each with its rows, which are admitted together or not at all."""
 
     queue: Queue
     priority: str
-    blocks: tuple[bytes, ...]
+    blocks: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one queue may hold, waiting or in work."""
+
     rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a queue held when it refused an append."""
+
+    rows: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +50,8 @@ class Delivery:
     entry_id: bytes
     priority: str
     block: bytes
-    deliveries: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A delivery that needs no more work, and how many rows it held."""
-
-    delivery: Delivery
     rows: int
+    deliveries: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +86,8 @@ class ProducerLink(Protocol):
     async def close(self) -> None:
         """Disconnect; the reply stream goes away."""
 
-    async def append(self, appends: Sequence[Append], max_queue_rows: int) -> list[int | None]:
-        """Append in one round trip: None for each that was admitted, else the rows that its queue holds already."""
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
+        """Append in one round trip: None for each that was admitted, else what its queue holds already."""
 
     async def replies(self) -> list[bytes]:
         """Wait for the next reply blocks; each comes once."""
@@ -96,7 +104,7 @@ class ConsumerLink(Protocol):
     """A worker's hold on one queue, for one thread. Methods raise `Unavailable` when the queue is out of reach."""
 
     def exchange(
-        self, replies: Sequence[Reply], finished: Sequence[Finished], *, count: int, block_ms: int
+        self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
     ) -> list[Delivery]:
         """Send replies, finish their blocks and wait for the next, in one round trip.
 

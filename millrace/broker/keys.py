@@ -4,9 +4,9 @@ The part in braces is the hash tag: in a Redis Cluster all keys with one tag are
 them together. MODEL and VERSION are those of the repository (digits, 1); API is the id of one API process.
 
     key                                          type    holds
-    millrace:{MODEL/VERSION}:requests:high       stream  request blocks, field "b"; consumer group "workers"
+    millrace:{MODEL/VERSION}:requests:high       stream  request blocks "b" and their rows "r"; consumer group "workers"
     millrace:{MODEL/VERSION}:requests:normal     stream  the same, taken after "high"
-    millrace:{MODEL/VERSION}:rows                string  rows in both streams, waiting or in work: what bounds the queue
+    millrace:{MODEL/VERSION}:held                hash    "rows" and "bytes" of both streams, waiting or in work
     millrace:{MODEL/VERSION}:dead                stream  blocks given up: "b", "error", "deliveries", "consumer"
     millrace:{API}:replies                       stream  reply blocks for that API process, field "b"; expires with it
     millrace:{workers}                           hash    worker id -> its announcement as JSON, with the time it expires
@@ -35,9 +35,9 @@ class Queue:
         return f"millrace:{{{self.model}/{self.version}}}:requests:{priority}"
 
     @property
-    def rows(self) -> str:
-        """The counter of rows in the queue."""
-        return f"millrace:{{{self.model}/{self.version}}}:rows"
+    def held(self) -> str:
+        """What the queue holds, which bounds it."""
+        return f"millrace:{{{self.model}/{self.version}}}:held"
 
     @property
     def dead(self) -> str:

@@ -9,15 +9,15 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from millrace.broker.base import Append, BrokerClock, Delivery, Finished, Reply
+from millrace.broker.base import Append, BrokerClock, Delivery, Held, Limits, Reply
 from millrace.broker.keys import PRIORITIES, Queue, replies
 from millrace.protocol.messages import WorkerAnnouncement
 
 
 @dataclass(slots=True)
-class _Held:
+class _Lease:
     consumer: str
     renewed_ms: float
     delivery: Delivery
@@ -25,10 +25,11 @@ class _Held:
 
 @dataclass(slots=True)
 class _QueueState:
-    waiting: dict[str, list[tuple[bytes, bytes]]] = field(default_factory=lambda: {name: [] for name in PRIORITIES})
-    held: dict[bytes, _Held] = field(default_factory=dict)
+    waiting: dict[str, list[Delivery]] = field(default_factory=lambda: {name: [] for name in PRIORITIES})
+    held: dict[bytes, _Lease] = field(default_factory=dict)
     dead: list[tuple[Delivery, str]] = field(default_factory=list)
     rows: int = 0
+    bytes: int = 0
 
 
 class MemoryBroker:
@@ -58,13 +59,17 @@ class MemoryBroker:
         with self._changed:
             return list(self._queues[queue].dead)
 
-    def _append(self, append: Append, max_queue_rows: int) -> int | None:
+    def _append(self, append: Append, limits: Limits) -> Held | None:
         with self._changed:
             state = self._queues[append.queue]
-            if state.rows + append.rows > max_queue_rows:
-                return state.rows
-            state.rows += append.rows
-            state.waiting[append.priority] += [(str(next(self._ids)).encode(), block) for block in append.blocks]
+            rows = sum(rows for rows, _ in append.blocks)
+            size = sum(len(block) for _, block in append.blocks)
+            if state.rows + rows > limits.rows or state.bytes + size > limits.bytes:
+                return Held(state.rows, state.bytes)
+            state.rows, state.bytes = state.rows + rows, state.bytes + size
+            state.waiting[append.priority] += [
+                Delivery(str(next(self._ids)).encode(), append.priority, block, rows) for rows, block in append.blocks
+            ]
             self._changed.notify_all()
             return None
 
@@ -73,22 +78,19 @@ class MemoryBroker:
             state = self._queues[queue]
             if block_ms:
                 self._changed.wait_for(lambda: any(state.waiting.values()), block_ms / 1000)
-            taken = [
-                Delivery(entry_id, priority, block)
-                for priority in PRIORITIES
-                for entry_id, block in state.waiting[priority][:count]
-            ]
+            taken = [delivery for priority in PRIORITIES for delivery in state.waiting[priority][:count]]
             for priority in PRIORITIES:
                 del state.waiting[priority][:count]
             now_ms = time.monotonic() * 1000
-            state.held.update({delivery.entry_id: _Held(consumer, now_ms, delivery) for delivery in taken})
+            state.held.update({delivery.entry_id: _Lease(consumer, now_ms, delivery) for delivery in taken})
             return taken
 
-    def _finish(self, queue: Queue, done: Finished) -> None:
+    def _finish(self, queue: Queue, delivery: Delivery) -> None:
         with self._changed:
             state = self._queues[queue]
-            if state.held.pop(done.delivery.entry_id, None):
-                state.rows -= done.rows
+            if state.held.pop(delivery.entry_id, None):
+                state.rows -= delivery.rows
+                state.bytes -= len(delivery.block)
 
     def _claim(self, queue: Queue, consumer: str, lease_ms: int, count: int) -> list[Delivery]:
         with self._changed:
@@ -96,8 +98,7 @@ class MemoryBroker:
             state = self._queues[queue]
             lost = [held for held in state.held.values() if now_ms - held.renewed_ms >= lease_ms][:count]
             for held in lost:
-                old = held.delivery
-                held.delivery = Delivery(old.entry_id, old.priority, old.block, old.deliveries + 1)
+                held.delivery = replace(held.delivery, deliveries=held.delivery.deliveries + 1)
                 held.consumer, held.renewed_ms = consumer, now_ms
             return [held.delivery for held in lost]
 
@@ -136,9 +137,9 @@ class MemoryProducerLink:
         """See `ProducerLink`."""
         self._broker._inboxes.pop(self.reply_to, None)
 
-    async def append(self, appends: Sequence[Append], max_queue_rows: int) -> list[int | None]:
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
         """See `ProducerLink`."""
-        return [self._broker._append(append, max_queue_rows) for append in appends]
+        return [self._broker._append(append, limits) for append in appends]
 
     async def replies(self) -> list[bytes]:
         """See `ProducerLink`."""
@@ -164,13 +165,13 @@ class MemoryConsumerLink:
         self._broker, self._queue, self._consumer = broker, queue, consumer
 
     def exchange(
-        self, replies: Sequence[Reply], finished: Sequence[Finished], *, count: int, block_ms: int
+        self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
     ) -> list[Delivery]:
         """See `ConsumerLink`."""
         for reply in replies:
             self._broker._reply(reply)
-        for done in finished:
-            self._broker._finish(self._queue, done)
+        for delivery in finished:
+            self._broker._finish(self._queue, delivery)
         return self._broker._take(self._queue, self._consumer, count, block_ms) if count else []
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:

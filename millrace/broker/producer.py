@@ -22,7 +22,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from dataclasses import dataclass
 
-from millrace.broker.base import Append, ProducerLink
+from millrace.broker.base import Append, Held, Limits, ProducerLink
 from millrace.broker.keys import Queue
 from millrace.protocol import codec
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, QueueFull, Unavailable, from_wire
@@ -138,12 +138,12 @@ class Producer:
         self,
         link: ProducerLink,
         *,
-        max_queue_rows: int,
+        limits: Limits,
         observer: BlockObserver | None = None,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._link = link
-        self._max_queue_rows = max_queue_rows
+        self._limits = limits
         self._heartbeat_s = heartbeat_s
         self._observer = observer or BlockObserver()
         self._ids = itertools.count(1)
@@ -218,10 +218,10 @@ class Producer:
                 groups.setdefault(pending.key, []).append(pending)
         try:
             calls = [call for group in groups.values() for call in self._blocks(group)]
-            held = await self._link.append([append for append, _ in calls], self._max_queue_rows)
-            for (append, requests), rows in zip(calls, held, strict=True):
-                if rows is not None:
-                    self._refuse(append, requests, rows)
+            held = await self._link.append([append for append, _ in calls], self._limits)
+            for (append, requests), full in zip(calls, held, strict=True):
+                if full:
+                    self._refuse(append, requests, full)
         except MillraceError as error:
             for pending in waiting:
                 pending.fail(error)
@@ -234,11 +234,12 @@ class Producer:
             if self._waiting:
                 self._schedule(asyncio.get_running_loop())
 
-    def _refuse(self, append: Append, requests: list[_Pending], held_rows: int) -> None:
+    def _refuse(self, append: Append, requests: list[_Pending], held: Held) -> None:
         model = append.queue.model
         error = QueueFull(
-            f"the queue of {model!r} is full: it holds {held_rows} of {self._max_queue_rows} rows",
-            retry_after_s=min(30.0, held_rows / max(1.0, self._rates.get(model, 0.0))),
+            f"the queue of {model!r} is full: it holds {held.rows} of {self._limits.rows} rows "
+            f"and {held.bytes} of {self._limits.bytes} bytes",
+            retry_after_s=min(30.0, held.rows / max(1.0, self._rates.get(model, 0.0))),
         )
         for pending in requests:
             pending.fail(error)
@@ -278,21 +279,17 @@ class Producer:
         for block in blocks:
             items = tuple(self._item(pending, rows, now_ms) for pending, _, rows in block)
             names = block[0][1]
-            encoded.append(
-                codec.encode_request(
-                    RequestBlock(
-                        reply_to=self._link.reply_to,
-                        model=request.model,
-                        version=request.version,
-                        signature=request.signature,
-                        sent_ms=now_ms,
-                        items=items,
-                        tensors={name: concatenate_rows([tensors[name] for _, tensors, _ in block]) for name in names},
-                    )
-                )
+            whole = RequestBlock(
+                reply_to=self._link.reply_to,
+                model=request.model,
+                version=request.version,
+                signature=request.signature,
+                sent_ms=now_ms,
+                items=items,
+                tensors={name: concatenate_rows([tensors[name] for _, tensors, _ in block]) for name in names},
             )
-        rows = sum(rows for block in blocks for _, _, rows in block)
-        return Append(Queue(request.model, request.version), request.priority, tuple(encoded), rows), pendings
+            encoded.append((sum(rows for _, _, rows in block), codec.encode_request(whole)))
+        return Append(Queue(request.model, request.version), request.priority, tuple(encoded)), pendings
 
     def _item(self, pending: _Pending, rows: int, now_ms: float) -> RequestItem:
         left_s = pending.request.timeout_s - (time.perf_counter() - pending.started)
@@ -320,10 +317,15 @@ class Producer:
         columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
         model = ""
         for i, item in enumerate(block.items):
-            pending, part = self._sent.get(item.id, (None, 0))
-            if pending is not None:
-                model = pending.request.model
+            pending, part = self._sent.pop(item.id, (None, 0))  # a second reply to it finds nobody
+            if pending is None:
+                continue
+            model = pending.request.model
+            try:
                 pending.answer(part, item, {name: column[i] for name, column in columns.items()}, block.compute_ms)
+            except Exception:
+                _log.exception("an answer does not fit", extra={"request_id": pending.request.trace})
+                pending.fail(Internal("the parts of the answer do not fit together"))
         if model:
             self._observer.block_answered(model, block)
             self._answered_rows[model] = self._answered_rows.get(model, 0) + sum(counts)

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import redis
 from redis.connection import ConnectionPool
 
-from millrace.broker.base import Append, BrokerClock, Delivery, Finished, Reply
+from millrace.broker.base import Append, BrokerClock, Delivery, Held, Limits, Reply
 from millrace.broker.keys import DEAD_LETTERS_KEPT, GROUP, PRIORITIES, WORKERS, Queue, replies
 from millrace.broker.resp import Argument, Connection, connect
 from millrace.protocol.errors import Unavailable
@@ -60,6 +61,16 @@ def _milliseconds(time: Sequence[bytes]) -> float:
     return int(time[0]) * 1000 + int(time[1]) / 1000
 
 
+@asynccontextmanager
+async def _answering() -> AsyncIterator[None]:
+    """Turns a server that does not answer in time into `Unavailable`."""
+    try:
+        async with asyncio.timeout(_GRACE_S):
+            yield
+    except TimeoutError:
+        raise Unavailable("the queue's Redis does not answer") from None
+
+
 class RedisBroker:
     """Makes links to the Redis that a redis://, rediss:// or unix:// URL names."""
 
@@ -95,27 +106,31 @@ class RedisProducerLink:
 
     async def close(self) -> None:
         """See `ProducerLink`."""
-        if self._sending and self._sending.is_open:
-            await self._sending.execute(("DEL", self.reply_to))
-        for connection in (self._sending, self._reading):
-            if connection:
-                connection.close()
+        try:
+            if self._sending and self._sending.is_open:
+                async with _answering():
+                    await self._sending.execute(("DEL", self.reply_to))
+        finally:
+            for connection in (self._sending, self._reading):
+                if connection:
+                    connection.close()
 
-    async def append(self, appends: Sequence[Append], max_queue_rows: int) -> list[int | None]:
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
         """See `ProducerLink`."""
         connection = await self._sender()
-        answers = await connection.execute(*(self._append_command(append, max_queue_rows) for append in appends))
+        answers = await connection.execute(*(self._append_command(append, limits) for append in appends))
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 if str(answer).startswith("NOSCRIPT"):
                     connection.close()  # the next one loads the script again
                 raise _failure(answer)
-        return [None if held < 0 else held for held in answers]
+        return [Held(*held) if held else None for held in answers]
 
-    def _append_command(self, append: Append, max_queue_rows: int) -> Command:
+    def _append_command(self, append: Append, limits: Limits) -> Command:
         queue = append.queue
-        keys = (queue.requests(append.priority), queue.rows)
-        return ("EVALSHA", self._append_sha, 2, *keys, append.rows, max_queue_rows, *append.blocks)
+        keys = (queue.requests(append.priority), queue.held)
+        blocks = (part for rows_and_block in append.blocks for part in rows_and_block)
+        return ("EVALSHA", self._append_sha, 2, *keys, limits.rows, limits.bytes, *blocks)
 
     async def replies(self) -> list[bytes]:
         """See `ProducerLink`."""
@@ -142,21 +157,21 @@ class RedisProducerLink:
 
     async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
         """See `ProducerLink`."""
-        connection = await self._sender()
-        try:
-            async with asyncio.timeout(_GRACE_S):
+        async with _answering():
+            connection = await self._sender()
+            try:
                 alive, time, workers = await connection.execute(
                     ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS), ("TIME",), ("HVALS", WORKERS)
                 )
-        except TimeoutError:
-            connection.close()
-            raise Unavailable("the queue's Redis does not answer") from None
+                if alive == 0:
+                    await self._make_reply_stream(connection)
+            except asyncio.CancelledError:
+                connection.close()  # it does not answer: all who wait for it must know
+                raise
         for answer in (alive, time, workers):
             if isinstance(answer, hiredis.ReplyError):
                 raise _failure(answer)
         self.clock.set(_milliseconds(time))
-        if not alive:
-            await self._make_reply_stream(connection)
         return _live(workers, self.clock), bool(alive)
 
     async def _make_reply_stream(self, connection: Connection) -> None:
@@ -171,15 +186,22 @@ class RedisProducerLink:
     async def _sender(self) -> Connection:
         if self._sending is not None and self._sending.is_open:
             return self._sending
-        async with self._connecting:
+        async with self._connecting, _answering():
             if self._sending is None or not self._sending.is_open:
-                connection = await connect(self._url)
-                (self._append_sha,) = await connection.execute(("SCRIPT", "LOAD", script("append")))
-                if isinstance(self._append_sha, hiredis.ReplyError):
-                    connection.close()
-                    raise _failure(self._append_sha)
-                self._sending = connection
+                self._sending = await self._connected()
             return self._sending
+
+    async def _connected(self) -> Connection:
+        connection = await connect(self._url)
+        try:
+            (sha,) = await connection.execute(("SCRIPT", "LOAD", script("append")))
+            if isinstance(sha, hiredis.ReplyError):
+                raise _failure(sha)
+        except BaseException:  # cancelled by a time limit, too
+            connection.close()
+            raise
+        self._append_sha = sha
+        return connection
 
 
 class _BlockingConnection:
@@ -251,12 +273,12 @@ class RedisConsumerLink:
         self._has_group = False
 
     def exchange(
-        self, replies: Sequence[Reply], finished: Sequence[Finished], *, count: int, block_ms: int
+        self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
     ) -> list[Delivery]:
         """See `ConsumerLink`. Replies travel before their blocks are finished; one whose reader is gone is dropped."""
         if not self._has_group:
             self._make_groups()
-        commands = [self._reply(reply) for reply in replies] + [self._finish(done) for done in finished]
+        commands = [self._reply(reply) for reply in replies] + [self._finish(delivery) for delivery in finished]
         if count:
             wait = ("BLOCK", block_ms) if block_ms else ()
             commands.append(
@@ -286,9 +308,9 @@ class RedisConsumerLink:
         ]
         answers = self._retrying(lambda: self._connection.execute(*claims))
         return [
-            Delivery(entry_id, priority, block, deliveries)
+            Delivery(entry_id, priority, block, int(rows), deliveries)
             for priority, taken in zip(PRIORITIES, answers or ([], []), strict=True)
-            for entry_id, deliveries, block in taken
+            for entry_id, deliveries, block, rows in taken
         ]
 
     def bury(self, delivery: Delivery, error: str) -> None:
@@ -314,9 +336,9 @@ class RedisConsumerLink:
     def _reply(self, reply: Reply) -> Command:
         return ("XADD", reply.reply_to, "NOMKSTREAM", "MAXLEN", "~", REPLY_STREAM_ENTRIES, "*", "b", reply.block)
 
-    def _finish(self, done: Finished) -> Command:
-        stream = self._queue.requests(done.delivery.priority)
-        return self._connection.call("finish", [stream, self._queue.rows], GROUP, done.delivery.entry_id, done.rows)
+    def _finish(self, delivery: Delivery) -> Command:
+        keys = (self._queue.requests(delivery.priority), self._queue.held)
+        return self._connection.call("finish", keys, GROUP, delivery.entry_id, delivery.rows, len(delivery.block))
 
     def _make_groups(self) -> None:
         made = self._connection.execute(
@@ -342,7 +364,7 @@ class RedisConsumerLink:
     def _deliveries(self, streams: Sequence[tuple[bytes, Sequence[tuple[bytes, Sequence[bytes]]]]]) -> list[Delivery]:
         by_stream = {stream.decode(): entries for stream, entries in streams}
         return [
-            Delivery(entry_id, priority, fields[1])
+            Delivery(entry_id, priority, fields[1], int(fields[3]))
             for priority, stream in zip(PRIORITIES, self._streams, strict=True)
             for entry_id, fields in by_stream.get(stream, ())
         ]

@@ -65,9 +65,10 @@ class Connection(asyncio.Protocol):
         return [await future for future in self.send(commands)]
 
     def close(self) -> None:
-        """Close the connection; commands on their way are `Unavailable`."""
+        """Close the connection at once; commands on their way are `Unavailable`."""
+        self.is_open = False
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()  # `close` would wait until a server that is gone has taken what was written
 
 
 async def connect(url: str) -> Connection:
@@ -76,11 +77,14 @@ async def connect(url: str) -> Connection:
     Raises `Unavailable` with the reason.
     """
     options = parse_url(url)  # type: ignore[no-untyped-call]
+    connection = None
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             connection = await _open(options)
             await _enter(connection, options)
     except (OSError, TimeoutError) as error:
+        if connection:
+            connection.close()
         reason = str(error) or f"no answer within {CONNECT_TIMEOUT_S} s"
         raise Unavailable(f"the queue's Redis cannot be reached: {reason}") from None
     return connection

@@ -90,8 +90,8 @@ class Tensor:
         datatype = datatype_of(array.dtype)
         if datatype == BYTES:
             return cls(BYTES, array.shape, encode_strings(array.ravel().tolist()))
-        array = np.ascontiguousarray(array, DTYPES[datatype])
-        return cls(datatype, array.shape, array.reshape(-1).view(np.uint8).data)
+        flat = np.ascontiguousarray(array, DTYPES[datatype]).reshape(-1)
+        return cls(datatype, array.shape, flat.view(np.uint8).data)
 
     def to_numpy(self) -> npt.NDArray[Any]:
         """The elements as an array: read-only and without a copy where the datatype allows, `bytes` objects for BYTES.

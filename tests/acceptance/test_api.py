@@ -1,6 +1,8 @@
 """The contract of the API, on the real stack, under Granian and under a plain WSGI server alike."""
 
 import base64
+import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,11 @@ BAD_PREDICT = [
     ("unknown word", "/v1/models/word2vec:predict", {"instances": [["qwrtzpsdf"]]}, 400, "unknown word 'qwrtzpsdf'"),
     ("unequal weights", "/v1/models/word2vec:predict", {"instances": [{"tokens": ["king"], "weights": [1, 2]}]}, 400, "must have the same shape"),
     ("too many rows", DIGITS, {"instances": [_nested(28, 28, 1)] * 4097}, 400, "inference request batch-size must be <= 4096 for 'digits', got 4097"),
+    ("half a character", "/v1/models/sentiment:predict", b'{"instances": ["\\ud800"]}', 400, "is not valid UTF-8"),
+    ("half a character as name", DIGITS, b'{"signature_name": "\\ud800", "instances": [1]}', 400, "Serving signature name"),
+    ("huge number", DIGITS, b'{"instances": [%s]}' % (b"9" * 40), 400, "Expected [-1,28,28,1], got [1]"),
+    ("deep lists", DIGITS, b'{"instances": %s1%s}' % (b"[" * 99, b"]" * 99), 400, "at most 32 dimensions"),
+    ("long name", DIGITS, {"signature_name": "x" * 10**6, "instances": [1]}, 400, "xxx..."),
     ("unknown verb", "/v1/models/digits:train", {}, 400, "Malformed request: POST /v1/models/digits:train"),
     ("another verb", "/v1/models/digits:classify", {"examples": [{}]}, 501, "classify is not supported"),
     ("version and label", "/v1/models/digits/versions/1/labels/a:predict", {}, 400, "Malformed request: POST"),
@@ -247,6 +254,13 @@ BAD_INFER = [
     ("unknown version", "/v2/models/digits/versions/9/infer", _infer(), 404, "Request for unknown model: 'digits' version 9 is not found"),
     ("malformed JSON", V2_DIGITS, b"{", 400, "failed to parse the request JSON buffer"),
     ("text of 1 MB", V2_SENTIMENT, {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["x" * 2**20]}]}, 400, "at most 65536 bytes"),
+    ("no shape", V2_DIGITS, _infer(shape=5), 400, "Unable to parse 'shape' of input 'image'"),
+    ("null shape", V2_DIGITS, _infer(shape=None), 400, "Unable to parse 'shape' of input 'image'"),
+    ("many dimensions", V2_DIGITS, _infer(shape=[9] * 200_000), 400, "at most 32 whole numbers"),
+    ("huge dimensions", V2_DIGITS, _infer(shape=[10**18, 10**18]), 400, "whole numbers from 0 to 2147483647"),
+    ("huge timeout", V2_DIGITS, _infer() | {"parameters": {"timeout": 10**400}}, 400, "'timeout' must be a number of microseconds"),
+    ("odd name", V2_DIGITS, _infer(name=[1]), 400, "each needs a 'name'"),
+    ("half a character as id", V2_DIGITS, b'{"id": "\\ud800", "inputs": []}', 400, "must be printable text"),
     ("another verb", "/v2/models/digits/generate", {}, 404, "Not Found"),
 ]  # fmt: skip
 
@@ -258,6 +272,8 @@ def test_bad_input_is_named_with_the_right_status(
     answer = post(api, path, body)
     assert (answer.status_code, answer.json().keys()) == (status, {"error"})
     assert text in answer.json()["error"]
+    assert len(answer.content) < 3000
+    assert answer.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("path", [DIGITS, V2_DIGITS])
@@ -308,6 +324,36 @@ def test_a_timeout_that_is_no_time_is_refused(api: str, seven: list[Any], value:
     answer = post(api, DIGITS, {"instances": [seven]}, **{"X-Request-Timeout-Ms": value})
     assert answer.status_code == 400
     assert "X-Request-Timeout-Ms must be a number above 0" in answer.json()["error"]
+
+
+def test_a_damaged_image_is_refused_and_ends_no_worker(api: str, examples: Path, seven: list[Any]) -> None:
+    """A colour profile without content after the pixels, which Pillow meets with an IndexError."""
+    png = (examples / "seven.png").read_bytes()
+    ends = png.rindex(b"IEND") - 4
+    crafted = png[:ends] + b"\x00\x00\x00\x00iCCP\x00\x00\x00\x00" + png[ends:]
+    for damaged in (crafted, png[:-30], png[:40], png.replace(b"IDAT", b"IDAQ")):
+        answer = post(api, DIGITS, {"instances": [{"b64": base64.b64encode(damaged).decode()}]})
+        assert answer.status_code == 400, answer.text
+    assert post(api, DIGITS, {"instances": [seven]}).status_code == 200
+
+
+def test_a_large_image_is_read(api: str) -> None:
+    from PIL import Image, ImageDraw
+
+    image = Image.new("L", (4000, 4000), 255)
+    ImageDraw.Draw(image).line([(1200, 800), (2800, 800), (1800, 3200)], fill=0, width=300)
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    (row,) = post(api, DIGITS, {"instances": [{"b64": base64.b64encode(out.getvalue()).decode()}]}).json()[
+        "predictions"
+    ]
+    assert int(np.argmax(row)) == 7
+
+
+def test_a_compressed_body_is_refused_by_name(api: str) -> None:
+    answer = post(api, DIGITS, gzip.compress(b'{"instances": [1]}'), **{"Content-Encoding": "gzip"})
+    assert answer.status_code == 501
+    assert "compressed bodies are not supported" in answer.json()["error"]
 
 
 def test_binary_tensors_are_not_claimed_and_refused_by_name(api: str) -> None:

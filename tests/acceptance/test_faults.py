@@ -166,7 +166,7 @@ def test_the_api_finishes_open_requests_before_it_stops(up: Up, tiny: str, own_r
         import redis
 
         with redis.Redis.from_url(own_redis.url) as client:
-            until(lambda: client.get("millrace:{tiny/1}:rows") == b"1", what="the request to be on the queue")
+            until(lambda: client.hget("millrace:{tiny/1}:held", "rows") == b"1", what="the request to be on the queue")
         stack.process.send_signal(signal.SIGTERM)
         worker.resume()
         assert open_request.result().json() == {"predictions": [[14.0, 140.0]]}

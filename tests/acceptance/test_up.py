@@ -61,6 +61,36 @@ def test_nothing_outlives_a_supervisor_that_is_killed(up: Up, tiny: str) -> None
     until(lambda: not alive(running), what="the end of all children")
 
 
+def test_the_environment_chooses_what_no_option_does(
+    up: Up, tiny: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_REDIS_URL", redis_server.url)
+    monkeypatch.setenv("MILLRACE_WORKER_MODELS", tiny)
+    monkeypatch.setenv("MILLRACE_LOG_LEVEL", "info")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    stack = up()
+    assert stack.children("redis-server") == []
+    assert '"event": "loaded a model", "model": "tiny"' in stack.output
+    headers = {"X-Request-Id": "find-me-in-the-log"}
+    bad = httpx.post(f"{stack.url}/v1/models/tiny:predict", content=b"{", headers=headers, trust_env=False)
+    assert bad.status_code == 400
+    until(lambda: '"request_id": "find-me-in-the-log"' in stack.output)
+
+
+def test_a_password_is_on_no_command_line_and_in_no_message(up: Up, tiny: str) -> None:
+    stack = up("--models", tiny, "--redis-url", f"redis://user:hunter2@127.0.0.1:{free_port()}")
+    assert "redis://user:***@127.0.0.1" in stack.output
+    assert "hunter2" not in stack.output
+
+
+@pytest.mark.parametrize("option", [["--port", "99999"], ["--port", "0"], ["--workers", "0"], ["--device", "tpu"]])
+def test_an_option_out_of_range_is_named(up: Up, option: list[str]) -> None:
+    from millrace import supervisor
+
+    with pytest.raises(SystemExit, match="2"):
+        supervisor.main(option)
+
+
 def test_workers_can_be_several_and_redis_another(up: Up, tiny: str, redis_server: RedisServer) -> None:
     stack = up("--models", tiny, "--workers", "2", "--redis-url", redis_server.url)
     assert stack.children("redis-server") == []
@@ -101,10 +131,8 @@ def test_a_port_in_use_is_named(up: Up, tiny: str) -> None:
         stack = up("--models", tiny, port=port)
     assert stack.process.returncode == 1
     (line,) = stack.output.splitlines()
-    assert (
-        line
-        == f"millrace up: port {port} on 127.0.0.1 cannot be used (Address already in use); choose another with --port"
-    )
+    why = "cannot be used (Address already in use); choose another with --port or --host"
+    assert line == f"millrace up: port {port} on 127.0.0.1 {why}"
 
 
 def test_a_repository_that_is_not_there_or_empty_is_named(up: Up, tmp_path: Path) -> None:

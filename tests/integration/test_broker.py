@@ -3,13 +3,15 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import redis
 from running import RedisServer, until
 
-from millrace.broker.base import Append, Broker, Delivery, Finished, Reply
+from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
@@ -28,12 +30,12 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
         yield RedisBroker(request.getfixturevalue("redis_server").url)
 
 
-def appended(broker: Broker, *appends: Append, limit: int = 100) -> list[int | None]:
-    async def run() -> list[int | None]:
+def appended(broker: Broker, *appends: Append, limit: int = 100, limit_bytes: int = 10**6) -> list[Held | None]:
+    async def run() -> list[Held | None]:
         link = broker.producer("api")
         try:
             await link.heartbeat()
-            return await link.append(appends, limit)
+            return await link.append(appends, Limits(limit, limit_bytes))
         finally:
             await link.close()
 
@@ -41,7 +43,7 @@ def appended(broker: Broker, *appends: Append, limit: int = 100) -> list[int | N
 
 
 def one(block: bytes, rows: int = 1, priority: str = "normal") -> Append:
-    return Append(QUEUE, priority, (block,), rows)
+    return Append(QUEUE, priority, ((rows, block),))
 
 
 def take(broker: Broker, consumer: str = "c", *, count: int = 10, block_ms: int = 0) -> list[Delivery]:
@@ -85,13 +87,13 @@ def test_waiting_ends_empty_handed_in_time(broker: Broker) -> None:
 
 
 def test_a_full_queue_refuses_and_keeps_what_it_has(broker: Broker) -> None:
-    assert appended(broker, one(b"1", 6), one(b"2", 5), one(b"3", 4), limit=10) == [None, 6, None]
+    assert appended(broker, one(b"1", 6), one(b"2", 5), one(b"3", 4), limit=10) == [None, Held(6, 1), None]
     assert blocks(take(broker)) == [b"1", b"3"]
 
 
 def test_blocks_of_one_append_are_admitted_together_or_not_at_all(broker: Broker) -> None:
-    both = Append(QUEUE, "normal", (b"1", b"2"), 11)
-    assert appended(broker, both, limit=10) == [0]
+    both = Append(QUEUE, "normal", ((5, b"1"), (6, b"2")))
+    assert appended(broker, both, limit=10) == [Held(0, 0)]
     assert take(broker) == []
     assert appended(broker, both, limit=11) == [None]
     assert blocks(take(broker)) == [b"1", b"2"]
@@ -101,9 +103,16 @@ def test_rows_in_work_count_until_they_are_finished(broker: Broker) -> None:
     appended(broker, one(b"1", 10), limit=10)
     consumer = broker.consumer(QUEUE, "c")
     (delivery,) = consumer.exchange([], [], count=1, block_ms=0)
-    assert appended(broker, one(b"2"), limit=10) == [10]
-    consumer.exchange([], [Finished(delivery, 10)], count=0, block_ms=0)
+    assert appended(broker, one(b"2"), limit=10) == [Held(10, 1)]
+    consumer.exchange([], [delivery], count=0, block_ms=0)
     assert appended(broker, one(b"2", 10), limit=10) == [None]
+
+
+def test_bytes_are_bounded_as_rows_are(broker: Broker) -> None:
+    assert appended(broker, one(b"12345"), one(b"123456"), limit_bytes=10) == [None, Held(1, 5)]
+    consumer = broker.consumer(QUEUE, "c")
+    consumer.exchange([], consumer.exchange([], [], count=9, block_ms=0), count=0, block_ms=0)
+    assert appended(broker, one(b"123456"), limit_bytes=10) == [None]
 
 
 def test_finishing_twice_counts_once(broker: Broker) -> None:
@@ -111,8 +120,8 @@ def test_finishing_twice_counts_once(broker: Broker) -> None:
     consumer = broker.consumer(QUEUE, "c")
     first, _ = consumer.exchange([], [], count=2, block_ms=0)
     for _ in range(2):
-        consumer.exchange([], [Finished(first, 4)], count=0, block_ms=0)
-    assert appended(broker, one(b"3", 7), limit=10) == [4]
+        consumer.exchange([], [first], count=0, block_ms=0)
+    assert appended(broker, one(b"3", 7), limit=10) == [Held(4, 1)]
 
 
 def test_a_block_whose_consumer_fell_silent_is_claimed_with_its_count(
@@ -124,7 +133,7 @@ def test_a_block_whose_consumer_fell_silent_is_claimed_with_its_count(
     assert alive.claim(lease_ms=60_000, count=5) == []
     claimed: list[Delivery] = []
     until(lambda: claimed.extend(alive.claim(lease_ms=20, count=5)) or claimed)
-    assert [(d.block, d.deliveries) for d in claimed] == [(b"x", 2)]
+    assert [(d.block, d.rows, d.deliveries) for d in claimed] == [(b"x", 1, 2)]
     until(lambda: claimed.extend(broker.consumer(QUEUE, "third").claim(lease_ms=20, count=5)) or len(claimed) > 1)
     assert claimed[-1].deliveries == 3
 
@@ -148,7 +157,7 @@ def test_a_finished_block_is_never_claimed(broker: Broker) -> None:
     appended(broker, one(b"x"))
     consumer = broker.consumer(QUEUE, "c")
     (delivery,) = consumer.exchange([], [], count=1, block_ms=0)
-    consumer.exchange([], [Finished(delivery, 1)], count=0, block_ms=0)
+    consumer.exchange([], [delivery], count=0, block_ms=0)
     assert broker.consumer(QUEUE, "d").claim(lease_ms=0, count=5) == []
 
 
@@ -223,13 +232,13 @@ class TestRedisAlone:
         appended(broker, one(b"1"))
         consumer = broker.consumer(QUEUE, "c")
         (delivery,) = consumer.exchange([], [], count=1, block_ms=0)
-        consumer.exchange([], [Finished(delivery, 1)], count=0, block_ms=0)
+        consumer.exchange([], [delivery], count=0, block_ms=0)
         consumer.close()
         with redis.Redis.from_url(url, decode_responses=True) as client:
             assert client.xlen(QUEUE.requests("normal")) == 0
-            assert client.get(QUEUE.rows) == "0"
+            assert client.hgetall(QUEUE.held) == {"rows": "0", "bytes": "0"}
             assert client.xinfo_consumers(QUEUE.requests("normal"), "workers") == []
-            assert sorted(client.keys()) == sorted([QUEUE.requests("high"), QUEUE.requests("normal"), QUEUE.rows])
+            assert sorted(client.keys()) == sorted([QUEUE.requests("high"), QUEUE.requests("normal"), QUEUE.held])
 
     def test_a_block_that_is_given_up_is_kept_with_its_error(self, redis_server: RedisServer) -> None:
         url = redis_server.url
@@ -302,3 +311,67 @@ class TestRedisAlone:
                 assert blocks(take(broker)) == [b"x"]
             finally:
                 client.acl_deluser("queue")
+
+    def test_a_server_that_stops_answering_is_given_up_and_found_again(self, tmp_path: Path) -> None:
+        """A relay in front of Redis goes deaf while much is on its way, then a good one takes its place."""
+
+        async def run(server: RedisServer) -> None:
+            async with relay(server.path) as good:
+                link = RedisBroker(f"unix://{good.path}").producer("api")
+                await link.heartbeat()
+                good.is_deaf = True
+                large = Append(QUEUE, "normal", ((1, bytes(4_000_000)),))
+                stuck = asyncio.create_task(link.append([large], Limits(10, 10**8)))
+                with pytest.raises(Unavailable, match="does not answer"):
+                    await link.heartbeat()
+                with pytest.raises(Unavailable):
+                    await stuck
+                good.is_deaf = False
+                await link.heartbeat()
+                assert await link.append([one(b"x")], Limits(10, 10**8)) == [None]
+                await link.close()
+
+        server = RedisServer(tmp_path / "redis.sock")
+        server.start()
+        try:
+            asyncio.run(run(server))
+        finally:
+            server.kill()
+
+
+class Relay:
+    """Passes bytes on to a Unix socket and back, or while it `is_deaf` takes none."""
+
+    def __init__(self, path: Path, to: Path) -> None:
+        self.path, self._to = path, to
+        self.is_deaf = False
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_unix_connection(self._to)
+        for source, target in ((reader, there_writer), (there_reader, writer)):
+            task = asyncio.create_task(self._pass(source, target))
+            self.tasks.add(task)
+
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                while self.is_deaf:
+                    await asyncio.sleep(0.01)
+                target.write(data)
+                await target.drain()
+        except ConnectionError:
+            return
+        finally:
+            target.close()
+
+
+@asynccontextmanager
+async def relay(to: Path) -> AsyncIterator[Relay]:
+    made = Relay(to.with_name("relay.sock"), to)
+    server = await asyncio.start_unix_server(made.accept, made.path)
+    yield made
+    server.close()
+    for task in made.tasks:
+        task.cancel()
+    await asyncio.gather(*made.tasks, return_exceptions=True)

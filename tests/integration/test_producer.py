@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.broker.base import Append, Finished, Reply
+from millrace.broker.base import Append, Held, Limits, Reply
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryProducerLink
 from millrace.broker.producer import Producer, Request, Response
@@ -31,12 +31,12 @@ class GatedLink(MemoryProducerLink):
         self.is_broken = False
         self.has_stream = True
 
-    async def append(self, appends: Sequence[Append], max_queue_rows: int) -> list[int | None]:
-        self.appends.append([codec.decode_request(block) for append in appends for block in append.blocks])
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
+        self.appends.append([codec.decode_request(block) for append in appends for _, block in append.blocks])
         await self.gate.wait()
         if self.is_broken:
             raise Unavailable("broken")
-        return await super().append(appends, max_queue_rows)
+        return await super().append(appends, limits)
 
     async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
         workers, _ = await super().heartbeat()
@@ -49,7 +49,7 @@ class Bench:
     def __init__(self, workers: int, max_queue_rows: int) -> None:
         self.broker = MemoryBroker()
         self.link = GatedLink(self.broker)
-        self.producer = Producer(self.link, max_queue_rows=max_queue_rows, heartbeat_s=0.01)
+        self.producer = Producer(self.link, limits=Limits(max_queue_rows, 10**8), heartbeat_s=0.01)
         self.consumer = self.broker.consumer(QUEUE, "c")
         model = ModelAnnouncement(name="m", version=1, state="AVAILABLE")
         for number in range(workers):
@@ -84,9 +84,7 @@ class Bench:
                 items=items,
                 tensors={"y": Tensor.from_numpy(values * 2)},
             )
-            rows = sum(item.rows for item in block.items)
-            finished = [Finished(delivery, rows)]
-            self.consumer.exchange([Reply(block.reply_to, codec.encode_reply(reply))], finished, count=0, block_ms=0)
+            self.consumer.exchange([Reply(block.reply_to, codec.encode_reply(reply))], [delivery], count=0, block_ms=0)
         return served
 
     def sent(self) -> list[list[list[float]]]:
@@ -306,6 +304,24 @@ async def test_one_items_error_is_its_own() -> None:
         with pytest.raises(InvalidRequest, match="no"):
             await bad
         assert values(await good) == [9]
+
+
+@run
+async def test_a_part_that_is_answered_twice_counts_once() -> None:
+    async with bench() as b:
+        task, neighbour = b.submit(1, 2, 3, largest=2), b.submit(4, largest=2)
+        await turns()
+        replies = []
+        for delivery in b.consumer.exchange([], [], count=9, block_ms=0):
+            block = codec.decode_request(delivery.block)
+            doubled = Tensor.from_numpy(block.tensors["x"].to_numpy() * 2)
+            items = tuple(ReplyItem(item.id, item.rows, 0.0, 0.0) for item in block.items)
+            reply = ReplyBlock(worker="w", compute_ms=1.0, batch_rows=1, items=items, tensors={"y": doubled})
+            replies.append(Reply(block.reply_to, codec.encode_reply(reply)))
+        first, second, third = replies
+        b.consumer.exchange([first, first, third, second, first], [], count=0, block_ms=0)
+        assert values(await task) == [2, 4, 6]
+        assert values(await neighbour) == [8]
 
 
 @run

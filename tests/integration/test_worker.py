@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from running import until
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from millrace.broker.base import Broker
+from millrace.broker.base import Append, Broker, Limits
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.producer import Producer, Request, Response
@@ -121,7 +121,7 @@ def ask(broker: Broker, *requests: Request) -> list[Response | BaseException]:
     """The answers to requests that are submitted together, errors among them."""
 
     async def run() -> list[Response | BaseException]:
-        producer = Producer(broker.producer("api"), max_queue_rows=1000)
+        producer = Producer(broker.producer("api"), limits=Limits(1000, 10**8))
         await producer.start()
         while not producer.is_connected:
             await asyncio.sleep(0.001)
@@ -195,7 +195,7 @@ def test_a_worker_waits_for_a_fuller_batch_where_the_model_asks_for_it(broker: B
     backend = Scripted(doubles)
 
     async def run() -> None:
-        producer = Producer(broker.producer("api"), max_queue_rows=1000)
+        producer = Producer(broker.producer("api"), limits=Limits(1000, 10**8))
         await producer.start()
         while not producer.is_connected:
             await asyncio.sleep(0.001)
@@ -245,13 +245,69 @@ def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> Non
         raise answers[0]  # type: ignore[misc]
 
 
-def test_a_block_that_cannot_be_read_is_buried_and_the_rest_served(broker: Broker) -> None:
-    from millrace.broker.base import Append
+def test_neighbours_of_a_request_that_ends_the_process_are_answered(broker: Broker) -> None:
+    """A block of three whose middle one kills: its second delivery answers the last, its third the first."""
 
+    class Death(BaseException):
+        pass
+
+    def dies(x: Any) -> Any:
+        if (x == 666).any():
+            raise Death
+        return x * 2
+
+    answers: list[Response | BaseException] = []
+    requests = [request_of([[1]]), request_of([[666]]), request_of([[3]])]
+    asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
+    asking.start()
+    while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
+        pass
+    for number in (1, 2):
+        consumer = broker.consumer(QUEUE, f"dies-{number}")
+        dying = Instance(model_of(Scripted(dies)), consumer, worker="w", clock=broker.worker().clock, lease_ms=20)
+        with pytest.raises(Death):
+            dying.run()
+    with serving(broker, model_of(Scripted(dies))):
+        asking.join()
+    assert [shown(answer) for answer in answers] == [[[2]], ModelFailed, [[6]]]
+
+
+def test_many_blocks_of_a_dead_worker_are_taken_over_together(broker: Broker) -> None:
+    answers: list[Response | BaseException] = []
+    requests = [request_of([[float(i)] * (1 + i % 5)]) for i in range(60)]  # five shapes, so many blocks
+    asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
+    asking.start()
+    taken: list[Any] = []
+    while len(taken) < 10:
+        taken += broker.consumer(QUEUE, "dead-0").exchange([], [], count=100, block_ms=100)
+    with serving(broker, model_of(Scripted(doubles))):
+        asking.join()
+    assert all(isinstance(answer, Response) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    "compute", [lambda x: x.astype(np.complex64), lambda x: np.array([object()] * len(x))], ids=["complex", "objects"]
+)
+def test_an_output_that_cannot_travel_is_the_requests_error(broker: Broker, compute: Callable[[Any], Any]) -> None:
+    with serving(broker, model_of(Scripted(compute))):
+        answers = ask(broker, request_of([[1]]), request_of([[2]]))
+    assert all(isinstance(answer, ModelFailed | InvalidRequest) for answer in answers)
+
+
+def test_an_input_that_cannot_be_unpacked_is_the_requests_error(broker: Broker) -> None:
+    bad = request_of([[1]])
+    bad = replace(bad, inputs={"x": Tensor("BYTES", (1, 1), b"\xff\xff\xff\xff")})
+    with serving(broker, model_of(Scripted(doubles))):
+        first, second = ask(broker, bad, request_of([[2]]))
+    assert isinstance(first, InvalidRequest | ModelFailed)
+    assert shown(second) == [[4]]
+
+
+def test_a_block_that_cannot_be_read_is_buried_and_the_rest_served(broker: Broker) -> None:
     async def put_garbage() -> None:
         link = broker.producer("garbage")
         await link.heartbeat()
-        await link.append([Append(QUEUE, "normal", (b"garbage",), 0)], 10)
+        await link.append([Append(QUEUE, "normal", ((7, b"garbage"),))], Limits(10, 100))
         await link.close()
 
     asyncio.run(put_garbage())
@@ -360,6 +416,10 @@ def test_a_model_with_fixed_shapes_is_not_batched(make_onnx: Callable[..., Path]
         (lambda folder: (folder / "model.onnx").write_bytes(b""), r"model\.onnx was changed after it was published"),
         (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest\.json"),
         (lambda folder: (folder / "vocabulary.txt").unlink(), r"vocabulary\.txt"),
+        (
+            lambda folder: (folder / "model.tflite").write_bytes(b"x"),
+            r"model\.tflite was added after the version was pub",
+        ),
     ],
 )
 def test_a_broken_version_says_what_is_wrong(
@@ -382,6 +442,40 @@ def test_a_manifest_that_promises_another_output_is_refused(make_onnx: Callable[
     manifests.write(folder, _manifest(preprocessing=(DecodeImage(input="x"),)))
     with pytest.raises(LoadError, match="has an output 'y' that the model's file lacks"):
         _load(folder)
+
+
+@pytest.mark.parametrize("name", ["../vocabulary.txt", "/etc/hostname"])
+def test_a_vocabulary_elsewhere_is_refused(make_onnx: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    folder = make_onnx(tmp_path)
+    (tmp_path / "tiny" / "vocabulary.txt").write_text("a\n")
+    manifests.write(folder, _manifest(postprocessing=(NameWords(output="y", vocabulary=name),)))
+    with pytest.raises(LoadError, match="must be a file beside the manifest"):
+        _load(folder)
+
+
+def test_a_vocabulary_that_is_not_text_is_named(make_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_onnx(tmp_path)
+    (folder / "vocabulary.txt").write_bytes(b"\xff\xfe")
+    manifests.write(folder, _manifest(postprocessing=(NameWords(output="y"),)))
+    with pytest.raises(LoadError, match=r"vocabulary\.txt is not UTF-8"):
+        _load(folder)
+
+
+def test_scalars_go_through_a_model_without_batching(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "scalar",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "model.onnx"
+    )
+    outputs = _load(tmp_path).run("serving_default", {"x": np.array([2.5], np.float32)}, 1)
+    assert outputs["y"].tolist() == [5.0]
 
 
 def test_a_name_that_cannot_be_a_key_is_refused(make_onnx: Callable[..., Path], tmp_path: Path) -> None:
@@ -409,7 +503,7 @@ def test_a_worker_announces_what_it_loads_and_what_it_cannot_and_leaves_no_trace
 
         return asyncio.run(look())
 
-    worker = Worker(WorkerSettings(models=tmp_path, redis_url="unused", log_level="info"), broker)
+    worker = Worker(WorkerSettings(models=tmp_path, log_level="info"), broker)
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
@@ -428,6 +522,35 @@ def test_a_worker_announces_what_it_loads_and_what_it_cannot_and_leaves_no_trace
     assert time.monotonic() - started < 20
 
 
+def test_a_model_that_never_returns_does_not_keep_the_worker(
+    make_onnx: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def stuck(*_: object) -> Any:
+        entered.set()
+        leave.wait()
+
+    make_onnx(tmp_path, "m")
+    broker = MemoryBroker()
+    settings = WorkerSettings(models=tmp_path, log_level="info", drain_timeout_s=0.1)
+    worker = Worker(settings, broker)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    until(lambda: [m.state for w in broker.worker().live() for m in w.models] == ["AVAILABLE"])
+    monkeypatch.setattr(Model, "run", stuck)
+    asking = threading.Thread(target=lambda: ask(broker, request_of([[1, 2, 3]], timeout_s=2.0)))
+    asking.start()
+    assert entered.wait(10)
+    worker.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert worker.has_failed
+    assert "a batch did not end in time" in caplog.text
+    leave.set()
+    asking.join()
+
+
 def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
     make_onnx: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -438,7 +561,7 @@ def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
             return link
 
     make_onnx(tmp_path)
-    worker = Worker(WorkerSettings(models=tmp_path, redis_url="unused", log_level="info"), Breaks())
+    worker = Worker(WorkerSettings(models=tmp_path, log_level="info"), Breaks())
     worker.run()
     assert worker.has_failed
     assert "an instance failed; the worker ends" in caplog.text

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.broker.base import Delivery, Finished
+from millrace.broker.base import Delivery
 from millrace.protocol.messages import RequestItem
 from worker.batcher import ReadyBlock, form_batches
 
@@ -22,7 +22,7 @@ def blocks(draw: st.DrawFn) -> ReadyBlock:
         "fixed": np.zeros((sum(counts), draw(st.integers(1, 2))), draw(st.sampled_from([np.float32, np.int8]))),
     }
     return ReadyBlock(
-        finished=Finished(Delivery(b"1-0", "normal", b""), sum(counts)),
+        delivery=Delivery(b"1-0", "normal", b"", sum(counts)),
         reply_to="r",
         signature=draw(st.sampled_from(["a", "b"])),
         items=items,

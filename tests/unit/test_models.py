@@ -84,6 +84,13 @@ def test_ready_means_that_something_is_available_and_nothing_loads(states: tuple
     assert view.models.is_ready is ready
 
 
+def test_a_state_from_another_version_of_ours_hurts_nobody() -> None:
+    view = View(worker("a", ("m", 1, "HOVERING")), worker("b", ("m", 1, "HOVERING"), ("n", 1, "AVAILABLE")))
+    assert view.models.find("n").version == 1
+    with pytest.raises(NoWorker, match="its state is HOVERING"):
+        view.models.find("m")
+
+
 def test_an_unknown_signature_is_named() -> None:
     with pytest.raises(SignatureNotFound, match='"odd" not found'):
         View(worker("w", ("m", 1, "AVAILABLE"))).models.find("m").signature("odd")

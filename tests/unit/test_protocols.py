@@ -1,15 +1,19 @@
 """Bodies in, bodies out: TensorFlow Serving's REST and the Open Inference Protocol."""
 
+import contextlib
 import json
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotSupported, SignatureNotFound
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving import oip, tfs
+from serving.admission import admit
 from serving.models import ServedModel
 
 
@@ -214,3 +218,48 @@ def test_binary_tensors_are_refused_by_name() -> None:
     oip.refuse_binary(b"2", b"{}")
     with pytest.raises(NotSupported, match="binary tensor data extension"):
         oip.refuse_binary(b"2", b"{}\x00\x00")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just({"b64": "aGk="}),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["x", "a", "b", "b64"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["instances", "inputs", "signature_name", "other"]), json_values, max_size=3),
+    st.sampled_from([ONE, TWO, OPTIONAL]),
+)
+def test_whatever_predict_is_sent_is_read_or_refused(body: Any, on: ServedModel) -> None:
+    with contextlib.suppress(InvalidRequest):
+        inference, _ = tfs.parse_predict(json.dumps(body).encode(), on)
+        admit(inference, trace="t", deadline=0.0, max_queue_rows=100)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "inputs": st.lists(
+                st.fixed_dictionaries(
+                    {
+                        "name": st.sampled_from(["x", "a", "b", "tokens"]) | json_values,
+                        "datatype": st.sampled_from(["FP32", "BYTES", "INT8", "BOOL", "FP16"]) | json_values,
+                        "shape": st.lists(st.integers(-1, 4), max_size=3) | json_values,
+                        "data": st.lists(st.integers(0, 9), max_size=9) | json_values,
+                    }
+                ),
+                max_size=2,
+            )
+            | json_values
+        },
+        optional={"id": json_values, "outputs": json_values, "parameters": json_values},
+    ),
+    st.sampled_from([ONE, TWO, OPTIONAL]),
+)
+def test_whatever_infer_is_sent_is_read_or_refused(body: Any, on: ServedModel) -> None:
+    with contextlib.suppress(InvalidRequest):
+        inference, _ = oip.parse_infer(json.dumps(body).encode(), on)
+        admit(inference, trace="t", deadline=0.0, max_queue_rows=100)

@@ -35,6 +35,11 @@ def test_a_bad_value_names_its_variable() -> None:
         load(ServingSettings, {"MILLRACE_SERVING_PORT": "eighty"})
 
 
+def test_a_queue_that_is_no_redis_url_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"MILLRACE_REDIS_URL: .*redis://.* got 'localhost'"):
+        load(ServingSettings, {"MILLRACE_REDIS_URL": "localhost"})
+
+
 def test_the_reference_page_is_generated_from_the_classes() -> None:
     root = Path(__file__).parent.parent.parent
     spec = importlib.util.spec_from_file_location("generate", root / "docs/generate.py")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 from worker.backends.base import Arrays, Device, LoadError
 
@@ -35,7 +36,10 @@ class OnnxBackend:
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:  # noqa: ARG002 - ONNX has one signature
         """See `Backend`."""
-        strings = {name: _mapped(array, bytes.decode) for name, array in inputs.items() if array.dtype.kind == "O"}
+        try:
+            strings = {name: _mapped(array, bytes.decode) for name, array in inputs.items() if array.dtype.kind == "O"}
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"ONNX Runtime takes strings as UTF-8: {error}") from None
         values = self._session.run(self._outputs, inputs | strings)
         values = (_mapped(value, str.encode) if value.dtype.kind == "O" else value for value in values)
         return dict(zip(self._outputs, values, strict=True))

@@ -1,5 +1,6 @@
 """TensorFlow SavedModels, by TensorFlow."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def load(folder: Path, device: Device) -> SavedModelBackend:
     """The SavedModel in the folder. Raises `LoadError`."""
     if device.kind == "cuda" and not tf.config.list_physical_devices("GPU"):
         raise LoadError("CUDA was asked for, and TensorFlow found no usable GPU")
+    _limit_threads(device.threads)
     try:
         model = tf.saved_model.load(str(folder))
     except (OSError, ValueError, tf.errors.OpError) as error:
@@ -38,6 +40,13 @@ def load(folder: Path, device: Device) -> SavedModelBackend:
     if not model.signatures:
         raise LoadError(f"{folder}: the SavedModel has no signatures; export it with one")
     return SavedModelBackend(model, "/GPU:0" if device.kind == "cuda" else "/CPU:0")
+
+
+def _limit_threads(threads: int) -> None:
+    """TensorFlow has one pool for all models of the process, whose size is settled by the first of them."""
+    if tf.config.threading.get_intra_op_parallelism_threads() != threads:
+        with contextlib.suppress(RuntimeError):  # TensorFlow is at work already, in a process that is not ours alone
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
 def _signature(function: Any) -> Signature:

@@ -1,13 +1,13 @@
 -- Take over blocks whose consumer has not renewed its lease, each with the number of times it was delivered.
 -- KEYS  1 request stream
 -- ARGV  1 group   2 consumer   3 lease in ms   4 most blocks to take
--- Returns {{entry id, deliveries, block}, …}. Entries that are no longer in the stream are dropped from the group.
+-- Returns {{entry id, deliveries, block, rows}, …}. Entries that are no longer in the stream are dropped from the group.
 local taken = {}
 for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', ARGV[4])) do
   local id = pending[1]
   local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], id)[1]
   if entry then
-    taken[#taken + 1] = {id, pending[4] + 1, entry[2][2]}
+    taken[#taken + 1] = {id, pending[4] + 1, entry[2][2], entry[2][4]}
   else
     redis.call('XACK', KEYS[1], ARGV[1], id)
   end
