@@ -113,7 +113,7 @@ def _fast_rows(body: bytes, spec: TensorSpec, structure: bytes, key: str, head: 
     row = _row_structure(row_shape)
     if structure != head + b"[" + b",".join([row] * rows) + b"]}":
         return None
-    return key, Tensor.from_numpy(flat.reshape(rows, *row_shape))
+    return key, Tensor(spec.datatype, (rows, *row_shape), flat.view(np.uint8).data)
 
 
 @lru_cache(maxsize=256)

@@ -23,6 +23,7 @@ REPLY_STREAM_ENTRIES = 100_000
 _BLOCK_MS = 2_000
 _GRACE_S = 5.0  # beyond a blocking read's own limit, before the server counts as gone
 _EXPIRED_KEPT_MS = 60_000
+_CONSUMERS_KEPT_MS = 3_600_000
 
 _log = logging.getLogger(__name__)
 _decode_announcement = msgspec.json.Decoder(WorkerAnnouncement).decode
@@ -81,9 +82,9 @@ class RedisBroker:
         """See `Broker`."""
         return RedisProducerLink(self._url, api)
 
-    def consumer(self, queue: Queue, consumer: str) -> "RedisConsumerLink":
-        """See `Broker`."""
-        return RedisConsumerLink(_BlockingConnection(self._url), queue, consumer)
+    def consumer(self, queue: Queue, consumer: str, *, forget_ms: int = _CONSUMERS_KEPT_MS) -> "RedisConsumerLink":
+        """See `Broker`. Consumers that hold nothing and were silent for `forget_ms` are deleted on the way."""
+        return RedisConsumerLink(_BlockingConnection(self._url), queue, consumer, forget_ms)
 
     def worker(self) -> "RedisWorkerLink":
         """See `Broker`."""
@@ -265,8 +266,9 @@ class _BlockingConnection:
 class RedisConsumerLink:
     """A worker thread's hold on one queue."""
 
-    def __init__(self, connection: _BlockingConnection, queue: Queue, consumer: str) -> None:
+    def __init__(self, connection: _BlockingConnection, queue: Queue, consumer: str, forget_ms: int) -> None:
         self._connection = connection
+        self._forget_ms = forget_ms
         self._queue = queue
         self._consumer = consumer
         self._streams = tuple(queue.requests(priority) for priority in PRIORITIES)
@@ -348,6 +350,19 @@ class RedisConsumerLink:
             if isinstance(answer, redis.ResponseError) and "BUSYGROUP" not in str(answer):
                 raise _failure(answer)
         self._has_group = True
+        self._forget_consumers()
+
+    def _forget_consumers(self) -> None:
+        """Delete the consumers that workers who died left behind: those that hold nothing and were silent for long."""
+        answers = self._connection.execute(*(("XINFO", "CONSUMERS", stream, GROUP) for stream in self._streams))
+        gone = [
+            (stream, consumer[b"name"])
+            for stream, consumers in zip(self._streams, answers, strict=True)
+            if not isinstance(consumers, redis.ResponseError)
+            for consumer in (dict(zip(fields[::2], fields[1::2], strict=True)) for fields in consumers)
+            if consumer[b"pending"] == 0 and consumer[b"idle"] >= self._forget_ms
+        ]
+        self._connection.execute(*(("XGROUP", "DELCONSUMER", stream, GROUP, name) for stream, name in gone))
 
     def _retrying(self, execute: Callable[[], list[Any]]) -> list[Any]:
         """The answers. A group that is gone (Redis came back empty) is made again, for the next call to use."""

@@ -50,6 +50,7 @@ class Connection(asyncio.Protocol):
             future = self._waiting.popleft()
             if not future.done():
                 future.set_exception(Unavailable(f"the connection to the queue was lost: {exc or 'closed'}"))
+                future.exception()  # seen: of several commands that were sent together, only the first is waited for
 
     def send(self, commands: Sequence[tuple[Argument, ...]]) -> "list[asyncio.Future[Any]]":
         """Write the commands at once; each future has its answer, a `hiredis.ReplyError` among the results."""

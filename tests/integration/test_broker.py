@@ -240,6 +240,17 @@ class TestRedisAlone:
             assert client.xinfo_consumers(QUEUE.requests("normal"), "workers") == []
             assert sorted(client.keys()) == sorted([QUEUE.requests("high"), QUEUE.requests("normal"), QUEUE.held])
 
+    def test_consumers_that_hold_nothing_and_are_long_silent_are_forgotten(self, redis_server: RedisServer) -> None:
+        broker = RedisBroker(redis_server.url)
+        appended(broker, one(b"1"), one(b"2"))
+        idle = broker.consumer(QUEUE, "idle")
+        idle.exchange([], idle.exchange([], [], count=1, block_ms=0), count=0, block_ms=0)
+        take(broker, "holds")
+        broker.consumer(QUEUE, "new", forget_ms=0).exchange([], [], count=0, block_ms=0)
+        with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+            left = [consumer["name"] for consumer in client.xinfo_consumers(QUEUE.requests("normal"), "workers")]
+        assert left == ["holds"]
+
     def test_a_block_that_is_given_up_is_kept_with_its_error(self, redis_server: RedisServer) -> None:
         url = redis_server.url
         broker = RedisBroker(url)
