@@ -77,9 +77,6 @@ def encode_reply(block: ReplyBlock) -> bytes:
 def decode_request(data: bytes) -> RequestBlock:
     """The block that `encode_request` wrote. Raises `CodecError`."""
     head, tensors = _split(_REQUEST, _request_decoder, data)
-    rows = sum(item.rows for item in head.items)
-    if any(item.rows < 0 for item in head.items) or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
-        raise CodecError("the items do not account for the tensors' rows")
     return RequestBlock(
         reply_to=head.reply_to,
         model=head.model,
@@ -94,9 +91,6 @@ def decode_request(data: bytes) -> RequestBlock:
 def decode_reply(data: bytes) -> ReplyBlock:
     """The block that `encode_reply` wrote. Raises `CodecError`."""
     head, tensors = _split(_REPLY, _reply_decoder, data)
-    rows = sum(item.rows for item in head.items)
-    if any(item.rows < 0 for item in head.items) or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
-        raise CodecError("the items do not account for the tensors' rows")
     return ReplyBlock(
         worker=head.worker, compute_ms=head.compute_ms, batch_rows=head.batch_rows, items=head.items, tensors=tensors
     )
@@ -135,6 +129,9 @@ def _split(kind: int, decoder: msgspec.msgpack.Decoder[_Head], data: bytes) -> t
         offset += spec.payload_bytes
     if offset != len(data) or len(tensors) != len(specs):
         raise CodecError("the buffers are not those that the head lists")
+    rows = sum(item.rows for item in head.items)
+    if any(item.rows < 0 for item in head.items) or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
+        raise CodecError("the items do not account for the tensors' rows")
     return head, tensors
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import running
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "digits" / "1"
@@ -45,11 +45,10 @@ class Project:
 
     def until(self, condition: Callable[[], bool], failure: str, timeout_s: float = 30) -> None:
         """Return when the condition holds; fail with the last logs when it does not in time."""
-        ends = time.monotonic() + timeout_s
-        while not condition():
-            if time.monotonic() > ends:
-                pytest.fail(f"{failure}\n{self.compose('logs', '--no-color', '--tail', '30')}")
-            time.sleep(0.1)
+        try:
+            running.until(condition, timeout_s)
+        except AssertionError:
+            pytest.fail(f"{failure}\n{self.compose('logs', '--no-color', '--tail', '30')}")
 
     def containers(self, *services: str) -> list[str]:
         return self.compose("ps", "--all", "--quiet", *services).split()
