@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported
 from serving import oip, tfs
 from serving.answers import error_body
+from serving.intake import too_large
 from serving.models import AVAILABLE
 from serving.service import Headers, Service
 
@@ -51,7 +52,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
         if request.path.startswith("/v1/") and error.code in (404, 405):
             return _error(f"Malformed request: {request.method} {request.path}", 400)
         if isinstance(error, RequestEntityTooLarge):
-            return _refused(service.too_large())
+            return _refused(too_large(service.settings))
         return _error(error.name, error.code or 500)
 
     @app.post("/v1/models/<path:rest>")

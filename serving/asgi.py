@@ -9,14 +9,15 @@ from a2wsgi import WSGIMiddleware
 
 from millrace import logs
 from millrace.broker.redis import RedisBroker
-from serving.answers import Answer, error_body
+from millrace.protocol.errors import MillraceError
+from serving.answers import Answer
 from serving.app import create_app
+from serving.intake import Intake, Receive
 from serving.service import Service
 from serving.settings import ServingSettings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _FLASK_THREADS = 4
@@ -33,6 +34,7 @@ class Application:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._intake = Intake(service.settings)
         self._flask: Callable[[Scope, Receive, Send], Awaitable[None]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,8 +45,13 @@ class Application:
             raise ValueError(f"no {scope['type']} connections are served here")
         elif scope["method"] == "POST" and (verb := self._service.verb(scope["path"])):
             headers = dict(scope["headers"])
-            body = await self._body(headers, receive)
-            await _send(send, await verb(headers, body) if body is not None else self._too_large(headers))
+            try:
+                body = await self._intake.read(headers, receive)
+            except MillraceError as error:
+                answer = self._service.refused(headers, error)
+            else:
+                answer = await verb(headers, body)
+            await _send(send, answer)
         elif self._flask:
             await self._flask(scope, receive, send)
 
@@ -59,34 +66,6 @@ class Application:
         await receive()
         await self._service.stop()
         await send({"type": "lifespan.shutdown.complete"})
-
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-        """The body, or None where it is too large: the rest is then read and dropped, so that the answer is heard."""
-        limit = self._service.settings.max_body_bytes
-        message = await receive()
-        if not message.get("more_body"):
-            body: bytes = message.get("body", b"")
-            return body if len(body) <= limit else None
-        announced = headers.get(b"content-length", b"0")
-        chunks, size = [message["body"]], len(message["body"])
-        if announced.isdigit() and int(announced) > limit:
-            size = limit + 1
-        while message.get("more_body"):
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size <= limit:
-                chunks.append(message["body"])
-            else:
-                chunks.clear()
-        return b"".join(chunks) if size <= limit else None
-
-    def _too_large(self, headers: dict[bytes, bytes]) -> Answer:
-        error = self._service.too_large()
-        body = error_body(str(error))
-        request_id = ("x-request-id", self._service.request_id(headers))
-        return Answer(
-            error.status, body, (("content-type", "application/json"), request_id, ("server-timing", "parse;dur=0"))
-        )
 
 
 async def _send(send: Send, answer: Answer) -> None:

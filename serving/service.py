@@ -15,11 +15,12 @@ import orjson
 
 from millrace.broker.base import Broker, Limits
 from millrace.broker.producer import Producer, Response, Timings
-from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, PayloadTooLarge, QueueFull
+from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, QueueFull
 from millrace.protocol.tensors import Tensor
 from serving import oip, tfs
 from serving.admission import Inference, admit
 from serving.answers import Answer, error_body
+from serving.intake import too_large
 from serving.metrics import Metrics
 from serving.models import AVAILABLE, Models, ServedModel
 from serving.settings import ServingSettings
@@ -116,11 +117,12 @@ class Service:
         call = Call(self.request_id(headers), "oip")
         return await self._answer(call, headers, body, lambda: self.models.find(name, version), parse, oip.error_text)
 
-    def too_large(self) -> PayloadTooLarge:
-        """The error for a body above the limit."""
-        return PayloadTooLarge(
-            f"the request body is larger than the {self.settings.max_body_bytes} bytes that are allowed"
-        )
+    def refused(self, headers: Headers, error: MillraceError) -> Answer:
+        """The answer to a request that was refused before any verb saw it."""
+        call = Call(self.request_id(headers), "http")
+        answer = _refusal(call, error, str(error))
+        _log_request(call, answer, 0.0)
+        return answer
 
     def request_id(self, headers: Headers) -> str:
         """The caller's X-Request-Id where it is printable and at most 128 characters long, else one of our own."""
@@ -138,7 +140,7 @@ class Service:
     ) -> Answer:
         try:
             if len(body) > self.settings.max_body_bytes:
-                raise self.too_large()
+                raise too_large(self.settings)
             if headers.get(b"content-encoding", b"identity") != b"identity":
                 raise NotSupported("compressed bodies are not supported; send the body as it is")
             model = find()

@@ -15,6 +15,9 @@ class ServingSettings(CommonSettings):
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="The HTTP port.")
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="The largest request body; a larger one gets 413.")
+    max_arriving_bytes: int = Field(
+        512 * 2**20, ge=1024, description="Bytes of large bodies that may be arriving at once; more get 503."
+    )
     max_queue_rows: int = Field(
         4096, ge=1, description="Rows that one model's queue holds; beyond it requests get 429."
     )

@@ -26,6 +26,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     status = running.stop()
     server.kill()
     assert status == 0, running.output
+    running.log.unlink()
 
 
 @pytest.fixture(scope="session")
