@@ -4,7 +4,6 @@ Versions are positive integers without leading zeros; other entries are passed o
 written beside its place and renamed into it, so that nobody reads half of one.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,10 +52,6 @@ class ModelRepository:
             if target.exists():
                 target.rename(Path(scratch) / "old")
             staging.rename(target)
-
-    def remove(self, model: str, version: int) -> None:
-        """Delete a version; no error where there is none."""
-        shutil.rmtree(self.folder(model, version), ignore_errors=True)
 
 
 def _versions(folder: Path) -> list[int]:

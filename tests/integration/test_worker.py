@@ -241,6 +241,10 @@ def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> Non
     with serving(broker, model_of(backend)):
         asking.join()
     assert backend.runs == []
+    if isinstance(broker, MemoryBroker):
+        assert [error for _, error in broker.dead_letters(QUEUE)] == [
+            "the request was given up after 3 workers failed on it"
+        ]
     with pytest.raises(ModelFailed, match="given up after 3 workers failed on it"):
         raise answers[0]  # type: ignore[misc]
 
