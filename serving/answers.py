@@ -1,8 +1,11 @@
 """What goes back to a caller, and how an error is written."""
 
+import math
 from dataclasses import dataclass
 
 import orjson
+
+from millrace.protocol.errors import MillraceError, QueueFull
 
 _LONGEST_TEXT = 1000
 
@@ -21,3 +24,11 @@ def error_body(text: str) -> bytes:
     if len(text) > _LONGEST_TEXT:
         text = text[:_LONGEST_TEXT] + "..."
     return orjson.dumps({"error": text.encode("utf-8", "replace").decode()})
+
+
+def retry_after(error: MillraceError) -> tuple[tuple[str, str], ...]:
+    """The header that says when to come again, in whole seconds, for the statuses that have one: 429 and 503."""
+    if error.status not in (429, 503):
+        return ()
+    seconds = error.retry_after_s if isinstance(error, QueueFull) else 1.0
+    return (("retry-after", str(max(1, math.ceil(seconds)))),)

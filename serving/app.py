@@ -12,9 +12,9 @@ import orjson
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported
+from millrace.protocol.errors import MillraceError, NotSupported
 from serving import oip, tfs
-from serving.answers import error_body
+from serving.answers import error_body, retry_after
 from serving.intake import too_large
 from serving.models import AVAILABLE
 from serving.service import Headers, Service
@@ -43,14 +43,13 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     def _refused(error: MillraceError) -> Response:
         text = oip.error_text(error) if request.path.startswith("/v2") else tfs.status_error_text(error)
         response = _error(text, error.status)
-        if error.status == 503:
-            response.headers["Retry-After"] = "1"
+        response.headers.extend(retry_after(error))
         return response
 
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Response:
         if request.path.startswith("/v1/") and error.code in (404, 405):
-            return _error(f"Malformed request: {request.method} {request.path}", 400)
+            return _unknown()
         if isinstance(error, RequestEntityTooLarge):
             return _refused(too_large(service.settings))
         return _error(error.name, error.code or 500)
@@ -59,7 +58,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     @app.post("/v2/models/<path:rest>")
     def _hot(rest: str) -> Response:  # noqa: ARG001 - Flask passes it; the verb is in the whole path
         if verb := service.verb(request.path):
-            answer = asyncio.run_coroutine_threadsafe(_awaited(verb, _headers(), request.get_data()), loop).result()
+            answer = asyncio.run_coroutine_threadsafe(verb(_headers(), request.get_data()), loop).result()
             return Response(answer.body, answer.status, answer.headers)
         if match := _OTHER_VERB.fullmatch(request.path):
             raise NotSupported(f"the verb {match[1].lower()} is not supported; use predict")
@@ -69,10 +68,6 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_open_inference(app, service)
     _add_operations(app, service)
     return app
-
-
-async def _awaited(verb: Any, headers: Headers, body: bytes) -> Any:
-    return await verb(headers, body)
 
 
 def _headers() -> Headers:
@@ -104,8 +99,7 @@ def _add_tensorflow_serving(app: Flask, service: Service) -> None:
         if not match:
             return _unknown()
         name, number, label, metadata = match.groups()
-        if label is not None:
-            raise InvalidRequest(f"Unrecognized servable version label: {label}")
+        tfs.refuse_label(label)
         version = None if number is None else int(number)
         versions = service.models.versions(name, version)
         return _json(

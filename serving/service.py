@@ -8,18 +8,19 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from millrace.broker.base import Broker, Limits
 from millrace.broker.producer import Producer, Response, Timings
-from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, QueueFull
+from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported
 from millrace.protocol.tensors import Tensor
 from serving import oip, tfs
 from serving.admission import Inference, admit
-from serving.answers import Answer, error_body
+from serving.answers import Answer, error_body, retry_after
 from serving.intake import too_large
 from serving.metrics import Metrics
 from serving.models import AVAILABLE, Models, ServedModel
@@ -47,7 +48,7 @@ class Call:
     timings: Timings | None = None
 
 
-Verb = Callable[[Headers, bytes], Awaitable[Answer]]
+Verb = Callable[[Headers, bytes], Coroutine[Any, Any, Answer]]
 
 
 class Service:
@@ -99,8 +100,7 @@ class Service:
             return inference, lambda outputs: tfs.render_predict(outputs, form)
 
         def find() -> ServedModel:
-            if label is not None:
-                raise InvalidRequest(f"Unrecognized servable version label: {label}")
+            tfs.refuse_label(label)
             return self.models.find(name, version)
 
         call = Call(self.request_id(headers), "tfs")
@@ -211,11 +211,7 @@ def _headers(call: Call) -> tuple[tuple[str, str], ...]:
 
 
 def _refusal(call: Call, error: MillraceError, text: str) -> Answer:
-    headers = _headers(call)
-    if error.status in (429, 503):
-        seconds = error.retry_after_s if isinstance(error, QueueFull) else 1.0
-        headers += (("retry-after", str(max(1, math.ceil(seconds)))),)
-    return Answer(error.status, error_body(text), headers)
+    return Answer(error.status, error_body(text), _headers(call) + retry_after(error))
 
 
 def _log_request(call: Call, answer: Answer, seconds: float) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -62,14 +61,21 @@ def _milliseconds(time: Sequence[bytes]) -> float:
     return int(time[0]) * 1000 + int(time[1]) / 1000
 
 
-@asynccontextmanager
-async def _answering() -> AsyncIterator[None]:
-    """Turns a server that does not answer in time into `Unavailable`."""
+async def _answers(connection: Connection, *commands: Command, limit_s: float = _GRACE_S) -> list[Any]:
+    """The answers in order. A server that does not answer in time loses the connection.
+
+    Raises `Unavailable` for that, and for the first error among the answers.
+    """
     try:
-        async with asyncio.timeout(_GRACE_S):
-            yield
+        async with asyncio.timeout(limit_s):
+            answers = await connection.execute(*commands)
     except TimeoutError:
+        connection.close()  # all others who wait for it must know
         raise Unavailable("the queue's Redis does not answer") from None
+    for answer in answers:
+        if isinstance(answer, hiredis.ReplyError):
+            raise _failure(answer)
+    return answers
 
 
 class RedisBroker:
@@ -103,14 +109,12 @@ class RedisProducerLink:
         self._connecting = asyncio.Lock()
         self._append_sha = ""
         self._last_id: bytes | str = "0"
-        self._read_ms = 0
 
     async def close(self) -> None:
         """See `ProducerLink`."""
         try:
             if self._sending and self._sending.is_open:
-                async with _answering():
-                    await self._sending.execute(("DEL", self.reply_to))
+                await _answers(self._sending, ("DEL", self.reply_to))
         finally:
             for connection in (self._sending, self._reading):
                 if connection:
@@ -138,14 +142,7 @@ class RedisProducerLink:
         if self._reading is None or not self._reading.is_open:
             self._reading = await connect(self._url)
         read: Command = ("XREAD", "COUNT", 256, "BLOCK", _BLOCK_MS, "STREAMS", self.reply_to, self._last_id)
-        try:
-            async with asyncio.timeout(_BLOCK_MS / 1000 + _GRACE_S):
-                answers = await self._reading.execute(*self._trim(), read)
-        except TimeoutError:
-            self._reading.close()
-            raise Unavailable("the queue's Redis does not answer") from None
-        if isinstance(answers[-1], hiredis.ReplyError):
-            raise _failure(answers[-1])
+        answers = await _answers(self._reading, *self._trim(), read, limit_s=_BLOCK_MS / 1000 + _GRACE_S)
         if not answers[-1]:
             return []
         entries = answers[-1][0][1]
@@ -158,36 +155,27 @@ class RedisProducerLink:
 
     async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
         """See `ProducerLink`."""
-        async with _answering():
-            connection = await self._sender()
-            try:
-                alive, time, workers = await connection.execute(
-                    ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS), ("TIME",), ("HVALS", WORKERS)
-                )
-                if alive == 0:
-                    await self._make_reply_stream(connection)
-            except asyncio.CancelledError:
-                connection.close()  # it does not answer: all who wait for it must know
-                raise
-        for answer in (alive, time, workers):
-            if isinstance(answer, hiredis.ReplyError):
-                raise _failure(answer)
+        connection = await self._sender()
+        alive, time, workers = await _answers(
+            connection, ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS), ("TIME",), ("HVALS", WORKERS)
+        )
+        if not alive:
+            await self._make_reply_stream(connection)
         self.clock.set(_milliseconds(time))
         return _live(workers, self.clock), bool(alive)
 
     async def _make_reply_stream(self, connection: Connection) -> None:
         self._last_id = "0"
-        made = await connection.execute(
+        await _answers(
+            connection,
             ("XGROUP", "CREATE", self.reply_to, "reader", "$", "MKSTREAM"),
             ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS),
         )
-        if isinstance(made[0], hiredis.ReplyError):
-            raise _failure(made[0])
 
     async def _sender(self) -> Connection:
         if self._sending is not None and self._sending.is_open:
             return self._sending
-        async with self._connecting, _answering():
+        async with self._connecting:
             if self._sending is None or not self._sending.is_open:
                 self._sending = await self._connected()
             return self._sending
@@ -195,13 +183,10 @@ class RedisProducerLink:
     async def _connected(self) -> Connection:
         connection = await connect(self._url)
         try:
-            (sha,) = await connection.execute(("SCRIPT", "LOAD", script("append")))
-            if isinstance(sha, hiredis.ReplyError):
-                raise _failure(sha)
-        except BaseException:  # cancelled by a time limit, too
+            (self._append_sha,) = await _answers(connection, ("SCRIPT", "LOAD", script("append")))
+        except BaseException:  # cancelled, too
             connection.close()
             raise
-        self._append_sha = sha
         return connection
 
 
@@ -278,37 +263,22 @@ class RedisConsumerLink:
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
     ) -> list[Delivery]:
         """See `ConsumerLink`. Replies travel before their blocks are finished; one whose reader is gone is dropped."""
-        if not self._has_group:
-            self._make_groups()
         commands = [self._reply(reply) for reply in replies] + [self._finish(delivery) for delivery in finished]
         if count:
             wait = ("BLOCK", block_ms) if block_ms else ()
-            commands.append(
-                (
-                    "XREADGROUP",
-                    "GROUP",
-                    GROUP,
-                    self._consumer,
-                    "COUNT",
-                    count,
-                    *wait,
-                    "STREAMS",
-                    *self._streams,
-                    ">",
-                    ">",
-                )
-            )
-        answers = self._retrying(lambda: self._connection.execute(*commands, wait_ms=block_ms if count else 0))
+            take: Command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *wait)
+            commands.append((*take, "STREAMS", *self._streams, ">", ">"))
+        answers = self._execute(*commands, wait_ms=block_ms if count else 0)
         return self._deliveries(answers[-1]) if count and answers and answers[-1] else []
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""
-        if not self._has_group:
-            self._make_groups()
-        claims = [
-            self._connection.call("claim", [stream], GROUP, self._consumer, lease_ms, count) for stream in self._streams
-        ]
-        answers = self._retrying(lambda: self._connection.execute(*claims))
+        answers = self._execute(
+            *(
+                self._connection.call("claim", [stream], GROUP, self._consumer, lease_ms, count)
+                for stream in self._streams
+            )
+        )
         return [
             Delivery(entry_id, priority, block, int(rows), deliveries)
             for priority, taken in zip(PRIORITIES, answers or ([], []), strict=True)
@@ -321,8 +291,7 @@ class RedisConsumerLink:
             *("b", delivery.block, "error", error),
             *("deliveries", delivery.deliveries, "consumer", self._consumer),
         )
-        command: Command = ("XADD", self._queue.dead, "MAXLEN", "~", DEAD_LETTERS_KEPT, "*", *fields)
-        self._retrying(lambda: self._connection.execute(command))
+        self._execute(("XADD", self._queue.dead, "MAXLEN", "~", DEAD_LETTERS_KEPT, "*", *fields))
 
     def close(self) -> None:
         """See `ConsumerLink`. The consumer itself is deleted where it holds nothing."""
@@ -364,9 +333,11 @@ class RedisConsumerLink:
         ]
         self._connection.execute(*(("XGROUP", "DELCONSUMER", stream, GROUP, name) for stream, name in gone))
 
-    def _retrying(self, execute: Callable[[], list[Any]]) -> list[Any]:
-        """The answers. A group that is gone (Redis came back empty) is made again, for the next call to use."""
-        answers = execute()
+    def _execute(self, *commands: Command, wait_ms: int = 0) -> list[Any]:
+        """The answers; [] where a group is gone (Redis came back empty): it is made again, for the next call to use."""
+        if not self._has_group:
+            self._make_groups()
+        answers = self._connection.execute(*commands, wait_ms=wait_ms)
         for answer in answers:
             if isinstance(answer, redis.ResponseError):
                 if "NOGROUP" in str(answer):
