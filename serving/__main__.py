@@ -1,17 +1,14 @@
-"""Run the API under Granian: `python -m serving`, or `millrace serve`."""
+"""Run the API: `python -m serving`, or `millrace serve`."""
 
 import argparse
 import os
 import sys
-from functools import partial
-from typing import Any
 
-from granian import Granian
-from granian.constants import Interfaces
+import uvloop
 
 from millrace.listening import check_port
 from millrace.settings import SettingsError, load
-from serving.asgi import build
+from serving.server import serve
 from serving.settings import ServingSettings
 
 
@@ -28,21 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     except (SettingsError, OSError) as error:
         print(f"millrace serve: {error}", file=sys.stderr)
         return 2
-    server = Granian(
-        "serving.asgi:build",
-        address=settings.host,
-        port=settings.port,
-        interface=Interfaces.ASGI,
-        websockets=False,
-        log_enabled=False,
-        workers_kill_timeout=int(settings.drain_timeout_s) + 1,
-    )
-    server.serve(target_loader=partial(_load, settings))
+    uvloop.run(serve(settings))
     return 0
-
-
-def _load(settings: ServingSettings, _target: str) -> Any:
-    return build(settings)
 
 
 if __name__ == "__main__":

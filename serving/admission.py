@@ -16,13 +16,12 @@ _MAX_FILE_BYTES = 16 * 2**20
 class Inference:
     """What a request asks of a model, as its protocol's parser read it.
 
-    `outputs` is what the caller wants to see, in order; empty for all. `timeout_ms` is None where the body names none.
+    `timeout_ms` is None where the body names none.
     """
 
     model: ServedModel
     signature: str
     inputs: dict[str, Tensor]
-    outputs: tuple[str, ...] = ()
     timeout_ms: float | None = None
     priority: str = "normal"
 
@@ -33,16 +32,7 @@ def admit(inference: Inference, *, trace: str, deadline: float, max_queue_rows: 
     `deadline` is a time of `time.perf_counter`. Raises `InvalidRequest` with the words that Triton's users know.
     """
     model = inference.model
-    signature = model.signature(inference.signature)
-    _check_names(model.name, signature, inference.inputs)
-    rows = {
-        _check_tensor(model, spec, inference.inputs[spec.name])
-        for spec in signature.inputs
-        if spec.name in inference.inputs
-    }
-    if len(rows) != 1:
-        raise InvalidRequest(f"the inputs of model '{model.name}' have different numbers of rows: {sorted(rows)}")
-    (count,) = rows
+    count = _check_inputs(model, model.signature(inference.signature), inference.inputs)
     if count > max_queue_rows:
         raise InvalidRequest(
             f"inference request batch-size must be <= {max_queue_rows} for '{model.name}', got {count}"
@@ -58,6 +48,18 @@ def admit(inference: Inference, *, trace: str, deadline: float, max_queue_rows: 
         trace=trace,
         priority=inference.priority,
     )
+
+
+def _check_inputs(model: ServedModel, signature: Signature, inputs: Mapping[str, Tensor]) -> int:
+    """How many rows the inputs have."""
+    specs = signature.inputs
+    if len(specs) == len(inputs) == 1 and specs[0].name in inputs:
+        return _check_tensor(model, specs[0], inputs[specs[0].name])
+    _check_names(model.name, signature, inputs)
+    rows = {_check_tensor(model, spec, inputs[spec.name]) for spec in specs if spec.name in inputs}
+    if len(rows) != 1:
+        raise InvalidRequest(f"the inputs of model '{model.name}' have different numbers of rows: {sorted(rows)}")
+    return rows.pop()
 
 
 def _check_names(model: str, signature: Signature, inputs: Mapping[str, Tensor]) -> None:
@@ -89,7 +91,7 @@ def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> int:
         )
     expected = (-1,) if is_file else spec.shape
     shape = tensor.shape
-    if len(shape) != len(expected) or any(want not in (-1, got) for want, got in zip(expected, shape, strict=True)):
+    if not _fits(shape, expected):
         raise InvalidRequest(
             f"unexpected shape for input '{spec.name}' for model '{model.name}'. "
             f"Expected {_shape(expected)}, got {_shape(shape)}"
@@ -102,6 +104,14 @@ def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> int:
             f"input '{spec.name}' of model '{model.name}' takes at most {most} bytes an element, got {longest}"
         )
     return shape[0] if model.max_batch_size else 1
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    if len(shape) != len(expected):
+        return False
+    if shape[1:] == expected[1:] and expected[:1] == (-1,):  # the usual case, at a tenth of the time
+        return True
+    return all(want in (-1, got) for want, got in zip(expected, shape, strict=True))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
@@ -19,11 +20,24 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+class Content(NamedTuple):
+    """What a protocol answers, without what every answer has."""
+
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
+
+
 def error_body(text: str) -> bytes:
     """`{"error": text}`: cut to 1,000 characters, since texts quote what callers sent, and always valid UTF-8."""
     if len(text) > _LONGEST_TEXT:
         text = text[:_LONGEST_TEXT] + "..."
     return orjson.dumps({"error": text.encode("utf-8", "replace").decode()})
+
+
+def error_answer(status: int, text: str) -> Answer:
+    """The answer to what is no request that any handler could see."""
+    headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
+    return Answer(status, error_body(text), headers + ((("retry-after", "1"),) if status == 503 else ()))
 
 
 def retry_after(error: MillraceError) -> tuple[tuple[str, str], ...]:

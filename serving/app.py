@@ -1,6 +1,7 @@
 """The Flask application: the whole API, so that it runs under any WSGI server.
 
-Under Granian (`asgi.py`) the two hot verbs never come here; the code that answers them is the same (`service.py`).
+Under our own server (`server.py`) the two hot verbs never come here; the code that answers them is the same
+(`service.py`).
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from serving import oip, tfs
 from serving.answers import error_body, retry_after
 from serving.intake import too_large
 from serving.models import AVAILABLE
-from serving.service import Headers, Service
+from serving.service import Headers, Service, target
 
 _MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
 _OTHER_VERB = re.compile(r"(?i)/v1/models/[^/:]+(?:/versions/\d+|/labels/[^/:]+)?:(classify|regress)")
@@ -57,8 +58,9 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     @app.post("/v1/models/<path:rest>")
     @app.post("/v2/models/<path:rest>")
     def _hot(rest: str) -> Response:  # noqa: ARG001 - Flask passes it; the verb is in the whole path
-        if verb := service.verb(request.path):
-            answer = asyncio.run_coroutine_threadsafe(verb(_headers(), request.get_data()), loop).result()
+        if hot := target(request.path):
+            answering = service.answer(hot, _headers(), request.get_data())
+            answer = asyncio.run_coroutine_threadsafe(answering, loop).result()
             return Response(answer.body, answer.status, answer.headers)
         if match := _OTHER_VERB.fullmatch(request.path):
             raise NotSupported(f"the verb {match[1].lower()} is not supported; use predict")
@@ -141,5 +143,4 @@ def _add_operations(app: Flask, service: Service) -> None:
 
     @app.get("/metrics")
     def _metrics() -> Response:
-        service.metrics.queue_up.set(service.producer.is_connected)
         return Response(service.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,13 +1,8 @@
-"""Reads request bodies: each bounded in size and in time, and all that are arriving bounded together."""
+"""Request bodies that do not come in one piece: each bounded in size, and all that are arriving bounded together."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
-
-from millrace.protocol.errors import Cancelled, DeadlineExceeded, PayloadTooLarge, Unavailable
+from millrace.protocol.errors import MillraceError, PayloadTooLarge, Unavailable
+from serving.heads import Chunks, Head
 from serving.settings import ServingSettings
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 def too_large(settings: ServingSettings) -> PayloadTooLarge:
@@ -16,59 +11,67 @@ def too_large(settings: ServingSettings) -> PayloadTooLarge:
 
 
 class Intake:
-    """Reads the bodies of one API process, on its event loop."""
+    """What one API process is taking in."""
 
     def __init__(self, settings: ServingSettings) -> None:
-        self._settings = settings
-        self._arriving_bytes = 0
+        self.settings = settings
+        self.arriving_bytes = 0
 
-    async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        """The body of an ASGI request.
 
-        Raises `PayloadTooLarge`, `Unavailable` when too much is arriving at once, `DeadlineExceeded` when it does not
-        arrive in time, and `Cancelled` when the caller goes away meanwhile. What is refused is still read, and
-        dropped, so that the caller hears the answer.
-        """
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            if len(body) > self._settings.max_body_bytes:
-                raise too_large(self._settings)
-            return body
-        announced = headers.get(b"content-length", b"")
-        is_refused = announced.isdigit() and int(announced) > self._settings.max_body_bytes
-        try:
-            async with asyncio.timeout(self._settings.request_timeout_ms / 1000):
-                return await self._rest(body, receive, too_large(self._settings) if is_refused else None)
-        except TimeoutError:
-            raise DeadlineExceeded(f"the body did not arrive within {self._settings.request_timeout_ms} ms") from None
+class Arrival:
+    """One body on its way. What is refused is still taken, and dropped, so that the caller comes to hear the answer.
 
-    async def _rest(self, first: bytes, receive: Receive, refusal: PayloadTooLarge | Unavailable | None) -> bytes:
-        chunks, size, has_more = [first], len(first), True
-        self._arriving_bytes += size
-        try:
-            while has_more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Cancelled("the caller went away")
-                has_more = message.get("more_body", False)
-                chunk: bytes = message.get("body", b"")
-                refusal = refusal or self._refusal(size + len(chunk), len(chunk))
-                if refusal:
-                    chunks.clear()
-                    continue
-                chunks.append(chunk)
-                size += len(chunk)
-                self._arriving_bytes += len(chunk)
-        finally:
-            self._arriving_bytes -= size
-        if refusal:
-            raise refusal
-        return b"".join(chunks)
+    `refusal` is the error that it met: `PayloadTooLarge`, or `Unavailable` where too much is arriving at once.
+    """
 
-    def _refusal(self, size: int, more: int) -> PayloadTooLarge | Unavailable | None:
-        if size > self._settings.max_body_bytes:
-            return too_large(self._settings)
-        if self._arriving_bytes + more > self._settings.max_arriving_bytes:
-            return Unavailable("too many large bodies are arriving at once; try again")
-        return None
+    def __init__(self, intake: Intake, head: Head, raw_head: bytes) -> None:
+        self.head = head
+        self.refusal: MillraceError | None = None
+        self._intake = intake
+        self._missing = head.length
+        self._chunks = Chunks(raw_head) if head.length < 0 else None
+        self._parts: list[bytes] = []
+        self._size = 0
+        if head.length > intake.settings.max_body_bytes:
+            self._refuse(too_large(intake.settings))
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take in what came; None until the body is complete, then what came behind it. Raises `HeadError`."""
+        if self._chunks:
+            self._chunks.feed(data)
+            parts, self._chunks.parts = self._chunks.parts, []
+            for part in parts:
+                self._keep(part)
+            return b"" if self._chunks.is_complete else None
+        mine = data[: self._missing] if len(data) > self._missing else data
+        self._missing -= len(mine)
+        self._keep(mine)
+        return None if self._missing else data[len(mine) :]
+
+    @property
+    def lost_its_place(self) -> bool:
+        """Whether bytes of another request were dropped, so that the connection must end with this one."""
+        return self._chunks is not None and self._chunks.has_more
+
+    def end(self) -> bytes:
+        """What came of the body, which counts no longer as arriving."""
+        self._intake.arriving_bytes -= self._size
+        parts, self._parts, self._size = self._parts, [], 0
+        return b"".join(parts)
+
+    def _keep(self, part: bytes) -> None:
+        if self.refusal:
+            return
+        settings = self._intake.settings
+        if self._size + len(part) > settings.max_body_bytes:
+            self._refuse(too_large(settings))
+        elif self._intake.arriving_bytes + len(part) > settings.max_arriving_bytes:
+            self._refuse(Unavailable("too many large bodies are arriving at once; try again"))
+        else:
+            self._parts.append(part)
+            self._size += len(part)
+            self._intake.arriving_bytes += len(part)
+
+    def _refuse(self, error: MillraceError) -> None:
+        self.refusal = error
+        self.end()

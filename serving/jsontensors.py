@@ -226,10 +226,11 @@ def dumps_array(array: npt.NDArray[Any]) -> bytes:
     if array.dtype.kind == "f":
         if array.dtype.itemsize == 2:
             array = array.astype(np.float32)
-        if not np.isfinite(array).all():
-            shortest = [float(str(value)) for value in array.ravel()]
-            return json.dumps(_nested(shortest, array.shape)).encode()
-    return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in text:  # NaN and Infinity, which it has no words for
+        shortest = [float(str(value)) for value in array.ravel()]
+        return json.dumps(_nested(shortest, array.shape)).encode()
+    return text
 
 
 def _nested(flat: list[Any], shape: tuple[int, ...]) -> Any:

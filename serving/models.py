@@ -29,6 +29,11 @@ class ServedModel:
             raise SignatureNotFound(name or DEFAULT_SIGNATURE) from None
 
     @cached_property
+    def output_names(self) -> frozenset[str]:
+        """The names of the default signature's outputs."""
+        return frozenset(spec.name for spec in self.signature().outputs)
+
+    @cached_property
     def only_input(self) -> TensorSpec | None:
         """The default signature's one required input, None where there are several or none."""
         signature = self.announcement.signatures.get(DEFAULT_SIGNATURE)

@@ -1,53 +1,148 @@
-"""The Open Inference Protocol (version 2) over REST in its JSON form, with Triton's error texts."""
+"""The Open Inference Protocol (version 2) over REST, as JSON and with binary tensors, in Triton's error texts."""
 
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 import simdjson
 
 import millrace
 from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported
 from millrace.protocol.messages import ModelAnnouncement
-from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, DTYPES, Tensor, TensorSpec
+from millrace.protocol.tensors import (
+    BYTES,
+    DEFAULT_SIGNATURE,
+    DTYPES,
+    Tensor,
+    TensorSpec,
+    decode_strings,
+    encode_strings,
+)
 from serving import jsontensors
 from serving.admission import Inference
+from serving.answers import Content
 from serving.models import ServedModel
 
+_EXTENSIONS = ("binary_tensor_data", "parameters", "schedule_policy")
 _HIGH = 1  # Triton's highest priority; 0 is "the default"
 
 
-def refuse_binary(header_length: bytes | None, body: bytes) -> None:
-    """Refuse the binary tensor data extension, which the server does not name among its extensions.
+class Wanted(NamedTuple):
+    """How the answer is to look: the request's id, and the outputs in order, each with whether it is to be binary.
 
-    `header_length` is the header Inference-Header-Content-Length: the length of the JSON at the start of the body.
+    Without outputs, all are wanted, `binary` or not.
     """
-    if header_length is not None and header_length != str(len(body)).encode():
-        raise NotSupported(
-            "the binary tensor data extension is not supported; send the tensors as JSON (binary_data=False)"
-        )
+
+    identity: str = ""
+    outputs: tuple[tuple[str, bool], ...] = ()
+    binary: bool = False
 
 
-def parse_infer(body: bytes, model: ServedModel) -> tuple[Inference, str]:
-    """What an `/infer` body asks for, and the request's own id ("" where it gives none). Raises `InvalidRequest`."""
-    document = _fast(body) or _slow(body)
-    signature = model.signature()
-    inputs = dict(document["inputs"])
-    if len(inputs) != len(document["inputs"]):
+class _Raw(NamedTuple):
+    """An input whose elements follow the JSON: `size` bytes of them."""
+
+    datatype: str
+    shape: tuple[int, ...]
+    size: int
+
+
+class _Document(NamedTuple):
+    """The JSON of a request, checked in itself."""
+
+    inputs: tuple[tuple[str, Tensor | _Raw], ...]
+    wanted: Wanted
+    timeout_ms: float | None
+    priority: str
+
+
+def parse_infer(body: bytes, header_length: bytes | None, model: ServedModel) -> tuple[Inference, Wanted]:
+    """What an `/infer` body asks for, and how its answer is to look. Raises `InvalidRequest`.
+
+    `header_length` is the header Inference-Header-Content-Length: the length of the JSON at the start of the body,
+    behind which the binary tensors follow in the order of the JSON; "0" is a body of one input's elements alone.
+    """
+    length = len(body) if header_length is None else _json_length(header_length, len(body))
+    if length == 0 and body:
+        return _of_raw_body(body, model)
+    if length == len(body):
+        document, binary = _document(body), memoryview(b"")
+    else:
+        document, binary = _remembered_document(body[:length]), memoryview(body)[length:]
+    inputs = _with_binary(document.inputs, binary)
+    if len(inputs) != len(document.inputs):
         raise InvalidRequest(f"an input is given twice for model '{model.name}'")
-    known = {spec.name for spec in signature.outputs}
-    for name in document["outputs"]:
-        if name not in known:
+    for name, _ in document.wanted.outputs:
+        if name not in model.output_names:
             raise InvalidRequest(f"unexpected inference output '{name}' for model '{model.name}'")
-    parameters = document["parameters"]
-    inference = Inference(
-        model,
-        DEFAULT_SIGNATURE,
-        inputs,
-        tuple(document["outputs"]),
-        timeout_ms=_timeout_ms(parameters),
-        priority="high" if parameters.get("priority") == _HIGH else "normal",
-    )
-    return inference, document["id"]
+    inference = Inference(model, DEFAULT_SIGNATURE, inputs, timeout_ms=document.timeout_ms, priority=document.priority)
+    return inference, document.wanted
+
+
+def _json_length(header: bytes, total: int) -> int:
+    if not header.isdigit() or len(header) > 19 or int(header) > total:
+        raise InvalidRequest(
+            f"inference header size should be in range (0, {total}), got: {header[:64].decode('latin-1')}"
+        )
+    return int(header)
+
+
+def _document(body: bytes) -> _Document:
+    return _fast(body) or _slow(body)
+
+
+_remembered_document = lru_cache(maxsize=256)(_document)  # of a client's requests only the binary part differs
+
+
+def _with_binary(inputs: Sequence[tuple[str, Tensor | _Raw]], binary: memoryview) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    offset = 0
+    for name, tensor in inputs:
+        if isinstance(tensor, _Raw):
+            data = binary[offset : offset + tensor.size]
+            offset += tensor.size
+            tensors[name] = _binary_tensor(name, tensor, data)
+        else:
+            tensors[name] = tensor
+    if offset != len(binary):
+        raise InvalidRequest(f"the inputs take {offset} bytes behind the JSON, but {len(binary)} came")
+    return tensors
+
+
+def _binary_tensor(name: str, raw: _Raw, data: memoryview) -> Tensor:
+    """The tensor, whose elements are as many as its shape says and each one of its datatype."""
+    count = math.prod(raw.shape)
+    if raw.datatype == BYTES:
+        if len(elements := decode_strings(data)) != count:
+            raise InvalidRequest(
+                f"input '{name}' of shape {list(raw.shape)} needs {count} strings, got {len(elements)}"
+            )
+    elif len(data) != (size := count * DTYPES[raw.datatype].itemsize):
+        raise InvalidRequest(f"unexpected total byte size {len(data)} for input '{name}', expecting {size}")
+    elif raw.datatype == "BOOL" and count and max(data) > 1:
+        raise InvalidRequest(f"input '{name}' has a byte that is neither 0 nor 1, as BOOL must be")
+    return Tensor(raw.datatype, raw.shape, data)
+
+
+def _of_raw_body(body: bytes, model: ServedModel) -> tuple[Inference, Wanted]:
+    """A body that is the elements of a model's only input, one row of it; the answer's outputs are all binary."""
+    spec = model.only_input
+    if spec is None:
+        raise InvalidRequest(f"a raw binary request needs a model with one input, '{model.name}' has not")
+    row = (1, *spec.shape[1:]) if model.max_batch_size else spec.shape
+    free = [axis for axis, size in enumerate(row) if size < 0]
+    if len(free) > 1 or (spec.datatype == BYTES and math.prod(row) not in (1, -1)):
+        raise InvalidRequest(f"a raw binary request cannot say the shape of input '{spec.name}': {list(spec.shape)}")
+    if spec.datatype == BYTES:
+        return Inference(
+            model, DEFAULT_SIGNATURE, {spec.name: Tensor(BYTES, tuple(map(abs, row)), encode_strings([body]))}
+        ), Wanted(binary=True)
+    fixed = abs(math.prod(row)) * DTYPES[spec.datatype].itemsize
+    shape = tuple(len(body) // fixed if size < 0 else size for size in row)
+    tensor = _binary_tensor(spec.name, _Raw(spec.datatype, shape, len(body)), memoryview(body))
+    return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), Wanted(binary=True)
 
 
 def _timeout_ms(parameters: dict[str, Any]) -> float | None:
@@ -59,7 +154,7 @@ def _timeout_ms(parameters: dict[str, Any]) -> float | None:
     return timeout_us / 1000 if timeout_us else None
 
 
-def _fast(body: bytes) -> dict[str, Any] | None:
+def _fast(body: bytes) -> _Document | None:
     """The document with its numbers read by simdjson; None where any part of it needs the slow way."""
     try:
         return _read_fast(jsontensors.parse(body))
@@ -67,19 +162,18 @@ def _fast(body: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _read_fast(document: Any) -> dict[str, Any] | None:
-    inputs = []
+def _read_fast(document: Any) -> _Document | None:
+    inputs: list[tuple[str, Tensor | _Raw]] = []
     for item in document["inputs"]:
         name, datatype, shape = item["name"], item["datatype"], _plain(item["shape"])
-        if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DTYPES:
+        if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DTYPES or "parameters" in item:
             return None
         count = jsontensors.element_count(name, shape)
         flat = jsontensors.numbers(item["data"], datatype)
         if flat is None or flat.size != count:
             return None
-        inputs.append((name, Tensor.from_numpy(flat.reshape(shape))))
-    rest = {key: document[key] for key in document if key != "inputs"}
-    return _checked_head({key: _plain(value) for key, value in rest.items()}) | {"inputs": inputs}
+        inputs.append((name, Tensor(datatype, tuple(shape), flat.view(np.uint8).data)))
+    return _checked({key: _plain(document[key]) for key in document if key != "inputs"}, inputs)
 
 
 def _plain(value: Any) -> Any:
@@ -96,10 +190,10 @@ def _slow(body: bytes) -> dict[str, Any]:
     inputs = document.get("inputs")
     if not isinstance(inputs, list):
         raise InvalidRequest("Unable to parse 'inputs': attempt to access JSON non-array")
-    return _checked_head(document) | {"inputs": [_input(item) for item in inputs]}
+    return _checked(document, [_input(item) for item in inputs])
 
 
-def _checked_head(document: dict[str, Any]) -> dict[str, Any]:
+def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw]]) -> _Document:
     identity, parameters, outputs = document.get("id", ""), document.get("parameters", {}), document.get("outputs", [])
     if not isinstance(identity, str):
         raise InvalidRequest("Unable to parse 'id': attempt to access JSON non-string as string")
@@ -111,16 +205,55 @@ def _checked_head(document: dict[str, Any]) -> dict[str, Any]:
         isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs
     ):
         raise InvalidRequest("Unable to parse 'outputs': each needs a 'name'")
-    return {"id": identity, "parameters": parameters, "outputs": [output["name"] for output in outputs]}
+    binary = _flag(parameters, "binary_data_output", default=False)
+    return _Document(
+        inputs=tuple(inputs),
+        wanted=Wanted(identity, tuple([(o["name"], _is_binary(o, default=binary)) for o in outputs]), binary),
+        timeout_ms=_timeout_ms(parameters),
+        priority="high" if parameters.get("priority") == _HIGH else "normal",
+    )
 
 
-def _input(item: Any) -> tuple[str, Tensor]:
+def _is_binary(output: dict[str, Any], *, default: bool) -> bool:
+    parameters = _parameters(output)
+    if parameters.get("classification"):
+        raise NotSupported("the classification extension is not supported; ask for the output itself")
+    return _flag(parameters, "binary_data", default=default)
+
+
+def _parameters(item: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of one input or output."""
+    parameters = item.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidRequest(f"Unable to parse 'parameters' of '{item['name']}': attempt to access JSON non-object")
+    if "shared_memory_region" in parameters:
+        raise NotSupported("tensors in shared memory are not supported; send them with the request")
+    return parameters
+
+
+def _flag(parameters: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"Unable to parse '{name}': attempt to access JSON non-boolean as boolean")
+    return value
+
+
+def _input(item: Any) -> tuple[str, Tensor | _Raw]:
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
         raise InvalidRequest("Unable to parse 'inputs': each needs a 'name'")
     name, datatype, shape = item["name"], item.get("datatype"), item.get("shape", [])
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise InvalidRequest(f"invalid datatype for input '{name}': {jsontensors.quote(datatype)}")
     count = jsontensors.element_count(name, shape)
+    size = _parameters(item).get("binary_data_size")
+    if size is not None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise InvalidRequest(f"Unable to parse 'binary_data_size' of input '{name}': it must be a number of bytes")
+        return name, _Raw(datatype, tuple(shape), size)
+    return name, _json_tensor(item, name, datatype, shape, count)
+
+
+def _json_tensor(item: dict[str, Any], name: str, datatype: str, shape: list[int], count: int) -> Tensor:
     if datatype == "FP16":
         raise InvalidRequest(f"sending FP16 data via JSON is not supported, input '{name}'")
     if not isinstance(item.get("data"), list):
@@ -134,7 +267,7 @@ def _input(item: Any) -> tuple[str, Tensor]:
     if datatype == BYTES and not all(isinstance(value, str) for value in flat):
         raise InvalidRequest(f"Unable to parse 'data' of input '{name}': attempt to access JSON non-string as string")
     tensor = jsontensors.to_tensor(flat, TensorSpec(name=name, datatype=datatype, shape=(-1,)))
-    return name, Tensor(datatype, tuple(shape), tensor.data)
+    return Tensor(datatype, tuple(shape), tensor.data)
 
 
 def _flat(value: list[Any]) -> list[Any]:
@@ -151,27 +284,36 @@ def _flat(value: list[Any]) -> list[Any]:
     return flat
 
 
-def render_infer(inference: Inference, outputs: dict[str, Tensor], identity: str) -> bytes:
-    """The body of the answer to `/infer`, with the outputs that were asked for in the order that they were."""
-    model = inference.model
-    head: dict[str, Any] = {"id": identity} if identity else {}
+def render_infer(model: ServedModel, outputs: dict[str, Tensor], wanted: Wanted) -> Content:
+    """The answer to `/infer`, with the outputs that were asked for in the order that they were.
+
+    Binary outputs follow the JSON, whose length is then in the header Inference-Header-Content-Length.
+    """
+    head: dict[str, Any] = {"id": wanted.identity} if wanted.identity else {}
     head |= {"model_name": model.name, "model_version": str(model.version)}
-    head["outputs"] = [_output(name, outputs[name]) for name in inference.outputs or outputs]
-    return orjson.dumps(head)
+    shown = wanted.outputs or tuple([(name, wanted.binary) for name in outputs])
+    head["outputs"] = [_output(name, outputs[name], is_binary=is_binary) for name, is_binary in shown]
+    document = orjson.dumps(head)
+    buffers = [outputs[name].data for name, is_binary in shown if is_binary]
+    if not buffers:
+        return Content(document)
+    headers = (("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(document))))
+    return Content(b"".join([document, *buffers]), headers)
 
 
-def _output(name: str, tensor: Tensor) -> dict[str, Any]:
+def _output(name: str, tensor: Tensor, *, is_binary: bool) -> dict[str, Any]:
+    described = {"name": name, "datatype": tensor.datatype, "shape": tensor.shape}
+    if is_binary:
+        return described | {"parameters": {"binary_data_size": len(tensor.data)}}
     flat = tensor.to_numpy().ravel()
     if tensor.datatype == BYTES:
-        data: Any = [value.decode("utf-8", "replace") for value in flat.tolist()]
-    else:
-        data = orjson.Fragment(jsontensors.dumps_array(flat))
-    return {"name": name, "datatype": tensor.datatype, "shape": tensor.shape, "data": data}
+        return described | {"data": [value.decode("utf-8", "replace") for value in flat.tolist()]}
+    return described | {"data": orjson.Fragment(jsontensors.dumps_array(flat))}
 
 
 def render_server() -> dict[str, Any]:
     """The body of `GET /v2`: only the extensions that work are named."""
-    return {"name": "millrace", "version": millrace.__version__, "extensions": ["parameters", "schedule_policy"]}
+    return {"name": "millrace", "version": millrace.__version__, "extensions": list(_EXTENSIONS)}
 
 
 def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[str, Any]:

@@ -8,19 +8,18 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import orjson
 
 from millrace.broker.base import Broker, Limits
-from millrace.broker.producer import Producer, Response, Timings
+from millrace.broker.producer import Pending, Producer, Response, Timings
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported
-from millrace.protocol.tensors import Tensor
 from serving import oip, tfs
 from serving.admission import Inference, admit
-from serving.answers import Answer, error_body, retry_after
+from serving.answers import Answer, Content, error_body, retry_after
 from serving.intake import too_large
 from serving.metrics import Metrics
 from serving.models import AVAILABLE, Models, ServedModel
@@ -33,22 +32,51 @@ _PREDICT = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/(
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,19}))?/infer")
 
 Headers = Mapping[bytes, bytes]  # names in lower case
-_Render = Callable[[dict[str, Tensor]], bytes]
+Render = Callable[[Response], Content]
+Done = Callable[[Answer], None]
 
 
-@dataclass(slots=True)
-class Call:
-    """One request while it is answered; `started` is a time of `time.perf_counter`."""
+class Verb(NamedTuple):
+    """How one protocol words a hot verb. `parse` reads a body and says how its answer will be written."""
 
-    request_id: str
     protocol: str
-    started: float = field(default_factory=time.perf_counter)
-    model: str = ""
-    parse_ms: float = 0.0
-    timings: Timings | None = None
+    parse: Callable[[Headers, bytes, ServedModel], tuple[Inference, Render]]
+    error_text: Callable[[MillraceError], str]
 
 
-Verb = Callable[[Headers, bytes], Coroutine[Any, Any, Answer]]
+class Target(NamedTuple):
+    """What a path names."""
+
+    verb: Verb
+    model: str
+    version: int | None
+    label: str | None
+
+
+def _parse_predict(_headers: Headers, body: bytes, model: ServedModel) -> tuple[Inference, Render]:
+    inference, form = tfs.parse_predict(body, model)
+    return inference, lambda response: tfs.render_predict(response.outputs, form)
+
+
+def _parse_infer(headers: Headers, body: bytes, model: ServedModel) -> tuple[Inference, Render]:
+    inference, wanted = oip.parse_infer(body, headers.get(b"inference-header-content-length"), model)
+    return inference, lambda response: oip.render_infer(model, response.outputs, wanted)
+
+
+PREDICT = Verb("tfs", _parse_predict, tfs.predict_error_text)
+INFER = Verb("oip", _parse_infer, oip.error_text)
+
+
+@lru_cache(maxsize=1024)
+def target(path: str) -> Target | None:
+    """What a POST to the path asks for, None where it is neither of the two verbs."""
+    if match := _PREDICT.fullmatch(path):
+        name, version, label = match.groups()
+        return Target(PREDICT, name, _number(version), label)
+    if match := _INFER.fullmatch(path):
+        name, version = match.groups()
+        return Target(INFER, name, _number(version), None)
+    return None
 
 
 class Service:
@@ -57,7 +85,7 @@ class Service:
     def __init__(self, settings: ServingSettings, broker: Broker) -> None:
         self.settings = settings
         self.api = uuid.uuid4().hex[:12]
-        self.metrics = Metrics(self._worker_counts)
+        self.metrics = Metrics(self._worker_counts, lambda: self.producer.is_connected)
         self.producer = Producer(
             broker.producer(self.api),
             limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),
@@ -82,112 +110,29 @@ class Service:
         """Whether the queue answers and at least one model has a live worker."""
         return self.producer.is_connected and self.models.is_ready
 
-    def verb(self, path: str) -> Verb | None:
-        """The verb that a POST to the path asks for, None where it is neither of the two."""
-        if match := _PREDICT.fullmatch(path):
-            name, version, label = match.groups()
-            return lambda headers, body: self.predict(name, _number(version), label, headers, body)
-        if match := _INFER.fullmatch(path):
-            name, version = match.groups()
-            return lambda headers, body: self.infer(name, _number(version), headers, body)
-        return None
+    def begin(self, target: Target, headers: Headers, body: bytes, done: Done) -> "Call":
+        """Answer a hot verb by calling `done` once, now or later, on the event loop; unless the call is withdrawn."""
+        call = Call(self, target.verb.protocol, self.request_id(headers))
+        call.begin(target, headers, body, done)
+        return call
 
-    async def predict(self, name: str, version: int | None, label: str | None, headers: Headers, body: bytes) -> Answer:
-        """TensorFlow Serving's `:predict`."""
-
-        def parse(model: ServedModel) -> tuple[Inference, _Render]:
-            inference, form = tfs.parse_predict(body, model)
-            return inference, lambda outputs: tfs.render_predict(outputs, form)
-
-        def find() -> ServedModel:
-            tfs.refuse_label(label)
-            return self.models.find(name, version)
-
-        call = Call(self.request_id(headers), "tfs")
-        return await self._answer(call, headers, body, find, parse, tfs.predict_error_text)
-
-    async def infer(self, name: str, version: int | None, headers: Headers, body: bytes) -> Answer:
-        """The Open Inference Protocol's `/infer`."""
-
-        def parse(model: ServedModel) -> tuple[Inference, _Render]:
-            oip.refuse_binary(headers.get(b"inference-header-content-length"), body)
-            inference, identity = oip.parse_infer(body, model)
-            return inference, lambda outputs: oip.render_infer(inference, outputs, identity)
-
-        call = Call(self.request_id(headers), "oip")
-        return await self._answer(call, headers, body, lambda: self.models.find(name, version), parse, oip.error_text)
+    async def answer(self, target: Target, headers: Headers, body: bytes) -> Answer:
+        """The answer to a hot verb."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.begin(target, headers, body, future.set_result)
+        return await future
 
     def refused(self, headers: Headers, error: MillraceError) -> Answer:
         """The answer to a request that was refused before any verb saw it."""
-        call = Call(self.request_id(headers), "http")
-        answer = _refusal(call, error, str(error))
-        _log_request(call, answer, 0.0)
+        call = Call(self, "http", self.request_id(headers))
+        answer = call.refusal(error, str(error))
+        call.log(answer, 0.0)
         return answer
 
     def request_id(self, headers: Headers) -> str:
         """The caller's X-Request-Id where it is printable and at most 128 characters long, else one of our own."""
-        given = headers.get(b"x-request-id", b"")
-        return given.decode() if _REQUEST_ID.fullmatch(given) else f"{self.api}-{next(self._numbers):x}"
-
-    async def _answer(
-        self,
-        call: Call,
-        headers: Headers,
-        body: bytes,
-        find: Callable[[], ServedModel],
-        parse: Callable[[ServedModel], tuple[Inference, _Render]],
-        error_text: Callable[[MillraceError], str],
-    ) -> Answer:
-        try:
-            if len(body) > self.settings.max_body_bytes:
-                raise too_large(self.settings)
-            if headers.get(b"content-encoding", b"identity") != b"identity":
-                raise NotSupported("compressed bodies are not supported; send the body as it is")
-            model = find()
-            call.model = model.name
-            if len(body) > _LARGE_BODY_BYTES:  # too long for the event loop, which has others to serve
-                inference, render = await asyncio.to_thread(parse, model)
-            else:
-                inference, render = parse(model)
-            response = await self._submit(call, headers, inference)
-            answer = Answer(200, render(response.outputs), _headers(call))
-        except MillraceError as error:
-            answer = _refusal(call, error, error_text(error))
-        except Exception:
-            _log.exception("a request failed", extra={"request_id": call.request_id, "model": call.model})
-            text = f"internal error; the server's log has it under request id {call.request_id}"
-            answer = Answer(500, error_body(text), _headers(call))
-        seconds = time.perf_counter() - call.started
-        self.metrics.request_ended(call.model, call.protocol, answer.status, seconds)
-        if answer.status >= 400 or self.settings.access_log:
-            _log_request(call, answer, seconds)
-        return answer
-
-    async def _submit(self, call: Call, headers: Headers, inference: Inference) -> Response:
-        deadline = call.started + self._timeout_ms(headers, inference) / 1000
-        request = admit(
-            inference, trace=call.request_id, deadline=deadline, max_queue_rows=self.settings.max_queue_rows
-        )
-        call.parse_ms = (time.perf_counter() - call.started) * 1000
-        response = await self.producer.submit(request)
-        call.timings = response.timings
-        self.metrics.request_answered(call.model, call.parse_ms, response.timings)
-        return response
-
-    def _timeout_ms(self, headers: Headers, inference: Inference) -> float:
-        """The time that the request has: the shortest of what its header, its body and the settings say."""
-        named = [float(self.settings.request_timeout_ms)]
-        if inference.timeout_ms is not None:
-            named.append(inference.timeout_ms)
-        if given := headers.get(b"x-request-timeout-ms"):
-            try:
-                milliseconds = float(given)
-            except ValueError:
-                milliseconds = math.nan
-            if not milliseconds > 0:
-                raise InvalidRequest(f"X-Request-Timeout-Ms must be a number above 0, got {given.decode('latin-1')!r}")
-            named.append(milliseconds)
-        return min(named)
+        given = headers.get(b"x-request-id")
+        return given.decode() if given and _REQUEST_ID.fullmatch(given) else f"{self.api}-{next(self._numbers):x}"
 
     def _worker_counts(self) -> dict[str, int]:
         counts: Counter[str] = Counter()
@@ -196,32 +141,160 @@ class Service:
         return dict(counts)
 
 
+class Call:
+    """One request while it is answered. Its methods run on the event loop, one after the other.
+
+    begin ──► parsed ──► submitted ──► rendered ──► done
+                │             └─ withdraw: nobody waits any more, `done` is not called
+                └─ in a thread where the body is large
+    """
+
+    __slots__ = (
+        "_done", "_error_text", "_pending", "_render", "_service", "model", "parse_ms", "protocol", "request_id",
+        "started", "timings",
+    )  # fmt: skip
+
+    def __init__(self, service: Service, protocol: str, request_id: str) -> None:
+        self._service = service
+        self._done: Done | None = None
+        self._pending: Pending | None = None
+        self._render: Render | None = None
+        self._error_text: Callable[[MillraceError], str] = str
+        self.protocol = protocol
+        self.request_id = request_id
+        self.started = time.perf_counter()
+        self.model = ""
+        self.parse_ms = 0.0
+        self.timings: Timings | None = None
+
+    def begin(self, target: Target, headers: Headers, body: bytes, done: Done) -> None:
+        """See `Service.begin`."""
+        self._done = done
+        self._error_text = target.verb.error_text
+        service = self._service
+        try:
+            if len(body) > service.settings.max_body_bytes:
+                raise too_large(service.settings)
+            if headers.get(b"content-encoding", b"identity") != b"identity":
+                raise NotSupported("compressed bodies are not supported; send the body as it is")
+            tfs.refuse_label(target.label)
+            model = service.models.find(target.model, target.version)
+            self.model = model.name
+            if len(body) > _LARGE_BODY_BYTES:  # too long for the event loop, which has others to serve
+                loop = asyncio.get_running_loop()
+                parsing = loop.run_in_executor(None, target.verb.parse, headers, body, model)
+                parsing.add_done_callback(partial(self._parsed, headers))
+            else:
+                self._submit(headers, *target.verb.parse(headers, body, model))
+        except MillraceError as error:
+            self._fail(error)
+        except Exception:
+            self._break()
+
+    def withdraw(self) -> None:
+        """The caller went away."""
+        self._done = None
+        if self._pending:
+            self._service.producer.withdraw(self._pending)
+        self._pending = None
+        self._end(499, time.perf_counter() - self.started)
+
+    def _parsed(self, headers: Headers, parsing: "asyncio.Future[tuple[Inference, Render]]") -> None:
+        if self._done is None:
+            return
+        try:
+            self._submit(headers, *parsing.result())
+        except MillraceError as error:
+            self._fail(error)
+        except Exception:
+            self._break()
+
+    def _submit(self, headers: Headers, inference: Inference, render: Render) -> None:
+        self._render = render
+        service = self._service
+        deadline = self.started + self._timeout_ms(headers, inference) / 1000
+        request = admit(
+            inference, trace=self.request_id, deadline=deadline, max_queue_rows=service.settings.max_queue_rows
+        )
+        self.parse_ms = (time.perf_counter() - self.started) * 1000
+        self._pending = service.producer.send(request, self._respond, self._fail)
+
+    def _timeout_ms(self, headers: Headers, inference: Inference) -> float:
+        """The time that the request has: the shortest of what its header, its body and the settings say."""
+        shortest = float(self._service.settings.request_timeout_ms)
+        if inference.timeout_ms is not None:
+            shortest = min(shortest, inference.timeout_ms)
+        if given := headers.get(b"x-request-timeout-ms"):
+            try:
+                milliseconds = float(given)
+            except ValueError:
+                milliseconds = math.nan
+            if not milliseconds > 0:
+                raise InvalidRequest(f"X-Request-Timeout-Ms must be a number above 0, got {given.decode('latin-1')!r}")
+            shortest = min(shortest, milliseconds)
+        return shortest
+
+    def _respond(self, response: Response) -> None:
+        self.timings = response.timings
+        try:
+            content = self._render(response)  # type: ignore[misc]  # set before the request was sent
+            self._service.metrics.request_answered(self.model, self.parse_ms, response.timings)
+            self._finish(Answer(200, content.body, content.headers + self._headers()))
+        except MillraceError as error:
+            self._fail(error)
+        except Exception:
+            self._break()
+
+    def _fail(self, error: MillraceError) -> None:
+        self._finish(self.refusal(error, self._error_text(error)))
+
+    def _break(self) -> None:
+        _log.exception("a request failed", extra={"request_id": self.request_id, "model": self.model})
+        text = f"internal error; the server's log has it under request id {self.request_id}"
+        self._finish(Answer(500, error_body(text), (_JSON, *self._headers())))
+
+    def _finish(self, answer: Answer) -> None:
+        seconds = time.perf_counter() - self.started
+        self._end(answer.status, seconds)
+        if answer.status >= 400 or self._service.settings.access_log:
+            self.log(answer, seconds)
+        done, self._done = self._done, None
+        self._pending = None  # which refers to this call, and would keep it until the next garbage collection
+        if done:
+            done(answer)
+
+    def _end(self, status: int, seconds: float) -> None:
+        self._service.metrics.request_ended(self.model, self.protocol, status, seconds)
+
+    def refusal(self, error: MillraceError, text: str) -> Answer:
+        """The answer that carries an error."""
+        return Answer(error.status, error_body(text), (_JSON, *self._headers(), *retry_after(error)))
+
+    def _headers(self) -> tuple[tuple[str, str], ...]:
+        stages = f"parse;dur={self.parse_ms:.3f}"
+        if t := self.timings:
+            stages += (
+                f", queue;dur={t.queue_ms:.3f}, batch;dur={t.batch_ms:.3f}, "
+                f"compute;dur={t.compute_ms:.3f}, reply;dur={t.reply_ms:.3f}"
+            )
+        return (("x-request-id", self.request_id), ("server-timing", stages))
+
+    def log(self, answer: Answer, seconds: float) -> None:
+        """Write the request's line to the log."""
+        extra = {
+            "request_id": self.request_id,
+            "protocol": self.protocol,
+            "model": self.model,
+            "status": answer.status,
+            "duration_ms": round(seconds * 1000, 3),
+        }
+        if answer.status >= 400:
+            extra["error"] = orjson.loads(answer.body)["error"]
+        _log.log(logging.ERROR if answer.status == 500 else logging.INFO, "request", extra=extra)
+
+
+_JSON = ("content-type", "application/json")
+
+
 def _number(version: str | None) -> int | None:
     return None if version is None else int(version)
-
-
-def _headers(call: Call) -> tuple[tuple[str, str], ...]:
-    stages = f"parse;dur={call.parse_ms:.3f}"
-    if t := call.timings:
-        stages += (
-            f", queue;dur={t.queue_ms:.3f}, batch;dur={t.batch_ms:.3f}, "
-            f"compute;dur={t.compute_ms:.3f}, reply;dur={t.reply_ms:.3f}"
-        )
-    return (("content-type", "application/json"), ("x-request-id", call.request_id), ("server-timing", stages))
-
-
-def _refusal(call: Call, error: MillraceError, text: str) -> Answer:
-    return Answer(error.status, error_body(text), _headers(call) + retry_after(error))
-
-
-def _log_request(call: Call, answer: Answer, seconds: float) -> None:
-    extra = {
-        "request_id": call.request_id,
-        "protocol": call.protocol,
-        "model": call.model,
-        "status": answer.status,
-        "duration_ms": round(seconds * 1000, 3),
-    }
-    if answer.status >= 400:
-        extra["error"] = orjson.loads(answer.body)["error"]
-    _log.log(logging.ERROR if answer.status == 500 else logging.INFO, "request", extra=extra)

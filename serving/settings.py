@@ -27,6 +27,10 @@ class ServingSettings(CommonSettings):
     request_timeout_ms: int = Field(
         30_000, ge=1, description="The deadline of a request that names none, and the longest that one may name."
     )
+    max_connections: int = Field(10_000, ge=1, description="Connections that may be open at once; more get 503.")
+    keep_alive_timeout_s: float = Field(
+        75.0, gt=0, description="How long a connection may be idle between two requests before it is closed."
+    )
     drain_timeout_s: float = Field(30.0, ge=0, description="How long to wait for open requests when told to stop.")
     access_log: bool = Field(
         False, description="Log every request; without it only refused and failed ones are logged."

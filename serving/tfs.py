@@ -14,6 +14,7 @@ from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, TENSORFLOW_NAMES, Signature, Tensor, TensorSpec
 from serving import jsontensors
 from serving.admission import Inference
+from serving.answers import Content
 from serving.models import ServedModel, only_input
 
 Form = Literal["row", "column"]
@@ -89,24 +90,28 @@ def _is_named(value: Any, signature: Signature) -> bool:
     return value.keys() != {"b64"} or any(spec.name == "b64" for spec in signature.inputs)
 
 
-def render_predict(outputs: dict[str, Tensor], form: Form) -> bytes:
-    """The body of the answer to `:predict`. Raises `InvalidRequest` where an output has no rows to show by row."""
+def render_predict(outputs: dict[str, Tensor], form: Form) -> Content:
+    """The answer to `:predict`. Raises `InvalidRequest` where an output has no rows to show by row."""
     if form == "column":
-        if len(outputs) == 1:
-            (name,) = outputs
-            return b'{"outputs":%b}' % _value(name, outputs[name])
-        members = (b"%b:%b" % (orjson.dumps(name), _value(name, tensor)) for name, tensor in outputs.items())
-        return b'{"outputs":{%b}}' % b",".join(members)
+        return Content(b'{"outputs":%b}' % _columns_of(outputs))
     rows = {tensor.shape[:1] for tensor in outputs.values()}
     if rows == {()} or len(rows) > 1:
         raise InvalidRequest("the outputs have inconsistent batch size, so they can't be shown by row; send 'inputs'")
     if len(outputs) == 1:
         (name,) = outputs
-        return b'{"predictions":%b}' % _value(name, outputs[name])
+        return Content(b'{"predictions":%b}' % _value(name, outputs[name]))
     columns = {name: _row_values(name, tensor) for name, tensor in outputs.items()}
     (count,) = next(iter(rows))
     predictions = [{name: column[i] for name, column in columns.items()} for i in range(count)]
-    return b'{"predictions":%b}' % orjson.dumps(predictions)
+    return Content(b'{"predictions":%b}' % orjson.dumps(predictions))
+
+
+def _columns_of(outputs: dict[str, Tensor]) -> bytes:
+    if len(outputs) == 1:
+        (name,) = outputs
+        return _value(name, outputs[name])
+    members = (b"%b:%b" % (orjson.dumps(name), _value(name, tensor)) for name, tensor in outputs.items())
+    return b"{%b}" % b",".join(members)
 
 
 def _value(name: str, tensor: Tensor) -> bytes:

@@ -1,6 +1,6 @@
 """The API as a plain WSGI application, for servers such as gunicorn: `gunicorn "serving.wsgi:build()"`.
 
-The queue's side runs on an event loop in a thread of its own. Slower than `asgi.py`, by what threads that wait cost.
+The queue's side runs on an event loop in a thread of its own. Slower than `server.py`, by what threads that wait cost.
 """
 
 import asyncio

@@ -11,10 +11,11 @@ A request's life here:
                   │          ├────► DeadlineExceeded  late replies are dropped by id
                   │          └────► Unavailable       the queue lost its memory
                   ├────► QueueFull, Unavailable       the append was refused, or failed
-                  └────► cancelled                    the caller went away: never sent
+                  └────► withdrawn                    the caller went away: not sent, or dropped by the worker
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -23,6 +24,8 @@ from collections.abc import Awaitable, Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 from millrace.broker.base import Append, Held, Limits, ProducerLink
+from millrace.broker.deadlines import Deadlines
+from millrace.broker.flow import Flow
 from millrace.broker.keys import Queue
 from millrace.protocol import codec
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, QueueFull, Unavailable, from_wire
@@ -53,7 +56,7 @@ class Request:
     priority: str = "normal"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Timings:
     """Where a request's time went after it was parsed, in milliseconds; of several parts, the slowest's."""
 
@@ -63,7 +66,7 @@ class Timings:
     reply_ms: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Response:
     """The outputs, with as many rows as the request had."""
 
@@ -78,53 +81,56 @@ class BlockObserver:
         """A reply block for that model has come in."""
 
 
-class _Pending:
-    """One request until it is answered."""
+class Pending:
+    """One request until it is answered: `on_response` or `on_error` is called, once, unless it is withdrawn."""
 
-    __slots__ = ("future", "ids", "key", "missing", "parts", "request", "started", "timings")
+    __slots__ = (
+        "deadline", "flow", "ids", "is_done", "key", "missing", "on_error", "on_response", "parts", "request",
+        "started", "tick", "timings",
+    )  # fmt: skip
 
-    def __init__(self, request: Request, future: "asyncio.Future[Response]") -> None:
+    def __init__(
+        self,
+        request: Request,
+        on_response: Callable[[Response], None],
+        on_error: Callable[[MillraceError], None],
+        flow: Flow,
+    ) -> None:
         self.request = request
-        self.future = future
+        self.on_response = on_response
+        self.on_error = on_error
+        self.flow = flow
         self.started = time.perf_counter()
+        self.deadline = self.started + request.timeout_s
         self.ids: list[int] = []
         self.parts: list[dict[str, Tensor]] = []
         self.missing = 0
+        self.tick = 0
         self.timings: Timings | None = None
-        shapes = tuple((name, t.datatype, t.shape[1:]) for name, t in request.inputs.items())
+        self.is_done = False
+        shapes = tuple([(name, t.datatype, t.shape[1:]) for name, t in request.inputs.items()])
         self.key: Hashable = (request.model, request.version, request.signature, request.priority, shapes)
 
-    def fail(self, error: MillraceError) -> None:
-        """Answer with the error, unless there is an answer already."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def answer(self, part: int, item: ReplyItem, outputs: dict[str, Tensor], compute_ms: float) -> None:
-        """Take in one part's reply; the last one answers the request."""
-        if self.future.done():
-            return
-        if item.code:
-            self.fail(from_wire(item.code, item.message))
-            return
+    def take(self, part: int, item: ReplyItem, outputs: dict[str, Tensor], compute_ms: float) -> Response | None:
+        """Take in one part's reply; the last one completes the response."""
         self._clock(item, compute_ms)
         self.parts[part] = outputs
         self.missing -= 1
-        if not self.missing and self.timings:
-            joined = {name: concatenate_rows([p[name] for p in self.parts]) for name in self.parts[0]}
-            outputs = joined if self.request.max_batch_size else _out_of_one_row(joined)
-            self.future.set_result(Response(outputs=outputs, timings=self.timings))
+        if self.missing or not self.timings:
+            return None
+        if len(self.parts) > 1:
+            outputs = {name: concatenate_rows([p[name] for p in self.parts]) for name in outputs}
+        return Response(outputs if self.request.max_batch_size else _out_of_one_row(outputs), self.timings)
 
     def _clock(self, item: ReplyItem, compute_ms: float) -> None:
         """The part's timings, fitted to the time that really passed: the worker's clock may be a little off ours."""
         total_ms = (time.perf_counter() - self.started) * 1000
         travel_ms = max(0.0, total_ms - item.batch_ms - compute_ms)
         queue_ms = min(max(0.0, item.queue_ms), travel_ms)
-        self.timings = Timings(
-            queue_ms=queue_ms, batch_ms=item.batch_ms, compute_ms=compute_ms, reply_ms=travel_ms - queue_ms
-        )
+        self.timings = Timings(queue_ms, item.batch_ms, compute_ms, travel_ms - queue_ms)
 
 
-_Part = tuple[_Pending, dict[str, Tensor], int]  # a request, or a run of its rows: the tensors and how many rows
+_Part = tuple[Pending, dict[str, Tensor], int]  # a request, or a run of its rows: the tensors and how many rows
 
 
 class Producer:
@@ -147,13 +153,16 @@ class Producer:
         self._heartbeat_s = heartbeat_s
         self._observer = observer or BlockObserver()
         self._ids = itertools.count(1)
-        self._waiting: list[_Pending] = []
-        self._sent: dict[int, tuple[_Pending, int]] = {}
+        self._waiting: list[Pending] = []
+        self._sent: dict[int, tuple[Pending, int]] = {}
+        self._withdrawn: dict[Queue, list[tuple[int, int]]] = {}
+        self._deadlines = Deadlines(self._expire)
+        self._flows: dict[tuple[str, int], Flow] = {}
+        self._open = 0
+        self._all_answered: asyncio.Event | None = None
         self._is_sending = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._had_stream = False
-        self._answered_rows: dict[str, int] = {}
-        self._rates: dict[str, float] = {}
         self.workers: list[WorkerAnnouncement] = []
         self.is_connected = False
 
@@ -167,7 +176,10 @@ class Producer:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._fail_sent(Unavailable("the server is shutting down"))
+        error = Unavailable("the server is shutting down")
+        self._fail_sent(error)
+        for pending in self._waiting:
+            self._fail(pending, error)
         try:
             await self._link.close()
         except Unavailable as error:
@@ -175,23 +187,66 @@ class Producer:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until every request that was submitted has its answer, at most that long."""
-        futures = [pending.future for pending in self._waiting] + [pending.future for pending, _ in self._sent.values()]
-        if futures:
-            await asyncio.wait(futures, timeout=timeout_s)
+        if self._open:
+            self._all_answered = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_answered.wait(), timeout_s)
 
     async def submit(self, request: Request) -> Response:
-        """The response, or the `MillraceError` that the request met. Cancelling it before it is sent withdraws it."""
-        loop = asyncio.get_running_loop()
-        pending = _Pending(request, loop.create_future())
-        timer = loop.call_later(max(0.0, request.timeout_s), self._expire, pending)
-        self._waiting.append(pending)
-        self._schedule(loop)
+        """The response, or the `MillraceError` that the request met. Cancelling it withdraws the request."""
+        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        pending = self.send(request, future.set_result, future.set_exception)
         try:
-            return await pending.future
+            return await future
         finally:
-            timer.cancel()
-            for number in pending.ids:
-                self._sent.pop(number, None)
+            self.withdraw(pending)
+
+    def send(
+        self,
+        request: Request,
+        on_response: Callable[[Response], None],
+        on_error: Callable[[MillraceError], None],
+    ) -> Pending:
+        """Submit a request; one of the two is called later, on the event loop, unless it is withdrawn before.
+
+        Raises `QueueFull` where so much is waiting that the answer would come too late.
+        """
+        key = request.model, request.version
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows[key] = Flow(request.max_batch_size)
+        if too_late_s := flow.seconds_too_late(request.priority, request.timeout_s):
+            raise QueueFull(
+                f"the queue of {request.model!r} is too long to answer within {request.timeout_s * 1000:.0f} ms",
+                retry_after_s=too_late_s,
+            )
+        pending = Pending(request, on_response, on_error, flow)
+        pending.tick = self._deadlines.add(pending, pending.deadline)
+        flow.sent(request.priority, request.rows)
+        self._open += 1
+        self._waiting.append(pending)
+        self._schedule()
+        return pending
+
+    def withdraw(self, pending: Pending) -> None:
+        """Nobody waits for the request any more: it is not sent, or a worker drops it. Does nothing once answered."""
+        if pending.is_done:
+            return
+        if pending.ids:
+            queue = Queue(pending.request.model, pending.request.version)
+            deadline_ms = int(self._link.clock.now_ms() + (pending.deadline - time.perf_counter()) * 1000)
+            if not self._withdrawn:
+                self._keep(asyncio.get_running_loop().create_task(self._send_withdrawn()))
+            self._withdrawn.setdefault(queue, []).extend((number, deadline_ms) for number in pending.ids)
+        self._end(pending)
+
+    async def _send_withdrawn(self) -> None:
+        withdrawn, self._withdrawn = self._withdrawn, {}
+        try:
+            for queue, items in withdrawn.items():
+                await self._link.cancel(queue, items)
+        except Unavailable as error:
+            _log.info("withdrawn requests will be computed all the same", extra={"reason": str(error)})
 
     def worker_count(self, model: str, version: int) -> int:
         """How many live workers have that version available."""
@@ -200,21 +255,40 @@ class Producer:
             for worker in self.workers
         )
 
+    # Every request ends here, once
+
+    def _end(self, pending: Pending, *, is_answered: bool = False) -> None:
+        pending.is_done = True
+        self._deadlines.remove(pending, pending.tick)
+        for number in pending.ids:
+            self._sent.pop(number, None)
+        pending.flow.ended(pending.request.priority, pending.request.rows, is_answered=is_answered)
+        self._open -= 1
+        if not self._open and self._all_answered:
+            self._all_answered.set()
+
+    def _fail(self, pending: Pending, error: MillraceError) -> None:
+        """Answer with the error, unless there is an answer already."""
+        if not pending.is_done:
+            self._end(pending)
+            pending.on_error(error)
+
     # The way in
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule(self) -> None:
         if not self._is_sending:
             self._is_sending = True
-            loop.call_soon(self._send)  # after the requests that this turn of the loop still brings
+            # After the requests that this turn of the loop still brings.
+            asyncio.get_running_loop().call_soon(self._send_waiting)
 
-    def _send(self) -> None:
+    def _send_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         self._keep(asyncio.get_running_loop().create_task(self._append(waiting)))
 
-    async def _append(self, waiting: list[_Pending]) -> None:
-        groups: dict[Hashable, list[_Pending]] = {}
+    async def _append(self, waiting: list[Pending]) -> None:
+        groups: dict[Hashable, list[Pending]] = {}
         for pending in waiting:
-            if not pending.future.done():
+            if not pending.is_done:
                 groups.setdefault(pending.key, []).append(pending)
         try:
             calls = [call for group in groups.values() for call in self._blocks(group)]
@@ -224,27 +298,26 @@ class Producer:
                     self._refuse(append, requests, full)
         except MillraceError as error:
             for pending in waiting:
-                pending.fail(error)
+                self._fail(pending, error)
         except Exception:
             _log.exception("requests could not be sent")
             for pending in waiting:
-                pending.fail(Internal("the server failed to queue the request"))
+                self._fail(pending, Internal("the server failed to queue the request"))
         finally:
             self._is_sending = False
             if self._waiting:
-                self._schedule(asyncio.get_running_loop())
+                self._schedule()
 
-    def _refuse(self, append: Append, requests: list[_Pending], held: Held) -> None:
-        model = append.queue.model
+    def _refuse(self, append: Append, requests: list[Pending], held: Held) -> None:
         error = QueueFull(
-            f"the queue of {model!r} is full: it holds {held.rows} of {self._limits.rows} rows "
+            f"the queue of {append.queue.model!r} is full: it holds {held.rows} of {self._limits.rows} rows "
             f"and {held.bytes} of {self._limits.bytes} bytes",
-            retry_after_s=min(30.0, held.rows / max(1.0, self._rates.get(model, 0.0))),
+            retry_after_s=min(30.0, requests[0].flow.seconds_until(held.rows)),
         )
         for pending in requests:
-            pending.fail(error)
+            self._fail(pending, error)
 
-    def _blocks(self, group: list[_Pending]) -> Iterator[tuple[Append, list[_Pending]]]:
+    def _blocks(self, group: list[Pending]) -> Iterator[tuple[Append, list[Pending]]]:
         """Cut a group into blocks: as many as there are live workers, none above the batch size or about a megabyte."""
         request = group[0].request
         largest = request.max_batch_size
@@ -270,14 +343,15 @@ class Producer:
         if together:
             yield self._append_of(together)
 
-    def _append_of(self, *blocks: list[_Part]) -> tuple[Append, list[_Pending]]:
+    def _append_of(self, *blocks: list[_Part]) -> tuple[Append, list[Pending]]:
         """One append of these blocks, and the requests in it."""
         now_ms = self._link.clock.now_ms()
+        offset_ms = now_ms - time.perf_counter() * 1000
         pendings = list(dict.fromkeys(pending for block in blocks for pending, _, _ in block))
         request = pendings[0].request
         encoded = []
         for block in blocks:
-            items = tuple(self._item(pending, rows, now_ms) for pending, _, rows in block)
+            items = tuple(self._item(pending, rows, offset_ms) for pending, _, rows in block)
             names = block[0][1]
             whole = RequestBlock(
                 reply_to=self._link.reply_to,
@@ -291,17 +365,17 @@ class Producer:
             encoded.append((sum(rows for _, _, rows in block), codec.encode_request(whole)))
         return Append(Queue(request.model, request.version), request.priority, tuple(encoded)), pendings
 
-    def _item(self, pending: _Pending, rows: int, now_ms: float) -> RequestItem:
-        left_s = pending.request.timeout_s - (time.perf_counter() - pending.started)
+    def _item(self, pending: Pending, rows: int, offset_ms: float) -> RequestItem:
+        """The item of one part; the offset is what the broker's clock is ahead of `time.perf_counter`."""
         number = next(self._ids)
         self._sent[number] = (pending, len(pending.parts))
         pending.ids.append(number)
         pending.parts.append({})
         pending.missing += 1
-        return RequestItem(number, pending.request.trace, rows, int(now_ms + left_s * 1000))
+        return RequestItem(number, pending.request.trace, rows, int(pending.deadline * 1000 + offset_ms))
 
-    def _expire(self, pending: _Pending) -> None:
-        pending.fail(DeadlineExceeded(f"no answer within {pending.request.timeout_s * 1000:.0f} ms"))
+    def _expire(self, pending: Pending) -> None:
+        self._fail(pending, DeadlineExceeded(f"no answer within {pending.request.timeout_s * 1000:.0f} ms"))
 
     # The way out
 
@@ -321,14 +395,19 @@ class Producer:
             if pending is None:
                 continue
             model = pending.request.model
+            if item.code:
+                self._fail(pending, from_wire(item.code, item.message))
+                continue
             try:
-                pending.answer(part, item, {name: column[i] for name, column in columns.items()}, block.compute_ms)
+                response = pending.take(part, item, {name: c[i] for name, c in columns.items()}, block.compute_ms)
+                if response:
+                    self._end(pending, is_answered=True)
+                    pending.on_response(response)
             except Exception:
                 _log.exception("an answer does not fit", extra={"request_id": pending.request.trace})
-                pending.fail(Internal("the parts of the answer do not fit together"))
+                self._fail(pending, Internal("the parts of the answer do not fit together"))
         if model:
             self._observer.block_answered(model, block)
-            self._answered_rows[model] = self._answered_rows.get(model, 0) + sum(counts)
 
     # The heartbeat
 
@@ -341,19 +420,11 @@ class Producer:
         if self._had_stream and not kept:
             self._fail_sent(Unavailable("the queue was restarted and lost the request; send it again"))
         self._had_stream = self.is_connected = True
-        self._measure_rates()
         await asyncio.sleep(self._heartbeat_s)
-
-    def _measure_rates(self) -> None:
-        """Rows per second that each model answers: half of it the last heartbeat's, so that it follows the load."""
-        for model, rows in self._answered_rows.items():
-            rate = rows / self._heartbeat_s
-            self._rates[model] = (self._rates.get(model, rate) + rate) / 2
-        self._answered_rows = dict.fromkeys(self._answered_rows, 0)
 
     def _fail_sent(self, error: MillraceError) -> None:
         for pending, _ in list(self._sent.values()):
-            pending.fail(error)
+            self._fail(pending, error)
 
     async def _forever(self, job: Callable[[], Awaitable[None]]) -> None:
         backoff_s = _FIRST_BACKOFF_S
@@ -375,7 +446,7 @@ class Producer:
         task.add_done_callback(self._tasks.discard)
 
 
-def _cut(pending: _Pending, limit: int) -> list[list[_Part]]:
+def _cut(pending: Pending, limit: int) -> list[list[_Part]]:
     """A large request's parts, each a block of its own, of at most `limit` rows."""
     rows = pending.request.rows
     counts = [min(limit, rows - start) for start in range(0, rows, limit)]

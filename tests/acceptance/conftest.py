@@ -44,10 +44,10 @@ def wsgi_url(stack: Stack) -> Iterator[str]:
     stop()
 
 
-@pytest.fixture(params=["asgi", "wsgi"])
+@pytest.fixture(params=["own", "wsgi"])
 def api(request: pytest.FixtureRequest, stack: Stack) -> str:
-    """Where the API answers, under Granian and under a WSGI server in turn."""
-    return stack.url if request.param == "asgi" else str(request.getfixturevalue("wsgi_url"))
+    """Where the API answers, under our own server and under a WSGI server in turn."""
+    return stack.url if request.param == "own" else str(request.getfixturevalue("wsgi_url"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The contract of the API, on the real stack, under Granian and under a plain WSGI server alike."""
+"""The contract of the API, on the real stack, under our own server and under a plain WSGI server alike."""
 
 import base64
 import gzip
@@ -139,7 +139,7 @@ def test_all_models_are_listed(api: str) -> None:
 def test_the_server_and_its_models_describe_themselves(api: str) -> None:
     server = httpx.get(api + "/v2").json()
     assert server["name"] == "millrace"
-    assert "binary_tensor_data" not in server["extensions"]
+    assert "binary_tensor_data" in server["extensions"]
     model = httpx.get(api + "/v2/models/word2vec").json()
     assert (model["name"], model["versions"], model["platform"]) == ("word2vec", ["1"], "onnxruntime_onnx")
     assert {"name": "tokens", "datatype": "BYTES", "shape": [-1, -1]} in model["inputs"]
@@ -356,7 +356,15 @@ def test_a_compressed_body_is_refused_by_name(api: str) -> None:
     assert "compressed bodies are not supported" in answer.json()["error"]
 
 
-def test_binary_tensors_are_not_claimed_and_refused_by_name(api: str) -> None:
-    answer = post(api, V2_DIGITS, b"{}\x00\x00", **{"Inference-Header-Content-Length": "2"})
-    assert answer.status_code == 501
-    assert "binary tensor data extension" in answer.json()["error"]
+@pytest.mark.parametrize("with_json", [True, False])
+def test_binary_tensors_go_in_and_come_out(api: str, seven: list[Any], with_json: bool) -> None:
+    described = {"name": "image", "shape": [1, 28, 28, 1], "datatype": "FP32", "parameters": {"binary_data_size": 3136}}
+    document = json.dumps({"inputs": [described], "parameters": {"binary_data_output": True}}).encode()
+    head = document if with_json else b""
+    body = head + np.array(seven, np.float32).tobytes()
+    answer = post(api, V2_DIGITS, body, **{"Inference-Header-Content-Length": str(len(head))})
+    length = int(answer.headers["inference-header-content-length"])
+    (output,) = json.loads(answer.content[:length])["outputs"]
+    assert (output["shape"], output["parameters"]) == ([1, 10], {"binary_data_size": 40})
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert int(np.argmax(np.frombuffer(answer.content[length:], np.float32))) == 7

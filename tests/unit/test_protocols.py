@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotSupported, SignatureNotFound
 from millrace.protocol.messages import ModelAnnouncement
-from millrace.protocol.tensors import Signature, Tensor, TensorSpec
+from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
 from serving import oip, tfs
-from serving.admission import admit
+from serving.admission import Inference, admit
 from serving.models import ServedModel
 
 
@@ -119,11 +119,11 @@ def _tensor(values: Any, dtype: Any = np.float32) -> Tensor:
     ],
 )
 def test_predict_answers_in_the_form_of_the_request(outputs: dict[str, Tensor], form: Any, expected: Any) -> None:
-    assert json.loads(tfs.render_predict(outputs, form)) == expected
+    assert json.loads(tfs.render_predict(outputs, form).body) == expected
 
 
 def test_whole_floats_keep_their_point_and_numbers_json_lacks_are_written() -> None:
-    assert tfs.render_predict({"y": _tensor([1, np.nan])}, "row") == b'{"predictions":[1.0, NaN]}'
+    assert tfs.render_predict({"y": _tensor([1, np.nan])}, "row").body == b'{"predictions":[1.0, NaN]}'
 
 
 def test_outputs_of_different_length_cannot_be_shown_by_row() -> None:
@@ -149,8 +149,11 @@ def test_metadata_has_the_doubled_signature_def_and_sizes_as_strings() -> None:
     assert x["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}, {"size": "2", "name": ""}], "unknown_rank": False}
 
 
-def _infer(body: Any, on: ServedModel = ONE) -> tuple[Any, str]:
-    return oip.parse_infer(body if isinstance(body, bytes) else json.dumps(body).encode(), on)
+def _infer(body: Any, on: ServedModel = ONE, binary: bytes | None = None) -> tuple[Inference, oip.Wanted]:
+    document = body if isinstance(body, bytes) else json.dumps(body).encode()
+    if binary is None:
+        return oip.parse_infer(document, None, on)
+    return oip.parse_infer(document + binary, str(len(document)).encode(), on)
 
 
 def _input(**changes: Any) -> dict[str, Any]:
@@ -159,8 +162,8 @@ def _input(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("data", [[1, 2, 3, 4], [[1, 2], [3, 4]], [[[1], [2.0]], [[3], [4]]]])
 def test_infer_reads_flat_and_nested_data(data: Any) -> None:
-    inference, identity = _infer({"id": "42", "inputs": [_input(data=data)]})
-    assert identity == "42"
+    inference, wanted = _infer({"id": "42", "inputs": [_input(data=data)]})
+    assert wanted.identity == "42"
     np.testing.assert_array_equal(inference.inputs["x"].to_numpy(), [[1, 2], [3, 4]])
 
 
@@ -173,9 +176,10 @@ def test_infer_reads_strings_parameters_and_wanted_outputs() -> None:
         "outputs": [{"name": "y"}],
         "parameters": {"timeout": 2500, "priority": 1},
     }
-    inference, identity = _infer(body, TWO)
+    inference, wanted = _infer(body, TWO)
     assert inference.inputs["b"].to_numpy().tolist() == ["é".encode(), b"x"]
-    assert (identity, inference.outputs, inference.timeout_ms, inference.priority) == ("", ("y",), 2.5, "high")
+    assert wanted == ("", (("y", False),), False)
+    assert (inference.timeout_ms, inference.priority) == (2.5, "high")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +203,13 @@ def test_infer_reads_strings_parameters_and_wanted_outputs() -> None:
         ({"inputs": [_input()], "outputs": [{"name": "z"}]}, "unexpected inference output 'z' for model 'm'"),
         ({"inputs": [_input()], "id": 7}, "Unable to parse 'id'"),
         ({"inputs": [_input()], "parameters": {"timeout": "soon"}}, "'timeout' must be a number of microseconds"),
+        ({"inputs": [_input()], "parameters": {"binary_data_output": 1}}, "Unable to parse 'binary_data_output'"),
+        ({"inputs": [_input(parameters=[])]}, "Unable to parse 'parameters' of 'x'"),
+        (
+            {"inputs": [_input(parameters={"binary_data_size": 16})]},
+            "unexpected total byte size 0 for input .x., expecting 16",
+        ),
+        ({"inputs": [_input(parameters={"binary_data_size": -1})]}, "'binary_data_size' of input 'x'"),
     ],
 )
 def test_infer_says_what_is_wrong(body: Any, message: str) -> None:
@@ -207,17 +218,101 @@ def test_infer_says_what_is_wrong(body: Any, message: str) -> None:
 
 
 def test_infer_answers_with_the_wanted_outputs_in_order_and_the_id() -> None:
-    inference, _ = _infer({"inputs": [_input()], "outputs": [{"name": "y"}]})
-    body = json.loads(oip.render_infer(inference, {"z": _tensor([0]), "y": _tensor([[1, 2]])}, "7"))
+    wanted = oip.Wanted("7", (("y", False),))
+    body = json.loads(oip.render_infer(ONE, {"z": _tensor([0]), "y": _tensor([[1, 2]])}, wanted).body)
     output = {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
     assert body == {"id": "7", "model_name": "m", "model_version": "1", "outputs": [output]}
 
 
-def test_binary_tensors_are_refused_by_name() -> None:
-    oip.refuse_binary(None, b"{}")
-    oip.refuse_binary(b"2", b"{}")
-    with pytest.raises(NotSupported, match="binary tensor data extension"):
-        oip.refuse_binary(b"2", b"{}\x00\x00")
+def _raw(size: int, **changes: Any) -> dict[str, Any]:
+    described = _input(parameters={"binary_data_size": size}, **changes)
+    del described["data"]
+    return described
+
+
+def test_infer_reads_binary_tensors_in_the_order_of_the_json_among_others() -> None:
+    a, b = np.array([1, 2], np.float32), encode_strings([b"s", b"\xff"])
+    inputs = [_raw(len(b), name="b", datatype="BYTES", shape=[2]), _raw(8, name="a", shape=[2])]
+    inference, _ = _infer({"inputs": inputs}, TWO, b + a.tobytes())
+    assert inference.inputs["b"].to_numpy().tolist() == [b"s", b"\xff"]
+    assert inference.inputs["a"].to_numpy().tolist() == [1, 2]
+    inputs[1] = _input(name="a", shape=[2], data=[3, 4])
+    inference, _ = _infer({"inputs": inputs}, TWO, b)
+    assert inference.inputs["a"].to_numpy().tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("on", [ONE, model(_spec("x", shape=(-1, 2)), _spec("w", optional=True))])
+def test_a_body_without_json_is_the_elements_of_the_only_input(on: ServedModel) -> None:
+    inference, wanted = _infer(b"", on, np.array([1, 2], np.float32).tobytes())
+    assert inference.inputs["x"].to_numpy().tolist() == [[1, 2]]
+    assert wanted.binary
+    text, _ = _infer(b"", model(_spec("b", "BYTES")), b"a text")
+    assert text.inputs["b"].to_numpy().tolist() == [b"a text"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "binary", "message"),
+    [
+        ([_raw(16)], bytes(15), "unexpected total byte size 15 for input 'x', expecting 16"),
+        ([_raw(16)], bytes(17), "the inputs take 16 bytes behind the JSON, but 17 came"),
+        ([_raw(12)], bytes(12), "unexpected total byte size 12 for input 'x', expecting 16"),
+        ([_raw(4, datatype="BOOL")], b"\x00\x01\x02\x00", "neither 0 nor 1"),
+        ([_raw(4, datatype="BYTES")], bytes(4), r"of shape \[2, 2\] needs 4 strings, got 1"),
+        ([_raw(5, datatype="BYTES", shape=[1])], b"\x09\x00\x00\x00a", "BYTES data end inside an element"),
+    ],
+)
+def test_binary_tensors_that_do_not_fit_are_named(inputs: Any, binary: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        _infer({"inputs": inputs}, ONE, binary)
+
+
+@pytest.mark.parametrize("length", [b"-1", b"9", b"", b"2.0", b"9" * 50])
+def test_a_json_length_that_cannot_be_is_refused(length: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"inference header size should be in range \(0, 4\), got: "):
+        oip.parse_infer(b"{}\x00\x00", length, ONE)
+
+
+@pytest.mark.parametrize("on", [TWO, model(_spec("x", shape=(-1, -1, -1)))])
+def test_a_body_without_json_needs_one_input_of_known_shape(on: ServedModel) -> None:
+    with pytest.raises(InvalidRequest, match="a raw binary request"):
+        _infer(b"", on, bytes(8))
+
+
+@pytest.mark.parametrize(
+    "wanted", [oip.Wanted("7", (("z", True), ("y", False))), oip.Wanted("7", (("z", True), ("y", False)), binary=True)]
+)
+def test_binary_outputs_follow_the_json_whose_length_is_named(wanted: oip.Wanted) -> None:
+    content = oip.render_infer(ONE, {"y": _tensor([[1, 2]]), "z": _tensor([5])}, wanted)
+    headers = dict(content.headers)
+    length = int(headers["inference-header-content-length"])
+    z, y = json.loads(content.body[:length])["outputs"]
+    assert (z["parameters"], y["data"], headers["content-type"]) == (
+        {"binary_data_size": 4},
+        [1.0, 2.0],
+        "application/octet-stream",
+    )
+    assert np.frombuffer(content.body[length:], np.float32).tolist() == [5]
+
+
+def test_outputs_are_binary_where_the_request_or_the_output_says_so() -> None:
+    body = {"inputs": [_input()], "outputs": [{"name": "y"}], "parameters": {"binary_data_output": True}}
+    assert _infer(body)[1].outputs == (("y", True),)
+    body["outputs"] = [{"name": "y", "parameters": {"binary_data": False}}]
+    assert _infer(body)[1].outputs == (("y", False),)
+    del body["outputs"]
+    assert _infer(body)[1] == ("", (), True)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"outputs": [{"name": "y", "parameters": {"classification": 3}}]}, "classification extension"),
+        ({"inputs": [_input(parameters={"shared_memory_region": "r"})]}, "shared memory"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(change: dict[str, Any], name: str) -> None:
+    with pytest.raises(NotSupported, match=name):
+        _infer({"inputs": [_input()]} | change)
 
 
 json_values = st.recursive(
@@ -249,7 +344,8 @@ def test_whatever_predict_is_sent_is_read_or_refused(body: Any, on: ServedModel)
                         "datatype": st.sampled_from(["FP32", "BYTES", "INT8", "BOOL", "FP16"]) | json_values,
                         "shape": st.lists(st.integers(-1, 4), max_size=3) | json_values,
                         "data": st.lists(st.integers(0, 9), max_size=9) | json_values,
-                    }
+                    },
+                    optional={"parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-1, 20)})},
                 ),
                 max_size=2,
             )
@@ -258,8 +354,9 @@ def test_whatever_predict_is_sent_is_read_or_refused(body: Any, on: ServedModel)
         optional={"id": json_values, "outputs": json_values, "parameters": json_values},
     ),
     st.sampled_from([ONE, TWO, OPTIONAL]),
+    st.none() | st.binary(max_size=40),
 )
-def test_whatever_infer_is_sent_is_read_or_refused(body: Any, on: ServedModel) -> None:
+def test_whatever_infer_is_sent_is_read_or_refused(body: Any, on: ServedModel, binary: bytes | None) -> None:
     with contextlib.suppress(InvalidRequest):
-        inference, _ = oip.parse_infer(json.dumps(body).encode(), on)
+        inference, _ = _infer(body, on, binary)
         admit(inference, trace="t", deadline=0.0, max_queue_rows=100)

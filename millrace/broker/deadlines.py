@@ -1,0 +1,42 @@
+"""Deadlines of many requests at the cost of few timers."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+TICK_S = 0.01
+
+Item = TypeVar("Item")
+
+
+class Deadlines(Generic[Item]):
+    """Calls `expire` with each item at most a tick after its deadline, unless it was removed.
+
+    Items whose deadlines fall into one tick share one of the event loop's timers: setting and cancelling a timer for
+    every request costs as much as encoding it.
+    """
+
+    def __init__(self, expire: Callable[[Item], None]) -> None:
+        self._expire = expire
+        self._ticks: dict[int, set[Item]] = {}
+
+    def add(self, item: Item, deadline: float) -> int:
+        """Watch an item until its deadline, a time of `time.perf_counter`. Returns what `remove` asks for."""
+        tick = math.ceil(deadline / TICK_S)
+        items = self._ticks.get(tick)
+        if items is None:
+            items = self._ticks[tick] = set()
+            asyncio.get_running_loop().call_later(tick * TICK_S - time.perf_counter(), self._ends, tick)
+        items.add(item)
+        return tick
+
+    def remove(self, item: Item, tick: int) -> None:
+        """Forget an item; does nothing when it has expired."""
+        if items := self._ticks.get(tick):
+            items.discard(item)
+
+    def _ends(self, tick: int) -> None:
+        for item in self._ticks.pop(tick):
+            self._expire(item)
