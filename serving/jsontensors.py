@@ -223,9 +223,8 @@ def dumps_array(array: npt.NDArray[Any]) -> bytes:
     if not array.ndim:
         return dumps_array(array.reshape(1))[1:-1]
     array = np.ascontiguousarray(array)
-    if array.dtype.kind == "f":
-        if array.dtype.itemsize == 2:
-            array = array.astype(np.float32)
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)
     text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in text:  # NaN and Infinity, which it has no words for
         shortest = [float(str(value)) for value in array.ravel()]

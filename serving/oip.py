@@ -180,7 +180,7 @@ def _plain(value: Any) -> Any:
     return orjson.loads(value.mini) if isinstance(value, simdjson.Object | simdjson.Array) else value
 
 
-def _slow(body: bytes) -> dict[str, Any]:
+def _slow(body: bytes) -> _Document:
     try:
         document = jsontensors.load(body)
     except InvalidRequest as error:

@@ -12,7 +12,7 @@ class Flow:
 
     By Little's law, rows in flight divided by the rate at which they come back is the time that a row takes, however
     many other API processes share the queue. The rate is a capacity only while the workers have no time to spare: so it
-    is measured in windows in which two full batches or more were always in flight, and unknown before the first of them.
+    is measured in windows in which two full batches or more were always in flight, and unknown before the first one.
     """
 
     def __init__(self, max_batch_size: int) -> None:
