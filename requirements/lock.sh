@@ -14,7 +14,7 @@ held='--constraints requirements/test.txt'
 # shellcheck disable=SC2046,SC2086
 {
   pin test pyproject.toml client/pyproject.toml requirements/build.in \
-    $(extras up serving worker worker-tensorflow worker-litert training loadtest test)
+    $(extras up serving worker worker-tensorflow worker-litert training loadtest bench test)
   pin up pyproject.toml client/pyproject.toml requirements/build.in $(extras up serving worker) $held
   pin training pyproject.toml requirements/build.in $(extras training) $held
   pin serving pyproject.toml $(extras serving) $held
