@@ -51,6 +51,11 @@ def _v2_binary(images: Floats) -> tuple[dict[str, str], bytes]:
     return _BYTES | {_HEAD_LENGTH: str(len(head))}, head + images.tobytes()
 
 
+def _words(words: list[str]) -> tuple[dict[str, str], bytes]:
+    tensor = {"name": "tokens", "datatype": "BYTES", "shape": [1, len(words)], "data": words}
+    return _JSON, _compact({"inputs": [tensor], "outputs": [{"name": "similarities"}]})
+
+
 def _head(images: Floats) -> dict[str, Any]:
     return {"name": "image", "shape": list(images.shape), "datatype": "FP32"}
 
@@ -75,6 +80,7 @@ def _tail(headers: Mapping[str, str], body: bytes) -> Floats:
 FORMS = {
     "instances": Form(_instances, _predictions, '"predictions"'),
     "text": Form(_text, _predictions, '"predictions"'),
+    "words": Form(_words, _data, '"data"'),
     "v2 json": Form(_v2_json, _data, '"data"'),
     "v2 binary": Form(_v2_binary, _tail, ""),
     "v2 raw": Form(lambda images: (_BYTES | {_HEAD_LENGTH: "0"}, images.tobytes()), _tail, ""),

@@ -62,11 +62,13 @@ def targets(rows: list[Row], scenarios: dict[str, Any]) -> list[Row]:
 
     def at_least(name: str, target: float, measured: float | None, unit: str = "x") -> None:
         met = None if measured is None else measured >= target
-        found.append({"name": name, "target": f"≥ {target:g} {unit}", "measured": measured, "unit": unit, "met": met})
+        wanted = f"≥ {target:g} {unit}"
+        found.append({"name": name, "target": wanted, "measured": measured, "unit": unit, "met": met})
 
     def at_most(name: str, target: float, measured: float | None, unit: str) -> None:
         met = None if measured is None else measured <= target
-        found.append({"name": name, "target": f"≤ {target:g} {unit}", "measured": measured, "unit": unit, "met": met})
+        wanted = f"≤ {target:g} {unit}".strip()
+        found.append({"name": name, "target": wanted, "measured": measured, "unit": unit, "met": met})
 
     for connections in (32, 128):
         for request, other, ratio, said in (
@@ -85,15 +87,14 @@ def targets(rows: list[Row], scenarios: dict[str, Any]) -> list[Row]:
     memory = scenarios.get("memory_mb", {})
     for role, name, limit in (("serving", "an API process", 120), ("worker", "a worker with the three models", 250)):
         at_most(f"memory (RSS) of {name}", limit, memory.get(role, {}).get("rss"), "MB")
-    faults = sum(row["errors"] + row["wrong"] for row in rows if row["server"] == "millrace")
-    faults += sum(part.get("errors", 0) + part.get("wrong", 0) for part in _parts(scenarios))
-    at_most("wrong or failed answers of ours", 0, faults, "")
+    parts = [row for row in rows if row["server"] == "millrace"] + _parts(scenarios)
+    faults = sum(part.get("errors", 0) + part.get("wrong", 0) for part in parts)
+    at_most("wrong or failed answers of ours", 0, faults if parts else None, "")
     return found
 
 
 def _parts(scenarios: dict[str, Any]) -> list[Row]:
-    texts = scenarios.get("texts", {})
-    return [texts.get("mixed", {}), texts.get("padded", {}), scenarios.get("rows", {})]
+    return [scenarios["texts"]["mixed"], scenarios["texts"]["padded"], scenarios["rows"]] if scenarios else []
 
 
 # Markdown
@@ -109,7 +110,7 @@ def markdown(data: dict[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cores']} cores shared by servers and load generator ({data['generator']}), "
         f"{machine['memory_gb']} GB, {machine['kernel']}, Python {machine['python']}; {packages}. "
         f"Load average before: {machine['load_average_before']}.\n\n"
-        f"Medians of {data['rounds']} interleaved rounds of {data['seconds']:g} s for each figure. "
+        f"Medians of {data['rounds']} interleaved rounds, {data['seconds']:g} s for each figure of a round. "
         "How to read them: [README](../README.md).",
         "## Targets",
         _table(["target", "wanted", "measured", "met"], [_target_cells(target) for target in data["targets"]]),
