@@ -1,11 +1,11 @@
-"""One append at a time, as group commit sends them: our RESP connection beside redis.asyncio, in alternating rounds.
+"""One append at a time, as group commit sends them: our RESP connection beside redis.asyncio.
 
     .venv/bin/python -m benchmarks.micro.resp
 
-Prints microseconds per append of one 3 KB block (EVALSHA of lua/append.lua), the median of the rounds, and their ratio.
+Each append is one XADD of a 3 KB block, on a Redis of its own.
 """
 
-import statistics
+import asyncio
 import subprocess
 import tempfile
 import time
@@ -15,49 +15,39 @@ from pathlib import Path
 import redis.asyncio
 import uvloop
 
+from benchmarks.micro.timing import compare
 from millrace.broker.keys import Queue
-from millrace.broker.redis import script
 from millrace.broker.resp import connect
 from millrace.supervisor import redis_server
 
-ROUNDS, APPENDS = 7, 3000
+APPENDS = 2000
 QUEUE = Queue("bench", 1)
-KEYS = (QUEUE.requests("normal"), QUEUE.rows)
-BLOCK = bytes(3200)
+APPEND = ("XADD", QUEUE.requests("normal"), "*", "b", bytes(3200), "r", 1)
 
 
-async def measure(url: str) -> None:
-    """Run both in turn and print what they took."""
-    ours = await connect(url)
-    theirs = redis.asyncio.Redis.from_url(url, protocol=2)
-    (sha,) = await ours.execute(("SCRIPT", "LOAD", script("append")))
-    command = ("EVALSHA", sha, 2, *KEYS, 1, 10**9, BLOCK)
+def measure(url: str) -> None:
+    """Run both in turn; the queue is emptied after each round."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        ours = runner.run(connect(url))
+        theirs = redis.asyncio.Redis.from_url(url, protocol=2)
 
-    async def by_ours() -> None:
-        await ours.execute(command)
+        async def appends(append: Callable[[], Awaitable[object]]) -> float:
+            started = time.perf_counter()
+            for _ in range(APPENDS):
+                await append()
+            taken = time.perf_counter() - started
+            await theirs.flushdb()
+            return taken / APPENDS * 1e6
 
-    async def by_theirs() -> None:
-        await theirs.execute_command(*command)
-
-    taken: dict[str, list[float]] = {"ours": [], "redis.asyncio": []}
-    for _ in range(ROUNDS):
-        for name, append in (("ours", by_ours), ("redis.asyncio", by_theirs)):
-            taken[name].append(await _round(append))
-            await theirs.flushall()
-            await ours.execute(("SCRIPT", "LOAD", script("append")))
-    medians = {name: statistics.median(rounds) for name, rounds in taken.items()}
-    for name, median in medians.items():
-        print(f"{name:>14}  {median:6.1f} µs an append")
-    print(f"{'ratio':>14}  {medians['redis.asyncio'] / medians['ours']:6.2f}")
-    ours.close()
-    await theirs.aclose()
-
-
-async def _round(append: Callable[[], Awaitable[None]]) -> float:
-    started = time.perf_counter()
-    for _ in range(APPENDS):
-        await append()
-    return (time.perf_counter() - started) / APPENDS * 1e6
+        compare(
+            "an append of 3 KB",
+            {
+                "millrace.broker.resp": lambda: runner.run(appends(lambda: ours.execute(APPEND))),
+                "redis.asyncio": lambda: runner.run(appends(lambda: theirs.execute_command(*APPEND))),
+            },
+        )
+        ours.close()
+        runner.run(theirs.aclose())
 
 
 def main() -> None:
@@ -69,7 +59,7 @@ def main() -> None:
             try:
                 while not path.exists():
                     time.sleep(0.01)
-                uvloop.run(measure(f"unix://{path}"))
+                measure(f"unix://{path}")
             finally:
                 server.terminate()
 
