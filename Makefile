@@ -6,7 +6,7 @@ SELF := $(PIP) --no-build-isolation --no-deps --editable . --editable ./client
 DATA ?= .data
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: up test unit integration acceptance lint types models load lock compose clean
+.PHONY: up test unit integration acceptance lint types models load bench memory lock compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
@@ -17,6 +17,8 @@ lint: .venv/test.stamp ; $(BIN)/ruff check && $(BIN)/ruff format --check
 types: .venv/test.stamp ; $(BIN)/mypy
 models: .venv/test.stamp ; for model in digits sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done
 load: .venv/test.stamp ; $(BIN)/locust -f client/loadtest/locustfile.py --headless --users 32 --spawn-rate 32 --run-time 30s --host $(HOST) --only-summary
+bench: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench $(ARGS)
+memory: .venv/test.stamp ; $(BIN)/python -m benchmarks.memory $(ARGS)
 compose: ; docker compose up --build $(ARGS)
 lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh
 clean: ; rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
