@@ -23,6 +23,11 @@ with_or_without_wrk = pytest.mark.parametrize(
 )
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: wrk cuts its connections when its time is over."""
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Target]]:
     """Starts a server whose answer to item i is made by a function of i, and returns the load on it."""
@@ -46,7 +51,7 @@ def serve() -> Iterator[Callable[..., Target]]:
             def log_message(self, *arguments: object) -> None:
                 pass
 
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        servers.append(Server(("127.0.0.1", 0), Handler))
         threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{servers[-1].server_port}/predict"
         return Target(url=url, form=form, items=IMAGES, expected=SCORES)
