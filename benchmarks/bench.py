@@ -4,7 +4,7 @@
     make bench ARGS="--seconds 1 --rounds 1"                  # a quick look
     make bench ARGS="--peers DIR"                             # also Triton and Mosec, by the peers' harness in DIR
 
-Exits with 1 when a server gave a wrong answer or failed; a missed target does not matter to it.
+Exits with 1 when a server failed, or gave a wrong answer; a missed target does not matter to it.
 """
 
 import argparse
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     with_wrk = options.generator == "wrk" or (options.generator == "auto" and load.has_wrk())
     runs: list[dict[str, Any]] = []
     notes: list[str] = []
+    failed: set[str] = set()
     stamp = machine.stamp()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         model = Path(folder) / "cnn.onnx"
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
                     runs += _measure(entry, model, (list(images[:, None]), expected), options, with_wrk, notes)
                 except (StartError, OSError, http.client.HTTPException, subprocess.CalledProcessError) as error:
                     _note(notes, f"{entry.name} failed: {error}")
+                    failed.add(entry.name)
     others: dict[str, Any] = {}
     if not options.no_scenarios:
         others = scenarios.run(
@@ -68,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     print(paths[0].read_text())
     print("written:", *paths)
     has_fault = any(row["errors"] or row["wrong"] for row in rows) or any(t["measured"] for t in data["targets"][-1:])
-    return 1 if has_fault or not rows else 0
+    return 1 if has_fault or failed or not rows else 0
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -89,7 +91,8 @@ def _entries(options: argparse.Namespace) -> list[Entry]:
     wanted = [entry.name for entry in found]
     if options.peers:
         work = Path(os.environ.get("WORK") or Path(tempfile.gettempdir(), "peers"))  # as the harness has it
-        found += servers.read(options.peers.resolve() / "peers.toml", work)
+        peers = servers.read(options.peers.resolve() / "peers.toml", work)
+        found += [entry for entry in peers if entry.name not in wanted]  # it has a flask and an rq of its own
         wanted += _PEERS
     if options.servers:
         wanted = options.servers.split(",")
