@@ -54,6 +54,8 @@ class _Collector:
         self.url = b""
         self.headers: dict[bytes, bytes] = {}
         self.is_complete = False
+        self.keeps_alive = False
+        self.parser = httptools.HttpRequestParser(self)
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -66,11 +68,12 @@ class _Collector:
 
     def on_headers_complete(self) -> None:
         self.is_complete = True
+        self.keeps_alive = self.parser.should_keep_alive()  # which the parser forgets with the end of the request
 
 
 def _read(raw: bytes) -> Head:
     found = _Collector()
-    parser = httptools.HttpRequestParser(found)
+    parser = found.parser
     try:
         parser.feed_data(raw)
         url = httptools.parse_url(found.url)
@@ -78,6 +81,8 @@ def _read(raw: bytes) -> Head:
         raise HeadError(501, "the connection cannot be upgraded to another protocol") from None
     except (httptools.HttpParserError, httptools.HttpParserInvalidURLError) as error:
         raise HeadError(400, f"the request is not HTTP/1.1: {error}") from None
+    finally:
+        del found.parser  # which refers to its collector: without a cycle both go at once
     version = parser.get_http_version()
     if not found.is_complete or version not in ("1.0", "1.1"):
         raise HeadError(400, "the request is not HTTP/1.1")
@@ -91,7 +96,7 @@ def _read(raw: bytes) -> Head:
         query=(url.query or b"").decode("latin-1"),
         headers=headers,
         length=-1 if is_chunked else int(headers.get(b"content-length", 0)),
-        keeps_alive=parser.should_keep_alive(),
+        keeps_alive=found.keeps_alive,
     )
 
 

@@ -90,6 +90,7 @@ class HttpServer:
         await self._take_backlog()
         if self._server:
             self._server.close()
+        self._server = self._listening = None
         for connection in self.connections:
             connection.linger()
         if self.connections:
@@ -144,6 +145,11 @@ class Connection(asyncio.Protocol):
         self._is_full = False
         self._is_discarding = False
         self.ends = server.idle_ends
+
+    @property
+    def is_taking_a_body(self) -> bool:
+        """Whether a part of a body has come."""
+        return self._arrival is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of `asyncio.Protocol`."""
@@ -301,7 +307,8 @@ class Connection(asyncio.Protocol):
         if closes:
             self._close()
             return
-        self.ends = self._server.idle_ends
+        if not self._is_full:
+            self.ends = self._server.idle_ends
         if self._buffer or self._is_paused:
             self._server.loop.call_soon(self._resume)
 

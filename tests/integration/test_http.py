@@ -1,0 +1,405 @@
+"""The HTTP server on real connections: framing, limits, time, callers that leave, and stopping."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+from running import free_port
+
+from millrace.protocol.errors import MillraceError
+from serving import http
+from serving.answers import Answer, error_body
+from serving.heads import MAX_HEAD_BYTES, Head, HeadError, read_head
+from serving.http import Done, HttpServer, Withdraw
+from serving.settings import ServingSettings
+
+GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def post(body: bytes, *headers: str, path: str = "/a") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+class Echo:
+    """Answers with the method, the path and the body; a path of /held is answered when the test says so."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Head, bytes]] = []
+        self.held: list[Done] = []
+        self.withdrawn = 0
+
+    def handle(self, head: Head, body: bytes, done: Done) -> Withdraw | None:
+        self.seen.append((head, body))
+        if head.path == "/held":
+            self.held.append(done)
+        elif head.path == "/large":
+            done(Answer(200, b"x" * 2_000_000))
+        else:
+            done(Answer(200, f"{head.method} {head.path} ".encode() + body))
+        return self._withdraw
+
+    def _withdraw(self) -> None:
+        self.withdrawn += 1
+
+    def refused(self, head: Head, error: MillraceError) -> Answer:
+        return Answer(error.status, error_body(str(error)))
+
+
+class Caller:
+    """One connection to the server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self, *, has_body: bool = True) -> tuple[int, dict[str, str], bytes]:
+        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().splitlines()[:-1]
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:])
+        body = await self.reader.readexactly(int(headers.get("content-length", 0))) if has_body else b""
+        return int(lines[0].split()[1]), headers, body
+
+    async def is_closed(self) -> bool:
+        """Whether the server ends the connection without another byte."""
+        try:
+            return await self.reader.read(1) == b""
+        except ConnectionError:
+            return True
+
+
+class Running:
+    """A server, its handler, and connections to it."""
+
+    def __init__(self, server: HttpServer, echo: Echo) -> None:
+        self.server, self.echo = server, echo
+        self._callers: list[Caller] = []
+
+    async def connect(self) -> Caller:
+        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.server.settings.port))
+        self._callers.append(caller)
+        return caller
+
+    async def asked(self, data: bytes) -> Caller:
+        caller = await self.connect()
+        caller.send(data)
+        return caller
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    def close(self) -> None:
+        for caller in self._callers:
+            caller.writer.close()
+
+
+@asynccontextmanager
+async def running(**settings: Any) -> AsyncIterator[Running]:
+    echo = Echo()
+    server = HttpServer(ServingSettings(port=free_port(), **settings), echo)
+    await server.start()
+    run = Running(server, echo)
+    try:
+        yield run
+    finally:
+        run.close()
+        for done in echo.held:
+            done(Answer(200, b""))
+        await server.stop()
+
+
+def served(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    def run() -> None:
+        uvloop.run(asyncio.wait_for(test(), 8))
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+# Framing
+
+
+@served
+async def test_a_connection_serves_one_request_after_the_other() -> None:
+    async with running() as r:
+        caller = await r.asked(GET)
+        for body in (b"", b"one", b"x" * 300_000):
+            status, headers, answer = await caller.answer()
+            assert (status, headers["content-length"]) == (200, str(len(answer)))
+            assert "gmt" in headers["date"]
+            caller.send(post(body))
+        assert (await caller.answer())[2] == b"POST /a " + b"x" * 300_000
+        assert [body for _, body in r.echo.seen] == [b"", b"", b"one", b"x" * 300_000]
+
+
+@served
+async def test_requests_that_come_together_are_answered_in_order() -> None:
+    async with running() as r:
+        caller = await r.asked(post(b"1") + post(b"2", path="/held") + post(b"3") + GET[:9])
+        assert (await caller.answer())[2] == b"POST /a 1"
+        await r.until(lambda: r.echo.held)
+        assert len(r.echo.seen) == 2
+        r.echo.held.pop()(Answer(200, b"late"))
+        assert (await caller.answer())[2] == b"late"
+        assert (await caller.answer())[2] == b"POST /a 3"
+        caller.send(GET[9:])
+        assert (await caller.answer())[2] == b"GET /a "
+
+
+@served
+async def test_a_request_may_come_byte_by_byte() -> None:
+    async with running() as r:
+        caller = await r.connect()
+        for data in (post(b"body"), CHUNKED):
+            for i in range(len(data)):
+                caller.send(data[i : i + 1])
+                await caller.writer.drain()
+                await asyncio.sleep(0)
+            assert (await caller.answer())[0] == 200
+        assert [body for _, body in r.echo.seen] == [b"body", b"hello world"]
+
+
+CHUNKED = (
+    b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"5;ext=1\r\nhello\r\n6\r\n world\r\n0\r\ntrailer: t\r\n\r\n"
+)
+
+
+@served
+async def test_chunks_are_put_together_and_what_follows_too_soon_ends_the_connection() -> None:
+    async with running() as r:
+        caller = await r.asked(CHUNKED)
+        assert (await caller.answer())[2] == b"POST /a hello world"
+        caller.send(GET)
+        assert (await caller.answer())[2] == b"GET /a "
+        caller.send(CHUNKED + GET)
+        _, headers, body = await caller.answer()
+        assert (headers["connection"], body) == ("close", b"POST /a hello world")
+        assert await caller.is_closed()
+
+
+@served
+async def test_a_caller_that_asks_first_is_told_to_go_on() -> None:
+    async with running(max_body_bytes=2000) as r:
+        head, body = post(b"x" * 2000, "expect: 100-continue")[:-2000], b"x" * 2000
+        caller = await r.asked(head)
+        assert await caller.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        caller.send(body)
+        assert (await caller.answer())[2] == b"POST /a " + body
+        caller = await r.asked(post(b"x" * 2001, "expect: 100-continue")[:-2001])
+        assert (await caller.answer())[0] == 413
+        assert await caller.is_closed()
+
+
+@pytest.mark.parametrize(
+    ("head", "stays"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", True),
+    ],
+)
+def test_a_connection_stays_open_as_the_caller_wishes(head: bytes, stays: bool) -> None:
+    @served
+    async def test() -> None:
+        async with running() as r:
+            caller = await r.asked(head)
+            _, headers, _ = await caller.answer()
+            if stays:
+                assert headers.get("connection", "keep-alive") == "keep-alive"
+                caller.send(GET)
+                await caller.answer()
+            else:
+                assert headers["connection"] == "close"
+                assert await caller.is_closed()
+
+    test()
+
+
+@served
+async def test_the_answer_to_head_has_no_body() -> None:
+    async with running() as r:
+        caller = await r.asked(b"HEAD /a HTTP/1.1\r\nhost: x\r\n\r\n" + GET)
+        assert (await caller.answer(has_body=False))[0] == 200
+        assert (await caller.answer())[2] == b"GET /a "
+
+
+# What cannot be served
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"hello\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\n\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nbad header: 1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * MAX_HEAD_BYTES, 431),
+    ],
+)
+def test_what_is_not_http_is_refused_and_the_connection_closed(data: bytes, status: int) -> None:
+    @served
+    async def test() -> None:
+        async with running() as r:
+            caller = await r.asked(data)
+            answered, headers, body = await caller.answer()
+            assert (answered, headers["connection"]) == (status, "close")
+            assert b"error" in body
+            assert await caller.is_closed()
+            assert not r.echo.seen
+
+    test()
+
+
+@served
+async def test_a_body_that_is_too_large_is_taken_to_its_end_and_refused() -> None:
+    async with running(max_body_bytes=2000) as r:
+        for request in (
+            post(b"x" * 2001),
+            post(b"x" * 3_000_000),
+            CHUNKED.replace(b"5;ext=1\r\nhello", b"9C4\r\n" + b"x" * 2500),
+        ):
+            caller = await r.asked(request)
+            await caller.writer.drain()
+            status, _, body = await caller.answer()
+            assert status == 413
+            assert b"larger than the 2000 bytes" in body
+        assert not r.echo.seen
+        assert r.server.intake.arriving_bytes == 0
+
+
+@served
+async def test_bodies_that_arrive_together_share_a_limit_and_give_it_back() -> None:
+    async with running(max_arriving_bytes=3000) as r:
+        slow = await r.asked(post(b"x" * 2500)[:-500])
+        await r.until(lambda: r.server.intake.arriving_bytes == 2000)
+        refused = await r.asked(post(b"y" * 2500)[:-500])
+        await r.until(lambda: sum(c.is_taking_a_body for c in r.server.connections) == 2)
+        refused.send(b"y" * 500)
+        assert (await refused.answer())[0] == 503
+        slow.send(b"x" * 500)
+        assert (await slow.answer())[0] == 200
+        third = await r.asked(post(b"z" * 2500)[:-500])
+        third.writer.close()
+        await r.until(lambda: r.server.intake.arriving_bytes == 0)
+
+
+@served
+async def test_too_many_connections_are_refused() -> None:
+    async with running(max_connections=2) as r:
+        first, _second = await r.asked(GET), await r.asked(GET)
+        third = await r.connect()
+        status, headers, _ = await third.answer()
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert (await first.answer())[0] == 200
+
+
+# Time
+
+
+@served
+async def test_what_does_not_come_in_time_is_given_up() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http, "_HEAD_S", 0.1)
+        async with running(request_timeout_ms=100, keep_alive_timeout_s=0.4) as r:
+            head, body, idle = await r.asked(GET[:9]), await r.asked(post(b"xyz")[:-1]), await r.asked(GET)
+            assert (await idle.answer())[0] == 200
+            assert (await head.answer())[0] == 408
+            status, _, text = await body.answer()
+            assert status == 504
+            assert b"did not arrive within 100 ms" in text
+            for caller in (head, body, idle):
+                assert await caller.is_closed()
+
+
+@served
+async def test_a_caller_that_does_not_read_is_not_read_either_and_cut_off_at_last() -> None:
+    async with running(request_timeout_ms=300) as r:
+        caller = await r.asked(post(b"", path="/large") * 50)
+        await r.until(lambda: r.echo.seen)
+        caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await r.until(lambda: not r.server.connections)
+        assert len(r.echo.seen) < 50
+
+
+@served
+async def test_a_caller_that_goes_away_withdraws_its_request() -> None:
+    async with running() as r:
+        caller = await r.asked(post(b"", path="/held"))
+        await r.until(lambda: r.echo.held)
+        caller.writer.close()
+        await r.until(lambda: r.echo.withdrawn)
+        r.echo.held.pop()(Answer(200, b"nobody is there"))
+        assert (r.echo.withdrawn, r.server.connections) == (1, set())
+
+
+# Stopping
+
+
+@served
+async def test_stopping_answers_what_is_open_and_what_is_on_its_way() -> None:
+    async with running() as r:
+        busy, idle, late = await r.asked(post(b"", path="/held")), await r.asked(GET), await r.asked(GET)
+        for caller in (idle, late):
+            await caller.answer()
+        await r.until(lambda: r.echo.held)
+        with socket.create_connection(("127.0.0.1", r.server.settings.port)) as waiting:  # accepted by nobody yet
+            waiting.sendall(GET)
+            stopping = asyncio.create_task(r.server.stop())
+            await r.until(lambda: r.server.is_stopping)
+            late.send(GET)
+            _, headers, _ = await late.answer()
+            assert headers["connection"] == "close"
+            assert await late.is_closed()
+            assert await idle.is_closed()
+            loop = asyncio.get_running_loop()
+            waiting.setblocking(False)
+            assert b"connection: close" in await loop.sock_recv(waiting, 1000)
+        assert not stopping.done()
+        r.echo.held.pop()(Answer(200, b"at last"))
+        status, headers, body = await busy.answer()
+        assert (status, headers["connection"], body) == (200, "close", b"at last")
+        busy.writer.close()
+        await stopping
+        with pytest.raises(OSError, match=r"[Cc]onnect"):
+            await r.connect()
+
+
+@served
+async def test_stopping_does_not_wait_for_ever() -> None:
+    async with running(drain_timeout_s=0.1) as r:
+        caller = await r.asked(post(b"", path="/held"))
+        await r.until(lambda: r.echo.held)
+        await r.server.stop()
+        with contextlib.suppress(ConnectionError):
+            assert await caller.is_closed()
+        assert r.echo.withdrawn == 1
+
+
+# Heads
+
+
+def test_a_head_is_read() -> None:
+    raw = b"POST /v1/m%C3%A9?a=%20b HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nx-a: 2\r\nContent-Length: 7\r\n\r\n"
+    head = read_head(raw)
+    assert head == Head("POST", "/v1/mé", "a=%20b", {b"host": b"x", b"x-a": b"1,2", b"content-length": b"7"}, 7, True)
+    assert read_head(raw) is head
+    with pytest.raises(HeadError):
+        read_head(b"GET /\xff\xfe HTTP/1.1\r\nx\r\n\r\n")
