@@ -89,6 +89,12 @@ class ProducerLink(Protocol):
     async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
         """Append in one round trip: None for each that was admitted, else what its queue holds already."""
 
+    async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
+        """Say that nobody waits for these items any more: (id, deadline in ms of the broker's time) each.
+
+        A worker that takes one before its deadline can know it; what a worker has taken already is not called back.
+        """
+
     async def replies(self) -> list[bytes]:
         """Wait for the next reply blocks; each comes once."""
 
@@ -101,7 +107,13 @@ class ProducerLink(Protocol):
 
 
 class ConsumerLink(Protocol):
-    """A worker's hold on one queue, for one thread. Methods raise `Unavailable` when the queue is out of reach."""
+    """A worker's hold on one queue, for one thread. Methods raise `Unavailable` when the queue is out of reach.
+
+    `cancelled_count` is how many of the queue's items were cancelled when `exchange` last took blocks; while it is 0,
+    `cancelled` need not be asked.
+    """
+
+    cancelled_count: int
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
@@ -111,6 +123,9 @@ class ConsumerLink(Protocol):
         Waits up to `block_ms` for at least one block and returns up to `count` of each priority, the higher first.
         `block_ms` 0 does not wait, and `count` 0 takes nothing.
         """
+
+    def cancelled(self, items: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those of the items, (reply stream, id) each, that nobody waits for any more."""
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """Take over blocks whose lease ran out, of any consumer."""

@@ -8,6 +8,7 @@ them together. MODEL and VERSION are those of the repository (digits, 1); API is
     millrace:{MODEL/VERSION}:requests:normal     stream  the same, taken after "high"
     millrace:{MODEL/VERSION}:held                hash    "rows" and "bytes" of both streams, waiting or in work
     millrace:{MODEL/VERSION}:dead                stream  blocks given up: "b", "error", "deliveries", "consumer"
+    millrace:{MODEL/VERSION}:cancelled           zset    "REPLY_STREAM ITEM_ID" that nobody awaits, by deadline in ms
     millrace:{API}:replies                       stream  reply blocks for that API process, field "b"; expires with it
     millrace:{workers}                           hash    worker id -> its announcement as JSON, with the time it expires
 
@@ -43,6 +44,11 @@ class Queue:
     def dead(self) -> str:
         """The dead-letter stream."""
         return f"millrace:{{{self.model}/{self.version}}}:dead"
+
+    @property
+    def cancelled(self) -> str:
+        """The items whose callers went away."""
+        return f"millrace:{{{self.model}/{self.version}}}:cancelled"
 
 
 def replies(api: str) -> str:

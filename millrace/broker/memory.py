@@ -28,6 +28,7 @@ class _QueueState:
     waiting: dict[str, list[Delivery]] = field(default_factory=lambda: {name: [] for name in PRIORITIES})
     held: dict[bytes, _Lease] = field(default_factory=dict)
     dead: list[tuple[Delivery, str]] = field(default_factory=list)
+    cancelled: dict[tuple[str, int], int] = field(default_factory=dict)  # (reply stream, item) -> deadline
     rows: int = 0
     bytes: int = 0
 
@@ -113,6 +114,12 @@ class MemoryBroker:
         with self._changed:
             self._queues[queue].dead.append((delivery, error))
 
+    def _cancel(self, queue: Queue, reply_to: str, items: Sequence[tuple[int, int]], now_ms: float) -> None:
+        with self._changed:
+            state = self._queues[queue]
+            cancelled = state.cancelled | {(reply_to, number): deadline_ms for number, deadline_ms in items}
+            state.cancelled = {item: deadline_ms for item, deadline_ms in cancelled.items() if deadline_ms > now_ms}
+
     def _live(self, clock: BrokerClock) -> list[WorkerAnnouncement]:
         return [worker for worker in list(self._workers.values()) if worker.expires_ms > clock.now_ms()]
 
@@ -141,6 +148,10 @@ class MemoryProducerLink:
         """See `ProducerLink`."""
         return [self._broker._append(append, limits) for append in appends]
 
+    async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
+        """See `ProducerLink`."""
+        self._broker._cancel(queue, self.reply_to, items, self.clock.now_ms())
+
     async def replies(self) -> list[bytes]:
         """See `ProducerLink`."""
         return [await self._inbox.get()]
@@ -163,6 +174,7 @@ class MemoryConsumerLink:
 
     def __init__(self, broker: MemoryBroker, queue: Queue, consumer: str) -> None:
         self._broker, self._queue, self._consumer = broker, queue, consumer
+        self.cancelled_count = 0
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
@@ -172,7 +184,15 @@ class MemoryConsumerLink:
             self._broker._reply(reply)
         for delivery in finished:
             self._broker._finish(self._queue, delivery)
-        return self._broker._take(self._queue, self._consumer, count, block_ms) if count else []
+        if not count:
+            return []
+        taken = self._broker._take(self._queue, self._consumer, count, block_ms)
+        self.cancelled_count = len(self._broker._queues[self._queue].cancelled)
+        return taken
+
+    def cancelled(self, items: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """See `ConsumerLink`."""
+        return self._broker._queues[self._queue].cancelled.keys() & set(items)
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""

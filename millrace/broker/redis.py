@@ -107,7 +107,7 @@ class RedisProducerLink:
         self._sending: Connection | None = None
         self._reading: Connection | None = None
         self._connecting = asyncio.Lock()
-        self._append_sha = ""
+        self._shas: dict[str, str] = {}
         self._last_id: bytes | str = "0"
 
     async def close(self) -> None:
@@ -135,7 +135,14 @@ class RedisProducerLink:
         queue = append.queue
         keys = (queue.requests(append.priority), queue.held)
         blocks = (part for rows_and_block in append.blocks for part in rows_and_block)
-        return ("EVALSHA", self._append_sha, 2, *keys, limits.rows, limits.bytes, *blocks)
+        return ("EVALSHA", self._shas["append"], 2, *keys, limits.rows, limits.bytes, *blocks)
+
+    async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
+        """See `ProducerLink`."""
+        connection = await self._sender()
+        noted = (part for number, deadline_ms in items for part in (deadline_ms, f"{self.reply_to} {number}"))
+        now_ms = int(self.clock.now_ms())
+        await _answers(connection, ("EVALSHA", self._shas["cancel"], 1, queue.cancelled, now_ms, *noted))
 
     async def replies(self) -> list[bytes]:
         """See `ProducerLink`."""
@@ -183,7 +190,9 @@ class RedisProducerLink:
     async def _connected(self) -> Connection:
         connection = await connect(self._url)
         try:
-            (self._append_sha,) = await _answers(connection, ("SCRIPT", "LOAD", script("append")))
+            names = ("append", "cancel")
+            shas = await _answers(connection, *(("SCRIPT", "LOAD", script(name)) for name in names))
+            self._shas = dict(zip(names, (sha.decode() for sha in shas), strict=True))
         except BaseException:  # cancelled, too
             connection.close()
             raise
@@ -258,6 +267,7 @@ class RedisConsumerLink:
         self._consumer = consumer
         self._streams = tuple(queue.requests(priority) for priority in PRIORITIES)
         self._has_group = False
+        self.cancelled_count = 0
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
@@ -267,9 +277,20 @@ class RedisConsumerLink:
         if count:
             wait = ("BLOCK", block_ms) if block_ms else ()
             take: Command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *wait)
-            commands.append((*take, "STREAMS", *self._streams, ">", ">"))
+            commands += [(*take, "STREAMS", *self._streams, ">", ">"), ("ZCARD", self._queue.cancelled)]
         answers = self._execute(*commands, wait_ms=block_ms if count else 0)
-        return self._deliveries(answers[-1]) if count and answers and answers[-1] else []
+        if not count or not answers:
+            return []
+        taken, self.cancelled_count = answers[-2:]
+        return self._deliveries(taken or ())
+
+    def cancelled(self, items: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """See `ConsumerLink`."""
+        if not items:
+            return set()
+        members = (f"{reply_to} {number}" for reply_to, number in items)
+        (scores,) = self._execute(("ZMSCORE", self._queue.cancelled, *members)) or [()]
+        return {item for item, score in zip(items, scores, strict=False) if score is not None}
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""

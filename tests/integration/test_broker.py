@@ -191,6 +191,51 @@ def test_replies_reach_the_process_that_asked_and_only_once(broker: Broker) -> N
     asyncio.run(run())
 
 
+def test_a_consumer_learns_which_items_were_cancelled(broker: Broker) -> None:
+    mine, others = broker.producer("mine"), broker.producer("others")
+    consumer = broker.consumer(QUEUE, "c")
+
+    async def cancel() -> None:
+        await mine.heartbeat()
+        later_ms = int(mine.clock.now_ms()) + 60_000
+        await mine.cancel(QUEUE, [(1, later_ms), (2, later_ms)])
+        await mine.cancel(QUEUE, [(3, later_ms)])
+        await mine.close()
+
+    consumer.exchange([], [], count=1, block_ms=0)
+    assert consumer.cancelled_count == 0
+    asyncio.run(cancel())
+    appended(broker, one(b"x"))
+    assert blocks(consumer.exchange([], [], count=1, block_ms=0)) == [b"x"]
+    assert consumer.cancelled_count == 3
+    asked = [(mine.reply_to, 1), (others.reply_to, 1), (mine.reply_to, 3), (mine.reply_to, 4)]
+    assert consumer.cancelled(asked) == {(mine.reply_to, 1), (mine.reply_to, 3)}
+    assert consumer.cancelled([]) == set()
+    other_queue = broker.consumer(Queue("m", 2), "c")
+    other_queue.exchange([], [], count=1, block_ms=0)
+    assert other_queue.cancelled_count == 0
+    assert other_queue.cancelled(asked) == set()
+
+
+def test_a_cancellation_is_forgotten_after_its_deadline(broker: Broker) -> None:
+    link, consumer = broker.producer("api"), broker.consumer(QUEUE, "c")
+
+    async def cancel() -> None:
+        await link.heartbeat()
+        now_ms = int(link.clock.now_ms())
+        await link.cancel(QUEUE, [(1, now_ms - 1), (2, now_ms + 60_000)])
+        await link.cancel(QUEUE, [(3, now_ms + 60_000)])
+        await link.close()
+
+    asyncio.run(cancel())
+    consumer.exchange([], [], count=1, block_ms=0)
+    assert consumer.cancelled_count == 2
+    assert consumer.cancelled([(link.reply_to, number) for number in (1, 2, 3)]) == {
+        (link.reply_to, 2),
+        (link.reply_to, 3),
+    }
+
+
 def test_a_reply_to_a_process_that_is_gone_is_dropped(broker: Broker) -> None:
     async def run() -> str:
         link = broker.producer("gone")
@@ -250,6 +295,22 @@ class TestRedisAlone:
         with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
             left = [consumer["name"] for consumer in client.xinfo_consumers(QUEUE.requests("normal"), "workers")]
         assert left == ["holds"]
+
+    def test_cancellations_expire_with_the_last_deadline(self, redis_server: RedisServer) -> None:
+        link = RedisBroker(redis_server.url).producer("api")
+
+        async def cancel() -> int:
+            await link.heartbeat()
+            now_ms = int(link.clock.now_ms())
+            await link.cancel(QUEUE, [(1, now_ms + 90_000), (2, now_ms + 30_000)])
+            await link.close()
+            return now_ms
+
+        now_ms = asyncio.run(cancel())
+        with redis.Redis.from_url(redis_server.url) as client:
+            left_ms = client.pttl(QUEUE.cancelled)
+            server_ms = client.time()[0] * 1000 + client.time()[1] // 1000
+        assert abs(server_ms + left_ms - (now_ms + 90_000)) < 2_000
 
     def test_a_block_that_is_given_up_is_kept_with_its_error(self, redis_server: RedisServer) -> None:
         url = redis_server.url
