@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from redis.connection import parse_url
+
+from millrace.broker.discovery import servers
 
 _PROGRAMS = ("MILLRACE_SERVING_", "MILLRACE_WORKER_")
 
@@ -26,7 +27,9 @@ class CommonSettings(BaseModel):
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="Where the queue is: a redis://, rediss:// (TLS) or unix:// URL, with user, password and database.",
+        description="Where the queue is: a redis://, rediss:// (TLS) or unix:// URL, with user, password and database, "
+        "or one of Sentinels, redis+sentinel://host:26379,host:26379/master/0, "
+        "or of a Cluster, redis+cluster://host:6379,host:6379 (docs/reference/redis-keys.md).",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important events that are logged."
@@ -35,7 +38,7 @@ class CommonSettings(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _is_a_redis_url(cls, url: str) -> str:
-        parse_url(url)  # type: ignore[no-untyped-call]  # raises ValueError, which names the schemes
+        servers(url)  # raises ValueError, which says what is wrong
         return url
 
 

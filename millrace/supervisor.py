@@ -31,7 +31,10 @@ import redis
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import ManifestError
 from millrace.artifacts.repository import ModelRepository, RepositoryError
+from millrace.broker.discovery import servers
+from millrace.broker.keys import WORKERS
 from millrace.listening import check_port
+from millrace.protocol.errors import Unavailable
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 35.0
@@ -76,7 +79,7 @@ class Supervisor:
         with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
             try:
                 url = options.redis_url or self._start_redis(Path(folder))
-                if not _answers_ping(url):
+                if not _redis_answers(url):
                     where = "--redis-url or MILLRACE_REDIS_URL"
                     raise UpError(
                         f"no Redis answers at {_without_password(url)} ({where}; without, one is started here)"
@@ -97,7 +100,7 @@ class Supervisor:
         command = [redis_server(), "--port", "0", "--unixsocket", str(path), "--dir", str(folder), *quiet]
         self._start("redis", command, log=folder / "redis.log")
         url = f"unix://{path}"
-        self._wait_for(lambda: _answers_ping(url), "the embedded Redis did not start")
+        self._wait_for(lambda: _redis_answers(url), "the embedded Redis did not start")
         return url
 
     def _start_programs(self, url: str) -> None:
@@ -233,9 +236,11 @@ def redis_server() -> str:
     return server
 
 
-def _answers_ping(url: str) -> bool:
-    with contextlib.suppress(redis.RedisError, ValueError), contextlib.closing(redis.Redis.from_url(url)) as client:
-        return bool(client.ping())
+def _redis_answers(url: str) -> bool:
+    with contextlib.suppress(redis.RedisError, ValueError, Unavailable):
+        client = redis.Redis.from_url(servers(url).find(WORKERS))
+        with contextlib.closing(client):
+            return bool(client.time())  # which every user of the queue may ask
     return False
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 from running import RedisServer, Stack, start_up
+from topologies import Cluster
 
 from millrace.supervisor import UpError, redis_server
 
@@ -42,6 +43,21 @@ def own_redis(tmp_path: Path, _session_redis: RedisServer) -> Iterator[RedisServ
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def _session_cluster(tmp_path_factory: pytest.TempPathFactory, _session_redis: RedisServer) -> Iterator[Cluster]:
+    cluster = Cluster()
+    cluster.start(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture
+def redis_cluster(_session_cluster: Cluster) -> Cluster:
+    """A running, empty Redis Cluster of three nodes."""
+    _session_cluster.empty()
+    return _session_cluster
 
 
 @pytest.fixture

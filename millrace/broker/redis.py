@@ -1,44 +1,31 @@
-"""The queue on Redis streams (6.2 or later, or Valkey); the keyspace is in `keys.py`, the scripts in `lua/`."""
+"""The queue on Redis streams (6.2 or later, or Valkey): which commands each side sends.
 
-import asyncio
+The keyspace is in `keys.py`, the scripts in `lua/`, the connections in `connections.py`.
+"""
+
 import logging
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import hiredis
 import msgspec
-import redis
-from redis.connection import ConnectionPool
 
 from millrace.broker.base import Append, BrokerClock, Delivery, Held, Limits, Reply
+from millrace.broker.connections import GRACE_S, BlockingConnections, Command, Connections, Routed, call, failure
+from millrace.broker.discovery import Servers, servers
 from millrace.broker.keys import DEAD_LETTERS_KEPT, GROUP, PRIORITIES, WORKERS, Queue, replies
-from millrace.broker.resp import Argument, Connection, connect
+from millrace.broker.resp import Argument
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
 
 REPLY_STREAM_TTL_MS = 60_000
 REPLY_STREAM_ENTRIES = 100_000
 _BLOCK_MS = 2_000
-_GRACE_S = 5.0  # beyond a blocking read's own limit, before the server counts as gone
 _EXPIRED_KEPT_MS = 60_000
 _CONSUMERS_KEPT_MS = 3_600_000
 
 _log = logging.getLogger(__name__)
 _decode_announcement = msgspec.json.Decoder(WorkerAnnouncement).decode
-Command = tuple[Argument, ...]
-
-
-def script(name: str) -> str:
-    """The text of a script in `lua/`."""
-    return resources.files("millrace.broker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-
-
-def _failure(error: object) -> Unavailable:
-    text = str(error)
-    if text.startswith("OOM"):
-        return Unavailable("the queue's Redis is out of memory; try again when it has drained")
-    return Unavailable(f"the queue's Redis failed: {text}")
 
 
 def _announcements(values: Sequence[bytes]) -> list[WorkerAnnouncement]:
@@ -61,95 +48,66 @@ def _milliseconds(time: Sequence[bytes]) -> float:
     return int(time[0]) * 1000 + int(time[1]) / 1000
 
 
-async def _answers(connection: Connection, *commands: Command, limit_s: float = _GRACE_S) -> list[Any]:
-    """The answers in order. A server that does not answer in time loses the connection.
-
-    Raises `Unavailable` for that, and for the first error among the answers.
-    """
-    try:
-        async with asyncio.timeout(limit_s):
-            answers = await connection.execute(*commands)
-    except TimeoutError:
-        connection.close()  # all others who wait for it must know
-        raise Unavailable("the queue's Redis does not answer") from None
-    for answer in answers:
-        if isinstance(answer, hiredis.ReplyError):
-            raise _failure(answer)
-    return answers
-
-
 class RedisBroker:
-    """Makes links to the Redis that a redis://, rediss:// or unix:// URL names."""
+    """Makes links to the Redis, the Sentinels or the Cluster that a URL names (`discovery.py`)."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._servers = servers(url)
 
     def producer(self, api: str) -> "RedisProducerLink":
         """See `Broker`."""
-        return RedisProducerLink(self._url, api)
+        return RedisProducerLink(self._servers, api)
 
     def consumer(self, queue: Queue, consumer: str, *, forget_ms: int = _CONSUMERS_KEPT_MS) -> "RedisConsumerLink":
         """See `Broker`. Consumers that hold nothing and were silent for `forget_ms` are deleted on the way."""
-        return RedisConsumerLink(_BlockingConnection(self._url), queue, consumer, forget_ms)
+        return RedisConsumerLink(self._servers, queue, consumer, forget_ms)
 
     def worker(self) -> "RedisWorkerLink":
         """See `Broker`."""
-        return RedisWorkerLink(_BlockingConnection(self._url))
+        return RedisWorkerLink(self._servers)
 
 
 class RedisProducerLink:
-    """The API's side: one connection to send on, one that waits for replies. Both are made again when lost."""
+    """The API's side: connections to send on, and one that waits for replies. All are made again when lost."""
 
-    def __init__(self, url: str, api: str) -> None:
-        self._url = url
+    def __init__(self, servers: Servers, api: str) -> None:
         self.reply_to = replies(api)
         self.clock = BrokerClock()
-        self._sending: Connection | None = None
-        self._reading: Connection | None = None
-        self._connecting = asyncio.Lock()
-        self._shas: dict[str, str] = {}
+        self._sending = Connections(servers, "append", "cancel")
+        self._reading = Connections(servers)
         self._last_id: bytes | str = "0"
 
     async def close(self) -> None:
         """See `ProducerLink`."""
         try:
-            if self._sending and self._sending.is_open:
-                await _answers(self._sending, ("DEL", self.reply_to))
+            if self._sending.is_open:
+                await self._sending.execute((self.reply_to, ("DEL", self.reply_to)))
         finally:
-            for connection in (self._sending, self._reading):
-                if connection:
-                    connection.close()
+            self._sending.lose()
+            self._reading.lose()
 
     async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
         """See `ProducerLink`."""
-        connection = await self._sender()
-        answers = await connection.execute(*(self._append_command(append, limits) for append in appends))
-        for answer in answers:
-            if isinstance(answer, hiredis.ReplyError):
-                if str(answer).startswith("NOSCRIPT"):
-                    connection.close()  # the next one loads the script again
-                raise _failure(answer)
+        answers = await self._sending.execute(*(_append(append, limits) for append in appends), limit_s=None)
         return [Held(*held) if held else None for held in answers]
-
-    def _append_command(self, append: Append, limits: Limits) -> Command:
-        queue = append.queue
-        keys = (queue.requests(append.priority), queue.held)
-        blocks = (part for rows_and_block in append.blocks for part in rows_and_block)
-        return ("EVALSHA", self._shas["append"], 2, *keys, limits.rows, limits.bytes, *blocks)
 
     async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
         """See `ProducerLink`."""
-        connection = await self._sender()
         noted = (part for number, deadline_ms in items for part in (deadline_ms, f"{self.reply_to} {number}"))
         now_ms = int(self.clock.now_ms())
-        await _answers(connection, ("EVALSHA", self._shas["cancel"], 1, queue.cancelled, now_ms, *noted))
+        await self._sending.execute(call("cancel", [queue.cancelled], now_ms, *noted))
 
     async def replies(self) -> list[bytes]:
         """See `ProducerLink`."""
-        if self._reading is None or not self._reading.is_open:
-            self._reading = await connect(self._url)
-        read: Command = ("XREAD", "COUNT", 256, "BLOCK", _BLOCK_MS, "STREAMS", self.reply_to, self._last_id)
-        answers = await _answers(self._reading, *self._trim(), read, limit_s=_BLOCK_MS / 1000 + _GRACE_S)
+        key = self.reply_to
+        read: Command = ("XREAD", "COUNT", 256, "BLOCK", _BLOCK_MS, "STREAMS", key, self._last_id)
+        commands = [(key, command) for command in (*self._trim(), read)]
+        try:
+            answers = await self._reading.execute(*commands, limit_s=_BLOCK_MS / 1000 + GRACE_S)
+        except Unavailable:
+            self._reading.lose()
+            self._last_id = "0"  # the next server's ids may be behind those of the last one
+            raise
         if not answers[-1]:
             return []
         entries = answers[-1][0][1]
@@ -162,106 +120,34 @@ class RedisProducerLink:
 
     async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
         """See `ProducerLink`."""
-        connection = await self._sender()
-        alive, time, workers = await _answers(
-            connection, ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS), ("TIME",), ("HVALS", WORKERS)
+        alive, time, workers = await self._sending.execute(
+            (self.reply_to, ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS)),
+            (WORKERS, ("TIME",)),
+            (WORKERS, ("HVALS", WORKERS)),
         )
         if not alive:
-            await self._make_reply_stream(connection)
+            await self._make_reply_stream()
         self.clock.set(_milliseconds(time))
         return _live(workers, self.clock), bool(alive)
 
-    async def _make_reply_stream(self, connection: Connection) -> None:
+    async def _make_reply_stream(self) -> None:
         self._last_id = "0"
-        await _answers(
-            connection,
-            ("XGROUP", "CREATE", self.reply_to, "reader", "$", "MKSTREAM"),
-            ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS),
-        )
-
-    async def _sender(self) -> Connection:
-        if self._sending is not None and self._sending.is_open:
-            return self._sending
-        async with self._connecting:
-            if self._sending is None or not self._sending.is_open:
-                self._sending = await self._connected()
-            return self._sending
-
-    async def _connected(self) -> Connection:
-        connection = await connect(self._url)
-        try:
-            names = ("append", "cancel")
-            shas = await _answers(connection, *(("SCRIPT", "LOAD", script(name)) for name in names))
-            self._shas = dict(zip(names, (sha.decode() for sha in shas), strict=True))
-        except BaseException:  # cancelled, too
-            connection.close()
-            raise
-        return connection
+        key = self.reply_to
+        create: Command = ("XGROUP", "CREATE", key, "reader", "$", "MKSTREAM")
+        await self._sending.execute((key, create), (key, ("PEXPIRE", key, REPLY_STREAM_TTL_MS)))
 
 
-class _BlockingConnection:
-    """A blocking connection that pipelines raw commands; made again when lost. For one thread at a time.
-
-    redis-py's `Connection` finds the server and enters it; its client is left out, since turning each answer into
-    objects costs more than the round trip.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._pool = ConnectionPool.from_url(url, protocol=2, socket_timeout=_GRACE_S, socket_connect_timeout=2.0)
-        self._connection: Any | None = None
-        self._shas: dict[str, str] = {}
-
-    def execute(self, *commands: Command, wait_ms: int = 0) -> list[Any]:
-        """The answers in order, Redis' own errors among them. `wait_ms` is the time that a command may block."""
-        connection = self._connection or self._connect()
-        try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [self._read(connection, wait_ms) for _ in commands]
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            self.close()
-            raise Unavailable(f"the connection to the queue was lost: {error}") from None
-
-    def call(self, name: str, keys: Sequence[str], *arguments: Argument) -> Command:
-        """The command that runs a script of `lua/`."""
-        if not self._shas:
-            self._connect()
-        return ("EVALSHA", self._shas[name], len(keys), *keys, *arguments)
-
-    def close(self) -> None:
-        """Disconnect; the next command connects again."""
-        if self._connection is not None:
-            self._connection.disconnect()
-            self._connection = None
-        self._shas = {}
-
-    def _connect(self) -> Any:
-        if self._connection is None:
-            try:
-                connection: Any = self._pool.make_connection()
-                connection.connect()
-                names = ("finish", "claim", "renew")
-                connection.send_packed_command(
-                    connection.pack_commands([("SCRIPT", "LOAD", script(name)) for name in names])
-                )
-                self._shas = {name: connection.read_response().decode() for name in names}
-            except (redis.RedisError, OSError) as error:
-                raise Unavailable(f"the queue's Redis cannot be reached: {error}") from None
-            self._connection = connection
-        return self._connection
-
-    @staticmethod
-    def _read(connection: Any, wait_ms: int) -> Any:
-        try:
-            return connection.read_response(timeout=wait_ms / 1000 + _GRACE_S)
-        except redis.ResponseError as error:
-            return error
+def _append(append: Append, limits: Limits) -> Routed:
+    keys = (append.queue.requests(append.priority), append.queue.held)
+    blocks = (part for rows_and_block in append.blocks for part in rows_and_block)
+    return call("append", keys, limits.rows, limits.bytes, *blocks)
 
 
 class RedisConsumerLink:
     """A worker thread's hold on one queue."""
 
-    def __init__(self, connection: _BlockingConnection, queue: Queue, consumer: str, forget_ms: int) -> None:
-        self._connection = connection
+    def __init__(self, servers: Servers, queue: Queue, consumer: str, forget_ms: int) -> None:
+        self._connections = BlockingConnections(servers, "reply", "finish", "claim")
         self._forget_ms = forget_ms
         self._queue = queue
         self._consumer = consumer
@@ -273,11 +159,16 @@ class RedisConsumerLink:
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
     ) -> list[Delivery]:
         """See `ConsumerLink`. Replies travel before their blocks are finished; one whose reader is gone is dropped."""
-        commands = [self._reply(reply) for reply in replies] + [self._finish(delivery) for delivery in finished]
+        sent = self._replies(replies)
+        if sent and self._connections.is_spread:  # no order between servers: the replies must be there first
+            self._execute(*sent)
+            sent = []
+        commands = sent + self._finish(finished)
         if count:
             wait = ("BLOCK", block_ms) if block_ms else ()
             take: Command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *wait)
-            commands += [(*take, "STREAMS", *self._streams, ">", ">"), ("ZCARD", self._queue.cancelled)]
+            commands.append((self._streams[0], (*take, "STREAMS", *self._streams, ">", ">")))
+            commands.append((self._queue.cancelled, ("ZCARD", self._queue.cancelled)))
         answers = self._execute(*commands, wait_ms=block_ms if count else 0)
         if not count or not answers:
             return []
@@ -288,17 +179,14 @@ class RedisConsumerLink:
         """See `ConsumerLink`."""
         if not items:
             return set()
-        members = (f"{reply_to} {number}" for reply_to, number in items)
-        (scores,) = self._execute(("ZMSCORE", self._queue.cancelled, *members)) or [()]
-        return {item for item, score in zip(items, scores, strict=False) if score is not None}
+        key = self._queue.cancelled
+        (scores,) = self._execute((key, ("ZMSCORE", key, *(f"{reply_to} {number}" for reply_to, number in items))))
+        return {item for item, score in zip(items, scores, strict=True) if score is not None}
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""
         answers = self._execute(
-            *(
-                self._connection.call("claim", [stream], GROUP, self._consumer, lease_ms, count)
-                for stream in self._streams
-            )
+            *(call("claim", [stream], GROUP, self._consumer, lease_ms, count) for stream in self._streams)
         )
         return [
             Delivery(entry_id, priority, block, int(rows), deliveries)
@@ -308,64 +196,89 @@ class RedisConsumerLink:
 
     def bury(self, delivery: Delivery, error: str) -> None:
         """See `ConsumerLink`."""
+        key = self._queue.dead
         fields: Command = (
             *("b", delivery.block, "error", error),
             *("deliveries", delivery.deliveries, "consumer", self._consumer),
         )
-        self._execute(("XADD", self._queue.dead, "MAXLEN", "~", DEAD_LETTERS_KEPT, "*", *fields))
+        self._execute((key, ("XADD", key, "MAXLEN", "~", DEAD_LETTERS_KEPT, "*", *fields)))
 
     def close(self) -> None:
         """See `ConsumerLink`. The consumer itself is deleted where it holds nothing."""
         try:
-            pending = self._connection.execute(
-                *(("XPENDING", stream, GROUP, "-", "+", 1, self._consumer) for stream in self._streams)
-            )
+            pending = self._on_each_stream("XPENDING", "{}", GROUP, "-", "+", 1, self._consumer)
             idle = [stream for stream, held in zip(self._streams, pending, strict=True) if held == []]
-            self._connection.execute(*(("XGROUP", "DELCONSUMER", stream, GROUP, self._consumer) for stream in idle))
+            self._forget([(stream, self._consumer) for stream in idle])
         finally:
-            self._connection.close()
+            self._connections.close()
 
-    def _reply(self, reply: Reply) -> Command:
-        return ("XADD", reply.reply_to, "NOMKSTREAM", "MAXLEN", "~", REPLY_STREAM_ENTRIES, "*", "b", reply.block)
+    @staticmethod
+    def _replies(replies: Sequence[Reply]) -> list[Routed]:
+        """One script call for each API process."""
+        blocks: dict[str, list[bytes]] = {}
+        for reply in replies:
+            blocks.setdefault(reply.reply_to, []).append(reply.block)
+        return [call("reply", [reply_to], REPLY_STREAM_ENTRIES, *theirs) for reply_to, theirs in blocks.items()]
 
-    def _finish(self, delivery: Delivery) -> Command:
-        keys = (self._queue.requests(delivery.priority), self._queue.held)
-        return self._connection.call("finish", keys, GROUP, delivery.entry_id, delivery.rows, len(delivery.block))
+    def _finish(self, finished: Sequence[Delivery]) -> list[Routed]:
+        """One script call for all blocks."""
+        if not finished:
+            return []
+        blocks = (
+            part
+            for delivery in finished
+            for part in (
+                PRIORITIES.index(delivery.priority) + 2,
+                delivery.entry_id,
+                delivery.rows,
+                len(delivery.block),
+            )
+        )
+        return [call("finish", [self._queue.held, *self._streams], GROUP, *blocks)]
+
+    def _on_each_stream(self, *command: Argument) -> list[Any]:
+        """The answers to a command on each request stream, whose name is put for {}."""
+        return self._connections.execute(
+            *((stream, tuple(stream if part == "{}" else part for part in command)) for stream in self._streams)
+        )
 
     def _make_groups(self) -> None:
-        made = self._connection.execute(
-            *(("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM") for stream in self._streams)
-        )
-        for answer in made:
-            if isinstance(answer, redis.ResponseError) and "BUSYGROUP" not in str(answer):
-                raise _failure(answer)
+        for answer in self._on_each_stream("XGROUP", "CREATE", "{}", GROUP, "0", "MKSTREAM"):
+            if isinstance(answer, hiredis.ReplyError) and "BUSYGROUP" not in str(answer):
+                raise failure(answer)
         self._has_group = True
         self._forget_consumers()
 
     def _forget_consumers(self) -> None:
         """Delete the consumers that workers who died left behind: those that hold nothing and were silent for long."""
-        answers = self._connection.execute(*(("XINFO", "CONSUMERS", stream, GROUP) for stream in self._streams))
-        gone = [
-            (stream, consumer[b"name"])
-            for stream, consumers in zip(self._streams, answers, strict=True)
-            if not isinstance(consumers, redis.ResponseError)
-            for consumer in (dict(zip(fields[::2], fields[1::2], strict=True)) for fields in consumers)
-            if consumer[b"pending"] == 0 and consumer[b"idle"] >= self._forget_ms
-        ]
-        self._connection.execute(*(("XGROUP", "DELCONSUMER", stream, GROUP, name) for stream, name in gone))
+        answers = self._on_each_stream("XINFO", "CONSUMERS", "{}", GROUP)
+        self._forget(
+            [
+                (stream, consumer[b"name"])
+                for stream, consumers in zip(self._streams, answers, strict=True)
+                if not isinstance(consumers, hiredis.ReplyError)
+                for consumer in (dict(zip(fields[::2], fields[1::2], strict=True)) for fields in consumers)
+                if consumer[b"pending"] == 0 and consumer[b"idle"] >= self._forget_ms
+            ]
+        )
 
-    def _execute(self, *commands: Command, wait_ms: int = 0) -> list[Any]:
+    def _forget(self, consumers: Sequence[tuple[str, Argument]]) -> None:
+        self._connections.execute(
+            *((stream, ("XGROUP", "DELCONSUMER", stream, GROUP, name)) for stream, name in consumers)
+        )
+
+    def _execute(self, *commands: Routed, wait_ms: int = 0) -> list[Any]:
         """The answers; [] where a group is gone (Redis came back empty): it is made again, for the next call to use."""
         if not self._has_group:
             self._make_groups()
-        answers = self._connection.execute(*commands, wait_ms=wait_ms)
+        answers = self._connections.execute(*commands, wait_ms=wait_ms)
         for answer in answers:
-            if isinstance(answer, redis.ResponseError):
+            if isinstance(answer, hiredis.ReplyError):
                 if "NOGROUP" in str(answer):
                     self._make_groups()
                     return []
-                self._connection.close()
-                raise _failure(answer)
+                self._connections.close()
+                raise failure(answer)
         return answers
 
     def _deliveries(self, streams: Sequence[tuple[bytes, Sequence[tuple[bytes, Sequence[bytes]]]]]) -> list[Delivery]:
@@ -380,48 +293,47 @@ class RedisConsumerLink:
 class RedisWorkerLink:
     """A worker process's heartbeat."""
 
-    def __init__(self, connection: _BlockingConnection) -> None:
-        self._connection = connection
+    def __init__(self, servers: Servers) -> None:
+        self._connections = BlockingConnections(servers, "announce", "renew")
         self.clock = BrokerClock()
 
     def announce(self, announcement: WorkerAnnouncement) -> None:
         """See `WorkerLink`. Announcements that expired a minute ago are swept away on the way."""
-        time, _, everyone = self._checked(
-            ("TIME",), ("HSET", WORKERS, announcement.worker, msgspec.json.encode(announcement)), ("HVALS", WORKERS)
-        )
+        publish = call("announce", [WORKERS], announcement.worker, msgspec.json.encode(announcement))
+        time, _, everyone = self._execute((WORKERS, ("TIME",)), publish, (WORKERS, ("HVALS", WORKERS)))
         self.clock.set(_milliseconds(time))
         stale_ms = self.clock.now_ms() - _EXPIRED_KEPT_MS
         gone = [worker.worker for worker in _announcements(everyone) if worker.expires_ms < stale_ms]
         if gone:
-            self._checked(("HDEL", WORKERS, *gone))
+            self._execute((WORKERS, ("HDEL", WORKERS, *gone)))
 
     def withdraw(self, worker: str) -> None:
         """See `WorkerLink`."""
-        self._checked(("HDEL", WORKERS, worker))
+        self._execute((WORKERS, ("HDEL", WORKERS, worker)))
 
     def live(self) -> list[WorkerAnnouncement]:
         """See `WorkerLink`."""
-        time, workers = self._checked(("TIME",), ("HVALS", WORKERS))
+        time, workers = self._execute((WORKERS, ("TIME",)), (WORKERS, ("HVALS", WORKERS)))
         self.clock.set(_milliseconds(time))
         return _live(workers, self.clock)
 
     def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
         """See `WorkerLink`."""
-        self._checked(
+        self._execute(
             *(
-                self._connection.call("renew", [queue.requests(delivery.priority)], GROUP, consumer, delivery.entry_id)
+                call("renew", [queue.requests(delivery.priority)], GROUP, consumer, delivery.entry_id)
                 for delivery in deliveries
             )
         )
 
     def close(self) -> None:
         """See `WorkerLink`."""
-        self._connection.close()
+        self._connections.close()
 
-    def _checked(self, *commands: Command) -> list[Any]:
-        answers = self._connection.execute(*commands)
+    def _execute(self, *commands: Routed) -> list[Any]:
+        answers = self._connections.execute(*commands)
         for answer in answers:
-            if isinstance(answer, redis.ResponseError) and "NOGROUP" not in str(answer):
-                self._connection.close()
-                raise _failure(answer)
+            if isinstance(answer, hiredis.ReplyError) and "NOGROUP" not in str(answer):
+                self._connections.close()
+                raise failure(answer)
         return answers

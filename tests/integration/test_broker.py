@@ -1,4 +1,4 @@
-"""What every broker promises, held against each of them: Redis (a real one) and memory."""
+"""What every broker promises, held against each of them: a real Redis, a real Redis Cluster, and memory."""
 
 import asyncio
 import threading
@@ -22,12 +22,13 @@ QUEUE = Queue("m", 1)
 pytestmark = pytest.mark.usefixtures("redis_server")
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=["redis", "cluster", "memory"])
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     if request.param == "memory":
         yield MemoryBroker()
     else:
-        yield RedisBroker(request.getfixturevalue("redis_server").url)
+        server = {"redis": "redis_server", "cluster": "redis_cluster"}[request.param]
+        yield RedisBroker(request.getfixturevalue(server).url)
 
 
 def appended(broker: Broker, *appends: Append, limit: int = 100, limit_bytes: int = 10**6) -> list[Held | None]:

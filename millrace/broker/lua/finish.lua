@@ -1,11 +1,16 @@
--- Acknowledge and delete one block; what it held leaves the queue. Does nothing the second time.
--- KEYS  1 request stream   2 what the queue holds
--- ARGV  1 group   2 entry id   3 rows of the block   4 bytes of the block
--- Returns 1 when the block was there, 0 when somebody else had finished it.
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
-if redis.call('XDEL', KEYS[1], ARGV[2]) == 1 then
-  redis.call('HINCRBY', KEYS[2], 'rows', -ARGV[3])
-  redis.call('HINCRBY', KEYS[2], 'bytes', -ARGV[4])
-  return 1
+-- Acknowledge and delete blocks; what they held leaves the queue. Does nothing for a block that was finished before.
+-- KEYS  1 what the queue holds   2… request streams
+-- ARGV  1 group   2… for each block: the number of its stream among the KEYS, its entry id, rows and bytes
+local rows, bytes = 0, 0
+for i = 2, #ARGV, 4 do
+  local stream = KEYS[tonumber(ARGV[i])]
+  redis.call('XACK', stream, ARGV[1], ARGV[i + 1])
+  if redis.call('XDEL', stream, ARGV[i + 1]) == 1 then
+    rows = rows + ARGV[i + 2]
+    bytes = bytes + ARGV[i + 3]
+  end
 end
-return 0
+if rows + bytes > 0 then
+  redis.call('HINCRBY', KEYS[1], 'rows', 0 - rows)
+  redis.call('HINCRBY', KEYS[1], 'bytes', 0 - bytes)
+end

@@ -1,0 +1,314 @@
+"""Connections to the servers that hold our keys: asynchronous ones for the API, blocking ones for a worker's thread.
+
+Both send commands in pipelines, each command with a key that says where it goes. With one server all of them are one
+pipeline. In a Redis Cluster there is one pipeline for each node; what a node no longer holds (MOVED), hands over just
+now (ASK) or holds in part (TRYAGAIN) it has not done, so just those commands are sent again, to where they belong.
+"""
+
+import asyncio
+import functools
+import hashlib
+import time
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import hiredis
+import redis
+from redis.connection import ConnectionPool, parse_url
+from redis.exceptions import AskError, MovedError
+
+from millrace.broker.discovery import ClusterServers, Servers
+from millrace.broker.resp import CONNECT_TIMEOUT_S, Argument, Connection, connect
+from millrace.protocol.errors import Unavailable
+
+GRACE_S = 5.0  # beyond a blocking read's own limit, before the server counts as gone
+_REDIRECTS_S = 5.0  # for as long a slot may be on its way from node to node
+_PAUSE_S = 0.01
+_OTHER_SERVER = ("NOSCRIPT", "READONLY", "CLUSTERDOWN", "MASTERDOWN")  # it is not the server that it was
+
+Command = tuple[Argument, ...]
+Routed = tuple[str, Command]  # a key that the command touches, and the command
+
+
+@functools.cache
+def script(name: str) -> str:
+    """The text of a script in `lua/`."""
+    return resources.files("millrace.broker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+@functools.cache
+def _sha(name: str) -> str:
+    return hashlib.sha1(script(name).encode(), usedforsecurity=False).hexdigest()
+
+
+def call(name: str, keys: Sequence[str], *arguments: Argument) -> Routed:
+    """The command that runs a script which the connections were made with; its keys are all in one slot."""
+    return keys[0], ("EVALSHA", _sha(name), len(keys), *keys, *arguments)
+
+
+def failure(error: object) -> Unavailable:
+    """What an error of Redis' means to a caller."""
+    text = str(error)
+    if text.startswith("OOM"):
+        return Unavailable("the queue's Redis is out of memory; try again when it has drained")
+    if text.startswith("MOVED"):
+        return Unavailable("the queue's Redis is a Cluster: its URL must begin with redis+cluster://")
+    return Unavailable(f"the queue's Redis failed: {text}")
+
+
+class Connections:
+    """An asyncio connection to each server in use, made when it is first needed and again when lost."""
+
+    def __init__(self, servers: Servers, *scripts: str) -> None:
+        self._servers = servers
+        self._scripts = scripts
+        self._only: Connection | None = None
+        self._nodes: dict[str, Connection] = {}
+        self._connecting = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any server is connected."""
+        return any(connection and connection.is_open for connection in (self._only, *self._nodes.values()))
+
+    async def execute(self, *commands: Routed, limit_s: float | None = GRACE_S) -> list[Any]:
+        """The answers in order. Raises `Unavailable` for the first error among them, and for a lost connection.
+
+        A server that does not answer within `limit_s` loses its connection: all others who wait for it must know.
+        """
+        answers = await self._answers(commands, limit_s)
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                if str(answer).startswith(_OTHER_SERVER):
+                    self.lose()  # the next one looks for the right server and loads the scripts again
+                raise failure(answer)
+        return answers
+
+    def lose(self) -> None:
+        """Close all connections; commands on their way are `Unavailable`, later ones connect again."""
+        self._servers.forget()
+        for connection in (self._only, *self._nodes.values()):
+            if connection:
+                connection.close()
+
+    async def _answers(self, commands: Sequence[Routed], limit_s: float | None) -> list[Any]:
+        if isinstance(self._servers, ClusterServers):
+            return await self._spread(_Journey(self._servers, commands), limit_s)
+        connection = self._only
+        if connection is None or not connection.is_open:
+            connection = await self._reconnected(commands[0][0])
+        plain = [command for _, command in commands]
+        return await (_within(limit_s, connection, plain) if limit_s else connection.execute(*plain))
+
+    async def _reconnected(self, key: str) -> Connection:
+        async with self._connecting:
+            if self._only is None or not self._only.is_open:
+                self._only = await self._connected(self._servers.known(key) or await self._find(key))
+            return self._only
+
+    async def _find(self, key: str) -> str:
+        return await asyncio.to_thread(self._servers.find, key)
+
+    async def _connected(self, server: str) -> Connection:
+        connection = await connect(server)
+        try:
+            loads: list[Command] = [("SCRIPT", "LOAD", script(name)) for name in self._scripts]
+            for answer in await _within(GRACE_S, connection, loads):
+                if isinstance(answer, hiredis.ReplyError):
+                    raise failure(answer)
+        except BaseException:  # cancelled, too
+            connection.close()
+            raise
+        return connection
+
+    async def _spread(self, journey: "_Journey", limit_s: float | None) -> list[Any]:
+        while not journey.is_over:
+            parts = journey.parts({key: self._servers.known(key) or await self._find(key) for key in journey.keys})
+            outcomes = await asyncio.gather(
+                *(self._ask(server, journey.pipeline(part), limit_s) for server, part in parts.items()),
+                return_exceptions=True,
+            )
+            for part, outcome in zip(parts.values(), outcomes, strict=True):
+                if isinstance(outcome, BaseException):
+                    self._servers.forget()
+                    raise outcome
+                journey.take(part, outcome)
+            if journey.must_pause:
+                await asyncio.sleep(_PAUSE_S)
+        return journey.answers
+
+    async def _ask(self, server: str, commands: list[Command], limit_s: float | None) -> list[Any]:
+        connection = self._nodes.get(server)
+        if connection is None or not connection.is_open:
+            async with self._connecting:
+                connection = self._nodes.get(server)
+                if connection is None or not connection.is_open:
+                    connection = self._nodes[server] = await self._connected(server)
+        return await _within(limit_s or GRACE_S, connection, commands)
+
+
+async def _within(limit_s: float, connection: Connection, commands: Sequence[Command]) -> list[Any]:
+    try:
+        async with asyncio.timeout(limit_s):
+            return await connection.execute(*commands)
+    except TimeoutError:
+        connection.close()
+        raise Unavailable("the queue's Redis does not answer") from None
+
+
+class BlockingConnections:
+    """The same for one thread, which waits for each answer.
+
+    redis-py's `Connection` enters the server; its client is left out, since turning each answer into objects costs more
+    than the round trip.
+    """
+
+    def __init__(self, servers: Servers, *scripts: str) -> None:
+        self._servers = servers
+        self._scripts = scripts
+        self._only: Any | None = None
+        self._nodes: dict[str, Any] = {}
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether keys may be on several servers, so that commands on different keys have no order."""
+        return isinstance(self._servers, ClusterServers)
+
+    def execute(self, *commands: Routed, wait_ms: int = 0) -> list[Any]:
+        """The answers in order, errors of Redis' own (`hiredis.ReplyError`) among them.
+
+        `wait_ms` is the time that a command may block. When a connection is lost, all are given up.
+        """
+        if not commands:
+            return []
+        try:
+            if isinstance(self._servers, ClusterServers):
+                return self._spread(_Journey(self._servers, commands), wait_ms)
+            if self._only is None:
+                self._only = _entered(self._servers.find(commands[0][0]), self._scripts)
+            return _exchange([(self._only, [command for _, command in commands])], wait_ms)[0]
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self.close()
+            raise Unavailable(f"the connection to the queue was lost: {error}") from None
+        except Unavailable:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Disconnect; the next command connects again."""
+        self._servers.forget()
+        for connection in (self._only, *self._nodes.values()):
+            if connection is not None:
+                connection.disconnect()
+        self._only, self._nodes = None, {}
+
+    def _node(self, server: str) -> Any:
+        if server not in self._nodes:
+            self._nodes[server] = _entered(server, self._scripts)
+        return self._nodes[server]
+
+    def _spread(self, journey: "_Journey", wait_ms: int) -> list[Any]:
+        while not journey.is_over:
+            parts = journey.parts({key: self._servers.find(key) for key in journey.keys})
+            pipelines = [(self._node(server), journey.pipeline(part)) for server, part in parts.items()]
+            for part, answers in zip(parts.values(), _exchange(pipelines, wait_ms), strict=True):
+                journey.take(part, answers)
+            if journey.must_pause:
+                time.sleep(_PAUSE_S)
+        return journey.answers
+
+
+def _entered(server: str, scripts: Sequence[str]) -> Any:
+    """A connection of redis-py's, made and entered, with the scripts loaded."""
+    limits = {"socket_timeout": GRACE_S, "socket_connect_timeout": CONNECT_TIMEOUT_S}
+    options = limits | parse_url(server) | {"protocol": 2, "driver_info": None}  # type: ignore[no-untyped-call]
+    try:
+        connection: Any = ConnectionPool(**options).make_connection()
+        connection.connect()
+        (answers,) = _exchange([(connection, [("SCRIPT", "LOAD", script(name)) for name in scripts])], 0)
+    except (redis.RedisError, OSError) as error:
+        raise Unavailable(f"the queue's Redis cannot be reached: {error}") from None
+    for answer in answers:
+        if isinstance(answer, hiredis.ReplyError):
+            connection.disconnect()
+            raise failure(answer)
+    return connection
+
+
+def _exchange(pipelines: Sequence[tuple[Any, Sequence[Command]]], wait_ms: int) -> list[list[Any]]:
+    """Send each pipeline on its connection, then collect each one's answers."""
+    for connection, commands in pipelines:
+        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    return [[_read(connection, wait_ms) for _ in commands] for connection, commands in pipelines]
+
+
+def _read(connection: Any, wait_ms: int) -> Any:
+    try:
+        return connection.read_response(timeout=wait_ms / 1000 + GRACE_S)
+    except redis.ResponseError as error:
+        return hiredis.ReplyError(f"{error.status_code} {error}" if error.status_code else str(error))
+
+
+class _Journey:
+    """One pipeline's way through a Cluster: the commands that still lack an answer, and where each goes next.
+
+    In rounds, until it `is_over`: `parts` says which commands go where, `pipeline` what to send there, and `take` takes
+    in what came back.
+    """
+
+    def __init__(self, servers: ClusterServers, commands: Sequence[Routed]) -> None:
+        self._servers = servers
+        self._commands = commands
+        self._missing = list(range(len(commands)))
+        self._asking: dict[int, str] = {}
+        self._ends = time.monotonic() + _REDIRECTS_S
+        self._rounds = 0
+        self.answers: list[Any] = [None] * len(commands)
+        self.must_pause = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every command has its answer."""
+        return not self._missing
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys whose servers must be known for the next round."""
+        return {self._commands[i][0] for i in self._missing}
+
+    def parts(self, places: dict[str, str]) -> dict[str, list[int]]:
+        """Begin a round: the commands' numbers by the server that each goes to."""
+        parts: dict[str, list[int]] = {}
+        for i in self._missing:
+            parts.setdefault(self._asking.get(i) or places[self._commands[i][0]], []).append(i)
+        self._missing, self.must_pause = [], self._rounds > 1
+        self._rounds += 1
+        return parts
+
+    def pipeline(self, part: Sequence[int]) -> list[Command]:
+        """What to send for these commands; one that follows an ASK has to say so."""
+        asking: Command = ("ASKING",)
+        return [c for i in part for c in ((asking,) if i in self._asking else ()) + (self._commands[i][1],)]
+
+    def take(self, part: Sequence[int], answers: Sequence[Any]) -> None:
+        """Take in the answers to such a pipeline. Raises `Unavailable` when a slot has been under way for too long."""
+        left = iter(answers)
+        for i in part:
+            if self._asking.pop(i, None):
+                next(left)
+            answer = next(left)
+            kind, _, where = str(answer).partition(" ") if isinstance(answer, hiredis.ReplyError) else ("", "", "")
+            if kind not in ("MOVED", "ASK", "TRYAGAIN"):
+                self.answers[i] = answer
+                continue
+            self._missing.append(i)
+            if kind == "MOVED":
+                self._servers.moved(MovedError(where))
+            elif kind == "ASK":
+                there = AskError(where)
+                self._asking[i] = self._servers.at(there.host, there.port)
+            else:
+                self.must_pause = True
+        if self._missing and time.monotonic() > self._ends:
+            raise Unavailable("a slot of the queue's Redis Cluster is on its way from node to node")
