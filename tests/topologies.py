@@ -14,7 +14,7 @@ from millrace.supervisor import redis_server
 SLOTS = 16384
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """A Redis server on a TCP port of this machine."""
 
@@ -55,9 +55,9 @@ class Node:
             return False
 
     def kill(self) -> None:
-        assert self.process
-        self.process.kill()
-        self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
 
 
 class SentinelNode(Node):
@@ -112,15 +112,35 @@ class Cluster:
 
     def holder(self, key: str) -> Node:
         """The node that holds the key, by the word of the nodes themselves."""
-        slot = key_slot(key.encode())
+        return self._holder(slot_of(key))
+
+    def _holder(self, slot: int) -> Node:
         with self.nodes[0].client() as client:
             ranges = client.execute_command("CLUSTER SLOTS")
         port = next(master[1] for first, last, master, *_ in ranges if first <= slot <= last)
         return next(node for node in self.nodes if node.port == port)
 
+    def move(self, slot: int) -> None:
+        """Move a slot and its keys one by one to another node, as the tools of Redis do it."""
+        source = self._holder(slot)
+        target = self.nodes[(self.nodes.index(source) + 1) % 3]
+        names = {node: str(node.ask("CLUSTER", "MYID")) for node in self.nodes}
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            assert isinstance(keys, list)
+            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        for node in (target, source, *self.nodes):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+
     def kill(self) -> None:
         for node in self.nodes:
             node.kill()
+
+
+def slot_of(key: str) -> int:
+    """The slot of a key."""
+    return int(key_slot(key.encode()))
 
 
 def _port_with_bus() -> int:
