@@ -14,12 +14,10 @@ from importlib import resources
 from typing import Any
 
 import hiredis
-import redis
-from redis.connection import ConnectionPool, parse_url
 from redis.exceptions import AskError, MovedError
 
 from millrace.broker.discovery import ClusterServers, Servers
-from millrace.broker.resp import CONNECT_TIMEOUT_S, Argument, Connection, connect
+from millrace.broker.resp import Argument, BlockingConnection, Connection, connect, connect_blocking
 from millrace.protocol.errors import Unavailable
 
 GRACE_S = 5.0  # beyond a blocking read's own limit, before the server counts as gone
@@ -38,13 +36,14 @@ def script(name: str) -> str:
 
 
 @functools.cache
-def _sha(name: str) -> str:
+def sha(name: str) -> str:
+    """The name that Redis knows it by."""
     return hashlib.sha1(script(name).encode(), usedforsecurity=False).hexdigest()
 
 
 def call(name: str, keys: Sequence[str], *arguments: Argument) -> Routed:
     """The command that runs a script which the connections were made with; its keys are all in one slot."""
-    return keys[0], ("EVALSHA", _sha(name), len(keys), *keys, *arguments)
+    return keys[0], ("EVALSHA", sha(name), len(keys), *keys, *arguments)
 
 
 def failure(error: object) -> Unavailable:
@@ -77,7 +76,11 @@ class Connections:
 
         A server that does not answer within `limit_s` loses its connection: all others who wait for it must know.
         """
-        answers = await self._answers(commands, limit_s)
+        connection = self._only
+        if connection is not None and connection.is_open and limit_s is None:  # appends: the hottest path of all
+            answers = [await future for future in connection.send([command for _, command in commands])]
+        else:
+            answers = await self._answers(commands, limit_s)
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 if str(answer).startswith(_OTHER_SERVER):
@@ -158,17 +161,13 @@ async def _within(limit_s: float, connection: Connection, commands: Sequence[Com
 
 
 class BlockingConnections:
-    """The same for one thread, which waits for each answer.
-
-    redis-py's `Connection` enters the server; its client is left out, since turning each answer into objects costs more
-    than the round trip.
-    """
+    """The same for one thread, which waits for each answer."""
 
     def __init__(self, servers: Servers, *scripts: str) -> None:
         self._servers = servers
         self._scripts = scripts
-        self._only: Any | None = None
-        self._nodes: dict[str, Any] = {}
+        self._only: BlockingConnection | None = None
+        self._nodes: dict[str, BlockingConnection] = {}
 
     @property
     def is_spread(self) -> bool:
@@ -188,7 +187,7 @@ class BlockingConnections:
             if self._only is None:
                 self._only = _entered(self._servers.find(commands[0][0]), self._scripts)
             return _exchange([(self._only, [command for _, command in commands])], wait_ms)[0]
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        except OSError as error:
             self.close()
             raise Unavailable(f"the connection to the queue was lost: {error}") from None
         except Unavailable:
@@ -200,10 +199,10 @@ class BlockingConnections:
         self._servers.forget()
         for connection in (self._only, *self._nodes.values()):
             if connection is not None:
-                connection.disconnect()
+                connection.close()
         self._only, self._nodes = None, {}
 
-    def _node(self, server: str) -> Any:
+    def _node(self, server: str) -> BlockingConnection:
         if server not in self._nodes:
             self._nodes[server] = _entered(server, self._scripts)
         return self._nodes[server]
@@ -219,35 +218,24 @@ class BlockingConnections:
         return journey.answers
 
 
-def _entered(server: str, scripts: Sequence[str]) -> Any:
-    """A connection of redis-py's, made and entered, with the scripts loaded."""
-    limits = {"socket_timeout": GRACE_S, "socket_connect_timeout": CONNECT_TIMEOUT_S}
-    options = limits | parse_url(server) | {"protocol": 2, "driver_info": None}  # type: ignore[no-untyped-call]
+def _entered(server: str, scripts: Sequence[str]) -> BlockingConnection:
+    """A connection with the scripts loaded."""
+    connection = connect_blocking(server)
     try:
-        connection: Any = ConnectionPool(**options).make_connection()
-        connection.connect()
-        (answers,) = _exchange([(connection, [("SCRIPT", "LOAD", script(name)) for name in scripts])], 0)
-    except (redis.RedisError, OSError) as error:
-        raise Unavailable(f"the queue's Redis cannot be reached: {error}") from None
-    for answer in answers:
-        if isinstance(answer, hiredis.ReplyError):
-            connection.disconnect()
-            raise failure(answer)
+        for answer in _exchange([(connection, [("SCRIPT", "LOAD", script(name)) for name in scripts])], 0)[0]:
+            if isinstance(answer, hiredis.ReplyError):
+                raise failure(answer)
+    except (OSError, Unavailable):
+        connection.close()
+        raise
     return connection
 
 
-def _exchange(pipelines: Sequence[tuple[Any, Sequence[Command]]], wait_ms: int) -> list[list[Any]]:
+def _exchange(pipelines: Sequence[tuple[BlockingConnection, Sequence[Command]]], wait_ms: int) -> list[list[Any]]:
     """Send each pipeline on its connection, then collect each one's answers."""
     for connection, commands in pipelines:
-        connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    return [[_read(connection, wait_ms) for _ in commands] for connection, commands in pipelines]
-
-
-def _read(connection: Any, wait_ms: int) -> Any:
-    try:
-        return connection.read_response(timeout=wait_ms / 1000 + GRACE_S)
-    except redis.ResponseError as error:
-        return hiredis.ReplyError(f"{error.status_code} {error}" if error.status_code else str(error))
+        connection.send(commands)
+    return [connection.receive(len(commands), wait_ms / 1000 + GRACE_S) for connection, commands in pipelines]
 
 
 class _Journey:

@@ -3,15 +3,16 @@
 The keyspace is in `keys.py`, the scripts in `lua/`, the connections in `connections.py`.
 """
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import hiredis
 import msgspec
 
 from millrace.broker.base import Append, BrokerClock, Delivery, Held, Limits, Reply
-from millrace.broker.connections import GRACE_S, BlockingConnections, Command, Connections, Routed, call, failure
+from millrace.broker.connections import GRACE_S, BlockingConnections, Command, Connections, Routed, call, failure, sha
 from millrace.broker.discovery import Servers, servers
 from millrace.broker.keys import DEAD_LETTERS_KEPT, GROUP, PRIORITIES, WORKERS, Queue, replies
 from millrace.broker.resp import Argument
@@ -138,9 +139,9 @@ class RedisProducerLink:
 
 
 def _append(append: Append, limits: Limits) -> Routed:
-    keys = (append.queue.requests(append.priority), append.queue.held)
-    blocks = (part for rows_and_block in append.blocks for part in rows_and_block)
-    return call("append", keys, limits.rows, limits.bytes, *blocks)
+    stream, held = append.queue.requests(append.priority), append.queue.held
+    blocks: Iterable[Argument] = itertools.chain.from_iterable(append.blocks)
+    return stream, ("EVALSHA", sha("append"), 2, stream, held, limits.rows, limits.bytes, *blocks)  # as `call` does
 
 
 class RedisConsumerLink:

@@ -1,11 +1,12 @@
-"""One asyncio connection to Redis that speaks RESP through hiredis, and nothing else.
+"""A connection to Redis that speaks RESP through hiredis, and nothing else: one on asyncio, one that blocks.
 
-Commands are written as they come and answered in order, so that any number may be on their way. `redis.asyncio` does
-the same at a third less throughput (docs/decisions/0002-resp-over-hiredis.md). What it takes to find and enter a server
-(URL, TLS, user, password, database) is redis-py's.
+Commands are written as they come and answered in order, so that any number may be on their way. redis-py does the same
+at a third less throughput (docs/decisions/0002-resp-over-hiredis.md). The URL is read by redis-py, so all that one may
+say of user, password, database and TLS means what it means there.
 """
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from millrace.protocol.errors import Unavailable
 
 Argument = bytes | str | int | float
 CONNECT_TIMEOUT_S = 2.0
+_RECEIVED_BYTES = 2**16
+_VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
 class Connection(asyncio.Protocol):
@@ -72,6 +75,38 @@ class Connection(asyncio.Protocol):
             self._transport.abort()  # `close` would wait until a server that is gone has taken what was written
 
 
+class BlockingConnection:
+    """A connection made by `connect_blocking`, for one thread at a time. Raises `OSError` when it is lost."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._reader = hiredis.Reader()
+
+    def send(self, commands: Sequence[tuple[Argument, ...]]) -> None:
+        """Write the commands; `receive` then has their answers, in this order."""
+        self._socket.sendall(b"".join([hiredis.pack_command(command) for command in commands]))
+
+    def receive(self, count: int, timeout_s: float) -> list[Any]:
+        """The next answers, Redis' own errors (`hiredis.ReplyError`) among them; each may take up to `timeout_s`."""
+        self._socket.settimeout(timeout_s)
+        answers: list[Any] = []
+        while len(answers) < count:
+            answer = self._reader.gets()
+            if answer is not False:
+                answers.append(answer)
+            elif data := self._socket.recv(_RECEIVED_BYTES):
+                self._reader.feed(data)
+            else:
+                raise ConnectionResetError("closed by the server")
+        return answers
+
+    def close(self) -> None:
+        """Close the connection at once; a connection that nobody holds any more closes itself."""
+        self._socket.close()
+
+    __del__ = close
+
+
 async def connect(url: str) -> Connection:
     """A connection to the server that a redis://, rediss:// or unix:// URL names, authenticated, its database selected.
 
@@ -82,43 +117,111 @@ async def connect(url: str) -> Connection:
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             connection = await _open(options)
-            await _enter(connection, options)
-    except (OSError, TimeoutError) as error:
+            _check_entry(await connection.execute(*_entry(options)))
+    except (OSError, TimeoutError, Unavailable) as error:
         if connection:
             connection.close()
-        reason = str(error) or f"no answer within {CONNECT_TIMEOUT_S} s"
-        raise Unavailable(f"the queue's Redis cannot be reached: {reason}") from None
+        raise _unreachable(error) from None
     return connection
+
+
+def connect_blocking(url: str) -> BlockingConnection:
+    """The same for a thread."""
+    options = parse_url(url)  # type: ignore[no-untyped-call]
+    connected = None
+    try:
+        connected = _open_blocking(options)
+        connection = BlockingConnection(connected)
+        entry = _entry(options)
+        connection.send(entry)
+        _check_entry(connection.receive(len(entry), CONNECT_TIMEOUT_S))
+    except (OSError, Unavailable) as error:
+        if connected:
+            connected.close()
+        raise _unreachable(error) from None
+    return connection
+
+
+def _unreachable(error: Exception) -> Unavailable:
+    if isinstance(error, Unavailable):
+        return error
+    return Unavailable(
+        f"the queue's Redis cannot be reached: {str(error) or f'no answer within {CONNECT_TIMEOUT_S} s'}"
+    )
 
 
 async def _open(options: dict[str, Any]) -> Connection:
     loop = asyncio.get_running_loop()
     if "path" in options:
         return (await loop.create_unix_connection(Connection, options["path"]))[1]
-    context = _tls(options) if options.get("connection_class") is SSLConnection else None
-    host, port = options.get("host", "localhost"), options.get("port", 6379)
-    return (await loop.create_connection(Connection, host, port, ssl=context))[1]
+    return (await loop.create_connection(Connection, *_address(options), ssl=_tls(options)))[1]
 
 
-def _tls(options: dict[str, Any]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
-    if options.get("ssl_cert_reqs") == "none":
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    elif options.get("ssl_check_hostname") is False:
-        context.check_hostname = False
+def _open_blocking(options: dict[str, Any]) -> socket.socket:
+    if "path" in options:
+        connected = socket.socket(socket.AF_UNIX)
+        try:
+            connected.settimeout(CONNECT_TIMEOUT_S)
+            connected.connect(options["path"])
+        except OSError:
+            connected.close()
+            raise
+        return connected
+    host, port = _address(options)
+    connected = socket.create_connection((host, port), CONNECT_TIMEOUT_S)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        context = _tls(options)
+        return context.wrap_socket(connected, server_hostname=host) if context else connected
+    except OSError:
+        connected.close()
+        raise
+
+
+def _address(options: dict[str, Any]) -> tuple[str, int]:
+    return options.get("host", "localhost"), options.get("port", 6379)
+
+
+def _tls(options: dict[str, Any]) -> ssl.SSLContext | None:
+    """The context that redis-py makes of the same options; None without TLS."""
+    if options.get("connection_class") is not SSLConnection:
+        return None
+    context = ssl.create_default_context()
+    verify = _VERIFY.get(options.get("ssl_cert_reqs", "required"))
+    if verify is None:
+        raise Unavailable(
+            f"the Redis URL has ssl_cert_reqs={options['ssl_cert_reqs']}; it is none, optional or required"
+        )
+    context.check_hostname = verify is not ssl.CERT_NONE and options.get("ssl_check_hostname", True)
+    context.verify_mode = verify
+    for flag in options.get("ssl_include_verify_flags", ()):
+        context.verify_flags |= flag
+    for flag in options.get("ssl_exclude_verify_flags", ()):
+        context.verify_flags &= ~flag
     if certificate := options.get("ssl_certfile"):
         context.load_cert_chain(certificate, options.get("ssl_keyfile"), options.get("ssl_password"))
+    authorities = [options.get(name) for name in ("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data")]
+    if any(authorities):
+        context.load_verify_locations(*authorities)
+    if version := options.get("ssl_min_version"):
+        context.minimum_version = ssl.TLSVersion(version)
+    if ciphers := options.get("ssl_ciphers"):
+        context.set_ciphers(ciphers)
     return context
 
 
-async def _enter(connection: Connection, options: dict[str, Any]) -> None:
+def _entry(options: dict[str, Any]) -> list[tuple[Argument, ...]]:
+    """What to say first."""
     commands: list[tuple[Argument, ...]] = []
-    if password := options.get("password"):
-        user = options.get("username")
-        commands.append(("AUTH", user, password) if user else ("AUTH", password))
+    user, password = options.get("username"), options.get("password")
+    if user or password:
+        commands.append(("AUTH", user, password or "") if user else ("AUTH", password or ""))
     if database := options.get("db"):
-        commands.append(("SELECT", database))
-    for answer in await connection.execute(*commands):
+        commands.append(("SELECT", int(database)))
+    return commands
+
+
+def _check_entry(answers: Sequence[Any]) -> None:
+    for answer in answers:
         if isinstance(answer, hiredis.ReplyError):
-            connection.close()
             raise Unavailable(f"the queue's Redis refused the connection: {answer}")
