@@ -10,7 +10,7 @@ with a link of its own). `redis.py` and `memory.py` implement it, and one suite 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,6 +60,19 @@ class Reply:
 
     reply_to: str
     block: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A request block that was given up: when, in broker ms, after how many deliveries, and for what error."""
+
+    queue: Queue
+    entry_id: str
+    buried_ms: int
+    block: bytes
+    error: str
+    deliveries: int
+    consumer: str
 
 
 class BrokerClock:
@@ -158,6 +171,22 @@ class WorkerLink(Protocol):
         """Disconnect."""
 
 
+class OperatorLink(Protocol):
+    """An operator's look at what was given up. Every method raises `Unavailable` when the queue cannot be reached."""
+
+    def dead_letter_queues(self) -> list[Queue]:
+        """The queues that have dead letters, in order of model and version."""
+
+    def dead_letters(self, queue: Queue) -> Iterator[DeadLetter]:
+        """One queue's dead letters, the oldest first, read as they are asked for."""
+
+    def drop_dead_letters(self, queue: Queue, entry_ids: Sequence[str] | None = None) -> int:
+        """Delete those dead letters, or all of the queue; how many there were."""
+
+    def close(self) -> None:
+        """Disconnect."""
+
+
 class Broker(Protocol):
     """Makes links; itself it holds no connection."""
 
@@ -169,3 +198,6 @@ class Broker(Protocol):
 
     def worker(self) -> WorkerLink:
         """A link for heartbeats."""
+
+    def operator(self) -> OperatorLink:
+        """A link for whoever looks after the queue."""

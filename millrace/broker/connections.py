@@ -194,6 +194,18 @@ class BlockingConnections:
             self.close()
             raise
 
+    def servers(self) -> list[str]:
+        """Every server that holds keys."""
+        return self._servers.everyone()
+
+    def execute_at(self, server: str, *commands: Command) -> list[Any]:
+        """The answers of one of the `servers`, whatever keys it holds."""
+        try:
+            return _exchange([(self._node(server), commands)], 0)[0]
+        except OSError as error:
+            self.close()
+            raise Unavailable(f"the connection to the queue was lost: {error}") from None
+
     def close(self) -> None:
         """Disconnect; the next command connects again."""
         self._servers.forget()

@@ -16,12 +16,15 @@ A finished block is acknowledged and deleted in one step, so a stream's length i
 streams are never trimmed; admission (lua/append.lua) refuses instead. About the last 1,000 dead letters are kept.
 """
 
+import re
 from dataclasses import dataclass
 
 GROUP = "workers"
 WORKERS = "millrace:{workers}"
 DEAD_LETTERS_KEPT = 1000
 PRIORITIES = ("high", "normal")
+DEAD_LETTERS = "millrace:{*}:dead"  # what SCAN finds them by
+_DEAD = re.compile(r"millrace:\{(.+)/(\d+)\}:dead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,12 @@ class Queue:
     def cancelled(self) -> str:
         """The items whose callers went away."""
         return f"millrace:{{{self.model}/{self.version}}}:cancelled"
+
+
+def queue_of_dead_letters(key: str) -> Queue | None:
+    """The queue whose dead-letter stream has that name; None where it is no such name."""
+    match = _DEAD.fullmatch(key)
+    return Queue(match[1], int(match[2])) if match else None
 
 
 def replies(api: str) -> str:

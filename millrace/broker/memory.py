@@ -8,10 +8,10 @@ import itertools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from millrace.broker.base import Append, BrokerClock, Delivery, Held, Limits, Reply
+from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Held, Limits, Reply
 from millrace.broker.keys import PRIORITIES, Queue, replies
 from millrace.protocol.messages import WorkerAnnouncement
 
@@ -27,7 +27,7 @@ class _Lease:
 class _QueueState:
     waiting: dict[str, list[Delivery]] = field(default_factory=lambda: {name: [] for name in PRIORITIES})
     held: dict[bytes, _Lease] = field(default_factory=dict)
-    dead: list[tuple[Delivery, str]] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
     cancelled: dict[tuple[str, int], int] = field(default_factory=dict)  # (reply stream, item) -> deadline
     rows: int = 0
     bytes: int = 0
@@ -55,10 +55,9 @@ class MemoryBroker:
         """See `Broker`."""
         return MemoryWorkerLink(self)
 
-    def dead_letters(self, queue: Queue) -> list[tuple[Delivery, str]]:
-        """The blocks of one queue that were given up, each with its error."""
-        with self._changed:
-            return list(self._queues[queue].dead)
+    def operator(self) -> "MemoryOperatorLink":
+        """See `Broker`."""
+        return MemoryOperatorLink(self)
 
     def _append(self, append: Append, limits: Limits) -> Held | None:
         with self._changed:
@@ -110,9 +109,18 @@ class MemoryBroker:
                 if held and held.consumer == consumer:
                     held.renewed_ms = time.monotonic() * 1000
 
-    def _bury(self, queue: Queue, delivery: Delivery, error: str) -> None:
+    def _bury(self, queue: Queue, consumer: str, delivery: Delivery, error: str) -> None:
+        letter = DeadLetter(
+            queue=queue,
+            entry_id=str(next(self._ids)),
+            buried_ms=int(time.time() * 1000),
+            block=delivery.block,
+            error=error,
+            deliveries=delivery.deliveries,
+            consumer=consumer,
+        )
         with self._changed:
-            self._queues[queue].dead.append((delivery, error))
+            self._queues[queue].dead.append(letter)
 
     def _cancel(self, queue: Queue, reply_to: str, items: Sequence[tuple[int, int]], now_ms: float) -> None:
         with self._changed:
@@ -200,7 +208,7 @@ class MemoryConsumerLink:
 
     def bury(self, delivery: Delivery, error: str) -> None:
         """See `ConsumerLink`."""
-        self._broker._bury(self._queue, delivery, error)
+        self._broker._bury(self._queue, self._consumer, delivery, error)
 
     def close(self) -> None:
         """See `ConsumerLink`."""
@@ -231,3 +239,31 @@ class MemoryWorkerLink:
 
     def close(self) -> None:
         """See `WorkerLink`."""
+
+
+class MemoryOperatorLink:
+    """An operator's look at what was given up."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    def dead_letter_queues(self) -> list[Queue]:
+        """See `OperatorLink`."""
+        found = [queue for queue, state in list(self._broker._queues.items()) if state.dead]
+        return sorted(found, key=lambda queue: (queue.model, queue.version))
+
+    def dead_letters(self, queue: Queue) -> Iterator[DeadLetter]:
+        """See `OperatorLink`."""
+        yield from list(self._broker._queues[queue].dead)
+
+    def drop_dead_letters(self, queue: Queue, entry_ids: Sequence[str] | None = None) -> int:
+        """See `OperatorLink`."""
+        with self._broker._changed:
+            state = self._broker._queues[queue]
+            kept = [letter for letter in state.dead if entry_ids is not None and letter.entry_id not in entry_ids]
+            dropped = len(state.dead) - len(kept)
+            state.dead = kept
+            return dropped
+
+    def close(self) -> None:
+        """See `OperatorLink`."""

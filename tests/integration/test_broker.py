@@ -248,6 +248,31 @@ def test_a_reply_to_a_process_that_is_gone_is_dropped(broker: Broker) -> None:
     broker.consumer(QUEUE, "c").exchange([Reply(reply_to, b"x")], [], count=0, block_ms=0)
 
 
+def test_a_block_that_is_given_up_is_kept_with_its_error_until_it_is_dropped(broker: Broker) -> None:
+    operator = broker.operator()
+    assert operator.dead_letter_queues() == []
+    others = Queue("another/odd}name", 12)
+    appended(broker, *(one(str(i).encode()) for i in range(40)), Append(others, "normal", ((1, b"x"),)))
+    for queue in (QUEUE, others):
+        consumer = broker.consumer(queue, "c")
+        for delivery in consumer.exchange([], [], count=100, block_ms=0):
+            consumer.bury(delivery, f"why {delivery.block.decode()} – so")
+    assert operator.dead_letter_queues() == [others, QUEUE]
+    letters = list(operator.dead_letters(QUEUE))
+    assert [letter.block for letter in letters] == [str(i).encode() for i in range(40)]
+    first = letters[0]
+    assert (first.queue, first.error, first.deliveries, first.consumer) == (QUEUE, "why 0 – so", 1, "c")
+    assert abs(first.buried_ms - time.time() * 1000) < 60_000
+    assert operator.drop_dead_letters(QUEUE, [first.entry_id, letters[7].entry_id]) == 2
+    assert operator.drop_dead_letters(QUEUE, [first.entry_id]) == 0
+    assert len(list(operator.dead_letters(QUEUE))) == 38
+    assert operator.drop_dead_letters(QUEUE) == 38
+    assert operator.dead_letter_queues() == [others]
+    assert operator.drop_dead_letters(others) == 1
+    assert operator.drop_dead_letters(others) == 0
+    assert operator.dead_letter_queues() == []
+
+
 def test_live_workers_are_known_and_gone_ones_are_not(broker: Broker) -> None:
     def announcement(name: str, for_ms: int) -> WorkerAnnouncement:
         expires_ms = int(time.time() * 1000) + for_ms
@@ -312,17 +337,6 @@ class TestRedisAlone:
             left_ms = client.pttl(QUEUE.cancelled)
             server_ms = client.time()[0] * 1000 + client.time()[1] // 1000
         assert abs(server_ms + left_ms - (now_ms + 90_000)) < 2_000
-
-    def test_a_block_that_is_given_up_is_kept_with_its_error(self, redis_server: RedisServer) -> None:
-        url = redis_server.url
-        broker = RedisBroker(url)
-        appended(broker, one(b"poison"))
-        consumer = broker.consumer(QUEUE, "c")
-        (delivery,) = consumer.exchange([], [], count=1, block_ms=0)
-        consumer.bury(delivery, "why")
-        with redis.Redis.from_url(url) as client:
-            ((_, fields),) = client.xrange(QUEUE.dead)
-        assert fields == {b"b": b"poison", b"error": b"why", b"deliveries": b"1", b"consumer": b"c"}
 
     def test_a_queue_that_lost_its_memory_is_made_again(self, redis_server: RedisServer) -> None:
         url = redis_server.url

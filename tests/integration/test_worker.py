@@ -242,7 +242,7 @@ def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> Non
         asking.join()
     assert backend.runs == []
     if isinstance(broker, MemoryBroker):
-        assert [error for _, error in broker.dead_letters(QUEUE)] == [
+        assert [letter.error for letter in broker.operator().dead_letters(QUEUE)] == [
             "the request was given up after 3 workers failed on it"
         ]
     with pytest.raises(ModelFailed, match="given up after 3 workers failed on it"):
