@@ -14,7 +14,7 @@ from millrace.logs import JsonFormatter
 def test_it_lists_what_the_installed_roles_bring(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([]) == 0
     printed = capsys.readouterr().out
-    for name in ("up", "serve", "work", "train", "predict", "similar", "models"):
+    for name in ("up", "dead-letters", "serve", "work", "train", "predict", "similar", "models"):
         assert f"millrace {name}\n" in printed
 
 
