@@ -1,12 +1,14 @@
 """What tests share: a real Redis, the stack as a process, and a tiny model made on the spot."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 from running import RedisServer, Stack, start_up
+from tls import Certificates
 from topologies import Cluster
 
 from millrace.supervisor import UpError, redis_server
@@ -58,6 +60,15 @@ def redis_cluster(_session_cluster: Cluster) -> Cluster:
     """A running, empty Redis Cluster of three nodes."""
     _session_cluster.empty()
     return _session_cluster
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    if not shutil.which("openssl") and not os.environ.get("CI"):
+        pytest.skip("there is no openssl to make certificates with")
+    made = Certificates(tmp_path_factory.mktemp("certificates"))
+    made.make()
+    return made
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ now (ASK) or holds in part (TRYAGAIN) it has not done, so just those commands ar
 import asyncio
 import functools
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -24,6 +25,7 @@ GRACE_S = 5.0  # beyond a blocking read's own limit, before the server counts as
 _REDIRECTS_S = 5.0  # for as long a slot may be on its way from node to node
 _PAUSE_S = 0.01
 _OTHER_SERVER = ("NOSCRIPT", "READONLY", "CLUSTERDOWN", "MASTERDOWN")  # it is not the server that it was
+_CODE = re.compile(r"(?:^(?!ERR Error running script)| -)([A-Z]+) ")
 
 Command = tuple[Argument, ...]
 Routed = tuple[str, Command]  # a key that the command touches, and the command
@@ -48,12 +50,20 @@ def call(name: str, keys: Sequence[str], *arguments: Argument) -> Routed:
 
 def failure(error: object) -> Unavailable:
     """What an error of Redis' means to a caller."""
-    text = str(error)
-    if text.startswith("OOM"):
+    code, text = _code(error), str(error)
+    if code == "OOM":
         return Unavailable("the queue's Redis is out of memory; try again when it has drained")
-    if text.startswith("MOVED"):
+    if code == "MOVED":
         return Unavailable("the queue's Redis is a Cluster: its URL must begin with redis+cluster://")
+    if code == "NOPERM" or "can't run this command" in text:
+        return Unavailable(f"the ACL of the queue's Redis lacks a permission (docs/reference/redis-keys.md): {text}")
     return Unavailable(f"the queue's Redis failed: {text}")
+
+
+def _code(error: object) -> str:
+    """The first word of Redis' error, or of the one that a script met: "ERR Error running script …: -OOM …"."""
+    found = _CODE.search(str(error))
+    return found[1] if found else ""
 
 
 class Connections:
@@ -83,7 +93,7 @@ class Connections:
             answers = await self._answers(commands, limit_s)
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
-                if str(answer).startswith(_OTHER_SERVER):
+                if _code(answer) in _OTHER_SERVER:
                     self.lose()  # the next one looks for the right server and loads the scripts again
                 raise failure(answer)
         return answers

@@ -158,6 +158,14 @@ def _append(append: Append, limits: Limits) -> Routed:
     return stream, ("EVALSHA", sha("append"), 2, stream, held, limits.rows, limits.bytes, *blocks)  # as `call` does
 
 
+def _checked(answers: list[Any]) -> list[Any]:
+    """The answers. Raises `Unavailable` for an error among them, but for a group that is gone."""
+    for answer in answers:
+        if isinstance(answer, hiredis.ReplyError) and "NOGROUP" not in str(answer):
+            raise failure(answer)
+    return answers
+
+
 class RedisConsumerLink:
     """A worker thread's hold on one queue."""
 
@@ -221,7 +229,7 @@ class RedisConsumerLink:
     def close(self) -> None:
         """See `ConsumerLink`. The consumer itself is deleted where it holds nothing."""
         try:
-            pending = self._on_each_stream("XPENDING", "{}", GROUP, "-", "+", 1, self._consumer)
+            pending = _checked(self._on_each_stream("XPENDING", "{}", GROUP, "-", "+", 1, self._consumer))
             idle = [stream for stream, held in zip(self._streams, pending, strict=True) if held == []]
             self._forget([(stream, self._consumer) for stream in idle])
         finally:
@@ -266,7 +274,7 @@ class RedisConsumerLink:
 
     def _forget_consumers(self) -> None:
         """Delete the consumers that workers who died left behind: those that hold nothing and were silent for long."""
-        answers = self._on_each_stream("XINFO", "CONSUMERS", "{}", GROUP)
+        answers = _checked(self._on_each_stream("XINFO", "CONSUMERS", "{}", GROUP))
         self._forget(
             [
                 (stream, consumer[b"name"])
@@ -278,9 +286,8 @@ class RedisConsumerLink:
         )
 
     def _forget(self, consumers: Sequence[tuple[str, Argument]]) -> None:
-        self._connections.execute(
-            *((stream, ("XGROUP", "DELCONSUMER", stream, GROUP, name)) for stream, name in consumers)
-        )
+        commands = ((stream, ("XGROUP", "DELCONSUMER", stream, GROUP, name)) for stream, name in consumers)
+        _checked(self._connections.execute(*commands))
 
     def _execute(self, *commands: Routed, wait_ms: int = 0) -> list[Any]:
         """The answers; [] where a group is gone (Redis came back empty): it is made again, for the next call to use."""

@@ -1,0 +1,28 @@
+"""The least that each role must be allowed in Redis: these commands, on keys that begin with `millrace:`.
+
+Tests run every role with exactly this, and without each command in turn; docs/reference/redis-keys.md is made of it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+KEYS = "millrace:*"
+COMMANDS: Mapping[str, Sequence[str]] = {
+    "api": (
+        *("script|load", "evalsha", "time", "hvals", "pexpire", "del"),
+        *("xgroup|create", "xread", "xtrim"),
+        *("hmget", "xadd", "hincrby"),  # append.lua
+        *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
+    ),
+    "worker": (
+        *("script|load", "evalsha", "time", "hvals", "hdel", "hset"),
+        *("xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xreadgroup", "zcard", "zmscore"),
+        *("xtrim", "xadd", "xack", "xdel", "hincrby", "xpending", "xclaim"),  # reply, finish, claim and renew.lua
+    ),
+    "dead-letters": ("scan", "xrange", "xlen", "xdel", "xtrim", "del"),
+}
+CLUSTER_COMMANDS = ("cluster|slots", "asking")  # for every role, in a Cluster
+
+
+def rules(role: str) -> str:
+    """What follows `ACL SETUSER name` for a role, beside its password."""
+    return " ".join(["on", f"~{KEYS}", *(f"+{command}" for command in COMMANDS[role])])

@@ -1,0 +1,157 @@
+"""Entering Redis: by ACL users who may do the least, and through TLS."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from running import RedisServer
+from tls import Certificates, tls_in_front_of
+
+from millrace.broker import acl
+from millrace.broker.base import Append, Limits, Reply
+from millrace.broker.keys import Queue
+from millrace.broker.redis import RedisBroker
+from millrace.protocol.errors import Unavailable
+from millrace.protocol.messages import WorkerAnnouncement
+
+QUEUE = Queue("m", 1)
+
+
+async def api_does_all(url: str) -> None:
+    """Everything that an API process asks of Redis."""
+    link = RedisBroker(url).producer("api")
+    try:
+        await link.heartbeat()
+        await link.append([Append(QUEUE, "normal", ((1, b"x"), (1, b"y")))], Limits(10, 100))
+        await link.cancel(QUEUE, [(1, int(link.clock.now_ms()) + 60_000)])
+        with redis.Redis.from_url(url.replace("api:secret@", "")) as client:
+            for block in (b"1", b"2"):
+                client.xadd(link.reply_to, {"b": block})
+                assert await link.replies() == [block]
+    finally:
+        await link.close()
+
+
+def worker_does_all(url: str) -> None:
+    """Everything that a worker asks of Redis, with a block that is claimed, renewed, buried, answered and finished."""
+    asyncio.run(prepare(url.replace("worker:secret@", "")))
+    broker = RedisBroker(url)
+    link, first, second = (
+        broker.worker(),
+        broker.consumer(QUEUE, "first", forget_ms=0),
+        broker.consumer(QUEUE, "second"),
+    )
+    link.announce(WorkerAnnouncement(worker="dead", expires_ms=1, models=()))
+    link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
+    assert [worker.worker for worker in link.live()] == ["w"]
+    first.exchange([], [], count=1, block_ms=10)
+    assert first.cancelled_count == 0
+    first.cancelled([("millrace:{api}:replies", 1)])
+    claimed = list(second.claim(lease_ms=0, count=1))
+    link.renew(QUEUE, "second", claimed)
+    second.bury(claimed[0], "why")
+    second.exchange([Reply("millrace:{api}:replies", b"y")], claimed, count=0, block_ms=0)
+    link.withdraw("w")
+    first.close()
+    second.close()
+    link.close()
+
+
+async def prepare(url: str) -> None:
+    link = RedisBroker(url).producer("api")
+    await link.append([Append(QUEUE, "normal", ((1, b"x"),))], Limits(10, 100))
+    await link.close()
+
+
+def operator_does_all(url: str) -> None:
+    """Everything that `millrace dead-letters` asks of Redis."""
+    with redis.Redis.from_url(url.replace("dead-letters:secret@", "")) as client:
+        for _ in range(2):
+            client.xadd(QUEUE.dead, {"b": b"x", "error": "why", "deliveries": 3, "consumer": "c"})
+    link = RedisBroker(url).operator()
+    (queue,) = link.dead_letter_queues()
+    letters = list(link.dead_letters(queue))
+    assert link.drop_dead_letters(queue, [letters[0].entry_id]) == 1
+    assert link.drop_dead_letters(queue) == 1
+    link.close()
+
+
+ROLES: dict[str, Callable[[str], None]] = {
+    "api": lambda url: asyncio.run(api_does_all(url)),
+    "worker": worker_does_all,
+    "dead-letters": operator_does_all,
+}
+
+
+@pytest.fixture
+def user(redis_server: RedisServer) -> Iterator[Callable[..., str]]:
+    """Makes the user of a role, who may do what its ACL line says but for some commands; the URL by which it enters."""
+    names = set()
+
+    def make(role: str, *forbidden: str) -> str:
+        assert set(forbidden) <= set(acl.COMMANDS[role])
+        rules = [rule for rule in acl.rules(role).split() if rule not in {f"+{command}" for command in forbidden}]
+        with redis.Redis.from_url(redis_server.url) as client:
+            client.execute_command("ACL", "SETUSER", role, "reset", ">secret", *rules)
+        names.add(role)
+        return redis_server.url.replace("unix://", f"unix://{role}:secret@")
+
+    yield make
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.acl_deluser(*names)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_can_do_its_work_with_exactly_its_acl(role: str, user: Callable[..., str]) -> None:
+    ROLES[role](user(role))
+
+
+@pytest.mark.parametrize(("role", "command"), [(role, command) for role in ROLES for command in acl.COMMANDS[role]])
+def test_every_command_of_an_acl_is_needed_and_missed_in_words(
+    role: str, command: str, user: Callable[..., str]
+) -> None:
+    with pytest.raises(Unavailable, match=r"lacks a permission .*(NOPERM|can't run this command)"):
+        ROLES[role](user(role, command))
+
+
+def test_other_keys_are_out_of_reach(user: Callable[..., str], redis_server: RedisServer) -> None:
+    with redis.Redis.from_url(user("api")) as client, pytest.raises(redis.exceptions.NoPermissionError):
+        client.hvals("another")
+
+
+def test_tls_works_for_every_role(redis_server: RedisServer, certificates: Certificates) -> None:
+    with tls_in_front_of(redis_server, certificates, "server", asks=False) as port:
+        url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificates.file('ca.crt')}"
+        asyncio.run(prepare(url))
+        worker = RedisBroker(url).consumer(QUEUE, "c")
+        assert [delivery.block for delivery in worker.exchange([], [], count=1, block_ms=0)] == [b"x"]
+        worker.close()
+
+
+@pytest.mark.parametrize("name", ["server", "stranger"])
+def test_a_server_that_cannot_prove_itself_is_refused_unless_told_otherwise(
+    redis_server: RedisServer, certificates: Certificates, name: str
+) -> None:
+    authority = f"ssl_ca_certs={certificates.file('ca.crt')}"
+    refused = {"server": "", "stranger": f"?{authority}"}[name]
+    taken = {"server": "?ssl_cert_reqs=none", "stranger": f"?{authority}&ssl_check_hostname=false"}[name]
+    with tls_in_front_of(redis_server, certificates, name, asks=False) as port:
+        for role in (lambda url: asyncio.run(prepare(url)), lambda url: RedisBroker(url).worker().live()):
+            with pytest.raises(Unavailable, match="certificate verify failed"):
+                role(f"rediss://127.0.0.1:{port}/0{refused}")
+            role(f"rediss://127.0.0.1:{port}/0{taken}")
+
+
+def test_a_client_certificate_is_shown_to_a_server_that_asks(
+    redis_server: RedisServer, certificates: Certificates
+) -> None:
+    with tls_in_front_of(redis_server, certificates, "server", asks=True) as port:
+        url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificates.file('ca.crt')}"
+        with pytest.raises(Unavailable):
+            RedisBroker(url).worker().live()
+        with pytest.raises(Unavailable):
+            asyncio.run(prepare(url))
+        url += f"&ssl_certfile={certificates.file('client.crt')}&ssl_keyfile={certificates.file('client.key')}"
+        assert RedisBroker(url).worker().live() == []
+        asyncio.run(prepare(url))
