@@ -1,12 +1,15 @@
 """Writes the reference pages that come from the code: `python docs/generate.py`. Tests hold the pages to it."""
 
+import textwrap
 from pathlib import Path
 
+from millrace.broker import acl, discovery, keys
 from millrace.settings import CommonSettings, variables
 from serving.settings import ServingSettings
 from worker.settings import WorkerSettings
 
 PAGE = Path(__file__).parent / "reference" / "settings.md"
+REDIS_PAGE = Path(__file__).parent / "reference" / "redis-keys.md"
 
 
 def settings_page() -> str:
@@ -30,5 +33,22 @@ def _row(program: type[CommonSettings], name: str, field: str) -> str:
     return f"| `{name}` | `{info.default}` | {info.description} |\n"
 
 
+def redis_page(page: str) -> str:
+    """The page about Redis, with the parts between its marks as the code has them."""
+    keyspace = (keys.__doc__ or "").partition("    key ")[2].partition("\n\nA finished")[0]
+    parts = {
+        "keyspace": textwrap.dedent(f"    key {keyspace}"),
+        "acl": "\n".join(f"ACL SETUSER {role} >PASSWORD {acl.rules(role)}" for role in acl.COMMANDS),
+        "acl-cluster": " ".join(f"+{command}" for command in acl.CLUSTER_COMMANDS),
+        "urls": textwrap.dedent((discovery.__doc__ or "").partition("\n\n")[2].partition("\n\n")[0]),
+    }
+    for name, text in parts.items():
+        before, _, rest = page.partition(f"<!-- {name} -->\n")
+        after = rest.partition("<!-- end -->")[2]
+        page = f"{before}<!-- {name} -->\n```text\n{text}\n```\n<!-- end -->{after}"
+    return page
+
+
 if __name__ == "__main__":
+    REDIS_PAGE.write_text(redis_page(REDIS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     PAGE.write_text(settings_page(), encoding="utf-8")

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, NodesManager
 from redis.connection import SSLConnection, parse_url
 from redis.crc import key_slot
-from redis.exceptions import MovedError
+from redis.exceptions import MovedError, RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
@@ -191,10 +191,17 @@ class ClusterServers:
                     nodes = NodesManager(seeds, **self._base.options())
                 else:
                     nodes.initialize()
-            except (redis.RedisError, OSError) as error:
-                raise Unavailable(f"the Redis Cluster cannot be reached: {error}") from None
+            except (redis.RedisError, RedisClusterException, OSError, IndexError) as error:  # the last: no slots yet
+                raise Unavailable(f"the Redis Cluster cannot be reached: {_first_cause(error)}") from None
             self._nodes, self._is_fresh = nodes, True
             return nodes
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What led to it: redis-py says "Cluster mode is not enabled" of any refusal."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error
 
 
 class _Base:

@@ -7,6 +7,7 @@ import pytest
 import redis
 from running import RedisServer
 from tls import Certificates, tls_in_front_of
+from topologies import Cluster
 
 from millrace.broker import acl
 from millrace.broker.base import Append, Limits, Reply
@@ -118,6 +119,24 @@ def test_every_command_of_an_acl_is_needed_and_missed_in_words(
 def test_other_keys_are_out_of_reach(user: Callable[..., str], redis_server: RedisServer) -> None:
     with redis.Redis.from_url(user("api")) as client, pytest.raises(redis.exceptions.NoPermissionError):
         client.hvals("another")
+
+
+def test_in_a_cluster_a_role_must_be_allowed_to_find_its_way(redis_cluster: Cluster) -> None:
+    def allow(*more: str) -> None:
+        for node in redis_cluster.nodes:
+            rules = [*acl.rules("worker").split(), *(f"+{command}" for command in more)]
+            node.ask("ACL", "SETUSER", "worker", "reset", ">secret", *rules)
+
+    url = redis_cluster.url.replace("://", "://worker:secret@")
+    try:
+        allow(*acl.CLUSTER_COMMANDS)
+        worker_does_all(url)
+        allow()
+        with pytest.raises(Unavailable, match=r"the Redis Cluster cannot be reached.* permission"):
+            worker_does_all(url)
+    finally:
+        for node in redis_cluster.nodes:
+            node.ask("ACL", "DELUSER", "worker")
 
 
 def test_tls_works_for_every_role(redis_server: RedisServer, certificates: Certificates) -> None:

@@ -40,7 +40,7 @@ def test_a_queue_that_is_no_redis_url_is_named() -> None:
         load(ServingSettings, {"MILLRACE_REDIS_URL": "localhost"})
 
 
-def test_the_reference_page_is_generated_from_the_classes() -> None:
+def test_the_reference_pages_are_generated_from_the_code() -> None:
     root = Path(__file__).parent.parent.parent
     spec = importlib.util.spec_from_file_location("generate", root / "docs/generate.py")
     assert spec
@@ -48,3 +48,5 @@ def test_the_reference_page_is_generated_from_the_classes() -> None:
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert generate.PAGE.read_text() == generate.settings_page(), "run: python docs/generate.py"
+    redis_page = generate.REDIS_PAGE.read_text()
+    assert redis_page == generate.redis_page(redis_page), "run: python docs/generate.py"
