@@ -1,6 +1,7 @@
 """The real parts that tests run as processes: Redis and the whole stack."""
 
 import contextlib
+import os
 import selectors
 import signal
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 import redis
 
@@ -110,3 +112,89 @@ def start_up(*arguments: str, port: int | None = None) -> Stack:
     stack = Stack(f"http://127.0.0.1:{port}", process, Path(log.name))
     until(lambda: "Stop it with Ctrl-C" in stack.output or process.poll() is not None, 120, "millrace up")
     return stack
+
+
+class Parts:
+    """A Redis, API processes and workers, each of which a test may break and start again. A context manager.
+
+    `folder` takes the Redis socket and the log; `settings` are environment variables for the programs.
+    """
+
+    def __init__(self, folder: Path, models: Path, *, apis: int = 1, workers: int = 1, **settings: str) -> None:
+        self.redis = RedisServer(folder / "redis.sock")
+        self.ports = [free_port() for _ in range(apis)]
+        self.apis: list[subprocess.Popen[bytes]] = []
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.log = folder / "log"
+        self._worker_count = workers
+        self._environment = os.environ | {
+            "MILLRACE_REDIS_URL": self.redis.url,
+            "MILLRACE_LOG_LEVEL": "error",
+            "MILLRACE_WORKER_MODELS": str(models),
+            **settings,
+        }
+
+    def __enter__(self) -> "Parts":
+        self.redis.start()
+        try:
+            self.apis = [self._start_api(number) for number in range(len(self.ports))]
+            self.workers = [self._start("worker") for _ in range(self._worker_count)]
+            self.until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (*self.apis, *self.workers):
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        for process in (*self.apis, *self.workers):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+            process.wait()
+        self.redis.kill()
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where the API processes listen."""
+        return [("127.0.0.1", port) for port in self.ports]
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self.ports]
+
+    def until_ready(self) -> None:
+        """Wait until every API process knows of all workers that run, each with all its models, and of no other."""
+
+        def is_ready() -> bool:
+            count = sum(process.poll() is None for process in self.workers)
+            return all(self._counts(url) == {float(count)} for url in self.urls)
+
+        until(is_ready, 60, "the stack to be ready")
+
+    def restart_worker(self, number: int) -> None:
+        """Start a worker in the place of one that has ended; `until_ready` waits for it."""
+        assert self.workers[number].poll() is not None
+        self.workers[number] = self._start("worker")
+
+    def restart_api(self, number: int) -> None:
+        """Start an API process in the place of one that has ended; `until_ready` waits for it."""
+        assert self.apis[number].poll() is not None
+        self.apis[number] = self._start_api(number)
+
+    def _start_api(self, number: int) -> "subprocess.Popen[bytes]":
+        return self._start("serving", "--port", str(self.ports[number]))
+
+    def _start(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", program, *arguments]
+            return subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def _counts(self, url: str) -> set[float]:
+        """The numbers of live workers that an API process states, one for each model."""
+        with contextlib.suppress(httpx.TransportError):
+            lines = httpx.get(f"{url}/metrics", timeout=5).text.splitlines()
+            return {float(line.split()[-1]) for line in lines if line.startswith("millrace_workers{")}
+        return set()
