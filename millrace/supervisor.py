@@ -38,7 +38,7 @@ from millrace.protocol.errors import Unavailable
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 35.0
-_DEATHS, _WITHIN_S = 3, 30.0
+_DEATHS, _WITHIN_S = 10, 60.0  # well above the 3 workers that one request may kill before it is given up
 _PR_SET_PDEATHSIG = 1
 
 
