@@ -6,13 +6,14 @@ SELF := $(PIP) --no-build-isolation --no-deps --editable . --editable ./client
 DATA ?= .data
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: up test unit integration acceptance lint types models load bench memory lock compose clean
+.PHONY: up test unit integration acceptance chaos lint types models load bench memory lock compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
 unit: .venv/test.stamp ; $(BIN)/pytest tests/unit $(ARGS)
 integration: .venv/test.stamp ; $(BIN)/pytest tests/integration $(ARGS)
 acceptance: .venv/test.stamp ; $(BIN)/pytest tests/acceptance $(ARGS)
+chaos: .venv/test.stamp ; $(BIN)/python -m benchmarks.chaos $(ARGS)
 lint: .venv/test.stamp ; $(BIN)/ruff check && $(BIN)/ruff format --check
 types: .venv/test.stamp ; $(BIN)/mypy
 models: .venv/test.stamp ; for model in digits sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done

@@ -102,14 +102,15 @@ class Tally:
             missing
         )
 
-    def percentile(self, kind: Kind, percent: float) -> float:
-        """That percentile of the latencies of those that ended so, in milliseconds; 0 where there are none."""
-        latencies = sorted(outcome.latency_s for outcome in self.of(kind))
-        return latencies[min(len(latencies) - 1, int(len(latencies) * percent / 100))] * 1000 if latencies else 0.0
-
     def worst_overrun_ms(self) -> float:
         """By how much the latest answer of all was past its request's deadline; 0 where none was."""
         return max((outcome.overrun_s for outcome in self.outcomes), default=0.0) * 1000
+
+
+def percentile(outcomes: Sequence[Outcome], percent: float) -> float:
+    """That percentile of the latencies in milliseconds; 0 where there are none."""
+    latencies = sorted(outcome.latency_s for outcome in outcomes)
+    return latencies[min(len(latencies) - 1, int(len(latencies) * percent / 100))] * 1000 if latencies else 0.0
 
 
 def _without_numbers(text: str) -> str:

@@ -1,0 +1,75 @@
+"""Breaking the running stack, in short: `make chaos` runs the same scenarios at length and with strict limits."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks import chaos
+from benchmarks.chaos import Result
+from tests import exact
+from tests.running import Parts, until
+
+Scenario = Callable[[Path, int], Result]
+
+
+def test_a_worker_that_is_killed_costs_no_request_and_its_blocks_are_soon_anothers(tmp_path: Path) -> None:
+    result = chaos.kill_worker(tmp_path, 1000)
+    assert result.faults() == []
+    assert result.facts["kills in the middle of a batch"].value >= 2
+    assert result.facts["until its blocks are another's, median"].value < 4
+
+
+@pytest.mark.parametrize("scenario", [chaos.freeze_worker, chaos.stop_worker, chaos.stop_api])
+def test_a_process_that_leaves_or_stands_still_costs_no_request(scenario: Scenario, tmp_path: Path) -> None:
+    assert scenario(tmp_path, 1000).faults() == []
+
+
+@pytest.mark.parametrize("scenario", [chaos.restart_redis, chaos.freeze_redis, chaos.cut_connections])
+def test_whatever_redis_does_each_request_is_answered_or_refused_in_time(scenario: Scenario, tmp_path: Path) -> None:
+    result = scenario(tmp_path, 1000)
+    assert result.faults() == []
+    assert result.facts["past its deadline, the worst"].value < 1500
+
+
+def test_a_request_that_breaks_the_model_breaks_no_other(tmp_path: Path) -> None:
+    result = chaos.poison(tmp_path, 1000)
+    assert result.faults() == []
+    assert result.facts["workers that died of them"].value == 3 * result.facts["dead letters"].value
+
+
+def test_no_answer_goes_to_another_caller(tmp_path: Path) -> None:
+    assert chaos.callers(tmp_path, 5000).faults() == []
+
+
+@pytest.fixture
+def one_worker(tmp_path: Path) -> Iterator[Parts]:
+    """A stack whose only worker runs one batch at a time."""
+    exact.make(tmp_path / "models")
+    with Parts(tmp_path, tmp_path / "models", MILLRACE_WORKER_INSTANCES="1") as parts:
+        yield parts
+
+
+def test_a_row_whose_deadline_has_passed_is_never_computed(one_worker: Parts) -> None:
+    """The rows would end the worker's process if it computed them."""
+    url = one_worker.urls[0]
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(chaos.ask, url, exact.slow(2))
+        _until_held(one_worker, 1)
+        by_header = chaos.ask(url, exact.KILLS, 200)
+        inputs = [{"name": "x", "datatype": "INT64", "shape": [1, 1], "data": [exact.KILLS]}]
+        body = {"inputs": inputs, "parameters": {"timeout": 200_000}}
+        by_parameter = httpx.post(f"{url}/v2/models/exact/infer", json=body, timeout=20)
+        assert not busy.done()
+        assert busy.result().status_code == 200
+    for late in (by_header, by_parameter):
+        assert (late.status_code, late.json()) == (504, {"error": "no answer within 200 ms"})
+    assert chaos.ask(url, 5).json() == {"predictions": [[exact.answer(5)]]}
+    assert one_worker.workers[0].poll() is None
+    assert chaos.held(one_worker) == 0
+
+
+def _until_held(parts: Parts, rows: int) -> None:
+    until(lambda: chaos.held(parts) == rows, what=f"{rows} rows on the queue")
