@@ -68,12 +68,12 @@ class Outcome:
 
 @dataclass(slots=True)
 class Tally:
-    """The outcomes of a load. `moved` counts sendings, not requests: those that had to be repeated elsewhere."""
+    """The outcomes of a load. `moved` counts sendings, not requests: those that had to be repeated, and why."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     counts: "Counter[Kind]" = field(default_factory=Counter)
     sent: int = 0
-    moved: int = 0
+    moved: "Counter[str]" = field(default_factory=Counter)
 
     def add(self, outcome: Outcome) -> None:
         """Enter what became of one request."""
@@ -311,10 +311,10 @@ class Load:
                     address = self._addresses[(first + attempt) % len(self._addresses)]
                     connection = _Connection(*await asyncio.open_connection(*address))
                 answer = await connection.exchange(request)
-            except (_Moved, ConnectionError):
+            except (_Moved, ConnectionError) as error:
                 if not self._moves or attempt == len(self._addresses):
                     raise
-                self.tally.moved += 1
+                self.tally.moved["no connection" if isinstance(error, ConnectionError) else "no answer"] += 1
                 connection = None
             else:
                 if connection.is_open:

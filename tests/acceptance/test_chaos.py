@@ -22,9 +22,15 @@ def test_a_worker_that_is_killed_costs_no_request_and_its_blocks_are_soon_anothe
     assert result.facts["until its blocks are another's, median"].value < 4
 
 
-@pytest.mark.parametrize("scenario", [chaos.freeze_worker, chaos.stop_worker, chaos.stop_api])
+@pytest.mark.parametrize("scenario", [chaos.freeze_worker, chaos.stop_worker])
 def test_a_process_that_leaves_or_stands_still_costs_no_request(scenario: Scenario, tmp_path: Path) -> None:
     assert scenario(tmp_path, 1000).faults() == []
+
+
+def test_an_api_process_that_leaves_answers_what_it_has(tmp_path: Path) -> None:
+    result = chaos.stop_api(tmp_path, 1000)
+    assert result.faults() == []
+    assert result.facts["sent again, closed without an answer"].is_kept
 
 
 @pytest.mark.parametrize("scenario", [chaos.restart_redis, chaos.freeze_redis, chaos.cut_connections])
