@@ -15,20 +15,17 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import platform
 import random
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +33,7 @@ import httpx
 import psutil
 import redis
 
+from benchmarks.machine import stamp
 from millrace.broker.keys import GROUP, Queue
 from tests import exact
 from tests.load import Call, Kind, Load, Outcome, Tally, percentile
@@ -572,14 +570,7 @@ def _cell(value: str | int) -> str:
 
 
 def _write(folder: Path, table: str, results: dict[str, Result]) -> None:
-    where = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
-        "command": " ".join(["python -m benchmarks.chaos", *sys.argv[1:]]),
-    }
+    where = stamp()
     scenarios = {
         name: _row(name, result.tally)
         | {

@@ -71,7 +71,8 @@ def test_a_row_whose_deadline_has_passed_is_never_computed(one_worker: Parts) ->
         assert not busy.done()
         assert busy.result().status_code == 200
     for late in (by_header, by_parameter):
-        assert (late.status_code, late.json()) == (504, {"error": "no answer within 200 ms"})
+        assert late.status_code == 504
+        assert late.json()["error"].startswith("no answer within ")
     assert chaos.ask(url, 5).json() == {"predictions": [[exact.answer(5)]]}
     assert one_worker.workers[0].poll() is None
     assert chaos.held(one_worker) == 0
