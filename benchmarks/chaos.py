@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import platform
 import random
 import signal
 import statistics
@@ -291,7 +290,7 @@ def poison(folder: Path, requests: int) -> Result:
     stated: list[tuple[int, str, float]] = []
     with (
         _exact(folder, workers=3) as parts,
-        _revived(parts) as deaths,
+        revived(parts) as deaths,
         Load(parts.addresses, calls((20_000,)), least=requests) as load,
         ThreadPoolExecutor(4) as pool,
     ):
@@ -305,7 +304,7 @@ def poison(folder: Path, requests: int) -> Result:
             load.after(100)
             poisons = (
                 *((exact.RAISES, 20_000), (exact.WRONG_ROWS, 20_000), (exact.slow(10), 1_000)),
-                *([(exact.KILLS, 20_000)] if platform.machine() == "x86_64" else []),
+                *([(exact.KILLS, 20_000)] if exact.IS_KILLABLE else []),
             )
             stated += pool.map(lambda poison: outcome(*poison), poisons)
         with redis.Redis.from_url(parts.redis.url) as client:
@@ -323,7 +322,7 @@ def poison(folder: Path, requests: int) -> Result:
 
 
 @contextlib.contextmanager
-def _revived(parts: Parts) -> Iterator[list[int]]:
+def revived(parts: Parts) -> Iterator[list[int]]:
     """Starts every worker that dies again, as a supervisor does; the list has one entry for each death."""
     deaths: list[int] = []
     stopping = threading.Event()

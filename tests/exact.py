@@ -3,6 +3,7 @@
 `y` = 3 `x` + 7, INT64 [-1, 1] both, so that an answer that went to the wrong caller is seen. Some `x` break it:
 """
 
+import platform
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,9 @@ KILLS = -2  # divides the least integer by -1, at which an x86 processor stops t
 WRONG_ROWS = -3  # leaves its row out of the answer
 _TURNS_PER_S = 1_500_000  # of the loop that passes the time, roughly
 _SLOWEST = -1_000  # from here down, x is how many turns the batch takes, negative
+
+
+IS_KILLABLE = platform.machine() == "x86_64"
 
 
 def slow(seconds: float) -> int:

@@ -141,7 +141,7 @@ class ConsumerLink(Protocol):
         """Those of the items, (reply stream, id) each, that nobody waits for any more."""
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
-        """Take over blocks whose lease ran out, of any consumer."""
+        """Take over blocks whose lease ran out, of any consumer; one that was claimed before comes alone."""
 
     def bury(self, delivery: Delivery, error: str) -> None:
         """Copy a block to the dead-letter stream, with its error; `exchange` must still finish it."""

@@ -97,6 +97,8 @@ class MemoryBroker:
             now_ms = time.monotonic() * 1000
             state = self._queues[queue]
             lost = [held for held in state.held.values() if now_ms - held.renewed_ms >= lease_ms][:count]
+            suspect = next((i for i, held in enumerate(lost) if held.delivery.deliveries > 1), len(lost))
+            lost = lost[: max(1, suspect)]
             for held in lost:
                 held.delivery = replace(held.delivery, deliveries=held.delivery.deliveries + 1)
                 held.consumer, held.renewed_ms = consumer, now_ms

@@ -46,6 +46,23 @@ def test_a_request_that_breaks_the_model_breaks_no_other(tmp_path: Path) -> None
     assert result.facts["workers that died of them"].value == 3 * result.facts["dead letters"].value
 
 
+@pytest.mark.skipif(not exact.IS_KILLABLE, reason="only x86 processors stop the process at that division")
+def test_what_a_worker_held_beside_a_request_that_kills_is_answered(tmp_path: Path) -> None:
+    exact.make(tmp_path / "models")
+    with (
+        Parts(tmp_path, tmp_path / "models", MILLRACE_WORKER_INSTANCES="1") as parts,
+        chaos.revived(parts),
+        ThreadPoolExecutor(6) as pool,
+    ):
+        xs = [exact.slow(2), exact.KILLS, 5, 6, 7, 8]
+        asked = []
+        for rows, x in enumerate(xs, start=1):  # each in a block of its own, all but the first taken together
+            asked.append(pool.submit(chaos.ask, parts.urls[0], x, 30_000))
+            _until_held(parts, rows)
+        statuses = [answer.result().status_code for answer in asked]
+    assert statuses == [200, 500, 200, 200, 200, 200]
+
+
 def test_no_answer_goes_to_another_caller(tmp_path: Path) -> None:
     assert chaos.callers(tmp_path, 5000).faults() == []
 

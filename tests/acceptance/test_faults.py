@@ -22,6 +22,7 @@ def tiny(make_onnx: Callable[..., Path], tmp_path: Path) -> str:
     return str(tmp_path / "models")
 
 
+@pytest.mark.skipif(not exact.IS_KILLABLE, reason="only x86 processors stop the process at that division")
 def test_a_request_that_kills_its_worker_does_not_end_the_stack(up: Up, tmp_path: Path, own_redis: RedisServer) -> None:
     exact.make(tmp_path / "models")
     stack = up("--models", str(tmp_path / "models"), "--redis-url", own_redis.url, "--log-level", "error")

@@ -139,6 +139,21 @@ def test_a_block_whose_consumer_fell_silent_is_claimed_with_its_count(
     assert claimed[-1].deliveries == 3
 
 
+def test_a_block_that_was_claimed_and_lost_again_is_claimed_alone(broker: Broker) -> None:
+    appended(broker, one(b"1"), one(b"2"))
+    take(broker, "dead")
+    claimed: list[Delivery] = []
+
+    def claim() -> bool:
+        claimed[:] = broker.consumer(QUEUE, "next").claim(lease_ms=20, count=5)
+        return bool(claimed)
+
+    until(claim)
+    assert [(d.block, d.deliveries) for d in claimed] == [(b"1", 2), (b"2", 2)]
+    until(claim)
+    assert [(d.block, d.deliveries) for d in claimed] == [(b"1", 3)]
+
+
 def test_a_renewed_lease_is_not_claimed(broker: Broker) -> None:
     appended(broker, one(b"mine"), one(b"lost"))
     mine, _ = take(broker, "slow")
