@@ -1,5 +1,6 @@
 """Breaking the running stack, in short: `make chaos` runs the same scenarios at length and with strict limits."""
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,6 +94,40 @@ def test_a_row_whose_deadline_has_passed_is_never_computed(one_worker: Parts) ->
     assert chaos.ask(url, 5).json() == {"predictions": [[exact.answer(5)]]}
     assert one_worker.workers[0].poll() is None
     assert chaos.held(one_worker) == 0
+
+
+def test_a_caller_that_goes_away_has_its_row_dropped(one_worker: Parts) -> None:
+    """The row would end the worker's process if it were computed."""
+    url = one_worker.urls[0]
+    call = chaos.call_of([exact.KILLS])
+    head = f"POST {call.path} HTTP/1.1\r\nhost: millrace\r\ncontent-length: {len(call.body)}\r\n\r\n"
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(chaos.ask, url, exact.slow(2))
+        _until_held(one_worker, 1)
+        with socket.create_connection(one_worker.addresses[0]) as connection:
+            connection.sendall(head.encode() + call.body)
+            _until_held(one_worker, 2)
+        assert not busy.done()
+        assert busy.result().status_code == 200
+    assert chaos.ask(url, 5).json() == {"predictions": [[exact.answer(5)]]}
+    assert one_worker.workers[0].poll() is None
+    assert chaos.held(one_worker) == 0
+
+
+def test_overload_is_turned_away_at_once_and_the_rest_is_answered_in_time(tmp_path: Path) -> None:
+    """Limits for a machine that has others to serve; those of `make chaos` are the promised ones."""
+    result = chaos.overload(tmp_path, 1000)
+    facts = result.facts
+    assert result.faults() == []
+    assert facts["goodput"].value > 60
+    assert facts["turned away, p99"].value < 500
+    assert facts["turned away without Retry-After"].is_kept
+    assert facts["Retry-After, at most"].is_kept
+    assert facts["came again when told, and were refused"].is_kept
+    assert facts["accepted, and not answered in time"].value < 10
+    assert facts["memory of API, growth"].is_kept
+    assert facts["memory of Redis, growth"].is_kept
+    assert facts["a request alone after, median"].value < 5 * facts["a request alone before, median"].value
 
 
 def _until_held(parts: Parts, rows: int) -> None:
