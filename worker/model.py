@@ -1,10 +1,13 @@
 """A model version as a worker holds it: its manifest, its backend and the steps around it."""
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import Batching, Manifest, ManifestError
@@ -13,13 +16,19 @@ from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, DTYPES, Signature, TensorSpec
 from worker import backends, preprocess
 from worker.backends.base import Arrays, Backend, Device, LoadError
+from worker.batcher import Cost
 from worker.preprocess import Preparation
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+_MEASURED_LENGTH, _MEASURED_ROWS, _MEASURED_RUNS = 64, 8, 5
+_SEND_MS = 0.1  # a round trip to the queue, in the time of this process and of Redis
 
 
 class Model:
-    """A loaded version. `run` may be called from several threads."""
+    """A loaded version. `run` may be called from several threads.
+
+    `cost` is what a run takes by its rows' length, where that may differ; measured at warm-up.
+    """
 
     def __init__(
         self, announcement: ModelAnnouncement, batching: Batching, backend: Backend, preparation: Preparation
@@ -27,6 +36,7 @@ class Model:
         self.announcement = announcement
         self.batching = batching
         self.preparation = preparation
+        self.cost = Cost()
         self._backend = backend
 
     def run(self, signature: str, inputs: Arrays, rows: int) -> Arrays:
@@ -53,7 +63,35 @@ class Model:
         for name, signature in self._backend.signatures.items():
             sizes = (1, self.batching.max_batch_size) if self.batching.max_batch_size else (0,)
             for rows in sizes:
-                self._backend.run(name, {spec.name: _zeros(spec, rows) for spec in signature.inputs})
+                self._backend.run(name, {spec.name: _filled(spec, rows) for spec in signature.inputs})
+        if self.preparation.pads:
+            self.cost = self._measured_cost()
+
+    def _measured_cost(self) -> Cost:
+        """The cost that three sizes of batch show, with what it takes to send a batch's answers."""
+        long = min(_MEASURED_LENGTH, self.preparation.max_length)
+        rows = min(_MEASURED_ROWS, self.batching.max_batch_size)
+        if long < 2 or rows < 2:
+            return Cost()
+        short_ms, long_ms, wide_ms = (self._took_ms(1, 1), self._took_ms(1, long), self._took_ms(rows, long))
+        element = max(0.0, wide_ms - long_ms) / ((rows - 1) * long)
+        step = max(0.0, (long_ms - short_ms) / (long - 1) - element)
+        return Cost(batch=max(0.0, short_ms - step - element) + _SEND_MS, step=step, element=element)
+
+    def _took_ms(self, rows: int, length: int) -> float:
+        """The time of a run, the shortest of a few: what else the machine does is no part of it."""
+        name, signature = next(iter(self._backend.signatures.items()))
+        inputs = {spec.name: self._sample(spec, rows, length) for spec in signature.inputs}
+        times = []
+        for _ in range(_MEASURED_RUNS):
+            started = time.perf_counter()
+            self._backend.run(name, inputs)
+            times.append((time.perf_counter() - started) * 1000)
+        return min(times)
+
+    def _sample(self, spec: TensorSpec, rows: int, length: int) -> npt.NDArray[Any]:
+        pads = self.preparation.may_pad(spec.name)
+        return _filled(spec, rows, length if pads else 1, value=self.preparation.filler(spec.name))
 
     def _outputs(self, signature: str) -> Sequence[TensorSpec]:
         return self.announcement.signatures[signature].outputs
@@ -121,9 +159,12 @@ def _batching(runtime: Backend, max_batch_size: int) -> Batching:
     return Batching(max_batch_size=max_batch_size if all(spec.shape[:1] == (-1,) for spec in specs) else 0)
 
 
-def _zeros(spec: TensorSpec, rows: int) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def _filled(spec: TensorSpec, rows: int, length: int = 1, *, value: int = 0) -> npt.NDArray[Any]:
+    """A tensor of one value, its last axis `length` long where that is free. `rows` 0 is for a model without batching."""
     shape = tuple(1 if size < 0 else size for size in spec.shape)
     shape = (rows, *shape[1:]) if rows else shape
+    if len(shape) > 1 and spec.shape[-1] < 0:
+        shape = (*shape[:-1], length)
     if spec.datatype == BYTES:
         return np.full(shape, b"", object)
-    return np.zeros(shape, DTYPES[spec.datatype])
+    return np.full(shape, value, DTYPES[spec.datatype])

@@ -3,7 +3,8 @@
 Works row by row, so that a row that cannot be prepared fails its own request and nobody else's.
 """
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,36 @@ from millrace.artifacts.images import read_digit
 from millrace.artifacts.manifest import DecodeImage, LookUpWords, Manifest, ManifestError, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.tensors import BYTES, Tensor
 from worker.backends.base import Arrays
 
 _Step = Callable[[Arrays], Arrays]
 
 
 class Preparation:
-    """One model version's steps before and after its graph."""
+    """One model version's steps before and after its graph.
 
-    def __init__(self, steps: Sequence[_Step], after: Sequence[_Step], padding: dict[str, str]) -> None:
+    `raw` names the inputs that steps take as BYTES. `padding` says of the graph's inputs whose last axis may be filled
+    up with what ("zero", "edge"), and `max_length` how long it may get.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[_Step] = (),
+        after: Sequence[_Step] = (),
+        *,
+        raw: Collection[str] = (),
+        padding: Mapping[str, str] | None = None,
+        max_length: int = sys.maxsize,
+    ) -> None:
         self._steps, self._after = steps, after
-        self._padding = padding
+        self._raw = frozenset(raw)
+        self._padding = dict(padding or {})
+        self.max_length = max_length
+
+    def is_needed(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether `before` would change these tensors; where not, whole blocks may skip it."""
+        return any(name in self._raw and tensor.datatype == BYTES for name, tensor in tensors.items())
 
     def before(self, row: Arrays) -> Arrays:
         """The graph's inputs for one row. Raises `InvalidRequest` in the caller's words."""
@@ -32,20 +52,28 @@ class Preparation:
             row = step(row)
         return row
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether `before` does anything; where not, whole blocks may skip it."""
-        return bool(self._steps)
-
     def after(self, outputs: Arrays) -> Arrays:
         """The caller's outputs, for the rows of a whole batch."""
         for step in self._after:
             outputs = step(outputs)
         return outputs
 
+    @property
+    def pads(self) -> bool:
+        """Whether rows may differ in length."""
+        return bool(self._padding)
+
     def may_pad(self, name: str) -> bool:
         """Whether the last axis of that input may be filled up to the longest of a batch."""
         return name in self._padding
+
+    def filler(self, name: str) -> int:
+        """A value of that input that is not its padding: of ids, one that every vocabulary has."""
+        return 1 if self._padding.get(name) == "zero" else 0
+
+    def length(self, inputs: Arrays) -> int:
+        """The size of the axis that may be filled up; 0 where there is none."""
+        return max((array.shape[-1] for name, array in inputs.items() if name in self._padding), default=0)
 
     def join(self, name: str, arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """The rows of all the arrays, end to end, the last axis filled up where they differ in it."""
@@ -53,24 +81,31 @@ class Preparation:
             return arrays[0]
         if name in self._padding:
             longest = max(array.shape[-1] for array in arrays)
-            arrays = [_filled(array, longest, self._padding[name]) for array in arrays]
+            if any(array.shape[-1] != longest for array in arrays):
+                return _padded(arrays, longest, self._padding[name])
         return np.concatenate(arrays)
 
 
-def _filled(array: npt.NDArray[Any], length: int, how: str) -> npt.NDArray[Any]:
-    missing = length - array.shape[-1]
-    if not missing:
-        return array
-    widths = [(0, 0)] * (array.ndim - 1) + [(0, missing)]
-    return np.pad(array, widths, mode="edge") if how == "edge" else np.pad(array, widths)
+def _padded(arrays: Sequence[npt.NDArray[Any]], longest: int, how: str) -> npt.NDArray[Any]:
+    first = arrays[0]
+    padded = np.zeros((sum(map(len, arrays)), *first.shape[1:-1], longest), first.dtype)
+    row = 0
+    for array in arrays:
+        rows, length = padded[row : row + len(array)], array.shape[-1]
+        rows[..., :length] = array
+        if how == "edge" and length:
+            rows[..., length:] = array[..., -1:]
+        row += len(array)
+    return padded
 
 
 def load(folder: Path, manifest: Manifest | None) -> Preparation:
     """The steps that a manifest declares; none without. Raises `OSError` or `ManifestError` for a vocabulary."""
     if manifest is None:
-        return Preparation((), (), {})
+        return Preparation()
     steps: list[_Step] = []
     padding: dict[str, str] = {}
+    max_length = sys.maxsize
     for step in manifest.preprocessing:
         match step:
             case DecodeImage():
@@ -78,11 +113,17 @@ def load(folder: Path, manifest: Manifest | None) -> Preparation:
             case Tokenize():
                 steps.append(_tokenizing(step, _vocabulary(folder, step.vocabulary)))
                 padding[step.output] = "zero"
+                max_length = min(max_length, step.max_length)
             case LookUpWords():
                 steps.append(_looking_up(step, _vocabulary(folder, step.vocabulary), manifest.name))
                 padding |= {step.output: "edge", step.weights: "zero"}
-    after = [_naming(step, _vocabulary(folder, step.vocabulary)) for step in manifest.postprocessing]
-    return Preparation(steps, after, padding)
+    return Preparation(
+        steps,
+        [_naming(step, _vocabulary(folder, step.vocabulary)) for step in manifest.postprocessing],
+        raw=[step.input for step in manifest.preprocessing],
+        padding=padding,
+        max_length=max_length,
+    )
 
 
 def _vocabulary(folder: Path, name: str) -> Vocabulary:

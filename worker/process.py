@@ -7,6 +7,8 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
+import msgspec
+
 from millrace.artifacts.repository import ModelRepository
 from millrace.broker.base import Broker
 from millrace.broker.keys import Queue
@@ -31,6 +33,7 @@ class _Running:
     consumer: str
     instance: Instance
     thread: threading.Thread = field(init=False)
+    is_stuck: bool = False
 
 
 class Worker:
@@ -142,17 +145,35 @@ class Worker:
                     is_announced = False
                     self._link.withdraw(self.id)
                 for running in list(self._running):
-                    if holding := running.instance.holding:
+                    if self._is_at_work(running) and (holding := running.instance.holding):
                         self._link.renew(running.queue, running.consumer, holding)
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error)})
             (self._left if self._stopping.is_set() else self._stopping).wait(period_s)
         self._link.close()
 
+    def _is_at_work(self, running: _Running) -> bool:
+        """Whether its leases are worth renewing: what a stuck instance holds is left to others. Logs each change."""
+        if running.instance.is_stuck != running.is_stuck:
+            running.is_stuck = not running.is_stuck
+            about = {"model": running.queue.model, "instance": running.thread.name}
+            if running.is_stuck:
+                _log.error("an instance is stuck: its model runs on after its callers' deadlines", extra=about)
+            else:
+                _log.warning("a stuck instance goes on", extra=about)
+        return not running.is_stuck
+
     def _announce(self) -> None:
         expires_ms = int(self._link.clock.now_ms()) + _ANNOUNCED_FOR_MS
-        everything = tuple(self._announcements.values())
+        everything = tuple(self._now(announcement) for announcement in self._announcements.values())
         self._link.announce(WorkerAnnouncement(worker=self.id, expires_ms=expires_ms, models=everything))
+
+    def _now(self, announcement: ModelAnnouncement) -> ModelAnnouncement:
+        """The announcement of a model, or that none of its instances can serve it now."""
+        stuck = [running.is_stuck for running in self._running if running.queue.model == announcement.name]
+        if announcement.state == "AVAILABLE" and stuck and all(stuck):
+            return msgspec.structs.replace(announcement, state="END", error="all its instances are stuck in their runs")
+        return announcement
 
     def _leave(self, heartbeat: threading.Thread) -> None:
         """Finish what was taken, while the heartbeat says that nothing new should be sent here."""

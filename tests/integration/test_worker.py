@@ -23,12 +23,13 @@ from millrace.broker.producer import Producer, Request, Response
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
-from millrace.protocol.tensors import Signature, Tensor, TensorSpec
+from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
 from worker import model as models
 from worker import preprocess
 from worker.backends.base import Arrays, Device, LoadError
 from worker.loop import Instance
 from worker.model import Model
+from worker.preprocess import Preparation
 from worker.process import Worker
 from worker.settings import WorkerSettings
 
@@ -115,6 +116,11 @@ def request_of(value: Any, timeout_s: float = 10.0, largest: int = 8) -> Request
         timeout_s=timeout_s,
         trace="trace",
     )
+
+
+def text_request(*texts: str, timeout_s: float = 10.0) -> Request:
+    inputs = {"x": Tensor("BYTES", (len(texts),), encode_strings(texts))}
+    return replace(request_of([[0.0]], timeout_s), inputs=inputs, rows=len(texts))
 
 
 def ask(broker: Broker, *requests: Request) -> list[Response | BaseException]:
@@ -374,24 +380,17 @@ def test_words_become_ids_and_back_and_padding_weighs_nothing(tmp_path: Path) ->
         prepared.before({"tokens": np.array([[b"king"]], object), "weights": np.ones((1, 2), np.float32)})
 
 
-def test_a_bad_row_fails_its_own_request_before_the_batch(broker: Broker, tmp_path: Path) -> None:
-    class Refuses:
-        is_needed = True
-
-        def before(self, row: Arrays) -> Arrays:
-            if row["x"][0, 0] == 666:
-                raise InvalidRequest("no 666, please")
-            return row
-
-        may_pad = staticmethod(lambda _: False)
-        join = staticmethod(lambda _, arrays: np.concatenate(arrays))
-        after = staticmethod(lambda outputs: outputs)
+def test_a_bad_row_fails_its_own_request_before_the_batch(broker: Broker) -> None:
+    def refuse(row: Arrays) -> Arrays:
+        if row["x"][0] == b"666":
+            raise InvalidRequest("no 666, please")
+        return {"x": row["x"].astype(np.float32).reshape(-1, 1)}
 
     backend = Scripted(doubles)
     model = model_of(backend)
-    model.preparation = Refuses()  # type: ignore[assignment]
+    model.preparation = Preparation([refuse], raw=["x"])
     with serving(broker, model):
-        answers = ask(broker, request_of([[1]]), request_of([[2], [666]]), request_of([[3]]))
+        answers = ask(broker, *(text_request(*texts) for texts in (["1"], ["2", "666"], ["3"])))
     assert [shown(answer) for answer in answers] == [[[2]], InvalidRequest, [[6]]]
     assert str(answers[1]) == "no 666, please"
     assert backend.runs == [2]

@@ -1,0 +1,106 @@
+"""The sentiment LSTM on texts of mixed length, grouped by length, beside the same texts all padded to the longest.
+
+    .venv/bin/python -m benchmarks.micro.lengths
+
+Both go through the worker's own batching, a take of 128 requests of one text each at a time, in alternating rounds. The
+texts are random words of the model's vocabulary. Two mixes from 5 to 400 words: "even in ratio" (as many texts of 5 to
+10 words as of 200 to 400, about what short sentences and whole reviews together give) and "even in words". Prints texts
+per second, the median of the rounds, their ratio and the largest ratio that there could be: longest by mean length. The
+second table includes turning text into ids, which costs both the same.
+"""
+
+import argparse
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from millrace.artifacts.vocabulary import Vocabulary
+from millrace.broker.base import Delivery
+from millrace.protocol.messages import RequestItem
+from worker import model as models
+from worker.backends.base import Arrays, Device
+from worker.batcher import Cost, Piece, TakenBlock, form_batches
+from worker.model import Model
+
+SHORTEST, LONGEST, TAKEN = 5, 400, 128
+MIXES: dict[str, Callable[[random.Random], int]] = {
+    "even in ratio": lambda rng: round(math.exp(rng.uniform(math.log(SHORTEST), math.log(LONGEST)))),
+    "even in words": lambda rng: rng.randint(SHORTEST, LONGEST),
+}
+
+
+def piece(inputs: Arrays, length: int) -> Piece:
+    """A request of one text, as the worker's loop hands it to the batcher."""
+    block = TakenBlock(
+        delivery=Delivery(b"", "normal", b"", 1),
+        reply_to="",
+        signature="serving_default",
+        queue_ms=0.0,
+        taken=0.0,
+        unanswered=1,
+    )
+    return Piece(block=block, items=(RequestItem(1, "", 1, 0),), inputs=inputs, rows=1, length=length, due_ms=0)
+
+
+def serve(model: Model, texts: Sequence[Arrays], cost: Cost, *, padded_to: int = 0) -> float:
+    """Prepare and run one take of texts; seconds that the runs took with batching, without the preparation."""
+    rows = [model.preparation.before(text) for text in texts]
+    if padded_to:
+        rows = [{"ids": np.pad(row["ids"], ((0, 0), (0, padded_to - row["ids"].shape[-1])))} for row in rows]
+    pieces = [piece(row, model.preparation.length(row)) for row in rows]
+    started = time.perf_counter()
+    for batch in form_batches(pieces, model.batching.max_batch_size, model.preparation.may_pad, cost):
+        joined = {"ids": model.preparation.join("ids", [piece.inputs["ids"] for piece in batch.pieces])}
+        model.run("serving_default", joined, batch.rows)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure both mixes and print a table of each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, default=Path("models"), help="the model repository")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--takes", type=int, default=4, help="takes of 128 texts in a round")
+    arguments = parser.parse_args()
+    folder = arguments.models / "sentiment" / "1"
+    model = models.load(folder, "sentiment", 1, device=Device(), backend="onnx", max_batch_size=32)
+    words = [word for word in Vocabulary.read(folder / "vocabulary.txt").entries if word.isalpha()]
+    cost = model.cost
+    print(
+        f"a run: {cost.batch:.3f} ms + {cost.step * 1000:.2f} µs a step + {cost.element * 1000:.2f} µs a row and step"
+    )
+    for mix, length in MIXES.items():
+        rng = random.Random(1)
+        lengths = [[length(rng) for _ in range(TAKEN)] for _ in range(arguments.takes)]
+        takes = [[{"text": np.array([_text(rng, words, n)], object)} for n in take] for take in lengths]
+        _show(mix, takes, model, LONGEST * TAKEN * arguments.takes / sum(map(sum, lengths)), arguments.rounds)
+
+
+def _text(rng: random.Random, words: Sequence[str], length: int) -> bytes:
+    return " ".join(rng.choices(words, k=length)).encode()
+
+
+def _show(mix: str, takes: Sequence[Sequence[Arrays]], model: Model, bound: float, rounds: int) -> None:
+    kinds = {"grouped": 0, "all padded": LONGEST}
+    runs: dict[str, list[float]] = {kind: [] for kind in kinds}
+    whole: dict[str, list[float]] = {kind: [] for kind in kinds}
+    texts = sum(map(len, takes))
+    for _ in range(rounds):
+        for kind, padded_to in kinds.items():
+            started = time.perf_counter()
+            runs[kind].append(sum(serve(model, take, model.cost, padded_to=padded_to) for take in takes) / texts)
+            whole[kind].append((time.perf_counter() - started) / texts)
+    print(f"\n{mix}: {SHORTEST} to {LONGEST} words, mean {LONGEST / bound:.0f}; no ratio can exceed {bound:.2f}")
+    for title, seconds in (("batching and runs", runs), ("with text to ids", whole)):
+        rates = {kind: 1 / statistics.median(values) for kind, values in seconds.items()}
+        shown = "   ".join(f"{kind} {rate:7,.0f} texts/s" for kind, rate in rates.items())
+        print(f"  {title:18} {shown}   ratio {rates['grouped'] / rates['all padded']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
