@@ -160,7 +160,7 @@ def _batching(runtime: Backend, max_batch_size: int) -> Batching:
 
 
 def _filled(spec: TensorSpec, rows: int, length: int = 1, *, value: int = 0) -> npt.NDArray[Any]:
-    """A tensor of one value, its last axis `length` long where that is free. `rows` 0 is for a model without batching."""
+    """A tensor of one value, its last axis `length` long where that is free; `rows` 0 is a model without batches."""
     shape = tuple(1 if size < 0 else size for size in spec.shape)
     shape = (rows, *shape[1:]) if rows else shape
     if len(shape) > 1 and spec.shape[-1] < 0:

@@ -3,8 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from running import until
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from millrace.broker.base import Append, Broker, Limits
+from millrace.broker.base import Append, Broker, Limits, ProducerLink
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.producer import Producer, Request, Response
 from millrace.broker.redis import RedisBroker
+from millrace.protocol import codec
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
-from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, RequestBlock, RequestItem
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
 from worker import model as models
 from worker import preprocess
@@ -138,6 +139,54 @@ def ask(broker: Broker, *requests: Request) -> list[Response | BaseException]:
     return asyncio.run(run())
 
 
+@asynccontextmanager
+async def connected(broker: Broker) -> AsyncIterator[ProducerLink]:
+    """A link of an API process, with its reply stream made and its clock set."""
+    link = broker.producer("left")
+    await link.heartbeat()
+    yield link
+    await link.close()
+
+
+def block_of(link: ProducerLink, request: Request, counts: Sequence[int]) -> Append:
+    """A block whose rows are shared out to items of so many rows each, numbered from 0."""
+    now_ms = link.clock.now_ms()
+    deadline_ms = int(now_ms + request.timeout_s * 1000)
+    block = RequestBlock(
+        reply_to=link.reply_to,
+        model="m",
+        version=1,
+        signature="serving_default",
+        sent_ms=now_ms,
+        items=tuple(RequestItem(number, "trace", rows, deadline_ms) for number, rows in enumerate(counts)),
+        tensors=request.inputs,
+    )
+    return Append(QUEUE, request.priority, ((request.rows, codec.encode_request(block)),))
+
+
+def put(broker: Broker, *requests: Request) -> None:
+    """Put requests on the queue, a block each, for whose answers nobody waits."""
+
+    async def run() -> None:
+        async with connected(broker) as link:
+            for request in requests:
+                assert await link.append([block_of(link, request, [request.rows])], Limits(10**6, 10**9)) == [None]
+
+    asyncio.run(run())
+
+
+def is_empty(broker: Broker) -> bool:
+    """Whether all that was put on the queue is finished."""
+
+    async def run() -> bool:
+        async with connected(broker) as link:
+            (held,) = await link.append([Append(QUEUE, "normal", ((1, b""),))], Limits(0, 0))
+        assert held
+        return held.rows == 0
+
+    return asyncio.run(run())
+
+
 def shown(answer: Response | BaseException) -> Any:
     return answer.outputs["y"].to_numpy().tolist() if isinstance(answer, Response) else type(answer)
 
@@ -195,6 +244,109 @@ def test_a_request_that_expired_on_the_queue_is_never_computed(broker: Broker) -
         (answer,) = ask(broker, request_of([[2]]))
     assert shown(answer) == [[4]]
     assert backend.runs == [1]
+
+
+def test_a_request_that_expires_while_an_earlier_batch_runs_is_never_computed(broker: Broker) -> None:
+    """Three shapes, so three batches of one take; the first runs until the second's deadline has passed."""
+    computed: list[int] = []
+    deadline_s = 0.3
+    ends = 0.0
+
+    def slow_at_first(x: Any) -> Any:
+        computed.append(x.shape[1])
+        if x.shape[1] == 1:
+            until(lambda: time.monotonic() > ends, what="the second request's deadline")
+        return x
+
+    ends = time.monotonic() + deadline_s + 0.1
+    put(broker, request_of([[1]]), request_of([[1, 2]], timeout_s=deadline_s), request_of([[1, 2, 3]]))
+    with serving(broker, model_of(Scripted(slow_at_first))):
+        until(lambda: is_empty(broker), what="an empty queue")
+    assert computed == [1, 3]
+
+
+def test_a_request_whose_caller_went_away_is_never_computed(broker: Broker) -> None:
+    """Of four items of one block two are cancelled; the others get the answers of their own rows."""
+    computed: list[float] = []
+
+    def remembers(x: Any) -> Any:
+        computed.extend(x[:, 0])
+        return x * 2
+
+    async def run() -> ReplyBlock:
+        async with connected(broker) as link:
+            await link.append([block_of(link, request_of([[1], [2], [3], [4], [5]]), [1, 2, 1, 1])], Limits(10, 10**6))
+            await link.cancel(QUEUE, [(number, int(link.clock.now_ms()) + 60_000) for number in (1, 3)])
+            with serving(broker, model_of(Scripted(remembers))):
+                (reply,) = await link.replies()
+        return codec.decode_reply(reply)
+
+    reply = asyncio.run(run())
+    assert computed == [1, 4]
+    assert [item.id for item in reply.items] == [0, 2]
+    assert reply.tensors["y"].to_numpy().tolist() == [[2], [8]]
+    assert is_empty(broker)
+
+
+def test_a_block_that_everybody_left_is_finished_without_a_run(broker: Broker) -> None:
+    async def leave() -> None:
+        async with connected(broker) as link:
+            await link.append([block_of(link, request_of([[1], [2]]), [1, 1])], Limits(10, 10**6))
+            await link.cancel(QUEUE, [(number, int(link.clock.now_ms()) + 60_000) for number in (0, 1)])
+
+    asyncio.run(leave())
+    backend = Scripted(doubles)
+    with serving(broker, model_of(backend)):
+        until(lambda: is_empty(broker), what="an empty queue")
+    assert backend.runs == []
+
+
+@pytest.mark.parametrize("rows_per_request", [1, 8])
+def test_high_priority_runs_first_and_low_is_not_starved(broker: Broker, rows_per_request: int) -> None:
+    """A long queue of both: the first rows to run are high, and low ones run before the high ones are all done."""
+    computed: list[float] = []
+
+    def remembers(x: Any) -> Any:
+        computed.extend(x[:, 0])
+        return x
+
+    low, high = ([[value]] * rows_per_request for value in (0.0, 1.0))
+    put(broker, *[request_of(low)] * 40, *[replace(request_of(high), priority="high")] * 40)
+    with serving(broker, model_of(Scripted(remembers))):
+        until(lambda: is_empty(broker), what="an empty queue")
+    assert len(computed) == 80 * rows_per_request
+    assert set(computed[:8]) == {1.0}
+    assert computed.index(0.0) <= 8 * rows_per_request
+    last_high = len(computed) - computed[::-1].index(1.0)
+    assert computed[:last_high].count(0.0) >= 0.8 * computed.count(0.0)
+
+
+def test_nothing_waits_while_there_is_something_to_do(broker: Broker) -> None:
+    """Without a queue delay, the worker waits on the queue only when it holds nothing, and nowhere else."""
+    waits: list[tuple[int, int]] = []  # blocks in hand, and ms that the queue may let the worker wait
+    in_hand = 0
+    consumer = broker.consumer
+
+    def watched(queue: Queue, name: str) -> Any:
+        link = consumer(queue, name)
+        exchange = link.exchange
+
+        def recorded(replies: Any, finished: Any, *, count: int, block_ms: int) -> Any:
+            nonlocal in_hand
+            in_hand -= len(finished)
+            waits.append((in_hand, block_ms))
+            taken = exchange(replies, finished, count=count, block_ms=block_ms)
+            in_hand += len(taken)
+            return taken
+
+        link.exchange = recorded  # type: ignore[method-assign]
+        return link
+
+    broker.consumer = watched  # type: ignore[method-assign]
+    with serving(broker, model_of(Scripted(doubles))):
+        ask(broker, *(request_of([[1.0] * (1 + n % 4)]) for n in range(40)))
+    assert any(held for held, _ in waits)
+    assert {block_ms for held, block_ms in waits if held} == {0}
 
 
 def test_a_worker_waits_for_a_fuller_batch_where_the_model_asks_for_it(broker: Broker) -> None:
