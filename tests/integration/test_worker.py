@@ -6,17 +6,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from running import until
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import ROOT, until
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from millrace.broker.base import Append, Broker, Limits, ProducerLink
+from millrace.broker.base import Append, Broker, Delivery, Limits, ProducerLink
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.producer import Producer, Request, Response
@@ -28,6 +31,7 @@ from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_stri
 from worker import model as models
 from worker import preprocess
 from worker.backends.base import Arrays, Device, LoadError
+from worker.batcher import Cost
 from worker.loop import Instance
 from worker.model import Model
 from worker.preprocess import Preparation
@@ -124,11 +128,11 @@ def text_request(*texts: str, timeout_s: float = 10.0) -> Request:
     return replace(request_of([[0.0]], timeout_s), inputs=inputs, rows=len(texts))
 
 
-def ask(broker: Broker, *requests: Request) -> list[Response | BaseException]:
+def ask(broker: Broker, *requests: Request, api: str = "api") -> list[Response | BaseException]:
     """The answers to requests that are submitted together, errors among them."""
 
     async def run() -> list[Response | BaseException]:
-        producer = Producer(broker.producer("api"), limits=Limits(1000, 10**8))
+        producer = Producer(broker.producer(api), limits=Limits(1000, 10**8))
         await producer.start()
         while not producer.is_connected:
             await asyncio.sleep(0.001)
@@ -548,6 +552,122 @@ def test_a_bad_row_fails_its_own_request_before_the_batch(broker: Broker) -> Non
     assert backend.runs == [2]
 
 
+# Rows of different length
+
+
+def in_words(row: Arrays) -> Arrays:
+    """A preparation: text of numbers becomes those numbers."""
+    return row | {"x": np.array([row["x"][0].split()], np.float32)}
+
+
+class Sums:
+    """A backend with two inputs, whose answer is each row's sum and weight; it cannot stand 666."""
+
+    platform = "scripted"
+
+    def __init__(self) -> None:
+        weight = TensorSpec(name="weight", datatype="FP32", shape=(-1,))
+        self.signatures = {"serving_default": Signature(inputs=(*SIGNATURE.inputs, weight), outputs=SIGNATURE.outputs)}
+        self.runs: list[tuple[int, int]] = []
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        self.runs.append(inputs["x"].shape)
+        return {"y": np.stack([raises_in_infer(inputs["x"]).sum(1), inputs["weight"]], 1)}
+
+
+def model_of_texts(backend: Sums) -> Model:
+    model = model_of(backend)  # type: ignore[arg-type]
+    model.preparation = Preparation([in_words], raw=["x"], padding={"x": "zero"})
+    model.cost = Cost(batch=0.01, step=0.0001, element=0.001)
+    return model
+
+
+def request_of_texts(texts: Sequence[Sequence[int]], weights: Sequence[float]) -> Request:
+    request = text_request(*(" ".join(map(str, text)) for text in texts))
+    return replace(request, inputs=request.inputs | {"weight": Tensor.from_numpy(np.array(weights, np.float32))})
+
+
+def test_texts_of_similar_length_share_a_batch_and_each_caller_gets_its_own(broker: Broker) -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.permutation([5, 6, 7, 50, 60, 200] * 5)
+    put(broker, *(request_of_texts([[1] * length], [0.0]) for length in lengths))
+    backend = Sums()
+    with serving(broker, model_of_texts(backend)):
+        until(lambda: is_empty(broker), what="an empty queue")
+        answers = ask(broker, *(request_of_texts([[1] * length], [float(i)]) for i, length in enumerate(lengths)))
+    assert [shown(answer) for answer in answers] == [[[2 * length, i]] for i, length in enumerate(lengths)]
+    of_the_queue = backend.runs[: next(i + 1 for i, n in enumerate(accumulate(r for r, _ in backend.runs)) if n == 30)]
+    assert sum(rows * longest for rows, longest in of_the_queue) < 1.3 * sum(lengths)
+    assert len(of_the_queue) < 12
+
+
+def test_in_a_batch_or_alone_the_answer_is_the_same() -> None:
+    """Requests of 1 to 5 rows of 1 to 30 numbers and a weight each; those with a 666 fail, and nobody else."""
+    broker, backend = MemoryBroker(), Sums()
+    number = st.one_of(st.integers(1, 9), st.sampled_from([1] * 30 + [666]))
+    rows = st.lists(st.lists(number, min_size=1, max_size=30), min_size=1, max_size=5)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(rows, min_size=1, max_size=12))
+    def holds(requests: list[list[list[int]]]) -> None:
+        weights = [[float(10 * i + j) for j in range(len(texts))] for i, texts in enumerate(requests)]
+        expected = [
+            ModelFailed
+            if any(666 in text for text in texts)
+            else [[2 * sum(text), weight] for text, weight in zip(texts, weighed, strict=True)]
+            for texts, weighed in zip(requests, weights, strict=True)
+        ]
+        assert [shown(answer) for answer in ask(broker, *map(request_of_texts, requests, weights))] == expected
+
+    with serving(broker, model_of_texts(backend)):
+        holds()
+    assert max(rows for rows, _ in backend.runs) > 1
+
+
+def test_the_bundled_lstm_answers_in_a_batch_as_it_does_alone() -> None:
+    model = models.load(ROOT / "models/sentiment/1", "sentiment", 1, device=Device(), backend="onnx", max_batch_size=32)
+    rng = np.random.default_rng(0)
+    rows = [model.preparation.before({"text": np.array([b"good bad film " * n], object)}) for n in (1, 2, 30, 130)]
+    rows += [{"ids": rng.integers(1, 20_000, (1, length), np.int32)} for length in (1, 5, 399, 400)]
+    together = model.run("serving_default", {"ids": model.preparation.join("ids", [row["ids"] for row in rows])}, 8)
+    alone = [model.run("serving_default", row, 1)["probabilities"] for row in rows]
+    np.testing.assert_allclose(together["probabilities"], np.concatenate(alone), atol=1e-6)
+    assert model.cost.batch > 0
+    assert model.cost.element > 0
+
+
+def test_the_rows_of_a_block_reach_the_model_without_a_copy() -> None:
+    """A block that runs alone is read where it lies, and its answer is written from the model's own memory."""
+    seen, outputs = [], []
+
+    def keeps(x: Any) -> Any:
+        seen.append(x)
+        outputs.append(x * 2)
+        return outputs[-1]
+
+    broker = MemoryBroker()
+    taken: list[Delivery] = []
+    consumer = broker.consumer
+
+    def watched(queue: Queue, name: str) -> Any:
+        link = consumer(queue, name)
+        exchange = link.exchange
+
+        def kept(*arguments: Any, **options: Any) -> Any:
+            deliveries = exchange(*arguments, **options)
+            taken.extend(deliveries)
+            return deliveries
+
+        link.exchange = kept  # type: ignore[method-assign]
+        return link
+
+    broker.consumer = watched  # type: ignore[method-assign]
+    with serving(broker, model_of(Scripted(keeps), max_batch_size=64)):
+        (answer,) = ask(broker, request_of(np.arange(640).reshape(64, 10), largest=64))
+    assert np.shares_memory(seen[0], np.frombuffer(taken[0].block, np.uint8))
+    assert shown(answer) == outputs[0].tolist()
+
+
 # Loading
 
 
@@ -704,6 +824,58 @@ def test_a_model_that_never_returns_does_not_keep_the_worker(
     assert "a batch did not end in time" in caplog.text
     leave.set()
     asking.join()
+
+
+def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
+    make_onnx: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One worker of one thread a model hangs on a request, with a second one in hand; another worker answers that."""
+    entered, leave = threading.Event(), threading.Event()
+    run = Model.run
+
+    def hangs(model: Model, signature: str, inputs: Arrays, rows: int) -> Arrays:
+        if (inputs["x"] == 666).any():
+            entered.set()
+            leave.wait()
+        return run(model, signature, inputs, rows)
+
+    for name in ("m", "other"):
+        make_onnx(tmp_path, name)
+    monkeypatch.setattr(Model, "run", hangs)
+    broker = MemoryBroker()
+    options = {"models": tmp_path, "log_level": "info", "instances": 1, "max_batch_size": 1, "lease_ms": 200}
+    workers = [Worker(WorkerSettings(**options, drain_timeout_s=5.0), broker) for _ in range(2)]
+    threads = [threading.Thread(target=worker.run) for worker in workers]
+    answers: list[Response | BaseException] = []
+
+    def states(worker: Worker) -> dict[str, tuple[str, str]]:
+        live = [announced.models for announced in broker.worker().live() if announced.worker == worker.id]
+        return {model.name: (model.state, model.error) for models in live for model in models}
+
+    # Of two priorities a worker takes one block each, so the first one has both in hand.
+    bad = replace(request_of([[666, 0, 0]], timeout_s=0.5, largest=1), priority="high")
+    good = request_of([[1, 2, 3]], timeout_s=60.0, largest=1)
+    asking = threading.Thread(target=lambda: answers.extend(ask(broker, bad, good)))
+    asking.start()
+    until(lambda: not is_empty(broker), what="the requests to be on the queue")
+    threads[0].start()
+    assert entered.wait(10)
+    (of_another_model,) = ask(broker, replace(request_of([[1, 2, 3]]), model="other"), api="another")
+    assert isinstance(of_another_model, Response)
+    until(lambda: states(workers[0])["m"] == ("END", "all its instances are stuck in their runs"))
+    assert states(workers[0])["other"] == ("AVAILABLE", "")
+    assert "an instance is stuck" in caplog.text
+    threads[1].start()
+    asking.join()
+    assert isinstance(answers[0], DeadlineExceeded)
+    assert isinstance(answers[1], Response)
+    until(lambda: is_empty(broker), what="the other worker to drop what expired")
+    leave.set()
+    until(lambda: states(workers[0])["m"] == ("AVAILABLE", ""), what="the first worker to go on")
+    for worker, thread in zip(workers, threads, strict=True):
+        worker.stop()
+        thread.join(30)
+        assert not worker.has_failed
 
 
 def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
