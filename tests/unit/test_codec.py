@@ -1,5 +1,6 @@
 """Blocks as bytes: what is written is read, for ever, and garbage is told apart."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from millrace.protocol import codec
 from millrace.protocol.codec import CodecError
 from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestBlock, RequestItem
-from millrace.protocol.tensors import Tensor, encode_strings
+from millrace.protocol.tensors import DTYPES, Tensor, encode_strings
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -55,6 +56,57 @@ def test_a_request_block_comes_back_as_it_went() -> None:
 
 def test_a_reply_block_comes_back_as_it_went() -> None:
     _same(codec.decode_reply(codec.encode_reply(reply_block())), reply_block())
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+TIMES = st.floats(allow_nan=False)
+
+
+@st.composite
+def tensors_of(draw: st.DrawFn, rows: int) -> dict[str, Tensor]:
+    """Up to three tensors of any datatype, with that many rows."""
+    tensors = {}
+    for name in draw(st.sets(TEXT, max_size=3)):
+        datatype = draw(st.sampled_from(sorted(DTYPES)))
+        shape = (rows, *draw(st.lists(st.integers(0, 3), max_size=2)))
+        elements = math.prod(shape)
+        if datatype == "BYTES":
+            data = encode_strings(draw(st.lists(st.binary(max_size=9), min_size=elements, max_size=elements)))
+        else:
+            size = elements * DTYPES[datatype].itemsize
+            data = draw(st.binary(min_size=size, max_size=size))
+        tensors[name] = Tensor(datatype, shape, data)
+    return tensors
+
+
+@given(st.data())
+def test_any_request_block_comes_back_as_it_went(data: st.DataObject) -> None:
+    item = st.builds(RequestItem, st.integers(0, 2**63), TEXT, st.integers(0, 3), st.integers(0, 2**53))
+    items = tuple(data.draw(st.lists(item, max_size=4)))
+    block = RequestBlock(
+        reply_to=data.draw(TEXT),
+        model=data.draw(TEXT),
+        version=data.draw(st.integers(0, 2**31)),
+        signature=data.draw(TEXT),
+        sent_ms=data.draw(TIMES),
+        items=items,
+        tensors=data.draw(tensors_of(sum(item.rows for item in items))),
+    )
+    _same(codec.decode_request(codec.encode_request(block)), block)
+
+
+@given(st.data())
+def test_any_reply_block_comes_back_as_it_went(data: st.DataObject) -> None:
+    item = st.builds(ReplyItem, st.integers(0, 2**63), st.integers(0, 3), TIMES, TIMES, TEXT, TEXT)
+    items = tuple(data.draw(st.lists(item, max_size=4)))
+    block = ReplyBlock(
+        worker=data.draw(TEXT),
+        compute_ms=data.draw(TIMES),
+        batch_rows=data.draw(st.integers(0, 2**31)),
+        items=items,
+        tensors=data.draw(tensors_of(sum(item.rows for item in items))),
+    )
+    _same(codec.decode_reply(codec.encode_reply(block)), block)
 
 
 def test_blocks_of_version_1_are_readable_for_ever() -> None:
