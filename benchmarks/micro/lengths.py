@@ -9,7 +9,6 @@ largest ratio that there could be: longest by mean length. The second line inclu
 both the same.
 """
 
-import argparse
 import functools
 import itertools
 import math
@@ -30,6 +29,7 @@ from worker.batcher import Piece, TakenBlock, form_batches
 from worker.model import Model
 
 SHORTEST, LONGEST, TAKEN = 5, 400, 128
+ROUNDS, TAKES = 9, 4
 MIXES: dict[str, Callable[[random.Random], int]] = {
     "even in ratio": lambda rng: round(math.exp(rng.uniform(math.log(SHORTEST), math.log(LONGEST)))),
     "even in words": lambda rng: rng.randint(SHORTEST, LONGEST),
@@ -66,12 +66,7 @@ def serve(model: Model, texts: Sequence[Arrays], *, padded_to: int = 0) -> tuple
 
 def main() -> None:
     """Measure both mixes and print a table of each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("models"), help="the model repository")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--takes", type=int, default=4, help="takes of 128 texts in a round")
-    arguments = parser.parse_args()
-    folder = arguments.models / "sentiment" / "1"
+    folder = Path("models/sentiment/1")
     model = models.load(folder, "sentiment", 1, device=Device(), backend="onnx", max_batch_size=32)
     words = [word for word in Vocabulary.read(folder / "vocabulary.txt").entries if word.isalpha()]
     cost = model.cost
@@ -79,9 +74,9 @@ def main() -> None:
     print(f"a batch: {cost.batch:.3f} ms + {per_step:.2f} µs x longest + {per_element:.2f} µs x rows x longest")
     for mix, length in MIXES.items():
         rng = random.Random(1)
-        lengths = [[length(rng) for _ in range(TAKEN)] for _ in range(arguments.takes)]
+        lengths = [[length(rng) for _ in range(TAKEN)] for _ in range(TAKES)]
         takes = [[{"text": np.array([_text(rng, words, n)], object)} for n in take] for take in lengths]
-        _show(mix, takes, model, LONGEST * TAKEN * arguments.takes / sum(map(sum, lengths)), arguments.rounds)
+        _show(mix, takes, model, LONGEST * TAKEN * TAKES / sum(map(sum, lengths)))
 
 
 def _text(rng: random.Random, words: Sequence[str], length: int) -> bytes:
@@ -94,12 +89,12 @@ def _zipf(words: int) -> list[float]:
     return list(itertools.accumulate(1 / rank for rank in range(1, words + 1)))
 
 
-def _show(mix: str, takes: Sequence[Sequence[Arrays]], model: Model, bound: float, rounds: int) -> None:
+def _show(mix: str, takes: Sequence[Sequence[Arrays]], model: Model, bound: float) -> None:
     texts = sum(map(len, takes))
     kinds = {"grouped": 0, "all padded": LONGEST}
     runs: dict[str, list[float]] = {kind: [] for kind in kinds}
     whole: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         taken = {kind: [0.0, 0.0] for kind in kinds}
         for take, (kind, padded_to) in itertools.product(takes, kinds.items()):
             prepared_s, run_s = serve(model, take, padded_to=padded_to)
