@@ -21,7 +21,7 @@ from worker.preprocess import Preparation
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _MEASURED_LENGTH, _MEASURED_ROWS, _MEASURED_RUNS = 64, 8, 5
-_SEND_MS = 0.1  # a round trip to the queue, in the time of this process and of Redis
+_SEND_MS = 0.05  # one more reply block: written, sent and read by the API
 
 
 class Model:
@@ -68,7 +68,7 @@ class Model:
             self.cost = self._measured_cost()
 
     def _measured_cost(self) -> Cost:
-        """The cost that three sizes of batch show, with what it takes to send a batch's answers."""
+        """The cost that three sizes of batch show, with what it takes to answer one more batch."""
         long = min(_MEASURED_LENGTH, self.preparation.max_length)
         rows = min(_MEASURED_ROWS, self.batching.max_batch_size)
         if long < 2 or rows < 2:
