@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from millrace.broker.producer import Request
 from millrace.protocol.errors import InvalidRequest
@@ -12,8 +13,7 @@ from serving.models import ServedModel
 _MAX_FILE_BYTES = 16 * 2**20
 
 
-@dataclass(slots=True)
-class Inference:
+class Inference(msgspec.Struct, frozen=True):
     """What a request asks of a model, as its protocol's parser read it.
 
     `timeout_ms` is None where the body names none.

@@ -1,9 +1,8 @@
 """What goes back to a caller, and how an error is written."""
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
+import msgspec
 import orjson
 
 from millrace.protocol.errors import MillraceError, QueueFull
@@ -11,8 +10,7 @@ from millrace.protocol.errors import MillraceError, QueueFull
 _LONGEST_TEXT = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A status, a body and headers, for whatever server sends them."""
 
     status: int
@@ -20,7 +18,7 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class Content(NamedTuple):
+class Content(msgspec.Struct, frozen=True):
     """What a protocol answers, without what every answer has."""
 
     body: bytes

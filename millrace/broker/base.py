@@ -10,7 +10,7 @@ with a link of its own). `redis.py` and `memory.py` implement it, and one suite 
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,7 +99,7 @@ class ProducerLink(Protocol):
     async def close(self) -> None:
         """Disconnect; the reply stream goes away."""
 
-    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
+    def append(self, appends: Sequence[Append], limits: Limits) -> Awaitable[list[Held | None]]:
         """Append in one round trip: None for each that was admitted, else what its queue holds already."""
 
     async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -86,11 +86,19 @@ class Connections:
 
         A server that does not answer within `limit_s` loses its connection: all others who wait for it must know.
         """
+        return self._checked(await self._answers(commands, limit_s))
+
+    def begin(self, *commands: Routed) -> Awaitable[list[Any]]:
+        """The same without a limit; where a server is connected already, the commands are written before it returns."""
         connection = self._only
-        if connection is not None and connection.is_open and limit_s is None:  # appends: the hottest path of all
-            answers = [await future for future in connection.send([command for _, command in commands])]
-        else:
-            answers = await self._answers(commands, limit_s)
+        if connection is None or not connection.is_open:
+            return self.execute(*commands, limit_s=None)
+        return self._finish(connection.send([command for _, command in commands]))
+
+    async def _finish(self, futures: "list[asyncio.Future[Any]]") -> list[Any]:
+        return self._checked([await future for future in futures])
+
+    def _checked(self, answers: list[Any]) -> list[Any]:
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 if _code(answer) in _OTHER_SERVER:
@@ -162,12 +170,11 @@ class Connections:
 
 
 async def _within(limit_s: float, connection: Connection, commands: Sequence[Command]) -> list[Any]:
+    timer = asyncio.get_running_loop().call_later(limit_s, connection.close, "the queue's Redis does not answer")
     try:
-        async with asyncio.timeout(limit_s):
-            return await connection.execute(*commands)
-    except TimeoutError:
-        connection.close()
-        raise Unavailable("the queue's Redis does not answer") from None
+        return await connection.execute(*commands)
+    finally:
+        timer.cancel()
 
 
 class BlockingConnections:

@@ -21,7 +21,8 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from millrace.broker.base import Append, Held, Limits, ProducerLink
 from millrace.broker.deadlines import Deadlines
@@ -35,11 +36,12 @@ from millrace.protocol.tensors import Tensor, concatenate_rows, split_rows
 _log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 _BLOCK_BYTES = 1_000_000
+_GROUPS = int(__import__("os").environ.get("GROUPS", 4))
+_SMALLEST_GROUP = int(__import__("os").environ.get("SMALLEST", 8))
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A valid request. `max_batch_size` 0: its tensors are not cut and not put beside another's.
 
     `timeout_s` is what is left until the deadline; `trace` is the X-Request-Id.
@@ -56,8 +58,7 @@ class Request:
     priority: str = "normal"
 
 
-@dataclass(slots=True)
-class Timings:
+class Timings(msgspec.Struct, frozen=True, gc=False):
     """Where a request's time went after it was parsed, in milliseconds; of several parts, the slowest's."""
 
     queue_ms: float
@@ -66,8 +67,7 @@ class Timings:
     reply_ms: float
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """The outputs, with as many rows as the request had."""
 
     outputs: dict[str, Tensor]
@@ -160,7 +160,8 @@ class Producer:
         self._flows: dict[tuple[str, int], Flow] = {}
         self._open = 0
         self._all_answered: asyncio.Event | None = None
-        self._is_sending = False
+        self._is_scheduled = False
+        self._appends = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._had_stream = False
         self.workers: list[WorkerAnnouncement] = []
@@ -225,7 +226,10 @@ class Producer:
         flow.sent(request.priority, request.rows)
         self._open += 1
         self._waiting.append(pending)
-        self._schedule()
+        if len(self._waiting) >= max(_SMALLEST_GROUP, self._open // _GROUPS):
+            self._send_waiting()
+        else:
+            self._schedule()
         return pending
 
     def withdraw(self, pending: Pending) -> None:
@@ -276,37 +280,54 @@ class Producer:
     # The way in
 
     def _schedule(self) -> None:
-        if not self._is_sending:
-            self._is_sending = True
+        if not self._appends and not self._is_scheduled:
+            self._is_scheduled = True
             # After the requests that this turn of the loop still brings.
-            asyncio.get_running_loop().call_soon(self._send_waiting)
+            asyncio.get_running_loop().call_soon(self._send_scheduled)
+
+    def _send_scheduled(self) -> None:
+        self._is_scheduled = False
+        if self._waiting:
+            self._send_waiting()
 
     def _send_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        self._keep(asyncio.get_running_loop().create_task(self._append(waiting)))
-
-    async def _append(self, waiting: list[Pending]) -> None:
+        waiting = [pending for pending in self._waiting if not pending.is_done]
+        self._waiting = []
         groups: dict[Hashable, list[Pending]] = {}
         for pending in waiting:
-            if not pending.is_done:
-                groups.setdefault(pending.key, []).append(pending)
+            groups.setdefault(pending.key, []).append(pending)
         try:
             calls = [call for group in groups.values() for call in self._blocks(group)]
-            held = await self._link.append([append for append, _ in calls], self._limits)
-            for (append, requests), full in zip(calls, held, strict=True):
+            answering = self._link.append([append for append, _ in calls], self._limits)
+        except Exception as error:
+            self._fail_waiting(waiting, error)
+            return
+        self._appends += 1
+        self._keep(asyncio.get_running_loop().create_task(self._append(waiting, calls, answering)))
+
+    async def _append(
+        self,
+        waiting: list[Pending],
+        calls: list[tuple[Append, list[Pending]]],
+        answering: Awaitable[list[Held | None]],
+    ) -> None:
+        try:
+            for (append, requests), full in zip(calls, await answering, strict=True):
                 if full:
                     self._refuse(append, requests, full)
-        except MillraceError as error:
-            for pending in waiting:
-                self._fail(pending, error)
-        except Exception:
-            _log.exception("requests could not be sent")
-            for pending in waiting:
-                self._fail(pending, Internal("the server failed to queue the request"))
+        except Exception as error:
+            self._fail_waiting(waiting, error)
         finally:
-            self._is_sending = False
+            self._appends -= 1
             if self._waiting:
                 self._schedule()
+
+    def _fail_waiting(self, waiting: list[Pending], error: Exception) -> None:
+        if not isinstance(error, MillraceError):
+            _log.error("requests could not be sent", exc_info=error)
+            error = Internal("the server failed to queue the request")
+        for pending in waiting:
+            self._fail(pending, error)
 
     def _refuse(self, append: Append, requests: list[Pending], held: Held) -> None:
         error = QueueFull(

@@ -5,7 +5,7 @@ The keyspace is in `keys.py`, the scripts in `lua/`, the connections in `connect
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import Any
 
 import hiredis
@@ -31,6 +31,7 @@ from millrace.protocol.messages import WorkerAnnouncement
 REPLY_STREAM_TTL_MS = 60_000
 REPLY_STREAM_ENTRIES = 100_000
 _BLOCK_MS = 2_000
+_UNTRIMMED_BYTES = 65_536
 _EXPIRED_KEPT_MS = 60_000
 _LETTERS_AT_ONCE = 16  # a block has up to a megabyte, or one large row
 _CONSUMERS_KEPT_MS = 3_600_000
@@ -91,6 +92,7 @@ class RedisProducerLink:
         self._sending = Connections(servers, "append", "cancel")
         self._reading = Connections(servers)
         self._last_id: bytes | str = "0"
+        self._untrimmed = 0
 
     async def close(self) -> None:
         """See `ProducerLink`."""
@@ -101,10 +103,9 @@ class RedisProducerLink:
             self._sending.lose()
             self._reading.lose()
 
-    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
+    def append(self, appends: Sequence[Append], limits: Limits) -> Awaitable[list[Held | None]]:
         """See `ProducerLink`."""
-        answers = await self._sending.execute(*(_append(append, limits) for append in appends), limit_s=None)
-        return [Held(*held) if held else None for held in answers]
+        return _held(self._sending.begin(*(_append(append, limits) for append in appends)))
 
     async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
         """See `ProducerLink`."""
@@ -116,22 +117,23 @@ class RedisProducerLink:
         """See `ProducerLink`."""
         key = self.reply_to
         read: Command = ("XREAD", "COUNT", 256, "BLOCK", _BLOCK_MS, "STREAMS", key, self._last_id)
-        commands = [(key, command) for command in (*self._trim(), read)]
+        commands = [(key, read)]
+        if self._untrimmed >= _UNTRIMMED_BYTES:  # what was read is dropped, in the same round trip, now and then
+            self._untrimmed = 0
+            commands.insert(0, (key, ("XTRIM", key, "MINID", self._last_id)))
         try:
             answers = await self._reading.execute(*commands, limit_s=_BLOCK_MS / 1000 + GRACE_S)
         except Unavailable:
             self._reading.lose()
-            self._last_id = "0"  # the next server's ids may be behind those of the last one
+            self._last_id, self._untrimmed = "0", 0  # the next server's ids may be behind those of the last one
             raise
         if not answers[-1]:
             return []
         entries = answers[-1][0][1]
         self._last_id = entries[-1][0]
-        return [fields[1] for _, fields in entries]
-
-    def _trim(self) -> list[Command]:
-        """The command that drops what was read before: up to the last id, which stays until the next time."""
-        return [("XTRIM", self.reply_to, "MINID", self._last_id)] if self._last_id != "0" else []
+        blocks = [fields[1] for _, fields in entries]
+        self._untrimmed += sum(map(len, blocks))
+        return blocks
 
     async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
         """See `ProducerLink`."""
@@ -146,10 +148,14 @@ class RedisProducerLink:
         return _live(workers, self.clock), bool(alive)
 
     async def _make_reply_stream(self) -> None:
-        self._last_id = "0"
+        self._last_id, self._untrimmed = "0", 0
         key = self.reply_to
         create: Command = ("XGROUP", "CREATE", key, "reader", "$", "MKSTREAM")
         await self._sending.execute((key, create), (key, ("PEXPIRE", key, REPLY_STREAM_TTL_MS)))
+
+
+async def _held(answers: Awaitable[list[Any]]) -> list[Held | None]:
+    return [Held(*held) if held else None for held in await answers]
 
 
 def _append(append: Append, limits: Limits) -> Routed:

@@ -36,24 +36,20 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of `asyncio.Protocol`."""
         self._transport = cast(asyncio.WriteTransport, transport)
+        self._transport.set_write_buffer_limits(0)  # uvloop would keep what is written until the turn's end
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
         """Part of `asyncio.Protocol`."""
         self._reader.feed(data)
-        while (answer := self._reader.gets()) is not False:
+        while self._waiting and (answer := self._reader.gets()) is not False:
             future = self._waiting.popleft()
             if not future.done():
                 future.set_result(answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of `asyncio.Protocol`."""
-        self.is_open = False
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(Unavailable(f"the connection to the queue was lost: {exc or 'closed'}"))
-                future.exception()  # seen: of several commands that were sent together, only the first is waited for
+        self._fail(f"the connection to the queue was lost: {exc or 'closed'}")
 
     def send(self, commands: Sequence[tuple[Argument, ...]]) -> "list[asyncio.Future[Any]]":
         """Write the commands at once; each future has its answer, a `hiredis.ReplyError` among the results."""
@@ -68,11 +64,19 @@ class Connection(asyncio.Protocol):
         """Send the commands and wait for all their answers; Redis' own errors are returned, not raised."""
         return [await future for future in self.send(commands)]
 
-    def close(self) -> None:
-        """Close the connection at once; commands on their way are `Unavailable`."""
-        self.is_open = False
+    def close(self, reason: str = "the connection to the queue was lost: closed") -> None:
+        """Close the connection at once; commands on their way are `Unavailable` for that reason."""
+        self._fail(reason)
         if self._transport is not None:
             self._transport.abort()  # `close` would wait until a server that is gone has taken what was written
+
+    def _fail(self, reason: str) -> None:
+        self.is_open = False
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(Unavailable(reason))
+                future.exception()  # seen: of several commands that were sent together, only the first is waited for
 
 
 class BlockingConnection:

@@ -7,8 +7,6 @@ rows laid end to end, one buffer per input. A reply block answers requests of on
 same way. Times are milliseconds of the broker's clock; durations are milliseconds.
 """
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from millrace.protocol.tensors import Signature, Tensor
@@ -23,8 +21,7 @@ class RequestItem(msgspec.Struct, array_like=True, frozen=True):
     deadline_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestBlock:
+class RequestBlock(msgspec.Struct, frozen=True, kw_only=True):
     """Requests on their way to a worker; every tensor has as many rows as the items together, in their order.
 
     Where the model does not batch (`max_batch_size` 0) there is one item of one row, and each tensor has a first
@@ -54,15 +51,14 @@ class ReplyItem(msgspec.Struct, array_like=True, frozen=True):
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyBlock:
+class ReplyBlock(msgspec.Struct, frozen=True, kw_only=True):
     """Answers on their way to one API process. `batch_rows` and `compute_ms` tell of the batch they were part of."""
 
     worker: str
     compute_ms: float
     batch_rows: int
     items: tuple[ReplyItem, ...]
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = {}
 
 
 class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

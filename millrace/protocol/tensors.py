@@ -8,7 +8,6 @@ import itertools
 import math
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -76,8 +75,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 DEFAULT_SIGNATURE = "serving_default"
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(msgspec.Struct, frozen=True, gc=False):
     """One tensor: `data` holds the elements, little-endian and row-major (BYTES: see the module)."""
 
     datatype: str
