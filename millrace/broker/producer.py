@@ -1,8 +1,9 @@
 """Group commit on the way in, futures on the way out: the API process's one place where requests become blocks.
 
 The first request that finds the link idle is sent in the same turn of the event loop. Those that arrive while that
-append is on its way wait for it, and go together as the next blocks. There is no timer: the busier it gets, the larger
-the blocks, and the cost per request falls as the load rises.
+append is on its way wait for it, and go together as the next blocks; but no longer than until they are a third of all
+that is open, so that callers, workers and this process always have something to do at the same time. There is no timer:
+the busier it gets, the larger the blocks, and the cost per request falls as the load rises.
 
 A request's life here:
 
@@ -36,8 +37,8 @@ from millrace.protocol.tensors import Tensor, concatenate_rows, split_rows
 _log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 _BLOCK_BYTES = 1_000_000
-_GROUPS = int(__import__("os").environ.get("GROUPS", 4))
-_SMALLEST_GROUP = int(__import__("os").environ.get("SMALLEST", 8))
+_GROUPS = 3  # parts of what is open that are under way at once: one parsed, one computed, one answered
+_SMALLEST_GROUP = 8
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
 
 
