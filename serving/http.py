@@ -80,6 +80,11 @@ class HttpServer:
         self._server = await self.loop.create_server(lambda: Connection(self), sock=self._listening, backlog=_BACKLOG)
         self._sweep()
 
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._listening.getsockname()[1]) if self._listening else self.settings.port
+
     async def stop(self) -> None:
         """Take no more connections, answer what came on those that are open, and close them.
 
