@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-_PACKAGES = ("numpy", "onnxruntime", "granian", "redis", "flask", "gunicorn", "rq")
+_PACKAGES = ("numpy", "onnxruntime", "uvloop", "httptools", "redis", "flask", "gunicorn", "rq")
 
 
 def stamp() -> dict[str, Any]:

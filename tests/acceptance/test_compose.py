@@ -185,7 +185,7 @@ def test_nothing_runs_as_root_or_could_become_it(project: Project) -> None:
     ("service", "absent"),
     [
         ("api", ["onnxruntime", "tensorflow", "ai_edge_litert", "PIL", "worker", "training", "hatchling", "pytest"]),
-        ("worker", ["flask", "granian", "tensorflow", "serving", "training", "hatchling", "pytest"]),
+        ("worker", ["flask", "httptools", "tensorflow", "serving", "training", "hatchling", "pytest"]),
     ],
 )
 def test_an_image_holds_only_what_its_role_needs(
