@@ -110,7 +110,7 @@ class HttpServer:
 
     async def _take_backlog(self) -> None:
         """Accept the connections that the system has already accepted for us: closing the socket would reset them."""
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(OSError):  # BlockingIOError: there are no more
             while self._listening:
                 accepted, _ = self._listening.accept()
                 await self.loop.connect_accepted_socket(lambda: Connection(self), accepted)
