@@ -22,6 +22,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator
+from dataclasses import replace
 
 import msgspec
 
@@ -39,6 +40,8 @@ HEARTBEAT_S = 1.0
 _BLOCK_BYTES = 1_000_000
 _GROUPS = 3  # parts of what is open that are under way at once: one parsed, one computed, one answered
 _SMALLEST_GROUP = 8
+_FIRST_BLOCKS = 2
+_ANY = Limits(2**53, 2**53)
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
 
 
@@ -299,23 +302,47 @@ class Producer:
             groups.setdefault(pending.key, []).append(pending)
         try:
             calls = [call for group in groups.values() for call in self._blocks(group)]
-            answering = self._link.append([append for append, _ in calls], self._limits)
         except Exception as error:
             self._fail_waiting(waiting, error)
             return
+        whole = [call for call in calls if len(call[0].blocks) <= _FIRST_BLOCKS]
+        if whole:
+            self._begin_append(whole, self._limits)
+        for append, requests in calls:
+            if len(append.blocks) > _FIRST_BLOCKS:
+                first, rest = append.blocks[:_FIRST_BLOCKS], append.blocks[_FIRST_BLOCKS:]
+                room = Limits(
+                    self._limits.rows - sum(rows for rows, _ in rest),
+                    self._limits.bytes - sum(len(block) for _, block in rest),
+                )
+                self._begin_append([(replace(append, blocks=first), requests)], room, replace(append, blocks=rest))
+
+    def _begin_append(
+        self, calls: list[tuple[Append, list[Pending]]], limits: Limits, rest: Append | None = None
+    ) -> None:
+        """Send the appends; once they are admitted, also the rest of a large request, for which there was room then.
+
+        So the workers begin with the first blocks while the others are still on their way.
+        """
         self._appends += 1
-        self._keep(asyncio.get_running_loop().create_task(self._append(waiting, calls, answering)))
+        answering = self._link.append([append for append, _ in calls], limits)
+        self._keep(asyncio.get_running_loop().create_task(self._append(calls, answering, rest)))
 
     async def _append(
         self,
-        waiting: list[Pending],
         calls: list[tuple[Append, list[Pending]]],
         answering: Awaitable[list[Held | None]],
+        rest: Append | None,
     ) -> None:
+        waiting = [pending for _, requests in calls for pending in requests]
         try:
             for (append, requests), full in zip(calls, await answering, strict=True):
                 if full:
                     self._refuse(append, requests, full)
+                elif rest:
+                    parts = [rest.blocks[i : i + _FIRST_BLOCKS] for i in range(0, len(rest.blocks), _FIRST_BLOCKS)]
+                    for more in [self._link.append([replace(rest, blocks=part)], _ANY) for part in parts]:
+                        await more
         except Exception as error:
             self._fail_waiting(waiting, error)
         finally:

@@ -172,10 +172,24 @@ async def test_a_request_larger_than_a_batch_is_cut_and_joined_in_order() -> Non
         numbers = [float(i) for i in range(21)]
         task = b.submit(*numbers, largest=8)
         await turns()
-        (blocks,) = b.sent()
+        blocks = [block for blocks in b.sent() for block in blocks]
         assert [len(block) for block in blocks] == [8, 8, 5]
         b.work()
         assert values(await task) == [2 * i for i in numbers]
+
+
+@run
+async def test_the_rest_of_a_large_request_follows_its_first_blocks_once_they_are_admitted() -> None:
+    async with bench() as b:
+        b.link.gate.clear()
+        task = b.submit(*range(10), largest=2)
+        await turns()
+        assert b.sent() == [[[0, 1], [2, 3]]]
+        b.link.gate.set()
+        await turns()
+        assert b.sent()[1:] == [[[4, 5], [6, 7]], [[8, 9]]]
+        b.work()
+        assert values(await task) == [2.0 * i for i in range(10)]
 
 
 @run
