@@ -120,7 +120,7 @@ def _split(kind: int, decoder: msgspec.msgpack.Decoder[_Head], data: bytes) -> t
     view, offset = memoryview(data), _PREFIX.size + length
     try:
         head = decoder.decode(view[_PREFIX.size : offset])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(f"unreadable head: {error}") from None
     tensors, specs = {}, head.tensors
     for spec in specs:

@@ -1,8 +1,10 @@
 """Blocks as bytes: what is written is read, for ever, and garbage is told apart."""
 
 import math
+import struct
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -124,6 +126,13 @@ def test_garbage_is_refused(data: bytes) -> None:
     for decode in (codec.decode_request, codec.decode_reply):
         with pytest.raises(CodecError):
             decode(data)
+
+
+def test_a_head_that_is_nested_too_deeply_is_refused() -> None:
+    head = msgspec.msgpack.encode(["r", "m", 1, "s", 0.0, [], []])
+    head = b"\x98" + head[1:] + b"\x91" * 100_000  # one element more than we know, to be skipped
+    with pytest.raises(CodecError, match="unreadable head"):
+        codec.decode_request(struct.pack("<2sBBI", b"MR", 1, 1, len(head)) + head)
 
 
 @given(st.data())
