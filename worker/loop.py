@@ -90,10 +90,8 @@ class Instance:
         backoff_s = _FIRST_BACKOFF_S
         while True:
             try:
-                count = self._count() if takes else 0
-                taken = self._link.exchange(
-                    outbox.replies, outbox.finished, count=count, block_ms=_BLOCK_MS if takes else 0
-                )
+                count, block_ms = (self._count(), self._wait_ms()) if takes else (0, 0)
+                taken = self._link.exchange(outbox.replies, outbox.finished, count=count, block_ms=block_ms)
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error), "retry_s": backoff_s})
                 if self._draining.wait(backoff_s):
@@ -117,6 +115,10 @@ class Instance:
         """How many blocks make about one full batch, by the size of the last ones; a few batches where lengths vary."""
         rows = max(1, self._model.batching.max_batch_size)
         return max(1, int(rows * (_CHOICE if self._model.preparation.pads else 1) / self._rows_per_block))
+
+    def _wait_ms(self) -> int:
+        """How long to wait for a block: no longer than until blocks of others may be claimed."""
+        return min(_BLOCK_MS, max(0, math.ceil((self._next_claim - time.monotonic()) * 1000)))
 
     def _topped_up(self, taken: list[Delivery]) -> list[Delivery]:
         """The blocks and those that come within the model's queue delay, if it has one, until a batch is full."""
@@ -339,7 +341,7 @@ class Instance:
             self._last_deadline_ms = math.inf
 
     def _run_suspects(self, pieces: Sequence[Piece], outbox: _Outbox) -> _Outbox:
-        """Run what is left of a block that was delivered before, item by item, each answer delivered before the next.
+        """Run what is left of a block that was delivered before, item by item, every answer delivered before the next.
 
         Every other time the items run from the last to the first: then even one that ends the process leaves only
         itself without an answer.
@@ -348,8 +350,8 @@ class Instance:
         if pieces and pieces[0].block.delivery.deliveries % 2 == 0:
             singles.reverse()
         for single in singles:
-            self._run_alone(single, outbox)
             outbox = self._sent(outbox)
+            self._run_alone(single, outbox)
         return outbox
 
     def _run_alone(self, single: Piece, outbox: _Outbox) -> None:

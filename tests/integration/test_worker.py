@@ -22,7 +22,7 @@ from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Mani
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.broker.base import Append, Broker, Delivery, Limits, ProducerLink
 from millrace.broker.keys import Queue
-from millrace.broker.memory import MemoryBroker
+from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
 from millrace.broker.producer import Producer, Request, Response
 from millrace.broker.redis import RedisBroker
 from millrace.protocol import codec
@@ -437,6 +437,65 @@ def test_neighbours_of_a_request_that_ends_the_process_are_answered(broker: Brok
     with serving(broker, model_of(Scripted(dies))):
         asking.join()
     assert [shown(answer) for answer in answers] == [[[2]], ModelFailed, [[6]]]
+
+
+def test_what_was_computed_is_answered_before_a_block_that_may_end_the_process_runs(broker: Broker) -> None:
+    class Death(BaseException):
+        pass
+
+    def dies(x: Any) -> Any:
+        if (x == 666).any():
+            raise Death
+        return x * 2
+
+    put(broker, request_of([[666]]))
+    while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
+        pass
+    lost: list[Delivery] = []
+    consumer = broker.consumer(QUEUE, "next")
+    until(lambda: lost.extend(consumer.claim(lease_ms=20, count=1)) or lost, what="a block to claim")
+
+    async def run() -> list[bytes]:
+        async with connected(broker) as link:
+            await link.append([block_of(link, request_of([[1]]), [1])], Limits(10, 10**6))
+            taken = consumer.exchange([], [], count=1, block_ms=1000)
+            dying = Instance(model_of(Scripted(dies)), consumer, worker="w", clock=broker.worker().clock, lease_ms=20)
+            with pytest.raises(Death):
+                dying._serve([*taken, *lost])
+            async with asyncio.timeout(10):
+                return await link.replies()
+
+    (reply,) = asyncio.run(run())
+    assert codec.decode_reply(reply).tensors["y"].to_numpy().tolist() == [[2]]
+
+
+def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> None:
+    """On an idle queue: as many turns of waiting as blocks would be 0.05 s each at this lease."""
+    broker, waits = MemoryBroker(), list[int]()
+    put(broker, *[request_of([[1]])] * 5)
+    for name in ("dead", "dead too"):
+        taken: list[Delivery] = []
+        consumer = broker.consumer(QUEUE, name)
+        while len(taken) < 5:
+            taken += consumer.claim(lease_ms=20, count=5) or consumer.exchange([], [], count=5, block_ms=0)
+
+    class Recording(MemoryConsumerLink):
+        def exchange(self, *args: Any, count: int, block_ms: int) -> list[Delivery]:
+            if count:
+                waits.append(block_ms)
+            return super().exchange(*args, count=count, block_ms=block_ms)
+
+    instance = Instance(
+        model_of(Scripted(doubles)), Recording(broker, QUEUE, "w"), worker="w", clock=broker.worker().clock, lease_ms=200
+    )
+    thread = threading.Thread(target=instance.run)
+    thread.start()
+    until(lambda: is_empty(broker), what="an empty queue")
+    instance.drain()
+    thread.join(30)
+    first = waits.index(0, 1)  # the turn after the one that claimed the first block
+    assert waits[first : first + 5] == [0] * 5
+    assert max(waits) <= 50  # a fourth of the lease, after which the next claim is due
 
 
 def test_many_blocks_of_a_dead_worker_are_taken_over_together(broker: Broker) -> None:
