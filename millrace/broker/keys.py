@@ -13,7 +13,8 @@ them together. MODEL and VERSION are those of the repository (digits, 1); API is
     millrace:{workers}                           hash    worker id -> its announcement as JSON, with the time it expires
 
 A finished block is acknowledged and deleted in one step, so a stream's length is what waits or is in work. Request
-streams are never trimmed; admission (lua/append.lua) refuses instead. About the last 1,000 dead letters are kept.
+streams are never trimmed; admission (lua/append.lua) refuses instead. About the last 1,000 dead letters are kept, or as
+many as make 100 MB where they are large.
 """
 
 import re
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 GROUP = "workers"
 WORKERS = "millrace:{workers}"
 DEAD_LETTERS_KEPT = 1000
+DEAD_LETTERS_BYTES = 100_000_000  # as many as fit, were all as large as the newest
 PRIORITIES = ("high", "normal")
 DEAD_LETTERS = "millrace:{*}:dead"  # what SCAN finds them by
 _DEAD = re.compile(r"millrace:\{(.+)/(\d+)\}:dead")

@@ -16,6 +16,7 @@ from millrace.broker.connections import GRACE_S, BlockingConnections, Command, C
 from millrace.broker.discovery import Servers, servers
 from millrace.broker.keys import (
     DEAD_LETTERS,
+    DEAD_LETTERS_BYTES,
     DEAD_LETTERS_KEPT,
     GROUP,
     PRIORITIES,
@@ -172,6 +173,13 @@ def _checked(answers: list[Any]) -> list[Any]:
     return answers
 
 
+def _contents(fields: Sequence[bytes]) -> tuple[bytes, int]:
+    """The block of an entry and its rows; an entry that `append` did not write is an empty block of none."""
+    if list(fields[::2]) == [b"b", b"r"] and fields[3].isdigit():
+        return fields[1], int(fields[3])
+    return b"", 0
+
+
 class RedisConsumerLink:
     """A worker thread's hold on one queue."""
 
@@ -214,23 +222,22 @@ class RedisConsumerLink:
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""
-        answers = self._execute(
-            *(call("claim", [stream], GROUP, self._consumer, lease_ms, count) for stream in self._streams)
-        )
+        answers = self._execute(call("claim", self._streams, GROUP, self._consumer, lease_ms, count))
         return [
-            Delivery(entry_id, priority, block, int(rows), deliveries)
-            for priority, taken in zip(PRIORITIES, answers or ([], []), strict=True)
-            for entry_id, deliveries, block, rows in taken
+            Delivery(entry_id, PRIORITIES[stream - 1], *_contents(fields), deliveries)
+            for taken in answers
+            for stream, entry_id, deliveries, fields in taken
         ]
 
     def bury(self, delivery: Delivery, error: str) -> None:
         """See `ConsumerLink`."""
         key = self._queue.dead
+        kept = max(1, min(DEAD_LETTERS_KEPT, DEAD_LETTERS_BYTES // max(1, len(delivery.block))))
         fields: Command = (
             *("b", delivery.block, "error", error),
             *("deliveries", delivery.deliveries, "consumer", self._consumer),
         )
-        self._execute((key, ("XADD", key, "MAXLEN", "~", DEAD_LETTERS_KEPT, "*", *fields)))
+        self._execute((key, ("XADD", key, "MAXLEN", "~", kept, "*", *fields)))
 
     def close(self) -> None:
         """See `ConsumerLink`. The consumer itself is deleted where it holds nothing."""
@@ -312,7 +319,7 @@ class RedisConsumerLink:
     def _deliveries(self, streams: Sequence[tuple[bytes, Sequence[tuple[bytes, Sequence[bytes]]]]]) -> list[Delivery]:
         by_stream = {stream.decode(): entries for stream, entries in streams}
         return [
-            Delivery(entry_id, priority, fields[1], int(fields[3]))
+            Delivery(entry_id, priority, *_contents(fields))
             for priority, stream in zip(PRIORITIES, self._streams, strict=True)
             for entry_id, fields in by_stream.get(stream, ())
         ]

@@ -12,7 +12,7 @@ import redis
 from running import RedisServer, until
 
 from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply
-from millrace.broker.keys import Queue
+from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.errors import Unavailable
@@ -152,6 +152,21 @@ def test_a_block_that_was_claimed_and_lost_again_is_claimed_alone(broker: Broker
     assert [(d.block, d.deliveries) for d in claimed] == [(b"1", 2), (b"2", 2)]
     until(claim)
     assert [(d.block, d.deliveries) for d in claimed] == [(b"1", 3)]
+
+
+def test_blocks_that_were_claimed_and_lost_again_come_one_at_a_time_whatever_their_priority(broker: Broker) -> None:
+    appended(broker, one(b"high", priority="high"), one(b"normal"))
+    take(broker, "dead")
+    claimed: list[Delivery] = []
+    until(lambda: claimed.extend(broker.consumer(QUEUE, "next").claim(lease_ms=20, count=5)) or len(claimed) >= 2)
+    second = broker.consumer(QUEUE, "second")
+    claimed.clear()
+    until(lambda: claimed.extend(second.claim(lease_ms=20, count=5)) or claimed)
+    assert [(d.block, d.priority, d.deliveries) for d in claimed] == [(b"high", "high", 3)]
+    second.exchange([], claimed, count=0, block_ms=0)
+    claimed.clear()
+    until(lambda: claimed.extend(second.claim(lease_ms=20, count=5)) or claimed)
+    assert [(d.block, d.priority, d.deliveries) for d in claimed] == [(b"normal", "normal", 3)]
 
 
 def test_a_renewed_lease_is_not_claimed(broker: Broker) -> None:
@@ -336,6 +351,28 @@ class TestRedisAlone:
         with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
             left = [consumer["name"] for consumer in client.xinfo_consumers(QUEUE.requests("normal"), "workers")]
         assert left == ["holds"]
+
+    def test_an_entry_of_another_form_is_an_empty_block(self, redis_server: RedisServer) -> None:
+        broker, stream = RedisBroker(redis_server.url), QUEUE.requests("normal")
+        with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+            client.xadd(stream, {"x": "y"})
+            client.xadd(stream, {"b": "y", "r": "many"})
+            taken = take(broker, "dead")
+            assert [(d.block, d.rows) for d in taken] == [(b"", 0)] * 2
+            consumer, claimed = broker.consumer(QUEUE, "c"), list[Delivery]()
+            until(lambda: claimed.extend(consumer.claim(lease_ms=20, count=5)) or len(claimed) == 2)
+            assert [(d.block, d.rows) for d in claimed] == [(b"", 0)] * 2
+            consumer.exchange([], claimed, count=0, block_ms=0)
+            assert client.xlen(stream) == 0
+            assert client.hgetall(QUEUE.held) == {}
+
+    def test_large_dead_letters_are_fewer(self, redis_server: RedisServer) -> None:
+        consumer = RedisBroker(redis_server.url).consumer(QUEUE, "c")
+        for _ in range(14):
+            consumer.bury(Delivery(b"1-1", "normal", bytes(DEAD_LETTERS_BYTES // 10), 1), "why")
+        with redis.Redis.from_url(redis_server.url) as client:
+            assert client.xlen(QUEUE.dead) == 10
+            client.delete(QUEUE.dead)
 
     def test_cancellations_expire_with_the_last_deadline(self, redis_server: RedisServer) -> None:
         link = RedisBroker(redis_server.url).producer("api")

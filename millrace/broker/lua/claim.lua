@@ -1,23 +1,26 @@
 -- Take over blocks whose consumer has not renewed its lease, each with the number of times it was delivered.
--- KEYS  1 request stream
+-- KEYS  request streams, the most urgent first
 -- ARGV  1 group   2 consumer   3 lease in ms   4 most blocks to take
 -- A block that was claimed before and lost again may be what ended its workers: it is taken alone, so that no other block's
 -- deliveries are counted up with its own.
--- Returns {{entry id, deliveries, block, rows}, …}. Entries that are no longer in the stream are dropped from the group.
+-- Returns {{number of its stream among the KEYS, entry id, deliveries, fields}, …}. Entries that are no longer in the
+-- stream are dropped from the group.
 local taken = {}
-for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', ARGV[4])) do
-  local id, is_suspect = pending[1], pending[4] > 1
-  if is_suspect and #taken > 0 then
-    break
-  end
-  local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], id)[1]
-  if entry then
-    taken[#taken + 1] = {id, pending[4] + 1, entry[2][2], entry[2][4]}
-    if is_suspect then
-      break
+for number, stream in ipairs(KEYS) do
+  for _, pending in ipairs(redis.call('XPENDING', stream, ARGV[1], 'IDLE', ARGV[3], '-', '+', ARGV[4])) do
+    local id, is_suspect = pending[1], pending[4] > 1
+    if #taken == tonumber(ARGV[4]) or is_suspect and #taken > 0 then
+      return taken
     end
-  else
-    redis.call('XACK', KEYS[1], ARGV[1], id)
+    local entry = redis.call('XCLAIM', stream, ARGV[1], ARGV[2], ARGV[3], id)[1]
+    if entry then
+      taken[#taken + 1] = {number, id, pending[4] + 1, entry[2]}
+      if is_suspect then
+        return taken
+      end
+    else
+      redis.call('XACK', stream, ARGV[1], id)
+    end
   end
 end
 return taken
