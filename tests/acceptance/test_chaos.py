@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import httpx
 import pytest
@@ -112,6 +113,33 @@ def test_a_caller_that_goes_away_has_its_row_dropped(one_worker: Parts) -> None:
     assert chaos.ask(url, 5).json() == {"predictions": [[exact.answer(5)]]}
     assert one_worker.workers[0].poll() is None
     assert chaos.held(one_worker) == 0
+
+
+def test_high_priority_is_answered_first_and_normal_is_not_starved(one_worker: Parts) -> None:
+    """Behind a batch that runs, 16 batches wait and then 8 of high priority: each request fills a batch."""
+    rows, order = 32, list[str]()
+
+    def ask(kind: str, seconds: float) -> int:
+        x = {"name": "x", "datatype": "INT64", "shape": [rows, 1], "data": [exact.slow(seconds)] * rows}
+        parameters = {"priority": 1} if kind == "high" else {}
+        url = f"{one_worker.urls[0]}/v2/models/exact/infer"
+        answer = httpx.post(url, json={"inputs": [x], "parameters": parameters}, timeout=60)
+        order.append(kind)
+        return answer.status_code
+
+    with ThreadPoolExecutor(25) as pool:
+        asked = [pool.submit(ask, "first", 2)]
+        _until_held(one_worker, rows)
+        asked += [pool.submit(ask, "normal", 0.05) for _ in range(16)]
+        _until_held(one_worker, 17 * rows)
+        asked += [pool.submit(ask, "high", 0.05) for _ in range(8)]
+        _until_held(one_worker, 25 * rows)
+        assert order == []
+        assert [answer.result() for answer in asked] == [200] * 25
+    places = {kind: [place for place, what in enumerate(order) if what == kind] for kind in ("high", "normal")}
+    assert median(places["high"]) < median(places["normal"])
+    assert max(places["high"]) < 20
+    assert sum(place < max(places["high"]) for place in places["normal"]) >= 4
 
 
 def test_overload_is_turned_away_at_once_and_the_rest_is_answered_in_time(tmp_path: Path) -> None:
