@@ -486,7 +486,11 @@ def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> Non
             return super().exchange(*args, count=count, block_ms=block_ms)
 
     instance = Instance(
-        model_of(Scripted(doubles)), Recording(broker, QUEUE, "w"), worker="w", clock=broker.worker().clock, lease_ms=200
+        model_of(Scripted(doubles)),
+        Recording(broker, QUEUE, "w"),
+        worker="w",
+        clock=broker.worker().clock,
+        lease_ms=200,
     )
     thread = threading.Thread(target=instance.run)
     thread.start()
