@@ -109,7 +109,7 @@ class ProducerLink(Protocol):
         """
 
     async def replies(self) -> list[bytes]:
-        """Wait for the next reply blocks; each comes once."""
+        """Wait for the next reply blocks; each comes once, or again when the connection was lost after it."""
 
     async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
         """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come.
