@@ -39,7 +39,9 @@ class AtOnce:
         return Answer(error.status, b"", ())
 
 
-async def application(_scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+async def application(
+    _scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+) -> None:
     """The same as an ASGI application."""
     message = await receive()
     while message.get("more_body"):
@@ -59,10 +61,12 @@ class Caller(asyncio.Protocol):
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of `asyncio.Protocol`."""
         self._transport = transport
         self._transport.write(REQUEST)
 
     def data_received(self, data: bytes) -> None:
+        """Part of `asyncio.Protocol`."""
         self._received += data
         if not self._received.endswith(ANSWER):
             return
@@ -91,7 +95,7 @@ async def start_both() -> tuple[int, int]:
     """The ports of the two servers."""
     ours = HttpServer(ServingSettings(port=0), AtOnce())
     await ours.start()
-    config = uvicorn.Config(application, port=0, http="httptools", access_log=False, log_level="critical", lifespan="off")
+    config = uvicorn.Config(application, port=0, http="httptools", access_log=False, log_level="critical")
     theirs = uvicorn.Server(config)
     config.load()
     theirs.lifespan = config.lifespan_class(config)
