@@ -92,7 +92,7 @@ def _read(raw: bytes) -> Head:
         raise HeadError(501, "bodies can only be sent whole or in chunks")
     return Head(
         method=parser.get_method().decode(),
-        path=unquote(url.path.decode("latin-1")),
+        path=unquote((url.path or b"/").decode("latin-1")),
         query=(url.query or b"").decode("latin-1"),
         headers=headers,
         length=-1 if is_chunked else int(headers.get(b"content-length", 0)),

@@ -40,8 +40,7 @@ class Arrival:
         if self._chunks:
             self._chunks.feed(data)
             parts, self._chunks.parts = self._chunks.parts, []
-            for part in parts:
-                self._keep(part)
+            self._keep(b"".join(parts))  # one object, however small the caller cuts its chunks
             return b"" if self._chunks.is_complete else None
         mine = data[: self._missing] if len(data) > self._missing else data
         self._missing -= len(mine)
