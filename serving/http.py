@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
         """Part of `asyncio.Protocol`."""
         self._is_full = False
         self.ends = _NEVER if self._head else self._server.idle_ends
-        if self._is_discarding:
+        if self._is_discarding or (self._server.is_stopping and not self._head):
             self.ends = self._server.loop.time() + _LINGER_S
         self._resume()
 
@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
 
     def linger(self) -> None:
         """The server stops: close once what came is answered, and soon if nothing comes."""
-        if not self._head and not self._arrival:
+        if not self._head and not self._arrival and not self._is_full:
             self.ends = self._server.loop.time() + _LINGER_S
 
     def abort(self) -> None:

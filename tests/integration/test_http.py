@@ -18,6 +18,7 @@ from serving.heads import MAX_HEAD_BYTES, Head, HeadError, read_head
 from serving.http import Done, HttpServer, Withdraw
 from serving.settings import ServingSettings
 
+HUGE = 16_000_000  # more than the system holds for a caller that does not read
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -40,6 +41,8 @@ class Echo:
             self.held.append(done)
         elif head.path == "/large":
             done(Answer(200, b"x" * 2_000_000))
+        elif head.path == "/huge":
+            done(Answer(200, b"x" * HUGE))
         else:
             done(Answer(200, f"{head.method} {head.path} ".encode() + body))
         return self._withdraw
@@ -286,6 +289,19 @@ async def test_a_body_that_is_too_large_is_taken_to_its_end_and_refused() -> Non
 
 
 @served
+async def test_a_body_in_many_small_chunks_takes_no_more_memory_than_its_bytes() -> None:
+    async with running() as r:
+        chunks = b"2\r\nxx\r\n" * 20_000
+        caller = await r.asked(CHUNKED[: CHUNKED.index(b"5;ext")] + chunks)
+        await r.until(lambda: r.server.intake.arriving_bytes == 40_000)
+        (connection,) = r.server.connections
+        assert connection._arrival
+        assert len(connection._arrival._parts) < 1000
+        caller.send(b"0\r\n\r\n")
+        assert (await caller.answer())[2] == b"POST /a " + b"x" * 40_000
+
+
+@served
 async def test_bodies_that_arrive_together_share_a_limit_and_give_it_back() -> None:
     async with running(max_arriving_bytes=3000) as r:
         slow = await r.asked(post(b"x" * 2500)[:-500])
@@ -350,7 +366,39 @@ async def test_a_caller_that_goes_away_withdraws_its_request() -> None:
         assert (r.echo.withdrawn, r.server.connections) == (1, set())
 
 
+def slow_reader(r: Running, data: bytes) -> socket.socket:
+    """A caller that asked and takes in no more than the system holds for it until it reads."""
+    caller = socket.socket()
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    caller.connect(("127.0.0.1", r.server.settings.port))
+    caller.sendall(data)
+    caller.setblocking(False)
+    return caller
+
+
+async def the_rest(caller: socket.socket) -> int:
+    """How many bytes come until the connection ends."""
+    count, loop = 0, asyncio.get_running_loop()
+    while data := await loop.sock_recv(caller, 65_536):
+        count += len(data)
+    return count
+
+
 # Stopping
+
+
+@served
+async def test_stopping_lets_a_slow_caller_read_its_answer_to_the_end() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http, "_LINGER_S", 0.01)
+        patch.setattr(http, "_SWEEP_S", 0.01)
+        async with running() as r:
+            with slow_reader(r, post(b"", path="/huge")) as caller:
+                await r.until(lambda: r.echo.seen)
+                stopping = asyncio.create_task(r.server.stop())
+                await asyncio.wait([stopping], timeout=0.1)
+                assert await the_rest(caller) > HUGE
+                await stopping
 
 
 @served
@@ -401,5 +449,6 @@ def test_a_head_is_read() -> None:
     head = read_head(raw)
     assert head == Head("POST", "/v1/mé", "a=%20b", {b"host": b"x", b"x-a": b"1,2", b"content-length": b"7"}, 7, True)
     assert read_head(raw) is head
+    assert read_head(b"GET http://host?a=1 HTTP/1.1\r\n\r\n").path == "/"
     with pytest.raises(HeadError):
         read_head(b"GET /\xff\xfe HTTP/1.1\r\nx\r\n\r\n")
