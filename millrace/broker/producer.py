@@ -42,6 +42,7 @@ _GROUPS = 3  # parts of what is open that are under way at once: one parsed, one
 _SMALLEST_GROUP = 8
 _FIRST_BLOCKS = 2
 _ANY = Limits(2**53, 2**53)
+_LONGEST_RETRY_S = 30.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
 
 
@@ -200,7 +201,16 @@ class Producer:
     async def submit(self, request: Request) -> Response:
         """The response, or the `MillraceError` that the request met. Cancelling it withdraws the request."""
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        pending = self.send(request, future.set_result, future.set_exception)
+
+        def respond(response: Response) -> None:
+            if not future.done():  # cancelled in this turn of the loop, before it could withdraw the request
+                future.set_result(response)
+
+        def fail(error: MillraceError) -> None:
+            if not future.done():
+                future.set_exception(error)
+
+        pending = self.send(request, respond, fail)
         try:
             return await future
         finally:
@@ -223,7 +233,7 @@ class Producer:
         if too_late_s := flow.seconds_too_late(request.priority, request.timeout_s):
             raise QueueFull(
                 f"the queue of {request.model!r} is too long to answer within {request.timeout_s * 1000:.0f} ms",
-                retry_after_s=too_late_s,
+                retry_after_s=min(_LONGEST_RETRY_S, too_late_s),
             )
         pending = Pending(request, on_response, on_error, flow)
         pending.tick = self._deadlines.add(pending, pending.deadline)
@@ -361,7 +371,7 @@ class Producer:
         error = QueueFull(
             f"the queue of {append.queue.model!r} is full: it holds {held.rows} of {self._limits.rows} rows "
             f"and {held.bytes} of {self._limits.bytes} bytes",
-            retry_after_s=min(30.0, requests[0].flow.seconds_until(held.rows)),
+            retry_after_s=min(_LONGEST_RETRY_S, requests[0].flow.seconds_until(held.rows)),
         )
         for pending in requests:
             self._fail(pending, error)

@@ -28,6 +28,7 @@ class GatedLink(MemoryProducerLink):
         self.gate = asyncio.Event()
         self.gate.set()
         self.appends: list[list[RequestBlock]] = []
+        self.cancels: list[tuple[Queue, list[tuple[int, int]]]] = []
         self.is_broken = False
         self.has_stream = True
 
@@ -37,6 +38,10 @@ class GatedLink(MemoryProducerLink):
         if self.is_broken:
             raise Unavailable("broken")
         return await super().append(appends, limits)
+
+    async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
+        self.cancels.append((queue, list(items)))
+        await super().cancel(queue, items)
 
     async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
         workers, _ = await super().heartbeat()
@@ -370,3 +375,124 @@ async def test_draining_waits_for_what_was_submitted() -> None:
         b.work()
         await draining
         assert values(await task) == [2]
+
+
+@run
+async def test_a_group_is_sent_before_the_last_append_ends_once_it_is_a_third_of_what_is_open() -> None:
+    async with bench() as b:
+        b.link.gate.clear()
+        tasks = [b.submit(i) for i in range(3)]
+        await turns()
+        tasks += [b.submit(i) for i in range(3, 10)]
+        await turns()
+        assert sizes(b) == [3]  # the other seven wait for it
+        tasks += [b.submit(i) for i in range(10, 45)]
+        await turns()
+        assert sizes(b) == [3, 8, 8, 9, 13]  # eight at least, and then a third of what is open by then
+        b.link.gate.set()
+        await turns()
+        assert sorted(value for blocks in b.sent() for block in blocks for value in block) == list(range(45))
+        b.work()
+        assert [values(await task) for task in tasks] == [[2 * i] for i in range(45)]
+
+
+@run
+async def test_a_request_that_is_withdrawn_after_it_was_sent_is_cancelled_and_its_late_reply_dropped() -> None:
+    async with bench() as b:
+        leaver, stayer = b.submit(1, 2, 3, largest=2), b.submit(4, largest=2)
+        await turns()
+        numbers = [item.id for block in b.link.appends[0] for item in block.items]
+        leaver.cancel()
+        await turns()
+        ((queue, items),) = b.link.cancels
+        assert queue == QUEUE
+        assert len(items) == 2
+        left = {number for number, _ in items}
+        assert left < set(numbers)
+        now_ms = b.link.clock.now_ms()
+        assert all(deadline_ms - now_ms == pytest.approx(5000, abs=1000) for _, deadline_ms in items)
+        asked = [(b.link.reply_to, number) for number in numbers]
+        assert b.consumer.cancelled(asked) == {(b.link.reply_to, number) for number in left}
+        b.work()  # a worker that had them already
+        assert values(await stayer) == [8]
+        assert leaver.cancelled()
+        assert_nothing_is_left(b)
+
+
+@run
+async def test_a_request_that_would_be_too_late_is_refused_at_once() -> None:
+    async with bench() as b:
+        kept = b.submit(*range(20), largest=2)
+        await turns()
+        flow = b.producer._flows["m", 1]
+        flow.rows_per_s = 4.0
+        with pytest.raises(QueueFull, match="'m' is too long to answer within 1000 ms") as caught:
+            await b.submit(1, timeout_s=1.0, largest=2)
+        assert caught.value.retry_after_s == pytest.approx(20 / 4.0 - 0.8)
+        flow.rows_per_s = 0.0
+        with pytest.raises(QueueFull) as caught:
+            await b.submit(1, timeout_s=1.0, largest=2)
+        assert caught.value.retry_after_s == 30
+        assert len(b.link.appends) == 1
+        b.work()
+        await kept
+        assert_nothing_is_left(b)
+
+
+@run
+async def test_a_caller_that_leaves_in_the_turn_of_an_error_takes_no_answer_from_the_others() -> None:
+    async with bench() as b:
+        b.link.gate.clear()
+        leaver, stayer = b.submit(1), b.submit(2)
+        await turns()
+        b.link.is_broken = True
+        b.link.gate.set()
+        leaver.cancel()
+        with pytest.raises(Unavailable, match="broken"):
+            await asyncio.wait_for(stayer, 2)
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        assert_nothing_is_left(b)
+
+
+@run
+async def test_nothing_is_left_behind_however_requests_end() -> None:
+    async with bench(max_queue_rows=6) as b:
+        answered, refused = b.submit(1, 2, 3), b.submit(*range(9), largest=4)
+        await turns()
+        b.work()
+        b.link.is_broken = True
+        broken = b.submit(4)
+        await turns()
+        b.link.is_broken = False
+        late, leaver = b.submit(5, timeout_s=0.01), b.submit(6)
+        await turns()
+        leaver.cancel()
+        b.link.gate.clear()
+        unsent, unsent_leaver = b.submit(7, timeout_s=0.01), b.submit(8)
+        await turns()
+        unsent_leaver.cancel()
+        outcomes = await asyncio.gather(
+            answered, refused, broken, late, leaver, unsent, unsent_leaver, return_exceptions=True
+        )
+        kinds = [type(outcome) for outcome in outcomes]
+        gone = asyncio.CancelledError
+        assert kinds == [Response, QueueFull, Unavailable, DeadlineExceeded, gone, DeadlineExceeded, gone]
+        b.link.gate.set()
+        await turns()
+        b.work()
+        await turns()
+        assert_nothing_is_left(b)
+
+
+def sizes(b: Bench) -> list[int]:
+    """How many rows each append so far had."""
+    return [sum(len(block) for block in blocks) for blocks in b.sent()]
+
+
+def assert_nothing_is_left(b: Bench) -> None:
+    producer = b.producer
+    assert (producer._open, producer._appends, producer._sent) == (0, 0, {})
+    assert [pending for pending in producer._waiting if not pending.is_done] == []
+    assert [flow._in_flight for flow in producer._flows.values()] == [{"high": 0, "normal": 0}]
+    assert not any(producer._deadlines._ticks.values())
