@@ -27,6 +27,7 @@ from serving.answers import Content
 from serving.models import ServedModel
 
 _EXTENSIONS = ("binary_tensor_data", "parameters", "schedule_policy")
+_MAX_REMEMBERED_BYTES = 4096
 _HIGH = 1  # Triton's highest priority; 0 is "the default"
 
 
@@ -70,7 +71,8 @@ def parse_infer(body: bytes, header_length: bytes | None, model: ServedModel) ->
     if length == len(body):
         document, binary = _document(body), memoryview(b"")
     else:
-        document, binary = _remembered_document(body[:length]), memoryview(body)[length:]
+        read = _remembered_document if length <= _MAX_REMEMBERED_BYTES else _document
+        document, binary = read(body[:length]), memoryview(body)[length:]
     inputs = _with_binary(document.inputs, binary)
     if len(inputs) != len(document.inputs):
         raise InvalidRequest(f"an input is given twice for model '{model.name}'")

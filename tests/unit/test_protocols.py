@@ -360,3 +360,13 @@ def test_whatever_infer_is_sent_is_read_or_refused(body: Any, on: ServedModel, b
     with contextlib.suppress(InvalidRequest):
         inference, _ = _infer(body, on, binary)
         admit(inference, trace="t", deadline=0.0, max_queue_rows=100)
+
+
+def test_only_short_json_before_binary_tensors_is_remembered() -> None:
+    oip._remembered_document.cache_clear()
+    for length, remembered in ((10, 1), (5000, 1)):
+        body = {"id": "i" * length, "inputs": [_input(data=None, parameters={"binary_data_size": 16})]}
+        inference, wanted = _infer(body, ONE, b"\0" * 16)
+        assert len(wanted.identity) == length
+        assert inference.inputs.keys() == {"x"}
+        assert oip._remembered_document.cache_info().currsize == remembered
