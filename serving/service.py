@@ -201,6 +201,7 @@ class Call:
 
     def _parsed(self, headers: Headers, parsing: "asyncio.Future[tuple[Inference, Render]]") -> None:
         if self._done is None:
+            parsing.exception()  # nobody is left to hear of it
             return
         try:
             self._submit(headers, *parsing.result())

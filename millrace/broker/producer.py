@@ -434,7 +434,7 @@ class Producer:
         return RequestItem(number, pending.request.trace, rows, int(pending.deadline * 1000 + offset_ms))
 
     def _expire(self, pending: Pending) -> None:
-        self._fail(pending, DeadlineExceeded(f"no answer within {pending.request.timeout_s * 1000:.0f} ms"))
+        self._fail(pending, DeadlineExceeded(f"no answer within {max(0.0, pending.request.timeout_s) * 1000:.0f} ms"))
 
     # The way out
 
