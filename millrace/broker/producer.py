@@ -334,8 +334,12 @@ class Producer:
 
         So the workers begin with the first blocks while the others are still on their way.
         """
+        try:
+            answering = self._link.append([append for append, _ in calls], limits)
+        except Exception as error:
+            self._fail_waiting([pending for _, requests in calls for pending in requests], error)
+            return
         self._appends += 1
-        answering = self._link.append([append for append, _ in calls], limits)
         self._keep(asyncio.get_running_loop().create_task(self._append(calls, answering, rest)))
 
     async def _append(

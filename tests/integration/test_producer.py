@@ -425,7 +425,7 @@ async def test_a_request_that_would_be_too_late_is_refused_at_once() -> None:
         kept = b.submit(*range(20), largest=2)
         await turns()
         flow = b.producer._flows["m", 1]
-        flow.rows_per_s = 4.0
+        flow.rows_per_s, sent = 4.0, b.sent()
         with pytest.raises(QueueFull, match="'m' is too long to answer within 1000 ms") as caught:
             await b.submit(1, timeout_s=1.0, largest=2)
         assert caught.value.retry_after_s == pytest.approx(20 / 4.0 - 0.8)
@@ -433,7 +433,7 @@ async def test_a_request_that_would_be_too_late_is_refused_at_once() -> None:
         with pytest.raises(QueueFull) as caught:
             await b.submit(1, timeout_s=1.0, largest=2)
         assert caught.value.retry_after_s == 30
-        assert len(b.link.appends) == 1
+        assert b.sent() == sent
         b.work()
         await kept
         assert_nothing_is_left(b)
@@ -453,6 +453,25 @@ async def test_a_caller_that_leaves_in_the_turn_of_an_error_takes_no_answer_from
         with pytest.raises(asyncio.CancelledError):
             await leaver
         assert_nothing_is_left(b)
+
+
+@run
+async def test_an_append_that_cannot_even_begin_fails_its_requests_and_no_later_ones() -> None:
+    async with bench() as b:
+
+        def refuse(*_: object) -> None:
+            raise Unavailable("cannot begin")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(b.link, "append", refuse)
+            for tasks in ([b.submit(1)], [b.submit(*range(40), largest=2)], [b.submit(i) for i in range(9)]):
+                for outcome in await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 2):
+                    assert isinstance(outcome, Unavailable)
+        assert_nothing_is_left(b)
+        later = b.submit(3)
+        await turns()
+        b.work()
+        assert values(await asyncio.wait_for(later, 2)) == [6]
 
 
 @run
