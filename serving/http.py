@@ -37,6 +37,7 @@ _BUFFERED_BYTES = 262_144
 _JOINED_BYTES = 65_536
 _NEVER = float("inf")
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_STATUS_LINES[499] = "HTTP/1.1 499 Client Closed Request\r\n"
 
 Done = Callable[[Answer], None]
 Withdraw = Callable[[], None]
@@ -238,8 +239,7 @@ class Connection(asyncio.Protocol):
             self._refuse(error_answer(431, f"the request's head is larger than {MAX_HEAD_BYTES} bytes"))
             return
         if end < 4:
-            if not self._buffer:
-                self.ends = self._server.loop.time() + _HEAD_S
+            self.ends = min(self.ends, self._server.loop.time() + _HEAD_S)
             self._buffer = data
             return
         try:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 from running import RedisServer, Stack, start_up
@@ -12,6 +13,10 @@ from tls import Certificates
 from topologies import Cluster
 
 from millrace.supervisor import UpError, redis_server
+
+# An example that takes long on a busy machine is no failure.
+hypothesis.settings.register_profile("millrace", deadline=None)
+hypothesis.settings.load_profile("millrace")
 
 
 @pytest.fixture(scope="session")
