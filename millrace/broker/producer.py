@@ -21,8 +21,8 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterator
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -133,6 +133,17 @@ class Pending:
         travel_ms = max(0.0, total_ms - item.batch_ms - compute_ms)
         queue_ms = min(max(0.0, item.queue_ms), travel_ms)
         self.timings = Timings(queue_ms, item.batch_ms, compute_ms, travel_ms - queue_ms)
+
+
+@dataclass(slots=True)
+class _Call:
+    """An append and the requests in it. Of a large request it has the first blocks; the `rest` follows once these are
+    admitted, so that workers begin while it is still written and on its way.
+    """
+
+    append: Append
+    requests: list[Pending]
+    rest: list[RequestBlock]
 
 
 _Part = tuple[Pending, dict[str, Tensor], int]  # a request, or a run of its rows: the tensors and how many rows
@@ -315,54 +326,46 @@ class Producer:
         except Exception as error:
             self._fail_waiting(waiting, error)
             return
-        whole = [call for call in calls if len(call[0].blocks) <= _FIRST_BLOCKS]
-        if whole:
+        if whole := [call for call in calls if not call.rest]:
             self._begin_append(whole, self._limits)
-        for append, requests in calls:
-            if len(append.blocks) > _FIRST_BLOCKS:
-                first, rest = append.blocks[:_FIRST_BLOCKS], append.blocks[_FIRST_BLOCKS:]
+        for call in calls:
+            if call.rest:
                 room = Limits(
-                    self._limits.rows - sum(rows for rows, _ in rest),
-                    self._limits.bytes - sum(len(block) for _, block in rest),
+                    self._limits.rows - sum(map(_rows, call.rest)), self._limits.bytes - sum(map(_bytes, call.rest))
                 )
-                self._begin_append([(replace(append, blocks=first), requests)], room, replace(append, blocks=rest))
+                self._begin_append([call], room)
 
-    def _begin_append(
-        self, calls: list[tuple[Append, list[Pending]]], limits: Limits, rest: Append | None = None
-    ) -> None:
-        """Send the appends; once they are admitted, also the rest of a large request, for which there was room then.
-
-        So the workers begin with the first blocks while the others are still on their way.
-        """
+    def _begin_append(self, calls: list[_Call], limits: Limits) -> None:
         try:
-            answering = self._link.append([append for append, _ in calls], limits)
+            answering = self._link.append([call.append for call in calls], limits)
         except Exception as error:
-            self._fail_waiting([pending for _, requests in calls for pending in requests], error)
+            self._fail_waiting([pending for call in calls for pending in call.requests], error)
             return
         self._appends += 1
-        self._keep(asyncio.get_running_loop().create_task(self._append(calls, answering, rest)))
+        self._keep(asyncio.get_running_loop().create_task(self._append(calls, answering)))
 
-    async def _append(
-        self,
-        calls: list[tuple[Append, list[Pending]]],
-        answering: Awaitable[list[Held | None]],
-        rest: Append | None,
-    ) -> None:
-        waiting = [pending for _, requests in calls for pending in requests]
+    async def _append(self, calls: list[_Call], answering: Awaitable[list[Held | None]]) -> None:
         try:
-            for (append, requests), full in zip(calls, await answering, strict=True):
+            for call, full in zip(calls, await answering, strict=True):
                 if full:
-                    self._refuse(append, requests, full)
-                elif rest:
-                    parts = [rest.blocks[i : i + _FIRST_BLOCKS] for i in range(0, len(rest.blocks), _FIRST_BLOCKS)]
-                    for more in [self._link.append([replace(rest, blocks=part)], _ANY) for part in parts]:
-                        await more
+                    self._refuse(call, full)
+                else:
+                    await self._append_rest(call)
         except Exception as error:
-            self._fail_waiting(waiting, error)
+            self._fail_waiting([pending for call in calls for pending in call.requests], error)
         finally:
             self._appends -= 1
             if self._waiting:
                 self._schedule()
+
+    async def _append_rest(self, call: _Call) -> None:
+        """Send what is left of a large request, for which there was room when its first blocks were admitted."""
+        answering = [
+            self._link.append([replace(call.append, blocks=_encoded(call.rest[i : i + _FIRST_BLOCKS]))], _ANY)
+            for i in range(0, len(call.rest), _FIRST_BLOCKS)
+        ]
+        for answer in answering:
+            await answer
 
     def _fail_waiting(self, waiting: list[Pending], error: Exception) -> None:
         if not isinstance(error, MillraceError):
@@ -371,22 +374,22 @@ class Producer:
         for pending in waiting:
             self._fail(pending, error)
 
-    def _refuse(self, append: Append, requests: list[Pending], held: Held) -> None:
+    def _refuse(self, call: _Call, held: Held) -> None:
         error = QueueFull(
-            f"the queue of {append.queue.model!r} is full: it holds {held.rows} of {self._limits.rows} rows "
+            f"the queue of {call.append.queue.model!r} is full: it holds {held.rows} of {self._limits.rows} rows "
             f"and {held.bytes} of {self._limits.bytes} bytes",
-            retry_after_s=min(_LONGEST_RETRY_S, requests[0].flow.seconds_until(held.rows)),
+            retry_after_s=min(_LONGEST_RETRY_S, call.requests[0].flow.seconds_until(held.rows)),
         )
-        for pending in requests:
+        for pending in call.requests:
             self._fail(pending, error)
 
-    def _blocks(self, group: list[Pending]) -> Iterator[tuple[Append, list[Pending]]]:
+    def _blocks(self, group: list[Pending]) -> Iterator[_Call]:
         """Cut a group into blocks: as many as there are live workers, none above the batch size or about a megabyte."""
         request = group[0].request
         largest = request.max_batch_size
         if not largest:
             for pending in group:
-                yield self._append_of([(pending, _as_one_row(pending.request.inputs), 1)])
+                yield self._call([(pending, _as_one_row(pending.request.inputs), 1)])
             return
         rows = sum(pending.request.rows for pending in group)
         row_bytes = sum(len(t.data) for p in group for t in p.request.inputs.values()) / max(1, rows)
@@ -396,37 +399,37 @@ class Producer:
         filled = 0
         for pending in group:
             if together and filled + pending.request.rows > limit:
-                yield self._append_of(together)
+                yield self._call(together)
                 together, filled = [], 0
             if pending.request.rows > limit:
-                yield self._append_of(*_cut(pending, limit))
+                yield self._call(*_cut(pending, limit))
             else:
                 together.append((pending, pending.request.inputs, pending.request.rows))
                 filled += pending.request.rows
         if together:
-            yield self._append_of(together)
+            yield self._call(together)
 
-    def _append_of(self, *blocks: list[_Part]) -> tuple[Append, list[Pending]]:
-        """One append of these blocks, and the requests in it."""
+    def _call(self, *blocks: list[_Part]) -> _Call:
+        """One append of these blocks; of many, the first."""
         now_ms = self._link.clock.now_ms()
         offset_ms = now_ms - time.perf_counter() * 1000
         pendings = list(dict.fromkeys(pending for block in blocks for pending, _, _ in block))
         request = pendings[0].request
-        encoded = []
-        for block in blocks:
-            items = tuple(self._item(pending, rows, offset_ms) for pending, _, rows in block)
-            names = block[0][1]
-            whole = RequestBlock(
+        whole = [
+            RequestBlock(
                 reply_to=self._link.reply_to,
                 model=request.model,
                 version=request.version,
                 signature=request.signature,
                 sent_ms=now_ms,
-                items=items,
-                tensors={name: concatenate_rows([tensors[name] for _, tensors, _ in block]) for name in names},
+                items=tuple([self._item(pending, rows, offset_ms) for pending, _, rows in block]),
+                tensors={name: concatenate_rows([tensors[name] for _, tensors, _ in block]) for name in block[0][1]},
             )
-            encoded.append((sum(rows for _, _, rows in block), codec.encode_request(whole)))
-        return Append(Queue(request.model, request.version), request.priority, tuple(encoded)), pendings
+            for block in blocks
+        ]
+        queue = Queue(request.model, request.version)
+        first = Append(queue, request.priority, _encoded(whole[:_FIRST_BLOCKS]))
+        return _Call(first, pendings, whole[_FIRST_BLOCKS:])
 
     def _item(self, pending: Pending, rows: int, offset_ms: float) -> RequestItem:
         """The item of one part; the offset is what the broker's clock is ahead of `time.perf_counter`."""
@@ -515,6 +518,18 @@ def _cut(pending: Pending, limit: int) -> list[list[_Part]]:
     counts = [min(limit, rows - start) for start in range(0, rows, limit)]
     columns = {name: split_rows(tensor, counts) for name, tensor in pending.request.inputs.items()}
     return [[(pending, {name: column[i] for name, column in columns.items()}, n)] for i, n in enumerate(counts)]
+
+
+def _rows(block: RequestBlock) -> int:
+    return sum(item.rows for item in block.items)
+
+
+def _bytes(block: RequestBlock) -> int:
+    return sum(len(tensor.data) for tensor in block.tensors.values())
+
+
+def _encoded(blocks: Iterable[RequestBlock]) -> tuple[tuple[int, bytes], ...]:
+    return tuple([(_rows(block), codec.encode_request(block)) for block in blocks])
 
 
 def _as_one_row(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
