@@ -37,11 +37,15 @@ Done = Callable[[Answer], None]
 
 
 class Verb(NamedTuple):
-    """How one protocol words a hot verb. `parse` reads a body and says how its answer will be written."""
+    """How one protocol words a hot verb. `parse` reads a body and says how its answer will be written.
+
+    `priority` is the highest that a body may name.
+    """
 
     protocol: str
     parse: Callable[[Headers, bytes, ServedModel], tuple[Inference, Render]]
     error_text: Callable[[MillraceError], str]
+    priority: str
 
 
 class Target(NamedTuple):
@@ -63,8 +67,8 @@ def _parse_infer(headers: Headers, body: bytes, model: ServedModel) -> tuple[Inf
     return inference, lambda response: oip.render_infer(model, response.outputs, wanted)
 
 
-PREDICT = Verb("tfs", _parse_predict, tfs.predict_error_text)
-INFER = Verb("oip", _parse_infer, oip.error_text)
+PREDICT = Verb("tfs", _parse_predict, tfs.predict_error_text, "normal")
+INFER = Verb("oip", _parse_infer, oip.error_text, "high")
 
 
 @lru_cache(maxsize=1024)
@@ -180,6 +184,8 @@ class Call:
             tfs.refuse_label(target.label)
             model = service.models.find(target.model, target.version)
             self.model = model.name
+            longest_s = self._timeout_ms(headers) / 1000
+            service.producer.refuse_if_late(model.name, model.version, target.verb.priority, longest_s)
             if len(body) > _LARGE_BODY_BYTES:  # too long for the event loop, which has others to serve
                 loop = asyncio.get_running_loop()
                 parsing = loop.run_in_executor(None, target.verb.parse, headers, body, model)
@@ -213,18 +219,19 @@ class Call:
     def _submit(self, headers: Headers, inference: Inference, render: Render) -> None:
         self._render = render
         service = self._service
-        deadline = self.started + self._timeout_ms(headers, inference) / 1000
+        timeout_ms = self._timeout_ms(headers)
+        if inference.timeout_ms is not None:
+            timeout_ms = min(timeout_ms, inference.timeout_ms)
+        deadline = self.started + timeout_ms / 1000
         request = admit(
             inference, trace=self.request_id, deadline=deadline, max_queue_rows=service.settings.max_queue_rows
         )
         self.parse_ms = (time.perf_counter() - self.started) * 1000
         self._pending = service.producer.send(request, self._respond, self._fail)
 
-    def _timeout_ms(self, headers: Headers, inference: Inference) -> float:
-        """The time that the request has: the shortest of what its header, its body and the settings say."""
+    def _timeout_ms(self, headers: Headers) -> float:
+        """The time that the request has, where its body names none: the shorter of its header and the settings."""
         shortest = float(self._service.settings.request_timeout_ms)
-        if inference.timeout_ms is not None:
-            shortest = min(shortest, inference.timeout_ms)
         if given := headers.get(b"x-request-timeout-ms"):
             try:
                 milliseconds = float(given)

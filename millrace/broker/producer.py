@@ -241,11 +241,7 @@ class Producer:
         flow = self._flows.get(key)
         if flow is None:
             flow = self._flows[key] = Flow(request.max_batch_size)
-        if too_late_s := flow.seconds_too_late(request.priority, request.timeout_s):
-            raise QueueFull(
-                f"the queue of {request.model!r} is too long to answer within {request.timeout_s * 1000:.0f} ms",
-                retry_after_s=min(_LONGEST_RETRY_S, too_late_s),
-            )
+        self.refuse_if_late(request.model, request.version, request.priority, request.timeout_s)
         pending = Pending(request, on_response, on_error, flow)
         pending.tick = self._deadlines.add(pending, pending.deadline)
         flow.sent(request.priority, request.rows)
@@ -256,6 +252,18 @@ class Producer:
         else:
             self._schedule()
         return pending
+
+    def refuse_if_late(self, model: str, version: int, priority: str, timeout_s: float) -> None:
+        """Raises `QueueFull` where so much is waiting that the answer to a request would come too late.
+
+        Under overload, asking this before a body is read leaves the time that reading takes to what is accepted.
+        """
+        flow = self._flows.get((model, version))
+        if flow and (too_late_s := flow.seconds_too_late(priority, timeout_s)):
+            raise QueueFull(
+                f"the queue of {model!r} is too long to answer within {timeout_s * 1000:.0f} ms",
+                retry_after_s=min(_LONGEST_RETRY_S, too_late_s),
+            )
 
     def withdraw(self, pending: Pending) -> None:
         """Nobody waits for the request any more: it is not sent, or a worker drops it. Does nothing once answered."""
