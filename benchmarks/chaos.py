@@ -325,19 +325,30 @@ def poison(folder: Path, requests: int) -> Result:
 def revived(parts: Parts) -> Iterator[list[int]]:
     """Starts every worker that dies again, as a supervisor does; the list has one entry for each death."""
     deaths: list[int] = []
+
+    def look() -> None:
+        for number, worker in enumerate(parts.workers):
+            if worker.poll() is not None:
+                deaths.append(number)
+                parts.restart_worker(number)
+
+    with _every(0.05, look):
+        yield deaths
+
+
+@contextlib.contextmanager
+def _every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
+    """Calls the function again and again meanwhile, in a thread."""
     stopping = threading.Event()
 
     def watch() -> None:
-        while not stopping.wait(0.05):
-            for number, worker in enumerate(parts.workers):
-                if worker.poll() is not None:
-                    deaths.append(number)
-                    parts.restart_worker(number)
+        while not stopping.wait(seconds):
+            look()
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield deaths
+        yield
     finally:
         stopping.set()
         thread.join()
@@ -470,19 +481,12 @@ def _memory(parts: Parts) -> dict[str, int]:
 def _watched(parts: Parts) -> Iterator[dict[str, int]]:
     """The most memory that each program had meanwhile."""
     most = _memory(parts)
-    stopping = threading.Event()
 
-    def watch() -> None:
-        while not stopping.wait(0.1):
-            most.update({program: max(most[program], now) for program, now in _memory(parts).items()})
+    def look() -> None:
+        most.update({program: max(most[program], now) for program, now in _memory(parts).items()})
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with _every(0.1, look):
         yield most
-    finally:
-        stopping.set()
-        thread.join()
 
 
 def _lateness(tally: Tally) -> float:

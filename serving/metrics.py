@@ -1,7 +1,8 @@
 """What the API counts, in Prometheus' format.
 
 Counting happens several times in every request, on the event loop alone; so it is plain numbers in plain lists, which
-take a fifth of the time of prometheus_client's own (benchmarks/micro), and become its families when they are scraped.
+take a fourth of the time of prometheus_client's own (docs/decisions/0006-what-made-the-path-fast.md), and become its
+families when they are scraped.
 """
 
 from bisect import bisect_left

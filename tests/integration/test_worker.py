@@ -412,16 +412,19 @@ def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> Non
         raise answers[0]  # type: ignore[misc]
 
 
+class Death(BaseException):
+    """What ends a worker's process, as far as a thread of a test can."""
+
+
+def dies(x: Any) -> Any:
+    """A model that doubles, and ends its process on 666."""
+    if (x == 666).any():
+        raise Death
+    return x * 2
+
+
 def test_neighbours_of_a_request_that_ends_the_process_are_answered(broker: Broker) -> None:
     """A block of three whose middle one kills: its second delivery answers the last, its third the first."""
-
-    class Death(BaseException):
-        pass
-
-    def dies(x: Any) -> Any:
-        if (x == 666).any():
-            raise Death
-        return x * 2
 
     answers: list[Response | BaseException] = []
     requests = [request_of([[1]]), request_of([[666]]), request_of([[3]])]
@@ -440,14 +443,6 @@ def test_neighbours_of_a_request_that_ends_the_process_are_answered(broker: Brok
 
 
 def test_what_was_computed_is_answered_before_a_block_that_may_end_the_process_runs(broker: Broker) -> None:
-    class Death(BaseException):
-        pass
-
-    def dies(x: Any) -> Any:
-        if (x == 666).any():
-            raise Death
-        return x * 2
-
     put(broker, request_of([[666]]))
     while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
         pass
