@@ -42,19 +42,57 @@ class _Outbox:
     finished: list[Delivery] = field(default_factory=list)
 
 
+class Claiming:
+    """The instances of one worker take turns to claim and run what others left.
+
+    A block that ends the process would otherwise be counted up together with what another instance claimed meanwhile.
+    A turn that lasts for more than a lease is over: its run may never end.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: object = None
+        self._ends = 0.0
+
+    def take(self, holder: object, for_s: float) -> bool:
+        """Take the turn, or keep it; False while it is another's."""
+        with self._lock:
+            now = time.monotonic()
+            if self._holder not in (None, holder) and now < self._ends:
+                return False
+            self._holder, self._ends = holder, now + for_s
+            return True
+
+    def leave(self, holder: object) -> None:
+        """Give the turn up; does nothing when it is another's."""
+        with self._lock:
+            if self._holder is holder:
+                self._holder = None
+
+
 class Instance:
     """One thread's loop over one model's queue. `run` it in a thread; `drain` from any other.
 
     `holding` are the deliveries in hand, whose leases the worker's heartbeat renews.
     """
 
-    def __init__(self, model: Model, link: ConsumerLink, *, worker: str, clock: BrokerClock, lease_ms: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        link: ConsumerLink,
+        *,
+        worker: str,
+        clock: BrokerClock,
+        lease_ms: int,
+        claiming: "Claiming | None" = None,
+    ) -> None:
         self._model = model
         self._link = link
         self._worker = worker
         self._clock = clock
         self._lease_ms = lease_ms
         self._draining = threading.Event()
+        self._claiming = claiming or Claiming()
         self._next_claim = 0.0
         self._rows_per_block = 1.0
         self._cancelled: set[tuple[str, int]] = set()
@@ -80,6 +118,7 @@ class Instance:
                 break
             self.holding = tuple(deliveries)
             outbox = self._serve(deliveries)
+            self._claiming.leave(self)
         try:
             self._link.close()
         except Unavailable as error:
@@ -135,6 +174,8 @@ class Instance:
         if time.monotonic() < self._next_claim:
             return []
         self._next_claim = time.monotonic() + self._lease_ms / 4000
+        if not self._claiming.take(self, self._lease_ms / 1000):
+            return []
         claimed = self._link.claim(lease_ms=self._lease_ms, count=self._count())
         if claimed:
             self._next_claim = 0.0  # whoever left these left more, perhaps

@@ -16,7 +16,7 @@ from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from worker import model as models
 from worker.backends.base import Device, LoadError
-from worker.loop import Instance
+from worker.loop import Claiming, Instance
 from worker.model import Model
 from worker.settings import WorkerSettings
 
@@ -51,6 +51,7 @@ class Worker:
         self._running: list[_Running] = []
         self._stopping = threading.Event()
         self._left = threading.Event()
+        self._claiming = Claiming()
         self.id = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.has_failed = False
 
@@ -118,6 +119,7 @@ class Worker:
                 worker=self.id,
                 clock=self._link.clock,
                 lease_ms=self._settings.lease_ms,
+                claiming=self._claiming,
             )
             running = _Running(queue, consumer, instance)
             name = f"{queue.model}-{number}"  # a daemon: a model that never returns must not keep the process alive
