@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +20,7 @@ from running import ROOT, until
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from millrace.broker.base import Append, Broker, Delivery, Limits, ProducerLink
+from millrace.broker.base import Append, Broker, ConsumerLink, Delivery, Limits, ProducerLink
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
 from millrace.broker.producer import Producer, Request, Response
@@ -433,10 +433,8 @@ def test_neighbours_of_a_request_that_ends_the_process_are_answered(broker: Brok
     while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
         pass
     for number in (1, 2):
-        consumer = broker.consumer(QUEUE, f"dies-{number}")
-        dying = Instance(model_of(Scripted(dies)), consumer, worker="w", clock=broker.worker().clock, lease_ms=20)
-        with pytest.raises(Death):
-            dying.run()
+        with closing(broker.consumer(QUEUE, f"dies-{number}")) as consumer, pytest.raises(Death):
+            Instance(model_of(Scripted(dies)), consumer, worker="w", clock=broker.worker().clock, lease_ms=20).run()
     with serving(broker, model_of(Scripted(dies))):
         asking.join()
     assert [shown(answer) for answer in answers] == [[[2]], ModelFailed, [[6]]]
@@ -447,10 +445,8 @@ def test_what_was_computed_is_answered_before_a_block_that_may_end_the_process_r
     while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
         pass
     lost: list[Delivery] = []
-    consumer = broker.consumer(QUEUE, "next")
-    until(lambda: lost.extend(consumer.claim(lease_ms=20, count=1)) or lost, what="a block to claim")
 
-    async def run() -> list[bytes]:
+    async def run(consumer: ConsumerLink) -> list[bytes]:
         async with connected(broker) as link:
             await link.append([block_of(link, request_of([[1]]), [1])], Limits(10, 10**6))
             taken = consumer.exchange([], [], count=1, block_ms=1000)
@@ -460,7 +456,9 @@ def test_what_was_computed_is_answered_before_a_block_that_may_end_the_process_r
             async with asyncio.timeout(10):
                 return await link.replies()
 
-    (reply,) = asyncio.run(run())
+    with closing(broker.consumer(QUEUE, "next")) as consumer:
+        until(lambda: lost.extend(consumer.claim(lease_ms=20, count=1)) or lost, what="a block to claim")
+        (reply,) = asyncio.run(run(consumer))
     assert codec.decode_reply(reply).tensors["y"].to_numpy().tolist() == [[2]]
 
 
