@@ -10,11 +10,11 @@ import time
 from typing import Any
 
 import orjson
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from millrace.protocol.errors import MillraceError, NotSupported
-from serving import oip, tfs
+from serving import oip, openapi, tfs
 from serving.answers import error_body, retry_after
 from serving.intake import too_large
 from serving.models import AVAILABLE
@@ -51,6 +51,8 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     def _http_error(error: HTTPException) -> Response:
         if request.path.startswith("/v1/") and error.code in (404, 405):
             return _unknown()
+        if error.code == 405 and request.path.startswith("/v2/models/") and not target(request.path):
+            return _unknown()  # the route that takes every POST makes Flask think that the path is there
         if isinstance(error, RequestEntityTooLarge):
             return _refused(too_large(service.settings))
         return _error(error.name, error.code or 500)
@@ -140,6 +142,14 @@ def _add_operations(app: Flask, service: Service) -> None:
     @app.get("/")
     def _index() -> Response:
         return _json(oip.render_server() | {"models": service.models.names()})
+
+    @app.get("/openapi.json")
+    def _openapi() -> Response:
+        return _json(openapi.document())
+
+    @app.get("/docs")
+    def _docs() -> str:
+        return render_template("docs.html", document=openapi.document())
 
     @app.get("/metrics")
     def _metrics() -> Response:

@@ -1,0 +1,287 @@
+"""The JSON bodies that callers send and get, as types: the OpenAPI document is made of them.
+
+They describe; the hot verbs read and write JSON without them. That they are true is tested against the running stack.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
+]
+VersionState = Literal["UNKNOWN", "START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+SignatureName = Annotated[str, Meta(description="The signature to run; the default one where it is left out.")]
+Size = Annotated[int, Meta(ge=0, description="How many elements the tensor has along this dimension.")]
+Number = Annotated[str, Meta(pattern="^[0-9]+$")]
+
+
+class Error(Struct):
+    """What went wrong, in the words of the server whose protocol was spoken."""
+
+    error: str
+
+
+# TensorFlow Serving
+
+
+class Rows(Struct):
+    """One item per row: the input itself where the signature has one required input, else an object by input name."""
+
+    instances: Annotated[list[Any], Meta(min_length=1, description="Bytes are {'b64': '…'}.")]
+    signature_name: SignatureName | UnsetType = UNSET
+
+
+class Columns(Struct):
+    """The whole input where the signature has one required input, else an object by input name."""
+
+    inputs: Annotated[Any, Meta(description="Bytes are {'b64': '…'}.")]
+    signature_name: SignatureName | UnsetType = UNSET
+
+
+class Predictions(Struct):
+    """One item per row: the output itself where there is one, else an object by output name."""
+
+    predictions: list[Any]
+
+
+class Outputs(Struct):
+    """The whole output where there is one, else an object by output name."""
+
+    outputs: Any
+
+
+class Status(Struct):
+    """Whether a version met an error."""
+
+    error_code: str
+    error_message: str
+
+
+class VersionStatus(Struct):
+    """The state of one version of a model."""
+
+    version: Number
+    state: VersionState
+    status: Status
+
+
+class ModelStatus(Struct):
+    """The state of each version of a model."""
+
+    model_version_status: list[VersionStatus]
+
+
+class ModelSpec(Struct):
+    """Which version of which model."""
+
+    name: str
+    signature_name: str
+    version: Number
+
+
+class Dimension(Struct):
+    """One dimension of a shape; "-1" where any size fits."""
+
+    size: str
+    name: str
+
+
+class TensorShape(Struct):
+    """A shape as TensorFlow writes it."""
+
+    dim: list[Dimension]
+    unknown_rank: bool
+
+
+class TensorInfo(Struct):
+    """An input or an output of a signature, with TensorFlow's datatype."""
+
+    dtype: Annotated[str, Meta(pattern="^DT_[A-Z0-9]+$")]
+    tensor_shape: TensorShape
+    name: str
+
+
+class SignatureDef(Struct):
+    """A signature: what goes in and what comes out."""
+
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+    method_name: str
+    defaults: dict[str, Any]
+
+
+class SignatureDefMap(Struct):
+    """The signatures by name."""
+
+    signature_def: dict[str, SignatureDef]
+
+
+class SignatureMetadata(Struct):
+    """The one kind of metadata there is."""
+
+    signature_def: SignatureDefMap
+
+
+class Metadata(Struct):
+    """The signatures of a model."""
+
+    model_spec: ModelSpec
+    metadata: SignatureMetadata
+
+
+class ListedVersion(Struct):
+    """The state of one version, in the list of models."""
+
+    version: Number
+    state: VersionState
+    error_message: str
+
+
+class ListedModel(Struct):
+    """A model, in the list of models; its newest version comes first."""
+
+    name: str
+    description: str
+    labels: list[str]
+    versions: list[ListedVersion]
+
+
+class ModelList(Struct):
+    """Every model with its versions."""
+
+    models: list[ListedModel]
+
+
+# Open Inference Protocol
+
+
+class ServerMetadata(Struct):
+    """The server, and the protocol's extensions that it has."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Index(ServerMetadata):
+    """The server and the names of its models."""
+
+    models: list[str]
+
+
+class Live(Struct):
+    """Whether the server runs."""
+
+    live: bool
+
+
+class Ready(Struct):
+    """Whether the queue answers and at least one model is available."""
+
+    ready: bool
+
+
+class ModelReady(Struct):
+    """Whether a live worker has the model."""
+
+    name: str
+    ready: bool
+
+
+class TensorMetadata(Struct):
+    """An input or an output; -1 in its shape where any size fits."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelParameters(Struct):
+    """What the protocol has no words for, each where there is something to say."""
+
+    description: str | UnsetType = UNSET
+    labels: Annotated[list[str], Meta(description="What the scores are for, in their order.")] | UnsetType = UNSET
+    optional_inputs: list[str] | UnsetType = UNSET
+    media: Annotated[dict[str, str], Meta(description="Inputs that also take files, and of what kind.")] | UnsetType = (
+        UNSET
+    )
+
+
+class ModelMetadata(Struct):
+    """A model's inputs and outputs, by its default signature."""
+
+    name: str
+    versions: list[Number]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: ModelParameters
+
+
+class InputParameters(Struct):
+    """How an input's elements travel."""
+
+    binary_data_size: (
+        Annotated[int, Meta(ge=0, description="They follow the JSON, in place of `data`, in so many bytes.")]
+        | UnsetType
+    ) = UNSET
+
+
+class Input(Struct):
+    """A tensor that goes in."""
+
+    name: str
+    datatype: Datatype
+    shape: list[Size]
+    data: Annotated[list[Any], Meta(description="The elements in row-major order, flat or nested.")] | UnsetType = UNSET
+    parameters: InputParameters | UnsetType = UNSET
+
+
+class RequestedOutputParameters(Struct):
+    """How an output is wanted."""
+
+    binary_data: bool | UnsetType = UNSET
+
+
+class RequestedOutput(Struct):
+    """An output that is wanted."""
+
+    name: str
+    parameters: RequestedOutputParameters | UnsetType = UNSET
+
+
+class InferParameters(Struct):
+    """What goes for the whole request."""
+
+    timeout: Annotated[int, Meta(ge=0, description="Microseconds; 0 for the server's own.")] | UnsetType = UNSET
+    priority: Annotated[int, Meta(ge=0, description="1 is served first.")] | UnsetType = UNSET
+    binary_data_output: Annotated[bool, Meta(description="All outputs follow the JSON.")] | UnsetType = UNSET
+
+
+class InferRequest(Struct):
+    """The inputs, and the outputs that are wanted: all where none are named."""
+
+    inputs: list[Input]
+    id: Annotated[str, Meta(description="Comes back in the answer.")] | UnsetType = UNSET
+    parameters: InferParameters | UnsetType = UNSET
+    outputs: list[RequestedOutput] | UnsetType = UNSET
+
+
+class Output(Struct):
+    """A tensor that came out; `parameters.binary_data_size` in place of `data` where its elements follow the JSON."""
+
+    name: str
+    datatype: Datatype
+    shape: list[Size]
+    data: Annotated[list[Any], Meta(description="The elements in row-major order.")] | UnsetType = UNSET
+    parameters: InputParameters | UnsetType = UNSET
+
+
+class InferResponse(Struct):
+    """The outputs, in the order in which they were asked for."""
+
+    model_name: str
+    model_version: Number
+    outputs: list[Output]
+    id: str | UnsetType = UNSET
