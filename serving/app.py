@@ -103,12 +103,10 @@ def _add_tensorflow_serving(app: Flask, service: Service) -> None:
         if not match:
             return _unknown()
         name, number, label, metadata = match.groups()
-        tfs.refuse_label(label)
         version = None if number is None else int(number)
-        versions = service.models.versions(name, version)
-        return _json(
-            tfs.render_metadata(service.models.find(name, version)) if metadata else tfs.render_status(versions)
-        )
+        if metadata:
+            return _json(tfs.render_metadata(service.models.find(name, version, label)))
+        return _json(tfs.render_status(service.models.versions(name, version, label)))
 
 
 def _add_open_inference(app: Flask, service: Service) -> None:

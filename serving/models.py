@@ -1,9 +1,22 @@
-"""The models as the live workers announced them: the API knows no other source, so what it says is the truth."""
+"""The models as the live workers announced them: the API knows no other source, so what it says is the truth.
 
-from collections.abc import Callable, Sequence
+Which version answers a request:
+
+    it names a version          that version
+    it names a label            the version that was given the label at run time, else in `models.config`
+    neither, weights are set    one of the weighted versions that are available, by chance
+    neither                     the newest that is available, and that no worker which serves an older one still loads
+"""
+
+import random
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
+from typing import NamedTuple
 
-from millrace.protocol.errors import ModelNotFound, NoWorker, SignatureNotFound
+from millrace.protocol.control import ModelControl, Shadow, held_back
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NoWorker, SignatureNotFound
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
@@ -13,13 +26,14 @@ _RANKS = {AVAILABLE: 4, "LOADING": 3, "START": 2, "UNLOADING": 1}
 
 
 class ServedModel:
-    """One version of a model, as some live worker has it."""
+    """One version of a model, as some live worker has it. `shadow` is what a share of its requests is copied to."""
 
     def __init__(self, announcement: ModelAnnouncement) -> None:
         self.announcement = announcement
         self.name = announcement.name
         self.version = announcement.version
         self.max_batch_size = announcement.max_batch_size
+        self.shadow: ServedShadow | None = None
 
     def signature(self, name: str = "") -> Signature:
         """The signature of that name, "" for the default. Raises `SignatureNotFound`."""
@@ -40,45 +54,98 @@ class ServedModel:
         return only_input(signature) if signature else None
 
 
+class ServedShadow(NamedTuple):
+    """A version that is sent copies, and the share of the requests, from 0 to 1."""
+
+    model: ServedModel
+    share: float
+
+
 def only_input(signature: Signature) -> TensorSpec | None:
     """The signature's one required input, None where there are several or none."""
     required = [spec for spec in signature.inputs if not spec.optional]
     return required[0] if len(required) == 1 else None
 
 
+class _Lot:
+    """Versions among which requests are shared out by weight."""
+
+    def __init__(self, versions: Sequence[ServedModel], weights: Sequence[float]) -> None:
+        self._versions = versions
+        self._bounds = list(accumulate(weights))
+
+    def draw(self, chance: float) -> ServedModel:
+        """The version that a number from 0 to 1, 1 itself left out, falls to."""
+        return self._versions[bisect(self._bounds, chance * self._bounds[-1], hi=len(self._versions) - 1)]
+
+
 class Models:
-    """Looks models up in the announcements that `workers` returns; cheap to ask on every request."""
+    """Looks models up in the announcements that `workers` returns, as `controls` wants it; cheap on every request.
 
-    def __init__(self, workers: Callable[[], Sequence[WorkerAnnouncement]]) -> None:
+    `chance` gives numbers from 0 to 1, for what is shared out by weight.
+    """
+
+    def __init__(
+        self,
+        workers: Callable[[], Sequence[WorkerAnnouncement]],
+        controls: Callable[[], Mapping[str, ModelControl]] = dict,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         self._workers = workers
+        self._controls = controls
+        self._chance = chance
         self._seen: Sequence[WorkerAnnouncement] = ()
+        self._seen_controls: Mapping[str, ModelControl] = {}
         self._versions: dict[str, dict[int, ModelAnnouncement]] = {}
-        self._available: dict[tuple[str, int | None], ServedModel] = {}
+        self._available: dict[tuple[str, int | None], ServedModel | _Lot] = {}
+        self._labels: dict[str, dict[str, int]] = {}
 
-    def find(self, name: str, version: int | None = None) -> ServedModel:
-        """The version, or the newest that is available. Raises `ModelNotFound`, or `NoWorker` for one that was here."""
+    def find(self, name: str, version: int | None = None, label: str | None = None) -> ServedModel:
+        """The version that is to answer a request, see the module.
+
+        Raises `ModelNotFound`, `NoWorker` for a version that was here, `InvalidRequest` for a label that is not known.
+        """
         self._refresh()
+        if label is not None:
+            version = self.labelled(name, label)
         model = self._available.get((name, version))
         if model is None:
-            self._explain(name, version)
-        return model  # type: ignore[return-value]  # _explain never returns
+            raise self._absence(name, version)
+        return model if isinstance(model, ServedModel) else model.draw(self._chance())
 
-    def _explain(self, name: str, version: int | None) -> None:
+    def labelled(self, name: str, label: str) -> int:
+        """The version that has the label. Raises `ModelNotFound`, or `InvalidRequest` where none has it."""
+        labels = self.labels(name)
+        if label not in labels:
+            raise InvalidRequest(f"Unrecognized servable version label: {label}")
+        return labels[label]
+
+    def labels(self, name: str) -> dict[str, int]:
+        """The version of each label of the model. Raises `ModelNotFound`."""
+        self._refresh()
+        if name not in self._versions:
+            raise ModelNotFound(name)
+        return self._labels.get(name, {})
+
+    def _absence(self, name: str, version: int | None) -> MillraceError:
+        """Why there is no such model to answer."""
         if not self._seen:
-            raise NoWorker(f"no worker is running, so model {name!r} cannot answer; try again when one has started")
+            return NoWorker(f"no worker is running, so model {name!r} cannot answer; try again when one has started")
         versions = self._versions.get(name)
         if versions is None or (version is not None and version not in versions):
-            raise ModelNotFound(name, version)
+            return ModelNotFound(name, version)
         states = {
             announced.version: announced for announced in versions.values() if version in (None, announced.version)
         }
         newest = states[max(states)]
         reason = newest.error or f"its state is {newest.state}"
-        raise NoWorker(f"no live worker has model {name!r} version {newest.version} available: {reason}")
+        return NoWorker(f"no live worker has model {name!r} version {newest.version} available: {reason}")
 
-    def versions(self, name: str, version: int | None = None) -> list[ModelAnnouncement]:
-        """Every version ever announced to this process, newest first, or just one. Raises `ModelNotFound`."""
+    def versions(self, name: str, version: int | None = None, label: str | None = None) -> list[ModelAnnouncement]:
+        """Every version ever announced to this process, newest first, or just one. Raises as `find` does."""
         self._refresh()
+        if label is not None:
+            version = self.labelled(name, label)
         versions = self._versions.get(name, {})
         if not versions or (version is not None and version not in versions):
             raise ModelNotFound(name, version)
@@ -91,14 +158,17 @@ class Models:
 
     @property
     def is_ready(self) -> bool:
-        """Whether at least one model is available and none is still loading."""
+        """Whether at least one model is available, and none is still loading its first version."""
         self._refresh()
-        states = {announced.state for versions in self._versions.values() for announced in versions.values()}
-        return AVAILABLE in states and not states & {"START", "LOADING"}
+        states = [{announced.state for announced in versions.values()} for versions in self._versions.values()]
+        serving = [AVAILABLE in of_model for of_model in states]
+        return any(serving) and not any(
+            of_model & {"START", "LOADING"} for of_model, serves in zip(states, serving, strict=True) if not serves
+        )
 
     def _refresh(self) -> None:
-        workers = self._workers()
-        if workers is self._seen:
+        workers, controls = self._workers(), self._controls()
+        if workers is self._seen and controls is self._seen_controls:
             return
         found = {name: {v: _ended(m) for v, m in versions.items()} for name, versions in self._versions.items()}
         for announced in (model for worker in workers for model in worker.models):
@@ -106,13 +176,45 @@ class Models:
             known = versions.get(announced.version)
             if known is None or _RANKS.get(announced.state, 0) >= _RANKS.get(known.state, 0):
                 versions[announced.version] = announced
-        available: dict[tuple[str, int | None], ServedModel] = {}
+        held = held_back(workers)
+        available: dict[tuple[str, int | None], ServedModel | _Lot] = {}
         for name, versions in found.items():
-            for number in sorted(versions):
-                if versions[number].state == AVAILABLE:
-                    available[name, number] = available[name, None] = ServedModel(versions[number])
-        # Whole at once: Flask's threads look things up meanwhile.
-        self._versions, self._available, self._seen = found, available, workers
+            served = {v: ServedModel(model) for v, model in versions.items() if model.state == AVAILABLE}
+            if served:
+                control = controls.get(name, ModelControl(model=name))
+                newest = max((v for v in served if (name, v) not in held), default=max(served))
+                available |= {(name, version): model for version, model in served.items()}
+                available[name, None] = _lot(served, control.weights) or served[newest]
+                if control.shadow:
+                    _cast(control.shadow, served)
+        # Each whole at once: Flask's threads look things up meanwhile.
+        self._versions, self._available, self._labels = found, available, _labels(found, controls)
+        self._seen, self._seen_controls = workers, controls
+
+
+def _labels(
+    found: Mapping[str, Mapping[int, ModelAnnouncement]], controls: Mapping[str, ModelControl]
+) -> dict[str, dict[str, int]]:
+    """The version of each label, by model: those set at run time win over those of the configuration."""
+    labels = {
+        name: {label: version for version, model in versions.items() for label in model.version_labels}
+        for name, versions in found.items()
+    }
+    return {name: labels[name] | (controls[name].labels if name in controls else {}) for name in labels}
+
+
+def _lot(served: Mapping[int, ServedModel], weights: Mapping[int, float]) -> _Lot | None:
+    """The weighted versions that are available, None where there is none."""
+    drawn = [version for version in weights if version in served and weights[version] > 0]
+    return _Lot([served[version] for version in drawn], [weights[version] for version in drawn]) if drawn else None
+
+
+def _cast(shadow: Shadow, served: Mapping[int, ServedModel]) -> None:
+    """Let every other version's requests be copied to the shadow, where it is available."""
+    if model := served.get(shadow.version):
+        for other in served.values():
+            if other is not model:
+                other.shadow = ServedShadow(model, shadow.percent / 100)
 
 
 def _ended(model: ModelAnnouncement) -> ModelAnnouncement:

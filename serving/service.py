@@ -23,8 +23,8 @@ from serving.answers import Answer, Content, error_body, retry_after
 from serving.intake import too_large
 from serving.metrics import Metrics
 from serving.models import AVAILABLE, Models, ServedModel
+from serving.repository import Repository
 from serving.settings import ServingSettings
-from serving.statistics import Statistics
 
 _log = logging.getLogger(__name__)
 _LARGE_BODY_BYTES = 256 * 1024
@@ -96,8 +96,8 @@ class Service:
             limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),
             observer=self.metrics,
         )
-        self.models = Models(lambda: self.producer.workers)
-        self.statistics = Statistics(self.models, self.metrics)
+        self.models = Models(lambda: self.producer.workers, lambda: self.producer.controls.by_model)
+        self.repository = Repository(self.producer, self.models, settings)
         self._numbers = itertools.count(1)
 
     async def start(self) -> None:
@@ -157,7 +157,7 @@ class Call:
 
     __slots__ = (
         "_done", "_error_text", "_pending", "_render", "_service", "model", "parse_ms", "protocol", "request_id",
-        "started", "timings", "version",
+        "started", "timings",
     )  # fmt: skip
 
     def __init__(self, service: Service, protocol: str, request_id: str) -> None:
@@ -170,7 +170,6 @@ class Call:
         self.request_id = request_id
         self.started = time.perf_counter()
         self.model = ""
-        self.version = 0
         self.parse_ms = 0.0
         self.timings: Timings | None = None
 
@@ -184,9 +183,8 @@ class Call:
                 raise too_large(service.settings)
             if headers.get(b"content-encoding", b"identity") != b"identity":
                 raise NotSupported("compressed bodies are not supported; send the body as it is")
-            tfs.refuse_label(target.label)
-            model = service.models.find(target.model, target.version)
-            self.model, self.version = model.name, model.version
+            model = service.models.find(target.model, target.version, target.label)
+            self.model = model.name
             longest_s = self._timeout_ms(headers) / 1000
             service.producer.refuse_if_late(model.name, model.version, target.verb.priority, longest_s)
             if len(body) > _LARGE_BODY_BYTES:  # too long for the event loop, which has others to serve
@@ -249,7 +247,7 @@ class Call:
         self.timings = response.timings
         try:
             content = self._render(response)  # type: ignore[misc]  # set before the request was sent
-            self._service.metrics.request_answered(self.model, self.version, self.parse_ms, response.timings)
+            self._service.metrics.request_answered(self.model, self.parse_ms, response.timings)
             self._finish(Answer(200, content.body, content.headers + self._headers()))
         except MillraceError as error:
             self._fail(error)
@@ -275,7 +273,7 @@ class Call:
             done(answer)
 
     def _end(self, status: int, seconds: float) -> None:
-        self._service.metrics.request_ended(self.model, self.version, self.protocol, status, seconds)
+        self._service.metrics.request_ended(self.model, self.protocol, status, seconds)
 
     def refusal(self, error: MillraceError, text: str) -> Answer:
         """The answer that carries an error."""

@@ -1,6 +1,6 @@
 """The API's settings; each field is also an environment variable with the prefix MILLRACE_SERVING_."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,14 @@ class ServingSettings(CommonSettings):
         75.0, gt=0, description="How long a connection may be idle between two requests before it is closed."
     )
     drain_timeout_s: float = Field(30.0, ge=0, description="How long to wait for open requests when told to stop.")
+    model_control: Literal["explicit", "none"] = Field(
+        "explicit",
+        description="Whether callers may load and unload models and change policies, labels and traffic; "
+        "with none they get 403. Set none where callers are not trusted.",
+    )
+    load_timeout_s: float = Field(
+        300.0, gt=0, description="How long a caller who asks for a model to be loaded or unloaded is kept waiting."
+    )
     access_log: bool = Field(
         False, description="Log every request; without it only refused and failed ones are logged."
     )

@@ -43,12 +43,6 @@ def parse_predict(body: bytes, model: ServedModel) -> tuple[Inference, Form]:
     return Inference(model, name or DEFAULT_SIGNATURE, inputs), form  # type: ignore[return-value]
 
 
-def refuse_label(label: str | None) -> None:
-    """Raises `InvalidRequest` where a version label is given: none is known."""
-    if label is not None:
-        raise InvalidRequest(f"Unrecognized servable version label: {label}")
-
-
 def _rows(instances: Any, signature: Signature) -> dict[str, Tensor]:
     if not isinstance(instances, list) or not instances:
         raise InvalidRequest("Expecting 'instances' to be an list/array")

@@ -12,9 +12,10 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         *("xgroup|create", "xread", "xtrim"),
         *("hmget", "xadd", "hincrby"),  # append.lua
         *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
+        *("hget", "hdel", "hset"),  # control.lua
     ),
     "worker": (
-        *("script|load", "evalsha", "time", "hvals", "hdel", "hset"),
+        *("script|load", "evalsha", "time", "hvals", "hdel", "hset", "hget", "xlen"),
         *("xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xreadgroup", "zcard", "zmscore"),
         *("xtrim", "xadd", "xack", "xdel", "hincrby", "xpending", "xclaim"),  # reply, finish, claim and renew.lua
     ),

@@ -12,9 +12,10 @@ with a link of its own). `redis.py` and `memory.py` implement it, and one suite 
 import time
 from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from millrace.broker.keys import Queue
+from millrace.protocol.control import ModelControl
 from millrace.protocol.messages import WorkerAnnouncement
 
 
@@ -90,6 +91,18 @@ class BrokerClock:
         return time.time() * 1000 + self._offset_ms
 
 
+class Heartbeat(NamedTuple):
+    """What an API process learns with each heartbeat: the live workers' announcements, and what is wanted of models.
+
+    `had_stream` says whether its reply stream was there already: where it was there once and is gone, the queue lost
+    its memory, and so every request that was on its way.
+    """
+
+    workers: list[WorkerAnnouncement]
+    had_stream: bool
+    controls: list[ModelControl]
+
+
 class ProducerLink(Protocol):
     """The API's side of the queue. Every method raises `Unavailable` when the queue cannot be reached."""
 
@@ -111,11 +124,13 @@ class ProducerLink(Protocol):
     async def replies(self) -> list[bytes]:
         """Wait for the next reply blocks; each comes once, or again when the connection was lost after it."""
 
-    async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
-        """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come.
+    async def heartbeat(self) -> Heartbeat:
+        """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come."""
 
-        Returns the announcements that have not expired, and whether the reply stream was there already: where it was
-        there once and is gone, the queue lost its memory, and so every request that was on its way.
+    async def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+        """Write what is wanted of a model in the place of a document of that generation, or an older one, or none.
+
+        Returns None, or the newer document that is there: nothing was written then.
         """
 
 
@@ -155,8 +170,17 @@ class WorkerLink(Protocol):
 
     clock: BrokerClock
 
-    def announce(self, announcement: WorkerAnnouncement) -> None:
-        """Publish what the worker has, replacing what it said before, and set the clock."""
+    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[ModelControl]]:
+        """Publish what the worker has, replacing what it said before, and set the clock.
+
+        Returns the announcements that have not expired, its own among them, and what is wanted of models.
+        """
+
+    def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+        """See `ProducerLink.write_control`."""
+
+    def block_count(self, queue: Queue) -> int:
+        """How many of the queue's blocks wait or are in work, at any worker."""
 
     def withdraw(self, worker: str) -> None:
         """Take the announcement back."""

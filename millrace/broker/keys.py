@@ -11,6 +11,7 @@ them together. MODEL and VERSION are those of the repository (digits, 1); API is
     millrace:{MODEL/VERSION}:cancelled           zset    "REPLY_STREAM ITEM_ID" that nobody awaits, by deadline in ms
     millrace:{API}:replies                       stream  reply blocks for that API process, field "b"; expires with it
     millrace:{workers}                           hash    worker id -> its announcement as JSON, with the time it expires
+    millrace:{workers}:controls                  hash    MODEL -> what is wanted of it at run time, as JSON
 
 A finished block is acknowledged and deleted in one step, so a stream's length is what waits or is in work. Request
 streams are never trimmed; admission (lua/append.lua) refuses instead. About the last 1,000 dead letters are kept, or as
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 
 GROUP = "workers"
 WORKERS = "millrace:{workers}"
+CONTROLS = "millrace:{workers}:controls"
 DEAD_LETTERS_KEPT = 1000
 DEAD_LETTERS_BYTES = 100_000_000  # as many as fit, were all as large as the newest
 PRIORITIES = ("high", "normal")

@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Held, Limits, Reply
+from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply
 from millrace.broker.keys import PRIORITIES, Queue, replies
+from millrace.protocol.control import ModelControl
 from millrace.protocol.messages import WorkerAnnouncement
 
 
@@ -41,6 +42,7 @@ class MemoryBroker:
         self._queues: dict[Queue, _QueueState] = defaultdict(_QueueState)
         self._inboxes: dict[str, MemoryProducerLink] = {}
         self._workers: dict[str, WorkerAnnouncement] = {}
+        self._controls: dict[str, ModelControl] = {}
         self._ids = itertools.count(1)
 
     def producer(self, api: str) -> "MemoryProducerLink":
@@ -133,6 +135,19 @@ class MemoryBroker:
     def _live(self, clock: BrokerClock) -> list[WorkerAnnouncement]:
         return [worker for worker in list(self._workers.values()) if worker.expires_ms > clock.now_ms()]
 
+    def _write_control(self, control: ModelControl, replaces: int) -> ModelControl | None:
+        with self._changed:
+            stored = self._controls.get(control.model)
+            if stored and stored.generation > replaces:
+                return stored
+            self._controls[control.model] = control
+            return None
+
+    def _block_count(self, queue: Queue) -> int:
+        with self._changed:
+            state = self._queues[queue]
+            return len(state.held) + sum(map(len, state.waiting.values()))
+
     def _reply(self, reply: Reply) -> None:
         with self._changed:
             inbox = self._inboxes.get(reply.reply_to)
@@ -166,12 +181,16 @@ class MemoryProducerLink:
         """See `ProducerLink`."""
         return [await self._inbox.get()]
 
-    async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
+    async def heartbeat(self) -> Heartbeat:
         """See `ProducerLink`."""
         was_there = self.reply_to in self._broker._inboxes
         self._loop = asyncio.get_running_loop()
         self._broker._inboxes[self.reply_to] = self
-        return self._broker._live(self.clock), was_there
+        return Heartbeat(self._broker._live(self.clock), was_there, list(self._broker._controls.values()))
+
+    async def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+        """See `ProducerLink`."""
+        return self._broker._write_control(control, replaces)
 
     def deliver(self, block: bytes) -> None:
         """Put a reply block into the inbox, from any thread."""
@@ -223,9 +242,18 @@ class MemoryWorkerLink:
         self._broker = broker
         self.clock = BrokerClock()
 
-    def announce(self, announcement: WorkerAnnouncement) -> None:
+    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[ModelControl]]:
         """See `WorkerLink`."""
         self._broker._workers[announcement.worker] = announcement
+        return self._broker._live(self.clock), list(self._broker._controls.values())
+
+    def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+        """See `WorkerLink`."""
+        return self._broker._write_control(control, replaces)
+
+    def block_count(self, queue: Queue) -> int:
+        """See `WorkerLink`."""
+        return self._broker._block_count(queue)
 
     def withdraw(self, worker: str) -> None:
         """See `WorkerLink`."""

@@ -31,6 +31,7 @@ from millrace.broker.deadlines import Deadlines
 from millrace.broker.flow import Flow
 from millrace.broker.keys import Queue
 from millrace.protocol import codec
+from millrace.protocol.control import Controls, ModelControl
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, QueueFull, Unavailable, from_wire
 from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestBlock, RequestItem, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor, concatenate_rows, split_rows
@@ -82,8 +83,8 @@ class Response(msgspec.Struct, frozen=True):
 class BlockObserver:
     """Told of every reply block, for metrics; this one does nothing."""
 
-    def block_answered(self, model: str, version: int, block: ReplyBlock) -> None:
-        """A reply block for that model version has come in."""
+    def block_answered(self, model: str, block: ReplyBlock) -> None:
+        """A reply block for that model has come in."""
 
 
 class Pending:
@@ -152,8 +153,8 @@ _Part = tuple[Pending, dict[str, Tensor], int]  # a request, or a run of its row
 class Producer:
     """Sends requests and resolves their replies, on one event loop. `start` first, `stop` last.
 
-    `workers` is what the live workers announced, at most a heartbeat old; `is_connected` whether the queue answered the
-    last one.
+    `workers` is what the live workers announced, at most a heartbeat old, and `controls` what is wanted of the models;
+    `is_connected` says whether the queue answered the last one.
     """
 
     def __init__(
@@ -180,6 +181,8 @@ class Producer:
         self._appends = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._had_stream = False
+        self._beating = asyncio.Lock()
+        self.controls = Controls()
         self.workers: list[WorkerAnnouncement] = []
         self.is_connected = False
 
@@ -463,12 +466,12 @@ class Producer:
     def _resolve(self, block: ReplyBlock) -> None:
         counts = [item.rows for item in block.items]
         columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
-        answered: Request | None = None
+        model = ""
         for i, item in enumerate(block.items):
             pending, part = self._sent.pop(item.id, (None, 0))  # a second reply to it finds nobody
             if pending is None:
                 continue
-            answered = pending.request
+            model = pending.request.model
             if item.code:
                 self._fail(pending, from_wire(item.code, item.message))
                 continue
@@ -480,21 +483,44 @@ class Producer:
             except Exception:
                 _log.exception("an answer does not fit", extra={"request_id": pending.request.trace})
                 self._fail(pending, Internal("the parts of the answer do not fit together"))
-        if answered:
-            self._observer.block_answered(answered.model, answered.version, block)
+        if model:
+            self._observer.block_answered(model, block)
 
     # The heartbeat
 
     async def _beat(self) -> None:
-        try:
-            self.workers, kept = await self._link.heartbeat()
-        except MillraceError:
-            self.is_connected = False
-            raise
-        if self._had_stream and not kept:
-            self._fail_sent(Unavailable("the queue was restarted and lost the request; send it again"))
-        self._had_stream = self.is_connected = True
+        await self.refresh()
         await asyncio.sleep(self._heartbeat_s)
+
+    async def refresh(self) -> None:
+        """A heartbeat now, for whoever waits for what workers do. Raises `Unavailable`."""
+        async with self._beating:  # of two that find no reply stream only one may make it
+            try:
+                self.workers, kept, controls = await self._link.heartbeat()
+                self.controls.take(controls)
+                for control in self.controls.missing_from(controls):
+                    await self._link.write_control(control, replaces=control.generation - 1)
+            except MillraceError:
+                self.is_connected = False
+                raise
+            if self._had_stream and not kept:
+                self._fail_sent(Unavailable("the queue was restarted and lost the request; send it again"))
+            self._had_stream = self.is_connected = True
+
+    async def change_control(self, model: str, change: Callable[[ModelControl], ModelControl]) -> ModelControl:
+        """Change what is wanted of a model; `change` is asked again where somebody else was quicker.
+
+        Returns the document as it was written; its `generation` is what workers announce when they have done it.
+        Raises `Unavailable`, and what `change` raises.
+        """
+        while True:
+            known = self.controls.of(model)
+            generation = max(known.generation + 1, int(self._link.clock.now_ms()))
+            wanted = msgspec.structs.replace(change(known), generation=generation)
+            newer = await self._link.write_control(wanted, replaces=known.generation)
+            self.controls.take([newer or wanted])
+            if newer is None:
+                return wanted
 
     def _fail_sent(self, error: MillraceError) -> None:
         for pending, _ in list(self._sent.values()):

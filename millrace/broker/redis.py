@@ -5,16 +5,17 @@ The keyspace is in `keys.py`, the scripts in `lua/`, the connections in `connect
 
 import itertools
 import logging
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import hiredis
 import msgspec
 
-from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Held, Limits, Reply
+from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply
 from millrace.broker.connections import GRACE_S, BlockingConnections, Command, Connections, Routed, call, failure, sha
 from millrace.broker.discovery import Servers, servers
 from millrace.broker.keys import (
+    CONTROLS,
     DEAD_LETTERS,
     DEAD_LETTERS_BYTES,
     DEAD_LETTERS_KEPT,
@@ -26,6 +27,7 @@ from millrace.broker.keys import (
     replies,
 )
 from millrace.broker.resp import Argument
+from millrace.protocol.control import ModelControl
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
 
@@ -39,21 +41,43 @@ _CONSUMERS_KEPT_MS = 3_600_000
 
 _log = logging.getLogger(__name__)
 _decode_announcement = msgspec.json.Decoder(WorkerAnnouncement).decode
+_decode_control = msgspec.json.Decoder(ModelControl).decode
+_Document = TypeVar("_Document")
 
 
-def _announcements(values: Sequence[bytes]) -> list[WorkerAnnouncement]:
-    """The announcements that can be read; one of another version's form must not hide the others."""
+def _readable(values: Sequence[bytes], decode: Callable[[bytes], _Document], what: str) -> list[_Document]:
+    """The documents that can be read; one of another version's form must not hide the others."""
     readable = []
     for value in values:
         try:
-            readable.append(_decode_announcement(value))
+            readable.append(decode(value))
         except msgspec.MsgspecError as error:
-            _log.warning("a worker's announcement cannot be read", extra={"reason": str(error)})
+            _log.warning("%s cannot be read", what, extra={"reason": str(error)})
     return readable
 
 
-def _live(values: Sequence[bytes], clock: BrokerClock) -> list[WorkerAnnouncement]:
-    return [worker for worker in _announcements(values) if worker.expires_ms > clock.now_ms()]
+def _announcements(values: Sequence[bytes]) -> list[WorkerAnnouncement]:
+    return _readable(values, _decode_announcement, "a worker's announcement")
+
+
+def _controls(values: Sequence[bytes]) -> list[ModelControl]:
+    return _readable(values, _decode_control, "what is wanted of a model")
+
+
+def _live(workers: Iterable[WorkerAnnouncement], clock: BrokerClock) -> list[WorkerAnnouncement]:
+    return [worker for worker in workers if worker.expires_ms > clock.now_ms()]
+
+
+def _write_control(control: ModelControl, replaces: int) -> Routed:
+    return call("control", [CONTROLS], control.model, replaces, msgspec.json.encode(control))
+
+
+def _newer_control(answer: bytes | None) -> ModelControl | None:
+    """The document that was found in the place of ours. Raises `Unavailable` where it is of a form not known here."""
+    try:
+        return None if answer is None else _decode_control(answer)
+    except msgspec.MsgspecError as error:
+        raise Unavailable(f"what is wanted of the model was written by another version of Millrace: {error}") from error
 
 
 def _milliseconds(time: Sequence[bytes]) -> float:
@@ -90,7 +114,7 @@ class RedisProducerLink:
     def __init__(self, servers: Servers, api: str) -> None:
         self.reply_to = replies(api)
         self.clock = BrokerClock()
-        self._sending = Connections(servers, "append", "cancel")
+        self._sending = Connections(servers, "append", "cancel", "control")
         self._reading = Connections(servers)
         self._last_id: bytes | str = "0"
         self._untrimmed = 0
@@ -136,17 +160,23 @@ class RedisProducerLink:
         self._untrimmed += sum(map(len, blocks))
         return blocks
 
-    async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
+    async def heartbeat(self) -> Heartbeat:
         """See `ProducerLink`."""
-        alive, time, workers = await self._sending.execute(
+        alive, time, workers, controls = await self._sending.execute(
             (self.reply_to, ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS)),
             (WORKERS, ("TIME",)),
             (WORKERS, ("HVALS", WORKERS)),
+            (CONTROLS, ("HVALS", CONTROLS)),
         )
         if not alive:
             await self._make_reply_stream()
         self.clock.set(_milliseconds(time))
-        return _live(workers, self.clock), bool(alive)
+        return Heartbeat(_live(_announcements(workers), self.clock), bool(alive), _controls(controls))
+
+    async def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+        """See `ProducerLink`."""
+        (answer,) = await self._sending.execute(_write_control(control, replaces))
+        return _newer_control(answer)
 
     async def _make_reply_stream(self) -> None:
         self._last_id, self._untrimmed = "0", 0
@@ -329,18 +359,32 @@ class RedisWorkerLink:
     """A worker process's heartbeat."""
 
     def __init__(self, servers: Servers) -> None:
-        self._connections = BlockingConnections(servers, "announce", "renew")
+        self._connections = BlockingConnections(servers, "announce", "renew", "control")
         self.clock = BrokerClock()
 
-    def announce(self, announcement: WorkerAnnouncement) -> None:
+    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[ModelControl]]:
         """See `WorkerLink`. Announcements that expired a minute ago are swept away on the way."""
         publish = call("announce", [WORKERS], announcement.worker, msgspec.json.encode(announcement))
-        time, _, everyone = self._execute((WORKERS, ("TIME",)), publish, (WORKERS, ("HVALS", WORKERS)))
+        time, _, values, controls = self._execute(
+            (WORKERS, ("TIME",)), publish, (WORKERS, ("HVALS", WORKERS)), (CONTROLS, ("HVALS", CONTROLS))
+        )
         self.clock.set(_milliseconds(time))
+        everyone = _announcements(values)
         stale_ms = self.clock.now_ms() - _EXPIRED_KEPT_MS
-        gone = [worker.worker for worker in _announcements(everyone) if worker.expires_ms < stale_ms]
+        gone = [worker.worker for worker in everyone if worker.expires_ms < stale_ms]
         if gone:
             self._execute((WORKERS, ("HDEL", WORKERS, *gone)))
+        return _live(everyone, self.clock), _controls(controls)
+
+    def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+        """See `WorkerLink`."""
+        (answer,) = self._execute(_write_control(control, replaces))
+        return _newer_control(answer)
+
+    def block_count(self, queue: Queue) -> int:
+        """See `WorkerLink`."""
+        streams = [queue.requests(priority) for priority in PRIORITIES]
+        return sum(self._execute(*((stream, ("XLEN", stream)) for stream in streams)))
 
     def withdraw(self, worker: str) -> None:
         """See `WorkerLink`."""
@@ -350,7 +394,7 @@ class RedisWorkerLink:
         """See `WorkerLink`."""
         time, workers = self._execute((WORKERS, ("TIME",)), (WORKERS, ("HVALS", WORKERS)))
         self.clock.set(_milliseconds(time))
-        return _live(workers, self.clock)
+        return _live(_announcements(workers), self.clock)
 
     def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
         """See `WorkerLink`."""

@@ -3,6 +3,7 @@
 MillraceError                       status  code                 again?
 ├── InvalidRequest                  400     INVALID_ARGUMENT     no      the request itself is wrong
 │   └── SignatureNotFound           400     INVALID_ARGUMENT     no
+├── NotAllowed                      403     PERMISSION_DENIED    no      this server's settings do not let callers do it
 ├── ModelNotFound                   404     NOT_FOUND            no      no such model, or no such version of it
 ├── PayloadTooLarge                 413     INVALID_ARGUMENT     no      larger than the server takes
 ├── QueueFull                       429     RESOURCE_EXHAUSTED   yes     refused at once; `retry_after_s` says when
@@ -40,6 +41,13 @@ class SignatureNotFound(InvalidRequest):
 
     def __init__(self, signature: str) -> None:
         super().__init__(f'Serving signature name: "{signature}" not found in signature def')
+
+
+class NotAllowed(MillraceError):
+    """What the server's settings do not let its callers do."""
+
+    code = "PERMISSION_DENIED"
+    status = 403
 
 
 class ModelNotFound(MillraceError):

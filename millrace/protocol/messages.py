@@ -62,7 +62,10 @@ class ReplyBlock(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model version at one worker. `state` is TensorFlow Serving's; `error` says why a version failed to load."""
+    """One model version at one worker. `state` is TensorFlow Serving's; `error` says why a version failed to load.
+
+    `labels` are the names of classes, `version_labels` those that the configuration gives to this version.
+    """
 
     name: str
     version: int
@@ -73,11 +76,16 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     signatures: dict[str, Signature] = {}
     labels: tuple[str, ...] = ()
     max_batch_size: int = 0
+    version_labels: tuple[str, ...] = ()
 
 
 class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's heartbeat; it counts as live until `expires_ms` on the broker's clock."""
+    """A worker's heartbeat; it counts as live until `expires_ms` on the broker's clock.
+
+    `generations` says, by model, what it was asked for at run time and has done (`control.py`).
+    """
 
     worker: str
     expires_ms: int
     models: tuple[ModelAnnouncement, ...]
+    generations: dict[str, int] = {}

@@ -15,6 +15,7 @@ from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply
 from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
+from millrace.protocol.control import ModelControl
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 
@@ -303,6 +304,54 @@ def test_a_block_that_is_given_up_is_kept_with_its_error_until_it_is_dropped(bro
     assert operator.dead_letter_queues() == []
 
 
+def test_what_is_wanted_of_a_model_reaches_workers_and_api_processes(broker: Broker) -> None:
+    control = ModelControl(model="m", generation=5, labels={"stable": 1}, weights={1: 0.5, 2: 0.5})
+
+    async def run() -> list[ModelControl]:
+        link = broker.producer("api")
+        try:
+            assert await link.write_control(control, replaces=0) is None
+            return (await link.heartbeat()).controls
+        finally:
+            await link.close()
+
+    assert asyncio.run(run()) == [control]
+    link = broker.worker()
+    workers, controls = link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
+    assert ([worker.worker for worker in workers], controls) == (["w"], [control])
+    link.close()
+
+
+def test_of_two_who_change_the_same_document_one_is_told_to_read_again(broker: Broker) -> None:
+    link = broker.worker()
+    mine, other = ModelControl(model="m", generation=7), ModelControl(model="m", generation=8)
+    assert link.write_control(mine, replaces=0) is None
+    assert link.write_control(other, replaces=0) == mine
+    assert link.write_control(other, replaces=7) is None
+    link.close()
+
+
+def test_a_document_that_is_put_back_does_not_undo_a_newer_one(broker: Broker) -> None:
+    link = broker.worker()
+    older, newer = ModelControl(model="m", generation=7), ModelControl(model="m", generation=9, is_loaded=False)
+    assert link.write_control(newer, replaces=0) is None
+    assert link.write_control(older, replaces=older.generation - 1) == newer
+    link.close()
+
+
+def test_blocks_are_counted_from_their_arrival_until_they_are_finished(broker: Broker) -> None:
+    link, consumer = broker.worker(), broker.consumer(QUEUE, "c")
+    assert link.block_count(QUEUE) == 0
+    appended(broker, one(b"1"), one(b"2", priority="high"))
+    assert link.block_count(QUEUE) == 2
+    taken = consumer.exchange([], [], count=9, block_ms=0)
+    assert link.block_count(QUEUE) == 2
+    consumer.exchange([], taken, count=0, block_ms=0)
+    assert link.block_count(QUEUE) == 0
+    consumer.close()
+    link.close()
+
+
 def test_live_workers_are_known_and_gone_ones_are_not(broker: Broker) -> None:
     def announcement(name: str, for_ms: int) -> WorkerAnnouncement:
         expires_ms = int(time.time() * 1000) + for_ms
@@ -312,7 +361,7 @@ def test_live_workers_are_known_and_gone_ones_are_not(broker: Broker) -> None:
     async def live() -> list[str]:
         link = broker.producer("api")
         await link.heartbeat()
-        workers, _ = await link.heartbeat()
+        workers = (await link.heartbeat()).workers
         await link.close()
         return sorted(worker.worker for worker in workers)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.broker.base import Append, Held, Limits, Reply
+from millrace.broker.base import Append, Heartbeat, Held, Limits, Reply
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryProducerLink
 from millrace.broker.producer import Producer, Request, Response
@@ -43,9 +43,8 @@ class GatedLink(MemoryProducerLink):
         self.cancels.append((queue, list(items)))
         await super().cancel(queue, items)
 
-    async def heartbeat(self) -> tuple[list[WorkerAnnouncement], bool]:
-        workers, _ = await super().heartbeat()
-        return workers, self.has_stream
+    async def heartbeat(self) -> Heartbeat:
+        return (await super().heartbeat())._replace(had_stream=self.has_stream)
 
 
 class Bench:

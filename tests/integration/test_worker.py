@@ -829,7 +829,7 @@ def test_a_worker_announces_what_it_loads_and_what_it_cannot_and_leaves_no_trace
         async def look() -> dict[str, tuple[int, str, str]]:
             link = broker.producer("looking")
             await link.heartbeat()
-            workers, _ = await link.heartbeat()
+            workers = (await link.heartbeat()).workers
             await link.close()
             return {m.name: (m.version, m.state, m.error) for worker in workers for m in worker.models}
 

@@ -1,8 +1,12 @@
 """The API's view of the models follows what live workers announce."""
 
-import pytest
+from typing import Any
 
-from millrace.protocol.errors import ModelNotFound, NoWorker, SignatureNotFound
+import pytest
+from msgspec.structs import replace
+
+from millrace.protocol.control import ModelControl, Shadow
+from millrace.protocol.errors import InvalidRequest, ModelNotFound, NoWorker, SignatureNotFound
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
 from serving.models import Models
@@ -22,10 +26,24 @@ class View:
 
     def __init__(self, *workers: WorkerAnnouncement) -> None:
         self.workers = list(workers)
-        self.models = Models(lambda: self.workers)
+        self.chance = 0.0
+        self.controls: dict[str, ModelControl] = {}
+        self.models = Models(lambda: self.workers, lambda: self.controls, lambda: self.chance)
 
     def become(self, *workers: WorkerAnnouncement) -> None:
         self.workers = list(workers)
+
+    def want(self, **wanted: Any) -> None:
+        """Set what is wanted of the model m."""
+        self.controls = {"m": ModelControl(model="m", **wanted)}
+
+    def drawn(self, *chances: float) -> list[int]:
+        """The versions that answer requests which name none, as chance has it."""
+        drawn = []
+        for chance in chances:
+            self.chance = chance
+            drawn.append(self.models.find("m").version)
+        return drawn
 
 
 def test_the_newest_available_version_is_the_default() -> None:
@@ -79,7 +97,9 @@ def test_a_version_that_failed_to_load_says_why() -> None:
         (("END",), False),
     ],
 )
-def test_ready_means_that_something_is_available_and_nothing_loads(states: tuple[str, ...], ready: bool) -> None:
+def test_ready_means_that_something_is_available_and_no_model_loads_its_first_version(
+    states: tuple[str, ...], ready: bool
+) -> None:
     view = View(worker("w", *((f"m{i}", 1, state) for i, state in enumerate(states))))
     assert view.models.is_ready is ready
 
@@ -94,3 +114,86 @@ def test_a_state_from_another_version_of_ours_hurts_nobody() -> None:
 def test_an_unknown_signature_is_named() -> None:
     with pytest.raises(SignatureNotFound, match='"odd" not found'):
         View(worker("w", ("m", 1, "AVAILABLE"))).models.find("m").signature("odd")
+
+
+def test_a_model_that_has_a_version_stays_ready_while_it_loads_the_next() -> None:
+    assert View(worker("w", ("m", 1, "AVAILABLE"), ("m", 2, "LOADING"))).models.is_ready
+
+
+def test_the_newest_version_waits_for_the_workers_that_serve_an_older_one_and_load_it_still() -> None:
+    both = ("m", 1, "AVAILABLE"), ("m", 2, "AVAILABLE")
+    view = View(worker("a", *both), worker("b", ("m", 1, "AVAILABLE"), ("m", 2, "LOADING")))
+    assert view.models.find("m").version == 1
+    assert view.models.find("m", 2).version == 2
+    view.become(worker("a", *both), worker("b", ("m", 1, "AVAILABLE"), ("m", 2, "END")))
+    assert view.models.find("m").version == 2
+
+
+def test_a_worker_that_starts_does_not_take_requests_from_the_newest_version() -> None:
+    view = View(worker("a", ("m", 1, "AVAILABLE"), ("m", 2, "AVAILABLE")), worker("new", ("m", 2, "LOADING")))
+    assert view.models.find("m").version == 2
+
+
+def test_a_version_that_waits_for_a_worker_is_taken_where_no_older_one_is_left() -> None:
+    older = ("m", 1, "AVAILABLE")
+    view = View(worker("a", ("m", 2, "AVAILABLE")), worker("b", older, ("m", 2, "LOADING")))
+    assert view.models.find("m").version == 1
+    view.become(worker("a", ("m", 2, "AVAILABLE")), worker("b", ("m", 1, "UNLOADING"), ("m", 2, "LOADING")))
+    assert view.models.find("m").version == 2
+
+
+def two_versions() -> View:
+    return View(worker("w", ("m", 1, "AVAILABLE"), ("m", 2, "AVAILABLE")))
+
+
+def test_requests_that_name_no_version_are_shared_out_by_weight() -> None:
+    view = two_versions()
+    view.want(weights={1: 3, 2: 1})
+    assert view.drawn(0.0, 0.74, 0.75, 0.999999) == [1, 1, 2, 2]
+    assert view.models.find("m", 1).version == 1
+
+
+def test_a_version_of_weight_0_and_one_without_weight_are_sent_nothing() -> None:
+    view = View(worker("w", *(("m", version, "AVAILABLE") for version in (1, 2, 3))))
+    view.want(weights={1: 0, 2: 5})
+    assert set(view.drawn(0.0, 0.5, 1 - 2**-53)) == {2}
+
+
+def test_the_weight_of_a_version_that_is_not_available_falls_to_the_others() -> None:
+    view = View(worker("w", ("m", 1, "AVAILABLE"), ("m", 2, "UNLOADING")))
+    view.want(weights={1: 1, 2: 99})
+    assert view.drawn(0.0, 0.99) == [1, 1]
+    view.want(weights={2: 99})
+    assert view.drawn(0.5) == [1]
+
+
+def test_a_label_leads_to_its_version() -> None:
+    view = two_versions()
+    view.want(labels={"stable": 1})
+    assert view.models.find("m", label="stable").version == 1
+    view.want(labels={"stable": 2})
+    assert view.models.find("m", label="stable").version == 2
+    with pytest.raises(InvalidRequest, match="Unrecognized servable version label: canary"):
+        view.models.find("m", label="canary")
+    with pytest.raises(ModelNotFound):
+        view.models.find("other", label="stable")
+
+
+def test_what_is_set_at_run_time_wins_over_the_labels_of_the_configuration() -> None:
+    view = two_versions()
+    first, second = view.workers[0].models
+    labelled = (replace(first, version_labels=("stable", "old")), replace(second, version_labels=("canary",)))
+    view.become(replace(view.workers[0], models=labelled))
+    view.want(labels={"stable": 2})
+    assert view.models.labels("m") == {"stable": 2, "old": 1, "canary": 2}
+
+
+def test_the_other_versions_have_a_shadow_while_it_is_available() -> None:
+    view = two_versions()
+    view.want(shadow=Shadow(2, 25))
+    shadow = view.models.find("m", 1).shadow
+    assert shadow
+    assert (shadow.model.version, shadow.share) == (2, 0.25)
+    assert view.models.find("m", 2).shadow is None
+    view.become(worker("w", ("m", 1, "AVAILABLE"), ("m", 2, "UNLOADING")))
+    assert view.models.find("m", 1).shadow is None

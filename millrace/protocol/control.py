@@ -1,0 +1,109 @@
+"""What is wanted of the models at run time, beside what their files say: one small document for each model.
+
+    operator ──change──► API ──write_control──► Redis ──heartbeat──► every worker: loads, unloads, announces the
+                                                  │                  generation that it has reached
+                                                  └────heartbeat──► every API process: labels, weights, shadow
+
+A document is changed whole: whoever changes one says which generation it replaces, and reads again where another was
+quicker, so that no change is lost. A generation is the broker's time in ms, or one more than the last: it grows even
+where Redis came back empty. Every process keeps the newest document that it saw of each model, and puts it back where
+the broker has none or an older one; so the documents live as long as any process that knew them.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from millrace.protocol.messages import WorkerAnnouncement
+
+
+class VersionPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which versions to load: those that are `specific`, else the newest `latest` of them, where that is 0 all."""
+
+    latest: int = 1
+    specific: tuple[int, ...] = ()
+
+    def choose(self, versions: Iterable[int]) -> list[int]:
+        """Of the versions that there are, those to load, the oldest first."""
+        there = sorted(versions)
+        if self.specific:
+            return [version for version in there if version in self.specific]
+        return there[-self.latest :] if self.latest else there
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a configuration says of one model; without a `base_path` its folder is that of its name."""
+
+    name: str
+    base_path: str = ""
+    policy: VersionPolicy | None = None
+    labels: Mapping[str, int] = {}
+
+
+class Shadow(msgspec.Struct, frozen=True):
+    """A version that is sent copies of `percent` of the requests; their answers are dropped."""
+
+    version: int
+    percent: float
+
+
+class ModelControl(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is wanted of one model. Each field's default leaves the matter to the model's files.
+
+    `weights` share out the requests that name neither version nor label; without any, the newest version has them all.
+    A version that a label, a weight or the shadow names is loaded whatever the policy.
+    """
+
+    model: str
+    generation: int = 0
+    is_loaded: bool = True
+    base_path: str = ""
+    policy: VersionPolicy | None = None
+    labels: dict[str, int] = {}
+    weights: dict[int, float] = {}
+    shadow: Shadow | None = None
+
+    @property
+    def pinned(self) -> frozenset[int]:
+        """The versions that are named, and so are to be loaded."""
+        shadow = {self.shadow.version} if self.shadow else set()
+        return frozenset({*self.labels.values(), *self.weights} | shadow)
+
+
+class Controls:
+    """The newest document of each model that this process has seen.
+
+    `by_model` is replaced as a whole when one changes: other threads may read it.
+    """
+
+    def __init__(self) -> None:
+        self.by_model: Mapping[str, ModelControl] = {}
+
+    def of(self, model: str) -> ModelControl:
+        """The model's document; one that asks for nothing where there is none."""
+        return self.by_model.get(model) or ModelControl(model=model)
+
+    def take(self, seen: Iterable[ModelControl]) -> None:
+        """Take in the documents that are newer than those known."""
+        newer = {control.model: control for control in seen if control.generation > self.of(control.model).generation}
+        if newer:
+            self.by_model = {**self.by_model, **newer}
+
+    def missing_from(self, seen: Iterable[ModelControl]) -> list[ModelControl]:
+        """The documents that whoever showed these has not, or has only older."""
+        generations = {control.model: control.generation for control in seen}
+        return [known for known in self.by_model.values() if known.generation > generations.get(known.model, 0)]
+
+
+def held_back(workers: Iterable[WorkerAnnouncement]) -> set[tuple[str, int]]:
+    """The models' versions that some worker is still loading while it serves an older one.
+
+    Until it is done, whoever has loaded such a version already would have to carry everything alone: so requests that
+    name no version go on to the older one, and it stays where it is.
+    """
+    held: set[tuple[str, int]] = set()
+    for worker in workers:
+        loading = [(model.name, model.version) for model in worker.models if model.state == "LOADING"]
+        serving = [(model.name, model.version) for model in worker.models if loading and model.state == "AVAILABLE"]
+        held.update((name, new) for name, new in loading if any(of == name and old < new for of, old in serving))
+    return held
