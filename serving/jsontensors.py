@@ -21,7 +21,7 @@ from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, encode_strings
 
 # The words that TensorFlow Serving uses for types in its messages.
-_TYPE_WORDS = {
+TYPE_WORDS = {
     **{"FP16": "half", "FP32": "float", "FP64": "double", "BOOL": "bool", "BYTES": "string"},
     **{f"{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }
@@ -215,7 +215,7 @@ def _number(value: Any, datatype: str) -> Any:
 def _unexpected(value: Any, datatype: str) -> InvalidRequest:
     kinds = {bool: "Bool", int: "Number", float: "Number", str: "String", dict: "Object", type(None): "Null"}
     kind = kinds.get(type(value), "Array")
-    return InvalidRequest(f"JSON Value: {quote(value)} Type: {kind} is not of expected type: {_TYPE_WORDS[datatype]}")
+    return InvalidRequest(f"JSON Value: {quote(value)} Type: {kind} is not of expected type: {TYPE_WORDS[datatype]}")
 
 
 def dumps_array(array: npt.NDArray[Any]) -> bytes:

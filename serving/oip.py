@@ -29,6 +29,7 @@ from serving.models import ServedModel
 _EXTENSIONS = ("binary_tensor_data", "parameters", "schedule_policy")
 _MAX_REMEMBERED_BYTES = 4096
 _HIGH = 1  # Triton's highest priority; 0 is "the default"
+_PRIORITY_LEVELS = 2
 
 
 class Wanted(NamedTuple):
@@ -334,6 +335,33 @@ def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[
         "inputs": [_tensor_metadata(spec) for spec in signature.inputs],
         "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
         "parameters": {key: value for key, value in parameters.items() if value},
+    }
+
+
+def render_config(model: ServedModel) -> dict[str, Any]:
+    """Triton's configuration of the model, as the JSON form of its `inference.ModelConfig`: what is known here."""
+    platform, signature = model.announcement.platform, model.signature()
+    config: dict[str, Any] = {
+        "name": model.name,
+        "platform": platform,
+        "backend": platform.partition("_")[0],
+        "max_batch_size": model.max_batch_size,
+        "input": [_tensor_config(model, spec) | {"optional": spec.optional} for spec in signature.inputs],
+        "output": [_tensor_config(model, spec) for spec in signature.outputs],
+        "model_transaction_policy": {"decoupled": False},
+    }
+    if model.max_batch_size:
+        config["dynamic_batching"] = {"priority_levels": _PRIORITY_LEVELS, "default_priority_level": _PRIORITY_LEVELS}
+    return config
+
+
+def _tensor_config(model: ServedModel, spec: TensorSpec) -> dict[str, Any]:
+    """Its `dims` leave out the first dimension, the rows, where the model batches."""
+    datatype = "STRING" if spec.datatype == BYTES else spec.datatype
+    return {
+        "name": spec.name,
+        "data_type": f"TYPE_{datatype}",
+        "dims": list(spec.shape[1:] if model.max_batch_size else spec.shape),
     }
 
 

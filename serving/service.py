@@ -25,6 +25,7 @@ from serving.metrics import Metrics
 from serving.models import AVAILABLE, Models, ServedModel
 from serving.repository import Repository
 from serving.settings import ServingSettings
+from serving.statistics import Statistics
 
 _log = logging.getLogger(__name__)
 _LARGE_BODY_BYTES = 256 * 1024
@@ -98,6 +99,7 @@ class Service:
         )
         self.models = Models(lambda: self.producer.workers, lambda: self.producer.controls.by_model)
         self.repository = Repository(self.producer, self.models, settings)
+        self.statistics = Statistics(self.models, self.metrics)
         self._numbers = itertools.count(1)
 
     async def start(self) -> None:
@@ -157,7 +159,7 @@ class Call:
 
     __slots__ = (
         "_done", "_error_text", "_pending", "_render", "_service", "model", "parse_ms", "protocol", "request_id",
-        "started", "timings",
+        "started", "timings", "version",
     )  # fmt: skip
 
     def __init__(self, service: Service, protocol: str, request_id: str) -> None:
@@ -170,6 +172,7 @@ class Call:
         self.request_id = request_id
         self.started = time.perf_counter()
         self.model = ""
+        self.version = 0
         self.parse_ms = 0.0
         self.timings: Timings | None = None
 
@@ -184,7 +187,7 @@ class Call:
             if headers.get(b"content-encoding", b"identity") != b"identity":
                 raise NotSupported("compressed bodies are not supported; send the body as it is")
             model = service.models.find(target.model, target.version, target.label)
-            self.model = model.name
+            self.model, self.version = model.name, model.version
             longest_s = self._timeout_ms(headers) / 1000
             service.producer.refuse_if_late(model.name, model.version, target.verb.priority, longest_s)
             if len(body) > _LARGE_BODY_BYTES:  # too long for the event loop, which has others to serve
@@ -247,7 +250,7 @@ class Call:
         self.timings = response.timings
         try:
             content = self._render(response)  # type: ignore[misc]  # set before the request was sent
-            self._service.metrics.request_answered(self.model, self.parse_ms, response.timings)
+            self._service.metrics.request_answered(self.model, self.version, self.parse_ms, response.timings)
             self._finish(Answer(200, content.body, content.headers + self._headers()))
         except MillraceError as error:
             self._fail(error)
@@ -273,7 +276,7 @@ class Call:
             done(answer)
 
     def _end(self, status: int, seconds: float) -> None:
-        self._service.metrics.request_ended(self.model, self.protocol, status, seconds)
+        self._service.metrics.request_ended(self.model, self.version, self.protocol, status, seconds)
 
     def refusal(self, error: MillraceError, text: str) -> Answer:
         """The answer that carries an error."""

@@ -83,8 +83,8 @@ class Response(msgspec.Struct, frozen=True):
 class BlockObserver:
     """Told of every reply block, for metrics; this one does nothing."""
 
-    def block_answered(self, model: str, block: ReplyBlock) -> None:
-        """A reply block for that model has come in."""
+    def block_answered(self, model: str, version: int, block: ReplyBlock) -> None:
+        """A reply block for that model version has come in."""
 
 
 class Pending:
@@ -466,12 +466,12 @@ class Producer:
     def _resolve(self, block: ReplyBlock) -> None:
         counts = [item.rows for item in block.items]
         columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
-        model = ""
+        answered: Request | None = None
         for i, item in enumerate(block.items):
             pending, part = self._sent.pop(item.id, (None, 0))  # a second reply to it finds nobody
             if pending is None:
                 continue
-            model = pending.request.model
+            answered = pending.request
             if item.code:
                 self._fail(pending, from_wire(item.code, item.message))
                 continue
@@ -483,8 +483,8 @@ class Producer:
             except Exception:
                 _log.exception("an answer does not fit", extra={"request_id": pending.request.trace})
                 self._fail(pending, Internal("the parts of the answer do not fit together"))
-        if model:
-            self._observer.block_answered(model, block)
+        if answered:
+            self._observer.block_answered(answered.model, answered.version, block)
 
     # The heartbeat
 

@@ -166,11 +166,11 @@ def test_metrics_count_requests_time_and_batches(api: str, seven: list[Any]) -> 
     post(api, DIGITS, {"instances": []})
     text = httpx.get(api + "/metrics").text
     for line in (
-        'millrace_requests_total{model="digits",protocol="tfs",status="200"}',
-        'millrace_requests_total{model="digits",protocol="tfs",status="400"}',
-        'millrace_request_duration_seconds_bucket{le="0.001",model="digits"}',
-        'millrace_queue_duration_seconds_count{model="digits"}',
-        'millrace_batch_rows_bucket{le="1.0",model="digits"}',
+        'millrace_requests_total{model="digits",protocol="tfs",status="200",version="1"}',
+        'millrace_requests_total{model="digits",protocol="tfs",status="400",version="1"}',
+        'millrace_request_duration_seconds_bucket{le="0.001",model="digits",version="1"}',
+        'millrace_queue_duration_seconds_count{model="digits",version="1"}',
+        'millrace_batch_rows_bucket{le="1.0",model="digits",version="1"}',
         'millrace_workers{model="digits"} 1.0',
         "millrace_queue_up 1.0",
     ):

@@ -149,6 +149,24 @@ def test_metadata_has_the_doubled_signature_def_and_sizes_as_strings() -> None:
     assert x["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}, {"size": "2", "name": ""}], "unknown_rank": False}
 
 
+def test_the_configuration_is_tritons_without_the_rows() -> None:
+    config = oip.render_config(OPTIONAL)
+    assert (config["name"], config["max_batch_size"]) == ("m", 8)
+    assert config["input"] == [
+        {"name": "tokens", "data_type": "TYPE_STRING", "dims": [-1], "optional": False},
+        {"name": "weights", "data_type": "TYPE_FP32", "dims": [-1], "optional": True},
+    ]
+    assert config["output"] == [{"name": "y", "data_type": "TYPE_FP32", "dims": []}]
+    assert {"dynamic_batching", "sequence_batching", "ensemble_scheduling"} & config.keys() == {"dynamic_batching"}
+
+
+def test_the_configuration_of_a_model_that_does_not_batch_has_the_whole_shape() -> None:
+    whole = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=ONE.announcement.signatures)
+    config = oip.render_config(ServedModel(whole))
+    assert config["input"][0]["dims"] == [-1, 2]
+    assert "dynamic_batching" not in config
+
+
 def _infer(body: Any, on: ServedModel = ONE, binary: bytes | None = None) -> tuple[Inference, oip.Wanted]:
     document = body if isinstance(body, bytes) else json.dumps(body).encode()
     if binary is None:
