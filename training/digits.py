@@ -183,17 +183,11 @@ def manifest(test_images: Any, accuracy: float, folder: data.DataFolder) -> Mani
 def publish(model: keras.Model, target: export.Target, description: Manifest, test_images: Any) -> None:
     """Write the three formats, compare each with the trained model, publish."""
 
-    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": model(image, training=False)}
-
-    def trained(batch: Any) -> dict[str, Any]:
-        return {"probabilities": np.asarray(model(batch["image"], training=False))}
-
-    variables = [variable.value for variable in model.variables]
-    function = tf.function(serve, input_signature=[tf.TensorSpec((None, 28, 28, 1), tf.float32, name="image")])
-    exports = export.Exports(function=function, variables=variables, onnx_model=export.onnx_from_tensorflow(function))
+    exports = export.exports_of(model)
     batches = [
         {"image": test_images[start : start + count].astype(np.float32)}
         for start, count in ((0, 1), (1, 3), (4, 32), (36, 500))
     ]
-    export.publish(target, description, exports, trained, [batch for batch in batches if len(batch["image"])])
+    export.publish(
+        target, description, exports, export.answers_of(model), [batch for batch in batches if len(batch["image"])]
+    )

@@ -91,12 +91,20 @@ def onnx(path: Path) -> Run:
 
 
 def tflite(path: Path) -> Run:
-    """The `serving_default` signature of a TFLite model, run by LiteRT; its inputs are resized to each batch."""
+    """The `serving_default` signature of a TFLite model, run by LiteRT.
+
+    Its inputs are resized to each batch, or run row by row where the file says one row.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_path=str(path), num_threads=1).get_signature_runner("serving_default")
+    one_row = all(details["shape_signature"][:1] == [1] for details in runner.get_input_details().values())
 
     def run(batch: Arrays) -> dict[str, npt.NDArray[Any]]:
-        return {name: np.array(output) for name, output in runner(**batch).items()}
+        rows = len(next(iter(batch.values())))
+        if not one_row or rows == 1:
+            return {name: np.array(output) for name, output in runner(**batch).items()}
+        answers = [run({name: array[row : row + 1] for name, array in batch.items()}) for row in range(rows)]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     return run

@@ -9,10 +9,10 @@ understood too. The epoch that does best on a held-out part of the training revi
 
 The exported graphs take word ids, 0 at the end of a row being padding. The LSTM runs forwards, so padding at the end
 cannot reach the words before it, and the pooling over its states leaves padding out: a text's answer does not depend
-on its batch. ONNX has its own LSTM operator; SavedModel and TFLite share a plain loop, which takes any number of rows
-and words in both runtimes.
+on its batch. ONNX and TFLite have LSTM operators of their own; TFLite's takes one text at a time.
 """
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -256,14 +256,10 @@ def publish(
     model: keras.Model, target: export.Target, description: Manifest, vocabulary: Vocabulary, test: Texts
 ) -> None:
     """Write the three formats, compare each with the trained model, publish."""
-    weights = weights_of(model)
-    function, variables = serving_function(weights)
-
-    def trained(batch: parity.Arrays) -> dict[str, npt.NDArray[Any]]:
-        return {"probabilities": np.asarray(model(batch["ids"], training=False))}
-
-    exports = export.Exports(function=function, variables=variables, onnx_model=onnx_model(weights))
-    export.publish(target, description, exports, trained, parity_batches(test), vocabulary)
+    exports = dataclasses.replace(
+        export.exports_of(model), onnx_model=lambda: onnx_model(weights_of(model)), keras_model=None
+    )
+    export.publish(target, description, exports, export.answers_of(model), parity_batches(test), vocabulary)
 
 
 def parity_batches(test: Texts) -> list[parity.Arrays]:
@@ -284,45 +280,6 @@ def weights_of(model: keras.Model) -> Weights:
         dense=dense,
         dense_bias=dense_bias,
     )
-
-
-def serving_function(weights: Weights) -> tuple[Any, list[tf.Variable]]:
-    """The graph of SavedModel and TFLite, with its variables.
-
-    The loop carries plain tensors: the tensor lists of Keras' own LSTM have no TFLite operators for free sizes.
-    """
-    embedding = tf.Variable(weights.embedding.astype(np.float32), name="embedding")
-    kernel, recurrent, bias, dense, dense_bias = (
-        tf.Variable(array)
-        for array in (weights.kernel, weights.recurrent, weights.bias, weights.dense, weights.dense_bias)
-    )
-    units = len(weights.recurrent)
-
-    def serve(ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows, length = tf.shape(ids)[0], tf.shape(ids)[1]
-        by_word = tf.transpose(ids)
-        is_word = tf.expand_dims(tf.cast(tf.not_equal(by_word, _PAD_ID), tf.float32), -1)
-
-        def advance(time_: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor, largest: tf.Tensor, total: tf.Tensor) -> Any:
-            embedded = tf.gather(embedding, tf.gather(by_word, time_))
-            gates = tf.matmul(embedded, kernel) + tf.matmul(hidden, recurrent) + bias
-            entered, kept, candidate, shown = tf.split(gates, 4, axis=1)
-            cell = tf.sigmoid(kept) * cell + tf.sigmoid(entered) * tf.tanh(candidate)
-            hidden = tf.sigmoid(shown) * tf.tanh(cell)
-            counts = tf.gather(is_word, time_)
-            largest = tf.maximum(largest, hidden - 2 * (1 - counts))
-            return time_ + 1, hidden, cell, largest, total + hidden * counts
-
-        zero = tf.zeros((rows, units))
-        shapes = (tf.TensorShape([]), *[tf.TensorShape([None, units])] * 4)
-        _, _, _, largest, total = tf.while_loop(
-            lambda time_, *_: time_ < length, advance, (0, zero, zero, zero - 3, zero), shape_invariants=shapes
-        )
-        mean = total / tf.maximum(tf.reduce_sum(is_word, axis=0), 1)
-        return {"probabilities": tf.nn.softmax(tf.matmul(tf.concat([largest, mean], 1), dense) + dense_bias)}
-
-    function = tf.function(serve, input_signature=[tf.TensorSpec((None, None), tf.int32, name="ids")])
-    return function, [embedding, kernel, recurrent, bias, dense, dense_bias]
 
 
 def onnx_model(weights: Weights) -> onnx.ModelProto:

@@ -262,7 +262,7 @@ def manifest(size: int, scores: dict[str, float], folder: data.DataFolder) -> Ma
 def publish(vectors: Floats, target: export.Target, description: Manifest, vocabulary: Vocabulary) -> None:
     """Write the three formats, compare each with the vectors themselves, publish."""
     function, variables = serving_function(vectors)
-    exports = export.Exports(function=function, variables=variables, onnx_model=onnx_model(vectors))
+    exports = export.Exports(function=function, variables=variables, onnx_model=lambda: onnx_model(vectors))
     random = np.random.default_rng(0)
     batches = [
         {

@@ -33,7 +33,11 @@ class Vocabulary:
 
     def write(self, path: Path) -> None:
         """Write the file that `read` reads."""
-        path.write_text("".join(f"{word}\n" for word in self.entries), encoding="utf-8")
+        path.write_text(self.text(), encoding="utf-8")
+
+    def text(self) -> str:
+        """The file's text, a word a line."""
+        return "".join(f"{word}\n" for word in self.entries)
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -47,7 +47,7 @@ def _exports(compute: Any = lambda x, factor: x * factor, onnx_factor: float = 2
     function = tf.function(
         lambda x: {"y": compute(x, factor)}, input_signature=[tf.TensorSpec((None, 2), tf.float32, name="x")]
     )
-    return export.Exports(function=function, variables=[factor], onnx_model=_onnx(onnx_factor))
+    return export.Exports(function=function, variables=[factor], onnx_model=lambda: _onnx(onnx_factor))
 
 
 def _publish(root: Path, exports: export.Exports) -> Path:

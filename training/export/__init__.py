@@ -1,0 +1,86 @@
+"""Export and publish: one trained model as SavedModel, ONNX and TFLite, in one version's folder with its manifest.
+
+The version appears only when every format was run and answers as the trained model does; see `parity`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import tensorflow as tf
+
+from millrace.artifacts import manifest
+from millrace.artifacts.manifest import Manifest
+from millrace.artifacts.repository import ModelRepository, RepositoryError
+from millrace.artifacts.vocabulary import Vocabulary
+from training import parity
+from training.export import lite, metadata
+from training.export.keras_model import answers_of, exports_of
+from training.export.model import ExportError, Exports
+from training.export.onnx_graph import onnx_from_nodes, onnx_from_tensorflow, write_onnx
+from training.export.saved_model import write_saved_model
+
+__all__ = [
+    "ExportError",
+    "Exports",
+    "Target",
+    "answers_of",
+    "exports_of",
+    "onnx_from_nodes",
+    "onnx_from_tensorflow",
+    "publish",
+    "write_onnx",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a trained model goes: a version in a repository; `replace` says whether it may be there already."""
+
+    repository: ModelRepository
+    version: int
+    replace: bool = False
+
+    def check(self, name: str) -> None:
+        """Raises `RepositoryError` when that version is there and may not be, before the time to train is spent."""
+        folder = self.repository.folder(name, self.version)
+        if folder.exists() and not self.replace:
+            raise RepositoryError(f"{folder} exists; choose another --version, or --replace it")
+
+
+def publish(
+    target: Target,
+    description: Manifest,
+    exports: Exports,
+    trained: parity.Run,
+    batches: Sequence[parity.Arrays],
+    vocabulary: Vocabulary | None = None,
+) -> Path:
+    """Write, compare and publish; returns the version's folder. The manifest's `parity` and `files` are filled in.
+
+    Nothing is published when an error is raised: `ExportError`, `ParityError`, or `RepositoryError` when the version
+    exists.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # on a GPU it rounds by more than the tolerance
+    name, version = description.name, target.version
+    with target.repository.publishing(name, version, replace=target.replace) as folder:
+        write_saved_model(exports, folder)
+        write_onnx(exports.onnx_model(), folder / "model.onnx")
+        if vocabulary is not None:
+            vocabulary.write(folder / "vocabulary.txt")
+        if exports.keras_model is not None:
+            exports.keras_model.save(folder / "model.keras")
+        packed = metadata.files_of(description, vocabulary)
+        (folder / "model.tflite").write_bytes(metadata.pack(lite.convert(exports), packed))
+        found = {
+            "saved_model": parity.compare("SavedModel", trained, parity.saved_model(folder), batches),
+            "onnx": parity.compare("ONNX", trained, parity.onnx(folder / "model.onnx"), batches),
+            "tflite": parity.compare("TFLite", trained, parity.tflite(folder / "model.tflite"), batches),
+        }
+        manifest.write(folder, msgspec.structs.replace(description, version=version, parity=found))
+    folder = target.repository.folder(name, version)
+    for format_name, result in found.items():
+        print(f"{format_name}: differs from the trained model by at most {result.max_abs_difference:.1e}")
+    print(f"published {folder}")
+    return folder

@@ -1,0 +1,91 @@
+"""TFLite models of TFLite's own operators only: LiteRT runs none of TensorFlow's ("Flex"), so they are refused."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from training.export.model import ExportError, Exports
+from training.export.saved_model import write_saved_model
+from training.parity import Arrays
+
+VARIANTS = ("float32", "float16", "dynamic", "int8")
+
+
+def convert(exports: Exports, variant: str = "float32", representative: Sequence[Arrays] = ()) -> bytes:
+    """The TFLite file of one variant; its signature `serving_default` keeps the tensors' names. Raises `ExportError`.
+
+    `float16` stores weights as such; `dynamic` stores them as 8-bit integers; `int8` computes in 8-bit integers, whose
+    ranges are those met while the representative rows run. Inputs and outputs keep their types in every variant.
+    """
+    alone = Exports(
+        function=exports.lite_function or exports.function, variables=exports.variables, onnx_model=exports.onnx_model
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_saved_model(alone, Path(folder))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if variant != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if variant == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if variant == "int8":
+            _check_calibration(exports)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.representative_dataset = lambda: iter([("serving_default", dict(row)) for row in representative])
+        try:
+            with _quiet():
+                content: bytes = converter.convert()
+        except Exception as error:  # the converter's own class, or whatever its calibration raises
+            raise ExportError(f"TFLite: {reason(error)}") from error
+    return content
+
+
+def operators(content: bytes) -> list[str]:
+    """The operators of a TFLite file, by name, in their order."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    return [operator["op_name"] for operator in Interpreter(model_content=content)._get_ops_details()]
+
+
+def _check_calibration(exports: Exports) -> None:
+    """Raises `ExportError` for a loop: calibrating one ends the process instead of raising an error."""
+    if "WHILE" in operators(convert(exports)):
+        raise ExportError(
+            "TFLite: int8 cannot be calibrated through a loop (WHILE); use tflite-dynamic, which quantises weights only"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Why a conversion failed, in one line: every operator that TFLite lacks, with the node that it is."""
+    found = {
+        f"{failure.operator.name.removeprefix('tf.')} ({_node(failure)})": None
+        for failure in getattr(error, "errors", ())
+        if failure.operator.name
+    }
+    if not found:
+        return str(error).strip().partition("\n")[0]  # the rest is the whole graph
+    return "has no operator for " + ", ".join(found)
+
+
+def _node(failure: Any) -> str:
+    """The node's path, whose parts are the layers that it is in."""
+    names = [call.name for call in failure.location.call] or [""]
+    return names[0].partition("@")[0].rstrip(":") or "no name"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter writes the graph, and what failed in it, to the process's standard error; it is raised as well."""
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device, not a file
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

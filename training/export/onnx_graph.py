@@ -1,0 +1,70 @@
+"""ONNX models: from a TensorFlow function by tf2onnx, or of hand-written nodes."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tf2onnx
+
+from training.export.model import ExportError
+
+_OPSET = 17
+_IR_VERSION = 8  # what runtimes of the last years read; the onnx package would write its newest
+
+
+def onnx_from_tensorflow(function: Any) -> onnx.ModelProto:
+    """The ONNX form of a `tf.function`, by tf2onnx. Raises `ExportError`.
+
+    A first dimension that is free in TensorFlow is called `batch`, other free ones after their tensor and place. Keras'
+    LSTM layers without a mask become ONNX's own `LSTM` operators; tf2onnx knows their loops.
+    """
+    concrete = function.get_concrete_function()
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it cannot convert is raised below
+    model, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=_OPSET)
+    for value, wanted in zip(model.graph.output, concrete.structured_outputs, strict=True):
+        if value.name != wanted:
+            raise ExportError(f"ONNX: the output '{wanted}' came out as '{value.name}'")
+    shapes = {spec.name: spec.shape for spec in function.input_signature}
+    shapes |= {name: tensor.shape for name, tensor in concrete.structured_outputs.items()}
+    for value in (*model.graph.input, *model.graph.output):
+        _name_free_dimensions(value, shapes[value.name])
+    check(model)
+    return model
+
+
+def _name_free_dimensions(value: onnx.ValueInfoProto, shape: Any) -> None:
+    dimensions = value.type.tensor_type.shape.dim
+    for place, (dimension, size) in enumerate(zip(dimensions, shape if shape.rank else (), strict=False)):
+        if size is None:
+            dimension.dim_param = "batch" if place == 0 else f"{value.name}_{place}"
+
+
+def onnx_from_nodes(
+    name: str,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    initializers: Sequence[onnx.TensorProto],
+) -> onnx.ModelProto:
+    """An ONNX model of hand-written nodes."""
+    graph = onnx.helper.make_graph(nodes, name, inputs, outputs, initializers)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+
+
+def write_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Check the model and write it. Raises `ExportError`."""
+    check(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Raises `ExportError` for a model that is not valid ONNX: an operator that ONNX lacks, a shape that cannot be."""
+    for node in model.graph.node:
+        if not node.domain and not onnx.defs.has(node.op_type):
+            raise ExportError(f"ONNX: has no operator {node.op_type} (node {node.name})")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"ONNX: {error}") from error
