@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from millrace_client.arguments import query_of
-from millrace_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Client
+from millrace_client.client import DEFAULT_TIMEOUT_S, Client
+from millrace_client.endpoint import DEFAULT_GRPC_URL, DEFAULT_URL
 from millrace_client.errors import ConnectionFailed, MillraceError
 from millrace_client.models import ModelStatus, VersionStatus
 from millrace_client.prediction import Prediction
@@ -57,14 +58,17 @@ def main(argv: list[str] | None = None) -> int:
 def _main(prog: str, command: _Command, argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog=prog, description=command.help)
     command.declare(parser)
-    parser.add_argument("--url", default=DEFAULT_URL, help="the server (default: %(default)s)")
+    parser.add_argument(
+        "--url", help=f"the server, http(s):// or grpc(s):// (default: {DEFAULT_URL}, or {DEFAULT_GRPC_URL})"
+    )
+    parser.add_argument("--transport", choices=("json", "binary", "grpc"), help="(default: what the URL says)")
     parser.add_argument(
         "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="seconds (default: %(default)g)"
     )
     options = parser.parse_args(argv)
     try:
-        client = Client(options.url, timeout_s=options.timeout)
-    except ValueError as error:
+        client = Client(options.url, transport=options.transport, timeout_s=options.timeout)
+    except (ValueError, ModuleNotFoundError) as error:
         parser.error(str(error))
     try:
         with client:
@@ -89,7 +93,9 @@ def _declare_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="input", help="text, an image file, a .npy or .json file, or - for standard input"
     )
-    parser.add_argument("--version", help="of the model (default: the newest)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--version", help="of the model (default: the newest)")
+    which.add_argument("--label", help="that stands for a version, such as stable")
     parser.add_argument("--top", type=_count, default=1, metavar="N", help="labels per row (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="all outputs, one JSON document per input")
 
@@ -98,7 +104,9 @@ def _predict(client: Client, options: argparse.Namespace) -> None:
     """One request per input. Where there are several, each line begins with its input."""
     for argument in options.inputs:
         query = query_of(argument, sys.stdin.buffer)
-        answer = client.predict(options.model, query.inputs, version=options.version, signature=query.signature)
+        answer = client.predict(
+            options.model, query.inputs, version=options.version, label=options.label, signature=query.signature
+        )
         if options.json or not answer.is_labelled:
             print(json.dumps(_document(answer), ensure_ascii=False, default=_base64))
             continue
@@ -154,7 +162,7 @@ def _row(client: Client, model: ModelStatus, version: VersionStatus) -> tuple[st
         return model.name, version.version, version.state, "-", "-", version.error_message or model.description
     metadata = client.metadata(model.name, version=version.version)
     inputs, outputs = (", ".join(map(str, specs)) for specs in (metadata.inputs, metadata.outputs))
-    return model.name, version.version, version.state, inputs, outputs, model.description
+    return model.name, version.version, version.state, inputs, outputs, model.description or metadata.description
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -3,24 +3,23 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import httpx
 
 from millrace_client.conversations import SIMILAR_MODEL, Conversations
-from millrace_client.errors import ConnectionFailed, DeadlineExceeded, InvalidResponse, MillraceError
+from millrace_client.dialect import Transport
+from millrace_client.endpoint import Endpoint, endpoint, grpc_part
+from millrace_client.errors import MillraceError
 from millrace_client.exchange import Conversation, Response, Send, Wait
+from millrace_client.httpwire import AsyncHttpWire, HttpWire
 from millrace_client.models import ModelMetadata, ModelStatus
 from millrace_client.prediction import Prediction
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 3
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
-_HEADERS = {"Accept": "application/json", "User-Agent": "millrace-client"}
 
 T = TypeVar("T")
 
@@ -31,29 +30,36 @@ class Client:
         with Client("http://127.0.0.1:8000") as client:
             client.predict("digits", Path("seven.png")).best()
 
+    `transport` is "json" (HTTP), "binary" (HTTP, with tensors as bytes) or "grpc"; without one the URL says it, which
+    begins with http://, https://, grpc:// or grpcs://. All of them answer the same and raise the same.
     `timeout_s` bounds a whole call with all its attempts and waits, and travels to the server as its deadline.
     `retries` is how many more attempts follow one that was refused (429, 503) or found no connection: after what the
     answer's Retry-After says, else after a random, doubling time, never past the deadline. A prediction changes nothing
     on the server, so an attempt whose connection broke is repeated too. Every method raises the errors of
-    `millrace_client.errors`. `transport` takes the place of the network; `clock` (s), `sleep` (s) and `rng` of time and
-    chance. Raises `ValueError` for a URL that is not http or https.
+    `millrace_client.errors`. `network` takes the place of the one under HTTP; `clock` (s), `sleep` (s) and `rng` that
+    of time and chance. Raises `ValueError` for a URL and a transport that do not go together, `ModuleNotFoundError` for
+    grpc without the extra: `pip install 'millrace-client[grpc]'`.
     """
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | None = None,
         *,
+        transport: Transport | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
-        transport: httpx.BaseTransport | None = None,
+        network: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        self.url = _checked(url)
-        self._ask = Conversations(timeout_s=timeout_s, retries=retries, clock=clock, rng=rng or random.SystemRandom())
-        self._clock, self._sleep = clock, sleep
-        self._http = httpx.Client(headers=_HEADERS, limits=_LIMITS, transport=transport, trust_env=_is_remote(self.url))
+        found = endpoint(url, transport)
+        self.url, self.transport = found.url, found.transport
+        self._ask = _conversations(found, timeout_s=timeout_s, retries=retries, clock=clock, rng=rng)
+        self._sleep = sleep
+        self._wire: _Wire = (
+            grpc_part("grpcwire").GrpcWire(self.url) if self.transport == "grpc" else HttpWire(self.url, network, clock)
+        )
 
     def predict(
         self,
@@ -61,6 +67,7 @@ class Client:
         inputs: object,
         *,
         version: int | str | None = None,
+        label: str | None = None,
         signature: str | None = None,
         timeout_s: float | None = None,
     ) -> Prediction:
@@ -70,9 +77,10 @@ class Client:
         is read), or a list of such. One example without the row dimension becomes one row: when that is so, by the
         shapes in the model's metadata, is the table in `millrace_client.inputs`. The metadata are asked for before the
         first prediction and again after 60 s or a refused request. With another signature than the default,
-        which the metadata do not describe, `inputs` is a dict and goes as given.
+        which the metadata do not describe, `inputs` is a dict and goes as given. `label` asks the version that has that
+        label on the server; at most one of it and `version` may be named.
         """
-        return self._run(self._ask.predict(model, inputs, version, signature, timeout_s))
+        return self._run(self._ask.predict(model, inputs, version, label, signature, timeout_s))
 
     def similar(
         self,
@@ -92,9 +100,9 @@ class Client:
         """The server's models with the state of each version."""
         return self._run(self._ask.models())
 
-    def metadata(self, model: str, *, version: int | str | None = None) -> ModelMetadata:
+    def metadata(self, model: str, *, version: int | str | None = None, label: str | None = None) -> ModelMetadata:
         """The model's inputs, outputs and labels, as the server gives them now."""
-        return self._run(self._ask.metadata(model, version))
+        return self._run(self._ask.metadata(model, version, label))
 
     def is_ready(self, model: str | None = None, *, version: int | str | None = None) -> bool:
         """Whether the server, or that model, answers that it is ready. One attempt; False where nothing answers."""
@@ -102,7 +110,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
-        self._http.close()
+        self._wire.close()
 
     def __enter__(self) -> Self:
         return self
@@ -130,20 +138,7 @@ class Client:
         if isinstance(step, Wait):
             self._sleep(step.seconds)
             return None
-        until_s = self._clock() + step.timeout_s
-        try:
-            with self._http.stream(**_arguments(self.url, step)) as response:
-                body = b"".join(self._within(response.iter_bytes(), until_s, step.timeout_s))
-        except httpx.RequestError as error:
-            raise _error_of(error, self.url, step) from error
-        return _response(response, body)
-
-    def _within(self, chunks: Iterator[bytes], until_s: float, timeout_s: float) -> Iterator[bytes]:
-        """The chunks while there is time: httpx bounds the wait for each one, not that for all."""
-        for chunk in chunks:
-            if self._clock() > until_s:
-                raise _timed_out(self.url, timeout_s)
-            yield chunk
+        return self._wire.send(step)
 
 
 class AsyncClient:
@@ -155,20 +150,24 @@ class AsyncClient:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | None = None,
         *,
+        transport: Transport | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
-        transport: httpx.AsyncBaseTransport | None = None,
+        network: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        self.url = _checked(url)
-        self._ask = Conversations(timeout_s=timeout_s, retries=retries, clock=clock, rng=rng or random.SystemRandom())
+        found = endpoint(url, transport)
+        self.url, self.transport = found.url, found.transport
+        self._ask = _conversations(found, timeout_s=timeout_s, retries=retries, clock=clock, rng=rng)
         self._sleep = sleep
-        self._http = httpx.AsyncClient(
-            headers=_HEADERS, limits=_LIMITS, transport=transport, trust_env=_is_remote(self.url)
+        self._wire: _AsyncWire = (
+            grpc_part("grpcwire").AsyncGrpcWire(self.url)
+            if self.transport == "grpc"
+            else AsyncHttpWire(self.url, network)
         )
 
     async def predict(
@@ -177,11 +176,12 @@ class AsyncClient:
         inputs: object,
         *,
         version: int | str | None = None,
+        label: str | None = None,
         signature: str | None = None,
         timeout_s: float | None = None,
     ) -> Prediction:
         """As `Client.predict`."""
-        return await self._run(self._ask.predict(model, inputs, version, signature, timeout_s))
+        return await self._run(self._ask.predict(model, inputs, version, label, signature, timeout_s))
 
     async def similar(
         self,
@@ -198,9 +198,11 @@ class AsyncClient:
         """As `Client.models`."""
         return await self._run(self._ask.models())
 
-    async def metadata(self, model: str, *, version: int | str | None = None) -> ModelMetadata:
+    async def metadata(
+        self, model: str, *, version: int | str | None = None, label: str | None = None
+    ) -> ModelMetadata:
         """As `Client.metadata`."""
-        return await self._run(self._ask.metadata(model, version))
+        return await self._run(self._ask.metadata(model, version, label))
 
     async def is_ready(self, model: str | None = None, *, version: int | str | None = None) -> bool:
         """As `Client.is_ready`."""
@@ -208,7 +210,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
-        await self._http.aclose()
+        await self._wire.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -236,53 +238,23 @@ class AsyncClient:
         if isinstance(step, Wait):
             await self._sleep(step.seconds)
             return None
-        try:
-            async with asyncio.timeout(step.timeout_s):
-                response = await self._http.request(**_arguments(self.url, step))
-        except TimeoutError:
-            raise _timed_out(self.url, step.timeout_s) from None
-        except httpx.RequestError as error:
-            raise _error_of(error, self.url, step) from error
-        return _response(response, response.content)
+        return await self._wire.send(step)
 
 
-def _checked(url: str) -> str:
-    parsed = httpx.URL(url)
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"{url!r} is not the URL of a server: it has to begin with http:// or https://")
-    return url.rstrip("/")
+class _Wire(Protocol):
+    """What carries a request: raises a `MillraceError` where no answer came."""
+
+    def send(self, step: Send) -> Response: ...
+    def close(self) -> None: ...
 
 
-def _is_remote(url: str) -> bool:
-    """A server on this machine is never asked through the proxy that the environment names."""
-    return httpx.URL(url).host not in _LOOPBACK
+class _AsyncWire(Protocol):
+    async def send(self, step: Send) -> Response: ...
+    async def close(self) -> None: ...
 
 
-def _arguments(url: str, step: Send) -> dict[str, Any]:
-    request = step.request
-    return {
-        "method": request.method,
-        "url": url + request.path,
-        "content": request.body,
-        "headers": dict(request.headers),
-        "timeout": step.timeout_s,
-    }
-
-
-def _response(response: httpx.Response, body: bytes) -> Response:
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return Response(status=response.status_code, headers=headers, body=body)
-
-
-def _error_of(error: httpx.RequestError, url: str, step: Send) -> MillraceError:
-    if isinstance(error, httpx.TimeoutException):
-        return _timed_out(url, step.timeout_s)
-    if isinstance(error, httpx.DecodingError):
-        return InvalidResponse(f"the answer of {url} cannot be decompressed: {error}")
-    if isinstance(error, httpx.ConnectError):
-        return ConnectionFailed(f"cannot reach {url}: {error}")
-    return ConnectionFailed(f"the connection to {url} was lost: {error or type(error).__name__}")
-
-
-def _timed_out(url: str, timeout_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"no answer from {url} within {timeout_s:.3g} s")
+def _conversations(
+    found: Endpoint, *, timeout_s: float, retries: int, clock: Callable[[], float], rng: random.Random | None
+) -> Conversations:
+    rng = rng or random.SystemRandom()
+    return Conversations(dialect=found.dialect(), timeout_s=timeout_s, retries=retries, clock=clock, rng=rng)

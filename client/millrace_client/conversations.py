@@ -7,11 +7,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from millrace_client.encoding import Answer, Call, encoding_for, json_of, model_path
+from millrace_client.dialect import Call, Dialect, Question
 from millrace_client.errors import InvalidRequest, InvalidResponse, MillraceError, NotFound
-from millrace_client.exchange import Conversation, Deadline, Request, Response, RetryPolicy, exchange
+from millrace_client.exchange import Conversation, Deadline, Response, RetryPolicy, exchange
 from millrace_client.inputs import tensors_as_given, tensors_for
-from millrace_client.models import ModelMetadata, ModelStatus, metadata_from_json, statuses_from_json
+from millrace_client.models import ModelMetadata, ModelStatus
 from millrace_client.prediction import Prediction, timings_of
 
 METADATA_TTL_S = 60.0
@@ -31,25 +31,35 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversations:
-    """One method per question. `cache` holds the metadata of (model, version) with the time it was read."""
+    """One method per question. `cache` holds the metadata of (model, version, label) with the time it was read."""
 
+    dialect: Dialect
     timeout_s: float
     retries: int
     clock: Callable[[], float]
     rng: Random
-    cache: dict[tuple[str, str | None], tuple[float, ModelMetadata]] = field(default_factory=dict)
+    cache: dict[tuple[str, str | None, str | None], tuple[float, ModelMetadata]] = field(default_factory=dict)
 
     def predict(
-        self, model: str, inputs: object, version: int | str | None, signature: str | None, timeout_s: float | None
+        self,
+        model: str,
+        inputs: object,
+        version: int | str | None,
+        label: str | None,
+        signature: str | None,
+        timeout_s: float | None,
     ) -> Conversation[Prediction]:
         """The model's answer to `inputs`; its metadata is asked for first where it is not known."""
+        if version is not None and label is not None:
+            raise InvalidRequest("a version and a label cannot both be asked for")
         turn, wanted = self._turn(timeout_s), _version(version)
-        metadata = yield from self._known_metadata(model, wanted, turn)
+        metadata = yield from self._known_metadata(model, wanted, label, turn)
         try:
-            call = _call(model, wanted, signature, inputs, metadata)
-            response, answer = yield from self._infer(call, metadata, turn)
+            call = _call(model, wanted, label, signature, inputs, metadata)
+            outputs = metadata.outputs if call.signature is None else ()
+            response, answer = yield from self._ask(self.dialect.predict(call, outputs), turn)
         except (InvalidRequest, NotFound):
-            self.cache.pop((model, wanted), None)  # what was known of the model may be out of date
+            self.cache.pop((model, wanted, label), None)  # what was known of the model may be out of date
             raise
         return Prediction(
             model=model,
@@ -69,7 +79,7 @@ class Conversations:
             "tokens": [plus + minus],
             "weights": np.array([[1.0] * len(plus) + [-1.0] * len(minus)], np.float32),
         }
-        prediction = yield from self.predict(model, inputs, None, None, None)
+        prediction = yield from self.predict(model, inputs, None, None, None, None)
         try:
             words, similarities = prediction.outputs["neighbors"][0], prediction.outputs["similarities"][0]
         except (KeyError, IndexError):
@@ -80,71 +90,73 @@ class Conversations:
         pairs = zip(words.tolist(), similarities.tolist(), strict=True)
         return [(word, similarity) for word, similarity in pairs if word.casefold() not in asked][:k]
 
-    def metadata(self, model: str, version: int | str | None) -> Conversation[ModelMetadata]:
+    def metadata(self, model: str, version: int | str | None, label: str | None) -> Conversation[ModelMetadata]:
         """What the server says of the model now."""
-        return (yield from self._metadata(model, _version(version), self._turn(None)))
+        return (yield from self._metadata(model, _version(version), label, self._turn(None)))
 
     def models(self) -> Conversation[list[ModelStatus]]:
         """The server's list of models."""
-        request = Request(method="GET", path="/v1/models")
-        _, statuses = yield from self._ask(request, self._turn(None), lambda body: statuses_from_json(json_of(body)))
+        _, statuses = yield from self._ask(self.dialect.models(), self._turn(None))
         return statuses
 
     def is_ready(self, model: str | None, version: int | str | None) -> Conversation[bool]:
         """Whether the server, or the model, says that it is ready; asked once, and every failure is a no."""
-        path = "/v2/health/ready" if model is None else f"/v2{model_path(model, _version(version))}/ready"
-        turn, once = self._turn(None), RetryPolicy(retries=0, rng=self.rng)
+        once = RetryPolicy(retries=0, rng=self.rng)
         try:
-            yield from exchange(
-                Request(method="GET", path=path), deadline=turn.deadline, policy=once, request_id=turn.request_id
-            )
+            _, ready = yield from self._ask(self.dialect.ready(model, _version(version)), self._turn(None), once)
         except MillraceError:
             return False
-        return True
+        return ready
 
     def _turn(self, timeout_s: float | None) -> Turn:
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = Deadline(clock=self.clock, at_s=self.clock() + timeout_s, timeout_s=timeout_s)
         return Turn(deadline=deadline, request_id=f"{self.rng.getrandbits(128):032x}")
 
-    def _known_metadata(self, model: str, version: str | None, turn: Turn) -> Conversation[ModelMetadata]:
-        read_at_s, metadata = self.cache.get((model, version), (0.0, None))
+    def _known_metadata(
+        self, model: str, version: str | None, label: str | None, turn: Turn
+    ) -> Conversation[ModelMetadata]:
+        read_at_s, metadata = self.cache.get((model, version, label), (0.0, None))
         if metadata is None or self.clock() - read_at_s > METADATA_TTL_S:
-            metadata = yield from self._metadata(model, version, turn)
+            metadata = yield from self._metadata(model, version, label, turn)
         return metadata
 
-    def _metadata(self, model: str, version: str | None, turn: Turn) -> Conversation[ModelMetadata]:
-        request = Request(method="GET", path=f"/v2{model_path(model, version)}")
-        _, metadata = yield from self._ask(request, turn, lambda body: metadata_from_json(json_of(body)))
-        self.cache[model, version] = (self.clock(), metadata)
+    def _metadata(self, model: str, version: str | None, label: str | None, turn: Turn) -> Conversation[ModelMetadata]:
+        number = version
+        if label is not None:
+            _, number = yield from self._ask(self.dialect.version_of(model, label), turn)
+        _, metadata = yield from self._ask(self.dialect.metadata(model, number), turn)
+        self.cache[model, version, label] = (self.clock(), metadata)
         return metadata
 
-    def _infer(self, call: Call, metadata: ModelMetadata, turn: Turn) -> Conversation[tuple[Response, Answer]]:
-        encoding = encoding_for(call)
-        path, body = encoding.encode(call)
-        request = Request(method="POST", path=path, body=body, headers={"Content-Type": "application/json"})
-        outputs = metadata.outputs if call.signature is None else ()
-        return (yield from self._ask(request, turn, lambda answer: encoding.decode(answer, outputs)))
-
-    def _ask(self, request: Request, turn: Turn, read: Callable[[bytes], T]) -> Conversation[tuple[Response, T]]:
-        """The answer and what `read` makes of its body."""
-        policy = RetryPolicy(retries=self.retries, rng=self.rng)
-        response = yield from exchange(request, deadline=turn.deadline, policy=policy, request_id=turn.request_id)
+    def _ask(
+        self, question: Question[T], turn: Turn, policy: RetryPolicy | None = None
+    ) -> Conversation[tuple[Response, T]]:
+        """The last response, and what they all mean."""
+        policy = policy or RetryPolicy(retries=self.retries, rng=self.rng)
+        responses = []
+        for request in question.requests:
+            response = yield from exchange(request, deadline=turn.deadline, policy=policy, request_id=turn.request_id)
+            responses.append(response)
         try:
-            return response, read(response.body)
+            return response, question.read(responses)
         except InvalidResponse as error:
             error.status = response.status
             error.request_id = response.headers.get("x-request-id", turn.request_id)
             raise
 
 
-def _call(model: str, version: str | None, signature: str | None, inputs: object, metadata: ModelMetadata) -> Call:
+def _call(
+    model: str, version: str | None, label: str | None, signature: str | None, inputs: object, metadata: ModelMetadata
+) -> Call:
     """The metadata describe the default signature only, so with any other the inputs go by name and as given."""
     if signature in (None, DEFAULT_SIGNATURE):
-        return Call(model=model, version=version, signature=None, tensors=tensors_for(inputs, metadata))
+        tensors = tensors_for(inputs, metadata)
+        return Call(model=model, version=version, label=label, signature=None, tensors=tensors)
     if not isinstance(inputs, dict):
         raise InvalidRequest(f"with signature {signature!r} the inputs have to be a dict by name")
-    return Call(model=model, version=version, signature=signature, tensors=tensors_as_given(inputs))
+    tensors = tensors_as_given(inputs)
+    return Call(model=model, version=version, label=label, signature=signature, tensors=tensors)
 
 
 def _version(version: int | str | None) -> str | None:

@@ -26,8 +26,9 @@ _EXCERPT = 200  # characters of an unexpected body that go into the message
 class MillraceError(Exception):
     """The base of all; `str(error)` is the server's own message where there was one.
 
-    `status` is the HTTP status of the answer, None where none came. `request_id` finds the request in the server's log;
-    None where the request was never sent. `retry_after_s` is what the answer's Retry-After said.
+    `status` is the HTTP status of the answer, over gRPC the one that says the same; None where no answer came.
+    `request_id` finds the request in the server's log; None where the request was never sent. `retry_after_s` is what
+    the answer's Retry-After said.
     """
 
     can_retry: ClassVar[bool] = False
@@ -106,25 +107,32 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, request_id: s
     """The error that an answer stands for, None for a success. Header names are in lower case."""
     if 200 <= status < 300:
         return None
-    error_class = _BY_STATUS.get(status) or _class_of_range(status)
-    return error_class(
+    return error_class(status)(
         _message(status, body),
         status=status,
         request_id=headers.get("x-request-id", request_id),
-        retry_after_s=_retry_after_s(headers),
+        retry_after_s=retry_after_s(headers),
     )
+
+
+def error_class(status: int) -> type[MillraceError]:
+    """The class of the errors with that HTTP status."""
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if 400 <= status < 500:
+        return InvalidRequest
+    return ServerError if status >= 500 else InvalidResponse
+
+
+def timed_out(url: str, timeout_s: float) -> DeadlineExceeded:
+    """The error of a client that stopped waiting."""
+    return DeadlineExceeded(f"no answer from {url} within {timeout_s:.3g} s")
 
 
 def excerpt(body: bytes) -> str:
     """The beginning of a body, fit for one line of an error message."""
     text = " ".join(body[: _EXCERPT * 4].decode("utf-8", "replace").split())
     return repr(text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…") if text else "an empty body"
-
-
-def _class_of_range(status: int) -> type[MillraceError]:
-    if 400 <= status < 500:
-        return InvalidRequest
-    return ServerError if status >= 500 else InvalidResponse
 
 
 def _message(status: int, body: bytes) -> str:
@@ -135,8 +143,8 @@ def _message(status: int, body: bytes) -> str:
     return message if isinstance(message, str) else json.dumps(message)
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds from a number or from an HTTP date; a date is compared with the answer's own, so no clock need agree."""
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Retry-After in seconds: a number, or a date compared with the answer's own, so that no clock need agree."""
     value = headers.get("retry-after", "").strip()
     if not value:
         return None

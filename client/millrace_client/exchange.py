@@ -4,12 +4,12 @@
                   ▲          │ 429, 503, connection failed
                   └── Wait ◄─┘ while retries and the deadline allow
 
-Whoever drives it performs each `Send` and gives back the `Response`, or throws `ConnectionFailed` or
-`DeadlineExceeded` into it; after a `Wait` it gives back None. Client and AsyncClient are two such drivers.
+Whoever drives it performs each `Send` and gives back the `Response`, or throws a `MillraceError` into it, such as
+`ConnectionFailed`; after a `Wait` it gives back None. Client and AsyncClient are two such drivers.
 """
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ MAX_BACK_OFF_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is sent; `path` follows the server's URL."""
+    """What is sent; `path` follows the server's URL, and is the method's full name where gRPC carries it."""
 
     method: str
     path: str
@@ -42,10 +42,11 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send the request and read all of its answer within `timeout_s`."""
+    """Send the request, with its id and the time that it has, and read all of its answer within `timeout_s`."""
 
     request: Request
     timeout_s: float
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,7 @@ def exchange(request: Request, *, deadline: Deadline, policy: RetryPolicy, reque
 
 
 def _attempt(request: Request, deadline: Deadline, request_id: str) -> Conversation[Response]:
-    left_s = deadline.left_s()
-    headers = {**request.headers, "X-Request-Id": request_id, "X-Request-Timeout-Ms": str(max(1, int(left_s * 1000)))}
-    response = yield Send(replace(request, headers=headers), left_s)
+    response = yield Send(request, deadline.left_s(), request_id)
     if not isinstance(response, Response):
         raise TypeError("a Send is to be followed by a Response")
     if error := error_of(response.status, response.headers, response.body, request_id):

@@ -299,9 +299,37 @@ def test_a_listing_outside_the_protocol_is_an_invalid_response(ask: Asked, docum
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://example.org", "http://", ""])
 @pytest.mark.parametrize("client", [Client, AsyncClient])
-def test_a_url_that_is_not_http_is_refused_at_once(client: type[Client | AsyncClient], url: str) -> None:
+def test_a_url_of_no_server_is_refused_at_once(client: type[Client | AsyncClient], url: str) -> None:
     with pytest.raises(ValueError, match="http:// or https://"):
         client(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "transport", "expected"),
+    [
+        (None, None, ("http://127.0.0.1:8000", "json")),
+        (None, "binary", ("http://127.0.0.1:8000", "binary")),
+        (None, "grpc", ("grpc://127.0.0.1:8001", "grpc")),
+        ("https://models.example/", None, ("https://models.example", "json")),
+        ("grpcs://models.example:443", None, ("grpcs://models.example:443", "grpc")),
+        ("http://models.example", "json", ("http://models.example", "json")),
+    ],
+)
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_url_and_transport_follow_from_each_other(
+    client: type[Client | AsyncClient], url: str | None, transport: Any, expected: tuple[str, str]
+) -> None:
+    made = client(url, transport=transport)
+    assert (made.url, made.transport) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "transport"),
+    [("http://models.example", "grpc"), ("grpc://models.example", "binary"), ("http://models.example", "pigeon")],
+)
+def test_a_url_and_a_transport_that_contradict_each_other_are_refused_at_once(url: str, transport: Any) -> None:
+    with pytest.raises(ValueError, match=transport):
+        Client(url, transport=transport)
 
 
 def test_every_error_of_the_http_library_becomes_one_of_ours() -> None:
@@ -313,7 +341,7 @@ def test_every_error_of_the_http_library_becomes_one_of_ours() -> None:
         def broken(request: httpx.Request, kind: type[httpx.RequestError] = kind) -> httpx.Response:
             raise kind("the wire is cut", request=request)
 
-        with Client(transport=httpx.MockTransport(broken), retries=0) as client, pytest.raises(MillraceError):
+        with Client(network=httpx.MockTransport(broken), retries=0) as client, pytest.raises(MillraceError):
             client.models()
 
 
@@ -327,7 +355,7 @@ def test_a_sync_call_ends_soon_after_its_deadline_even_if_the_answer_drips() -> 
                 yield b" "
 
     drip = httpx.MockTransport(lambda request: httpx.Response(200, stream=Drip()))
-    with Client(transport=drip, clock=clock, timeout_s=1.0) as client, pytest.raises(DeadlineExceeded):
+    with Client(network=drip, clock=clock, timeout_s=1.0) as client, pytest.raises(DeadlineExceeded):
         client.models()
     assert clock.now_s < 102
 

@@ -1,0 +1,58 @@
+"""Where a server is and how it is spoken to: the URL, the transport, and the parts that belong to it."""
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import httpx
+
+from millrace_client.dialect import Dialect, Transport
+from millrace_client.rest import RestDialect
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_GRPC_URL = "grpc://127.0.0.1:8001"
+_SCHEMES = {"http": "json", "https": "json", "grpc": "grpc", "grpcs": "grpc"}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A server's URL, without a slash at the end, and the transport to it."""
+
+    url: str
+    transport: Transport
+
+    def dialect(self) -> Dialect:
+        """How the transport words questions. Raises `ModuleNotFoundError` where its extra is not installed."""
+        if self.transport == "grpc":
+            dialect: Dialect = grpc_part("rpc").RpcDialect()
+            return dialect
+        return RestDialect(is_binary=self.transport == "binary")
+
+
+def endpoint(url: str | None, transport: Transport | None) -> Endpoint:
+    """The endpoint for what a caller gave; either may be left out. Raises `ValueError` where they contradict."""
+    if url is None:
+        url = DEFAULT_GRPC_URL if transport == "grpc" else DEFAULT_URL
+    parsed = httpx.URL(url)
+    if parsed.scheme not in _SCHEMES or not parsed.host:
+        raise ValueError(
+            f"{url!r} is not the URL of a server: it has to begin with http:// or https://, or with grpc:// or grpcs://"
+        )
+    implied: Transport = "grpc" if _SCHEMES[parsed.scheme] == "grpc" else "json"
+    transport = transport or implied
+    if transport not in ("json", "binary", "grpc"):
+        raise ValueError(f"transport {transport!r} is none of json, binary, grpc")
+    if (transport == "grpc") != (implied == "grpc"):
+        raise ValueError(f"transport {transport!r} cannot go with {url!r}: grpc needs a grpc:// URL, and no other may")
+    return Endpoint(url.rstrip("/"), transport)
+
+
+def grpc_part(name: str) -> ModuleType:
+    """The module `rpc` or `grpcwire`. Raises `ModuleNotFoundError`, which says what to install."""
+    try:
+        from millrace_client import grpcwire, rpc
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"there is no {error.name}; gRPC needs the client's extra: pip install 'millrace-client[grpc]'",
+            name=error.name,
+        ) from error
+    return {"rpc": rpc, "grpcwire": grpcwire}[name]

@@ -1,0 +1,98 @@
+"""HTTP as a wire for requests: httpx, blocking and with asyncio."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+
+from millrace_client.errors import ConnectionFailed, InvalidResponse, MillraceError, timed_out
+from millrace_client.exchange import Response, Send
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+_HEADERS = {"User-Agent": "millrace-client"}
+
+
+class HttpWire:
+    """Sends requests to a server and blocks until they are answered; threads may share it."""
+
+    def __init__(self, url: str, network: httpx.BaseTransport | None, clock: Callable[[], float]) -> None:
+        self._url, self._clock = url, clock
+        self._http = httpx.Client(headers=_HEADERS, limits=_LIMITS, transport=network, trust_env=is_remote(url))
+
+    def send(self, step: Send) -> Response:
+        """The answer, whatever its status. Raises `ConnectionFailed`, `DeadlineExceeded`, `InvalidResponse`."""
+        until_s = self._clock() + step.timeout_s
+        try:
+            with self._http.stream(**_arguments(self._url, step)) as response:
+                body = b"".join(self._within(response.iter_bytes(), until_s, step.timeout_s))
+        except httpx.RequestError as error:
+            raise _error_of(error, self._url, step) from error
+        return _response(response, body)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _within(self, chunks: Iterator[bytes], until_s: float, timeout_s: float) -> Iterator[bytes]:
+        """The chunks while there is time: httpx bounds the wait for each one, not that for all."""
+        for chunk in chunks:
+            if self._clock() > until_s:
+                raise timed_out(self._url, timeout_s)
+            yield chunk
+
+
+class AsyncHttpWire:
+    """The same for asyncio."""
+
+    def __init__(self, url: str, network: httpx.AsyncBaseTransport | None) -> None:
+        self._url = url
+        self._http = httpx.AsyncClient(headers=_HEADERS, limits=_LIMITS, transport=network, trust_env=is_remote(url))
+
+    async def send(self, step: Send) -> Response:
+        """As `HttpWire.send`."""
+        try:
+            async with asyncio.timeout(step.timeout_s):
+                response = await self._http.request(**_arguments(self._url, step))
+        except TimeoutError:
+            raise timed_out(self._url, step.timeout_s) from None
+        except httpx.RequestError as error:
+            raise _error_of(error, self._url, step) from error
+        return _response(response, response.content)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+def is_remote(url: str) -> bool:
+    """A server on this machine is never asked through the proxy that the environment names."""
+    return httpx.URL(url).host not in _LOOPBACK
+
+
+def _arguments(url: str, step: Send) -> dict[str, Any]:
+    request = step.request
+    left_ms = max(1, int(step.timeout_s * 1000))
+    return {
+        "method": request.method,
+        "url": url + request.path,
+        "content": request.body,
+        "headers": {**request.headers, "X-Request-Id": step.request_id, "X-Request-Timeout-Ms": str(left_ms)},
+        "timeout": step.timeout_s,
+    }
+
+
+def _response(response: httpx.Response, body: bytes) -> Response:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Response(status=response.status_code, headers=headers, body=body)
+
+
+def _error_of(error: httpx.RequestError, url: str, step: Send) -> MillraceError:
+    if isinstance(error, httpx.TimeoutException):
+        return timed_out(url, step.timeout_s)
+    if isinstance(error, httpx.DecodingError):
+        return InvalidResponse(f"the answer of {url} cannot be decompressed: {error}")
+    if isinstance(error, httpx.ConnectError):
+        return ConnectionFailed(f"cannot reach {url}: {error}")
+    return ConnectionFailed(f"the connection to {url} was lost: {error or type(error).__name__}")

@@ -1,0 +1,230 @@
+"""Questions over gRPC: the Open Inference Protocol, and TensorFlow Serving's where a signature or a label is named.
+
+Needs the extra: `pip install 'millrace-client[grpc]'`.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from millrace_client.dialect import MALFORMED, Answer, Call, Question
+from millrace_client.errors import InvalidResponse
+from millrace_client.exchange import Request, Response
+from millrace_client.inputs import Array, Tensor
+from millrace_client.messages import message, pool
+from millrace_client.models import (
+    BYTES,
+    DTYPES,
+    ModelMetadata,
+    ModelStatus,
+    TensorSpec,
+    VersionStatus,
+    metadata_from_json,
+)
+from millrace_client.raw import from_raw, text_array, to_raw
+
+_INFERENCE = "/inference.GRPCInferenceService/"
+_PREDICTION = "/tensorflow.serving.PredictionService/"
+_MODEL = "/tensorflow.serving.ModelService/"
+# How the states of Triton's repository index are called here; it has no word for one that is gone.
+_STATES = {"READY": "AVAILABLE", "LOADING": "LOADING", "UNLOADING": "UNLOADING", "UNAVAILABLE": "END"}
+# Open Inference datatype -> TensorFlow's, and the field of a TensorProto that has its elements one by one.
+_TENSORFLOW = {
+    "BOOL": ("DT_BOOL", "bool_val"),
+    "UINT8": ("DT_UINT8", "int_val"),
+    "UINT16": ("DT_UINT16", "int_val"),
+    "UINT32": ("DT_UINT32", "uint32_val"),
+    "UINT64": ("DT_UINT64", "uint64_val"),
+    "INT8": ("DT_INT8", "int_val"),
+    "INT16": ("DT_INT16", "int_val"),
+    "INT32": ("DT_INT32", "int_val"),
+    "INT64": ("DT_INT64", "int64_val"),
+    "FP16": ("DT_HALF", "half_val"),
+    "FP32": ("DT_FLOAT", "float_val"),
+    "FP64": ("DT_DOUBLE", "double_val"),
+    BYTES: ("DT_STRING", "string_val"),
+}
+T = TypeVar("T")
+
+
+class RpcDialect:
+    """See `dialect.Dialect`."""
+
+    def ready(self, model: str | None, version: str | None) -> Question[bool]:
+        """As Open Inference says it."""
+        if model is None:
+            request, answer = _request(_INFERENCE, "ServerReady", "inference.ServerReadyRequest"), "ServerReadyResponse"
+        else:
+            request = _request(_INFERENCE, "ModelReady", "inference.ModelReadyRequest", name=model, version=version)
+            answer = "ModelReadyResponse"
+        return Question((request,), lambda responses: bool(_read(f"inference.{answer}", responses[0]).ready))
+
+    def models(self) -> Question[list[ModelStatus]]:
+        """From the repository's index, which has neither labels nor descriptions."""
+        request = _request(_INFERENCE, "RepositoryIndex", "inference.RepositoryIndexRequest")
+        return Question((request,), _statuses)
+
+    def metadata(self, model: str, version: str | None) -> Question[ModelMetadata]:
+        """The tensors are in the metadata; what else we want to know of them, in the configuration."""
+        requests = (
+            _request(_INFERENCE, "ModelMetadata", "inference.ModelMetadataRequest", name=model, version=version),
+            _request(_INFERENCE, "ModelConfig", "inference.ModelConfigRequest", name=model, version=version),
+        )
+        return Question(requests, _metadata)
+
+    def version_of(self, model: str, label: str) -> Question[str]:
+        """From the status of the labelled version."""
+        body = message("tensorflow.serving.GetModelStatusRequest")()
+        body.model_spec.name, body.model_spec.version_label = model, label
+        request = Request(method="POST", path=f"{_MODEL}GetModelStatus", body=body.SerializeToString())
+        return Question((request,), _version_in)
+
+    def predict(self, call: Call, outputs: tuple[TensorSpec, ...]) -> Question[Answer]:  # noqa: ARG002 - it says it all
+        """ModelInfer with raw contents, or Predict."""
+        if call.signature is None and call.label is None:
+            request = Request(method="POST", path=f"{_INFERENCE}ModelInfer", body=_infer_body(call))
+            return Question((request,), _guarded(_infer_answer))
+        request = Request(method="POST", path=f"{_PREDICTION}Predict", body=_predict_body(call))
+        return Question((request,), _guarded(_predict_answer))
+
+
+def _request(service: str, method: str, kind: str, **fields: str | None) -> Request:
+    body = message(kind)(**{name: value for name, value in fields.items() if value is not None})
+    return Request(method="POST", path=service + method, body=body.SerializeToString())
+
+
+def _read(kind: str, response: Response) -> Any:
+    try:
+        return message(kind).FromString(response.body)
+    except DecodeError as error:
+        raise InvalidResponse(f"the answer is no {kind}: {error}") from None
+
+
+def _guarded(read: Callable[[Response], T]) -> Callable[[list[Response]], T]:
+    """`read` of the one response; what it stumbles over is an `InvalidResponse`."""
+
+    def guarded(responses: list[Response]) -> T:
+        try:
+            return read(responses[0])
+        except MALFORMED as error:
+            raise InvalidResponse(f"the tensors of the answer cannot be read: {error!r}") from None
+
+    return guarded
+
+
+def _statuses(responses: list[Response]) -> list[ModelStatus]:
+    index = _read("inference.RepositoryIndexResponse", responses[0])
+    versions: dict[str, list[VersionStatus]] = {}
+    for entry in index.models:
+        status = VersionStatus(
+            version=entry.version, state=_STATES.get(entry.state, "UNKNOWN"), error_message=entry.reason
+        )
+        versions.setdefault(entry.name, []).append(status)
+    return [ModelStatus(name=name, versions=tuple(statuses)) for name, statuses in versions.items()]
+
+
+def _metadata(responses: list[Response]) -> ModelMetadata:
+    found = _read("inference.ModelMetadataResponse", responses[0])
+    config = _read("inference.ModelConfigResponse", responses[1]).config
+    extra = {name: value.string_value for name, value in config.parameters.items()}
+    try:
+        labels, media = json.loads(extra.get("labels", "[]")), json.loads(extra.get("media", "{}"))
+    except ValueError as error:
+        raise InvalidResponse(f"the parameters of the model's configuration cannot be read: {error}") from None
+    return metadata_from_json(
+        {
+            "name": found.name,
+            "versions": list(found.versions),
+            "platform": found.platform,
+            "inputs": [_described(tensor) for tensor in found.inputs],
+            "outputs": [_described(tensor) for tensor in found.outputs],
+            "parameters": {
+                "description": extra.get("description", ""),
+                "labels": labels,
+                "optional_inputs": [tensor.name for tensor in config.input if tensor.optional],
+                "media": media,
+            },
+        }
+    )
+
+
+def _described(tensor: Any) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+
+
+def _version_in(responses: list[Response]) -> str:
+    found = _read("tensorflow.serving.GetModelStatusResponse", responses[0]).model_version_status
+    if not found:
+        raise InvalidResponse("the status of a label names no version")
+    return str(found[0].version)
+
+
+def _infer_body(call: Call) -> bytes:
+    body = message("inference.ModelInferRequest")(
+        model_name=call.model,
+        model_version=call.version or "",
+        inputs=[{"name": t.name, "datatype": t.datatype, "shape": t.array.shape} for t in call.tensors],
+        raw_input_contents=[to_raw(t.array) for t in call.tensors],
+    )
+    return bytes(body.SerializeToString())
+
+
+def _infer_answer(response: Response) -> Answer:
+    found = _read("inference.ModelInferResponse", response)
+    outputs = {
+        output.name: from_raw(output.datatype, list(output.shape), raw)
+        for output, raw in zip(found.outputs, found.raw_output_contents, strict=True)
+    }
+    return Answer(outputs=outputs, version=found.model_version or None)
+
+
+def _predict_body(call: Call) -> bytes:
+    body = message("tensorflow.serving.PredictRequest")()
+    body.model_spec.name = call.model
+    body.model_spec.signature_name = call.signature or ""
+    if call.label is not None:
+        body.model_spec.version_label = call.label
+    elif call.version is not None:
+        body.model_spec.version.value = int(call.version)
+    for tensor in call.tensors:
+        _fill(body.inputs[tensor.name], tensor)
+    return bytes(body.SerializeToString())
+
+
+def _fill(proto: Any, tensor: Tensor) -> None:
+    datatypes = pool().FindEnumTypeByName("tensorflow.DataType")
+    proto.dtype = datatypes.values_by_name[_TENSORFLOW[tensor.datatype][0]].number
+    for size in tensor.array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    if tensor.datatype == BYTES:
+        items = tensor.array.ravel().tolist()
+        proto.string_val.extend([item.encode() if isinstance(item, str) else item for item in items])
+    else:
+        proto.tensor_content = to_raw(tensor.array)
+
+
+def _predict_answer(response: Response) -> Answer:
+    found = _read("tensorflow.serving.PredictResponse", response)
+    outputs = {name: _array(found.outputs[name]) for name in found.outputs}
+    return Answer(outputs=outputs, version=str(found.model_spec.version.value))
+
+
+def _array(proto: Any) -> Array:
+    """The tensor in either of its encodings; a single element stands for all."""
+    name = pool().FindEnumTypeByName("tensorflow.DataType").values_by_number[proto.dtype].name
+    datatype = next(datatype for datatype, (theirs, _) in _TENSORFLOW.items() if theirs == name)
+    shape = [dimension.size for dimension in proto.tensor_shape.dim]
+    if proto.tensor_content:
+        return from_raw(datatype, shape, proto.tensor_content)
+    values = list(getattr(proto, _TENSORFLOW[datatype][1]))
+    if len(values) == 1:
+        values *= math.prod(shape)
+    if datatype == BYTES:
+        return text_array(values, shape)
+    if datatype == "FP16":  # as the bits of each
+        return np.array(values, np.uint16).view(np.float16).reshape(shape)
+    return np.array(values, DTYPES[datatype]).reshape(shape)
