@@ -1,11 +1,14 @@
 """`python -m training MODEL`, also called `millrace train MODEL`: train a model and publish it.
 
-Only the chosen model's script is imported, and TensorFlow with it.
+MODEL is one of the models below or the path of a script of your own. A script has a `NAME`, a frozen dataclass
+`Settings` whose fields become flags (`epochs` and `seed` among them), and a function
+`train(settings, folder, target, run)`. Only the chosen script is imported, and TensorFlow with it.
 """
 
 import argparse
 import dataclasses
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,42 +17,104 @@ from typing import Any
 from millrace.artifacts.repository import ModelRepository, RepositoryError
 
 MODELS = {
-    "digits": "handwritten digits: a convolutional network on MNIST",
-    "sentiment": "is a film review positive? an LSTM on IMDB",
-    "word2vec": "word vectors: skip-gram with negative sampling on Wikipedia",
+    "digits": ("training.digits", "handwritten digits: a convolutional network on MNIST"),
+    "digits-mlp": ("training.mlp", "the same with dense layers, to compare with"),
+    "digits-student": ("training.distill", "the same in 30 KB, taught by `digits`"),
+    "sentiment": ("training.sentiment", "is a film review positive? an LSTM on IMDB"),
+    "word2vec": ("training.word2vec", "word vectors: skip-gram with negative sampling on Wikipedia"),
+}
+COMMANDS = {
+    "compare-classical": ("training.classical", "digits read by classical methods and by ours: a table and a plot"),
+    "scores": ("training.scores", "measure the published models on the test sets, against what is promised"),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 when the error was printed. Without a model it prints the help."""
     arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] not in MODELS:
+    chosen = arguments[0] if arguments else ""
+    if chosen in COMMANDS:
+        module: Any = importlib.import_module(COMMANDS[chosen][0])
+        code: int = module.main(arguments[1:])
+        return code
+    if chosen not in MODELS and not chosen.endswith(".py"):
         _overview().parse_args(arguments)
         _overview().print_help()
         return 0
-    return _train(arguments[0], arguments[1:])
+    return _train(chosen, arguments[1:])
 
 
 def _overview() -> argparse.ArgumentParser:
-    lines = "".join(f"  {name:<10} {about}\n" for name, about in MODELS.items())
+    def listed(found: dict[str, tuple[str, str]]) -> str:
+        return "".join(f"  {name:<18} {about}\n" for name, (_, about) in found.items())
+
     parser = argparse.ArgumentParser(
         prog="python -m training",
         description="Train a model, export it as SavedModel, ONNX and TFLite, and publish it.",
-        epilog=f"models:\n{lines}\nEach has flags of its own: python -m training digits --help",
+        epilog=f"models:\n{listed(MODELS)}  PATH.py            a script of your own; see docs/howto/train.md\n\n"
+        f"other commands:\n{listed(COMMANDS)}\nEach has flags of its own: python -m training digits --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", choices=MODELS, help="what to train")
+    parser.add_argument("model", nargs="?", choices=[*MODELS, *COMMANDS], help="what to train, or another command")
     return parser
 
 
-def _train(name: str, arguments: Sequence[str]) -> int:
-    script: Any = importlib.import_module(f"training.{name}")
-    from training import data, export, parity
+def _train(chosen: str, arguments: Sequence[str]) -> int:
+    prog = f"python -m training {chosen}"
+    try:
+        script = _script(chosen)
+    except OSError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 1
+    from training import checkpoints, data, export, parity
+    from training.cluster import Cluster, ClusterError
+    from training.runs import Run
 
+    options = vars(_parser(prog, script).parse_args(arguments))
+    settings = script.Settings(**{field.name: options[field.name] for field in dataclasses.fields(script.Settings)})
+    target = export.Target(
+        repository=ModelRepository(options["out"]), version=options["version"], replace=options["replace"]
+    )
+    folder = data.DataFolder(options["data_dir"], accept_other=options["accept_other_data"])
+    try:
+        target.check(script.NAME)
+        import keras
+
+        cluster = Cluster(options["cluster"], options["task"])
+        keras.utils.set_random_seed(settings.seed)
+        place = options["runs"] / script.NAME / str(target.version)
+        script.train(
+            settings, folder, target, Run(place, settings, folder.hashes, resume=options["resume"], cluster=cluster)
+        )
+    except (
+        checkpoints.CheckpointError,
+        ClusterError,
+        data.DataError,
+        export.ExportError,
+        parity.ParityError,
+        RepositoryError,
+    ) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _script(chosen: str) -> Any:
+    """The module of that name or path. Raises `OSError` when there is no such file."""
+    if chosen in MODELS:
+        return importlib.import_module(MODELS[chosen][0])
+    spec = importlib.util.spec_from_file_location(Path(chosen).stem, chosen)
+    if spec is None or spec.loader is None:
+        raise OSError(f"{chosen} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def _parser(prog: str, script: Any) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python -m training {name}",
-        description=script.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=prog, description=script.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     place = parser.add_argument_group("data and publishing")
     place.add_argument("--data-dir", type=Path, default=Path(".data"), help="data files; missing ones are downloaded")
@@ -57,23 +122,22 @@ def _train(name: str, arguments: Sequence[str]) -> int:
     place.add_argument("--out", type=Path, default=Path("models"), help="the model repository to publish in")
     place.add_argument("--version", type=int, default=1, help="the version to publish")
     place.add_argument("--replace", action="store_true", help="publish even where that version exists")
+    course = parser.add_argument_group("the run")
+    course.add_argument("--runs", type=Path, default=Path(".runs"), help="checkpoints and TensorBoard logs go here")
+    course.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
+    course.add_argument(
+        "--cluster", type=_addresses, default=(), help="HOST:PORT of each process, the first is the chief"
+    )
+    course.add_argument("--task", type=int, default=0, help="which of them this process is, from 0")
     hyper_parameters = parser.add_argument_group("hyper-parameters")
     for field in dataclasses.fields(script.Settings):
         flag = f"--{field.name.replace('_', '-')}"
         hyper_parameters.add_argument(flag, type=type(field.default), default=field.default, help=f"[{field.default}]")
-    options = vars(parser.parse_args(arguments))
-    settings = script.Settings(**{field.name: options[field.name] for field in dataclasses.fields(script.Settings)})
-    target = export.Target(
-        repository=ModelRepository(options["out"]), version=options["version"], replace=options["replace"]
-    )
-    folder = data.DataFolder(options["data_dir"], accept_other=options["accept_other_data"])
-    try:
-        target.check(name)
-        script.train(settings, folder, target)
-    except (data.DataError, export.ExportError, parity.ParityError, RepositoryError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return parser
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
 
 
 if __name__ == "__main__":

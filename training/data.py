@@ -1,7 +1,7 @@
 """The data sets: where their files come from, the check that they are the right ones, and how they are read.
 
 Every file is checked against its SHA-256, whether it was there already or is downloaded now. What a training run read
-is kept in `DataFolder.hashes`, which goes into the manifest.
+is kept in `DataFolder.hashes` and `licences`, which go into the manifest.
 """
 
 import gzip
@@ -39,6 +39,7 @@ class Source:
     sha256: str
     contents: str
     url: str = ""
+    licence: str = "none stated; free for research with citation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,7 @@ class DataFolder:
         self.root = root
         self.accept_other = accept_other
         self.hashes: dict[str, str] = {}
+        self.licences: dict[str, str] = {}
 
     def has(self, source: Source) -> bool:
         """Whether the file is there, right or wrong."""
@@ -77,6 +79,7 @@ class DataFolder:
                 f" {source.sha256}. Remove it to have it downloaded, or train on it with --accept-other-data"
             )
         self.hashes[source.path] = found
+        self.licences[source.path.partition("/")[0]] = source.licence
         return path
 
     def _download(self, source: Source, path: Path) -> None:
@@ -112,10 +115,11 @@ def _save(url: str, path: Path) -> None:
 # MNIST: 60,000 + 10,000 handwritten digits, 28 x 28 grey levels, 0 background to 255 ink.
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_MNIST_LICENCE = "none given by its authors (LeCun, Cortes, Burges); usually listed as CC BY-SA 3.0"
 
 
 def _mnist(name: str, sha256: str, contents: str) -> Source:
-    return Source(path=f"mnist/{name}", sha256=sha256, contents=contents, url=_MNIST_URL + name)
+    return Source(path=f"mnist/{name}", sha256=sha256, contents=contents, url=_MNIST_URL + name, licence=_MNIST_LICENCE)
 
 
 MNIST_TRAIN = (
@@ -195,6 +199,7 @@ SENTENCES = (
         path="rt-polarity/train.tsv.gz",
         sha256="e0bc86526e3a01bd9b7a728ba615fe46d9606429b2ecf983c066152fbb5030d5",
         contents="8,202 sentences of film reviews (rt-polarity), a line each: label, tab, text",
+        licence="CC BY 4.0 (Pang and Lee)",
     ),
 )
 
@@ -257,11 +262,13 @@ _ENWIKI_HASHES = (
     "add508fcb11e78091a1b729c1a81819c7a0383783d93ffbe9f8e8de8f334d76b",
     "fdbfe1ed54fb625c45e0c029f861d97653ead2fccd42845d84c1b29fbae2efc9",
 )
+_WIKIPEDIA_LICENCE = "CC BY-SA 3.0 and GFDL, by Wikipedia's authors"
 ENWIKI = tuple(
     Source(
         path=f"corpus/enwiki-2015-part{number}.txt.gz",
         sha256=sha256,
         contents=f"part {number} of 4 of a sample of English Wikipedia of 2015, a paragraph a line",
+        licence=_WIKIPEDIA_LICENCE,
     )
     for number, sha256 in enumerate(_ENWIKI_HASHES, 1)
 )
@@ -269,6 +276,7 @@ TEXT8 = Source(
     path="corpus/text8.zip",
     sha256="a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
     contents="text8, the first 100 million letters of English Wikipedia of 2006",
+    licence=_WIKIPEDIA_LICENCE,
     url="http://mattmahoney.net/dc/text8.zip",
 )
 

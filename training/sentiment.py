@@ -13,7 +13,6 @@ on its batch. ONNX and TFLite have LSTM operators of their own; TFLite's takes o
 """
 
 import dataclasses
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,10 +28,17 @@ from onnx import helper, numpy_helper
 from millrace.artifacts.manifest import Batching, Manifest, Tokenize
 from millrace.artifacts.vocabulary import PAD, UNKNOWN, Vocabulary, words
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
-from training import data, export, parity
+from training import data, export, fitting, parity, plots
+from training.calibration import expected_calibration_error
+from training.runs import Run
 
 NAME = "sentiment"
 LABELS = ("negative", "positive")
+LIMITS = (
+    "English only; other languages and unknown words say nothing to it.",
+    "It learned from film reviews: of other texts it judges the tone, not the facts.",
+    "There is no neutral answer; a text without an opinion gets a probability all the same.",
+)
 PREPROCESSING = Tokenize(input="text", output="ids", max_length=400, keep="end")
 _PAD_ID, _UNKNOWN_ID = 0, 1
 
@@ -80,20 +86,24 @@ class Texts:
     labels: npt.NDArray[np.int32]
 
 
-def train(settings: Settings, folder: data.DataFolder, target: export.Target) -> None:
+def train(settings: Settings, folder: data.DataFolder, target: export.Target, run: Run) -> None:
     """Train, evaluate, export and publish; the steps below in their order."""
-    keras.utils.set_random_seed(settings.seed)
     reviews, sentences = data.imdb(folder, data.IMDB_TRAIN), joined(data.sentences(folder))
     held_out, reviews = reviews[: settings.validation], reviews[settings.validation :]
     vocabulary = build_vocabulary([*reviews, *sentences], settings.vocabulary_size)
     model = build(settings, len(vocabulary))
     print(f"{model.count_params():,} parameters, {len(reviews):,} reviews, {len(sentences):,} sentences")
-    fit(model, settings, *(encode(part, vocabulary) for part in (reviews, sentences, held_out)))
+    fit(model, settings, run, *(encode(part, vocabulary) for part in (reviews, sentences, held_out)))
     round_embedding(model)
     test = encode(data.imdb(folder, data.IMDB_TEST), vocabulary)
-    accuracy = evaluate(model, test)
-    print(f"accuracy on the test set: {accuracy:.4f}")
-    publish(model, target, manifest({"imdb_test_accuracy": accuracy}, folder), vocabulary, test)
+    probabilities = predict(model, test)
+    scores = {
+        "imdb_test_accuracy": accuracy(probabilities, test),
+        "imdb_test_calibration_error": expected_calibration_error(probabilities, test.labels),
+    }
+    print(", ".join(f"{name.replace('_', ' ')}: {score:.4f}" for name, score in scores.items()))
+    pictures = plots.of_classifier(run.history, probabilities, test.labels, LABELS)
+    publish(model, target, manifest(scores, folder, run), vocabulary, test, pictures)
 
 
 # Data
@@ -174,39 +184,34 @@ def build(settings: Settings, vocabulary_size: int) -> keras.Model:
 # Fit and evaluate
 
 
-def fit(model: keras.Model, settings: Settings, reviews: Texts, sentences: Texts, held_out: Texts) -> None:
+def fit(model: keras.Model, settings: Settings, run: Run, reviews: Texts, sentences: Texts, held_out: Texts) -> None:
     """Train on reviews and sentences together; keep the weights of the epoch that is best on the held-out reviews."""
-    random = np.random.default_rng(settings.seed)
     both = Texts(ids=reviews.ids + sentences.ids, labels=np.concatenate([reviews.labels, sentences.labels]))
-    steps = settings.epochs * sum(1 for _ in batches(both, settings, np.random.default_rng(settings.seed)))
+    each = sum(
+        1 for _ in batches(both, settings, np.random.default_rng(settings.seed))
+    )  # about; epochs differ a little
+    steps = settings.epochs * each
     rate = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0, decay_steps=steps, warmup_target=settings.learning_rate, warmup_steps=steps // 20
     )
     optimizer = keras.optimizers.Adam(rate, clipnorm=1.0)
     optimizer.build(model.trainable_variables)
-
-    def step(ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            losses = keras.losses.sparse_categorical_crossentropy(labels, model(ids, training=True))
-            loss = tf.reduce_mean(losses)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return loss
-
-    signature = [tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.int32)]
-    update = tf.function(step, input_signature=signature)
-    best, kept, begun = -1.0, model.get_weights(), time.monotonic()
-    for epoch in range(settings.epochs):
-        losses = [update(tf.constant(ids), tf.constant(labels)) for ids, labels in batches(both, settings, random)]
-        accuracy = evaluate(model, held_out)
-        if accuracy >= best:
-            best, kept = accuracy, model.get_weights()
-        print(
-            f"epoch {epoch + 1}: loss {float(np.mean(losses)):.4f}, held out {accuracy:.4f},"
-            f" {time.monotonic() - begun:.0f} s",
-            flush=True,
-        )
-    model.set_weights(kept)
+    update = fitting.training_step(model, optimizer, keras.losses.sparse_categorical_crossentropy, run.cluster.strategy)
+    best = tf.Variable(-1.0)
+    kept = [tf.Variable(weight) for weight in model.get_weights()]
+    for epoch in run.epochs(settings.epochs, [*model.variables, *optimizer.variables, best, *kept]):
+        random = np.random.default_rng((settings.seed, epoch.number))
+        losses = [
+            update(tf.constant(ids), tf.constant(labels))
+            for ids, labels in epoch.progress(batches(both, settings, random), each)
+        ]
+        held_out_accuracy = accuracy(predict(model, held_out), held_out)
+        epoch.metrics |= {"loss": float(np.mean(losses)), "held_out_accuracy": held_out_accuracy}
+        if held_out_accuracy >= float(best):
+            best.assign(held_out_accuracy)
+            for variable, weight in zip(kept, model.get_weights(), strict=True):
+                variable.assign(weight)
+    model.set_weights([variable.numpy() for variable in kept])
 
 
 def round_embedding(model: keras.Model) -> None:
@@ -215,23 +220,26 @@ def round_embedding(model: keras.Model) -> None:
     layer.set_weights([layer.get_weights()[0].astype(np.float16).astype(np.float32)])
 
 
-def evaluate(model: keras.Model, texts: Texts) -> float:
-    """The part of the texts that get their label."""
-    predict = tf.function(
-        lambda ids: model(ids, training=False), input_signature=[tf.TensorSpec((None, None), tf.int32)]
-    )
-    order, right = np.argsort([len(text) for text in texts.ids]), 0
+def predict(model: keras.Model, texts: Texts) -> Floats:
+    """The probabilities [n, 2] of the texts, which are read in batches of about equal length."""
+    run = tf.function(lambda ids: model(ids, training=False), input_signature=[tf.TensorSpec((None, None), tf.int32)])
+    order = np.argsort([len(text) for text in texts.ids])
+    probabilities = np.empty((len(order), len(LABELS)), np.float32)
     for start in range(0, len(order), 100):
         chosen = order[start : start + 100]
-        probabilities = predict(tf.constant(padded([texts.ids[text] for text in chosen]))).numpy()
-        right += int((probabilities.argmax(1) == texts.labels[chosen]).sum())
-    return right / len(order)
+        probabilities[chosen] = run(tf.constant(padded([texts.ids[text] for text in chosen]))).numpy()
+    return probabilities
+
+
+def accuracy(probabilities: Floats, texts: Texts) -> float:
+    """The part of the texts that get their label."""
+    return float((probabilities.argmax(1) == texts.labels).mean())
 
 
 # Export
 
 
-def manifest(scores: dict[str, float], folder: data.DataFolder) -> Manifest:
+def manifest(scores: dict[str, float], folder: data.DataFolder, run: Run) -> Manifest:
     """What the model says of itself."""
     return Manifest(
         name=NAME,
@@ -248,18 +256,26 @@ def manifest(scores: dict[str, float], folder: data.DataFolder) -> Manifest:
         labels=LABELS,
         example={"instances": ["What a wonderful film!", "A dull, lifeless film."]},
         scores=scores,
+        limits=LIMITS,
+        training=run.hyper_parameters,
         data=folder.hashes,
+        licences=folder.licences,
     )
 
 
 def publish(
-    model: keras.Model, target: export.Target, description: Manifest, vocabulary: Vocabulary, test: Texts
+    model: keras.Model,
+    target: export.Target,
+    description: Manifest,
+    vocabulary: Vocabulary,
+    test: Texts,
+    pictures: plots.Plots,
 ) -> None:
     """Write the three formats, compare each with the trained model, publish."""
     exports = dataclasses.replace(
         export.exports_of(model), onnx_model=lambda: onnx_model(weights_of(model)), keras_model=None
     )
-    export.publish(target, description, exports, export.answers_of(model), parity_batches(test), vocabulary)
+    export.publish(target, description, exports, export.answers_of(model), parity_batches(test), vocabulary, pictures)
 
 
 def parity_batches(test: Texts) -> list[parity.Arrays]:

@@ -11,14 +11,12 @@ matrices and each word's vector is fetched once, not once a pair. The exported g
 with their weights, and finds the nearest words itself, those that were asked for left out.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -28,10 +26,17 @@ from onnx import helper, numpy_helper
 from millrace.artifacts.manifest import Batching, LookUpWords, Manifest, NameWords
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
-from training import data, export, parity
+from training import data, export, parity, plots
+from training.runs import Run
 
 NAME = "word2vec"
 NEIGHBORS = 10
+LIMITS = (
+    "English, lower case, letters a to z; words outside the vocabulary are refused by name.",
+    "One vector a word: the meanings of `bank` are mixed by how often each occurs.",
+    "Vectors repeat the prejudices of the texts that they were learned from.",
+)
+_MAPPED = 150  # words on the map; the 200 most frequent are left out where there are enough: they mean little
 _EXCLUDED = 4.0  # taken from the similarity of the words asked for; more than any two similarities differ by
 _SMALLEST_NORM = 1e-6
 
@@ -57,15 +62,20 @@ class Settings:
     seed: int = 1
 
 
-def train(settings: Settings, folder: data.DataFolder, target: export.Target) -> None:
+def train(settings: Settings, folder: data.DataFolder, target: export.Target, run: Run) -> None:
     """Train, evaluate, export and publish; the steps below in their order."""
-    keras.utils.set_random_seed(settings.seed)
     vocabulary, counts, corpus = read_corpus(folder, settings.vocabulary_size)
     print(f"{len(corpus):,} words, {len(vocabulary):,} of them different")
-    vectors = finished(fit(settings, counts, corpus), settings.common_directions)
+    vectors = finished(fit(settings, counts, corpus, run), settings.common_directions)
     scores = evaluate(vectors, vocabulary, folder)
     print(", ".join(f"{name}: {score:.4f}" for name, score in scores.items()))
-    publish(vectors, target, manifest(settings.size, scores, folder), vocabulary)
+    first = max(0, min(200, len(vocabulary) - _MAPPED))
+    mapped = slice(first, first + _MAPPED)
+    pictures = {
+        "plots/learning-curves.png": plots.learning_curves(run.history),
+        "plots/word-map.png": plots.word_map(vectors[mapped], vocabulary.entries[mapped]),
+    }
+    publish(vectors, target, manifest(settings.size, scores, folder, run), vocabulary, pictures)
 
 
 # Data
@@ -87,7 +97,7 @@ def read_corpus(folder: data.DataFolder, size: int) -> tuple[Vocabulary, npt.NDA
 # Model and fit
 
 
-def fit(settings: Settings, counts: npt.NDArray[np.int64], corpus: Ids) -> Floats:
+def fit(settings: Settings, counts: npt.NDArray[np.int64], corpus: Ids, run: Run) -> Floats:
     """The centre vectors [words, size] after training on the corpus."""
     random = np.random.default_rng(settings.seed)
     frequency = counts / counts.sum()
@@ -95,20 +105,23 @@ def fit(settings: Settings, counts: npt.NDArray[np.int64], corpus: Ids) -> Float
     smoothed = np.cumsum(counts**0.75)
     centres = tf.Variable(random.uniform(-0.5, 0.5, (len(counts), settings.size)).astype(np.float32) / settings.size)
     contexts = tf.Variable(tf.zeros_like(centres))
-    step = training_step(settings, centres, contexts)
-    done, steps = 0, int(settings.epochs * max(1, kept[corpus].sum() // (settings.block * settings.blocks)))
-    begun = time.monotonic()
-    for epoch in range(settings.epochs):
+    squares = [tf.Variable(tf.zeros_like(table)) for table in (centres, contexts)]
+    done = tf.Variable(0)
+    step = training_step(settings, centres, contexts, squares)
+    each = int(max(1, kept[corpus].sum() // (settings.block * settings.blocks)))  # steps in an epoch, about
+    for epoch in run.epochs(settings.epochs, [centres, contexts, *squares, done]):
+        random = np.random.default_rng((settings.seed, epoch.number))
         blocks = shuffled_blocks(corpus[random.random(len(corpus)) < kept[corpus]], settings.block, random)
-        losses = []
-        for start in range(0, len(blocks), settings.blocks):
+        losses: list[tf.Tensor] = []
+        before = int(done)
+        for start in epoch.progress(range(0, len(blocks), settings.blocks), each):
             ids = blocks[start : start + settings.blocks]
             reach = random.integers(1, settings.window + 1, ids.shape, np.int32)
             negatives = np.searchsorted(smoothed, random.random(settings.shared_negatives) * smoothed[-1], "right")
-            rate = settings.learning_rate * max(0.02, 1 - done / steps)
+            rate = settings.learning_rate * max(0.02, 1 - (before + len(losses)) / (settings.epochs * each))
             losses.append(step(ids, reach, negatives.astype(np.int32), np.float32(rate)))
-            done += 1
-        print(f"epoch {epoch + 1}: loss {float(np.mean(losses)):.4f}, {time.monotonic() - begun:.0f} s", flush=True)
+        done.assign_add(len(losses))
+        epoch.metrics["loss"] = float(np.mean(losses))
     result: Floats = centres.numpy()
     return result
 
@@ -120,10 +133,14 @@ def shuffled_blocks(corpus: Ids, block: int, random: np.random.Generator) -> Ids
     return rows[random.permutation(len(rows))]
 
 
-def training_step(settings: Settings, centres: tf.Variable, contexts: tf.Variable) -> Callable[..., Any]:
-    """One step of Adagrad on some blocks; it returns the loss of a pair and its negative samples."""
+def training_step(
+    settings: Settings, centres: tf.Variable, contexts: tf.Variable, squares: Sequence[tf.Variable]
+) -> Callable[..., Any]:
+    """One step of Adagrad on some blocks; it returns the loss of a pair and its negative samples.
+
+    `squares` are the sums of the squared gradients of both tables.
+    """
     distance = np.abs(np.arange(settings.block)[:, None] - np.arange(settings.block)[None]).astype(np.int32)
-    squares = [tf.Variable(tf.zeros_like(table)) for table in (centres, contexts)]
 
     def update(ids: tf.Tensor, reach: tf.Tensor, negatives: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         pairs = tf.cast((distance <= reach[:, :, None]) & (distance > 0), tf.float32)  # [blocks, centre, context]
@@ -232,7 +249,7 @@ def _ranks(values: list[float]) -> npt.NDArray[np.float64]:
 # Export
 
 
-def manifest(size: int, scores: dict[str, float], folder: data.DataFolder) -> Manifest:
+def manifest(size: int, scores: dict[str, float], folder: data.DataFolder, run: Run) -> Manifest:
     """What the model says of itself."""
     signature = Signature(
         inputs=(
@@ -255,11 +272,16 @@ def manifest(size: int, scores: dict[str, float], folder: data.DataFolder) -> Ma
         batching=Batching(max_batch_size=32),
         example={"instances": [{"tokens": ["king", "man", "woman"], "weights": [1.0, -1.0, 1.0]}]},
         scores=scores,
+        limits=LIMITS,
+        training=run.hyper_parameters,
         data=folder.hashes,
+        licences=folder.licences,
     )
 
 
-def publish(vectors: Floats, target: export.Target, description: Manifest, vocabulary: Vocabulary) -> None:
+def publish(
+    vectors: Floats, target: export.Target, description: Manifest, vocabulary: Vocabulary, pictures: plots.Plots
+) -> None:
     """Write the three formats, compare each with the vectors themselves, publish."""
     function, variables = serving_function(vectors)
     exports = export.Exports(function=function, variables=variables, onnx_model=lambda: onnx_model(vectors))
@@ -271,7 +293,7 @@ def publish(vectors: Floats, target: export.Target, description: Manifest, vocab
         }
         for rows, words in ((1, 1), (3, 3), (32, 2), (200, 1))
     ]
-    export.publish(target, description, exports, lambda batch: nearest(vectors, batch), batches, vocabulary)
+    export.publish(target, description, exports, lambda batch: nearest(vectors, batch), batches, vocabulary, pictures)
 
 
 def nearest(vectors: Floats, batch: parity.Arrays) -> dict[str, npt.NDArray[Any]]:

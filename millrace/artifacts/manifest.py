@@ -95,9 +95,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     # A request body that the model answers, in TensorFlow Serving's row form: {"instances": [...]}.
     example: dict[str, Any] = {}
     scores: dict[str, float] = {}
+    # What the model is not good for, a sentence each.
+    limits: tuple[str, ...] = ()
+    # The hyper-parameters that it was trained with.
+    training: dict[str, int | float | str] = {}
     parity: dict[str, Parity] = {}
-    # File name of each training set -> SHA-256; file name in the version's folder -> SHA-256.
+    # File name of each training set -> SHA-256. The same of the files in the version's folder is in `files`.
     data: dict[str, str] = {}
+    # Name of each data set -> under which terms it may be used.
+    licences: dict[str, str] = {}
     files: dict[str, str] = {}
 
 

@@ -54,7 +54,8 @@ def published(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Model
     """The three models, each trained for one epoch."""
     out = tmp_path_factory.mktemp("models")
     common = ["--data-dir", str(data_dir), "--accept-other-data", "--out", str(out), "--epochs", "1"]
-    assert main(["digits", *common, "--version", "3", "--batch-size", "32"]) == 0
+    common += ["--runs", str(tmp_path_factory.mktemp("runs"))]
+    assert main(["digits", *common, "--version", "3", "--batch-size", "32", "--held-out", "20"]) == 0
     assert main(["sentiment", *common, "--units", "8", "--embedding-size", "6", "--validation", "10"]) == 0
     assert main(["word2vec", *common, "--size", "12", "--blocks", "4", "--vocabulary-size", "60"]) == 0
     return ModelRepository(out)

@@ -3,7 +3,7 @@
 The version appears only when every format was run and answers as the trained model does; see `parity`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from millrace.artifacts import manifest
 from millrace.artifacts.manifest import Manifest
 from millrace.artifacts.repository import ModelRepository, RepositoryError
 from millrace.artifacts.vocabulary import Vocabulary
-from training import parity
+from training import cards, parity
 from training.export import lite, metadata
 from training.export.keras_model import answers_of, exports_of
 from training.export.model import ExportError, Exports
@@ -56,9 +56,11 @@ def publish(
     trained: parity.Run,
     batches: Sequence[parity.Arrays],
     vocabulary: Vocabulary | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write, compare and publish; returns the version's folder. The manifest's `parity` and `files` are filled in.
 
+    A model card is written from the manifest, and the files `beside` the model (plots) by their paths in the folder.
     Nothing is published when an error is raised: `ExportError`, `ParityError`, or `RepositoryError` when the version
     exists.
     """
@@ -78,7 +80,12 @@ def publish(
             "onnx": parity.compare("ONNX", trained, parity.onnx(folder / "model.onnx"), batches),
             "tflite": parity.compare("TFLite", trained, parity.tflite(folder / "model.tflite"), batches),
         }
-        manifest.write(folder, msgspec.structs.replace(description, version=version, parity=found))
+        for path, content in (beside or {}).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        description = msgspec.structs.replace(description, version=version, parity=found)
+        cards.write(folder, description)
+        manifest.write(folder, description)
     folder = target.repository.folder(name, version)
     for format_name, result in found.items():
         print(f"{format_name}: differs from the trained model by at most {result.max_abs_difference:.1e}")

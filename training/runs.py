@@ -1,0 +1,117 @@
+"""A training run: its epochs, from the first or from the last checkpoint, with bars, TensorBoard and a history.
+
+    for epoch in run.epochs(30, variables):
+        losses = [step(batch) for batch in epoch.progress(batches, 468)]
+        epoch.metrics["loss"] = float(np.mean(losses))
+
+After each epoch its metrics go to TensorBoard and to the screen, and the variables into the checkpoint. What is random
+in an epoch must come from the seed and the epoch's number alone: then a run that was resumed ends where one that was
+never interrupted does.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from training import checkpoints, progress
+from training.checkpoints import Checkpoint
+from training.cluster import Cluster
+
+CHECKPOINT = "checkpoint.npz"
+
+Item = TypeVar("Item")
+History = list[dict[str, float]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Epoch:
+    """One pass over the data: its number, from 0, and the metrics that the loop fills in."""
+
+    number: int
+    of: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def progress(self, items: Iterable[Item], total: int) -> Iterator[Item]:
+        """The items with a progress bar; `total` may be a guess."""
+        return progress.shown(items, total, f"epoch {self.number + 1}/{self.of}")
+
+
+class Run:
+    """The epochs of one training, in a folder of their own: `checkpoint.npz`, and the logs of TensorBoard.
+
+    `settings` is the script's frozen dataclass; `hashes` are those of the data, and are read when the first epoch
+    begins. With `resume` the run goes on after the last finished epoch, where there is one.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Any, hashes: Mapping[str, str], *, resume: bool = False, cluster: Cluster
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.cluster = cluster
+        self.history: History = []
+        self._hashes = hashes
+        self._resume = resume
+
+    @property
+    def hyper_parameters(self) -> dict[str, Any]:
+        """The settings by name."""
+        return dataclasses.asdict(self.settings)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What is trained with what: the hyper-parameters, and the SHA-256 of each data file."""
+        return {**self.hyper_parameters, **self._hashes}
+
+    def epochs(self, count: int, variables: Sequence[Any]) -> Iterator[Epoch]:
+        """The epochs that are left of `count`. `variables` (of TensorFlow or Keras) are all that an epoch changes.
+
+        Raises `CheckpointError` when the checkpoint cannot be gone on from.
+        """
+        if self._resume:
+            self._restore(variables)
+        writer = self._writer()
+        begun = time.monotonic()
+        for number in range(len(self.history), count):
+            epoch = Epoch(number=number, of=count)
+            yield epoch
+            self.history.append(epoch.metrics)
+            self._log(epoch, writer, time.monotonic() - begun)
+            if self.cluster.is_chief:
+                values = [np.asarray(variable) for variable in variables]
+                Checkpoint(origin=self.origin, history=self.history, values=values).write(self.folder / CHECKPOINT)
+
+    def _restore(self, variables: Sequence[Any]) -> None:
+        path = self.folder / CHECKPOINT
+        found = checkpoints.read(path) if self.cluster.is_chief else None
+        if found:
+            checkpoints.check_origin(path, found.origin, self.origin)
+            self.history = [dict(metrics) for metrics in found.history]
+        epochs = int(self.cluster.from_chief(np.array(len(self.history), np.int32)))
+        if not epochs:
+            print(f"there is no checkpoint in {self.folder} yet: training from the beginning")
+            return
+        self.history = self.history or [{} for _ in range(epochs)]  # only the chief's is kept
+        values = found.values if found else [np.asarray(variable) for variable in variables]
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(self.cluster.from_chief(value))
+        print(f"going on after epoch {epochs}")
+
+    def _writer(self) -> Any:
+        if not self.cluster.is_chief:
+            return tf.summary.create_noop_writer()
+        return tf.summary.create_file_writer(str(self.folder))
+
+    def _log(self, epoch: Epoch, writer: Any, elapsed_s: float) -> None:
+        with writer.as_default(step=epoch.number + 1):
+            for name, value in epoch.metrics.items():
+                tf.summary.scalar(name, value)
+        writer.flush()
+        metrics = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in epoch.metrics.items())
+        print(f"epoch {epoch.number + 1}/{epoch.of}: {metrics}, {elapsed_s:.0f} s", flush=True)
