@@ -16,6 +16,7 @@ from millrace.protocol.tensors import (
     BYTES,
     DEFAULT_SIGNATURE,
     DTYPES,
+    Signature,
     Tensor,
     TensorSpec,
     decode_strings,
@@ -352,7 +353,20 @@ def render_config(model: ServedModel) -> dict[str, Any]:
     }
     if model.max_batch_size:
         config["dynamic_batching"] = {"priority_levels": _PRIORITY_LEVELS, "default_priority_level": _PRIORITY_LEVELS}
+    if parameters := _config_parameters(model, signature):
+        config["parameters"] = parameters
     return config
+
+
+def _config_parameters(model: ServedModel, signature: Signature) -> dict[str, Any]:
+    """What Triton's configuration has no field for, as its parameters carry it: text, or JSON in a text."""
+    media = {spec.name: spec.media for spec in signature.inputs if spec.media}
+    found = {
+        "description": model.announcement.description,
+        "labels": orjson.dumps(model.announcement.labels).decode() if model.announcement.labels else "",
+        "media": orjson.dumps(media).decode() if media else "",
+    }
+    return {name: {"string_value": value} for name, value in found.items() if value}
 
 
 def _tensor_config(model: ServedModel, spec: TensorSpec) -> dict[str, Any]:

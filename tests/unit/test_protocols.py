@@ -167,6 +167,13 @@ def test_the_configuration_of_a_model_that_does_not_batch_has_the_whole_shape() 
     assert "dynamic_batching" not in config
 
 
+def test_the_configurations_parameters_carry_what_triton_has_no_field_for() -> None:
+    signatures = ONE.announcement.signatures
+    named = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, labels=["no", "yes"])
+    assert oip.render_config(ServedModel(named))["parameters"] == {"labels": {"string_value": '["no","yes"]'}}
+    assert "parameters" not in oip.render_config(ONE)
+
+
 def _infer(body: Any, on: ServedModel = ONE, binary: bytes | None = None) -> tuple[Inference, oip.Wanted]:
     document = body if isinstance(body, bytes) else json.dumps(body).encode()
     if binary is None:
