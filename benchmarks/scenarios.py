@@ -30,7 +30,7 @@ STACK = Entry(
     name="bundled",
     folder=ROOT,
     programs=Path(sys.prefix) / "bin",
-    start=["millrace up --port {port}"],
+    start=["millrace up --port {port} --grpc-port {port2}"],
     env={},
     requests=[{"kind": "text", "url": "http://127.0.0.1:{port}/v1/models/sentiment:predict"}],
 )

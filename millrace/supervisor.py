@@ -74,6 +74,8 @@ class Supervisor:
         models = _models(options.models)
         try:
             check_port(options.host, options.port)
+            if options.grpc_port:
+                check_port(options.host, options.grpc_port, "--grpc-port")
         except OSError as error:
             raise UpError(str(error)) from None
         with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
@@ -111,6 +113,7 @@ class Supervisor:
             "MILLRACE_LOG_LEVEL": options.log_level,
             "MILLRACE_SERVING_HOST": options.host,
             "MILLRACE_SERVING_PORT": str(options.port),
+            "MILLRACE_SERVING_GRPC_PORT": str(options.grpc_port),
             "MILLRACE_WORKER_MODELS": str(options.models),
             "MILLRACE_WORKER_DEVICE": options.device,
         }
@@ -146,7 +149,8 @@ class Supervisor:
         for name in loaded:
             if models[name]:
                 self._wait_for(lambda name=name: _answers(base, name, models[name]), f"model {name!r} did not answer")  # type: ignore[misc]
-        _print_ready(base, {name: models[name] for name in loaded}, time.perf_counter() - started)
+        grpc = f"{_local(self._arguments.host)}:{self._arguments.grpc_port}" if self._arguments.grpc_port else ""
+        _print_ready(base, grpc, {name: models[name] for name in loaded}, time.perf_counter() - started)
 
     def _wait_for(self, condition: Callable[[], bool], failure: str) -> None:
         """Return when the condition holds. Raises `UpError` when it takes too long or a process dies, or on `stop`."""
@@ -275,8 +279,9 @@ def _answers(base: str, model: str, example: dict[str, Any]) -> bool:
         return False
 
 
-def _print_ready(base: str, models: dict[str, dict[str, Any]], seconds: float) -> None:
-    print(f"\nMillrace is ready at {base}  ({', '.join(models)}; {seconds:.1f} s)")
+def _print_ready(base: str, grpc: str, models: dict[str, dict[str, Any]], seconds: float) -> None:
+    also = f", gRPC at {grpc}" if grpc else ""
+    print(f"\nMillrace is ready at {base}{also}  ({', '.join(models)}; {seconds:.1f} s)")
     examples = {name: json.dumps(example) for name, example in models.items() if example}
     if examples:
         name = min(examples, key=lambda name: len(examples[name]))
@@ -316,6 +321,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
     option("--host", "MILLRACE_SERVING_HOST", "127.0.0.1", "the address to listen on")
     option("--port", "MILLRACE_SERVING_PORT", "8000", "the HTTP port", type=_between(1, 65535))
+    grpc_text = "the gRPC port, 0 for none"
+    option("--grpc-port", "MILLRACE_SERVING_GRPC_PORT", "8001", grpc_text, type=_between(0, 65535))
     option("--models", "MILLRACE_WORKER_MODELS", "models", "the model repository", type=Path)
     option("--device", "MILLRACE_WORKER_DEVICE", "cpu", "where the models run", choices=["cpu", "cuda"])
     levels = ["debug", "info", "warning", "error"]

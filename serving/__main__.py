@@ -17,11 +17,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="millrace serve", description="Run the API.")
     parser.add_argument("--host", help="the address to listen on")
     parser.add_argument("--port", type=int, help="the HTTP port")
+    parser.add_argument("--grpc-port", type=int, help="the gRPC port; 0 switches gRPC off")
     parser.add_argument("--redis-url", help="where the queue is")
     arguments = parser.parse_args(argv)
     try:
         settings = load(ServingSettings, os.environ, **vars(arguments))
         check_port(settings.host, settings.port)
+        if settings.grpc_port:
+            check_port(settings.host, settings.grpc_port, "--grpc-port")
     except (SettingsError, OSError) as error:
         print(f"millrace serve: {error}", file=sys.stderr)
         return 2

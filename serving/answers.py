@@ -11,11 +11,12 @@ _LONGEST_TEXT = 1000
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A status, a body and headers, for whatever server sends them."""
+    """A status, a body and headers, for whatever server sends them; for a refused request the error, too."""
 
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
+    error: MillraceError | None = None
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -25,11 +26,16 @@ class Content(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
 
 
-def error_body(text: str) -> bytes:
-    """`{"error": text}`: cut to 1,000 characters, since texts quote what callers sent, and always valid UTF-8."""
+def shortened(text: str) -> str:
+    """The text of an error, cut to 1,000 characters, since texts quote what callers sent, and always valid UTF-8."""
     if len(text) > _LONGEST_TEXT:
         text = text[:_LONGEST_TEXT] + "..."
-    return orjson.dumps({"error": text.encode("utf-8", "replace").decode()})
+    return text.encode("utf-8", "replace").decode()
+
+
+def error_body(text: str) -> bytes:
+    """`{"error": text}`, the text shortened."""
+    return orjson.dumps({"error": shortened(text)})
 
 
 def error_answer(status: int, text: str) -> Answer:

@@ -75,7 +75,18 @@ def parse_infer(body: bytes, header_length: bytes | None, model: ServedModel) ->
     else:
         read = _remembered_document if length <= _MAX_REMEMBERED_BYTES else _document
         document, binary = read(body[:length]), memoryview(body)[length:]
-    inputs = _with_binary(document.inputs, binary)
+    return _asked(document, _with_binary(document.inputs, binary), model)
+
+
+def read_infer(
+    document: dict[str, Any], inputs: Sequence[tuple[str, Tensor]], model: ServedModel
+) -> tuple[Inference, Wanted]:
+    """As `parse_infer`, for a request whose inputs were read already: `document` is the rest of it, as in JSON."""
+    checked = _checked(document, inputs)
+    return _asked(checked, dict(inputs), model)
+
+
+def _asked(document: _Document, inputs: dict[str, Tensor], model: ServedModel) -> tuple[Inference, Wanted]:
     if len(inputs) != len(document.inputs):
         raise InvalidRequest(f"an input is given twice for model '{model.name}'")
     for name, _ in document.wanted.outputs:
@@ -107,7 +118,7 @@ def _with_binary(inputs: Sequence[tuple[str, Tensor | _Raw]], binary: memoryview
         if isinstance(tensor, _Raw):
             data = binary[offset : offset + tensor.size]
             offset += tensor.size
-            tensors[name] = _binary_tensor(name, tensor, data)
+            tensors[name] = binary_tensor(name, tensor.datatype, tensor.shape, data)
         else:
             tensors[name] = tensor
     if offset != len(binary):
@@ -115,19 +126,17 @@ def _with_binary(inputs: Sequence[tuple[str, Tensor | _Raw]], binary: memoryview
     return tensors
 
 
-def _binary_tensor(name: str, raw: _Raw, data: memoryview) -> Tensor:
-    """The tensor, whose elements are as many as its shape says and each one of its datatype."""
-    count = math.prod(raw.shape)
-    if raw.datatype == BYTES:
+def binary_tensor(name: str, datatype: str, shape: tuple[int, ...], data: bytes | memoryview) -> Tensor:
+    """The tensor with these elements. Raises `InvalidRequest` where they are not as many, or not of the datatype."""
+    count = math.prod(shape)
+    if datatype == BYTES:
         if len(elements := decode_strings(data)) != count:
-            raise InvalidRequest(
-                f"input '{name}' of shape {list(raw.shape)} needs {count} strings, got {len(elements)}"
-            )
-    elif len(data) != (size := count * DTYPES[raw.datatype].itemsize):
+            raise InvalidRequest(f"input '{name}' of shape {list(shape)} needs {count} strings, got {len(elements)}")
+    elif len(data) != (size := count * DTYPES[datatype].itemsize):
         raise InvalidRequest(f"unexpected total byte size {len(data)} for input '{name}', expecting {size}")
-    elif raw.datatype == "BOOL" and count and max(data) > 1:
+    elif datatype == "BOOL" and count and max(data) > 1:
         raise InvalidRequest(f"input '{name}' has a byte that is neither 0 nor 1, as BOOL must be")
-    return Tensor(raw.datatype, raw.shape, data)
+    return Tensor(datatype, shape, data)
 
 
 def _of_raw_body(body: bytes, model: ServedModel) -> tuple[Inference, Wanted]:
@@ -145,7 +154,7 @@ def _of_raw_body(body: bytes, model: ServedModel) -> tuple[Inference, Wanted]:
         ), Wanted(binary=True)
     fixed = abs(math.prod(row)) * DTYPES[spec.datatype].itemsize
     shape = tuple(len(body) // fixed if size < 0 else size for size in row)
-    tensor = _binary_tensor(spec.name, _Raw(spec.datatype, shape, len(body)), memoryview(body))
+    tensor = binary_tensor(spec.name, spec.datatype, shape, body)
     return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), Wanted(binary=True)
 
 

@@ -1,4 +1,4 @@
-"""The API under its own HTTP server: the hot verbs on the event loop, everything else in Flask beside it."""
+"""The API under its own HTTP server: the hot verbs on the event loop, everything else in Flask beside it; and gRPC."""
 
 import asyncio
 import gc
@@ -11,6 +11,7 @@ from millrace.protocol.errors import MillraceError
 from serving.answers import Answer
 from serving.app import create_app
 from serving.flaskthreads import FlaskThreads
+from serving.grpc.server import GrpcServer
 from serving.heads import Head
 from serving.http import Done, HttpServer, Withdraw
 from serving.service import Service, target
@@ -51,11 +52,14 @@ async def serve(settings: ServingSettings) -> None:
     service = Service(settings, RedisBroker(settings.redis_url))
     await service.start()
     api = Api(service)
-    server = HttpServer(settings, api)
-    await server.start()
+    servers: list[HttpServer | GrpcServer] = [HttpServer(settings, api)]
+    if settings.grpc_port:
+        servers.append(GrpcServer(service))
+    for server in servers:
+        await server.start()
     _spare_the_collector()
     await stopping.wait()
-    await server.stop()
+    await asyncio.gather(*(server.stop() for server in servers))
     await service.stop()
     api.stop()
 

@@ -16,7 +16,7 @@ import orjson
 
 from millrace.broker.base import Broker, Limits
 from millrace.broker.producer import Pending, Producer, Response, Timings
-from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported
+from millrace.protocol.errors import Internal, InvalidRequest, MillraceError, NotSupported
 from serving import oip, tfs
 from serving.admission import Inference, admit
 from serving.answers import Answer, Content, error_body, retry_after
@@ -263,7 +263,7 @@ class Call:
     def _break(self) -> None:
         _log.exception("a request failed", extra={"request_id": self.request_id, "model": self.model})
         text = f"internal error; the server's log has it under request id {self.request_id}"
-        self._finish(Answer(500, error_body(text), (_JSON, *self._headers())))
+        self._fail(Internal(text))
 
     def _finish(self, answer: Answer) -> None:
         seconds = time.perf_counter() - self.started
@@ -280,7 +280,7 @@ class Call:
 
     def refusal(self, error: MillraceError, text: str) -> Answer:
         """The answer that carries an error."""
-        return Answer(error.status, error_body(text), (_JSON, *self._headers(), *retry_after(error)))
+        return Answer(error.status, error_body(text), (_JSON, *self._headers(), *retry_after(error)), error)
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         stages = f"parse;dur={self.parse_ms:.3f}"

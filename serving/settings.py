@@ -14,7 +14,17 @@ class ServingSettings(CommonSettings):
 
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="The HTTP port.")
-    max_body_bytes: int = Field(64 * 2**20, ge=1024, description="The largest request body; a larger one gets 413.")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="The gRPC port; 0 switches gRPC off.")
+    grpc_tensor_content: bool = Field(
+        False,
+        description="Answer TensorFlow Serving's Predict over gRPC with tensor_content, which is quicker to read, "
+        "in place of the typed values that clients in every language read.",
+    )
+    max_body_bytes: int = Field(
+        64 * 2**20,
+        ge=1024,
+        description="The largest request body, or gRPC message; a larger one gets 413, or RESOURCE_EXHAUSTED.",
+    )
     max_arriving_bytes: int = Field(
         512 * 2**20, ge=1024, description="Bytes of large bodies that may be arriving at once; more get 503."
     )
@@ -27,7 +37,12 @@ class ServingSettings(CommonSettings):
     request_timeout_ms: int = Field(
         30_000, ge=1, description="The deadline of a request that names none, and the longest that one may name."
     )
-    max_connections: int = Field(10_000, ge=1, description="Connections that may be open at once; more get 503.")
+    max_connections: int = Field(
+        10_000,
+        ge=1,
+        description="HTTP connections that may be open at once, more get 503; and gRPC calls, more get "
+        "RESOURCE_EXHAUSTED.",
+    )
     keep_alive_timeout_s: float = Field(
         75.0, gt=0, description="How long a connection may be idle between two requests before it is closed."
     )

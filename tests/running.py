@@ -64,9 +64,10 @@ def until(condition: Callable[[], object], timeout_s: float = 30.0, what: str = 
 
 @dataclass
 class Stack:
-    """`millrace up` as a process; what it and its children print goes to the file `log`."""
+    """`millrace up` as a process; what it and its children print goes to the file `log`. `grpc` is HOST:PORT."""
 
     url: str
+    grpc: str
     process: "subprocess.Popen[bytes]"
     log: Path
     redis_url: str = ""
@@ -106,10 +107,11 @@ def free_port() -> int:
 def start_up(*arguments: str, port: int | None = None) -> Stack:
     """Run `millrace up` and wait until it says that it is ready, or has ended."""
     port = port or free_port()
-    command = [sys.executable, "-m", "millrace", "up", "--port", str(port), *arguments]
+    grpc = free_port()
+    command = [sys.executable, "-m", "millrace", "up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
     with tempfile.NamedTemporaryFile("wb", prefix="millrace-up-", suffix=".log", delete=False) as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-    stack = Stack(f"http://127.0.0.1:{port}", process, Path(log.name))
+    stack = Stack(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc}", process, Path(log.name))
     until(lambda: "Stop it with Ctrl-C" in stack.output or process.poll() is not None, 120, "millrace up")
     return stack
 
@@ -123,6 +125,7 @@ class Parts:
     def __init__(self, folder: Path, models: Path, *, apis: int = 1, workers: int = 1, **settings: str) -> None:
         self.redis = RedisServer(folder / "redis.sock")
         self.ports = [free_port() for _ in range(apis)]
+        self.grpc_ports = [free_port() for _ in range(apis)]
         self.apis: list[subprocess.Popen[bytes]] = []
         self.workers: list[subprocess.Popen[bytes]] = []
         self.log = folder / "log"
@@ -185,7 +188,7 @@ class Parts:
         self.apis[number] = self._start_api(number)
 
     def _start_api(self, number: int) -> "subprocess.Popen[bytes]":
-        return self._start("serving", "--port", str(self.ports[number]))
+        return self._start("serving", "--port", str(self.ports[number]), "--grpc-port", str(self.grpc_ports[number]))
 
     def _start(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as log:

@@ -37,10 +37,11 @@ class InvalidRequest(MillraceError):
 
 
 class SignatureNotFound(InvalidRequest):
-    """The model has no signature of that name."""
+    """The model has no signature of that name; gRPC words this in another way, hence the attribute."""
 
     def __init__(self, signature: str) -> None:
         super().__init__(f'Serving signature name: "{signature}" not found in signature def')
+        self.signature = signature
 
 
 class NotAllowed(MillraceError):

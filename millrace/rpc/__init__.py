@@ -37,3 +37,8 @@ def message(name: str) -> Any:
 def service(name: str) -> Any:
     """The descriptor of a service by its full name, such as "grpc.health.v1.Health". Raises `KeyError`."""
     return pool().FindServiceByName(name)
+
+
+def enum(name: str) -> dict[str, int]:
+    """The numbers of an enum's values by their names. Raises `KeyError`."""
+    return {value.name: value.number for value in pool().FindEnumTypeByName(name).values}

@@ -27,7 +27,12 @@ class Project:
     def __init__(self, name: str) -> None:
         self.name = name
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MILLRACE_", "COMPOSE_"))}
-        ours = {"MILLRACE_PORT": "0", "MILLRACE_MODELS": str(ROOT / "models"), "MILLRACE_REDIS_URL": ""}
+        ours = {
+            "MILLRACE_PORT": "0",
+            "MILLRACE_GRPC_PORT": "0",
+            "MILLRACE_MODELS": str(ROOT / "models"),
+            "MILLRACE_REDIS_URL": "",
+        }
         self._environment = kept | ours
 
     def compose(self, *arguments: str, timeout_s: float = 120) -> str:

@@ -59,7 +59,7 @@ def test_they_serve_and_drain_with_exactly_their_acls_through_tls(
                 return False
 
         with (
-            running("serving", REDIS_URL=url("api"), SERVING_PORT=port) as serving,
+            running("serving", REDIS_URL=url("api"), SERVING_PORT=port, SERVING_GRPC_PORT=0) as serving,
             running("worker", REDIS_URL=url("worker"), WORKER_MODELS=tmp_path / "models") as worker,
             ThreadPoolExecutor(1) as pool,
         ):

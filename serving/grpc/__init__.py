@@ -1,0 +1,1 @@
+"""Both protocols over gRPC, on the event loop and the service that answer HTTP."""
