@@ -1,23 +1,29 @@
 """An image file to the form that MNIST's digits have, following the recipe of MNIST's authors.
 
 The page of the data set says: digits were size normalised to fit a 20x20 box keeping their aspect ratio, with grey
-levels from anti-aliasing, and centred in a 28x28 image by their centre of mass. Here, in order: composite on white,
-grey levels, light ink on dark (an image whose border is bright is inverted), contrast stretched, cropped to the ink,
-scaled to fit 20x20, placed by centre of mass. An image that already is 28x28 with light ink on a black border is taken
-as it is, so a file made from MNIST's own pixels gives those pixels.
+levels from anti-aliasing, and centred in a 28x28 image by their centre of mass. Here, in order:
+
+1. upright, as the camera says; what is transparent becomes paper, white behind dark ink and black behind light;
+2. grey levels; ink is what differs from the border's median, to whichever side more does, less the border's noise;
+3. cropped to the ink, scaled to fit 20x20 by area, so that edges are anti-aliased;
+4. contrast stretched, so that thin lines do not fade;
+5. placed so that the centre of mass is at pixel (14, 14), rounded, as in every image of MNIST.
+
+An image that already is so (28x28, box and centre as in MNIST) keeps its pixels, in either polarity.
 """
 
 import io
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from millrace.protocol.errors import InvalidRequest
 
 SIDE = 28
 _BOX = 20
 _INK = 0.2  # of the brightest pixel: what is darker counts as background when the ink's box is measured
+_MOST_NOISE = 0.3  # of the brightest pixel: the border of a drawing that is cut off is no noise
 _MAX_PIXELS = 20_000_000  # a decoded image of that size takes 80 MB for a moment
 _WORKING_SIDE = 1024  # larger images are reduced to about this before anything is computed
 
@@ -33,51 +39,80 @@ def read_digit(file: bytes) -> Pixels:
         with Image.open(io.BytesIO(file), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise InvalidRequest(f"an image of {image.width} x {image.height} pixels is too large")
-            grey = _on_white(image)
+            grey = _grey(image)
     except InvalidRequest:
         raise
     except UnidentifiedImageError:
         raise InvalidRequest("the bytes are not a PNG or JPEG image") from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise InvalidRequest(f"the image cannot be decoded: {error}") from None
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    if grey.shape == (SIDE, SIDE) and not border.any():
-        return grey[..., None]
-    return _centred(_light_on_dark(grey, float(np.median(border))))[..., None]
+    ink = _light_on_dark(grey)
+    return (ink if _is_in_form(ink) else _boxed(ink))[..., None]
 
 
-def _on_white(image: Image.Image) -> Pixels:
+def _grey(image: Image.Image) -> Pixels:
     image.draft("RGB", (_WORKING_SIDE, _WORKING_SIDE))  # a JPEG can be decoded small
-    layer = image.convert("RGBA" if image.has_transparency_data else "L")
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
+        layer = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+    else:
+        layer = image.convert("RGBA" if image.has_transparency_data else "L")
+    layer = ImageOps.exif_transpose(layer)
     if (factor := max(layer.size) // _WORKING_SIDE) > 1:
         layer = layer.reduce(factor)
     if layer.mode == "RGBA":
-        layer = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("L")
+        layer = _on_paper(layer)
     return np.asarray(layer, np.float32)
 
 
-def _light_on_dark(grey: Pixels, background: float) -> Pixels:
-    ink: Pixels = background - grey if background > 127 else grey - background
-    ink = np.clip(ink, 0, None)
-    return ink * (255 / peak) if (peak := float(ink.max())) > 0 else ink
+def _on_paper(layer: Image.Image) -> Image.Image:
+    grey, opacity = np.asarray(layer.convert("L"), np.float32), np.asarray(layer.getchannel("A"), np.float32)
+    is_light = (grey * opacity).sum() > 127 * opacity.sum()
+    paper = Image.new("RGBA", layer.size, "black" if is_light and opacity.min() == 0 else "white")
+    return Image.alpha_composite(paper, layer).convert("L")
 
 
-def _centred(ink: Pixels) -> Pixels:
+def _light_on_dark(grey: Pixels) -> Pixels:
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    background = np.median(border)
+    lighter, darker = np.clip(grey - background, 0, None), np.clip(background - grey, 0, None)
+    ink: Pixels = lighter if np.square(lighter).sum() > np.square(darker).sum() else darker
+    noise = min(np.percentile(np.abs(border - background), 95), _MOST_NOISE * ink.max())
+    cleaned: Pixels = np.clip(ink - noise, 0, None)
+    return cleaned
+
+
+def _is_in_form(ink: Pixels) -> bool:
+    if ink.shape != (SIDE, SIDE) or not ink.any():
+        return False
+    rows, columns = _ink_box(ink, 0)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    return max(height, width) in (_BOX - 1, _BOX) and bool(np.abs(_centre(ink) - SIDE / 2).max() <= 0.55)
+
+
+def _boxed(ink: Pixels) -> Pixels:
     out = np.zeros((SIDE, SIDE), np.float32)
-    is_ink = ink > _INK * 255
-    rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
-    if not rows.size:
+    if not ink.any():
         return out
-    crop = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    crop = ink[_ink_box(ink, _INK * float(ink.max()))]
     scale = _BOX / max(crop.shape)
     height, width = (max(1, round(side * scale)) for side in crop.shape)
-    box = np.asarray(
-        Image.fromarray(crop).resize((width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
-    )
-    mass = box.sum()
-    centre_y = (box.sum(axis=1) * np.arange(height)).sum() / mass
-    centre_x = (box.sum(axis=0) * np.arange(width)).sum() / mass
-    top = int(np.clip(round(SIDE / 2 - centre_y - 0.5), 0, SIDE - height))
-    left = int(np.clip(round(SIDE / 2 - centre_x - 0.5), 0, SIDE - width))
-    out[top : top + height, left : left + width] = np.clip(box, 0, 255)
+    resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    box = np.asarray(Image.fromarray(crop).resize((width, height), resampling))
+    top, left = np.clip(np.round(SIDE / 2 - _centre(box)).astype(int), 0, (SIDE - height, SIDE - width))
+    out[top : top + height, left : left + width] = box * (255 / box.max())
     return out
+
+
+def _ink_box(ink: Pixels, threshold: float) -> tuple[slice, slice]:
+    """The rows and the columns that hold ink darker than that."""
+    is_ink = ink > threshold
+    rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _centre(ink: Pixels) -> Pixels:
+    """Row and column of the centre of mass."""
+    height, width = ink.shape
+    moments = [ink.sum(axis=1) @ np.arange(height), ink.sum(axis=0) @ np.arange(width)]
+    centre: Pixels = np.array(moments, np.float32) / ink.sum()
+    return centre

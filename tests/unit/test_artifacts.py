@@ -138,10 +138,54 @@ def _stroke(side: int, width: int, at: int) -> np.ndarray:
     return image
 
 
-def test_pixels_in_the_form_of_mnist_are_taken_as_they_are() -> None:
+@pytest.mark.parametrize("dark_on_light", [True, False])
+def test_pixels_in_the_form_of_mnist_are_taken_as_they_are(dark_on_light: bool) -> None:
     image = np.zeros((28, 28))
-    image[5:20, 13:16] = 200
-    np.testing.assert_array_equal(read_digit(_file(image))[..., 0], image)
+    image[4:24, 13:16] = 200
+    image[4:24, 14] = 254
+    np.testing.assert_array_equal(read_digit(_file(255 - image if dark_on_light else image))[..., 0], image)
+
+
+def test_a_digit_of_28_by_28_pixels_that_is_small_or_off_centre_is_brought_to_the_form() -> None:
+    image = np.zeros((28, 28))
+    image[2:12, 3:5] = 200
+    pixels = read_digit(_file(image))[..., 0]
+    rows, columns = np.nonzero(pixels > 100)
+    assert (rows.min(), rows.max(), columns.mean()) == (4, 23, pytest.approx(13.5, abs=0.5))
+
+
+def test_a_thin_line_does_not_fade_where_a_large_drawing_is_reduced() -> None:
+    image = np.full((600, 600), 255)
+    image[50:550, 300] = 0
+    assert read_digit(_file(image)).max() == pytest.approx(255)
+
+
+def test_ink_may_be_lighter_or_darker_than_a_grey_background() -> None:
+    darker, lighter = (np.full((100, 100), 128) for _ in range(2))
+    darker[20:80, 40:52], lighter[20:80, 40:52] = 20, 236
+    np.testing.assert_allclose(read_digit(_file(darker)), read_digit(_file(lighter)), atol=1e-3)
+
+
+def test_uneven_light_and_noise_of_the_paper_do_not_change_the_box() -> None:
+    random = np.random.default_rng(0)
+    paper = np.linspace(190, 240, 200)[None] + random.normal(0, 4, (200, 200))
+    paper[40:160, 90:115] = 60
+    rows, columns = np.nonzero(read_digit(_file(paper, kind="JPEG"))[..., 0] > 50)
+    assert rows.max() - rows.min() + 1 == 20
+    assert columns.max() - columns.min() + 1 == pytest.approx(20 * 25 / 120, abs=1.1)
+
+
+def test_sixteen_bits_a_pixel_mean_the_same_as_eight() -> None:
+    image, out = _stroke(60, 7, 8), io.BytesIO()
+    Image.fromarray((image * 257).astype(np.uint16)).save(out, "PNG")
+    np.testing.assert_array_equal(read_digit(out.getvalue()), read_digit(_file(image)))
+
+
+def test_a_photograph_is_turned_as_its_camera_says() -> None:
+    upright, out, exif = _stroke(60, 7, 8), io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # the camera was held turned by a quarter, clockwise
+    Image.fromarray(np.rot90(upright).astype(np.uint8)).save(out, "PNG", exif=exif)
+    np.testing.assert_array_equal(read_digit(out.getvalue()), read_digit(_file(upright)))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -158,12 +202,14 @@ def test_size_place_and_polarity_of_an_image_do_not_matter(kind: str, dark_on_li
     assert (columns.mean(), rows.mean()) == (pytest.approx(13.5, abs=1), pytest.approx(13.5, abs=1))
 
 
-def test_a_transparent_background_counts_as_white() -> None:
+@pytest.mark.parametrize("colour", [0, 255])
+def test_ink_of_any_colour_is_seen_on_a_transparent_background(colour: int) -> None:
     ink = np.zeros((50, 50, 4))
-    ink[10:40, 20:26, 3] = 255
+    ink[10:40, 20:26] = (colour, colour, colour, 255)
     out = io.BytesIO()
     Image.fromarray(ink.astype(np.uint8)).save(out, "PNG")
-    assert read_digit(out.getvalue()).max() > 200
+    rows, _ = np.nonzero(read_digit(out.getvalue())[..., 0] > 200)
+    assert (rows.min(), rows.max()) == (4, 23)
 
 
 def test_an_empty_image_is_an_empty_digit() -> None:
