@@ -170,7 +170,11 @@ class Models:
         workers, controls = self._workers(), self._controls()
         if workers is self._seen and controls is self._seen_controls:
             return
-        found = {name: {v: _ended(m) for v, m in versions.items()} for name, versions in self._versions.items()}
+        found = {
+            name: ended
+            for name, versions in self._versions.items()
+            if (ended := {v: _ended(m) for v, m in versions.items() if v})  # 0 stood for there being none
+        }
         for announced in (model for worker in workers for model in worker.models):
             versions = found.setdefault(announced.name, {})
             known = versions.get(announced.version)

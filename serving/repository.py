@@ -197,9 +197,11 @@ class Repository:
             versions = self._models.versions(name)
         except ModelNotFound:
             raise InvalidRequest(f"failed to load '{name}', failed to poll from model repository") from None
-        if all(version.state != AVAILABLE for version in versions):
-            reasons = [f"version {v.version} is at UNAVAILABLE state: {_reason(v)};" for v in versions]
-            raise InvalidRequest(f"load failed for model '{name}': {' '.join(reasons)}")
+        serving = max((v.version for v in versions if v.state == AVAILABLE and not v.error), default=-1)
+        failed = [v for v in versions if v.version > serving and (v.error or serving < 0)]
+        if failed:
+            reasons = " ".join(f"version {v.version} is at UNAVAILABLE state: {_reason(v)};" for v in failed)
+            raise InvalidRequest(f"load failed for model '{name}': {reasons}")
 
     def _check_available(self, name: str, version: int, what: str) -> None:
         available = [str(v.version) for v in self._models.versions(name) if v.state == AVAILABLE]

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 from millrace import logs
+from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
 from millrace.broker.redis import RedisBroker
 from millrace.settings import SettingsError, load
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
             # In a thread: a handler that sets an event may meet the main thread inside that event's lock.
             signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
         worker.run()
-    except (SettingsError, RepositoryError) as error:
+    except (SettingsError, RepositoryError, ConfigError) as error:
         print(f"millrace work: {error}", file=sys.stderr)
         return 2
     return 1 if worker.has_failed else 0

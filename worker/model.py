@@ -1,5 +1,7 @@
 """A model version as a worker holds it: its manifest, its backend and the steps around it."""
 
+import itertools
+import logging
 import re
 import time
 from collections.abc import Sequence
@@ -10,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace.artifacts import manifest as manifests
+from millrace.artifacts.configs import CONFIG_PBTXT, TensorConfig, TritonConfig
 from millrace.artifacts.manifest import Batching, Manifest, ManifestError
 from millrace.protocol.errors import ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
-from millrace.protocol.tensors import BYTES, DTYPES, Signature, TensorSpec
+from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, DTYPES, Signature, TensorSpec
 from worker import backends, preprocess
 from worker.backends.base import Arrays, Backend, Device, LoadError
 from worker.batcher import Cost
 from worker.preprocess import Preparation
 
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _MEASURED_LENGTH, _MEASURED_ROWS, _MEASURED_RUNS = 64, 8, 5
 _SEND_MS = 0.05  # one more reply block: written, sent and read by the API
@@ -27,13 +31,21 @@ _SEND_MS = 0.05  # one more reply block: written, sent and read by the API
 class Model:
     """A loaded version. `run` may be called from several threads.
 
-    `cost` is what a run takes by its rows' length, where that may differ; measured at warm-up.
+    `cost` is what a run takes by its rows' length, where that may differ; measured at warm-up. `instances` is how many
+    threads are to serve it, where its configuration says so.
     """
 
     def __init__(
-        self, announcement: ModelAnnouncement, batching: Batching, backend: Backend, preparation: Preparation
+        self,
+        announcement: ModelAnnouncement,
+        batching: Batching,
+        backend: Backend,
+        preparation: Preparation,
+        *,
+        instances: int | None = None,
     ) -> None:
         self.announcement = announcement
+        self.instances = instances
         self.batching = batching
         self.preparation = preparation
         self.cost = Cost()
@@ -97,12 +109,22 @@ class Model:
         return self.announcement.signatures[signature].outputs
 
 
-def load(folder: Path, name: str, version: int, *, device: Device, backend: str, max_batch_size: int) -> Model:
+def load(
+    folder: Path,
+    name: str,
+    version: int,
+    *,
+    device: Device,
+    backend: str,
+    max_batch_size: int,
+    config: TritonConfig | None = None,
+) -> Model:
     """The version in the folder, warmed up. Raises `LoadError`.
 
-    A manifest says how requests are grouped; without one, up to `max_batch_size` rows where every tensor's first
-    dimension is free, else not at all.
+    A manifest says how requests are grouped, else the `config.pbtxt` of its model; without both, up to `max_batch_size`
+    rows where every tensor's first dimension is free, else not at all.
     """
+    config = config or TritonConfig()
     if not _NAME.fullmatch(name):
         raise LoadError(f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-' can be used")
     try:
@@ -113,21 +135,26 @@ def load(folder: Path, name: str, version: int, *, device: Device, backend: str,
         preparation = preprocess.load(folder, manifest)
     except (ManifestError, OSError) as error:
         raise LoadError(str(error)) from error
-    runtime = backends.load(folder, device, backend)
+    runtime = backends.load(folder, device, config.format or backend)
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     _check_outputs(signatures, runtime)
-    batching = manifest.batching if manifest else _batching(runtime, max_batch_size)
+    batching = manifest.batching if manifest else _batching(runtime, config, max_batch_size)
+    _check_config(config, signatures, batching)
+    ignored = _ignored(config, manifest, device)
+    if ignored:
+        _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
     announcement = ModelAnnouncement(
         name=name,
         version=version,
         state="AVAILABLE",
         platform=runtime.platform,
-        description=manifest.description if manifest else "",
+        description=_description(manifest, ignored),
         signatures=signatures,
-        labels=manifest.labels if manifest else (),
+        labels=manifest.labels if manifest and manifest.labels else _labels(folder.parent, config),
         max_batch_size=batching.max_batch_size,
     )
-    model = Model(announcement, batching, runtime, preparation)
+    instances = config.instances.get(device.kind) or config.instances.get("auto")
+    model = Model(announcement, batching, runtime, preparation, instances=instances)
     try:
         model.warm_up()
     except Exception as error:  # whatever the runtime raises
@@ -154,9 +181,72 @@ def _check_outputs(signatures: dict[str, Signature], runtime: Backend) -> None:
                 )
 
 
-def _batching(runtime: Backend, max_batch_size: int) -> Batching:
+def _batching(runtime: Backend, config: TritonConfig, max_batch_size: int) -> Batching:
     specs = [spec for s in runtime.signatures.values() for spec in (*s.inputs, *s.outputs)]
-    return Batching(max_batch_size=max_batch_size if all(spec.shape[:1] == (-1,) for spec in specs) else 0)
+    fixed = [spec.name for spec in specs if spec.shape[:1] != (-1,)]
+    if config.max_batch_size and fixed:
+        raise LoadError(
+            f"{CONFIG_PBTXT} sets max_batch_size to {config.max_batch_size}, but the first dimension of {fixed[0]!r} "
+            "is not free to count rows"
+        )
+    if config.max_batch_size is not None:
+        max_batch_size = config.max_batch_size
+    return Batching(max_batch_size=0 if fixed else max_batch_size, max_queue_delay_ms=config.max_queue_delay_ms or 0.0)
+
+
+def _check_config(config: TritonConfig, signatures: dict[str, Signature], batching: Batching) -> None:
+    """Whether the model has the tensors that `config.pbtxt` declares."""
+    signature = signatures.get(DEFAULT_SIGNATURE) or next(iter(signatures.values()))
+    for what, declared, specs in (
+        ("input", config.inputs, signature.inputs),
+        ("output", config.outputs, signature.outputs),
+    ):
+        by_name = {spec.name: spec for spec in specs}
+        for tensor in declared:
+            if tensor.name not in by_name:
+                names = ", ".join(sorted(by_name))
+                raise LoadError(f"unexpected inference {what} '{tensor.name}' in {CONFIG_PBTXT}; the model has {names}")
+            _check_tensor(what, tensor, by_name[tensor.name], batching)
+
+
+def _check_tensor(what: str, tensor: TensorConfig, spec: TensorSpec, batching: Batching) -> None:
+    dims = (-1, *tensor.dims) if batching.max_batch_size else tensor.dims
+    pairs = itertools.zip_longest(dims, spec.shape)
+    if tensor.datatype != spec.datatype or not all(a == b or (-1 in (a, b) and None not in (a, b)) for a, b in pairs):
+        raise LoadError(
+            f"{CONFIG_PBTXT} declares {what} '{tensor.name}' as {tensor.datatype} {list(dims)}, but the model has "
+            f"{spec.datatype} {list(spec.shape)}"
+        )
+
+
+def _ignored(config: TritonConfig, manifest: Manifest | None, device: Device) -> tuple[str, ...]:
+    """What `config.pbtxt` says that has no effect."""
+    ignored = list(config.ignored)
+    if manifest and (config.max_batch_size is not None or config.max_queue_delay_ms is not None):
+        ignored.append("batching: the manifest says how requests are grouped")
+    if config.instances and not {device.kind, "auto"} & config.instances.keys():
+        ignored.append(f"instance_group: it is for another kind of device than {device.kind}")
+    return tuple(ignored)
+
+
+def _description(manifest: Manifest | None, ignored: Sequence[str]) -> str:
+    parts = [manifest.description] if manifest and manifest.description else []
+    if ignored:
+        parts.append(f"{CONFIG_PBTXT} asks for what is not done: {'; '.join(ignored)}.")
+    return " ".join(parts)
+
+
+def _labels(folder: Path, config: TritonConfig) -> tuple[str, ...]:
+    """The names of classes, one a line in the file beside `config.pbtxt` that it names."""
+    if not config.labels_file:
+        return ()
+    path = folder / config.labels_file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise LoadError(f"label_filename must be a file beside {CONFIG_PBTXT}, got {config.labels_file!r}")
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoadError(f"{path}: {error}") from error
 
 
 def _filled(spec: TensorSpec, rows: int, length: int = 1, *, value: int = 0) -> npt.NDArray[Any]:

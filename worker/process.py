@@ -1,193 +1,203 @@
-"""A worker's life: load the models, announce them, run their instances, drain, leave."""
+"""A worker's life: announce what it holds, follow what is wanted, drain, leave.
+
+main thread   waits for `stop`, then drains
+heartbeat     announces, renews leases, and brings what operators want
+following     looks at the repository every `poll_s`, or at once when operators want something: loads, unloads
+instances     serve (`instances.py`)
+"""
 
 import logging
 import socket
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
 
-import msgspec
-
-from millrace.artifacts.repository import ModelRepository
+from millrace.artifacts.configs import ConfigError
+from millrace.artifacts.repository import RepositoryError
 from millrace.broker.base import Broker
 from millrace.broker.keys import Queue
+from millrace.protocol.control import Controls
 from millrace.protocol.errors import Unavailable
-from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from millrace.protocol.messages import WorkerAnnouncement
 from worker import model as models
-from worker.backends.base import Device, LoadError
-from worker.loop import Claiming, Instance
+from worker.backends.base import Device
+from worker.catalogue import Catalogue, Wanted
+from worker.instances import Crew
 from worker.model import Model
 from worker.settings import WorkerSettings
+from worker.versions import HEARD_S, Versions
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT_S = 0.5
 _ANNOUNCED_FOR_MS = 2000
 
 
-@dataclass(slots=True)
-class _Running:
-    """An instance, its thread and the name under which it takes from its queue."""
-
-    queue: Queue
-    consumer: str
-    instance: Instance
-    thread: threading.Thread = field(init=False)
-    is_stuck: bool = False
-
-
 class Worker:
-    """Runs the newest version of every model in the repository. `run` returns after `stop`, which any thread may call.
+    """Runs the models of the repository, in the versions that are wanted. `run` returns after `stop`, from any thread.
 
     `has_failed` is true when an instance ended by an error of ours, or did not end in time; the process should then end
-    with an error, too, so that whoever watches it starts another.
+    with an error, too, so that whoever watches it starts another. `heard_s` is for how long a version that is unloaded
+    goes on to serve those who have not heard of it.
     """
 
-    def __init__(self, settings: WorkerSettings, broker: Broker) -> None:
-        self._settings = settings
-        self._broker = broker
-        self._link = broker.worker()
-        self._announcements: dict[str, ModelAnnouncement] = {}
-        self._running: list[_Running] = []
-        self._stopping = threading.Event()
-        self._left = threading.Event()
-        self._claiming = Claiming()
+    def __init__(self, settings: WorkerSettings, broker: Broker, *, heard_s: float = HEARD_S) -> None:
         self.id = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.has_failed = False
+        self._settings = settings
+        self._link = broker.worker()
+        self._looking = broker.worker()
+        self._stopping = threading.Event()
+        self._left = threading.Event()
+        self._news = threading.Event()
+        self._orders = threading.Event()
+        self._has_heard = threading.Event()
+        self._catalogue = Catalogue(settings.models, settings.models_config)
+        self._controls = Controls()
+        self._others: list[WorkerAnnouncement] = []
+        self._complaint = ""
+        crew = Crew(
+            broker,
+            self._link,
+            worker=self.id,
+            instances=settings.instances,
+            lease_ms=settings.lease_ms,
+            on_failure=self._fail,
+        )
+        self._versions = Versions(
+            load=self._load, start=crew.start, is_idle=self._is_idle, news=self._news.set, heard_s=heard_s
+        )
 
     def stop(self) -> None:
         """Tell `run` to drain and return."""
         self._stopping.set()
+        self._orders.set()
 
     def run(self) -> None:
-        """Load, serve until `stop`, drain. Raises `RepositoryError` where there is no repository."""
-        found = ModelRepository(self._settings.models).models()
-        if not found:
+        """Load, serve until `stop`, drain. Raises `RepositoryError` or `ConfigError` where there is nothing to read."""
+        if not self._catalogue.read({}):
             _log.error("no models in the repository", extra={"models": str(self._settings.models)})
-        for name, versions in found.items():
-            self._announcements[name] = ModelAnnouncement(name=name, version=versions[-1], state="LOADING")
         heartbeat = threading.Thread(target=self._beat, name="heartbeat")
+        following = threading.Thread(target=self._follow, name="following", daemon=True)  # a load may never end
         heartbeat.start()
+        following.start()
         try:
-            for name in found:
-                if not self._stopping.is_set():
-                    self._load(name)
             self._stopping.wait()
         finally:
-            self._leave(heartbeat)
+            self._leave(heartbeat, following)
 
-    def _load(self, name: str) -> None:
-        settings, version = self._settings, self._announcements[name].version
-        started = time.perf_counter()
+    def _fail(self) -> None:
+        self.has_failed = True
+        self.stop()
+
+    # Following what is wanted
+
+    def _follow(self) -> None:
+        self._has_heard.wait()  # or what is not wanted would be loaded first
         try:
-            model = models.load(
-                ModelRepository(settings.models).folder(name, version),
-                name,
-                version,
-                device=Device(settings.device, settings.threads),
-                backend=settings.backend,
-                max_batch_size=settings.max_batch_size,
-            )
-        except Exception as error:  # a broken version must not take the others with it
-            is_ours = not isinstance(error, LoadError)
-            _log.error(
-                "a model failed to load",
-                extra={"model": name, "version": version, "reason": str(error)},
-                exc_info=is_ours,
-            )
-            self._announcements[name] = ModelAnnouncement(name=name, version=version, state="END", error=str(error))
+            while not self._stopping.is_set():
+                self._orders.clear()
+                self._follow_once()
+                self._orders.wait(self._settings.poll_s)
+        except Exception:
+            _log.exception("following what is wanted failed; the worker ends")
+            self._fail()
+        finally:
+            self._looking.close()
+
+    def _follow_once(self) -> None:
+        controls = self._controls.by_model
+        try:
+            wanted = self._catalogue.read(controls)
+        except (RepositoryError, ConfigError, OSError) as error:
+            self._complain(str(error))
             return
-        self._start(model)
-        self._announcements[name] = model.announcement
-        _log.info(
-            "loaded a model",
-            extra={
-                "model": name,
-                "version": version,
-                "platform": model.announcement.platform,
-                "duration_ms": round((time.perf_counter() - started) * 1000),
-            },
+        self._complain("")
+        generations = {name: control.generation for name, control in controls.items()}
+        self._versions.follow(wanted, generations, lambda: self._others)
+
+    def _complain(self, complaint: str) -> None:
+        """Log what is wrong with the repository, once; what serves goes on."""
+        if complaint and complaint != self._complaint:
+            _log.error("the repository cannot be read; all stays as it is", extra={"reason": complaint})
+        self._complaint = complaint
+
+    def _load(self, wanted: Wanted, version: int) -> Model:
+        settings = self._settings
+        return models.load(
+            wanted.folder / str(version),
+            wanted.name,
+            version,
+            device=Device(settings.device, settings.threads),
+            backend=settings.backend,
+            max_batch_size=settings.max_batch_size,
+            config=wanted.config,
         )
 
-    def _start(self, model: Model) -> None:
-        queue = Queue(model.announcement.name, model.announcement.version)
-        for number in range(self._settings.instances):
-            consumer = f"{self.id}-{number}"
-            instance = Instance(
-                model,
-                self._broker.consumer(queue, consumer),
-                worker=self.id,
-                clock=self._link.clock,
-                lease_ms=self._settings.lease_ms,
-                claiming=self._claiming,
-            )
-            running = _Running(queue, consumer, instance)
-            name = f"{queue.model}-{number}"  # a daemon: a model that never returns must not keep the process alive
-            running.thread = threading.Thread(target=self._serve, args=(instance,), name=name, daemon=True)
-            self._running.append(running)
-            running.thread.start()
+    def _is_idle(self, queue: Queue) -> bool:
+        return self._looking.block_count(queue) == 0
 
-    def _serve(self, instance: Instance) -> None:
-        try:
-            instance.run()
-        except Exception:
-            _log.exception("an instance failed; the worker ends")
-            self.has_failed = True
-            self._stopping.set()
+    # The heartbeat
 
     def _beat(self) -> None:
         """Announce the models until told to stop, then take that back; renew leases until the last instance is done."""
         period_s = min(_HEARTBEAT_S, self._settings.lease_ms / 3000)
         is_announced = True
         while is_announced or not self._left.is_set():
+            self._news.clear()
             try:
                 if not self._stopping.is_set():
                     self._announce()
                 elif is_announced:
                     is_announced = False
                     self._link.withdraw(self.id)
-                for running in list(self._running):
-                    if self._is_at_work(running) and (holding := running.instance.holding):
-                        self._link.renew(running.queue, running.consumer, holding)
+                self._renew()
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error)})
-            (self._left if self._stopping.is_set() else self._stopping).wait(period_s)
+            self._has_heard.set()
+            (self._left if self._stopping.is_set() else self._news).wait(period_s)
         self._link.close()
 
-    def _is_at_work(self, running: _Running) -> bool:
-        """Whether its leases are worth renewing: what a stuck instance holds is left to others. Logs each change."""
-        if running.instance.is_stuck != running.is_stuck:
-            running.is_stuck = not running.is_stuck
-            about = {"model": running.queue.model, "instance": running.thread.name}
-            if running.is_stuck:
-                _log.error("an instance is stuck: its model runs on after its callers' deadlines", extra=about)
-            else:
-                _log.warning("a stuck instance goes on", extra=about)
-        return not running.is_stuck
+    def _renew(self) -> None:
+        """Renew all leases; a method of its own, for a name left in `_beat` would keep a model that was unloaded."""
+        for instances in self._versions.instances():
+            instances.renew(self._link)
 
     def _announce(self) -> None:
-        expires_ms = int(self._link.clock.now_ms()) + _ANNOUNCED_FOR_MS
-        everything = tuple(self._now(announcement) for announcement in self._announcements.values())
-        self._link.announce(WorkerAnnouncement(worker=self.id, expires_ms=expires_ms, models=everything))
+        announced = self._versions.announcements()
+        everyone, controls = self._link.announce(
+            WorkerAnnouncement(
+                worker=self.id,
+                expires_ms=int(self._link.clock.now_ms()) + _ANNOUNCED_FOR_MS,
+                models=announced,
+                generations=self._versions.generations,
+            )
+        )
+        self._versions.told(announced)
+        self._others = [worker for worker in everyone if worker.worker != self.id]
+        known = self._controls.by_model
+        self._controls.take(controls)
+        if self._controls.by_model is not known:
+            self._orders.set()
+        for control in self._controls.missing_from(controls):
+            self._link.write_control(control, replaces=control.generation - 1)
 
-    def _now(self, announcement: ModelAnnouncement) -> ModelAnnouncement:
-        """The announcement of a model, or that none of its instances can serve it now."""
-        stuck = [running.is_stuck for running in self._running if running.queue.model == announcement.name]
-        if announcement.state == "AVAILABLE" and stuck and all(stuck):
-            return msgspec.structs.replace(announcement, state="END", error="all its instances are stuck in their runs")
-        return announcement
-
-    def _leave(self, heartbeat: threading.Thread) -> None:
+    def _leave(self, heartbeat: threading.Thread, following: threading.Thread) -> None:
         """Finish what was taken, while the heartbeat says that nothing new should be sent here."""
-        self._stopping.set()
-        for running in self._running:
-            running.instance.drain()
+        self.stop()
+        self._news.set()
+        self._versions.close()
+        for instances in self._versions.instances():
+            instances.drain()
         ends = time.monotonic() + self._settings.drain_timeout_s
-        for running in self._running:
-            running.thread.join(max(0.0, ends - time.monotonic()))
-            if running.thread.is_alive():
+        following.join(self._settings.drain_timeout_s)
+        if following.is_alive():
+            _log.warning("a version is still being loaded")
+        for instances in self._versions.instances():
+            instances.drain()  # those, too, that were started in the last moment
+            if not instances.join(ends):
                 _log.error(
-                    "a batch did not end in time; its requests are left to others", extra={"model": running.queue.model}
+                    "a batch did not end in time; its requests are left to others",
+                    extra={"model": instances.queue.model},
                 )
                 self.has_failed = True
         self._left.set()

@@ -14,6 +14,11 @@ class WorkerSettings(CommonSettings):
     prefix: ClassVar[str] = "MILLRACE_WORKER_"
 
     models: Path = Field(Path("models"), description="The model repository: the folder that holds <model>/<version>/.")
+    models_config: Path | None = Field(
+        None,
+        description="TensorFlow Serving's models.config; by default the file of that name in the repository, if any.",
+    )
+    poll_s: float = Field(1.0, gt=0, description="How often to look for versions that came or went.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
     backend: Literal["auto", "onnx", "savedmodel", "tflite"] = Field(
         "auto", description="The format to load where a version has several; auto takes the first that is installed."

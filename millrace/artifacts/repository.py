@@ -27,7 +27,7 @@ class ModelRepository:
         """
         if not self.root.is_dir():
             raise RepositoryError(f"{self.root} is not a folder; give the folder that holds <model>/<version>/")
-        found = {folder.name: _versions(folder) for folder in sorted(self.root.iterdir()) if folder.is_dir()}
+        found = {folder.name: versions_in(folder) for folder in sorted(self.root.iterdir()) if folder.is_dir()}
         return {name: versions for name, versions in found.items() if versions}
 
     def folder(self, model: str, version: int) -> Path:
@@ -54,6 +54,7 @@ class ModelRepository:
             staging.rename(target)
 
 
-def _versions(folder: Path) -> list[int]:
+def versions_in(folder: Path) -> list[int]:
+    """The versions in a model's folder, the oldest first. Raises `OSError`."""
     names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
     return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))

@@ -1,0 +1,215 @@
+"""The configuration files of TensorFlow Serving and Triton, read for what we support.
+
+`models.config` (TensorFlow Serving's model_config_list) names the models to serve. `config.pbtxt` (Triton's
+ModelConfig) lies in a model's folder. What they ask for that is not done here is never passed over in silence: what
+would make the answers wrong is an error, the rest is in `ignored`, for the log and for who asks about the model.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from google.protobuf import text_format
+
+from millrace import rpc
+from millrace.protocol.control import ModelSettings, VersionPolicy
+
+MODELS_CONFIG = "models.config"
+CONFIG_PBTXT = "config.pbtxt"
+# Triton's platforms and backends, as the names of our formats.
+_FORMATS = {
+    "onnxruntime_onnx": "onnx",
+    "onnxruntime": "onnx",
+    "tensorflow_savedmodel": "savedmodel",
+    "tensorflow": "savedmodel",
+    "tflite": "tflite",
+}
+_HAS_BATCH_SIZE = re.compile(r"(?m)^[^#\n]*\bmax_batch_size\s*:")
+_KINDS = {0: "auto", 1: "cuda", 2: "cpu"}
+# Without these the model would answer something else, or nothing.
+_NEEDED = {
+    "sequence_batching": "stateful models",
+    "ensemble_scheduling": "ensembles",
+    "model_operations": "custom operations",
+    "batch_input": "batch inputs",
+    "batch_output": "batch outputs",
+}
+_READ = {"name", "platform", "backend", "version_policy", "max_batch_size", "input", "output", "instance_group"}
+_TENSOR_FIELDS = {"name", "data_type", "dims", "label_filename", "optional", "format"}
+
+
+class ConfigError(Exception):
+    """A configuration file that cannot be read, or asks for what would make a model's answers wrong here."""
+
+
+class ModelsConfig(msgspec.Struct, frozen=True):
+    """A `models.config`: the models to serve, and the fields in it that have no effect here."""
+
+    models: tuple[ModelSettings, ...]
+    ignored: tuple[str, ...] = ()
+
+
+class TensorConfig(msgspec.Struct, frozen=True):
+    """A tensor as `config.pbtxt` declares it: `dims` without the dimension that counts rows."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+
+
+class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A `config.pbtxt`. What it does not say is None or empty; `ignored` names the fields that have no effect here.
+
+    `instances` are by the kind of device: "cpu", "cuda", or "auto" for both.
+    """
+
+    format: str | None = None
+    policy: VersionPolicy | None = None
+    max_batch_size: int | None = None
+    max_queue_delay_ms: float | None = None
+    inputs: tuple[TensorConfig, ...] = ()
+    outputs: tuple[TensorConfig, ...] = ()
+    labels_file: str | None = None
+    instances: dict[str, int] = {}
+    ignored: tuple[str, ...] = ()
+
+
+def read_models_config(path: Path) -> ModelsConfig:
+    """TensorFlow Serving's file; relative base paths are relative to it. Raises `ConfigError`."""
+    config = _parsed(path, _text(path), "tensorflow.serving.ModelServerConfig")
+    if config.HasField("custom_model_config"):
+        raise ConfigError(f"{path}: custom_model_config is not supported; use model_config_list")
+    models = tuple(_model_settings(path, model) for model in config.model_config_list.config)
+    names = [model.name for model in models]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"{path}: {sorted(twice)[0]!r} is there twice")
+    return ModelsConfig(models, tuple(_ignored_of_models(config)))
+
+
+def _model_settings(path: Path, model: Any) -> ModelSettings:
+    if not model.name:
+        raise ConfigError(f"{path}: a config has no name")
+    return ModelSettings(
+        name=model.name,
+        base_path=str(path.parent / (model.base_path or model.name)),
+        policy=version_policy(model.model_version_policy),
+        labels=dict(model.version_labels),
+    )
+
+
+def _ignored_of_models(config: Any) -> Iterator[str]:
+    for model in config.model_config_list.config:
+        if model.HasField("logging_config"):
+            yield f"logging_config of {model.name}"
+        if model.model_platform not in ("", "tensorflow"):
+            yield f"model_platform {model.model_platform!r} of {model.name}: the format is read from its files"
+
+
+def read_triton_config(folder: Path) -> TritonConfig | None:
+    """The `config.pbtxt` in a model's folder, None where there is none. Raises `ConfigError`."""
+    path = folder / CONFIG_PBTXT
+    if not path.exists():
+        return None
+    text = _text(path)
+    config = _parsed(path, text, "inference.ModelConfig")
+    if config.name not in ("", folder.name):
+        raise ConfigError(f"{path}: its name is {config.name!r}, but the model's folder is {folder.name!r}")
+    for field, what in _NEEDED.items():
+        if _is_set(config, field):
+            raise ConfigError(f"{path}: {field} is not supported: {what} cannot be served here")
+    if config.model_transaction_policy.decoupled:
+        raise ConfigError(f"{path}: model_transaction_policy.decoupled is not supported: a request has one response")
+    return TritonConfig(
+        format=_format(path, config),
+        policy=version_policy(config.version_policy),
+        max_batch_size=config.max_batch_size if _HAS_BATCH_SIZE.search(text) else None,
+        max_queue_delay_ms=(
+            config.dynamic_batching.max_queue_delay_microseconds / 1000
+            if config.dynamic_batching.max_queue_delay_microseconds
+            else None
+        ),
+        inputs=tuple(_tensor(path, tensor) for tensor in config.input),
+        outputs=tuple(_tensor(path, tensor) for tensor in config.output),
+        labels_file=next((output.label_filename for output in config.output if output.label_filename), None),
+        instances=_instances(config),
+        ignored=tuple(_ignored_of_triton(config)),
+    )
+
+
+def version_policy(policy: Any) -> VersionPolicy | None:
+    """A version policy of either server, as its message; None where none is set."""
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "specific":
+        return VersionPolicy(specific=tuple(policy.specific.versions) or (0,))  # none: nothing is to be loaded
+    if choice == "latest":
+        return VersionPolicy(latest=policy.latest.num_versions or 1)
+    return VersionPolicy(latest=0) if choice == "all" else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _parsed(path: Path, text: str, message: str) -> Any:
+    try:
+        return text_format.Parse(text, rpc.message(message)(), descriptor_pool=rpc.pool())
+    except text_format.ParseError as error:
+        raise ConfigError(f"{path}:{error}") from error
+
+
+def _is_set(message: Any, field: str) -> bool:
+    return any(descriptor.name == field for descriptor, _ in message.ListFields())
+
+
+def _format(path: Path, config: Any) -> str | None:
+    named = config.backend or config.platform
+    if not named:
+        return None
+    if named not in _FORMATS:
+        raise ConfigError(f"{path}: the backend {named!r} is not supported; there are {', '.join(_FORMATS)}")
+    return _FORMATS[named]
+
+
+def _tensor(path: Path, tensor: Any) -> TensorConfig:
+    for field, _ in tensor.ListFields():
+        if field.name not in _TENSOR_FIELDS:
+            raise ConfigError(f"{path}: {field.name} of {tensor.name!r} is not supported")
+    datatype = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name
+    oip = datatype.removeprefix("TYPE_")
+    return TensorConfig(tensor.name, "BYTES" if oip == "STRING" else oip, tuple(tensor.dims))
+
+
+def _instances(config: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for group in config.instance_group:
+        if kind := _KINDS.get(group.kind):
+            counts[kind] = counts.get(kind, 0) + max(1, group.count)
+    return counts
+
+
+def _ignored_of_triton(config: Any) -> Iterator[str]:
+    """What has no effect here, in words."""
+    for field, _ in config.ListFields():
+        if field.name == "model_warmup":
+            yield "model_warmup: every version is warmed up on zeros"
+        elif field.name == "dynamic_batching":
+            batching = config.dynamic_batching
+            yield from (
+                f"dynamic_batching.{part.name}"
+                for part, _ in batching.ListFields()
+                if part.name != "max_queue_delay_microseconds"
+            )
+        elif field.name not in _READ and field.name != "model_transaction_policy":
+            yield field.name
+    for group in config.instance_group:
+        if group.kind not in _KINDS:
+            yield "an instance_group of KIND_MODEL"
+        parts = (part.name for part, _ in group.ListFields())
+        yield from (f"instance_group.{part}" for part in parts if part not in ("name", "kind", "count"))
+    if sum(bool(output.label_filename) for output in config.output) > 1:
+        yield "label_filename of every output but the first"

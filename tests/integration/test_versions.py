@@ -1,0 +1,559 @@
+"""Versions that come, go, fail and are wanted at run time: real workers and an API's parts, over each broker."""
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from running import RedisServer, until
+
+from millrace.broker.base import Broker, Limits
+from millrace.broker.memory import MemoryBroker
+from millrace.broker.producer import Producer, Request
+from millrace.broker.redis import RedisBroker
+from millrace.protocol.control import ModelSettings, Shadow, VersionPolicy
+from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed
+from millrace.protocol.tensors import Tensor
+from serving.models import Models, ServedModel
+from serving.repository import IndexEntry, Repository
+from serving.settings import ServingSettings
+from worker.model import Model
+from worker.process import Worker
+from worker.settings import WorkerSettings
+
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture(params=["memory", "redis"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    if request.param == "memory":
+        return MemoryBroker()
+    return RedisBroker(request.getfixturevalue("redis_server").url)
+
+
+class Api:
+    """The parts of an API process that know of models, on an event loop in a thread."""
+
+    def __init__(self, broker: Broker, name: str = "api", model_control: str = "explicit") -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._start = self.do(self._begin(broker, name, model_control))
+
+    async def _begin(self, broker: Broker, name: str, model_control: str) -> None:
+        self.producer = Producer(broker.producer(name), limits=Limits(1000, 10**8), heartbeat_s=0.05)
+        self.models = Models(lambda: self.producer.workers, lambda: self.producer.controls.by_model)
+        settings = ServingSettings(model_control=model_control, load_timeout_s=30)
+        self.repository = Repository(self.producer, self.models, settings)
+        await self.producer.start()
+
+    def do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def ask(self, *, version: int | None = None, label: str | None = None) -> list[float]:
+        """The scores of the model m for 1, 1, 1, and the version that answered, at the end."""
+        model = self.models.find("m", version, label)
+        return [*self.do(self._asked(model)).outputs["scores"].to_numpy()[0].tolist(), model.version]
+
+    async def _asked(self, model: ServedModel) -> Any:
+        request = Request(
+            model="m",
+            version=model.version,
+            signature="serving_default",
+            inputs={"x": Tensor.from_numpy(np.ones((1, 3), np.float32))},
+            rows=1,
+            max_batch_size=model.max_batch_size,
+            timeout_s=10,
+            trace="t",
+        )
+        return await self.producer.submit(request)
+
+    def states(self, name: str = "m") -> dict[int, str]:
+        """The versions' states; none where nobody has heard of the model."""
+        try:
+            return {version.version: version.state for version in self.models.versions(name)}
+        except ModelNotFound:
+            return {}
+
+    def error(self, version: int) -> str:
+        return self.models.versions("m", version)[0].error
+
+    def until(self, *, name: str = "m", **states: str) -> None:
+        """Wait until the model's versions v1, v2… have these states."""
+        wanted = {int(version[1:]): state for version, state in states.items()}
+        until(lambda: self.states(name) == wanted, what=f"{wanted}, it is {self.states(name)}")
+
+    def stop(self) -> None:
+        self.do(self.producer.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@contextmanager
+def running(broker: Broker, root: Path, **settings: Any) -> Iterator[Worker]:
+    """A worker that looks at the repository often; it ends with the block, without an error."""
+    settings = {"models": root, "poll_s": 0.05, "lease_ms": 300, "instances": 1} | settings
+    worker = Worker(WorkerSettings(**settings), broker, heard_s=0.3)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join(30)
+    assert not thread.is_alive()
+    assert not worker.has_failed
+
+
+@pytest.fixture
+def api(broker: Broker) -> Iterator[Api]:
+    started = Api(broker)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "models"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def publish(make_onnx: MakeModel, repository: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Publishes a version of the model m, or another, as it should be: written beside, then renamed."""
+
+    def published(version: int, name: str = "m", *, is_broken: bool = False) -> Path:
+        folder = make_onnx(tmp_path / "staging", name, version)
+        if is_broken:
+            (folder / "model.onnx").write_bytes(b"no model")
+        target = repository / name / str(version)
+        target.parent.mkdir(exist_ok=True)
+        return folder.rename(target)
+
+    return published
+
+
+def remove(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+
+def index(api: Api) -> list[IndexEntry]:
+    return api.repository.index()
+
+
+def test_a_new_version_takes_the_place_of_the_old_one_which_leaves(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        publish(2)
+        until(lambda: api.ask()[-1] == 2)
+        api.until(v1="END", v2="AVAILABLE")
+        assert api.ask()[-1] == 2
+
+
+def test_a_version_that_is_going_still_answers_those_who_have_not_heard(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        old = api.models.find("m")
+        publish(2)
+        api.until(v1="UNLOADING", v2="AVAILABLE")
+        assert api.do(api._asked(old)).outputs["scores"].shape == (1, 2)
+
+
+def test_a_bad_new_version_is_reported_and_the_old_one_stays_until_the_files_are_mended(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path, make_onnx: MakeModel, tmp_path: Path
+) -> None:
+    publish(1)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        bad = publish(2, is_broken=True)
+        api.until(v1="AVAILABLE", v2="END")
+        assert "model.onnx" in api.error(2)
+        assert [entry.state for entry in index(api)] == ["UNAVAILABLE", "READY"]
+        assert "model.onnx" in index(api)[0].reason
+        assert api.ask()[-1] == 1
+        (make_onnx(tmp_path / "mended", "m", 2) / "model.onnx").rename(bad / "model.onnx")
+        api.until(v1="END", v2="AVAILABLE")
+
+
+def test_a_worker_that_starts_on_a_bad_version_serves_the_one_before(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    publish(2, is_broken=True)
+    publish(3, is_broken=True)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE", v2="END", v3="END")
+        assert api.ask()[-1] == 1
+
+
+def test_models_come_and_go_with_their_folders(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        folder = publish(7, "other")
+        api.until(name="other", v7="AVAILABLE")
+        remove(folder)
+        api.until(name="other", v7="END")
+        assert api.states() == {1: "AVAILABLE"}
+
+
+def test_a_repository_that_is_suddenly_empty_changes_nothing(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(1)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        (repository / "m").rename(repository.with_name("away"))
+        until(lambda: "the repository cannot be read" in caplog.text)
+        assert api.ask()[-1] == 1
+
+
+def test_a_repository_that_cannot_be_read_for_a_while_changes_nothing(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(1)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        repository.rename(repository.with_name("away"))
+        until(lambda: "the repository cannot be read" in caplog.text)
+        assert api.ask()[-1] == 1
+        repository.with_name("away").rename(repository)
+        publish(2)
+        api.until(v1="END", v2="AVAILABLE")
+
+
+def test_the_policy_says_which_versions_are_held(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    for version in (1, 2, 3):
+        publish(version)
+    with running(broker, repository):
+        api.until(v3="AVAILABLE")
+        api.do(api.repository.set_policy("m", VersionPolicy(latest=2)))
+        assert api.states() == {2: "AVAILABLE", 3: "AVAILABLE"}
+        api.do(api.repository.set_policy("m", VersionPolicy(specific=(1,))))
+        assert api.ask()[-1] == 1
+        api.until(v1="AVAILABLE", v2="END", v3="END")
+        api.do(api.repository.set_policy("m", VersionPolicy(latest=0)))
+        assert api.states() == {1: "AVAILABLE", 2: "AVAILABLE", 3: "AVAILABLE"}
+        api.do(api.repository.set_policy("m", None))
+        api.until(v1="END", v2="END", v3="AVAILABLE")
+
+
+def test_a_version_of_a_policy_that_fails_leaves_what_serves(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    publish(2, is_broken=True)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE", v2="END")
+        api.do(api.repository.set_policy("m", VersionPolicy(specific=(2,))))
+        assert api.states() == {1: "AVAILABLE", 2: "END"}
+
+
+def test_a_model_is_unloaded_and_loaded_again_at_run_time(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        api.do(api.repository.unload("m"))
+        assert index(api) == [IndexEntry("m", "1", "UNLOADING", "")]
+        api.until(v1="END")
+        assert index(api) == [IndexEntry("m", "1", "UNAVAILABLE", "unloaded")]
+        assert api.repository.index(ready=True) == []
+        api.do(api.repository.load("m"))
+        assert api.ask()[-1] == 1
+
+
+def test_a_model_that_is_wanted_again_before_it_has_left_is_there_at_once(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(1)
+    caplog.set_level("INFO")
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        api.do(api.repository.unload("m"))
+        api.do(api.repository.load("m"))
+        assert api.states() == {1: "AVAILABLE"}
+        assert caplog.text.count("loaded a model") == 1
+
+
+def test_an_unloaded_version_is_freed(
+    broker: Broker,
+    api: Api,
+    publish: Callable[..., Path],
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive: list[weakref.ref[Model]] = []
+    warm_up = Model.warm_up
+
+    def remembered(model: Model) -> None:
+        alive.append(weakref.ref(model))
+        warm_up(model)
+
+    monkeypatch.setattr(Model, "warm_up", remembered)
+    publish(1)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        api.do(api.repository.unload("m"))
+        api.until(v1="END")
+
+        def is_freed() -> bool:
+            gc.collect()
+            return alive[0]() is None
+
+        until(is_freed, what="the model to be freed")
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("m/1-")]
+
+
+def test_loading_says_why_a_version_failed_and_tries_it_again(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1, is_broken=True)
+    with running(broker, repository):
+        api.until(v1="END")
+        with pytest.raises(InvalidRequest, match=r"load failed for model 'm': version 1 .*model\.onnx"):
+            api.do(api.repository.load("m"))
+        with pytest.raises(InvalidRequest, match="failed to load 'nobody', failed to poll from model repository"):
+            api.do(api.repository.load("nobody"))
+
+
+def test_files_that_changed_in_place_are_loaded_when_it_is_asked_for_with_the_version_serving_on(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    folder = publish(1)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        good = (folder / "model.onnx").read_bytes()
+        (folder / "model.onnx").write_bytes(b"no model")
+        with pytest.raises(InvalidRequest, match="load failed for model 'm': version 1"):
+            api.do(api.repository.load("m"))
+        assert api.ask()[-1] == 1
+        (folder / "model.onnx").write_bytes(good)
+        api.do(api.repository.load("m"))
+        assert api.error(1) == ""
+        assert api.ask()[-1] == 1
+
+
+def test_a_version_with_a_label_or_a_weight_or_a_shadow_stays(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    for version in (1, 2, 3):
+        publish(version)
+    with running(broker, repository):
+        api.until(v3="AVAILABLE")
+        api.do(api.repository.set_policy("m", VersionPolicy(latest=0)))
+        api.do(api.repository.set_label("m", "stable", 1))
+        api.do(api.repository.set_traffic("m", {2: 1}, Shadow(3, 50)))
+        publish(4)
+        api.do(api.repository.set_policy("m", None))
+        api.until(v1="AVAILABLE", v2="AVAILABLE", v3="AVAILABLE", v4="AVAILABLE")
+        assert (api.ask()[-1], api.ask(label="stable")[-1]) == (2, 1)
+        api.do(api.repository.set_traffic("m", {}, None))
+        api.until(v1="AVAILABLE", v2="END", v3="END", v4="AVAILABLE")
+        api.do(api.repository.remove_label("m", "stable"))
+        api.until(v1="END", v2="END", v3="END", v4="AVAILABLE")
+
+
+def test_labels_and_weights_are_for_available_versions_only(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    publish(2, is_broken=True)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE", v2="END")
+        for wrong in (
+            api.repository.set_label("m", "stable", 2),
+            api.repository.set_traffic("m", {1: 1, 2: 1}, None),
+            api.repository.set_traffic("m", {}, Shadow(9, 10)),
+        ):
+            with pytest.raises(InvalidRequest, match="which is not currently available for inference; available: 1"):
+                api.do(wrong)
+        for wrong in (
+            api.repository.set_traffic("m", {1: -1}, None),
+            api.repository.set_traffic("m", {1: float("nan")}, None),
+            api.repository.set_traffic("m", {1: 0}, None),
+            api.repository.set_traffic("m", {}, Shadow(1, 0)),
+            api.repository.set_label("m", "a/b", 1),
+            api.repository.set_label("m", "", 1),
+            api.repository.remove_label("m", "nobody"),
+        ):
+            with pytest.raises(InvalidRequest):
+                api.do(wrong)
+        with pytest.raises(ModelNotFound):
+            api.do(api.repository.set_label("nobody", "stable", 1))
+
+
+def test_nothing_can_be_changed_where_the_settings_do_not_allow_it(
+    broker: Broker, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    api = Api(broker, model_control="none")
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        for change in (
+            api.repository.load("m"),
+            api.repository.unload("m"),
+            api.repository.reload([]),
+            api.repository.set_policy("m", None),
+            api.repository.set_label("m", "stable", 1),
+            api.repository.remove_label("m", "stable"),
+            api.repository.set_traffic("m", {}, None),
+        ):
+            with pytest.raises(NotAllowed, match="explicit model load / unload is not allowed"):
+                api.do(change)
+        assert api.states() == {1: "AVAILABLE"}
+    api.stop()
+
+
+def test_a_reload_request_serves_the_models_that_it_names_and_no_others(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    for version in (1, 2):
+        publish(version)
+    publish(5, "other")
+    with running(broker, repository):
+        api.until(v2="AVAILABLE")
+        api.until(name="other", v5="AVAILABLE")
+        config = ModelSettings(name="m", policy=VersionPolicy(specific=(1, 2)), labels={"stable": 1, "canary": 2})
+        alias = ModelSettings(name="alias", base_path=str(repository / "other"))
+        api.do(api.repository.reload([config, alias]))
+        assert (api.ask(label="stable")[-1], api.ask(label="canary")[-1]) == (1, 2)
+        assert api.states("alias") == {5: "AVAILABLE"}
+        api.until(name="other", v5="END")
+        with pytest.raises(InvalidRequest, match="base_path '/etc' is outside of the model repository"):
+            api.do(api.repository.reload([ModelSettings(name="roams", base_path="/etc")]))
+        with pytest.raises(InvalidRequest, match="twice"):
+            api.do(api.repository.reload([config, config]))
+
+
+def test_two_who_change_one_model_lose_nothing(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    other = Api(broker, "other")
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        other.until(v1="AVAILABLE")
+
+        async def label(repository: Repository, name: str) -> None:
+            await asyncio.gather(*(repository.set_label("m", f"{name}{number}", 1) for number in range(20)))
+
+        both = [
+            threading.Thread(target=process.do, args=(label(process.repository, name),))
+            for process, name in ((api, "a"), (other, "b"))
+        ]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
+        until(lambda: len(api.models.labels("m")) == 40)
+    other.stop()
+
+
+def test_what_is_wanted_outlives_a_worker_that_restarts(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    publish(1, "other")
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        api.do(api.repository.set_label("m", "stable", 1))
+        api.do(api.repository.unload("other"))
+        publish(2)
+        api.until(v1="AVAILABLE", v2="AVAILABLE")
+    api.until(v1="END", v2="END")
+    with running(broker, repository):
+        api.until(v1="AVAILABLE", v2="AVAILABLE")
+        assert api.ask(label="stable")[-1] == 1
+        assert api.states("other") == {1: "END"}
+
+
+@pytest.mark.parametrize("who", ["api", "worker"])
+def test_a_redis_that_comes_back_empty_is_told_again(
+    own_redis: RedisServer, publish: Callable[..., Path], repository: Path, who: str
+) -> None:
+    """Whoever knew what was wanted puts it back: an API process, or a worker."""
+    broker = RedisBroker(own_redis.url)
+    api = Api(broker)
+    publish(1)
+    publish(2)
+    worker: AbstractContextManager[Worker] = running(broker, repository)
+    with worker:
+        api.until(v2="AVAILABLE")
+        api.do(api.repository.set_policy("m", VersionPolicy(specific=(1,))))
+        api.until(v1="AVAILABLE", v2="END")
+        if who == "worker":
+            api.stop()
+        else:
+            worker.__exit__(None, None, None)
+        own_redis.kill()
+        own_redis.start()
+        if who == "worker":
+            api = Api(broker)
+        else:
+            until(lambda: api.producer.is_connected)
+            worker = running(broker, repository)
+            worker.__enter__()
+        until(lambda: api.states() == {1: "AVAILABLE"} or api.states() == {1: "AVAILABLE", 2: "END"})
+        assert api.repository.control("m").policy == VersionPolicy(specific=(1,))
+        if who == "api":
+            worker.__exit__(None, None, None)
+    api.stop()
+
+
+def test_a_new_version_waits_until_every_worker_has_it(
+    broker: Broker,
+    api: Api,
+    publish: Callable[..., Path],
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two workers load at different speeds: until the slow one is done, the other does not carry everything alone."""
+    gate, entered = threading.Event(), threading.Event()
+    warm_up = Model.warm_up
+    lock = threading.Lock()
+    seen: list[int] = []
+
+    def slow(model: Model) -> None:
+        with lock:
+            seen.append(model.announcement.version)
+            is_second = seen.count(2) == 2
+        if is_second:
+            entered.set()
+            gate.wait(30)
+        warm_up(model)
+
+    monkeypatch.setattr(Model, "warm_up", slow)
+    publish(1)
+    with running(broker, repository), running(broker, repository):
+        until(lambda: sum(worker.models[:1] != () for worker in api.producer.workers) == 2)
+        api.until(v1="AVAILABLE")
+        publish(2)
+        assert entered.wait(30)
+        until(lambda: api.states() == {1: "AVAILABLE", 2: "AVAILABLE"})
+        assert api.ask()[-1] == 1
+        assert api.ask(version=2)[-1] == 2
+        gate.set()
+        until(lambda: api.ask()[-1] == 2)
+        api.until(v1="END", v2="AVAILABLE")
