@@ -8,6 +8,7 @@ import orjson
 from millrace.protocol.errors import MillraceError, QueueFull
 
 _LONGEST_TEXT = 1000
+_READABLE = "Inference-Header-Content-Length, X-Request-Id"
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -24,6 +25,18 @@ class Content(msgspec.Struct, frozen=True):
 
     body: bytes
     headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
+
+
+def cors_headers(origin: str) -> tuple[tuple[str, str], ...]:
+    """What tells browsers that pages of that origin may call the API; nothing where it is ""."""
+    if not origin:
+        return ()
+    return (
+        ("access-control-allow-origin", origin),
+        ("access-control-allow-methods", "POST, GET"),
+        ("access-control-allow-headers", f"Content-Type, Content-Encoding, X-Request-Timeout-Ms, {_READABLE}"),
+        ("access-control-expose-headers", f"Retry-After, Server-Timing, {_READABLE}"),
+    )
 
 
 def shortened(text: str) -> str:
@@ -44,8 +57,10 @@ def error_answer(status: int, text: str) -> Answer:
     return Answer(status, error_body(text), headers + ((("retry-after", "1"),) if status == 503 else ()))
 
 
-def retry_after(error: MillraceError) -> tuple[tuple[str, str], ...]:
-    """The header that says when to come again, in whole seconds, for the statuses that have one: 429 and 503."""
+def error_headers(error: MillraceError) -> tuple[tuple[str, str], ...]:
+    """What helps a caller after an error: when to come again, in whole seconds (429, 503), or what is taken (415)."""
+    if error.status == 415:
+        return (("accept-encoding", "gzip, deflate"),)
     if error.status not in (429, 503):
         return ()
     seconds = error.retry_after_s if isinstance(error, QueueFull) else 1.0

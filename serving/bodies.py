@@ -51,6 +51,32 @@ class Outputs(Struct):
     outputs: Any
 
 
+Features = Annotated[
+    dict[str, Any],
+    Meta(description="Values by feature: one or a list of numbers, booleans or strings; bytes are {'b64': '…'}."),
+]
+
+
+class Examples(Struct):
+    """One example per row: a feature for each input, in row-major order; those of the context go for all."""
+
+    examples: Annotated[list[Features], Meta(min_length=1)]
+    context: Features | UnsetType = UNSET
+    signature_name: SignatureName | UnsetType = UNSET
+
+
+class Classifications(Struct):
+    """One list per row: each class with its score, as a pair."""
+
+    results: list[list[Annotated[list[str | float], Meta(min_length=2, max_length=2)]]]
+
+
+class Regressions(Struct):
+    """One value per row."""
+
+    results: list[float]
+
+
 class Status(Struct):
     """Whether a version met an error."""
 
@@ -219,6 +245,93 @@ class ModelMetadata(Struct):
     parameters: ModelParameters
 
 
+class TensorConfig(Struct):
+    """An input or an output in Triton's words; `dims` leave out the rows of a model that batches."""
+
+    name: str
+    data_type: Annotated[str, Meta(pattern="^TYPE_")]
+    dims: list[int]
+    optional: bool | UnsetType = UNSET
+
+
+class TransactionPolicy(Struct):
+    """How many answers a request has: one."""
+
+    decoupled: Literal[False]
+
+
+class DynamicBatching(Struct):
+    """How many priorities there are, and which one goes for requests that name none."""
+
+    priority_levels: int
+    default_priority_level: int
+
+
+class ModelConfig(Struct):
+    """The part of Triton's model configuration that says something here."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: Annotated[int, Meta(ge=0, description="0 where the model does not batch.")]
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+    model_transaction_policy: TransactionPolicy
+    dynamic_batching: DynamicBatching | UnsetType = UNSET
+
+
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Duration(Struct):
+    """How often something happened, and how long it took together."""
+
+    count: Count
+    ns: Count
+
+
+class InferStatistics(Struct):
+    """Requests by outcome, and the stages of those that a worker answered."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration
+    cache_miss: Duration
+
+
+class BatchStatistics(Struct):
+    """The runs of batches of one size."""
+
+    batch_size: Count
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+class VersionStatistics(Struct):
+    """What was counted of one version, by this API process."""
+
+    name: str
+    version: Number
+    last_inference: Annotated[int, Meta(ge=0, description="Milliseconds of Unix time; 0 for never.")]
+    inference_count: Annotated[int, Meta(ge=0, description="Rows.")]
+    execution_count: Annotated[int, Meta(ge=0, description="Runs of the model.")]
+    inference_stats: InferStatistics
+    response_stats: dict[str, Any]
+    batch_stats: list[BatchStatistics]
+    memory_usage: list[Any]
+
+
+class Statistics(Struct):
+    """The statistics of the versions that are available."""
+
+    model_stats: list[VersionStatistics]
+
+
 class InputParameters(Struct):
     """How an input's elements travel."""
 
@@ -242,6 +355,12 @@ class RequestedOutputParameters(Struct):
     """How an output is wanted."""
 
     binary_data: bool | UnsetType = UNSET
+    classification: (
+        Annotated[
+            int, Meta(ge=0, description="So many of the largest values, as 'VALUE:INDEX' or 'VALUE:INDEX:LABEL'.")
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class RequestedOutput(Struct):

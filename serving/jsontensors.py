@@ -25,6 +25,7 @@ TYPE_WORDS = {
     **{"FP16": "half", "FP32": "float", "FP64": "double", "BOOL": "bool", "BYTES": "string"},
     **{f"{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }
+_decoding = json.JSONDecoder()
 _quoting = json.JSONEncoder(default=str)
 _NOT_STRUCTURE = b"0123456789.eE+- \t\r\n"
 UNREADABLE = (ValueError, KeyError, TypeError, RuntimeError)  # what simdjson raises, numbers above 64 bits included
@@ -47,6 +48,20 @@ def load(body: bytes) -> Any:
         raise InvalidRequest("JSON Parse error: The document is empty")
     try:
         return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"JSON Parse error: {error}") from None
+
+
+def load_first(body: bytes) -> Any:
+    """The document that the body begins with, read like `load`; text behind it is tolerated, as in TensorFlow Serving.
+
+    Bytes that are not UTF-8 are left to whoever takes the string that they are in. Raises `InvalidRequest`.
+    """
+    text = body.decode("utf-8-sig", "surrogateescape").lstrip(" \t\r\n")
+    if not text:
+        raise InvalidRequest("JSON Parse error: The document is empty")
+    try:
+        return _decoding.raw_decode(text)[0]
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"JSON Parse error: {error}") from None
 
@@ -132,8 +147,8 @@ def to_tensor(value: Any, spec: TensorSpec) -> Tensor:
     """
     shape = _shape(value)
     leaves = _leaves(value, shape)
-    if spec.datatype == BYTES or (spec.media and leaves and _is_b64(leaves[0])):
-        return Tensor(BYTES, shape, encode_strings([_string(leaf) for leaf in leaves]))
+    if spec.datatype == BYTES or (spec.media and leaves and is_b64(leaves[0])):
+        return Tensor(BYTES, shape, encode_strings([to_bytes(leaf) for leaf in leaves]))
     values = [_number(leaf, spec.datatype) for leaf in leaves]
     with np.errstate(over="ignore"):  # beyond FP32 is Infinity
         return Tensor.from_numpy(np.array(values, DTYPES[spec.datatype]).reshape(shape))
@@ -150,7 +165,8 @@ def element_count(name: str, shape: Any) -> int:
     return math.prod(shape)
 
 
-def _is_b64(value: Any) -> bool:
+def is_b64(value: Any) -> bool:
+    """Whether the value is encoded bytes: an object with that one key and a string."""
     return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
@@ -181,13 +197,14 @@ def _leaves(value: Any, shape: tuple[int, ...]) -> list[Any]:
     return level
 
 
-def _string(value: Any) -> bytes:
+def to_bytes(value: Any) -> bytes:
+    """The bytes that a JSON string or {"b64": …} stands for. Raises `InvalidRequest`."""
     if isinstance(value, str):
         try:
             return value.encode()
         except UnicodeEncodeError:
             raise InvalidRequest(f"JSON Value: {quote(value)} is not valid UTF-8") from None
-    if not _is_b64(value):
+    if not is_b64(value):
         raise _unexpected(value, BYTES)
     try:
         return base64.b64decode(value["b64"], validate=True)

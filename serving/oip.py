@@ -1,7 +1,8 @@
 """The Open Inference Protocol (version 2) over REST, as JSON and with binary tensors, in Triton's error texts."""
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,22 +26,42 @@ from millrace.protocol.tensors import (
 from serving import jsontensors
 from serving.admission import Inference
 from serving.answers import Content
+from serving.examples import top_classes
 from serving.models import ServedModel
 
-_EXTENSIONS = ("binary_tensor_data", "parameters", "schedule_policy")
+_EXTENSIONS = (
+    "binary_tensor_data", "classification", "model_configuration", "parameters", "schedule_policy", "statistics",
+)  # fmt: skip
+_REFUSED = (
+    (r"/v2/models/[^/]+(/versions/\d+)?/generate(_stream)?", "generate is not supported; use infer"),
+    (r"/v2(/models/[^/]+)?/trace/setting", "tracing is not supported; every answer has its stages in Server-Timing"),
+    (r"/v2/logging", "log settings cannot be changed at run time; start the server with MILLRACE_LOG_LEVEL"),
+    (
+        r"/v2/(system|cuda)sharedmemory(/region/[^/]+)?/(status|register|unregister)",
+        "shared memory is not supported; send tensors with the request",
+    ),
+)
 _MAX_REMEMBERED_BYTES = 4096
 _HIGH = 1  # Triton's highest priority; 0 is "the default"
 _PRIORITY_LEVELS = 2
 
 
+class WantedOutput(NamedTuple):
+    """An output, whether it is to be binary, and how many of its classes are wanted: 0 for the tensor itself."""
+
+    name: str
+    is_binary: bool
+    classes: int = 0
+
+
 class Wanted(NamedTuple):
-    """How the answer is to look: the request's id, and the outputs in order, each with whether it is to be binary.
+    """How the answer is to look: the request's id, and the outputs in order.
 
     Without outputs, all are wanted, `binary` or not.
     """
 
     identity: str = ""
-    outputs: tuple[tuple[str, bool], ...] = ()
+    outputs: tuple[WantedOutput, ...] = ()
     binary: bool = False
 
 
@@ -89,7 +110,7 @@ def read_infer(
 def _asked(document: _Document, inputs: dict[str, Tensor], model: ServedModel) -> tuple[Inference, Wanted]:
     if len(inputs) != len(document.inputs):
         raise InvalidRequest(f"an input is given twice for model '{model.name}'")
-    for name, _ in document.wanted.outputs:
+    for name, _, _ in document.wanted.outputs:
         if name not in model.output_names:
             raise InvalidRequest(f"unexpected inference output '{name}' for model '{model.name}'")
     inference = Inference(model, DEFAULT_SIGNATURE, inputs, timeout_ms=document.timeout_ms, priority=document.priority)
@@ -221,17 +242,18 @@ def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw
     binary = _flag(parameters, "binary_data_output", default=False)
     return _Document(
         inputs=tuple(inputs),
-        wanted=Wanted(identity, tuple([(o["name"], _is_binary(o, default=binary)) for o in outputs]), binary),
+        wanted=Wanted(identity, tuple([_wanted_output(o, is_binary=binary) for o in outputs]), binary),
         timeout_ms=_timeout_ms(parameters),
         priority="high" if parameters.get("priority") == _HIGH else "normal",
     )
 
 
-def _is_binary(output: dict[str, Any], *, default: bool) -> bool:
+def _wanted_output(output: dict[str, Any], *, is_binary: bool) -> WantedOutput:
     parameters = _parameters(output)
-    if parameters.get("classification"):
-        raise NotSupported("the classification extension is not supported; ask for the output itself")
-    return _flag(parameters, "binary_data", default=default)
+    classes = parameters.get("classification", 0)
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 0:
+        raise InvalidRequest("Unable to set 'classification': it must be a number of classes")
+    return WantedOutput(output["name"], _flag(parameters, "binary_data", default=is_binary), classes)
 
 
 def _parameters(item: dict[str, Any]) -> dict[str, Any]:
@@ -304,14 +326,29 @@ def render_infer(model: ServedModel, outputs: dict[str, Tensor], wanted: Wanted)
     """
     head: dict[str, Any] = {"id": wanted.identity} if wanted.identity else {}
     head |= {"model_name": model.name, "model_version": str(model.version)}
-    shown = wanted.outputs or tuple([(name, wanted.binary) for name in outputs])
-    head["outputs"] = [_output(name, outputs[name], is_binary=is_binary) for name, is_binary in shown]
+    shown = wanted_tensors(model, outputs, wanted)
+    head["outputs"] = [_output(output.name, tensor, is_binary=output.is_binary) for output, tensor in shown]
     document = orjson.dumps(head)
-    buffers = [outputs[name].data for name, is_binary in shown if is_binary]
+    buffers = [tensor.data for output, tensor in shown if output.is_binary]
     if not buffers:
         return Content(document)
     headers = (("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(document))))
     return Content(b"".join([document, *buffers]), headers)
+
+
+def wanted_tensors(
+    model: ServedModel, outputs: Mapping[str, Tensor], wanted: Wanted
+) -> list[tuple[WantedOutput, Tensor]]:
+    """What is to be shown, in order. Raises `InvalidRequest` where classes are wanted of what is no number."""
+    shown = wanted.outputs or [WantedOutput(name, wanted.binary) for name in outputs]
+    return [(output, _classes(model, outputs[output.name], output.classes)) for output in shown]
+
+
+def _classes(model: ServedModel, tensor: Tensor, count: int) -> Tensor:
+    """The tensor's largest values, or where none are wanted the tensor itself."""
+    if not count:
+        return tensor
+    return top_classes(tensor, count, model.announcement.labels, has_rows=bool(model.max_batch_size))
 
 
 def _output(name: str, tensor: Tensor, *, is_binary: bool) -> dict[str, Any]:
@@ -390,6 +427,14 @@ def _tensor_config(model: ServedModel, spec: TensorSpec) -> dict[str, Any]:
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+
+
+def refusal(path: str) -> NotSupported | None:
+    """The error for the path of an extension of Triton's that is not here; None for a path that nobody has."""
+    for pattern, text in _REFUSED:
+        if re.fullmatch(pattern, path):
+            return NotSupported(text)
+    return None
 
 
 def error_text(error: MillraceError) -> str:

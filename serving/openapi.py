@@ -24,6 +24,7 @@ _OF_THE_HEAD = {
     408: "The head of the request did not arrive in time.",
     431: "The head of the request is too large.",
 }
+_UNTYPED = {dict: "object", list: "array"}
 _Schema = dict[str, Any]
 
 
@@ -31,9 +32,10 @@ _Schema = dict[str, Any]
 class Operation:
     """One method of one path.
 
-    `takes` are the JSON bodies that it takes, any one of them, such as `example`; `answers` the types of its JSON
-    answers by status; `statuses` the errors it has beyond those that any request can meet. One that `is_binary` takes
-    and answers JSON followed by tensors too; one with a `media` type answers that instead of JSON.
+    `takes` are the JSON bodies that it takes, any one of them, such as `example`, where a bundled model answers one;
+    `answers` the types of its JSON answers by status; `statuses` the errors it has beyond those that any request can
+    meet. One that `is_binary` takes and answers JSON followed by tensors too; one with a `media` type answers that
+    instead of JSON.
     """
 
     method: str
@@ -63,8 +65,19 @@ def _operations() -> Iterator[Operation]:
             takes=(bodies.Rows, bodies.Columns),
             example={"instances": [_TEXT]},
             answers={200: (bodies.Predictions, bodies.Outputs)},
-            statuses=(404, 429),
+            statuses=(404, 415, 429),
         )
+        for verb, answer in (("classify", bodies.Classifications), ("regress", bodies.Regressions)):
+            yield Operation(
+                method="POST",
+                path=f"{spec}:{verb}",
+                tag=_TFS,
+                summary=f"Run a model on examples, to {verb} them.",
+                takes=(bodies.Examples,),
+                example={"examples": [{"text": _TEXT}]} if verb == "classify" else None,
+                answers={200: (answer,)},
+                statuses=(404, 415, 429),
+            )
         yield Operation(
             method="GET",
             path=spec,
@@ -134,8 +147,39 @@ def _operations() -> Iterator[Operation]:
             takes=(bodies.InferRequest,),
             example={"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [_TEXT]}]},
             answers={200: (bodies.InferResponse,)},
-            statuses=(404, 429),
+            statuses=(404, 415, 429),
             is_binary=True,
+        )
+        yield Operation(
+            method="GET",
+            path=f"{spec}/config",
+            tag=_OIP,
+            summary="A model's configuration, as Triton has it.",
+            answers={200: (bodies.ModelConfig,)},
+            statuses=(404,),
+        )
+        yield Operation(
+            method="GET",
+            path=f"{spec}/stats",
+            tag=_OIP,
+            summary="A model's statistics, as Triton has them.",
+            answers={200: (bodies.Statistics,)},
+            statuses=(404,),
+        )
+    yield Operation(
+        method="GET",
+        path="/v2/models/stats",
+        tag=_OIP,
+        summary="The statistics of all models.",
+        answers={200: (bodies.Statistics,)},
+    )
+    for kind in ("system", "cuda"):
+        yield Operation(
+            method="GET",
+            path=f"/v2/{kind}sharedmemory/status",
+            tag=_OIP,
+            summary="The regions of shared memory that are registered: none, as it is not supported.",
+            answers={200: (list,)},
         )
     yield Operation(
         method="GET",
@@ -149,6 +193,13 @@ def _operations() -> Iterator[Operation]:
         path="/metrics",
         tag=_OWN,
         summary="The metrics of this process, for Prometheus.",
+        media="text/plain",
+    )
+    yield Operation(
+        method="GET",
+        path="/monitoring/prometheus/metrics",
+        tag=_TFS,
+        summary="The metrics of this process under TensorFlow Serving's names.",
         media="text/plain",
     )
     yield Operation(method="GET", path="/openapi.json", tag=_OWN, summary="This document.", answers={200: (dict,)})
@@ -165,7 +216,7 @@ def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     types = {body for operation in OPERATIONS for body in operation.takes}
     types |= {body for operation in OPERATIONS for answers in operation.answers.values() for body in answers}
-    ordered = sorted(types - {dict} | {bodies.Error}, key=lambda body: body.__name__)
+    ordered = sorted(types - set(_UNTYPED) | {bodies.Error}, key=lambda body: body.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
@@ -262,7 +313,9 @@ def _operation(operation: Operation) -> _Schema:
         "responses": {str(status): _answer(operation, status) for status in _statuses(operation)},
     }
     if operation.takes:
-        content = {"application/json": {"schema": _any_of(operation.takes), "example": operation.example}}
+        content = {"application/json": {"schema": _any_of(operation.takes)}}
+        if operation.example:
+            content["application/json"]["example"] = operation.example
         described["requestBody"] = {"required": True, "content": content | _binary(operation)}
     return described
 
@@ -329,4 +382,4 @@ def _any_of(types: tuple[type, ...]) -> _Schema:
 
 
 def _reference(body: type) -> _Schema:
-    return {"type": "object"} if body is dict else {"$ref": _REFERENCE.format(name=body.__name__)}
+    return {"type": _UNTYPED[body]} if body in _UNTYPED else {"$ref": _REFERENCE.format(name=body.__name__)}

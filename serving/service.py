@@ -1,4 +1,7 @@
-"""The two hot verbs, `:predict` and `/infer`, from the body's bytes to the answer's, whatever server they run under."""
+"""The hot verbs, from the body's bytes to the answer's, whatever server they run under.
+
+They are TensorFlow Serving's `:predict`, `:classify` and `:regress`, and the Open Inference Protocol's `/infer`.
+"""
 
 import asyncio
 import itertools
@@ -16,10 +19,11 @@ import orjson
 
 from millrace.broker.base import Broker, Limits
 from millrace.broker.producer import Pending, Producer, Response, Timings
-from millrace.protocol.errors import Internal, InvalidRequest, MillraceError, NotSupported
+from millrace.protocol.errors import Internal, InvalidRequest, MillraceError
 from serving import oip, tfs
 from serving.admission import Inference, admit
-from serving.answers import Answer, Content, error_body, retry_after
+from serving.answers import Answer, Content, cors_headers, error_body, error_headers
+from serving.codings import coding_for, packed, unpack
 from serving.intake import too_large
 from serving.metrics import Metrics
 from serving.models import AVAILABLE, Models, ServedModel
@@ -30,7 +34,7 @@ from serving.statistics import Statistics
 _log = logging.getLogger(__name__)
 _LARGE_BODY_BYTES = 256 * 1024
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
-_PREDICT = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?:predict")
+_VERB = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?:(predict|classify|regress)")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,19}))?/infer")
 
 Headers = Mapping[bytes, bytes]  # names in lower case
@@ -41,13 +45,14 @@ Done = Callable[[Answer], None]
 class Verb(NamedTuple):
     """How one protocol words a hot verb. `parse` reads a body and says how its answer will be written.
 
-    `priority` is the highest that a body may name.
+    `priority` is the highest that a body may name; `packs` says whether answers are packed for callers who accept it.
     """
 
     protocol: str
     parse: Callable[[Headers, bytes, ServedModel], tuple[Inference, Render]]
     error_text: Callable[[MillraceError], str]
     priority: str
+    packs: bool = False
 
 
 class Target(NamedTuple):
@@ -69,16 +74,31 @@ def _parse_infer(headers: Headers, body: bytes, model: ServedModel) -> tuple[Inf
     return inference, lambda response: oip.render_infer(model, response.outputs, wanted)
 
 
-PREDICT = Verb("tfs", _parse_predict, tfs.predict_error_text, "normal")
-INFER = Verb("oip", _parse_infer, oip.error_text, "high")
+def _parse_classify(_headers: Headers, body: bytes, model: ServedModel) -> tuple[Inference, Render]:
+    inference = tfs.parse_examples(body, model)
+    signature, labels = model.signature(inference.signature), model.announcement.labels
+    return inference, lambda response: tfs.render_classify(response.outputs, signature, labels)
+
+
+def _parse_regress(_headers: Headers, body: bytes, model: ServedModel) -> tuple[Inference, Render]:
+    inference = tfs.parse_examples(body, model)
+    signature = model.signature(inference.signature)
+    return inference, lambda response: tfs.render_regress(response.outputs, signature)
+
+
+INFER = Verb("oip", _parse_infer, oip.error_text, "high", packs=True)
+_TENSORFLOW_VERBS = {
+    name: Verb("tfs", parse, tfs.predict_error_text, "normal")
+    for name, parse in (("predict", _parse_predict), ("classify", _parse_classify), ("regress", _parse_regress))
+}
 
 
 @lru_cache(maxsize=1024)
 def target(path: str) -> Target | None:
-    """What a POST to the path asks for, None where it is neither of the two verbs."""
-    if match := _PREDICT.fullmatch(path):
-        name, version, label = match.groups()
-        return Target(PREDICT, name, _number(version), label)
+    """What a POST to the path asks for, None where it is none of the hot verbs."""
+    if match := _VERB.fullmatch(path):
+        name, version, label, verb = match.groups()
+        return Target(_TENSORFLOW_VERBS[verb.lower()], name, _number(version), label)
     if match := _INFER.fullmatch(path):
         name, version = match.groups()
         return Target(INFER, name, _number(version), None)
@@ -100,6 +120,7 @@ class Service:
         self.models = Models(lambda: self.producer.workers, lambda: self.producer.controls.by_model)
         self.repository = Repository(self.producer, self.models, settings)
         self.statistics = Statistics(self.models, self.metrics)
+        self.cors = cors_headers(settings.cors_origin)
         self._numbers = itertools.count(1)
 
     async def start(self) -> None:
@@ -158,12 +179,13 @@ class Call:
     """
 
     __slots__ = (
-        "_done", "_error_text", "_pending", "_render", "_service", "model", "parse_ms", "protocol", "request_id",
-        "started", "timings", "version",
+        "_accepted", "_done", "_error_text", "_pending", "_render", "_service", "model", "parse_ms", "protocol",
+        "request_id", "started", "timings", "version",
     )  # fmt: skip
 
     def __init__(self, service: Service, protocol: str, request_id: str) -> None:
         self._service = service
+        self._accepted: bytes | None = None
         self._done: Done | None = None
         self._pending: Pending | None = None
         self._render: Render | None = None
@@ -180,22 +202,25 @@ class Call:
         """See `Service.begin`."""
         self._done = done
         self._error_text = target.verb.error_text
+        if target.verb.packs:
+            self._accepted = headers.get(b"accept-encoding")
         service = self._service
         try:
             if len(body) > service.settings.max_body_bytes:
                 raise too_large(service.settings)
-            if headers.get(b"content-encoding", b"identity") != b"identity":
-                raise NotSupported("compressed bodies are not supported; send the body as it is")
             model = service.models.find(target.model, target.version, target.label)
             self.model, self.version = model.name, model.version
             longest_s = self._timeout_ms(headers) / 1000
             service.producer.refuse_if_late(model.name, model.version, target.verb.priority, longest_s)
-            if len(body) > _LARGE_BODY_BYTES:  # too long for the event loop, which has others to serve
+            coding = headers.get(b"content-encoding")
+            plain = body if coding is None else unpack(body, coding, _LARGE_BODY_BYTES)
+            if plain is None or len(plain) > _LARGE_BODY_BYTES:
+                # Reading it takes too long for the event loop, which has others to serve.
                 loop = asyncio.get_running_loop()
-                parsing = loop.run_in_executor(None, target.verb.parse, headers, body, model)
+                parsing = loop.run_in_executor(None, self._unpack_and_parse, target.verb, headers, body, model)
                 parsing.add_done_callback(partial(self._parsed, headers))
             else:
-                self._submit(headers, *target.verb.parse(headers, body, model))
+                self._submit(headers, *target.verb.parse(headers, plain, model))
         except MillraceError as error:
             self._fail(error)
         except Exception:
@@ -208,6 +233,15 @@ class Call:
             self._service.producer.withdraw(self._pending)
         self._pending = None
         self._end(499, time.perf_counter() - self.started)
+
+    def _unpack_and_parse(
+        self, verb: Verb, headers: Headers, body: bytes, model: ServedModel
+    ) -> tuple[Inference, Render]:
+        settings = self._service.settings
+        plain = unpack(body, headers.get(b"content-encoding", b"identity"), settings.max_body_bytes)
+        if plain is None:
+            raise too_large(settings)
+        return verb.parse(headers, plain, model)
 
     def _parsed(self, headers: Headers, parsing: "asyncio.Future[tuple[Inference, Render]]") -> None:
         if self._done is None:
@@ -251,11 +285,24 @@ class Call:
         try:
             content = self._render(response)  # type: ignore[misc]  # set before the request was sent
             self._service.metrics.request_answered(self.model, self.version, self.parse_ms, response.timings)
-            self._finish(Answer(200, content.body, content.headers + self._headers()))
+            coding = coding_for(self._accepted, len(content.body))
+            if coding and len(content.body) > _LARGE_BODY_BYTES:
+                packing = asyncio.get_running_loop().run_in_executor(None, packed, content, coding)
+                packing.add_done_callback(self._packed)
+            else:
+                self._succeed(packed(content, coding) if coding else content)
         except MillraceError as error:
             self._fail(error)
         except Exception:
             self._break()
+
+    def _packed(self, packing: "asyncio.Future[Content]") -> None:
+        content = packing.result()
+        if self._done:  # else the caller went away meanwhile
+            self._succeed(content)
+
+    def _succeed(self, content: Content) -> None:
+        self._finish(Answer(200, content.body, content.headers + self._headers()))
 
     def _fail(self, error: MillraceError) -> None:
         self._finish(self.refusal(error, self._error_text(error)))
@@ -280,7 +327,7 @@ class Call:
 
     def refusal(self, error: MillraceError, text: str) -> Answer:
         """The answer that carries an error."""
-        return Answer(error.status, error_body(text), (_JSON, *self._headers(), *retry_after(error)), error)
+        return Answer(error.status, error_body(text), (_JSON, *self._headers(), *error_headers(error)), error)
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         stages = f"parse;dur={self.parse_ms:.3f}"
@@ -289,7 +336,7 @@ class Call:
                 f", queue;dur={t.queue_ms:.3f}, batch;dur={t.batch_ms:.3f}, "
                 f"compute;dur={t.compute_ms:.3f}, reply;dur={t.reply_ms:.3f}"
             )
-        return (("x-request-id", self.request_id), ("server-timing", stages))
+        return (("x-request-id", self.request_id), ("server-timing", stages), *self._service.cors)
 
     def log(self, answer: Answer, seconds: float) -> None:
         """Write the request's line to the log."""

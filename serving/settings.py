@@ -55,6 +55,9 @@ class ServingSettings(CommonSettings):
     load_timeout_s: float = Field(
         300.0, gt=0, description="How long a caller who asks for a model to be loaded or unloaded is kept waiting."
     )
+    cors_origin: str = Field(
+        "", description="The origin whose web pages may call the API, * for any; without it browsers let none."
+    )
     access_log: bool = Field(
         False, description="Log every request; without it only refused and failed ones are logged."
     )

@@ -5,6 +5,8 @@ documentation differs from it.
 """
 
 import base64
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -15,6 +17,7 @@ from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, TENSORFLOW_NAMES
 from serving import jsontensors
 from serving.admission import Inference
 from serving.answers import Content
+from serving.examples import Example, classifications, inputs_of, regressions
 from serving.models import ServedModel, only_input
 
 Form = Literal["row", "column"]
@@ -25,12 +28,8 @@ def parse_predict(body: bytes, model: ServedModel) -> tuple[Inference, Form]:
     if (spec := model.only_input) and (fast := jsontensors.fast_rows(body, spec)):
         key, tensor = fast
         return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
-    document = jsontensors.load(body)
-    if not isinstance(document, dict):
-        raise InvalidRequest("JSON Parse error: the document is not object")
-    name = document.get("signature_name", DEFAULT_SIGNATURE)
-    if not isinstance(name, str):
-        raise InvalidRequest("'signature_name' key must be a string value.")
+    document = _document(body)
+    name = _signature_name(document)
     signature = model.signature(name)
     if "instances" in document and "inputs" in document:
         raise InvalidRequest("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
@@ -40,7 +39,57 @@ def parse_predict(body: bytes, model: ServedModel) -> tuple[Inference, Form]:
         inputs, form = _columns(document["inputs"], signature), "column"
     else:
         raise InvalidRequest("Missing 'inputs' or 'instances' key")
-    return Inference(model, name or DEFAULT_SIGNATURE, inputs), form  # type: ignore[return-value]
+    return Inference(model, name, inputs), form  # type: ignore[return-value]
+
+
+def parse_examples(body: bytes, model: ServedModel) -> Inference:
+    """What a `:classify` or `:regress` body asks for. Raises `InvalidRequest`."""
+    document = _document(body)
+    name = _signature_name(document)
+    signature = model.signature(name)
+    context = _example(document.get("context", {}))
+    items = document.get("examples")
+    if "examples" not in document:
+        raise InvalidRequest("When method is classify, key 'examples' is expected and was not found")
+    if not isinstance(items, list):
+        raise InvalidRequest("Expecting 'examples' value to be an list/array")
+    if not items:
+        raise InvalidRequest("'examples' value is an empty array")
+    return Inference(model, name, inputs_of([{**context, **_example(item)} for item in items], signature))
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    document = jsontensors.load_first(body)
+    if not isinstance(document, dict):
+        raise InvalidRequest("JSON Parse error: the document is not object")
+    return document
+
+
+def _signature_name(document: dict[str, Any]) -> str:
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise InvalidRequest("'signature_name' key must be a string value.")
+    return name or DEFAULT_SIGNATURE
+
+
+def _example(item: Any) -> Example:
+    """The features: whole numbers and booleans as int, other numbers as float, strings and base64 as bytes."""
+    if not isinstance(item, dict):
+        raise InvalidRequest(f"Example must be JSON object but got {jsontensors.quote(item)}")
+    return {
+        name: [_feature_value(name, value) for value in (values if isinstance(values, list) else [values])]
+        for name, values in item.items()
+    }
+
+
+def _feature_value(name: str, value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, str) or jsontensors.is_b64(value):
+        return jsontensors.to_bytes(value)
+    raise InvalidRequest(f"Feature: {name} has element with unexpected JSON type: {jsontensors.quote(value)}")
 
 
 def _rows(instances: Any, signature: Signature) -> dict[str, Tensor]:
@@ -129,6 +178,20 @@ def _strings(name: str, value: Any) -> Any:
     return {"b64": base64.b64encode(value).decode()} if name.endswith("_bytes") else value.decode("utf-8", "replace")
 
 
+def render_classify(outputs: Mapping[str, Tensor], signature: Signature, labels: Sequence[str]) -> Content:
+    """The answer to `:classify`. Raises `InvalidRequest` where the signature's outputs name no classes."""
+    return _results(classifications(outputs, signature, labels))
+
+
+def render_regress(outputs: Mapping[str, Tensor], signature: Signature) -> Content:
+    """The answer to `:regress`. Raises `InvalidRequest` where the signature's outputs are not one value a row."""
+    return _results(regressions(outputs, signature))
+
+
+def _results(values: Any) -> Content:
+    return Content(json.dumps({"results": values}, separators=(",", ":")).encode())
+
+
 def render_status(versions: list[ModelAnnouncement]) -> dict[str, Any]:
     """The body of `GET /v1/models/NAME`."""
     return {
@@ -187,7 +250,7 @@ def _tensor_info(spec: TensorSpec, name: str) -> dict[str, Any]:
 
 
 def predict_error_text(error: MillraceError) -> str:
-    """The error in TensorFlow Serving's words, for `:predict`."""
+    """The error in TensorFlow Serving's words, for `:predict`, `:classify` and `:regress`."""
     if isinstance(error, ModelNotFound):
         wanted = f"Latest({error.model})" if error.version is None else f"Specific({error.model}, {error.version})"
         return f"Servable not found for request: {wanted}"

@@ -6,6 +6,7 @@ MillraceError                       status  code                 again?
 ├── NotAllowed                      403     PERMISSION_DENIED    no      this server's settings do not let callers do it
 ├── ModelNotFound                   404     NOT_FOUND            no      no such model, or no such version of it
 ├── PayloadTooLarge                 413     INVALID_ARGUMENT     no      larger than the server takes
+├── CodingNotSupported              415     INVALID_ARGUMENT     no      the body is packed in a way that is not known
 ├── QueueFull                       429     RESOURCE_EXHAUSTED   yes     refused at once; `retry_after_s` says when
 ├── Cancelled                       499     CANCELLED            no      the caller went away
 ├── ModelFailed                     500     INTERNAL             no      the model raised, or answered nonsense
@@ -73,6 +74,13 @@ class PayloadTooLarge(MillraceError):
 
     code = "INVALID_ARGUMENT"
     status = 413
+
+
+class CodingNotSupported(MillraceError):
+    """The body is packed in a way that the server does not know."""
+
+    code = "INVALID_ARGUMENT"
+    status = 415
 
 
 class QueueFull(MillraceError):

@@ -291,13 +291,12 @@ def _typed_tensor(item: Any) -> Tensor:
 
 
 def _render_infer(model: ServedModel, wanted: Wanted, response: Response) -> Content:
-    names = [name for name, _ in wanted.outputs] or list(response.outputs)
-    tensors = [response.outputs[name] for name in names]
-    described = tuple([(name, t.datatype, t.shape) for name, t in zip(names, tensors, strict=True)])
+    shown = oip.wanted_tensors(model, response.outputs, wanted)
+    described = tuple([(output.name, tensor.datatype, tensor.shape) for output, tensor in shown])
     parts: list[bytes | memoryview] = [_described_on_wire(model.name, model.version, described)]
     if wanted.identity:
         parts += wire.field(_ID, wanted.identity.encode())
-    for tensor in tensors:
+    for _, tensor in shown:
         parts += wire.field(_RAW, tensor.data)
     return Content(b"".join(parts), ())
 

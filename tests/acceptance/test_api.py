@@ -4,6 +4,8 @@ import base64
 import gzip
 import io
 import json
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,22 @@ def test_a_thousand_rows_come_back_in_order(api: str, seven: list[Any]) -> None:
     np.testing.assert_allclose(predictions[1::3], np.repeat([expected[1]], 333, 0), atol=1e-5)
 
 
+def test_examples_are_classified_with_the_labels_of_the_model(api: str) -> None:
+    body = {"examples": [{"text": "a dull, lifeless film"}, {"text": {"b64": "d29uZGVyZnVs"}}]}
+    for path in ("/v1/models/sentiment:classify", "/V1/MODELS/sentiment/versions/1:Classify"):
+        results = post(api, path, body).json()["results"]
+        assert [[label for label, _ in row] for row in results] == [["negative", "positive"]] * 2
+        assert [max(row, key=lambda pair: pair[1])[0] for row in results] == ["negative", "positive"]
+
+
+def test_the_largest_scores_come_with_their_labels(api: str) -> None:
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["wonderful"]}
+    body = {"inputs": [tensor], "outputs": [{"name": "probabilities", "parameters": {"classification": 1}}]}
+    (output,) = post(api, V2_SENTIMENT, body).json()["outputs"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [1, 1])
+    assert output["data"][0].endswith(":1:positive")
+
+
 # What is told
 
 
@@ -177,6 +195,52 @@ def test_metrics_count_requests_time_and_batches(api: str, seven: list[Any]) -> 
         assert line in text
 
 
+def test_statistics_count_rows_and_runs(api: str, seven: list[Any]) -> None:
+    def counted(path: str) -> dict[str, Any]:
+        (stats,) = (s for s in httpx.get(api + path).json()["model_stats"] if s["name"] == "digits")
+        return stats  # type: ignore[no-any-return]
+
+    before = counted("/v2/models/stats")
+    assert post(api, DIGITS, {"instances": [seven] * 5}).status_code == 200
+    assert post(api, DIGITS, {"instances": []}).status_code == 400
+    after = counted("/v2/models/digits/versions/1/stats")
+    assert after["inference_count"] - before["inference_count"] == 5
+    assert after["execution_count"] - before["execution_count"] >= 1
+    assert after["last_inference"] > before["last_inference"]
+    for name in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"):
+        assert after["inference_stats"][name]["count"] - before["inference_stats"][name]["count"] == 1
+    for name in ("success", "fail", "compute_infer"):
+        assert after["inference_stats"][name]["ns"] > before["inference_stats"][name]["ns"]
+    assert sum(b["batch_size"] * b["compute_infer"]["count"] for b in after["batch_stats"]) >= 5
+
+
+def test_metrics_have_the_names_of_other_servers_too(api: str, seven: list[Any]) -> None:
+    post(api, DIGITS, {"instances": [seven]})
+    post(api, DIGITS, {"instances": []})
+    triton = httpx.get(api + "/metrics").text
+    for name in ("nv_inference_request_success", "nv_inference_count", "nv_inference_compute_infer_duration_us"):
+        assert f"# TYPE {name} counter\n" in triton
+        assert re.search(rf'^{name}{{model="digits",version="1"}} [1-9]\d*$', triton, re.M)
+    assert 'nv_inference_request_failure{model="digits",version="1",reason="OTHER"}' in triton
+    tensorflow = httpx.get(api + "/monitoring/prometheus/metrics").text
+    for line in (
+        ':tensorflow:serving:request_count{model_name="digits",status="OK"} ',
+        ':tensorflow:serving:request_count{model_name="digits",status="INVALID_ARGUMENT"} ',
+        ':tensorflow:serving:request_latency_bucket{model_name="digits",version="1",le="1000.0"} ',
+        ':tensorflow:serving:runtime_latency_count{model_name="digits",version="1"} ',
+    ):
+        assert line in tensorflow
+
+
+def test_the_configuration_is_told_as_triton_tells_it(api: str) -> None:
+    config = httpx.get(api + "/v2/models/sentiment/config").json()
+    assert (config["name"], config["backend"], config["platform"]) == ("sentiment", "onnxruntime", "onnxruntime_onnx")
+    assert config["input"] == [{"name": "text", "data_type": "TYPE_STRING", "dims": [], "optional": False}]
+    assert config["max_batch_size"] > 0
+    assert "sequence_batching" not in config
+    assert httpx.get(api + "/v2/systemsharedmemory/status").json() == []
+
+
 def test_every_answer_has_a_request_id_and_timings(api: str, seven: list[Any]) -> None:
     answer = post(api, DIGITS, {"instances": [seven]}, **{"X-Request-Id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
@@ -231,7 +295,9 @@ BAD_PREDICT = [
     ("deep lists", DIGITS, b'{"instances": %s1%s}' % (b"[" * 99, b"]" * 99), 400, "at most 32 dimensions"),
     ("long name", DIGITS, {"signature_name": "x" * 10**6, "instances": [1]}, 400, "xxx..."),
     ("unknown verb", "/v1/models/digits:train", {}, 400, "Malformed request: POST /v1/models/digits:train"),
-    ("another verb", "/v1/models/digits:classify", {"examples": [{}]}, 501, "classify is not supported"),
+    ("missing feature", "/v1/models/digits:classify", {"examples": [{}]}, 400, "Feature: image (data type: float) is required"),
+    ("no examples", "/v1/models/digits:regress", {}, 400, "key 'examples' is expected and was not found"),
+    ("no regression", "/v1/models/sentiment:regress", {"examples": [{"text": "a film"}]}, 400, "No regression outputs found in signature"),
     ("version and label", "/v1/models/digits/versions/1/labels/a:predict", {}, 400, "Malformed request: POST"),
     ("wrong path", "/v1/model/digits:predict", {}, 400, "Malformed request: POST /v1/model/digits:predict"),
 ]  # fmt: skip
@@ -261,7 +327,10 @@ BAD_INFER = [
     ("huge timeout", V2_DIGITS, _infer() | {"parameters": {"timeout": 10**400}}, 400, "'timeout' must be a number of microseconds"),
     ("odd name", V2_DIGITS, _infer(name=[1]), 400, "each needs a 'name'"),
     ("half a character as id", V2_DIGITS, b'{"id": "\\ud800", "inputs": []}', 400, "must be printable text"),
-    ("another verb", "/v2/models/digits/generate", {}, 404, "Not Found"),
+    ("another verb", "/v2/models/digits/generate", {}, 501, "generate is not supported"),
+    ("shared memory", "/v2/systemsharedmemory/region/r/register", {}, 501, "shared memory is not supported"),
+    ("log settings", "/v2/logging", {}, 501, "MILLRACE_LOG_LEVEL"),
+    ("a path nobody has", "/v2/models/digits/oops", {}, 404, "Not Found"),
 ]  # fmt: skip
 
 
@@ -296,6 +365,17 @@ def test_a_body_of_100_mb_is_too_large(api: str, path: str) -> None:
         ("GET", "/v1/models/digits:predict", 400, "Malformed request: GET /v1/models/digits:predict"),
         ("GET", "/v2/models/nope", 404, "Request for unknown model: 'nope' is not found"),
         ("GET", "/v2/models/nope/ready", 404, "Request for unknown model: 'nope' is not found"),
+        ("GET", "/v2/models/nope/config", 404, "Request for unknown model: 'nope' is not found"),
+        (
+            "GET",
+            "/v2/models/digits/versions/9/config",
+            404,
+            "Request for unknown model: 'digits' version 9 is not found",
+        ),
+        ("GET", "/v2/models/nope/stats", 400, "requested model 'nope' is not available"),
+        ("GET", "/V1/Models/nope", 404, "Could not find any versions of model nope"),
+        ("GET", "/V1/Models/digits:predict", 400, "Malformed request: GET /V1/Models/digits:predict"),
+        ("POST", "/v2/models/digits/config", 405, "Method Not Allowed"),
         ("GET", "/v2/nowhere", 404, "Not Found"),
         ("GET", "/v2/models/digits/infer", 405, "Method Not Allowed"),
         ("POST", "/v2/health/live", 405, "Method Not Allowed"),
@@ -350,10 +430,40 @@ def test_a_large_image_is_read(api: str) -> None:
     assert int(np.argmax(row)) == 7
 
 
-def test_a_compressed_body_is_refused_by_name(api: str) -> None:
-    answer = post(api, DIGITS, gzip.compress(b'{"instances": [1]}'), **{"Content-Encoding": "gzip"})
-    assert answer.status_code == 501
-    assert "compressed bodies are not supported" in answer.json()["error"]
+@pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_a_packed_body_means_the_same(api: str, seven: list[Any], coding: str, pack: Any) -> None:
+    for count in (1, 300):  # on the event loop, and in a thread
+        body = pack(json.dumps({"instances": [seven] * count}).encode())
+        answer = post(api, DIGITS, body, **{"Content-Encoding": coding})
+        assert [int(np.argmax(row)) for row in answer.json()["predictions"]] == [7] * count
+
+
+def test_a_bomb_is_refused(api: str) -> None:
+    bomb = gzip.compress(b'{"instances": [' + b" " * 100_000_000)
+    answer = post(api, DIGITS, bomb, **{"Content-Encoding": "gzip"})
+    assert answer.status_code == 413
+    assert "larger than the 67108864 bytes" in answer.json()["error"]
+
+
+def test_another_coding_is_refused_with_those_that_are_taken(api: str) -> None:
+    answer = post(api, DIGITS, b"?", **{"Content-Encoding": "br"})
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "gzip, deflate")
+    assert answer.json() == {"error": "the content coding 'br' is not supported; use gzip or deflate"}
+    answer = post(api, DIGITS, b"no gzip", **{"Content-Encoding": "gzip"})
+    assert (answer.status_code, answer.json()["error"][:29]) == (400, "the request body is not gzip:")
+
+
+def test_answers_of_some_size_are_packed_where_the_open_inference_protocol_asks(api: str, seven: list[Any]) -> None:
+    for count in (1, 40, 4000):  # not worth it, on the event loop, and in a thread
+        pixels = {"name": "image", "shape": [count, 28, 28, 1], "datatype": "FP32"}
+        pixels["parameters"] = {"binary_data_size": count * 3136}
+        document = json.dumps({"inputs": [pixels]}).encode()
+        body = document + np.array(seven, np.float32).tobytes() * count
+        headers = {"Inference-Header-Content-Length": str(len(document)), "Accept-Encoding": "gzip"}
+        answer = post(api, V2_DIGITS, body, **headers)
+        assert answer.headers.get("content-encoding") == (None if count == 1 else "gzip")
+        scores = np.reshape(answer.json()["outputs"][0]["data"], (count, 10))
+        assert set(scores.argmax(1).tolist()) == {7}
 
 
 @pytest.mark.parametrize("with_json", [True, False])

@@ -44,5 +44,7 @@ def test_the_examples_in_the_document_are_answered(stack: Stack) -> None:
         url = stack.url + re.sub(r"\{(\w+)\}", lambda match: str(parameters[match[1]]["example"]), path)
         for method, operation in methods.items():
             body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+            if "requestBody" in operation and not body:
+                continue  # no bundled model answers one
             answer = httpx.request(method, url, json=body, timeout=60)
             assert answer.status_code == 200, (method, url, answer.text)

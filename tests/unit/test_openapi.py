@@ -57,12 +57,14 @@ def test_what_goes_to_one_route_by_its_ending_is_told_apart_in_the_document(clie
         assert answer.text != '{"error":"Not Found"}', path
 
 
-def test_both_hot_verbs_are_described_wherever_they_answer() -> None:
+def test_all_hot_verbs_are_described_wherever_they_answer() -> None:
     hot = {operation.path for operation in openapi.OPERATIONS if target(_filled(operation.path))}
     assert hot == {
-        "/v1/models/{model}:predict",
-        "/v1/models/{model}/versions/{version}:predict",
-        "/v1/models/{model}/labels/{label}:predict",
+        *(
+            f"/v1/models/{{model}}{version}:{verb}"
+            for version in ("", "/versions/{version}", "/labels/{label}")
+            for verb in ("predict", "classify", "regress")
+        ),
         "/v2/models/{model}/infer",
         "/v2/models/{model}/versions/{version}/infer",
     }

@@ -122,6 +122,61 @@ def test_predict_answers_in_the_form_of_the_request(outputs: dict[str, Tensor], 
     assert json.loads(tfs.render_predict(outputs, form).body) == expected
 
 
+def _examples(body: Any, on: ServedModel) -> dict[str, Any]:
+    inference = tfs.parse_examples(body if isinstance(body, bytes) else json.dumps(body).encode(), on)
+    return {name: tensor.to_numpy().tolist() for name, tensor in inference.inputs.items()}
+
+
+def test_examples_are_features_of_any_kind_and_the_context_goes_for_all() -> None:
+    examples = [{"a": 1, "b": "é"}, {"a": [2.5], "b": [{"b64": "/w=="}]}, {"b": "x"}]
+    assert _examples({"examples": examples, "context": {"a": True}}, TWO) == {
+        "a": [1.0, 2.5, 1.0],
+        "b": ["é".encode(), b"\xff", b"x"],
+    }
+    assert _examples({"examples": [{"z": 7}], "signature_name": "other"}, ONE) == {"z": [7]}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "JSON Parse error: The document is empty"),
+        (b"[]", "is not object"),
+        ({}, "key 'examples' is expected and was not found"),
+        ({"examples": {}}, "Expecting 'examples' value to be an list/array"),
+        ({"examples": []}, "'examples' value is an empty array"),
+        ({"examples": [1]}, "Example must be JSON object but got 1"),
+        ({"examples": [{"a": 1}], "context": [1]}, r"Example must be JSON object but got \[1\]"),
+        ({"examples": [{"a": None}]}, "Feature: a has element with unexpected JSON type: null"),
+        ({"examples": [{"a": [[1]]}]}, r"Feature: a has element with unexpected JSON type: \[1\]"),
+        ({"examples": [{"a": 1}]}, "Feature: b .* is required"),
+        ({"examples": [{"a": "s", "b": "s"}]}, "Data types don't match"),
+        ({"examples": [{}], "signature_name": 1}, "must be a string"),
+        ({"examples": [{}], "signature_name": "x"}, "not found in signature def"),
+    ],
+)
+def test_examples_that_are_wrong_are_refused(body: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        _examples(body, TWO)
+
+
+def test_classes_and_values_are_answered_as_results() -> None:
+    signature = Signature(inputs=(), outputs=(_spec("p", shape=(-1, 2)),))
+    answer = tfs.render_classify({"p": _tensor([[0.1, np.nan]])}, signature, ["é", "b"])
+    assert answer.body == b'{"results":[[["\\u00e9",0.1],["b",NaN]]]}'
+    signature = Signature(inputs=(), outputs=(_spec("y"),))
+    assert tfs.render_regress({"y": _tensor([0.1, 2])}, signature).body == b'{"results":[0.1,2.0]}'
+
+
+@pytest.mark.parametrize("behind", [b"\n", b"}", b" text", b"\xff\xfe", b'{"instances": 1}'])
+def test_text_behind_the_document_is_tolerated(behind: bytes) -> None:
+    assert _predict(b' {"instances": [[1, 2]]}' + behind, ONE)[0] == {"x": [[1, 2]]}
+
+
+def test_bytes_that_are_not_utf8_are_refused_where_they_are_a_string() -> None:
+    with pytest.raises(InvalidRequest, match="is not valid UTF-8"):
+        _predict(b'{"inputs": {"a": [1], "b": ["\xff"]}}', TWO)
+
+
 def test_whole_floats_keep_their_point_and_numbers_json_lacks_are_written() -> None:
     assert tfs.render_predict({"y": _tensor([1, np.nan])}, "row").body == b'{"predictions":[1.0, NaN]}'
 
@@ -203,7 +258,7 @@ def test_infer_reads_strings_parameters_and_wanted_outputs() -> None:
     }
     inference, wanted = _infer(body, TWO)
     assert inference.inputs["b"].to_numpy().tolist() == ["é".encode(), b"x"]
-    assert wanted == ("", (("y", False),), False)
+    assert wanted == oip.Wanted(outputs=(oip.WantedOutput("y", False),))
     assert (inference.timeout_ms, inference.priority) == (2.5, "high")
 
 
@@ -243,7 +298,7 @@ def test_infer_says_what_is_wrong(body: Any, message: str) -> None:
 
 
 def test_infer_answers_with_the_wanted_outputs_in_order_and_the_id() -> None:
-    wanted = oip.Wanted("7", (("y", False),))
+    wanted = oip.Wanted("7", (oip.WantedOutput("y", False),))
     body = json.loads(oip.render_infer(ONE, {"z": _tensor([0]), "y": _tensor([[1, 2]])}, wanted).body)
     output = {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
     assert body == {"id": "7", "model_name": "m", "model_version": "1", "outputs": [output]}
@@ -304,7 +359,11 @@ def test_a_body_without_json_needs_one_input_of_known_shape(on: ServedModel) -> 
 
 
 @pytest.mark.parametrize(
-    "wanted", [oip.Wanted("7", (("z", True), ("y", False))), oip.Wanted("7", (("z", True), ("y", False)), binary=True)]
+    "wanted",
+    [
+        oip.Wanted("7", (oip.WantedOutput("z", True), oip.WantedOutput("y", False)), binary=binary)
+        for binary in (False, True)
+    ],
 )
 def test_binary_outputs_follow_the_json_whose_length_is_named(wanted: oip.Wanted) -> None:
     content = oip.render_infer(ONE, {"y": _tensor([[1, 2]]), "z": _tensor([5])}, wanted)
@@ -321,17 +380,51 @@ def test_binary_outputs_follow_the_json_whose_length_is_named(wanted: oip.Wanted
 
 def test_outputs_are_binary_where_the_request_or_the_output_says_so() -> None:
     body = {"inputs": [_input()], "outputs": [{"name": "y"}], "parameters": {"binary_data_output": True}}
-    assert _infer(body)[1].outputs == (("y", True),)
+    assert _infer(body)[1].outputs == (oip.WantedOutput("y", True),)
     body["outputs"] = [{"name": "y", "parameters": {"binary_data": False}}]
-    assert _infer(body)[1].outputs == (("y", False),)
+    assert _infer(body)[1].outputs == (oip.WantedOutput("y", False),)
     del body["outputs"]
     assert _infer(body)[1] == ("", (), True)
+
+
+def test_classes_are_wanted_in_place_of_an_output() -> None:
+    body = {"inputs": [_input()], "outputs": [{"name": "y", "parameters": {"classification": 1}}]}
+    assert _infer(body)[1].outputs == (oip.WantedOutput("y", False, 1),)
+    wanted = oip.Wanted(outputs=(oip.WantedOutput("y", False, 1), oip.WantedOutput("y", True, 2)))
+    content = oip.render_infer(ONE, {"y": _tensor([[1, 2]])}, wanted)
+    length = int(dict(content.headers)["inference-header-content-length"])
+    text, binary = json.loads(content.body[:length])["outputs"]
+    assert text == {"name": "y", "datatype": "BYTES", "shape": [1, 1], "data": ["2.000000:1"]}
+    assert binary["shape"] == [1, 2]
+    assert content.body[length:] == encode_strings(["2.000000:1", "1.000000:0"])
+    for classes in (-1, True, "2", 1.5):
+        body["outputs"] = [{"name": "y", "parameters": {"classification": classes}}]
+        with pytest.raises(InvalidRequest, match="Unable to set 'classification'"):
+            _infer(body)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v2/models/m/generate", "generate"),
+        ("/v2/models/m/versions/1/generate_stream", "generate"),
+        ("/v2/trace/setting", "tracing"),
+        ("/v2/models/m/trace/setting", "tracing"),
+        ("/v2/logging", "log settings"),
+        ("/v2/systemsharedmemory/region/r/register", "shared memory"),
+        ("/v2/cudasharedmemory/unregister", "shared memory"),
+    ],
+)
+def test_an_extension_that_is_not_here_is_refused_by_name(path: str, name: str) -> None:
+    refusal = oip.refusal(path)
+    assert refusal
+    assert name in str(refusal)
+    assert oip.refusal(path + "/more") is None
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"outputs": [{"name": "y", "parameters": {"classification": 3}}]}, "classification extension"),
         ({"inputs": [_input(parameters={"shared_memory_region": "r"})]}, "shared memory"),
     ],
 )
@@ -356,6 +449,21 @@ json_values = st.recursive(
 def test_whatever_predict_is_sent_is_read_or_refused(body: Any, on: ServedModel) -> None:
     with contextlib.suppress(InvalidRequest):
         inference, _ = tfs.parse_predict(json.dumps(body).encode(), on)
+        admit(inference, trace="t", deadline=0.0, max_queue_rows=100)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["examples", "context", "signature_name"]),
+        st.lists(json_values, max_size=3) | json_values,
+        max_size=3,
+    ),
+    st.sampled_from([ONE, TWO, OPTIONAL]),
+    st.binary(max_size=4),
+)
+def test_whatever_examples_are_sent_they_are_read_or_refused(body: Any, on: ServedModel, behind: bytes) -> None:
+    with contextlib.suppress(InvalidRequest):
+        inference = tfs.parse_examples(json.dumps(body).encode() + behind, on)
         admit(inference, trace="t", deadline=0.0, max_queue_rows=100)
 
 
