@@ -22,10 +22,10 @@ class Distortions:
 
     rotation: float = 0.26  # radians, either way; 15 degrees keep a 6 from becoming a 9
     scale: float = 0.15  # natural logarithm
-    shear: float = 0.25
+    shear: float = 0.2
     shift: float = 2.5  # pixels
-    bend: float = 1.0  # pixels: standard deviation of the elastic deformation's nodes
-    coarse: float = 0.1  # of the images are made coarse
+    bend: float = 0.4  # pixels: standard deviation of the elastic deformation's nodes
+    coarse: float = 0.2  # of the images are made coarse
 
 
 def distorted(images: tf.Tensor, by: Distortions, seed: tf.Tensor, batch: int, share: slice) -> tf.Tensor:

@@ -44,11 +44,11 @@ def read(path: Path) -> Checkpoint | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             about = json.loads(str(arrays[_ABOUT]))
             values = [arrays[f"variable-{number}"] for number in range(len(arrays.files) - 1)]
         return Checkpoint(origin=about["origin"], history=about["history"], values=values)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is not a checkpoint: {error}") from error
 
 
