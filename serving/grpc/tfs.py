@@ -3,23 +3,29 @@
 Follows the code of TensorFlow Serving 2.19 (`servables/tensorflow/*.cc`, `model_servers/*_service_impl.cc`).
 """
 
-from collections.abc import Mapping
-from functools import lru_cache, partial
-from typing import Any
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import json_format
 from msgspec.structs import replace
 
 from millrace import rpc
+from millrace.artifacts.configs import version_policy
 from millrace.broker.producer import Response
-from millrace.protocol.errors import InvalidRequest, MillraceError, SignatureNotFound
+from millrace.protocol.control import ModelSettings
+from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, SignatureNotFound
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, Tensor
 from millrace.rpc import tensorprotos, wire
-from serving import tfs
+from serving import examples, tfs
 from serving.admission import Inference
 from serving.answers import Content
+from serving.examples import Example
 from serving.grpc import calls
+from serving.grpc.calls import Context
 from serving.models import ServedModel
 from serving.service import Render, Service, Target, Verb
 
@@ -35,6 +41,8 @@ def _message(name: str) -> Any:
 _PredictResponse = _message("PredictResponse")
 _OUTPUTS = wire.number_of(_PredictResponse, "outputs")
 _KEY, _VALUE = 1, 2  # of every map's entries
+_RESULTS = wire.number_of(_message("MultiInferenceResponse"), "results")
+_MOST_TASKS = 16
 
 
 class TensorFlowServing:
@@ -45,24 +53,44 @@ class TensorFlowServing:
 
     def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         """What answers each path."""
-        predict = calls.hot(self._service, _message("PredictRequest"), self._predict, words)
         return {
-            f"/{_PREDICTION}/Predict": predict,
-            f"/{_PREDICTION}/GetModelMetadata": self._plain("GetModelMetadataRequest", self._metadata),
-            f"/{_MODEL}/GetModelStatus": self._plain("GetModelStatusRequest", self._status),
+            f"/{_PREDICTION}/Predict": self._hot("PredictRequest", self._predict),
+            f"/{_PREDICTION}/Classify": self._hot("ClassificationRequest", _classify),
+            f"/{_PREDICTION}/Regress": self._hot("RegressionRequest", _regress),
+            f"/{_PREDICTION}/MultiInference": grpc.unary_unary_rpc_method_handler(self._multi),
+            f"/{_PREDICTION}/GetModelMetadata": self._plain("GetModelMetadataRequest", self._metadata, words),
+            f"/{_MODEL}/GetModelStatus": self._plain("GetModelStatusRequest", self._status, status_words),
+            f"/{_MODEL}/HandleReloadConfigRequest": self._plain("ReloadConfigRequest", self._reload, status_words),
         }
 
-    def _plain(self, name: str, method: Any) -> grpc.RpcMethodHandler:
+    def _hot(self, name: str, question: calls.Question) -> grpc.RpcMethodHandler:
+        return calls.hot(self._service, _message(name), question, words)
+
+    def _plain(self, name: str, method: Any, words: calls.Words) -> grpc.RpcMethodHandler:
         return calls.plain(self._service, _message(name), method, words)
 
-    # Predict
+    # What goes through the queue
 
     def _predict(self, message: Any, timeout_ms: float | None) -> Target:
-        def parse(_headers: object, _body: bytes, model: ServedModel) -> tuple[Inference, Render]:
-            inference, render = parse_predict(message, model, as_content=self._service.settings.grpc_tensor_content)
-            return replace(inference, timeout_ms=timeout_ms), render
+        def parse(model: ServedModel) -> tuple[Inference, Render]:
+            return parse_predict(message, model, as_content=self._service.settings.grpc_tensor_content)
 
-        return _target(message, parse)
+        return _target(message, timeout_ms, parse)
+
+    async def _multi(self, request: bytes, context: Context) -> bytes:
+        """Several classifications and regressions of the same examples by one model, at the same time."""
+        headers = calls.headers_of(context)
+        try:
+            message = await calls.read(_message("MultiInferenceRequest"), request)
+            targets = _tasks(message, calls.milliseconds_left(context))
+        except MillraceError as error:
+            await calls.abort(context, self._service.refused(headers, error), error, words)
+        answers = await asyncio.gather(*(calls.ask(self._service, target, headers, request) for target in targets))
+        for answer in answers:
+            if answer.error:
+                await calls.abort(context, answer, answer.error, words)
+        context.set_trailing_metadata(answers[0].headers)
+        return b"".join(itertools.chain.from_iterable(wire.field(_RESULTS, answer.body) for answer in answers))
 
     # What needs no queue
 
@@ -76,8 +104,7 @@ class TensorFlowServing:
         model = self._service.models.find(*_choice(message.model_spec))
         definitions = tfs.render_metadata(model)["metadata"]["signature_def"]
         answer = _message("GetModelMetadataResponse")()
-        answer.model_spec.name = model.name
-        answer.model_spec.version.value = model.version
+        _name_model(answer.model_spec, model, "")
         answer.metadata["signature_def"].Pack(json_format.ParseDict(definitions, _message("SignatureDefMap")()))
         return answer
 
@@ -87,9 +114,30 @@ class TensorFlowServing:
         versions = self._service.models.versions(name, version, label)
         return json_format.ParseDict(tfs.render_status(versions), _message("GetModelStatusResponse")())
 
+    async def _reload(self, message: Any) -> Any:
+        if message.config.WhichOneof("config") != "model_config_list":
+            raise NotSupported("only a model_config_list can be loaded")
+        await self._service.repository.reload([_settings(m) for m in message.config.model_config_list.config])
+        return _message("ReloadConfigResponse")(status={"error_code": "OK"})
 
-def _target(message: Any, parse: Any) -> Target:
+
+def _settings(config: Any) -> ModelSettings:
+    return ModelSettings(
+        name=config.name,
+        base_path=config.base_path,
+        policy=version_policy(config.model_version_policy),
+        labels=dict(config.version_labels),
+    )
+
+
+def _target(message: Any, timeout_ms: float | None, read: Callable[[ServedModel], tuple[Inference, Render]]) -> Target:
+    """What a message with a `model_spec` asks for; `read` says how, once the model is known."""
     _check_spec(message)
+
+    def parse(_headers: object, _body: bytes, model: ServedModel) -> tuple[Inference, Render]:
+        inference, render = read(model)
+        return replace(inference, timeout_ms=timeout_ms), render
+
     return Target(Verb(_PROTOCOL, parse, tfs.predict_error_text, "normal"), *_choice(message.model_spec))
 
 
@@ -116,8 +164,7 @@ def parse_predict(message: Any, model: ServedModel, *, as_content: bool) -> tupl
     _check_filter(wanted, signature)
     inputs = {alias: tensorprotos.to_tensor(proto, alias) for alias, proto in message.inputs.items()}
     _check_inputs(inputs, signature)
-    spec = _spec_on_wire(model.name, model.version, name)
-    return Inference(model, name, inputs), partial(_render_predict, spec, wanted, as_content)
+    return Inference(model, name, inputs), partial(_render_predict, model, name, wanted, as_content)
 
 
 def _check_filter(wanted: tuple[str, ...], signature: Signature) -> None:
@@ -144,22 +191,113 @@ def _set(names: Any) -> str:
     return "{" + ",".join(sorted(names)) + "}"
 
 
-@lru_cache(maxsize=1024)
-def _spec_on_wire(model: str, version: int, signature: str) -> bytes:
-    """The part of a PredictResponse that says what answered."""
+def _render_predict(
+    model: ServedModel, name: str, wanted: tuple[str, ...], as_content: bool, response: Response
+) -> Content:
     answer = _PredictResponse()
-    answer.model_spec.name, answer.model_spec.signature_name = model, signature
-    answer.model_spec.version.value = version
-    written: bytes = answer.SerializeToString()
-    return written
-
-
-def _render_predict(spec: bytes, wanted: tuple[str, ...], as_content: bool, response: Response) -> Content:
-    parts: list[bytes | memoryview] = [spec]
+    _name_model(answer.model_spec, model, name)
+    parts: list[bytes | memoryview] = [answer.SerializeToString()]
     for alias in wanted or response.outputs:
         tensor = tensorprotos.to_wire(response.outputs[alias], as_content=as_content)
         parts += wire.field(_OUTPUTS, *wire.field(_KEY, alias.encode()), *wire.field(_VALUE, *tensor))
     return Content(b"".join(parts), ())
+
+
+def _name_model(spec: Any, model: ServedModel, signature: str) -> None:
+    """Say in an answer's ModelSpec what answered."""
+    spec.name, spec.signature_name, spec.version.value = model.name, signature, model.version
+
+
+# Classify, Regress and MultiInference
+
+
+class _Method(NamedTuple):
+    """What is made of a model's outputs: a message, and what fills its field `field`."""
+
+    answer: Any
+    field: str
+    fill: Callable[[Any, Mapping[str, Tensor], Signature, Sequence[str]], None]
+
+
+def _fill_classes(result: Any, outputs: Mapping[str, Tensor], signature: Signature, labels: Sequence[str]) -> None:
+    for row in examples.classifications(outputs, signature, labels):
+        classes = result.classifications.add().classes
+        for label, score in row:
+            classes.add(label=label, score=score)
+
+
+def _fill_values(result: Any, outputs: Mapping[str, Tensor], signature: Signature, _labels: Sequence[str]) -> None:
+    for value in examples.regressions(outputs, signature):
+        result.regressions.add(value=value)
+
+
+_CLASSIFY = _Method(_message("ClassificationResponse"), "result", _fill_classes)
+_REGRESS = _Method(_message("RegressionResponse"), "result", _fill_values)
+_TASKS = {
+    "tensorflow/serving/classify": _Method(_message("InferenceResult"), "classification_result", _fill_classes),
+    "tensorflow/serving/regress": _Method(_message("InferenceResult"), "regression_result", _fill_values),
+}
+
+
+def _classify(message: Any, timeout_ms: float | None) -> Target:
+    return _target(message, timeout_ms, partial(_parse_examples, message.input, message.model_spec, _CLASSIFY))
+
+
+def _regress(message: Any, timeout_ms: float | None) -> Target:
+    return _target(message, timeout_ms, partial(_parse_examples, message.input, message.model_spec, _REGRESS))
+
+
+def _tasks(message: Any, timeout_ms: float | None) -> list[Target]:
+    """What a MultiInferenceRequest asks for. Raises `InvalidRequest`, `NotSupported`."""
+    if not 0 < len(message.tasks) <= _MOST_TASKS:
+        raise InvalidRequest(f"a request has from 1 to {_MOST_TASKS} tasks, got {len(message.tasks)}")
+    asked = [(task.model_spec.signature_name or DEFAULT_SIGNATURE, task.method_name) for task in message.tasks]
+    for i, task in enumerate(message.tasks):
+        if not task.model_spec.name:
+            raise InvalidRequest("Found ModelSpec with an empty model name.")
+        if task.model_spec.name != message.tasks[0].model_spec.name:
+            raise InvalidRequest("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        if asked[i] in asked[:i]:
+            raise InvalidRequest(f"Duplicate evaluation of signature: {asked[i][0]}")
+        if task.method_name not in _TASKS:
+            raise NotSupported(f"Unsupported signature method_name: {task.method_name}")
+    return [
+        _target(task, timeout_ms, partial(_parse_examples, message.input, task.model_spec, _TASKS[task.method_name]))
+        for task in message.tasks
+    ]
+
+
+def _parse_examples(given: Any, spec: Any, method: _Method, model: ServedModel) -> tuple[Inference, Render]:
+    name = spec.signature_name or DEFAULT_SIGNATURE
+    inputs = examples.inputs_of(_examples(given), model.signature(name))
+    return Inference(model, name, inputs), partial(_render_examples, model, name, method)
+
+
+def _examples(given: Any) -> list[Example]:
+    """The examples of an Input; the context's features stand for those that an example lacks."""
+    kind = given.WhichOneof("kind")
+    if kind is None:
+        return []
+    items = getattr(given, kind)
+    context = _features(items.context) if kind == "example_list_with_context" else {}
+    return [{**context, **_features(example)} for example in items.examples]
+
+
+def _features(example: Any) -> dict[str, Any]:
+    features = [(name, feature, feature.WhichOneof("kind")) for name, feature in example.features.feature.items()]
+    return {name: list(getattr(feature, kind).value) for name, feature, kind in features if kind}
+
+
+def _render_examples(model: ServedModel, name: str, method: _Method, response: Response) -> Content:
+    answer = method.answer()
+    _name_model(answer.model_spec, model, name)
+    method.fill(getattr(answer, method.field), response.outputs, model.signature(name), model.announcement.labels)
+    return Content(answer.SerializeToString(), ())
+
+
+def status_words(error: MillraceError) -> tuple[grpc.StatusCode, str]:
+    """The error in the words of TensorFlow Serving's ModelService."""
+    return calls.status_of(error), tfs.status_error_text(error)
 
 
 def words(error: MillraceError) -> tuple[grpc.StatusCode, str]:
