@@ -1,19 +1,260 @@
-"""The samples of TensorFlow Serving's REST documentation, sent by curl as they stand there."""
+"""The samples of TensorFlow Serving's and Triton's REST documentation, sent by curl as they stand there."""
 
+import base64
+import gzip
 import json
+import math
 import subprocess
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 from claims import proves
-from running import Stack
+from running import ROOT, Stack
 
 
-def curl(*arguments: str) -> Any:
+def curl(*arguments: str) -> bytes:
     run = subprocess.run(["curl", "--silent", "--show-error", *arguments], capture_output=True, check=True, timeout=60)
-    return json.loads(run.stdout)
+    return run.stdout
+
+
+def asked(*arguments: str) -> Any:
+    """The answer's JSON."""
+    return json.loads(curl(*arguments))
+
+
+def refused(*arguments: str) -> tuple[int, str]:
+    """The answer's status and error."""
+    body, status = curl("--write-out", "\n%{http_code}", *arguments).rsplit(b"\n", 1)
+    return int(status), json.loads(body)["error"]
+
+
+@pytest.fixture
+def v1(stack: Stack) -> str:
+    return f"{stack.url}/v1/models"
+
+
+# TensorFlow Serving: predict
 
 
 @proves("curl", "predict, row form")
-def test_half_plus_two(stack: Stack) -> None:
-    answer = curl("-d", '{"instances": [1.0, 2.0, 5.0]}', "-X", "POST", f"{stack.url}/v1/models/half_plus_two:predict")
+def test_half_plus_two(v1: str) -> None:
+    answer = asked("-d", '{"instances": [1.0, 2.0, 5.0]}', "-X", "POST", f"{v1}/half_plus_two:predict")
     assert answer == {"predictions": [2.5, 3.0, 4.5]}
+
+
+@proves("curl", "predict, column form")
+def test_half_plus_two_in_columns(v1: str) -> None:
+    for inputs in ([1.0, 2.0, 5.0], {"x": [1.0, 2.0, 5.0]}):
+        body = json.dumps({"signature_name": "serving_default", "inputs": inputs})
+        assert asked("-d", body, f"{v1}/half_plus_two:predict") == {"outputs": [2.5, 3.0, 4.5]}
+
+
+@proves("curl", "predict, several inputs and outputs, row form")
+def test_rows_name_their_inputs(v1: str) -> None:
+    rows = [{"INPUT0": list(range(16)), "INPUT1": [1] * 16}, {"INPUT0": [5] * 16, "INPUT1": [3] * 16}]
+    predictions = asked("-d", json.dumps({"instances": rows}), f"{v1}/simple:predict")["predictions"]
+    assert predictions[0] == {"OUTPUT0": list(range(1, 17)), "OUTPUT1": list(range(-1, 15))}
+    assert predictions[1] == {"OUTPUT0": [8] * 16, "OUTPUT1": [2] * 16}
+
+
+@proves("curl", "predict, several inputs and outputs, column form")
+def test_columns_name_their_inputs(v1: str) -> None:
+    body = {"inputs": {"INPUT0": [list(range(16))], "INPUT1": [[1] * 16]}}
+    outputs = asked("-d", json.dumps(body), f"{v1}/simple:predict")["outputs"]
+    assert outputs == {"OUTPUT0": [list(range(1, 17))], "OUTPUT1": [list(range(-1, 15))]}
+
+
+@proves("curl", "predict, strings and b64")
+def test_bytes_are_strings_or_base64(v1: str) -> None:
+    text = {"b64": base64.b64encode(b"a wonderful film").decode()}
+    (plain, encoded) = asked("-d", json.dumps({"instances": ["a wonderful film", text]}), f"{v1}/sentiment:predict")[
+        "predictions"
+    ]
+    np.testing.assert_allclose(plain, encoded, atol=1e-6)
+
+
+@proves("curl", "predict, an image file as b64")
+def test_an_image_file_is_taken(v1: str, tmp_path: Path) -> None:
+    encoded = base64.b64encode((ROOT / "examples" / "seven.png").read_bytes()).decode()
+    (tmp_path / "request.json").write_text(json.dumps({"instances": [{"b64": encoded}]}))
+    (row,) = asked("-d", f"@{tmp_path}/request.json", f"{v1}/digits:predict")["predictions"]
+    assert int(np.argmax(row)) == 7
+
+
+@proves("curl", "predict, NaN and Infinity, both ways")
+def test_numbers_that_json_lacks_go_and_come(v1: str) -> None:
+    text = curl("-d", '{"instances": [NaN, Infinity, -Infinity]}', f"{v1}/half_plus_two:predict")
+    values = json.loads(text)["predictions"]
+    assert math.isnan(values[0])
+    assert values[1:] == [math.inf, -math.inf]
+    assert b"NaN" in text
+    assert b"-Infinity" in text
+
+
+@proves("curl", "predict, gzip body")
+def test_a_gzip_body_is_unpacked(v1: str, tmp_path: Path) -> None:
+    (tmp_path / "body.gz").write_bytes(gzip.compress(b'{"instances": [1.0, 2.0, 5.0]}'))
+    body = ("--data-binary", f"@{tmp_path}/body.gz", "-H", "Content-Encoding: gzip")
+    assert asked(*body, f"{v1}/half_plus_two:predict") == {"predictions": [2.5, 3.0, 4.5]}
+
+
+@proves("curl", "predict, a large body sent after 100 Continue, and in chunks")
+def test_a_large_body_is_taken_however_it_is_sent(v1: str, tmp_path: Path) -> None:
+    count = 300_000
+    (tmp_path / "body.json").write_text(json.dumps({"inputs": [[0.5] * count]}))
+    for header in ("Expect: 100-continue", "Transfer-Encoding: chunked"):
+        (row,) = asked("-H", header, "-d", f"@{tmp_path}/body.json", f"{v1}/identity_FP32:predict")["outputs"]
+        assert row == [0.5] * count
+
+
+@proves("curl", "predict, text behind the JSON")
+def test_text_behind_the_document_is_tolerated(v1: str) -> None:
+    assert asked("-d", '{"instances": [1.0]} and more', f"{v1}/half_plus_two:predict") == {"predictions": [2.5]}
+
+
+@proves("curl", "URLs in any case, and encoded names")
+def test_urls_are_read_as_tensorflow_serving_reads_them(stack: Stack) -> None:
+    for path in ("V1/Models/half_plus_two:PREDICT", "v1/models/half%5Fplus%5Ftwo/versions/1:predict"):
+        assert asked("-d", '{"instances": [1.0]}', f"{stack.url}/{path}") == {"predictions": [2.5]}
+
+
+# TensorFlow Serving: classify and regress
+
+
+@proves(
+    "curl",
+    "classify",
+    differs="also on a model without a classify signature: its labels name the classes of its one output of scores",
+)
+def test_examples_are_classified(v1: str) -> None:
+    encoded = base64.b64encode(b"a dull, lifeless film").decode()
+    body = {"examples": [{"text": "a wonderful film"}, {"text": [{"b64": encoded}]}]}
+    results = asked("-d", json.dumps(body), f"{v1}/sentiment:classify")["results"]
+    assert [[label for label, _ in row] for row in results] == [["negative", "positive"]] * 2
+    assert [max(row, key=lambda pair: pair[1])[0] for row in results] == ["positive", "negative"]
+
+
+@proves("curl", "regress", differs="also on a model without a regress signature that has one output of a value per row")
+def test_examples_are_regressed(v1: str) -> None:
+    answer = asked("-d", '{"examples": [{"x": 1.0}, {"x": 2.0}]}', f"{v1}/half_plus_two:regress")
+    assert answer == {"results": [2.5, 3.0]}
+
+
+@proves("curl", "classify and regress: context, int, float, bool and list features")
+def test_the_context_goes_for_all_examples(v1: str) -> None:
+    body = {"context": {"x": 4}, "examples": [{}, {"x": [1.0]}, {"x": True}, {"x": 2, "other": "ignored"}]}
+    assert asked("-d", json.dumps(body), f"{v1}/half_plus_two:regress") == {"results": [4.0, 2.5, 2.5, 3.0]}
+
+
+# TensorFlow Serving: status, metadata, metrics, errors
+
+
+@proves("curl", "model status")
+def test_the_state_of_each_version_is_told(v1: str) -> None:
+    status = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    for path in ("half_plus_two", "half_plus_two/versions/1"):
+        assert asked(f"{v1}/{path}") == {"model_version_status": [status]}
+
+
+@proves("curl", "model metadata")
+def test_the_signatures_are_told(v1: str) -> None:
+    for path in ("half_plus_two/metadata", "half_plus_two/versions/1/metadata"):
+        document = asked(f"{v1}/{path}")
+        assert document["model_spec"] == {"name": "half_plus_two", "signature_name": "", "version": "1"}
+        signature = document["metadata"]["signature_def"]["signature_def"]["serving_default"]
+        assert signature["method_name"] == "tensorflow/serving/predict"
+        assert signature["inputs"]["x"]["dtype"] == "DT_FLOAT"
+        assert signature["outputs"]["y"]["tensor_shape"] == {
+            "dim": [{"size": "-1", "name": ""}],
+            "unknown_rank": False,
+        }
+
+
+@proves("curl", "GET /v1/models", differs="lists the models, where TensorFlow Serving answers 400")
+def test_the_models_are_listed(v1: str) -> None:
+    assert {"half_plus_two", "digits"} <= {model["name"] for model in asked(v1)["models"]}
+
+
+@proves(
+    "curl",
+    "GET /monitoring/prometheus/metrics",
+    differs="request_count, request_latency and runtime_latency, by model and version; no label API or entrypoint",
+)
+def test_metrics_have_tensorflow_servings_names(stack: Stack, v1: str) -> None:
+    asked("-d", '{"instances": [1.0]}', f"{v1}/half_plus_two:predict")
+    text = curl(f"{stack.url}/monitoring/prometheus/metrics").decode()
+    assert ':tensorflow:serving:request_count{model_name="half_plus_two",status="OK"} ' in text
+    assert ':tensorflow:serving:request_latency_bucket{model_name="half_plus_two",version="1",le="+Inf"} ' in text
+
+
+@proves("curl", "errors: status and text")
+def test_errors_are_worded_as_tensorflow_serving_words_them(v1: str) -> None:
+    half = f"{v1}/half_plus_two"
+    for status, text, arguments in (
+        (404, "Servable not found for request: Latest(nope)", ("-d", '{"instances": [1]}', f"{v1}/nope:predict")),
+        (404, "Specific(half_plus_two, 7)", ("-d", '{"instances": [1]}', f"{half}/versions/7:predict")),
+        (400, "Unrecognized servable version label: x", ("-d", '{"instances": [1]}', f"{half}/labels/x:predict")),
+        (
+            400,
+            'Serving signature name: "x" not',
+            ("-d", '{"signature_name": "x", "instances": [1]}', f"{half}:predict"),
+        ),
+        (400, "Missing 'inputs' or 'instances' key", ("-d", "{}", f"{half}:predict")),
+        (400, "JSON Parse error: The document is empty", ("-d", "", f"{half}:predict")),
+        (400, "is not of expected type: float", ("-d", '{"instances": ["a"]}', f"{half}:predict")),
+        (400, "Example must be JSON object", ("-d", '{"examples": [1]}', f"{half}:classify")),
+        (400, "No classification outputs found", ("-d", '{"examples": [{"x": 1}]}', f"{half}:classify")),
+        (404, "Could not find any versions of model nope", (f"{v1}/nope",)),
+        (404, "Could not find version 7 of model half_plus_two", (f"{half}/versions/7",)),
+        (400, "Malformed request: GET /v1/models/half_plus_two:predict", (f"{half}:predict",)),
+        (400, "Malformed request: DELETE /v1/models/half_plus_two", ("-X", "DELETE", half)),
+    ):
+        met = refused(*arguments)
+        assert met[0] == status, arguments
+        assert text in met[1]
+
+
+@proves("curl", "a content coding other than gzip and deflate", refused="415, naming those that are taken")
+def test_other_codings_are_refused_by_name(v1: str) -> None:
+    arguments = ("-H", "Content-Encoding: br", "-d", "?", f"{v1}/half_plus_two:predict")
+    assert refused(*arguments) == (415, "the content coding 'br' is not supported; use gzip or deflate")
+
+
+# Triton
+
+
+@proves("curl", "infer, raw binary request (Inference-Header-Content-Length: 0)")
+def test_a_body_may_be_the_elements_alone(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "row").write_bytes(np.arange(784, dtype=np.float32).tobytes())
+    headers = ("-H", "Content-Type: application/octet-stream", "-H", "Inference-Header-Content-Length: 0")
+    url = f"{stack.url}/v2/models/digits/infer"
+    (tmp_path / "answer").write_bytes(curl(*headers, "--data-binary", f"@{tmp_path}/row", url))
+    answer = (tmp_path / "answer").read_bytes()
+    described = json.loads(answer[:-40])
+    assert described["outputs"][0]["shape"] == [1, 10]
+    assert np.frombuffer(answer[-40:], np.float32).sum() == pytest.approx(1, abs=1e-5)
+
+
+@proves("curl", "infer, JSON, packed answer (--compressed)")
+def test_a_packed_answer_is_read(stack: Stack) -> None:
+    tensor = {"name": "INPUT0", "shape": [1, 2000], "datatype": "FP32", "data": [0.5] * 2000}
+    arguments = ("-d", json.dumps({"inputs": [tensor]}), f"{stack.url}/v2/models/identity_FP32/infer")
+    assert asked("--compressed", *arguments) == asked(*arguments)
+    size = curl("--compressed", "--write-out", "%{size_download}", "--output", "/dev/null", *arguments)
+    assert int(size) < 1000
+
+
+@proves("curl", "POST generate, generate_stream", refused="501 `generate is not supported; use infer`")
+def test_generate_is_refused_by_name(stack: Stack) -> None:
+    for verb in ("generate", "generate_stream"):
+        met = refused("-d", '{"text_input": "hello"}', f"{stack.url}/v2/models/sentiment/{verb}")
+        assert met == (501, "generate is not supported; use infer")
+
+
+@proves("curl", "a path that is not there, a method that is not allowed")
+def test_paths_and_methods_are_refused_as_triton_refuses_them(stack: Stack) -> None:
+    assert refused(f"{stack.url}/v2/nowhere") == (404, "Not Found")
+    assert refused(f"{stack.url}/v2/models/digits/infer") == (405, "Method Not Allowed")
+    assert refused("-d", "{}", f"{stack.url}/v2/models/digits/config") == (405, "Method Not Allowed")
