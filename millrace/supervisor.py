@@ -30,7 +30,7 @@ import redis
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import ManifestError
-from millrace.artifacts.repository import ModelRepository, RepositoryError
+from millrace.artifacts.repository import ModelRepository, RepositoryError, versions_in
 from millrace.broker.discovery import servers
 from millrace.broker.keys import WORKERS
 from millrace.listening import check_port
@@ -71,7 +71,7 @@ class Supervisor:
     def run(self) -> None:
         """Bring the stack up, watch it until `stop`, take it down. Raises `UpError`; nothing runs any more then."""
         options = self._arguments
-        models = _models(options.models)
+        models = _models(options.models, self._environment.get("MILLRACE_WORKER_MODELS_CONFIG"))
         try:
             check_port(options.host, options.port)
             if options.grpc_port:
@@ -208,23 +208,43 @@ def _end_with_parent() -> Callable[[], None] | None:
     return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _models(root: Path) -> dict[str, dict[str, Any]]:
-    """Each model of the repository with the example request of its newest version, {} where it has none."""
-    repository = ModelRepository(root)
+def _models(root: Path, models_config: str | None) -> dict[str, dict[str, Any]]:
+    """Each model that is to be served with the example request of its newest version, {} where it has none."""
+    examples = {}
+    for name, folder in _folders(root, models_config).items():
+        if versions := versions_in(folder) if folder.is_dir() else []:
+            examples[name] = _example(folder / str(versions[-1]))
+    if not examples:
+        raise UpError(f"{root} holds no model: put one at {root}/<name>/1/model.onnx, or build ours with `make models`")
+    return examples
+
+
+def _folders(root: Path, models_config: str | None) -> dict[str, Path]:
+    """The models' folders by name: those that `models.config` names, where there is one, else all in the repository."""
+    path = Path(models_config or root / "models.config")
+    if models_config is not None or path.exists():
+        return _configured(path)
     try:
-        versions = repository.models()
+        return {name: root / name for name in ModelRepository(root).models()}
     except RepositoryError as error:
         raise UpError(f"{error} (--models)") from None
-    if not versions:
-        raise UpError(f"{root} holds no model: put one at {root}/<name>/1/model.onnx, or build ours with `make models`")
-    examples = {}
-    for name, numbers in versions.items():
-        try:
-            manifest = manifests.read(repository.folder(name, numbers[-1]))
-        except ManifestError:
-            manifest = None  # the worker says what is wrong with it
-        examples[name] = manifest.example if manifest else {}
-    return examples
+
+
+def _configured(path: Path) -> dict[str, Path]:
+    from millrace.artifacts.configs import ConfigError, read_models_config  # needs protobuf, as both programs do
+
+    try:
+        return {model.name: Path(model.base_path) for model in read_models_config(path).models}
+    except ConfigError as error:
+        raise UpError(str(error)) from None
+
+
+def _example(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = manifests.read(folder)
+    except ManifestError:
+        return {}  # the worker says what is wrong with it
+    return manifest.example if manifest else {}
 
 
 def redis_server() -> str:

@@ -53,6 +53,19 @@ def test_the_line_to_paste_is_a_request_that_is_answered(up: Up) -> None:
     assert "predictions" in answer.json()
 
 
+def test_with_a_models_config_it_waits_for_the_models_that_it_names(
+    up: Up, tiny: str, make_onnx: Callable[..., Path], tmp_path: Path
+) -> None:
+    make_onnx(tmp_path / "elsewhere", "other")
+    config = Path(tiny) / "models.config"
+    config.write_text(f'model_config_list {{ config {{ name: "far" base_path: "{tmp_path}/elsewhere/other" }} }}')
+    assert "(far; " in up("--models", tiny).output
+    config.write_text("model_config_list {")
+    broken = up("--models", tiny)
+    assert broken.process.wait(timeout=60) == 1
+    assert f"millrace up: {config}" in broken.output
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is there on Linux only")
 def test_nothing_outlives_a_supervisor_that_is_killed(up: Up, tiny: str) -> None:
     stack = up("--models", tiny)
