@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import json_format
@@ -243,45 +243,50 @@ def _parameters(message: Any) -> dict[str, Any]:
 
 
 def _inputs(message: Any, model: ServedModel) -> list[tuple[str, Tensor]]:
-    inputs, raw = message.inputs, message.raw_input_contents
+    described = [_described(item) for item in message.inputs]
+    raw = message.raw_input_contents
     if not raw:
-        return [(item.name, _typed_tensor(item)) for item in inputs]
-    for item in inputs:
+        return [(d.name, _typed_tensor(d, item)) for d, item in zip(described, message.inputs, strict=True)]
+    for item in message.inputs:
         if item.HasField("contents"):
             raise InvalidRequest(
                 "contents field must not be specified when using raw_input_contents for "
                 f"'{item.name}' for model '{model.name}'"
             )
-    if len(raw) != len(inputs):
+    if len(raw) != len(described):
         raise InvalidRequest(
-            f"expected {len(inputs)} raw_input_contents, one for each input of the request, got {len(raw)}, "
+            f"expected {len(described)} raw_input_contents, one for each input of the request, got {len(raw)}, "
             f"for model '{model.name}'"
         )
-    return [(item.name, _raw_tensor(item, data)) for item, data in zip(inputs, raw, strict=True)]
+    return [
+        (d.name, oip.binary_tensor(d.name, d.datatype, d.shape, data)) for d, data in zip(described, raw, strict=True)
+    ]
 
 
-def _described(item: Any) -> tuple[str, str, tuple[int, ...]]:
-    """The name, datatype and shape of an input."""
+class _Described(NamedTuple):
+    """An input without its values; `elements` is how many there must be."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    elements: int
+
+
+def _described(item: Any) -> _Described:
     name, datatype, shape = item.name, item.datatype, list(item.shape)
     if datatype not in DTYPES:
         raise InvalidRequest(f"invalid datatype for input '{name}': {jsontensors.quote(datatype)}")
-    if item.parameters and "shared_memory_region" in item.parameters:
+    if "shared_memory_region" in item.parameters:
         raise NotSupported("tensors in shared memory are not supported; send them with the request")
-    jsontensors.element_count(name, shape)
-    return name, datatype, tuple(shape)
+    return _Described(name, datatype, tuple(shape), jsontensors.element_count(name, shape))
 
 
-def _raw_tensor(item: Any, data: bytes) -> Tensor:
-    return oip.binary_tensor(*_described(item), data)
-
-
-def _typed_tensor(item: Any) -> Tensor:
+def _typed_tensor(described: _Described, item: Any) -> Tensor:
     """The tensor in an input's `contents`."""
-    name, datatype, shape = _described(item)
+    name, datatype, shape, count = described
     if datatype not in _CONTENTS:
         raise InvalidRequest(f"{datatype} data can only be sent as raw_input_contents, input '{name}'")
     values = getattr(item.contents, _CONTENTS[datatype])
-    count = jsontensors.element_count(name, list(shape))
     if len(values) != count:
         raise InvalidRequest(f"unexpected number of contents for input '{name}': got {len(values)}, expecting {count}")
     if datatype == BYTES:
