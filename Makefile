@@ -6,7 +6,7 @@ SELF := $(PIP) --no-build-isolation --no-deps --editable . --editable ./client
 DATA ?= .data
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: up test unit integration acceptance chaos lint types models load bench memory lock compose clean
+.PHONY: up test unit integration acceptance chaos lint types models scores load bench memory lock compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
@@ -16,7 +16,8 @@ acceptance: .venv/test.stamp ; $(BIN)/pytest tests/acceptance $(ARGS)
 chaos: .venv/test.stamp ; $(BIN)/python -m benchmarks.chaos $(ARGS)
 lint: .venv/test.stamp ; $(BIN)/ruff check && $(BIN)/ruff format --check
 types: .venv/test.stamp ; $(BIN)/mypy
-models: .venv/test.stamp ; for model in digits sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done
+models: .venv/test.stamp ; for model in digits digits-student sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done
+scores: .venv/test.stamp ; $(BIN)/python -m training scores --data-dir $(DATA) $(ARGS)
 load: .venv/test.stamp ; $(BIN)/locust -f client/loadtest/locustfile.py --headless --users 32 --spawn-rate 32 --run-time 30s --host $(HOST) --only-summary
 bench: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench $(ARGS)
 memory: .venv/test.stamp ; $(BIN)/python -m benchmarks.memory $(ARGS)

@@ -189,6 +189,11 @@ IMDB_TEST = Source(
     sha256="4921e89317f7fed7ced21b3ebbb6763edd959f409ec944f398f32d5d8e4b6ae6",
     contents="22,604 film reviews, a line each: label, tab, text",
 )
+SST2_DEV = Source(
+    path="sst2/dev.tsv.gz",
+    sha256="a9d57e33adeabe118eab95316ca1b68b096826f1d7dd1f200d67a2f3ce4f6c8f",
+    contents="872 sentences of the Stanford Sentiment Treebank, a line each: label, tab, text",
+)
 SENTENCES = (
     Source(
         path="sst2/train.tsv.gz",

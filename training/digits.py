@@ -172,8 +172,9 @@ def fit(
     def validate(model: keras.Model) -> dict[str, float]:
         return {"held_out_accuracy": accuracy(predict(model, digits.held_out_images), digits.held_out_labels)}
 
+    held_out = validate if len(digits.held_out_images) else None
     each_epoch = each_epoch or batches(digits, settings, run)
-    return fitting.fit(make, loss, each_epoch, run, epochs=settings.epochs, steps=steps, validate=validate)
+    return fitting.fit(make, loss, each_epoch, run, epochs=settings.epochs, steps=steps, validate=held_out)
 
 
 def predict(model: keras.Model, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -194,7 +195,8 @@ def evaluate(model: keras.Model, digits: Digits) -> dict[str, float]:
         "mnist_test_accuracy": accuracy(probabilities, digits.test_labels),
         "mnist_test_calibration_error": expected_calibration_error(probabilities, digits.test_labels),
     }
-    for name, digit_set in robustness.digit_sets(digits.held_out_images, digits.held_out_labels):
+    for name, made in robustness.digit_sets(digits.held_out_images, digits.held_out_labels).items():
+        digit_set = made()
         scores[f"{name}_accuracy"] = accuracy(predict(model, digit_set.images), digit_set.labels)
     for name, score in scores.items():
         print(f"{name.replace('_', ' ')}: {score:.4f}")

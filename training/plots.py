@@ -45,7 +45,7 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> bytes:
         axes = figure.add_subplot(1, len(names), place, xlabel="epoch", title=name.replace("_", " "))
         axes.plot(range(1, len(history) + 1), [metrics.get(name, np.nan) for metrics in history], marker=".")
         axes.grid(alpha=0.3)
-    return _png(figure)
+    return png(figure)
 
 
 def confusion_matrix(probabilities: calibration.Floats, labels: calibration.Labels, names: Sequence[str]) -> bytes:
@@ -62,7 +62,7 @@ def confusion_matrix(probabilities: calibration.Floats, labels: calibration.Labe
         if count:
             colour = "white" if shade[row, column] > 0.3 else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
-    return _png(figure)
+    return png(figure)
 
 
 def worst_mistakes(
@@ -78,7 +78,7 @@ def worst_mistakes(
         axes.imshow(images[index, ..., 0], cmap="gray_r")
         axes.set_title(f"{names[labels[index]]}, read as {names[answer]}", fontsize=8)
         axes.set_axis_off()
-    return _png(figure)
+    return png(figure)
 
 
 def calibration_curve(probabilities: calibration.Floats, labels: calibration.Labels) -> bytes:
@@ -92,7 +92,7 @@ def calibration_curve(probabilities: calibration.Floats, labels: calibration.Lab
     axes.scatter([each.confidence for each in found], [each.accuracy for each in found], s=sizes)
     axes.plot([each.confidence for each in found], [each.accuracy for each in found])
     axes.grid(alpha=0.3)
-    return _png(figure)
+    return png(figure)
 
 
 def word_map(vectors: npt.NDArray[np.float32], words: Sequence[str]) -> bytes:
@@ -105,10 +105,11 @@ def word_map(vectors: npt.NDArray[np.float32], words: Sequence[str]) -> bytes:
     axes.scatter(places[:, 0], places[:, 1], s=4)
     for word, (x, y) in zip(words, places, strict=True):
         axes.annotate(word, (x, y), fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a file."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})  # so that the same plot is the same file
     return out.getvalue()
