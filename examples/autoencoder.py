@@ -46,6 +46,8 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target, ru
     images = data.mnist(folder, data.MNIST_TRAIN)[0].astype(np.float32)
     clean = data.mnist(folder, data.MNIST_TEST)[0].astype(np.float32)
     model = fit(settings, images, run)
+    if not run.cluster.is_chief:
+        return
     noisy = with_noise(clean, settings.noise, np.random.default_rng(0))
     scores = {
         "error_of_the_noisy_pixels": error(noisy, clean),

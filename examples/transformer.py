@@ -64,6 +64,8 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target, ru
     vocabulary = vocabulary_of(reviews, settings.vocabulary_size)
     texts, test = encoded(reviews, vocabulary), encoded(data.read_tsv(folder.file(data.SST2_DEV)), vocabulary)
     model = fit(settings, texts, len(vocabulary), run)
+    if not run.cluster.is_chief:
+        return
     probabilities = model.predict(test.ids, verbose=0)
     scores = {"sst2_dev_accuracy": float((probabilities.argmax(1) == test.labels).mean())}
     export.publish(

@@ -37,6 +37,11 @@ class Cluster:
         """Whether this process writes what is to be kept."""
         return self.task == 0
 
+    def check_alone(self, name: str) -> None:
+        """Raises `ClusterError` where there are others: the model of that name is trained in one process."""
+        if self.size > 1:
+            raise ClusterError(f"{name} is trained in one process; train it without --cluster")
+
     def share(self, batch_size: int) -> slice:
         """Which rows of every batch are this process': as many as every other's. Raises `ClusterError` where none."""
         each = batch_size // self.size

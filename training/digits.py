@@ -9,7 +9,7 @@ images is held out, for the learning curve and for choosing between settings; th
 end. Pixels (0 to 255) are scaled inside the graph.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -232,15 +232,22 @@ def manifest(
     )
 
 
-def publish(model: keras.Model, target: export.Target, description: Manifest, digits: Digits, run: Run) -> None:
-    """Write the formats, compare each with the trained model, publish with plots."""
+def publish(
+    model: keras.Model,
+    target: export.Target,
+    description: Manifest,
+    digits: Digits,
+    run: Run,
+    beside: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write the formats, compare each with the trained model, publish with plots and what is to be `beside` them."""
 
     batches = [
         {"image": digits.test_images[start : start + count].astype(np.float32)}
         for start, count in ((0, 1), (1, 3), (4, 32), (36, 500))
     ]
     batches = [batch for batch in batches if len(batch["image"])]
-    pictures = plots.of_classifier(
-        run.history, predict(model, digits.test_images), digits.test_labels, LABELS, digits.test_images
-    )
-    export.publish(target, description, export.exports_of(model), export.answers_of(model), batches, beside=pictures)
+    probabilities = predict(model, digits.test_images)
+    pictures = plots.of_classifier(run.history, probabilities, digits.test_labels, LABELS, digits.test_images)
+    files = {**pictures, **(beside or {})}
+    export.publish(target, description, export.exports_of(model), export.answers_of(model), batches, beside=files)

@@ -12,6 +12,7 @@ knowledge in a neural network", 2015):
 The factor T² keeps the gradients of the soft part as large as they are at T = 1.
 """
 
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,12 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from millrace.artifacts.manifest import file_hash
-from training import data, digits, export, fitting
+from training import data, digits, export, fitting, parity
+from training.export import lite, metadata
 from training.runs import Run
 
 NAME = "digits-student"
+_REPRESENTATIVE = 300  # images that tell the ranges of 8-bit numbers
 _SMALLEST = 1e-30  # of a probability whose logarithm is taken
 
 Teacher = Any  # from images [n, 28, 28, 1] to probabilities [n, 10], as arrays
@@ -51,12 +54,17 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target, ru
     found = digits.read(folder, settings.held_out)
     model = fit(settings, found, teacher, run)
     if run.cluster.is_chief:
+        small = int8(model, found.images)
+        scores = {
+            "mnist_test_accuracy_as_int8_tflite": digits.accuracy(answers(small, found.test_images), found.test_labels)
+        }
+        scores |= digits.evaluate(model, found)
+        taught = teacher(found.test_images.astype(np.float32))
+        scores["same_answer_as_teacher"] = digits.accuracy(digits.predict(model, found.test_images), taught.argmax(1))
         about = "Handwritten digits, 0 to 9; a small convolutional network taught by the larger one"
-        scores = digits.evaluate(model, found)
-        scores["same_answer_as_teacher"] = digits.accuracy(
-            digits.predict(model, found.test_images), teacher(found.test_images.astype(np.float32)).argmax(1)
-        )
-        digits.publish(model, target, digits.manifest(NAME, about, scores, found, folder, run), found, run)
+        description = digits.manifest(NAME, about, scores, found, folder, run)
+        packed = metadata.pack(small, metadata.files_of(description, None))
+        digits.publish(model, target, description, found, run, {"model.int8.tflite": packed})
 
 
 def read_teacher(path: Path) -> Teacher:
@@ -137,3 +145,26 @@ def loss(temperature: float, alpha: float) -> fitting.Loss:
 def softened(probabilities: tf.Tensor, temperature: float) -> tf.Tensor:
     """The probabilities at a higher temperature: their logarithms are the logits, but for a constant of the row."""
     return tf.nn.softmax(tf.math.log(probabilities + _SMALLEST) / temperature)
+
+
+# Export in 8 bits
+
+
+def int8(model: keras.Model, images: digits.Images) -> bytes:
+    """The model as a TFLite file that computes in 8-bit integers, whose ranges are those met on some of the images."""
+    representative = [{"image": image[None].astype(np.float32)} for image in images[:_REPRESENTATIVE]]
+    return lite.convert(export.exports_of(model), "int8", representative)
+
+
+def answers(content: bytes, images: digits.Images) -> npt.NDArray[np.float32]:
+    """The probabilities [n, 10] that a TFLite file gives for the images."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        path.write_bytes(content)
+        run = parity.tflite(path)
+        return np.concatenate(
+            [
+                run({"image": images[start : start + 500].astype(np.float32)})["probabilities"]
+                for start in range(0, len(images), 500)
+            ]
+        )

@@ -88,6 +88,7 @@ class Texts:
 
 def train(settings: Settings, folder: data.DataFolder, target: export.Target, run: Run) -> None:
     """Train, evaluate, export and publish; the steps below in their order."""
+    run.cluster.check_alone(NAME)
     reviews, sentences = data.imdb(folder, data.IMDB_TRAIN), joined(data.sentences(folder))
     held_out, reviews = reviews[: settings.validation], reviews[settings.validation :]
     vocabulary = build_vocabulary([*reviews, *sentences], settings.vocabulary_size)

@@ -64,6 +64,7 @@ class Settings:
 
 def train(settings: Settings, folder: data.DataFolder, target: export.Target, run: Run) -> None:
     """Train, evaluate, export and publish; the steps below in their order."""
+    run.cluster.check_alone(NAME)
     vocabulary, counts, corpus = read_corpus(folder, settings.vocabulary_size)
     print(f"{len(corpus):,} words, {len(vocabulary):,} of them different")
     vectors = finished(fit(settings, counts, corpus, run), settings.common_directions)

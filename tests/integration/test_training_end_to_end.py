@@ -51,11 +51,15 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def published(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
-    """The three models, each trained for one epoch."""
+    """The models, each trained for one epoch."""
     out = tmp_path_factory.mktemp("models")
     common = ["--data-dir", str(data_dir), "--accept-other-data", "--out", str(out), "--epochs", "1"]
     common += ["--runs", str(tmp_path_factory.mktemp("runs"))]
     assert main(["digits", *common, "--version", "3", "--batch-size", "32", "--held-out", "20"]) == 0
+    batch = ["--batch-size", "32", "--held-out", "20"]
+    assert main(["digits-mlp", *common, *batch, "--units", "16"]) == 0
+    teacher = str(out / "digits" / "3" / "model.onnx")
+    assert main(["digits-student", *common, *batch, "--teacher", teacher]) == 0
     assert main(["sentiment", *common, "--units", "8", "--embedding-size", "6", "--validation", "10"]) == 0
     assert main(["word2vec", *common, "--size", "12", "--blocks", "4", "--vocabulary-size", "60"]) == 0
     return ModelRepository(out)
@@ -70,7 +74,8 @@ def _runs(folder: Path) -> dict[str, parity.Run]:
 
 
 def test_each_training_publishes_one_version_with_its_manifest(published: ModelRepository) -> None:
-    assert published.models() == {"digits": [3], "sentiment": [1], "word2vec": [1]}
+    names = ("digits", "digits-mlp", "digits-student", "sentiment", "word2vec")
+    assert published.models() == {name: [3 if name == "digits" else 1] for name in names}
     for name, (version,) in published.models().items():
         found = manifest.read(published.folder(name, version))
         assert found is not None
@@ -147,6 +152,10 @@ def test_names_and_free_dimensions_can_be_read_from_the_onnx_files(published: Mo
     assert shapes == {
         ("digits", "image"): ("tensor(float)", ["batch", 28, 28, 1]),
         ("digits", "probabilities"): ("tensor(float)", ["batch", 10]),
+        ("digits-mlp", "image"): ("tensor(float)", ["batch", 28, 28, 1]),
+        ("digits-mlp", "probabilities"): ("tensor(float)", ["batch", 10]),
+        ("digits-student", "image"): ("tensor(float)", ["batch", 28, 28, 1]),
+        ("digits-student", "probabilities"): ("tensor(float)", ["batch", 10]),
         ("sentiment", "ids"): ("tensor(int32)", ["batch", "length"]),
         ("sentiment", "probabilities"): ("tensor(float)", ["batch", 2]),
         ("word2vec", "ids"): ("tensor(int32)", ["batch", "words"]),
@@ -155,6 +164,43 @@ def test_names_and_free_dimensions_can_be_read_from_the_onnx_files(published: Mo
         ("word2vec", "neighbors"): ("tensor(int32)", ["batch", 10]),
         ("word2vec", "similarities"): ("tensor(float)", ["batch", 10]),
     }
+
+
+def test_the_student_is_published_as_small_int8_tflite_too(published: ModelRepository) -> None:
+    folder = published.folder("digits-student", 1)
+    images = np.random.default_rng(2).uniform(0, 255, (3, 28, 28, 1)).astype(np.float32)
+
+    small = parity.tflite(folder / "model.int8.tflite")({"image": images})["probabilities"]
+
+    np.testing.assert_allclose(small, parity.onnx(folder / "model.onnx")({"image": images})["probabilities"], atol=0.05)
+    assert (folder / "model.int8.tflite").stat().st_size <= 30_000
+
+
+def test_a_student_without_its_teacher_is_not_trained(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data-dir", str(data_dir), "--out", str(tmp_path / "models"), "--teacher", "nowhere/model.onnx"]
+
+    assert main(["digits-student", *flags]) == 1
+    assert "nowhere/model.onnx is missing: train the teacher first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["digits", "sentiment", "word2vec"])
+def test_card_and_plots_are_published_with_each_model(published: ModelRepository, name: str) -> None:
+    (version,) = published.models()[name]
+    folder = published.folder(name, version)
+
+    card = (folder / "README.md").read_text()
+    pictures = {path.relative_to(folder).as_posix() for path in folder.glob("plots/*.png")}
+    assert card.startswith(f"# {name}, version {version}\n")
+    assert len(pictures) >= 2
+    assert all(f"({picture})" in card for picture in pictures)
+    assert {*pictures, "README.md"} <= set(manifest.read(folder).files)  # type: ignore[union-attr]
+
+
+def test_a_script_that_is_not_there_ends_the_command_with_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nowhere/script.py"]) == 1
+    assert "nowhere/script.py" in capsys.readouterr().err
 
 
 def test_vocabularies_are_published_with_their_models(published: ModelRepository) -> None:

@@ -185,6 +185,16 @@ def test_a_task_that_the_cluster_lacks_is_refused(task: int) -> None:
         Cluster(["127.0.0.1:1", "127.0.0.1:2"], task)
 
 
+@pytest.mark.parametrize("script", [sentiment, word2vec])
+def test_a_model_that_is_trained_in_one_process_refuses_a_cluster(script: Any, tmp_path: Path) -> None:
+    both = Cluster()
+    both.size = 2
+    run = Run(tmp_path, script.Settings(), {}, cluster=both)
+
+    with pytest.raises(ClusterError, match=f"{script.NAME} is trained in one process"):
+        script.train(script.Settings(), None, None, run)
+
+
 # Two processes that train one model, by the command that users run, with this file as their script.
 
 NAME = "shared"

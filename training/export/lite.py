@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,17 @@ def _node(failure: Any) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The converter writes the graph, and what failed in it, to the process's standard error; it is raised as well."""
+    """While the block runs, warnings and what the process writes to standard error are dropped.
+
+    Converters write whole graphs there, and warn of their own parts; what fails is raised.
+    """
     saved = os.dup(2)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device, not a file
         os.dup2(nowhere.fileno(), 2)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
