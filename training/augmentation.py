@@ -24,8 +24,8 @@ class Distortions:
     scale: float = 0.15  # natural logarithm
     shear: float = 0.2
     shift: float = 2.5  # pixels
-    bend: float = 0.4  # pixels: standard deviation of the elastic deformation's nodes
-    coarse: float = 0.2  # of the images are made coarse
+    bend: float = 0.2  # pixels: standard deviation of the elastic deformation's nodes
+    coarse: float = 0.05  # of the images are made coarse
 
 
 def distorted(images: tf.Tensor, by: Distortions, seed: tf.Tensor, batch: int, share: slice) -> tf.Tensor:

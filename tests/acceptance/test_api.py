@@ -150,7 +150,7 @@ def test_metadata_has_the_signature(api: str) -> None:
 
 def test_all_models_are_listed(api: str) -> None:
     listed = {model["name"]: model for model in httpx.get(api + "/v1/models").json()["models"]}
-    assert listed.keys() == {"digits", "sentiment", "word2vec"}
+    assert listed.keys() == {"digits", "digits-student", "sentiment", "word2vec"}
     assert listed["sentiment"]["labels"] == ["negative", "positive"]
 
 

@@ -47,7 +47,7 @@ def words() -> Words:
     return Words()
 
 
-@pytest.mark.parametrize("name", ["digits", "sentiment", "word2vec"])
+@pytest.mark.parametrize("name", ["digits", "digits-student", "sentiment", "word2vec"])
 def test_bundled_files_are_those_of_the_manifest_and_small(name: str) -> None:
     model = _bundled(name)
 
