@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from millrace.protocol.errors import MillraceError
-from serving import oip, openapi, othermetrics, tfs
+from serving import control, oip, openapi, othermetrics, tfs
 from serving.answers import error_body, error_headers
 from serving.intake import too_large
 from serving.models import AVAILABLE
@@ -84,6 +84,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_tensorflow_serving(app, service)
     _add_open_inference(app, service)
     _add_operations(app, service)
+    control.add_routes(app, service, loop)
     return app
 
 
@@ -93,6 +94,13 @@ def _headers() -> Headers:
 
 def _json(value: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, content_type="application/json")
+
+
+def _readiness(body: dict[str, Any]) -> Response:
+    response = _json(body, 200 if body["ready"] else 503)
+    if not body["ready"]:
+        response.headers["Retry-After"] = "1"
+    return response
 
 
 def _error(text: str, status: int) -> Response:
@@ -146,7 +154,7 @@ def _add_open_inference(app: Flask, service: Service) -> None:
 
     @app.get("/v2/health/ready")
     def _ready() -> Response:
-        return _json({"ready": service.is_ready}, 200 if service.is_ready else 503)
+        return _readiness({"ready": service.is_ready})
 
     @app.get("/v2/models/stats")
     def _all_statistics() -> Response:
@@ -169,7 +177,7 @@ def _add_open_inference(app: Flask, service: Service) -> None:
     def _model_ready(name: str, number: int | None) -> Response:
         states = [model.state for model in service.models.versions(name, number)]
         ready = service.producer.is_connected and AVAILABLE in states
-        return _json({"name": name, "ready": ready}, 200 if ready else 503)
+        return _readiness({"name": name, "ready": ready})
 
     @app.get("/v2/<any(systemsharedmemory, cudasharedmemory):_>/status")
     def _shared_memory(**_: object) -> Response:

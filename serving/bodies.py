@@ -404,3 +404,105 @@ class InferResponse(Struct):
     model_version: Number
     outputs: list[Output]
     id: str | UnsetType = UNSET
+
+
+# The model repository, in Triton's form
+
+
+class IndexRequest(Struct):
+    """Which versions to list."""
+
+    ready: Annotated[bool, Meta(description="Only those that can answer.")] = False
+
+
+class IndexEntry(Struct):
+    """One version of a model, and why it is not ready."""
+
+    name: str
+    version: Number
+    state: Literal["UNKNOWN", "READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
+    reason: str
+
+
+class LoadRequest(Struct):
+    """Triton takes a configuration and files here; they are refused with 501."""
+
+    parameters: dict[str, Any] = {}
+
+
+class UnloadParameters(Struct):
+    """No model depends on another, so this changes nothing."""
+
+    unload_dependents: bool = False
+
+
+class UnloadRequest(Struct):
+    """What else to unload."""
+
+    parameters: UnloadParameters | UnsetType = UNSET
+
+
+# What is wanted of a model at run time
+
+VersionNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class ShadowVersion(Struct, forbid_unknown_fields=True):
+    """A version that is sent copies of a share of the requests; their answers are dropped."""
+
+    version: VersionNumber
+    percent: Annotated[float, Meta(gt=0, le=100)]
+
+
+class Traffic(Struct, forbid_unknown_fields=True):
+    """Which versions answer requests that name neither version nor label, and which is sent copies besides."""
+
+    weights: Annotated[
+        dict[str, Annotated[float, Meta(ge=0)]],
+        Meta(description="By version, relative to each other; without any, the newest answers all."),
+    ] = {}
+    shadow: ShadowVersion | None = None
+
+
+class LabelledVersion(Struct, forbid_unknown_fields=True):
+    """The version that a label is to stand for; it must be available."""
+
+    version: VersionNumber
+
+
+class LatestVersions(Struct, forbid_unknown_fields=True):
+    """The newest versions, so many of them."""
+
+    num_versions: Annotated[int, Meta(ge=1, le=1000)]
+
+
+class AllVersions(Struct, forbid_unknown_fields=True):
+    """Every version."""
+
+
+class SpecificVersions(Struct, forbid_unknown_fields=True):
+    """These versions."""
+
+    versions: Annotated[list[VersionNumber], Meta(min_length=1, max_length=1000)]
+
+
+class Policy(Struct, forbid_unknown_fields=True):
+    """Which versions to load; exactly one of these."""
+
+    latest: LatestVersions | UnsetType = UNSET
+    all: AllVersions | UnsetType = UNSET
+    specific: SpecificVersions | UnsetType = UNSET
+
+
+class ModelTraffic(Struct):
+    """What is wanted of a model at run time.
+
+    Where there is no policy, the model's files say which versions are loaded. `generation` grows with every change.
+    """
+
+    is_loaded: bool
+    generation: int
+    labels: dict[str, int]
+    weights: dict[str, float]
+    shadow: ShadowVersion | None
+    policy: Policy | None

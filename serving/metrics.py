@@ -117,6 +117,7 @@ class Metrics(BlockObserver, Collector):
         self._workers = workers
         self._is_connected = is_connected
         self._versions: dict[tuple[str, int], VersionMetrics] = {}
+        self._shadows: Counter[tuple[str, int, str]] = Counter()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -152,6 +153,10 @@ class Metrics(BlockObserver, Collector):
         of.compute.observe(timings.compute_ms / 1000)
         of.reply.observe(timings.reply_ms / 1000)
 
+    def shadow_ended(self, model: str, version: int, outcome: str) -> None:
+        """Count a copy for a shadow: it was "answered", "failed", or "shed" because of the load."""
+        self._shadows[model, version, outcome] += 1
+
     def _of(self, model: str, version: int) -> VersionMetrics:
         found = self._versions.get((model, version))
         if found is None:
@@ -181,6 +186,14 @@ class Metrics(BlockObserver, Collector):
         for attribute, (name, text) in _HISTOGRAMS.items():
             yield self._histogram(name, text, attribute)
         yield self._histogram("batch_rows", "Rows in a batch that answered requests of this process", "batch_rows")
+        shadows = CounterMetricFamily(
+            "millrace_shadow_requests",
+            "Copies of requests for a version that is a shadow: answered, failed, or shed for the load",
+            labels=[*_LABELS, "outcome"],
+        )
+        for (model, version, outcome), count in list(self._shadows.items()):
+            shadows.add_metric([model, str(version), outcome], count)
+        yield shadows
         workers = GaugeMetricFamily("millrace_workers", "Live workers that have the model available", labels=["model"])
         for model, count in self._workers().items():
             workers.add_metric([model], count)

@@ -95,6 +95,7 @@ class Models:
         self._controls = controls
         self._chance = chance
         self._seen: Sequence[WorkerAnnouncement] = ()
+        self._was_ready = False
         self._seen_controls: Mapping[str, ModelControl] = {}
         self._versions: dict[str, dict[int, ModelAnnouncement]] = {}
         self._available: dict[tuple[str, int | None], ServedModel | _Lot] = {}
@@ -158,13 +159,18 @@ class Models:
 
     @property
     def is_ready(self) -> bool:
-        """Whether at least one model is available, and none is still loading its first version."""
+        """Whether at least one model is available, and at the start none is still loading its first version.
+
+        A model that is loaded later takes nothing from the others, so it does not make the server unready again.
+        """
         self._refresh()
         states = [{announced.state for announced in versions.values()} for versions in self._versions.values()]
         serving = [AVAILABLE in of_model for of_model in states]
-        return any(serving) and not any(
+        waits = any(
             of_model & {"START", "LOADING"} for of_model, serves in zip(states, serving, strict=True) if not serves
         )
+        self._was_ready |= any(serving) and not waits
+        return any(serving) and self._was_ready
 
     def _refresh(self) -> None:
         workers, controls = self._workers(), self._controls()

@@ -30,7 +30,8 @@ from serving.examples import top_classes
 from serving.models import ServedModel
 
 _EXTENSIONS = (
-    "binary_tensor_data", "classification", "model_configuration", "parameters", "schedule_policy", "statistics",
+    "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",
+    "statistics",
 )  # fmt: skip
 _REFUSED = (
     (r"/v2/models/[^/]+(/versions/\d+)?/generate(_stream)?", "generate is not supported; use infer"),

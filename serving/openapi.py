@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 
@@ -32,10 +32,10 @@ _Schema = dict[str, Any]
 class Operation:
     """One method of one path.
 
-    `takes` are the JSON bodies that it takes, any one of them, such as `example`, where a bundled model answers one;
-    `answers` the types of its JSON answers by status; `statuses` the errors it has beyond those that any request can
-    meet. One that `is_binary` takes and answers JSON followed by tensors too; one with a `media` type answers that
-    instead of JSON.
+    `takes` are the JSON bodies that it takes, any one of them, such as `example`, where a bundled model answers
+    one; `answers` the types of its JSON answers by status; `statuses` the errors it has beyond those that any
+    request can meet. One that `is_binary` takes and answers JSON followed by tensors too; one whose body
+    `may_be_empty` needs none; one with a `media` type answers that instead of JSON.
     """
 
     method: str
@@ -47,6 +47,7 @@ class Operation:
     example: Any = None
     statuses: tuple[int, ...] = ()
     is_binary: bool = False
+    may_be_empty: bool = False
     media: str = ""
 
 
@@ -181,6 +182,8 @@ def _operations() -> Iterator[Operation]:
             summary="The regions of shared memory that are registered: none, as it is not supported.",
             answers={200: (list,)},
         )
+    yield from _repository_operations()
+    yield from _traffic_operations()
     yield Operation(
         method="GET",
         path="/",
@@ -208,6 +211,57 @@ def _operations() -> Iterator[Operation]:
     )
 
 
+def _repository_operations() -> Iterator[Operation]:
+    yield Operation(
+        method="POST",
+        path="/v2/repository/index",
+        tag=_OIP,
+        summary="Every version of every model, and why those that are not ready are not.",
+        takes=(bodies.IndexRequest,),
+        example={"ready": False},
+        answers={200: (list[bodies.IndexEntry],)},
+        may_be_empty=True,
+    )
+    for verb, body in (("load", bodies.LoadRequest), ("unload", bodies.UnloadRequest)):
+        yield Operation(
+            method="POST",
+            path=f"/v2/repository/models/{{model}}/{verb}",
+            tag=_OIP,
+            summary=f"{verb.capitalize()} a model, and wait until the workers have done it.",
+            takes=(body,),
+            statuses=(403,),
+            may_be_empty=True,
+        )
+
+
+def _traffic_operations() -> Iterator[Operation]:
+    model = "/v1/models/{model}"
+    for method, path, summary, takes, example in (
+        ("GET", "/traffic", "What is wanted of a model at run time.", (), None),
+        (
+            *("PUT", "/traffic", "Share out requests by weight, and copy some to a shadow; {} takes both back."),
+            *((bodies.Traffic,), {"weights": {"1": 100}}),
+        ),
+        ("PUT", "/labels/{label}", "Let a label stand for a version.", (bodies.LabelledVersion,), {"version": 1}),
+        ("DELETE", "/labels/{label}", "Take back a label that was set at run time.", (), None),
+        (
+            *("PUT", "/policy", "Say which versions are loaded, and wait until the workers have done it."),
+            *((bodies.Policy,), {"latest": {"num_versions": 2}}),
+        ),
+        ("DELETE", "/policy", "Let the model's files say again which versions are loaded.", (), None),
+    ):
+        yield Operation(
+            method=method,
+            path=model + path,
+            tag=_OWN,
+            summary=summary,
+            takes=takes,
+            example=example,
+            answers={200: (bodies.ModelTraffic,)},
+            statuses=(404,) if method == "GET" else (403, 404),
+        )
+
+
 OPERATIONS = tuple(_operations())
 
 
@@ -216,7 +270,8 @@ def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     types = {body for operation in OPERATIONS for body in operation.takes}
     types |= {body for operation in OPERATIONS for answers in operation.answers.values() for body in answers}
-    ordered = sorted(types - set(_UNTYPED) | {bodies.Error}, key=lambda body: body.__name__)
+    named = {get_args(body)[0] if get_origin(body) is list else body for body in types}
+    ordered = sorted(named - set(_UNTYPED) | {bodies.Error}, key=lambda body: body.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
@@ -316,7 +371,7 @@ def _operation(operation: Operation) -> _Schema:
         content = {"application/json": {"schema": _any_of(operation.takes)}}
         if operation.example:
             content["application/json"]["example"] = operation.example
-        described["requestBody"] = {"required": True, "content": content | _binary(operation)}
+        described["requestBody"] = {"required": not operation.may_be_empty, "content": content | _binary(operation)}
     return described
 
 
@@ -335,6 +390,8 @@ def _answer(operation: Operation, status: int) -> _Schema:
         content = {"application/json": {"schema": _any_of(operation.answers[status])}}
         described = _refusal(status) if status >= 400 else _success(operation)
         return described | {"content": content | (_binary(operation) if status == 200 else {})}
+    if status == 200 and not operation.media:
+        return _success(operation)
     if status == 200:
         return _success(operation) | {"content": {operation.media: {"schema": {"type": "string"}}}}
     return {"$ref": f"#/components/responses/{status}"}
@@ -382,4 +439,6 @@ def _any_of(types: tuple[type, ...]) -> _Schema:
 
 
 def _reference(body: type) -> _Schema:
+    if get_origin(body) is list:
+        return {"type": "array", "items": _reference(get_args(body)[0])}
     return {"type": _UNTYPED[body]} if body in _UNTYPED else {"$ref": _REFERENCE.format(name=body.__name__)}

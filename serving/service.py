@@ -29,6 +29,7 @@ from serving.metrics import Metrics
 from serving.models import AVAILABLE, Models, ServedModel
 from serving.repository import Repository
 from serving.settings import ServingSettings
+from serving.shadows import Shadows
 from serving.statistics import Statistics
 
 _log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class Service:
         )
         self.models = Models(lambda: self.producer.workers, lambda: self.producer.controls.by_model)
         self.repository = Repository(self.producer, self.models, settings)
+        self.shadows = Shadows(self.producer, self.metrics)
         self.statistics = Statistics(self.models, self.metrics)
         self.cors = cors_headers(settings.cors_origin)
         self._numbers = itertools.count(1)
@@ -266,6 +268,8 @@ class Call:
         )
         self.parse_ms = (time.perf_counter() - self.started) * 1000
         self._pending = service.producer.send(request, self._respond, self._fail)
+        if shadow := inference.model.shadow:
+            service.shadows.cast(shadow, inference, request)
 
     def _timeout_ms(self, headers: Headers) -> float:
         """The time that the request has, where its body names none: the shorter of its header and the settings."""

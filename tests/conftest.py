@@ -100,7 +100,7 @@ def up() -> Iterator[Callable[..., Stack]]:
 
 @pytest.fixture
 def make_onnx() -> Callable[..., Path]:
-    """Makes a version folder with a tiny ONNX model: `scores` = `x` times a constant, row by row.
+    """Makes a version folder with a tiny ONNX model: `scores` = `x` times a constant times the version, row by row.
 
     `x` is FP32 [-1, 3] and `scores` FP32 [-1, 2], or with `batched=False` FP32 [3] and [2].
     """
@@ -113,7 +113,7 @@ def _make_onnx(root: Path, name: str = "tiny", version: int = 1, *, batched: boo
     from onnx import TensorProto, helper, numpy_helper
 
     batch = ["batch"] if batched else []
-    weights = numpy_helper.from_array(np.array([[1, 10], [2, 20], [3, 30]], np.float32), "weights")
+    weights = numpy_helper.from_array(np.array([[1, 10], [2, 20], [3, 30]], np.float32) * version, "weights")
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "weights"], ["scores"])],
         name,

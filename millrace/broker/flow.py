@@ -27,6 +27,11 @@ class Flow:
         self._idle_s = 0.0
         self.rows_per_s: float | None = None
 
+    @property
+    def batches_in_flight(self) -> float:
+        """How many full batches are in flight; from two on the workers may have no time to spare."""
+        return (self._in_flight["high"] + self._in_flight["normal"]) / self._batch
+
     def sent(self, priority: str, rows: int) -> None:
         """Rows were submitted."""
         in_flight = self._in_flight

@@ -268,6 +268,11 @@ class Producer:
                 retry_after_s=min(_LONGEST_RETRY_S, too_late_s),
             )
 
+    def batches_in_flight(self, model: str, version: int) -> float:
+        """How many full batches the version's requests make that were sent from here and have no answer yet."""
+        flow = self._flows.get((model, version))
+        return flow.batches_in_flight if flow else 0.0
+
     def withdraw(self, pending: Pending) -> None:
         """Nobody waits for the request any more: it is not sent, or a worker drops it. Does nothing once answered."""
         if pending.is_done:

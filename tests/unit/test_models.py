@@ -120,6 +120,15 @@ def test_a_model_that_has_a_version_stays_ready_while_it_loads_the_next() -> Non
     assert View(worker("w", ("m", 1, "AVAILABLE"), ("m", 2, "LOADING"))).models.is_ready
 
 
+def test_a_model_that_is_loaded_later_does_not_make_the_server_unready() -> None:
+    view = View(worker("w", ("m", 1, "AVAILABLE")))
+    assert view.models.is_ready
+    view.become(worker("w", ("m", 1, "AVAILABLE"), ("n", 1, "LOADING")))
+    assert view.models.is_ready
+    view.become(worker("w", ("m", 1, "UNLOADING"), ("n", 1, "LOADING")))
+    assert not view.models.is_ready
+
+
 def test_the_newest_version_waits_for_the_workers_that_serve_an_older_one_and_load_it_still() -> None:
     both = ("m", 1, "AVAILABLE"), ("m", 2, "AVAILABLE")
     view = View(worker("a", *both), worker("b", ("m", 1, "AVAILABLE"), ("m", 2, "LOADING")))
