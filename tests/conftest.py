@@ -98,7 +98,7 @@ def up() -> Iterator[Callable[..., Stack]]:
         stack.log.unlink()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_onnx() -> Callable[..., Path]:
     """Makes a version folder with a tiny ONNX model: `scores` = `x` times a constant times the version, row by row.
 

@@ -119,10 +119,13 @@ def start_up(*arguments: str, port: int | None = None) -> Stack:
 class Parts:
     """A Redis, API processes and workers, each of which a test may break and start again. A context manager.
 
-    `folder` takes the Redis socket and the log; `settings` are environment variables for the programs.
+    `folder` takes the Redis socket and the log; `settings` are environment variables for the programs; without `waits`
+    nothing is waited for.
     """
 
-    def __init__(self, folder: Path, models: Path, *, apis: int = 1, workers: int = 1, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, models: Path, *, apis: int = 1, workers: int = 1, waits: bool = True, **settings: str
+    ) -> None:
         self.redis = RedisServer(folder / "redis.sock")
         self.ports = [free_port() for _ in range(apis)]
         self.grpc_ports = [free_port() for _ in range(apis)]
@@ -130,6 +133,7 @@ class Parts:
         self.workers: list[subprocess.Popen[bytes]] = []
         self.log = folder / "log"
         self._worker_count = workers
+        self._waits = waits
         self._environment = os.environ | {
             "MILLRACE_REDIS_URL": self.redis.url,
             "MILLRACE_LOG_LEVEL": "error",
@@ -142,7 +146,8 @@ class Parts:
         try:
             self.apis = [self._start_api(number) for number in range(len(self.ports))]
             self.workers = [self._start("worker") for _ in range(self._worker_count)]
-            self.until_ready()
+            if self._waits:
+                self.until_ready()
         except BaseException:
             self.__exit__()
             raise

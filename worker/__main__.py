@@ -12,6 +12,7 @@ from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
 from millrace.broker.redis import RedisBroker
 from millrace.settings import SettingsError, load
+from worker.backends import FORMATS
 from worker.process import Worker
 from worker.settings import WorkerSettings
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", type=Path, help="the model repository")
     parser.add_argument("--redis-url", help="where the queue is")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="where the models run")
-    parser.add_argument("--backend", choices=["auto", "onnx", "savedmodel", "tflite"], help="the format to load")
+    parser.add_argument("--backend", choices=["auto", *FORMATS], help="the format to load")
     parser.add_argument("--instances", type=int, help="threads per model")
     arguments = parser.parse_args(argv)
     try:

@@ -28,14 +28,17 @@ class _Running:
 class Instances:
     """The running instances of one model version. `drain` and then `join` end them."""
 
-    def __init__(self, queue: Queue, running: list[_Running]) -> None:
+    def __init__(self, model: Model, queue: Queue, running: list[_Running]) -> None:
         self.queue = queue
+        self._model = model
         self._running = running
 
     @property
-    def are_stuck(self) -> bool:
-        """Whether none of them can serve, by what `renew` saw last."""
-        return all(running.is_stuck for running in self._running)
+    def fault(self) -> str:
+        """Why none of them can serve at present, "" where they can; stuck ones are known by what `renew` saw last."""
+        if all(running.is_stuck for running in self._running):
+            return "all its instances are stuck in their runs"
+        return self._model.fault
 
     @property
     def are_alive(self) -> bool:
@@ -96,7 +99,7 @@ class Crew:
     def start(self, model: Model) -> Instances:
         """Serve the model from now on, in as many threads as its configuration says, else the worker's settings."""
         queue = Queue(model.announcement.name, model.announcement.version)
-        return Instances(queue, [self._begin(model, queue) for _ in range(model.instances or self._instances)])
+        return Instances(model, queue, [self._begin(model, queue) for _ in range(model.instances or self._instances)])
 
     def _begin(self, model: Model, queue: Queue) -> _Running:
         number = next(self._numbers)

@@ -20,7 +20,7 @@ from functools import partial
 
 from millrace.broker.base import BrokerClock, ConsumerLink, Delivery, Reply
 from millrace.protocol import codec
-from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed, Unavailable
+from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestBlock, RequestItem
 from millrace.protocol.tensors import Tensor, split_rows
 from worker.backends.base import Arrays
@@ -364,6 +364,11 @@ class Instance:
                 self._reply(reply_to, items, {name: array[part] for name, array in outputs.items()}, compute_ms, rows)
                 for reply_to, items, part in _by_caller(pieces, started)
             ]
+        except (DeadlineExceeded, Unavailable) as error:  # of what the model depends on, and so of no one request
+            _log.warning("a batch could not be run", extra={**self._about(pieces), "reason": str(error)})
+            for piece in pieces:
+                self._refuse(piece.block, [(item, error) for item in piece.items], outbox)
+            return
         except Exception:
             _log.warning("a batch failed; its requests run one by one", extra=self._about(pieces), exc_info=True)
             for piece in pieces:

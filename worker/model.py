@@ -51,6 +51,11 @@ class Model:
         self.cost = Cost()
         self._backend = backend
 
+    @property
+    def fault(self) -> str:
+        """Why it cannot answer at present, "" where it can."""
+        return self._backend.fault
+
     def run(self, signature: str, inputs: Arrays, rows: int) -> Arrays:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
 
@@ -158,7 +163,8 @@ def load(
     try:
         model.warm_up()
     except Exception as error:  # whatever the runtime raises
-        raise LoadError(f"{folder}: the model loads but fails on zeros: {error}") from error
+        can_retry = getattr(error, "can_retry", False)
+        raise LoadError(f"{folder}: the model loads but fails on zeros: {error}", can_retry=can_retry) from error
     return model
 
 

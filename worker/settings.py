@@ -20,7 +20,7 @@ class WorkerSettings(CommonSettings):
     )
     poll_s: float = Field(1.0, gt=0, description="How often to look for versions that came or went.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
-    backend: Literal["auto", "onnx", "savedmodel", "tflite"] = Field(
+    backend: Literal["auto", "onnx", "savedmodel", "tflite", "tfserving"] = Field(
         "auto", description="The format to load where a version has several; auto takes the first that is installed."
     )
     instances: int = Field(

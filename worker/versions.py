@@ -4,7 +4,7 @@
     LOADING ────────────────────► AVAILABLE ───────────────────────────────────────► UNLOADING
        │ ▲                            ▲                                                │    │
        │ │ its files changed, or      └──────────────── wanted again ──────────────────┘    │ nothing can come any more
-       ▼ │ somebody asked again                                                             ▼
+       ▼ │ somebody asked again, or the failure may have passed                             ▼
       END, with its error                                                     END, its instances leave
 
 A version that failed counts as not there: an older one serves in its place, or goes on to. One that is UNLOADING still
@@ -14,6 +14,7 @@ is empty, or another worker has it.
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from worker.instances import Instances
 from worker.model import Model
 
 _log = logging.getLogger(__name__)
+_RETRY_S = 5.0
 HEARD_S = 3.0  # for so long an API process may go on as if it had heard nothing
 _Files = frozenset[tuple[str, int, int]]
 
@@ -39,8 +41,8 @@ _Files = frozenset[tuple[str, int, int]]
 class _Held:
     """One version: what is said of it, and what serves it.
 
-    `files` and `generation` are those for which it was loaded last, or failed; `told` is when the others were first
-    told that it is UNLOADING.
+    `files` and `generation` are those for which it was loaded last, or failed; `retry_at` is when a failure that may
+    pass is worth another try, `told` when the others were first told that it is UNLOADING.
     """
 
     announcement: ModelAnnouncement
@@ -48,6 +50,7 @@ class _Held:
     files: _Files = frozenset()
     generation: int = 0
     labels: tuple[str, ...] = ()
+    retry_at: float = math.inf
     told: float | None = None
 
     @property
@@ -59,10 +62,10 @@ class _Held:
         self.told = None
 
     def shown(self) -> ModelAnnouncement:
-        """What to say of it now: a version whose instances are all stuck cannot serve."""
+        """What to say of it now: a version may be unable to serve for a while."""
         shown = replace(self.announcement, version_labels=self.labels) if self.labels else self.announcement
-        if self.state == "AVAILABLE" and self.instances and self.instances.are_stuck:
-            return replace(shown, state="END", error="all its instances are stuck in their runs")
+        if self.state == "AVAILABLE" and self.instances and (fault := self.instances.fault):
+            return replace(shown, state="END", error=fault)
         return shown
 
 
@@ -190,7 +193,7 @@ class Versions:
         is_asked_again = held.generation != model.generation
         if held.instances:
             return is_asked_again and held.files != _files(model, version)
-        return is_asked_again or held.files != _files(model, version)
+        return is_asked_again or held.files != _files(model, version) or time.monotonic() >= held.retry_at
 
     def _say_loading(self, name: str, version: int) -> None:
         held = self._held.get((name, version))
@@ -226,6 +229,7 @@ class Versions:
             _log.error("a model failed to load", extra={**about, "reason": str(error)}, exc_info=is_ours)
             state = "AVAILABLE" if held.instances else "END"
             held.announcement = replace(held.announcement, state=state, error=str(error))
+            held.retry_at = time.monotonic() + _RETRY_S if getattr(error, "can_retry", False) else math.inf
             return held.instances is not None
         if self._is_closed:
             return False

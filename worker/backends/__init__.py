@@ -11,6 +11,7 @@ FORMATS: dict[str, tuple[str, str, str]] = {
     "onnx": ("model.onnx", "worker.backends.onnx", "onnxruntime"),
     "savedmodel": ("saved_model.pb", "worker.backends.savedmodel", "tensorflow"),
     "tflite": ("model.tflite", "worker.backends.tflite", "ai_edge_litert"),
+    "tfserving": ("tfserving.json", "worker.backends.tfserving", "grpc"),
 }
 
 

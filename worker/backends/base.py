@@ -12,7 +12,14 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class LoadError(Exception):
-    """The model cannot be loaded; the text says why and, where it can, what to do."""
+    """The model cannot be loaded; the text says why and, where it can, what to do.
+
+    `can_retry` says whether the same files may load later.
+    """
+
+    def __init__(self, text: str, *, can_retry: bool = False) -> None:
+        super().__init__(text)
+        self.can_retry = can_retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,10 @@ class Backend(Protocol):
 
     platform: str
     signatures: Mapping[str, Signature]
+
+    @property
+    def fault(self) -> str:
+        """Why the model cannot answer at present, "" where it can; asked at every heartbeat, so it must not wait."""
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """The outputs by name. BYTES are object arrays of `bytes`. Raises whatever the runtime raises."""

@@ -26,6 +26,7 @@ class OnnxBackend:
     """An ONNX Runtime session; sessions may be run from several threads."""
 
     platform = "onnxruntime_onnx"
+    fault = ""
 
     def __init__(self, session: Any) -> None:
         self._session = session

@@ -14,6 +14,7 @@ class SavedModelBackend:
     """A loaded SavedModel; its signatures may be run from several threads."""
 
     platform = "tensorflow_savedmodel"
+    fault = ""
 
     def __init__(self, model: Any, device: str) -> None:
         self._model = model  # the functions below do not keep the model's variables alive

@@ -18,6 +18,7 @@ class TfliteBackend:
     """
 
     platform = "litert_tflite"
+    fault = ""
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter

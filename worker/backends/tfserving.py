@@ -1,0 +1,214 @@
+"""A model on a remote TensorFlow Serving, over gRPC: the version's folder holds `tfserving.json` in place of a model.
+
+    {"address": "serving.example:8500", "model": "digits", "label": "stable", "timeout_ms": 5000}
+
+It is as available as the remote model is: see `TensorFlowServingBackend.fault`.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import msgspec
+
+from millrace import rpc
+from millrace.protocol.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    MillraceError,
+    ModelFailed,
+    NotSupported,
+    Unavailable,
+)
+from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, Tensor, TensorSpec
+from millrace.rpc import tensorprotos, wire
+from worker.backends.base import Arrays, Device, LoadError
+
+FILE_NAME = "tfserving.json"
+_PREDICTION = "/tensorflow.serving.PredictionService"
+_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+_LOOK_S = 1.0
+_LOOK_TIMEOUT_S = 3.0
+_LOAD_TIMEOUT_S = 10.0
+_INTERNAL_SIGNATURES = "__saved_model"  # how the names of those begin that TensorFlow adds for itself
+_KEY, _VALUE = 1, 2  # of every map's entries
+
+
+def _message(name: str) -> Any:
+    return rpc.message(f"tensorflow.serving.{name}")
+
+
+_PredictRequest = _message("PredictRequest")
+_PredictResponse = _message("PredictResponse")
+_StatusResponse = _message("GetModelStatusResponse")
+_INPUTS = wire.number_of(_PredictRequest, "inputs")
+
+
+class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Files of certificates in PEM form, relative to the version's folder.
+
+    Without `authority` the system's are trusted; `certificate` and `key` are the worker's own, where it must show one.
+    """
+
+    authority: str = ""
+    certificate: str = ""
+    key: str = ""
+
+
+class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `tfserving.json` says. Without `version` and `label` the newest version answers.
+
+    `signature` is the one to offer, as the default; without it all are, by their names. `timeout_ms` bounds each call.
+    """
+
+    address: str
+    model: str
+    version: int | None = None
+    label: str = ""
+    signature: str = ""
+    timeout_ms: int = 10_000
+    tls: Tls | None = None
+
+    def spec(self, signature: str = "") -> Any:
+        """The ModelSpec that names it."""
+        spec = _message("ModelSpec")(name=self.model, signature_name=signature)
+        if self.version is not None:
+            spec.version.value = self.version
+        if self.label:
+            spec.version_label = self.label
+        return spec
+
+
+class TensorFlowServingBackend:
+    """A remote model. Its calls may be made from several threads."""
+
+    platform = "tensorflow_serving"
+
+    def __init__(self, remote: Remote, channel: grpc.Channel, names: Mapping[str, str], signatures: Any) -> None:
+        self._remote = remote
+        self._names = names  # what the remote calls each signature
+        self._predict = channel.unary_unary(f"{_PREDICTION}/Predict")
+        self._status = channel.unary_unary(_STATUS)
+        self._channel = channel  # which ends when nothing refers to it any more
+        self._fault = ""
+        self._next_look = 0.0
+        self.signatures: Mapping[str, Signature] = signatures
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        """See `Backend`. Raises the `MillraceError` that the remote's status stands for."""
+        head = _PredictRequest(model_spec=self._remote.spec(self._names[signature]))
+        parts: list[bytes | memoryview] = [head.SerializeToString()]
+        for name, array in inputs.items():
+            tensor = tensorprotos.to_wire(Tensor.from_numpy(array), as_content=True)
+            parts += wire.field(_INPUTS, *wire.field(_KEY, name.encode()), *wire.field(_VALUE, *tensor))
+        try:
+            answer = self._predict(b"".join(parts), timeout=self._remote.timeout_ms / 1000)
+        except grpc.RpcError as error:
+            raise _refusal(self._remote, error) from error
+        outputs = _PredictResponse.FromString(answer).outputs
+        return {name: tensorprotos.to_tensor(proto, name).to_numpy() for name, proto in outputs.items()}
+
+    @property
+    def fault(self) -> str:
+        """Why the remote model could not answer when it was last looked at, "" where it could; begins another look."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_TIMEOUT_S + _LOOK_S
+            request = _message("GetModelStatusRequest")(model_spec=self._remote.spec())
+            self._status.future(request.SerializeToString(), timeout=_LOOK_TIMEOUT_S).add_done_callback(self._looked)
+        return self._fault
+
+    def _looked(self, look: Any) -> None:
+        if error := look.exception():
+            self._fault = str(_refusal(self._remote, error))
+        else:
+            states = [version.state for version in _StatusResponse.FromString(look.result()).model_version_status]
+            is_available = _message("ModelVersionStatus").AVAILABLE in states
+            self._fault = "" if is_available else f"{_where(self._remote)} is not available there"
+        self._next_look = time.monotonic() + _LOOK_S
+
+
+def load(folder: Path, device: Device) -> TensorFlowServingBackend:
+    """The model that `tfserving.json` names. Raises `LoadError`; trying again can help where the remote is away."""
+    if device.kind == "cuda":
+        raise LoadError("a remote model runs where TensorFlow Serving runs; start the worker with --device cpu")
+    remote = _read(folder / FILE_NAME)
+    channel = _channel(folder, remote)
+    request = _message("GetModelMetadataRequest")(model_spec=remote.spec(), metadata_field=["signature_def"])
+    try:
+        answer = channel.unary_unary(f"{_PREDICTION}/GetModelMetadata")(
+            request.SerializeToString(), timeout=_LOAD_TIMEOUT_S
+        )
+    except grpc.RpcError as error:
+        raise LoadError(str(_refusal(remote, error)), can_retry=True) from error
+    definitions = _message("SignatureDefMap")()
+    _message("GetModelMetadataResponse").FromString(answer).metadata["signature_def"].Unpack(definitions)
+    found = {
+        name: _signature(remote, name, definition)
+        for name, definition in definitions.signature_def.items()
+        if not name.startswith(_INTERNAL_SIGNATURES) and remote.signature in ("", name)
+    }
+    if not found:
+        wanted = f"signature {remote.signature!r}" if remote.signature else "signatures"
+        raise LoadError(f"{_where(remote)} has no {wanted}; it has {sorted(definitions.signature_def)}")
+    names = {DEFAULT_SIGNATURE: remote.signature} if remote.signature else {name: name for name in found}
+    return TensorFlowServingBackend(remote, channel, names, {ours: found[theirs] for ours, theirs in names.items()})
+
+
+def _read(path: Path) -> Remote:
+    try:
+        remote = msgspec.json.decode(path.read_bytes(), type=Remote)
+    except (OSError, msgspec.DecodeError) as error:
+        raise LoadError(f"{path}: {error}") from error
+    if remote.version is not None and remote.label:
+        raise LoadError(f"{path}: version and label exclude each other")
+    if not remote.address or not remote.model or remote.timeout_ms < 1:
+        raise LoadError(f"{path}: address and model must not be empty, and timeout_ms must be above 0")
+    return remote
+
+
+def _channel(folder: Path, remote: Remote) -> grpc.Channel:
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    tls = remote.tls
+    if tls is None:
+        return grpc.insecure_channel(remote.address, options=options)
+    try:
+        files = [(folder / name).read_bytes() if name else None for name in (tls.authority, tls.key, tls.certificate)]
+    except OSError as error:
+        raise LoadError(f"{folder / FILE_NAME}: {error}") from error
+    return grpc.secure_channel(remote.address, grpc.ssl_channel_credentials(*files), options=options)
+
+
+def _signature(remote: Remote, name: str, definition: Any) -> Signature:
+    try:
+        return Signature(
+            inputs=tuple(_spec(alias, info) for alias, info in sorted(definition.inputs.items())),
+            outputs=tuple(_spec(alias, info) for alias, info in sorted(definition.outputs.items())),
+            method_name=definition.method_name,
+        )
+    except NotSupported as error:
+        raise LoadError(f"{_where(remote)}, signature {name!r}: {error}; name another in {FILE_NAME}") from error
+
+
+def _spec(name: str, info: Any) -> TensorSpec:
+    if info.tensor_shape.unknown_rank:
+        raise NotSupported(f"tensor {name!r} has no known rank, so requests can't be checked")
+    shape = tuple(dim.size for dim in info.tensor_shape.dim)
+    return TensorSpec(name=name, datatype=tensorprotos.datatype_of(info.dtype), shape=shape)
+
+
+def _where(remote: Remote) -> str:
+    return f"model {remote.model!r} at {remote.address}"
+
+
+def _refusal(remote: Remote, error: Any) -> MillraceError:
+    """What the remote's status means to a caller."""
+    code, text = error.code(), f"{_where(remote)}: {error.details()}"
+    if code == grpc.StatusCode.INVALID_ARGUMENT:
+        return InvalidRequest(error.details())
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"{_where(remote)} did not answer within {remote.timeout_ms} ms")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        return Unavailable(text)
+    return ModelFailed(text)
