@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ MODELS = {
     "digits-mlp": ("training.mlp", "the same with dense layers, to compare with"),
     "digits-student": ("training.distill", "the same in 30 KB, taught by `digits`"),
     "sentiment": ("training.sentiment", "is a film review positive? an LSTM on IMDB"),
-    "word2vec": ("training.word2vec", "word vectors: skip-gram with negative sampling on Wikipedia"),
+    "word2vec": ("training.word2vec", "word vectors: skip-gram or CBOW with negative sampling on Wikipedia"),
 }
 COMMANDS = {
     "compare-classical": ("training.classical", "digits read by classical methods and by ours: a table and a plot"),
@@ -132,7 +133,9 @@ def _parser(prog: str, script: Any) -> argparse.ArgumentParser:
     hyper_parameters = parser.add_argument_group("hyper-parameters")
     for field in dataclasses.fields(script.Settings):
         flag = f"--{field.name.replace('_', '-')}"
-        hyper_parameters.add_argument(flag, type=type(field.default), default=field.default, help=f"[{field.default}]")
+        kind, default = type(field.default), field.default
+        choices = [*kind] if issubclass(kind, StrEnum) else None
+        hyper_parameters.add_argument(flag, type=kind, choices=choices, default=default, help=f"[{default}]")
     return parser
 
 

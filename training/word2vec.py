@@ -1,18 +1,14 @@
-"""Word vectors: skip-gram with negative sampling and subsampling, on English Wikipedia.
+"""Word vectors: skip-gram or CBOW with negative sampling and subsampling, on English Wikipedia.
 
     python -m training word2vec
+    python -m training word2vec --architecture cbow
 
-takes about seven minutes on two cores. To expect: `paris` and `london` among each other's ten nearest words, `queen`
-among the five nearest to king - man + woman, 54 % of the analogies whose words it knows, 0.64 on WordSim-353.
-
-The corpus is cut into blocks of words. Within a block every centre word meets all its context words in one matrix
-product, masked to the window, and all centres of a step share their negative samples: so a step is a few products of
-matrices and each word's vector is fetched once, not once a pair. The exported graph looks words up by id, adds them
-with their weights, and finds the nearest words itself, those that were asked for left out.
+`training/negative_sampling.py` says how they are learned, `python -m benchmarks.word_vectors` how they and the time
+compare with gensim's. The exported graph looks words up by id, adds them with their weights, and finds the nearest
+words itself, those that were asked for left out.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +22,9 @@ from onnx import helper, numpy_helper
 from millrace.artifacts.manifest import Batching, LookUpWords, Manifest, NameWords
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
-from training import data, export, parity, plots
-from training.runs import Run
+from training import data, export, negative_sampling, parity, plots
+from training.negative_sampling import Architecture, Corpus, Shape, Tables
+from training.runs import Epoch, Run
 
 NAME = "word2vec"
 NEIGHBORS = 10
@@ -40,7 +37,6 @@ _MAPPED = 150  # words on the map; the 200 most frequent are left out where ther
 _EXCLUDED = 4.0  # taken from the similarity of the words asked for; more than any two similarities differ by
 _SMALLEST_NORM = 1e-6
 
-Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
 
@@ -48,26 +44,27 @@ Floats = npt.NDArray[np.float32]
 class Settings:
     """Hyper-parameters; each is a flag of the command."""
 
+    architecture: Architecture = Architecture.SKIPGRAM
     epochs: int = 10
     vocabulary_size: int = 15_000
     size: int = 128  # of a vector
-    window: int = 3  # words on either side at most; the reach of each centre word is drawn anew
+    window: int = 5  # words on either side at most; the reach of each centre word is drawn anew
     subsampling: float = 1e-3  # words more frequent than this are left out at random, the oftener the more frequent
-    negatives: int = 5  # weight of the negative samples, for each pair
-    shared_negatives: int = 256  # negative samples of a step, which all its pairs share
-    block: int = 64  # words in a block
-    blocks: int = 32  # blocks in a step
-    learning_rate: float = 0.2  # of Adagrad; it falls to 2 % of that along a line
-    common_directions: int = 4  # taken out of the vectors at the end
+    negatives: int = 5  # weight of the negative samples, for each word told
+    block: int = 32  # words whose windows are one product of matrices
+    span: int = 4  # blocks that share their negative samples
+    shared_negatives: int = 64  # negative samples of a span
+    spans: int = 64  # spans in a step
+    learning_rate: float = 0.35  # of Adagrad; it falls to 2 % of that along a line
     seed: int = 1
 
 
 def train(settings: Settings, folder: data.DataFolder, target: export.Target, run: Run) -> None:
     """Train, evaluate, export and publish; the steps below in their order."""
     run.cluster.check_alone(NAME)
-    vocabulary, counts, corpus = read_corpus(folder, settings.vocabulary_size)
-    print(f"{len(corpus):,} words, {len(vocabulary):,} of them different")
-    vectors = finished(fit(settings, counts, corpus, run), settings.common_directions)
+    vocabulary, corpus = read_corpus(folder, settings.vocabulary_size)
+    print(f"{len(corpus.words):,} words, {len(vocabulary):,} of them different")
+    vectors = finished(fit(settings, corpus, run))
     scores = evaluate(vectors, vocabulary, folder)
     print(", ".join(f"{name}: {score:.4f}" for name, score in scores.items()))
     first = max(0, min(200, len(vocabulary) - _MAPPED))
@@ -76,117 +73,81 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target, ru
         "plots/learning-curves.png": plots.learning_curves(run.history),
         "plots/word-map.png": plots.word_map(vectors[mapped], vocabulary.entries[mapped]),
     }
-    publish(vectors, target, manifest(settings.size, scores, folder, run), vocabulary, pictures)
+    publish(vectors, target, manifest(settings, scores, folder, run), vocabulary, pictures)
 
 
 # Data
 
 
-def read_corpus(folder: data.DataFolder, size: int) -> tuple[Vocabulary, npt.NDArray[np.int64], Ids]:
-    """The `size` commonest words, how often each occurs, and the corpus as their ids, other words left out."""
+def read_corpus(folder: data.DataFolder, size: int) -> tuple[Vocabulary, Corpus]:
+    """The `size` commonest words, and the text as their ids, other words left out."""
     counts: Counter[str] = Counter()
     for paragraph in data.corpus(folder):
         counts.update(paragraph)
     common = sorted(counts, key=lambda word: (-counts[word], word))[:size]
     ids = {word: index for index, word in enumerate(common)}
     # Read twice, so that the words are never all in memory.
-    known = (ids[word] for paragraph in data.corpus(folder) for word in paragraph if word in ids)
-    corpus = np.fromiter(known, np.int32)
-    return Vocabulary(common), np.array([counts[word] for word in common]), corpus
+    known = (
+        (ids[word], number) for number, paragraph in enumerate(data.corpus(folder)) for word in paragraph if word in ids
+    )
+    words = np.fromiter(known, np.dtype((np.int32, 2)))
+    return Vocabulary(common), Corpus(
+        words=np.ascontiguousarray(words[:, 0]),
+        paragraphs=np.ascontiguousarray(words[:, 1]),
+        counts=np.array([counts[word] for word in common]),
+    )
 
 
 # Model and fit
 
 
-def fit(settings: Settings, counts: npt.NDArray[np.int64], corpus: Ids, run: Run) -> Floats:
-    """The centre vectors [words, size] after training on the corpus."""
-    random = np.random.default_rng(settings.seed)
-    frequency = counts / counts.sum()
-    kept = np.minimum(1, np.sqrt(settings.subsampling / frequency) + settings.subsampling / frequency)
-    smoothed = np.cumsum(counts**0.75)
-    centres = tf.Variable(random.uniform(-0.5, 0.5, (len(counts), settings.size)).astype(np.float32) / settings.size)
-    contexts = tf.Variable(tf.zeros_like(centres))
-    squares = [tf.Variable(tf.zeros_like(table)) for table in (centres, contexts)]
-    done = tf.Variable(0)
-    step = training_step(settings, centres, contexts, squares)
-    each = int(max(1, kept[corpus].sum() // (settings.block * settings.blocks)))  # steps in an epoch, about
-    for epoch in run.epochs(settings.epochs, [centres, contexts, *squares, done]):
-        random = np.random.default_rng((settings.seed, epoch.number))
-        blocks = shuffled_blocks(corpus[random.random(len(corpus)) < kept[corpus]], settings.block, random)
-        losses: list[tf.Tensor] = []
-        before = int(done)
-        for start in epoch.progress(range(0, len(blocks), settings.blocks), each):
-            ids = blocks[start : start + settings.blocks]
-            reach = random.integers(1, settings.window + 1, ids.shape, np.int32)
-            negatives = np.searchsorted(smoothed, random.random(settings.shared_negatives) * smoothed[-1], "right")
-            rate = settings.learning_rate * max(0.02, 1 - (before + len(losses)) / (settings.epochs * each))
-            losses.append(step(ids, reach, negatives.astype(np.int32), np.float32(rate)))
-        done.assign_add(len(losses))
-        epoch.metrics["loss"] = float(np.mean(losses))
-    result: Floats = centres.numpy()
-    return result
+class Training:
+    """Vectors in training, epoch by epoch; an epoch's randomness comes from the seed and its number alone."""
 
-
-def shuffled_blocks(corpus: Ids, block: int, random: np.random.Generator) -> Ids:
-    """The corpus as rows of `block` words in a random order, cut at a random place so that the edges move."""
-    corpus = corpus[int(random.integers(0, max(1, min(block, len(corpus) - block + 1)))) :]
-    rows = corpus[: len(corpus) // block * block].reshape(-1, block)
-    return rows[random.permutation(len(rows))]
-
-
-def training_step(
-    settings: Settings, centres: tf.Variable, contexts: tf.Variable, squares: Sequence[tf.Variable]
-) -> Callable[..., Any]:
-    """One step of Adagrad on some blocks; it returns the loss of a pair and its negative samples.
-
-    `squares` are the sums of the squared gradients of both tables.
-    """
-    distance = np.abs(np.arange(settings.block)[:, None] - np.arange(settings.block)[None]).astype(np.int32)
-
-    def update(ids: tf.Tensor, reach: tf.Tensor, negatives: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        pairs = tf.cast((distance <= reach[:, :, None]) & (distance > 0), tf.float32)  # [blocks, centre, context]
-        pairs_of_centre = tf.reshape(tf.reduce_sum(pairs, 2), (-1, 1))
-        flat = tf.reshape(ids, (-1,))
-        rows = tf.gather(centres, flat), tf.gather(contexts, flat), tf.gather(contexts, negatives)
-        with tf.GradientTape() as tape:
-            tape.watch(rows)
-            centre, context, negative = rows
-            in_blocks = (-1, settings.block, settings.size)
-            together = tf.matmul(tf.reshape(centre, in_blocks), tf.reshape(context, in_blocks), transpose_b=True)
-            apart = tf.matmul(centre, negative, transpose_b=True)
-            weight = pairs_of_centre * (settings.negatives / settings.shared_negatives)
-            loss = tf.reduce_sum(pairs * tf.nn.softplus(-together)) + tf.reduce_sum(weight * tf.nn.softplus(apart))
-        of_centre, of_context, of_negative = tape.gradient(loss, rows)
-        words = tf.shape(centres)[0]
-        of_contexts = tf.concat([of_context, of_negative], 0)
-        gradients = (
-            tf.math.unsorted_segment_sum(of_centre, flat, words),
-            tf.math.unsorted_segment_sum(of_contexts, tf.concat([flat, negatives], 0), words),
+    def __init__(self, settings: Settings, corpus: Corpus) -> None:
+        self._settings, self._corpus = settings, corpus
+        self._shape = Shape(
+            window=settings.window,
+            block=settings.block,
+            span=settings.span,
+            spans=settings.spans,
+            noise=settings.shared_negatives,
         )
-        for table, square, gradient in zip((centres, contexts), squares, gradients, strict=True):
-            square.assign_add(gradient * gradient)
-            table.assign_sub(rate * gradient * tf.math.rsqrt(square + 1e-6))
-        return loss / tf.reduce_sum(pairs)
+        self.tables = Tables.drawn(len(corpus.counts), settings.size, np.random.default_rng(settings.seed))
+        self._kept = negative_sampling.chances_to_keep(corpus.counts, settings.subsampling)
+        self._noise = negative_sampling.noise_table(corpus.counts)
+        self._step = negative_sampling.training_step(
+            settings.architecture, self.tables, self._shape, settings.negatives
+        )
+        words = float(self._kept[corpus.words].sum())
+        self._steps = max(1, round(words / self._shape.words))  # of an epoch, but for chance
 
-    shapes = ((None, settings.block), (None, settings.block), (None,))
-    signature = [*(tf.TensorSpec(shape, tf.int32) for shape in shapes), tf.TensorSpec((), tf.float32)]
-    result: Callable[..., Any] = tf.function(update, input_signature=signature)
+    def epoch(self, epoch: Epoch) -> float:
+        """Train for one epoch; returns its mean loss for a word told."""
+        seed = (self._settings.seed, epoch.number)
+        batches = negative_sampling.prefetched(
+            lambda: negative_sampling.batches(self._corpus, self._kept, self._noise, self._shape, seed), self._shape
+        )
+        losses: list[tf.Tensor] = []
+        for batch in epoch.progress(batches, self._steps):
+            done = (epoch.number + len(losses) / self._steps) / epoch.of
+            losses.append(self._step(*batch, np.float32(self._settings.learning_rate * max(0.02, 1 - done))))
+        return float(np.mean(losses))
+
+
+def fit(settings: Settings, corpus: Corpus, run: Run) -> Floats:
+    """The vectors [words, size] after training on the corpus."""
+    training = Training(settings, corpus)
+    for epoch in run.epochs(settings.epochs, training.tables.variables):
+        epoch.metrics["loss"] = training.epoch(epoch)
+    result: Floats = training.tables.inputs.numpy()
     return result
 
 
-def finished(centres: Floats, common_directions: int) -> Floats:
-    """Vectors of unit length, less their mean and the directions in which all of them lie most.
-
-    Those directions mostly tell how frequent a word is (Mu and Viswanath, "All-but-the-Top", 2018). Rounded to the
-    16-bit floats that the ONNX file stores, so that every format holds the same numbers.
-    """
-    vectors = centres / np.linalg.norm(centres, axis=1, keepdims=True)
-    vectors -= vectors.mean(axis=0)
-    _, directions = np.linalg.eigh(vectors.T @ vectors)
-    common = directions[:, directions.shape[1] - common_directions :]
-    vectors -= vectors @ common @ common.T
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST_NORM)
-    rounded: Floats = vectors.astype(np.float16).astype(np.float32)
+def finished(vectors: Floats) -> Floats:
+    """Vectors of unit length, rounded to the 16-bit floats of the ONNX file, so that every format holds the same."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    rounded: Floats = (vectors / np.maximum(lengths, _SMALLEST_NORM)).astype(np.float16).astype(np.float32)
     return rounded
 
 
@@ -250,7 +211,7 @@ def _ranks(values: list[float]) -> npt.NDArray[np.float64]:
 # Export
 
 
-def manifest(size: int, scores: dict[str, float], folder: data.DataFolder, run: Run) -> Manifest:
+def manifest(settings: Settings, scores: dict[str, float], folder: data.DataFolder, run: Run) -> Manifest:
     """What the model says of itself."""
     signature = Signature(
         inputs=(
@@ -258,7 +219,7 @@ def manifest(size: int, scores: dict[str, float], folder: data.DataFolder, run: 
             TensorSpec(name="weights", datatype="FP32", shape=(-1, -1), optional=True),
         ),
         outputs=(
-            TensorSpec(name="vector", datatype="FP32", shape=(-1, size)),
+            TensorSpec(name="vector", datatype="FP32", shape=(-1, settings.size)),
             TensorSpec(name="neighbors", datatype="BYTES", shape=(-1, NEIGHBORS)),
             TensorSpec(name="similarities", datatype="FP32", shape=(-1, NEIGHBORS)),
         ),
@@ -266,7 +227,7 @@ def manifest(size: int, scores: dict[str, float], folder: data.DataFolder, run: 
     return Manifest(
         name=NAME,
         version=1,
-        description="Word vectors and nearest words; skip-gram trained on a sample of English Wikipedia",
+        description=f"Word vectors and nearest words; {settings.architecture} trained on a sample of English Wikipedia",
         signatures={DEFAULT_SIGNATURE: signature},
         preprocessing=(LookUpWords(input="tokens", output="ids", weights="weights"),),
         postprocessing=(NameWords(output="neighbors"),),
