@@ -19,6 +19,7 @@ import keras
 
 from training import digits, distill, export, mlp, sentiment, word2vec
 from training.cluster import Cluster, ClusterError
+from training.negative_sampling import Corpus
 from training.runs import CHECKPOINT, Epoch, Run
 
 
@@ -83,8 +84,9 @@ def _train_sentiment(settings: sentiment.Settings, run: Run) -> list[Any]:
 
 
 def _train_words(settings: word2vec.Settings, run: Run) -> list[Any]:
-    corpus = np.random.default_rng(1).integers(0, 20, 2000).astype(np.int32)
-    return [word2vec.fit(settings, np.bincount(corpus), corpus, run)]
+    words = np.random.default_rng(1).integers(0, 20, 2000).astype(np.int32)
+    paragraphs = np.repeat(np.arange(40, dtype=np.int32), 50)
+    return [word2vec.fit(settings, Corpus(words=words, paragraphs=paragraphs, counts=np.bincount(words)), run)]
 
 
 TRAININGS = [
@@ -94,7 +96,7 @@ TRAININGS = [
     pytest.param(
         _train_sentiment, sentiment.Settings(epochs=4, units=6, embedding_size=5, batch_texts=16), id="sentiment"
     ),
-    pytest.param(_train_words, word2vec.Settings(epochs=4, size=8, blocks=4), id="word2vec"),
+    pytest.param(_train_words, word2vec.Settings(epochs=4, size=8, spans=4), id="word2vec"),
 ]
 
 
