@@ -16,6 +16,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -273,10 +274,35 @@ def publish(
     pictures: plots.Plots,
 ) -> None:
     """Write the three formats, compare each with the trained model, publish."""
-    exports = dataclasses.replace(
+    answers = export.answers_of(model)
+    export.publish(target, description, exports_of(model), answers, parity_batches(test), vocabulary, pictures)
+
+
+def exports_of(model: keras.Model) -> export.Exports:
+    """The model for every format; what it is exported from again is the ONNX file, which holds the same numbers."""
+    return dataclasses.replace(
         export.exports_of(model), onnx_model=lambda: onnx_model(weights_of(model)), keras_model=None
     )
-    export.publish(target, description, exports, export.answers_of(model), parity_batches(test), vocabulary, pictures)
+
+
+def reopened(folder: Path) -> tuple[export.Exports, parity.Run]:
+    """A published version, from the weights in its ONNX file: its exports, and the model itself."""
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(folder / "model.onnx").graph.initializer}
+    (words, size), units = held["embedding"].shape, held["recurrent"].shape[-1]
+    model = build(Settings(embedding_size=size, units=units), words)
+    model.get_layer("embedding").set_weights([held["embedding"].astype(np.float32)])
+    kernel, recurrent = (gates_in_order(held[name][0].T, onnx_to_keras=True) for name in ("kernel", "recurrent"))
+    bias = gates_in_order(held["bias"][0, : 4 * units], onnx_to_keras=True)
+    model.get_layer("lstm").set_weights([kernel, recurrent, bias])
+    model.get_layer("probabilities").set_weights([held["dense"], held["dense_bias"]])
+    return exports_of(model), export.answers_of(model)
+
+
+def gates_in_order(array: Floats, *, onnx_to_keras: bool = False) -> Floats:
+    """The last axis' gates in ONNX's order i, o, f, c in place of Keras' i, f, c, o; or the other way round."""
+    first, second, third, fourth = np.split(array, 4, axis=-1)
+    order = (first, third, fourth, second) if onnx_to_keras else (first, fourth, second, third)
+    return np.concatenate(order, axis=-1)
 
 
 def parity_batches(test: Texts) -> list[parity.Arrays]:
@@ -303,18 +329,14 @@ def onnx_model(weights: Weights) -> onnx.ModelProto:
     """The same graph with ONNX's LSTM operator, whose gates come in the order i, o, f, c."""
     units = len(weights.recurrent)
 
-    def reordered(array: Floats) -> Floats:
-        entered, kept, candidate, shown = np.split(array, 4, axis=-1)
-        return np.concatenate([entered, shown, kept, candidate], axis=-1)
-
     def constant(name: str, value: npt.ArrayLike, dtype: Any = np.float32) -> onnx.TensorProto:
         return numpy_helper.from_array(np.ascontiguousarray(value, dtype), name)
 
-    bias = np.concatenate([reordered(weights.bias), np.zeros(4 * units)])  # ONNX has a second bias; Keras has not
+    bias = np.concatenate([gates_in_order(weights.bias), np.zeros(4 * units)])  # ONNX has a second bias; Keras has not
     initializers = [
         constant("embedding", weights.embedding, np.float16),
-        constant("kernel", reordered(weights.kernel).T[None]),
-        constant("recurrent", reordered(weights.recurrent).T[None]),
+        constant("kernel", gates_in_order(weights.kernel).T[None]),
+        constant("recurrent", gates_in_order(weights.recurrent).T[None]),
         constant("bias", bias[None]),
         constant("dense", weights.dense),
         constant("dense_bias", weights.dense_bias),

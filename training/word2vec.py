@@ -245,8 +245,7 @@ def publish(
     vectors: Floats, target: export.Target, description: Manifest, vocabulary: Vocabulary, pictures: plots.Plots
 ) -> None:
     """Write the three formats, compare each with the vectors themselves, publish."""
-    function, variables = serving_function(vectors)
-    exports = export.Exports(function=function, variables=variables, onnx_model=lambda: onnx_model(vectors))
+    exports, answer = exports_of(vectors)
     random = np.random.default_rng(0)
     batches = [
         {
@@ -255,7 +254,21 @@ def publish(
         }
         for rows, words in ((1, 1), (3, 3), (32, 2), (200, 1))
     ]
-    export.publish(target, description, exports, lambda batch: nearest(vectors, batch), batches, vocabulary, pictures)
+    export.publish(target, description, exports, answer, batches, vocabulary, pictures)
+
+
+def exports_of(vectors: Floats) -> tuple[export.Exports, parity.Run]:
+    """The vectors for every format, and what these have to answer."""
+    function, variables = serving_function(vectors)
+    exports = export.Exports(function=function, variables=variables, onnx_model=lambda: onnx_model(vectors))
+    return exports, lambda batch: nearest(vectors, batch)
+
+
+def reopened(folder: Path) -> tuple[export.Exports, parity.Run]:
+    """A published version, from the vectors in its ONNX file."""
+    held = onnx.load(folder / "model.onnx").graph.initializer
+    (vectors,) = (numpy_helper.to_array(tensor) for tensor in held if tensor.name == "vectors")
+    return exports_of(vectors.astype(np.float32))
 
 
 def nearest(vectors: Floats, batch: parity.Arrays) -> dict[str, npt.NDArray[Any]]:

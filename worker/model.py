@@ -76,13 +76,17 @@ class Model:
         return outputs
 
     def warm_up(self) -> None:
-        """Run every signature on zeros, at one row and at the largest batch, so that the first caller need not wait."""
-        for name, signature in self._backend.signatures.items():
+        """Run what is announced on zeros, at one row and at the largest batch, so that no caller waits for it."""
+        for name, signature in self._served():
             sizes = (1, self.batching.max_batch_size) if self.batching.max_batch_size else (0,)
             for rows in sizes:
                 self._backend.run(name, {spec.name: _filled(spec, rows) for spec in signature.inputs})
         if self.preparation.pads:
             self.cost = self._measured_cost()
+
+    def _served(self) -> list[tuple[str, Signature]]:
+        """The graph's form of the announced signatures; a manifest may leave some of the file's out."""
+        return [(name, self._backend.signatures[name]) for name in self.announcement.signatures]
 
     def _measured_cost(self) -> Cost:
         """The cost that three sizes of batch show, with what it takes to answer one more batch."""
@@ -97,7 +101,7 @@ class Model:
 
     def _took_ms(self, rows: int, length: int) -> float:
         """The time of a run, the shortest of a few: what else the machine does is no part of it."""
-        name, signature = next(iter(self._backend.signatures.items()))
+        name, signature = self._served()[0]
         inputs = {spec.name: self._sample(spec, rows, length) for spec in signature.inputs}
         times = []
         for _ in range(_MEASURED_RUNS):

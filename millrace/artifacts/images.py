@@ -21,11 +21,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from millrace.protocol.errors import InvalidRequest
 
 SIDE = 28
-_BOX = 20
-_INK = 0.2  # of the brightest pixel: what is darker counts as background when the ink's box is measured
-_MOST_NOISE = 0.3  # of the brightest pixel: the border of a drawing that is cut off is no noise
-_MAX_PIXELS = 20_000_000  # a decoded image of that size takes 80 MB for a moment
-_WORKING_SIDE = 1024  # larger images are reduced to about this before anything is computed
+BOX = 20
+OFF_CENTRE = 0.55  # pixels that the centre of mass of a digit in MNIST's form may lie beside the middle
+INK = 0.2  # of the brightest pixel: what is darker counts as background when the ink's box is measured
+MOST_NOISE = 0.3  # of the brightest pixel: the border of a drawing that is cut off is no noise
+MAX_PIXELS = 20_000_000  # a decoded image of that size takes 80 MB for a moment
+WORKING_SIDE = 1024  # larger images are reduced to about this before anything is computed
 
 Pixels = npt.NDArray[np.float32]
 
@@ -37,7 +38,7 @@ def read_digit(file: bytes) -> Pixels:
     """
     try:
         with Image.open(io.BytesIO(file), formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > _MAX_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise InvalidRequest(f"an image of {image.width} x {image.height} pixels is too large")
             grey = _grey(image)
     except InvalidRequest:
@@ -51,13 +52,13 @@ def read_digit(file: bytes) -> Pixels:
 
 
 def _grey(image: Image.Image) -> Pixels:
-    image.draft("RGB", (_WORKING_SIDE, _WORKING_SIDE))  # a JPEG can be decoded small
+    image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # a JPEG can be decoded small
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
         layer = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
     else:
         layer = image.convert("RGBA" if image.has_transparency_data else "L")
     layer = ImageOps.exif_transpose(layer)
-    if (factor := max(layer.size) // _WORKING_SIDE) > 1:
+    if (factor := max(layer.size) // WORKING_SIDE) > 1:
         layer = layer.reduce(factor)
     if layer.mode == "RGBA":
         layer = _on_paper(layer)
@@ -76,7 +77,7 @@ def _light_on_dark(grey: Pixels) -> Pixels:
     background = np.median(border)
     lighter, darker = np.clip(grey - background, 0, None), np.clip(background - grey, 0, None)
     ink: Pixels = lighter if np.square(lighter).sum() > np.square(darker).sum() else darker
-    noise = min(np.percentile(np.abs(border - background), 95), _MOST_NOISE * ink.max())
+    noise = min(np.percentile(np.abs(border - background), 95), MOST_NOISE * ink.max())
     cleaned: Pixels = np.clip(ink - noise, 0, None)
     return cleaned
 
@@ -86,15 +87,15 @@ def _is_in_form(ink: Pixels) -> bool:
         return False
     rows, columns = _ink_box(ink, 0)
     height, width = rows.stop - rows.start, columns.stop - columns.start
-    return max(height, width) in (_BOX - 1, _BOX) and bool(np.abs(_centre(ink) - SIDE / 2).max() <= 0.55)
+    return max(height, width) in (BOX - 1, BOX) and bool(np.abs(_centre(ink) - SIDE / 2).max() <= OFF_CENTRE)
 
 
 def _boxed(ink: Pixels) -> Pixels:
     out = np.zeros((SIDE, SIDE), np.float32)
     if not ink.any():
         return out
-    crop = ink[_ink_box(ink, _INK * float(ink.max()))]
-    scale = _BOX / max(crop.shape)
+    crop = ink[_ink_box(ink, INK * float(ink.max()))]
+    scale = BOX / max(crop.shape)
     height, width = (max(1, round(side * scale)) for side in crop.shape)
     resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
     box = np.asarray(Image.fromarray(crop).resize((width, height), resampling))

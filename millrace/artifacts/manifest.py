@@ -73,11 +73,17 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one exported format compared with the trained model, on the same examples."""
+    """How one exported format compared with the trained model, on the same examples.
+
+    `score` is its part of right answers on a test set. A format that missed its bound and was published by force says
+    in `missed` what is wrong with it.
+    """
 
     max_abs_difference: float
     top1_agreement: float | None = None
     examples: int
+    score: float | None = None
+    missed: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

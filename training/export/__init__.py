@@ -8,23 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import tensorflow as tf
 
 from millrace.artifacts import manifest
 from millrace.artifacts.manifest import Manifest
 from millrace.artifacts.repository import ModelRepository, RepositoryError
 from millrace.artifacts.vocabulary import Vocabulary
 from training import cards, parity
-from training.export import lite, metadata
+from training.export import exporting
 from training.export.keras_model import answers_of, exports_of
-from training.export.model import ExportError, Exports
+from training.export.model import ExportError, Exports, Trained
 from training.export.onnx_graph import onnx_from_nodes, onnx_from_tensorflow, write_onnx
-from training.export.saved_model import write_saved_model
+from training.export.preparation import with_raw_inputs
+
+PUBLISHED = ("savedmodel", "onnx", "tflite")  # by training; `millrace export` writes the others
 
 __all__ = [
     "ExportError",
     "Exports",
     "Target",
+    "Trained",
     "answers_of",
     "exports_of",
     "onnx_from_nodes",
@@ -53,7 +55,7 @@ def publish(
     target: Target,
     description: Manifest,
     exports: Exports,
-    trained: parity.Run,
+    answer: parity.Run,
     batches: Sequence[parity.Arrays],
     vocabulary: Vocabulary | None = None,
     beside: Mapping[str, bytes] | None = None,
@@ -61,33 +63,34 @@ def publish(
     """Write, compare and publish; returns the version's folder. The manifest's `parity` and `files` are filled in.
 
     A model card is written from the manifest, and the files `beside` the model (plots) by their paths in the folder.
-    Nothing is published when an error is raised: `ExportError`, `ParityError`, or `RepositoryError` when the version
+    `answer` runs the trained model on the `batches`. Nothing is published when an error is raised: `ExportError` for a
+    format that cannot be written or does not answer as the trained model does, `RepositoryError` when the version
     exists.
     """
-    tf.config.experimental.enable_tensor_float_32_execution(False)  # on a GPU it rounds by more than the tolerance
+    trained = Trained(
+        description=description,
+        exports=with_raw_inputs(exports, description, vocabulary),
+        answer=answer,
+        batches=batches,
+        vocabulary=vocabulary,
+    )
     name, version = description.name, target.version
     with target.repository.publishing(name, version, replace=target.replace) as folder:
-        write_saved_model(exports, folder)
-        write_onnx(exports.onnx_model(), folder / "model.onnx")
+        found = exporting.export(trained, PUBLISHED, folder)
+        if missed := [row.missed for row in found.rows if row.missed]:
+            raise ExportError("; ".join(missed))
         if vocabulary is not None:
             vocabulary.write(folder / "vocabulary.txt")
         if exports.keras_model is not None:
             exports.keras_model.save(folder / "model.keras")
-        packed = metadata.files_of(description, vocabulary)
-        (folder / "model.tflite").write_bytes(metadata.pack(lite.convert(exports), packed))
-        found = {
-            "saved_model": parity.compare("SavedModel", trained, parity.saved_model(folder), batches),
-            "onnx": parity.compare("ONNX", trained, parity.onnx(folder / "model.onnx"), batches),
-            "tflite": parity.compare("TFLite", trained, parity.tflite(folder / "model.tflite"), batches),
-        }
         for path, content in (beside or {}).items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
-        description = msgspec.structs.replace(description, version=version, parity=found)
+        description = msgspec.structs.replace(description, version=version, parity=exporting.parities(found))
         cards.write(folder, description)
         manifest.write(folder, description)
     folder = target.repository.folder(name, version)
-    for format_name, result in found.items():
-        print(f"{format_name}: differs from the trained model by at most {result.max_abs_difference:.1e}")
+    for row in found.rows[1:]:
+        print(f"{row.title}: differs from the trained model by at most {row.max_abs_difference:.1e}")
     print(f"published {folder}")
     return folder

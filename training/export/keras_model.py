@@ -26,7 +26,7 @@ def exports_of(model: keras.Model) -> Exports:
     function = traced(_without_cudnn(model)(_named_call(model)), inputs)
     return Exports(
         function=function,
-        variables=[variable.value for variable in model.variables],
+        variables=[*(variable.value for variable in model.variables), *_tables(model)],
         onnx_model=lambda: onnx_from_tensorflow(function),
         lite_function=_one_row(model, inputs) if recurrent_layers(model) else None,
         keras_model=model,
@@ -35,7 +35,7 @@ def exports_of(model: keras.Model) -> Exports:
 
 def answers_of(model: keras.Model) -> parity.Run:
     """The model itself, called with named arrays, as `exports_of` names them."""
-    call = _named_call(model)
+    call = tf.function(_without_cudnn(model)(_named_call(model)), autograph=False, reduce_retracing=True)
 
     def run(batch: parity.Arrays) -> dict[str, Any]:
         answers = call(**{name: tf.constant(array) for name, array in batch.items()})
@@ -47,6 +47,12 @@ def answers_of(model: keras.Model) -> parity.Run:
 def recurrent_layers(model: keras.Model) -> list[keras.layers.RNN]:
     """Every recurrent layer, those inside of others too."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+
+
+def _tables(model: keras.Model) -> list[Any]:
+    """The look-up tables of layers such as `StringLookup`, which are no variables."""
+    tables = [getattr(layer, "lookup_table", None) for layer in model._flatten_layers()]
+    return [table for table in tables if table is not None]
 
 
 def _inputs(model: keras.Model) -> list[Any]:

@@ -39,7 +39,7 @@ def convert(exports: Exports, variant: str = "float32", representative: Sequence
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = lambda: iter([("serving_default", dict(row)) for row in representative])
         try:
-            with _quiet():
+            with quiet():
                 content: bytes = converter.convert()
         except Exception as error:  # the converter's own class, or whatever its calibration raises
             raise ExportError(f"TFLite: {reason(error)}") from error
@@ -80,7 +80,7 @@ def _node(failure: Any) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """While the block runs, warnings and what the process writes to standard error are dropped.
 
     Converters write whole graphs there, and warn of their own parts; what fails is raised.

@@ -5,8 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy.typing as npt
 import onnx
 import tensorflow as tf
+
+from millrace.artifacts.manifest import Manifest
+from millrace.artifacts.vocabulary import Vocabulary
+from training import parity
 
 
 class ExportError(Exception):
@@ -29,6 +34,26 @@ class Exports:
     lite_function: Any = None
     keras_model: Any = None
     more_signatures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A model that is to be exported, and what its formats are compared by.
+
+    `answer` runs the trained model itself. Formats are compared with it on `batches`, which are, in words,
+    `compared_on`; and by their score on `tested`, batches with their labels, where there are any. The rows of
+    `representative`, one in each, tell full int8 the ranges of numbers; they are, in words, `representative_from`.
+    """
+
+    description: Manifest
+    exports: Exports
+    answer: parity.Run
+    batches: Sequence[parity.Arrays]
+    compared_on: str = "examples of the model's own test data"
+    vocabulary: Vocabulary | None = None
+    tested: Sequence[tuple[parity.Arrays, npt.NDArray[Any]]] = ()
+    representative: Sequence[parity.Arrays] = ()
+    representative_from: str = "none"
 
 
 def traced(call: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:

@@ -22,15 +22,20 @@ def onnx_from_tensorflow(function: Any) -> onnx.ModelProto:
     """
     concrete = function.get_concrete_function()
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it cannot convert is raised below
-    model, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=_OPSET)
+    try:
+        model, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=_OPSET)
+    except Exception as error:  # tf2onnx raises whatever its handlers stumble over
+        raise ExportError(f"ONNX: tf2onnx: {str(error).strip().partition(chr(10))[0]}") from error
+    check(model)
     for value, wanted in zip(model.graph.output, concrete.structured_outputs, strict=True):
         if value.name != wanted:
             raise ExportError(f"ONNX: the output '{wanted}' came out as '{value.name}'")
     shapes = {spec.name: spec.shape for spec in function.input_signature}
     shapes |= {name: tensor.shape for name, tensor in concrete.structured_outputs.items()}
     for value in (*model.graph.input, *model.graph.output):
+        if value.name not in shapes:
+            raise ExportError(f"ONNX: '{value.name}' was left as an input, since its operator was not converted")
         _name_free_dimensions(value, shapes[value.name])
-    check(model)
     return model
 
 

@@ -1,0 +1,119 @@
+"""`millrace export MODEL --to FORMATS --out DIR`: a trained model in every format that is wanted, proved equal.
+
+MODEL is a published model's name or folder, a `.keras` file, or a SavedModel's folder. Each format is run in its own
+runtime and compared with the trained model; one that differs too much is not published, unless --force says so. The
+folder that is written is a version's: put it at <models>/<name>/<version> to serve it. Beside the formats it holds
+parity.md, parity.json and parity.png.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+PROG = "millrace export"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns 0, or 1 when a format was not published or an error was printed."""
+    arguments = _parser().parse_args(argv)
+    prepare_tensorflow()
+    from training import data
+    from training.export.model import ExportError
+
+    try:
+        return _export(arguments)
+    except (data.DataError, ExportError, OSError) as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 1
+
+
+def prepare_tensorflow() -> None:
+    """Keep TensorFlow off GPUs, so that no graph depends on one, and its log short; before it is imported."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def source_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which model is meant; `export` and `doctor` share them."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="a published model's name or folder, a .keras file, a SavedModel"
+    )
+    parser.add_argument("--models", type=Path, default=Path("models"), help="where published models are [models]")
+    parser.add_argument("--signature", default="serving_default", help="which signature of a SavedModel is meant")
+    parser.add_argument("--labels", type=Path, help="a file with one label a line, packed with the model")
+    parser.add_argument("--code", type=Path, help="a Python file that registers the model's own Keras classes")
+    parser.add_argument("--trust", action="store_true", help="run the Python code of Lambda layers in the model's file")
+
+
+def source_of(arguments: argparse.Namespace) -> Any:
+    """The `Source` that those flags name."""
+    from training.export.source import Source
+
+    return Source(
+        model=arguments.model,
+        models=arguments.models,
+        signature=arguments.signature,
+        labels=arguments.labels,
+        code=arguments.code,
+        trusts=arguments.trust,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source_arguments(parser)
+    parser.add_argument("--to", default="savedmodel,onnx,tflite", metavar="FORMATS", help=_formats_help())
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write; it must not exist")
+    parser.add_argument("--replace", action="store_true", help="write it even where it exists")
+    parser.add_argument("--data", type=Path, metavar="FILE", help=".npz with the inputs by name and their `labels`")
+    parser.add_argument("--data-dir", type=Path, help="Millrace's data folder, for the models that come with it")
+    parser.add_argument("--accept-other-data", action="store_true", help="take files whose SHA-256 is another one")
+    parser.add_argument("--limit", type=int, help="score at most that many test examples [all]")
+    parser.add_argument("--representative", type=Path, metavar="FILE", help=".npz with typical inputs, for full int8")
+    parser.add_argument(
+        "--force", action="store_true", help="publish formats that miss their bound; the manifest says so"
+    )
+    return parser
+
+
+def _formats_help() -> str:
+    return (
+        "of savedmodel, onnx, tflite, tflite-fp16, tflite-dynamic, tflite-int8, coreml; or all [savedmodel,onnx,tflite]"
+    )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    import msgspec
+
+    from millrace.artifacts import manifest
+    from training.data import DataFolder
+    from training.export import exporting, formats, own_data, report, source
+    from training.export.model import ExportError
+
+    wanted, out = formats.chosen(arguments.to), arguments.out
+    if out.exists() and not arguments.replace:
+        raise ExportError(f"{out} exists; choose another --out, or --replace it")
+    trained = source_of(arguments).open()
+    if arguments.data_dir is not None:
+        folder = DataFolder(arguments.data_dir, accept_other=arguments.accept_other_data)
+        trained = own_data.with_own_data(trained, folder, arguments.limit)
+    trained = source.with_arrays(trained, arguments.data, arguments.representative, arguments.limit)
+    with exporting.placed(out) as staging:
+        found = exporting.export(trained, wanted, staging, force=arguments.force)
+        if trained.vocabulary is not None:
+            trained.vocabulary.write(staging / "vocabulary.txt")
+        if trained.description.labels:
+            (staging / "labels.txt").write_text("".join(f"{label}\n" for label in trained.description.labels))
+        version = int(out.name) if out.name.isdigit() else trained.description.version
+        description = msgspec.structs.replace(trained.description, version=version, parity=exporting.parities(found))
+        manifest.write(staging, description)
+    print(report.markdown(found))
+    print(f"wrote {out}")
+    missed = [row.missed for row in found.rows if not row.is_published]
+    for reason in missed:
+        print(f"{PROG}: not published: {reason}", file=sys.stderr)
+    return 1 if missed else 0

@@ -1,0 +1,83 @@
+"""The formats that a model can be written in: each with its file, how it is written and what runs it here."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from training import parity
+from training.export import lite, metadata
+from training.export.model import ExportError, Trained
+from training.export.onnx_graph import write_onnx
+from training.export.saved_model import write_saved_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """One format. `file` is its place in a version's folder; a SavedModel is the folder itself.
+
+    `write` raises `ExportError`. `run` opens what was written, in the runtime that serves it; None where none runs
+    here. An `exact` format keeps the weights' 32 bits; see `parity`.
+    """
+
+    title: str
+    file: str
+    exact: bool
+    write: Callable[[Trained, Path], None]
+    run: Callable[[Path], parity.Run] | None
+
+    def size_bytes(self, folder: Path) -> int:
+        """The size of what was written into the folder."""
+        path = folder / self.file
+        if path.is_file():
+            return path.stat().st_size
+        parts = [folder / "saved_model.pb", *folder.glob("variables/*")] if not self.file else path.rglob("*")
+        return sum(part.stat().st_size for part in parts if part.is_file())
+
+
+def _saved_model(trained: Trained, folder: Path) -> None:
+    write_saved_model(trained.exports, folder)
+
+
+def _onnx(trained: Trained, path: Path) -> None:
+    write_onnx(trained.exports.onnx_model(), path)
+
+
+def _tflite(variant: str, trained: Trained, path: Path) -> None:
+    model = lite.convert(trained.exports, variant, trained.representative)
+    path.write_bytes(metadata.pack(model, metadata.files_of(trained.description, trained.vocabulary)))
+
+
+def _coreml(trained: Trained, path: Path) -> None:
+    with lite.quiet():
+        coreml: Any = importlib.import_module("training.export.coreml")  # coremltools takes seconds to import
+    coreml.write_coreml(trained.exports.onnx_model(), path, trained.description)
+
+
+def _lite(variant: str, title: str, file: str) -> Format:
+    return Format(
+        title=title, file=file, exact=variant == "float32", write=partial(_tflite, variant), run=parity.tflite
+    )
+
+
+FORMATS: Mapping[str, Format] = {
+    "savedmodel": Format(title="SavedModel", file="", exact=True, write=_saved_model, run=parity.saved_model),
+    "onnx": Format(title="ONNX", file="model.onnx", exact=True, write=_onnx, run=parity.onnx),
+    "tflite": _lite("float32", "TFLite", "model.tflite"),
+    "tflite-fp16": _lite("float16", "TFLite, float16 weights", "model.float16.tflite"),
+    "tflite-dynamic": _lite("dynamic", "TFLite, int8 weights", "model.dynamic.tflite"),
+    "tflite-int8": _lite("int8", "TFLite, full int8", "model.int8.tflite"),
+    "coreml": Format(title="Core ML", file="model.mlpackage", exact=True, write=_coreml, run=None),
+}
+ALIASES = {"tflite-dynamic-range": "tflite-dynamic"}
+
+
+def chosen(text: str) -> list[str]:
+    """The formats of a list such as `onnx,tflite`; `all` is every one. Raises `ExportError` for a name that is none."""
+    names = list(FORMATS) if text == "all" else [ALIASES.get(name, name) for name in text.split(",")]
+    for name in names:
+        if name not in FORMATS:
+            raise ExportError(f"there is no format {name!r}; there are {', '.join(FORMATS)} and all")
+    return list(dict.fromkeys(names))

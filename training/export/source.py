@@ -1,0 +1,277 @@
+"""What is to be exported: a published model by its name or folder, or any `.keras` file or SavedModel."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from millrace.artifacts import manifest
+from millrace.artifacts.manifest import Batching, Manifest
+from millrace.artifacts.repository import ModelRepository, RepositoryError
+from millrace.artifacts.vocabulary import Vocabulary
+from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec, datatype_of
+from training import parity
+from training.export.keras_model import answers_of, exports_of
+from training.export.model import ExportError, Exports, Trained, traced
+from training.export.onnx_graph import onnx_from_tensorflow
+from training.export.preparation import with_raw_inputs
+
+REOPENED = {"sentiment": "training.sentiment", "word2vec": "training.word2vec"}  # from their ONNX file's weights
+_ROWS = (1, 3, 32, 164)  # of the batches that formats are compared on
+_REPRESENTATIVE, _MOST_REPRESENTATIVE = 100, 500
+_TESTED = 256  # rows of a batch that is scored
+_STEPS = 12  # of a sequence of any length, where inputs are drawn at random
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a model is and what is known of it beside its file; paths and texts as the command's flags take them.
+
+    `code` is a Python file that registers a Keras model's own classes. `trusts` allows `Lambda` layers, whose Python
+    code is in the model's file and runs when it is opened.
+    """
+
+    model: str
+    models: Path = Path("models")
+    signature: str = DEFAULT_SIGNATURE
+    labels: Path | None = None
+    code: Path | None = None
+    trusts: bool = False
+
+    def open(self) -> Trained:
+        """The model, with examples drawn at random to compare formats on. Raises `ExportError`."""
+        path = Path(self.model)
+        if path.suffix in (".keras", ".h5") and path.is_file():
+            trained = self._of_keras(path)
+        elif (path / manifest.FILE_NAME).is_file():
+            trained = self._published(path)
+        elif (path / "saved_model.pb").is_file():
+            trained = self._of_saved_model(path)
+        else:
+            trained = self._published(self._newest())
+        if self.labels is not None:
+            labels = tuple(self.labels.read_text(encoding="utf-8").splitlines())
+            description = msgspec.structs.replace(trained.description, labels=labels)
+            trained = replace(trained, description=description)
+        return trained
+
+    def _newest(self) -> Path:
+        try:
+            versions = ModelRepository(self.models).models().get(self.model)
+        except RepositoryError as error:
+            raise ExportError(f"{self.model} is no .keras file, SavedModel or published model: {error}") from error
+        if not versions:
+            raise ExportError(
+                f"{self.model} is no .keras file or SavedModel, and no model in {self.models} has that name"
+            )
+        return ModelRepository(self.models).folder(self.model, versions[-1])
+
+    def _of_keras(self, path: Path) -> Trained:
+        model = self.load_keras(path)
+        return _trained(_description(path.stem, exports := exports_of(model)), exports, answers_of(model))
+
+    def load_keras(self, path: Path) -> keras.Model:
+        """The Keras model in a file. Raises `ExportError` for classes not known and code not trusted."""
+        if self.code is not None:
+            _run(self.code)
+        try:
+            return keras.saving.load_model(path, compile=False, safe_mode=not self.trusts)
+        except (TypeError, ValueError, OSError) as error:
+            if "safe_mode" in str(error) or "Lambda" in str(error):
+                raise ExportError(
+                    f"{path}: a Lambda layer holds Python code that would be run; if you trust the file, add --trust,"
+                    " or replace the layer by one of keras.layers or keras.ops"
+                ) from error
+            if "Could not locate class" in str(error):
+                name = str(error).partition("Could not locate class ")[2].partition(".")[0]
+                raise ExportError(
+                    f"{path}: the class {name} is the model's own; name the Python file that registers it"
+                    " (@keras.saving.register_keras_serializable) with --code"
+                ) from error
+            raise ExportError(f"{path}: {str(error).strip().partition(chr(10))[0]}") from error
+
+    def _of_saved_model(self, path: Path, description: Manifest | None = None) -> Trained:
+        try:
+            model = tf.saved_model.load(str(path))
+            function = model.signatures[self.signature]
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise ExportError(f"{path}: {str(error).partition(chr(10))[0]}") from error
+        except KeyError:
+            known = ", ".join(model.signatures) or "none"
+            raise ExportError(f"{path}: there is no signature {self.signature!r}; there are: {known}") from None
+        inputs = function.structured_input_signature[1]
+        serve = traced(lambda **tensors: function(**tensors), {name: inputs[name] for name in sorted(inputs)})
+        exports = Exports(
+            function=serve,
+            variables=[model],  # which keeps its variables, tables and files
+            onnx_model=lambda: onnx_from_tensorflow(serve),
+            more_signatures={
+                name: other
+                for name, other in model.signatures.items()
+                if name not in (self.signature, DEFAULT_SIGNATURE)  # which is what the chosen one is called
+            },
+        )
+        named = description or _description(path.parent.name if path.name.isdigit() else path.name, exports)
+        return _trained(named, exports, _answers(serve))
+
+    def _published(self, folder: Path) -> Trained:
+        try:
+            description = manifest.read(folder)
+            if description is not None:
+                manifest.verify(folder, description)
+        except manifest.ManifestError as error:
+            raise ExportError(str(error)) from error
+        if description is None:
+            return self._of_saved_model(folder)
+        path = folder / "vocabulary.txt"
+        vocabulary = Vocabulary.read(path) if path.is_file() else None
+        if (folder / "model.keras").is_file():
+            model = self.load_keras(folder / "model.keras")
+            exports, answer = exports_of(model), answers_of(model)
+        elif description.name in REOPENED and (folder / "model.onnx").is_file():
+            exports, answer = importlib.import_module(REOPENED[description.name]).reopened(folder)
+        elif (folder / "saved_model.pb").is_file():
+            trained = self._of_saved_model(folder, description)
+            exports, answer = trained.exports, trained.answer
+        else:
+            raise ExportError(f"{folder} has neither model.keras nor saved_model.pb, which other formats are made from")
+        exports = with_raw_inputs(exports, description, vocabulary)
+        return _trained(description, exports, answer, vocabulary)
+
+
+def _run(code: Path) -> None:
+    spec = importlib.util.spec_from_file_location(code.stem, code)
+    if spec is None or spec.loader is None or not code.is_file():
+        raise ExportError(f"{code} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
+def _answers(function: Any) -> parity.Run:
+    def run(batch: parity.Arrays) -> dict[str, npt.NDArray[Any]]:
+        found = function(*(tf.constant(batch[spec.name], spec.dtype) for spec in function.input_signature))
+        return {name: np.asarray(array) for name, array in found.items()}
+
+    return run
+
+
+def _description(name: str, exports: Exports) -> Manifest:
+    """A manifest that says what can be read from the graph."""
+    inputs = {spec.name: spec for spec in exports.function.input_signature}
+    outputs = exports.function.get_concrete_function().structured_outputs
+    signature = Signature(inputs=tuple(_specs(inputs)), outputs=tuple(_specs(outputs)))
+    is_batched = all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))
+    return Manifest(
+        name=name,
+        version=1,
+        description=f"Exported from {name}",
+        signatures={DEFAULT_SIGNATURE: signature},
+        batching=Batching() if is_batched else Batching(max_batch_size=0),
+    )
+
+
+def _specs(tensors: Mapping[str, Any]) -> Iterator[TensorSpec]:
+    for name, tensor in tensors.items():
+        if tensor.shape.rank is None:
+            raise ExportError(f"the tensor '{name}' has no known rank; give the model an Input with a shape")
+        shape = tuple(-1 if size is None else size for size in tensor.shape)
+        datatype = "BYTES" if tensor.dtype == tf.string else datatype_of(np.dtype(tensor.dtype.as_numpy_dtype))
+        yield TensorSpec(name=name, datatype=datatype, shape=shape)
+
+
+# Examples
+
+
+def _trained(
+    description: Manifest, exports: Exports, answer: parity.Run, vocabulary: Vocabulary | None = None
+) -> Trained:
+    random = np.random.default_rng(0)
+    specs = exports.function.input_signature
+    largest = len(vocabulary) if vocabulary else 2
+    is_batched = all(spec.shape.rank and spec.shape[0] is None for spec in specs)
+    rows = _ROWS if is_batched else (1,) * 8
+    drawn = "numbers drawn at random: floats from a normal distribution, whole numbers from 0 to "
+    return Trained(
+        description=description,
+        exports=exports,
+        answer=answer,
+        batches=[{spec.name: _drawn(random, spec, count, largest) for spec in specs} for count in rows],
+        compared_on=f"{drawn}{largest - 1}",
+        vocabulary=vocabulary,
+        representative=[
+            {spec.name: _drawn(random, spec, 1, largest) for spec in specs} for _ in range(_REPRESENTATIVE)
+        ],
+        representative_from=f"{drawn}{largest - 1}; real data (`--representative`) say the ranges better",
+    )
+
+
+def _drawn(random: np.random.Generator, spec: Any, rows: int, largest: int) -> npt.NDArray[Any]:
+    shape = [_STEPS if size is None else size for size in spec.shape]
+    if shape and spec.shape[0] is None:
+        shape[0] = rows
+    if spec.dtype == tf.string:
+        return np.full(shape, b"a text", object)
+    if spec.dtype.is_floating:
+        return random.normal(size=shape).astype(spec.dtype.as_numpy_dtype)
+    return random.integers(0, largest, shape).astype(spec.dtype.as_numpy_dtype)
+
+
+def with_arrays(trained: Trained, arrays: Path | None, representative: Path | None, limit: int | None) -> Trained:
+    """The same with examples from `.npz` files, whose arrays have the inputs' names.
+
+    Formats are then compared on the first file's rows, at most `limit` of them, and scored where it has `labels` (whole
+    numbers, one a row); full int8 is calibrated on the second file's. Raises `ExportError`.
+    """
+    if arrays is not None:
+        inputs, labels = read_arrays(arrays, trained, limit)
+        count = len(next(iter(inputs.values())))
+        starts = np.cumsum((0, *_ROWS))
+        trained = replace(
+            trained,
+            batches=[_cut(inputs, start, rows) for start, rows in zip(starts, _ROWS, strict=False) if start < count],
+            compared_on=f"the first of {arrays.name}",
+            tested=[]
+            if labels is None
+            else [(_cut(inputs, i, _TESTED), labels[i : i + _TESTED]) for i in range(0, count, _TESTED)],
+        )
+    if representative is not None:
+        inputs, _ = read_arrays(representative, trained, None)
+        rows = [_cut(inputs, row, 1) for row in range(min(_MOST_REPRESENTATIVE, len(next(iter(inputs.values())))))]
+        named = f"{len(rows)} rows of {representative.name}"
+        trained = replace(trained, representative=rows, representative_from=named)
+    return trained
+
+
+def _cut(inputs: parity.Arrays, start: int, rows: int) -> parity.Arrays:
+    return {name: array[start : start + rows] for name, array in inputs.items()}
+
+
+def read_arrays(path: Path, trained: Trained, limit: int | None) -> tuple[parity.Arrays, npt.NDArray[Any] | None]:
+    """The inputs of a `.npz` file by their names, in the types that the graph takes, and its `labels`."""
+    try:
+        with np.load(path) as file:
+            found = {name: file[name][:limit] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read as an .npz file: {error}") from error
+    labels = found.pop("labels", None)
+    specs = {spec.name: spec for spec in trained.exports.function.input_signature}
+    if missing := specs.keys() - found.keys():
+        raise ExportError(f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(found)) or 'nothing'}")
+    inputs = {name: found[name].astype(spec.dtype.as_numpy_dtype) for name, spec in specs.items()}
+    for name, array in inputs.items():
+        if not specs[name].shape.is_compatible_with(array.shape):
+            raise ExportError(f"{path}: '{name}' has shape {list(array.shape)}; the model takes {specs[name].shape}")
+    counts = {name: len(array) for name, array in {**inputs, **({} if labels is None else {"labels": labels})}.items()}
+    if len(set(counts.values())) != 1 or not counts:
+        raise ExportError(f"{path}: the arrays have different numbers of rows: {counts}")
+    return inputs, labels
