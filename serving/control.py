@@ -23,22 +23,34 @@ _Body = TypeVar("_Body")
 
 def add_routes(app: Flask, service: Service, loop: asyncio.AbstractEventLoop) -> None:
     """Add the routes. `loop` is the event loop that the service was started on."""
-    waiting = threading.BoundedSemaphore(_MOST_WAITING)
+    changes = _Changes(loop)
+    _add_repository(app, service, changes)
+    _add_traffic(app, service, changes)
 
-    def do(change: Coroutine[Any, Any, None]) -> None:
-        if not waiting.acquire(blocking=False):
+
+class _Changes:
+    """Makes changes on the event loop, for Flask's threads."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting = threading.BoundedSemaphore(_MOST_WAITING)
+
+    def make(self, change: Coroutine[Any, Any, None]) -> None:
+        """Make a change that waits for nobody."""
+        asyncio.run_coroutine_threadsafe(change, self._loop).result()
+
+    def wait_for(self, change: Coroutine[Any, Any, None]) -> None:
+        """Make a change that waits for the workers. Raises `Unavailable` where too many are waited for."""
+        if not self._waiting.acquire(blocking=False):
             change.close()
             raise Unavailable("other changes are still waited for; try again when they are done")
         try:
-            asyncio.run_coroutine_threadsafe(change, loop).result()
+            self.make(change)
         finally:
-            waiting.release()
-
-    _add_repository(app, service, do)
-    _add_traffic(app, service, do)
+            self._waiting.release()
 
 
-def _add_repository(app: Flask, service: Service, do: Any) -> None:
+def _add_repository(app: Flask, service: Service, changes: _Changes) -> None:
     repository = service.repository
 
     @app.post("/v2/repository/index")
@@ -53,17 +65,17 @@ def _add_repository(app: Flask, service: Service, do: Any) -> None:
                 f"the load parameter '{parameter[:100]}' is not supported: a model's configuration and files cannot be "
                 "sent; put them into the model repository"
             )
-        do(repository.load(name))
+        changes.wait_for(repository.load(name))
         return Response()
 
     @app.post("/v2/repository/models/<name>/unload")
     def _unload(name: str) -> Response:
         _read(bodies.UnloadRequest, empty=b"{}")  # no model depends on another, so there are no dependents to unload
-        do(repository.unload(name))
+        changes.wait_for(repository.unload(name))
         return Response()
 
 
-def _add_traffic(app: Flask, service: Service, do: Any) -> None:
+def _add_traffic(app: Flask, service: Service, changes: _Changes) -> None:
     repository = service.repository
 
     def now(name: str) -> Response:
@@ -77,27 +89,27 @@ def _add_traffic(app: Flask, service: Service, do: Any) -> None:
     def _set_traffic(name: str) -> Response:
         wanted = _read(bodies.Traffic)
         shadow = Shadow(wanted.shadow.version, wanted.shadow.percent) if wanted.shadow else None
-        do(repository.set_traffic(name, _weights(wanted.weights), shadow))
+        changes.make(repository.set_traffic(name, _weights(wanted.weights), shadow))
         return now(name)
 
     @app.put("/v1/models/<name>/labels/<label>")
     def _set_label(name: str, label: str) -> Response:
-        do(repository.set_label(name, label, _read(bodies.LabelledVersion).version))
+        changes.make(repository.set_label(name, label, _read(bodies.LabelledVersion).version))
         return now(name)
 
     @app.delete("/v1/models/<name>/labels/<label>")
     def _remove_label(name: str, label: str) -> Response:
-        do(repository.remove_label(name, label))
+        changes.make(repository.remove_label(name, label))
         return now(name)
 
     @app.put("/v1/models/<name>/policy")
     def _set_policy(name: str) -> Response:
-        do(repository.set_policy(name, _policy(_read(bodies.Policy))))
+        changes.wait_for(repository.set_policy(name, _policy(_read(bodies.Policy))))
         return now(name)
 
     @app.delete("/v1/models/<name>/policy")
     def _remove_policy(name: str) -> Response:
-        do(repository.set_policy(name, None))
+        changes.wait_for(repository.set_policy(name, None))
         return now(name)
 
 

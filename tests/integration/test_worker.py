@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from running import ROOT, until
 
 from millrace.artifacts import manifest as manifests
+from millrace.artifacts.configs import TritonConfig, read_triton_config
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.broker.base import Append, Broker, ConsumerLink, Delivery, Limits, ProducerLink
@@ -949,3 +950,61 @@ def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
     worker.run()
     assert worker.has_failed
     assert "an instance failed; the worker ends" in caplog.text
+
+
+def test_a_triton_configuration_sets_batching_instances_and_labels(
+    make_onnx: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_onnx(tmp_path, "m")
+    (folder.parent / "labels.txt").write_text("no\nyes\n")
+    config = _triton(
+        folder,
+        "max_batch_size: 5 dynamic_batching { max_queue_delay_microseconds: 1500 }"
+        'input { name: "x" data_type: TYPE_FP32 dims: 3 }'
+        'output { name: "scores" data_type: TYPE_FP32 dims: -1 label_filename: "labels.txt" }'
+        "instance_group { count: 3 kind: KIND_CPU } response_cache { enable: true }",
+    )
+    model = models.load(folder, "m", 1, device=Device(), backend="auto", max_batch_size=16, config=config)
+    assert model.batching == Batching(max_batch_size=5, max_queue_delay_ms=1.5)
+    assert model.instances == 3
+    assert model.announcement.labels == ("no", "yes")
+    assert model.announcement.description == "config.pbtxt asks for what is not done: response_cache."
+
+
+def test_a_manifest_wins_over_a_triton_configuration_which_says_so(
+    make_onnx: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_onnx(tmp_path, "m")
+    tiny = Signature(inputs=SIGNATURE.inputs, outputs=(TensorSpec(name="scores", datatype="FP32", shape=(-1, 2)),))
+    manifests.write(
+        folder,
+        Manifest(name="m", version=1, signatures={"serving_default": tiny}, batching=Batching(max_batch_size=7)),
+    )
+    config = _triton(folder, "max_batch_size: 5")
+    model = models.load(folder, "m", 1, device=Device(), backend="auto", max_batch_size=16, config=config)
+    assert model.batching.max_batch_size == 7
+    assert "the manifest says how requests are grouped" in model.announcement.description
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('input { name: "z" data_type: TYPE_FP32 dims: 3 }', "unexpected inference input 'z'"),
+        ('input { name: "x" data_type: TYPE_INT32 dims: 3 }', "declares input 'x' as INT32"),
+        ('max_batch_size: 4 input { name: "x" data_type: TYPE_FP32 dims: 4 }', r"as FP32 \[-1, 4\], but the model has"),
+        ('output { name: "scores" data_type: TYPE_FP32 dims: [2, 2] }', "declares output 'scores'"),
+        ('output { name: "scores" data_type: TYPE_FP32 dims: 2 label_filename: "../x" }', "beside config.pbtxt"),
+        ("platform: 'tensorflow_savedmodel'", "has no savedmodel format"),
+    ],
+)
+def test_a_triton_configuration_that_does_not_fit_the_model_is_refused(
+    make_onnx: Callable[..., Path], tmp_path: Path, text: str, message: str
+) -> None:
+    folder = make_onnx(tmp_path, "m")
+    with pytest.raises(LoadError, match=message):
+        models.load(folder, "m", 1, device=Device(), backend="auto", max_batch_size=16, config=_triton(folder, text))
+
+
+def _triton(folder: Path, text: str) -> TritonConfig | None:
+    (folder.parent / "config.pbtxt").write_text(text)
+    return read_triton_config(folder.parent)

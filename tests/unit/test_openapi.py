@@ -1,6 +1,5 @@
 """The OpenAPI document names the routes that the application has, and no others."""
 
-import asyncio
 import re
 from collections.abc import Iterator
 
@@ -10,18 +9,18 @@ from flask.testing import FlaskClient
 
 from millrace.broker.memory import MemoryBroker
 from serving import openapi
-from serving.app import create_app
 from serving.service import Service, target
 from serving.settings import ServingSettings
+from serving.wsgi import run
 
 _EXAMPLES = {"model": "digits", "version": "1", "label": "stable"}
 
 
 @pytest.fixture
 def app() -> Iterator[Flask]:
-    loop = asyncio.new_event_loop()
-    yield create_app(Service(ServingSettings(), MemoryBroker()), loop)
-    loop.close()
+    made, stop = run(Service(ServingSettings(), MemoryBroker()))
+    yield made
+    stop()
 
 
 @pytest.fixture
