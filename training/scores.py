@@ -9,7 +9,7 @@ promise is not kept. `PROMISES`, below, is the only place where they are written
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,19 +210,20 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     exam = Exam(repository=options.models, folder=data.DataFolder(options.data_dir))
     try:
-        return max(_lines([each for each in PROMISES if options.only in ("", each.model)], exam), default=0)
+        return int(not report([each for each in PROMISES if options.only in ("", each.model)], exam))
     except (data.DataError, manifest.ManifestError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
 
 
-def _lines(promises: Sequence[Promise], exam: Exam) -> Iterator[int]:
-    """Print a line for each promise; 0 where it is kept, 1 where not."""
+def report(promises: Sequence[Promise], exam: Exam) -> bool:
+    """Print what is promised and what is measured, a line each; whether all promises are kept."""
     print(f"{'model':<16} {'score':<38} {'promised':>10} {'measured':>10}")
+    are_kept = True
     for promise in promises:
         measured = promise.measure(exam)
         bound = f"{'<=' if promise.is_limit else '>='} {promise.bound:g}"
-        is_kept = promise.is_kept(measured)
-        verdict = "" if is_kept else "  SHORT"
+        verdict = "" if promise.is_kept(measured) else "  SHORT"
         print(f"{promise.model:<16} {promise.about:<38} {bound:>10} {measured:>10.6g}{verdict}", flush=True)
-        yield int(not is_kept)
+        are_kept = are_kept and promise.is_kept(measured)
+    return are_kept

@@ -13,7 +13,7 @@ import pytest
 from millrace.artifacts import manifest
 from millrace.artifacts.repository import ModelRepository
 from millrace.artifacts.vocabulary import Vocabulary
-from training import data, parity
+from training import data, parity, scores
 from training.__main__ import main
 
 pytest.importorskip("tensorflow")
@@ -174,6 +174,29 @@ def test_the_student_is_published_as_small_int8_tflite_too(published: ModelRepos
 
     np.testing.assert_allclose(small, parity.onnx(folder / "model.onnx")({"image": images})["probabilities"], atol=0.05)
     assert (folder / "model.int8.tflite").stat().st_size <= 30_000
+
+
+def test_scores_tell_which_promises_a_hardly_trained_model_does_not_keep(
+    published: ModelRepository, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exam = scores.Exam(repository=published.root, folder=data.DataFolder(data_dir, accept_other=True))
+    accuracy, size = (promise for promise in scores.PROMISES if promise.model == "digits-student")
+
+    assert not scores.report([accuracy, size], exam)
+    assert scores.report([size], exam)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert ["SHORT" in line for line in lines] == [False, True, False, False, False]
+    assert lines[1].startswith("digits-student   accuracy as int8 TFLite, MNIST test      >= 0.992 ")
+
+
+def test_scores_need_the_real_test_sets(
+    published: ModelRepository, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--models", str(published.root), "--data-dir", str(data_dir), "--only", "digits-student"]
+
+    assert main(["scores", *flags]) == 1
+    assert "t10k-images-idx3-ubyte.gz is not the expected file" in capsys.readouterr().err
 
 
 def test_a_student_without_its_teacher_is_not_trained(
