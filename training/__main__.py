@@ -9,8 +9,9 @@ import argparse
 import dataclasses
 import importlib
 import importlib.util
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns 0, or 1 when the error was printed. Without a model it prints the help."""
+    """Run the command; without a model it prints the help.
+
+    Returns 0, 1 when the error was printed, 130 when it was interrupted.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     chosen = arguments[0] if arguments else ""
     if chosen in COMMANDS:
@@ -97,6 +101,9 @@ def _train(chosen: str, arguments: Sequence[str]) -> int:
     ) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"\n{prog}: interrupted; with --resume it goes on after the last finished epoch", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -133,10 +140,35 @@ def _parser(prog: str, script: Any) -> argparse.ArgumentParser:
     hyper_parameters = parser.add_argument_group("hyper-parameters")
     for field in dataclasses.fields(script.Settings):
         flag = f"--{field.name.replace('_', '-')}"
-        kind, default = type(field.default), field.default
-        choices = [*kind] if issubclass(kind, StrEnum) else None
+        default = field.default
+        kind = counting_number if field.name in ("epochs", "batch_size") else _KINDS.get(type(default), type(default))
+        choices = [*type(default)] if isinstance(default, StrEnum) else None
         hyper_parameters.add_argument(flag, type=kind, choices=choices, default=default, help=f"[{default}]")
     return parser
+
+
+def counting_number(text: str) -> int:
+    """A whole number, at least 1."""
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
+    return value
+
+
+def whole_number(text: str) -> int:
+    """A whole number, at least 0."""
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def number(text: str) -> float:
+    """A number, at least 0."""
+    if not 0 <= (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0")
+    return value
+
+
+_KINDS: dict[type, Callable[[str], Any]] = {int: whole_number, float: number, str: str}
 
 
 def _addresses(text: str) -> tuple[str, ...]:

@@ -54,6 +54,8 @@ class Cluster:
         if self.size == 1:
             return array
         own = array if self.is_chief else np.zeros_like(array)
+        if own.dtype.kind == "u":  # the states of random generators; no sum is defined for their type
+            own = own.astype(np.int64)
         total = self.strategy.run(
             lambda: tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.constant(own))
         )

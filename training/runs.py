@@ -9,6 +9,7 @@ in an epoch must come from the seed and the epoch's number alone: then a run tha
 never interrupted does.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from training import checkpoints, progress
-from training.checkpoints import Checkpoint
+from training.checkpoints import Checkpoint, CheckpointError
 from training.cluster import Cluster
 
 CHECKPOINT = "checkpoint.npz"
@@ -76,16 +77,16 @@ class Run:
         """
         if self._resume:
             self._restore(variables)
-        writer = self._writer()
         begun = time.monotonic()
-        for number in range(len(self.history), count):
-            epoch = Epoch(number=number, of=count)
-            yield epoch
-            self.history.append(epoch.metrics)
-            self._log(epoch, writer, time.monotonic() - begun)
-            if self.cluster.is_chief:
-                values = [np.asarray(variable) for variable in variables]
-                Checkpoint(origin=self.origin, history=self.history, values=values).write(self.folder / CHECKPOINT)
+        with contextlib.closing(self._writer()) as writer:
+            for number in range(len(self.history), count):
+                epoch = Epoch(number=number, of=count)
+                yield epoch
+                self.history.append(epoch.metrics)
+                self._log(epoch, writer, time.monotonic() - begun)
+                if self.cluster.is_chief:
+                    values = [np.asarray(variable) for variable in variables]
+                    Checkpoint(origin=self.origin, history=self.history, values=values).write(self.folder / CHECKPOINT)
 
     def _restore(self, variables: Sequence[Any]) -> None:
         path = self.folder / CHECKPOINT
@@ -99,6 +100,8 @@ class Run:
             return
         self.history = self.history or [{} for _ in range(epochs)]  # only the chief's is kept
         values = found.values if found else [np.asarray(variable) for variable in variables]
+        if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
+            raise CheckpointError(f"{path} belongs to another model: its variables have other shapes")
         for variable, value in zip(variables, values, strict=True):
             variable.assign(self.cluster.from_chief(value))
         print(f"going on after epoch {epochs}")
@@ -106,6 +109,9 @@ class Run:
     def _writer(self) -> Any:
         if not self.cluster.is_chief:
             return tf.summary.create_noop_writer()
+        if not self.history:  # the curves of a run that was given up would mix with this one's
+            for log in self.folder.glob("events.out.tfevents.*"):
+                log.unlink()
         return tf.summary.create_file_writer(str(self.folder))
 
     def _log(self, epoch: Epoch, writer: Any, elapsed_s: float) -> None:

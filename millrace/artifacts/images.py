@@ -48,7 +48,7 @@ def read_digit(file: bytes) -> Pixels:
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise InvalidRequest(f"the image cannot be decoded: {error}") from None
     ink = _light_on_dark(grey)
-    return (ink if _is_in_form(ink) else _boxed(ink))[..., None]
+    return (ink if _is_in_form(ink) else _boxed(_without_noise(ink)))[..., None]
 
 
 def _grey(image: Image.Image) -> Pixels:
@@ -73,13 +73,20 @@ def _on_paper(layer: Image.Image) -> Image.Image:
 
 
 def _light_on_dark(grey: Pixels) -> Pixels:
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    background = np.median(border)
+    background = np.median(_border(grey))
     lighter, darker = np.clip(grey - background, 0, None), np.clip(background - grey, 0, None)
     ink: Pixels = lighter if np.square(lighter).sum() > np.square(darker).sum() else darker
-    noise = min(np.percentile(np.abs(border - background), 95), MOST_NOISE * ink.max())
+    return ink
+
+
+def _without_noise(ink: Pixels) -> Pixels:
+    noise = min(np.percentile(_border(ink), 95), MOST_NOISE * ink.max())
     cleaned: Pixels = np.clip(ink - noise, 0, None)
     return cleaned
+
+
+def _border(pixels: Pixels) -> Pixels:
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
 def _is_in_form(ink: Pixels) -> bool:

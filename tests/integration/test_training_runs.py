@@ -18,6 +18,7 @@ pytest.importorskip("tensorflow")
 import keras
 
 from training import digits, distill, export, mlp, sentiment, word2vec
+from training.__main__ import main
 from training.cluster import Cluster, ClusterError
 from training.negative_sampling import Corpus
 from training.runs import CHECKPOINT, Epoch, Run
@@ -181,6 +182,58 @@ def test_the_metrics_of_each_epoch_are_logged_for_tensorboard(tmp_path: Path) ->
     ]
 
 
+def test_a_run_that_begins_anew_does_not_mix_its_curves_with_an_older_ones(tmp_path: Path) -> None:
+    for _ in range(2):
+        _count(Run(tmp_path, Settings(), {}, cluster=Cluster()), 2)
+
+    assert sum(1 for _ in tmp_path.glob("events.out.tfevents.*")) == 1
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    _count(Run(tmp_path, Settings(), {}, cluster=Cluster()), 2)
+    resumed = Run(tmp_path, Settings(), {}, resume=True, cluster=Cluster())
+
+    with pytest.raises(CheckpointError, match="belongs to another model: its variables have other shapes"):
+        list(resumed.epochs(2, [keras.Variable(np.zeros(3))]))
+
+
+def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        "import dataclasses, os, signal\n"
+        "NAME = 'interrupted'\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Settings:\n"
+        "    epochs: int = 1\n"
+        "    seed: int = 1\n"
+        "def train(settings, folder, target, run):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+
+    assert main([str(script), "--out", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")]) == 130
+    assert "interrupted; with --resume it goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--epochs", "0", "0: at least 1 is needed"),
+        ("--batch-size", "-1", "-1: at least 1 is needed"),
+        ("--seed", "-1", "-1 is less than 0"),
+        ("--dropout", "nan", "nan is no number from 0"),
+        ("--learning-rate", "fast", "invalid number value: 'fast'"),
+    ],
+)
+def test_hyper_parameters_that_make_no_sense_are_refused_by_name(
+    flag: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["digits", flag, value])
+
+    assert ended.value.code == 2
+    assert f"argument {flag}: {message}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("task", [-1, 2])
 def test_a_task_that_the_cluster_lacks_is_refused(task: int) -> None:
     with pytest.raises(ClusterError, match=f"--task {task}: there are 2 processes"):
@@ -204,6 +257,8 @@ NAME = "shared"
 
 def train(settings: Settings, _: Any, target: export.Target, run: Run) -> None:
     """A small network whose weights every process writes into the repository's folder; no model is published."""
+    told = run.cluster.from_chief(np.array([7, 9], np.uint32) * np.uint32(run.cluster.is_chief))
+    assert (told.dtype, told.tolist()) == (np.uint32, [7, 9])
     setting = digits.Settings(epochs=settings.epochs, batch_size=16, learning_rate=1e-2)
     model = digits.fit(_small, setting, _digits(), run)
     np.savez(target.repository.root / f"weights-of-{run.cluster.task}.npz", *model.get_weights())

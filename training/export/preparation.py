@@ -106,7 +106,7 @@ def _read_digit(file: Any) -> Any:
     ink = _light_on_dark(grey)
 
     def placed() -> Any:
-        return tf.cond(_is_in_form(ink), lambda: ink, lambda: _boxed(ink))
+        return tf.cond(_is_in_form(ink), lambda: ink, lambda: _boxed(_without_noise(ink)))
 
     pixels = tf.cond(tf.reduce_any(ink > 0), placed, lambda: tf.zeros((images.SIDE, images.SIDE)))
     return tf.ensure_shape(pixels, (images.SIDE, images.SIDE))[..., tf.newaxis]
@@ -177,13 +177,19 @@ def _grey(pixels: Any) -> Any:
 
 
 def _light_on_dark(grey: Any) -> Any:
-    border = tf.concat([grey[0], grey[-1], grey[:, 0], grey[:, -1]], axis=0)
-    background = _percentile(border, 50.0)
+    background = _percentile(_border(grey), 50.0)
     lighter, darker = tf.maximum(grey - background, 0), tf.maximum(background - grey, 0)
     is_light = tf.reduce_sum(tf.square(lighter)) > tf.reduce_sum(tf.square(darker))
-    ink = tf.where(is_light, lighter, darker)
-    noise = tf.minimum(_percentile(tf.abs(border - background), 95.0), images.MOST_NOISE * tf.reduce_max(ink))
+    return tf.where(is_light, lighter, darker)
+
+
+def _without_noise(ink: Any) -> Any:
+    noise = tf.minimum(_percentile(_border(ink), 95.0), images.MOST_NOISE * tf.reduce_max(ink))
     return tf.maximum(ink - noise, 0)
+
+
+def _border(pixels: Any) -> Any:
+    return tf.concat([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]], axis=0)
 
 
 def _percentile(values: Any, percent: float) -> Any:
