@@ -324,6 +324,14 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(
     assert not out.exists()
 
 
+def test_a_models_own_folder_is_not_replaced_by_its_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out = _run(tmp_path, _saved(_dense(), tmp_path), "--to", "savedmodel")
+
+    assert _run(tmp_path, str(out), "--to", "onnx", "--replace")[0] == 1
+    assert "own folder" in capsys.readouterr().err
+    assert (out / "saved_model.pb").exists()
+
+
 def test_a_folder_that_exists_is_left_alone_unless_it_is_to_be_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,7 +97,10 @@ def _export(arguments: argparse.Namespace) -> int:
     wanted, out = formats.chosen(arguments.to), arguments.out
     if out.exists() and not arguments.replace:
         raise ExportError(f"{out} exists; choose another --out, or --replace it")
-    trained = source_of(arguments).open()
+    given = source_of(arguments)
+    if out.exists() and (folder := given.folder()) is not None and folder.samefile(out):
+        raise ExportError(f"{out} is the model's own folder, whose files the export is made from; choose another --out")
+    trained = given.open()
     if arguments.data_dir is not None:
         folder = DataFolder(arguments.data_dir, accept_other=arguments.accept_other_data)
         trained = own_data.with_own_data(trained, folder, arguments.limit)

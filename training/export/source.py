@@ -64,6 +64,13 @@ class Source:
             trained = replace(trained, description=description)
         return trained
 
+    def folder(self) -> Path | None:
+        """The folder of a SavedModel or published model, None for a file."""
+        path = Path(self.model)
+        if path.is_file():
+            return None
+        return path if path.is_dir() else self._newest()
+
     def _newest(self) -> Path:
         try:
             versions = ModelRepository(self.models).models().get(self.model)
