@@ -64,7 +64,12 @@ class Worker:
             on_failure=self._fail,
         )
         self._versions = Versions(
-            load=self._load, start=crew.start, is_idle=self._is_idle, news=self._news.set, heard_s=heard_s
+            now_ms=self._link.clock.now_ms,
+            load=self._load,
+            start=crew.start,
+            is_idle=self._is_idle,
+            news=self._news.set,
+            heard_s=heard_s,
         )
 
     def stop(self) -> None:
@@ -164,10 +169,12 @@ class Worker:
 
     def _announce(self) -> None:
         announced = self._versions.announcements()
+        now_ms = int(self._link.clock.now_ms())
         everyone, controls = self._link.announce(
             WorkerAnnouncement(
                 worker=self.id,
-                expires_ms=int(self._link.clock.now_ms()) + _ANNOUNCED_FOR_MS,
+                sent_ms=now_ms,
+                expires_ms=now_ms + _ANNOUNCED_FOR_MS,
                 models=announced,
                 generations=self._versions.generations,
             )

@@ -73,7 +73,7 @@ class Versions:
     """What one worker holds. One thread calls `follow`; any may read.
 
     `load` and `start` make a version and its instances; `is_idle` says whether nothing waits for a version or is in
-    work, at any worker; `news` is called whenever there is something to announce.
+    work, at any worker; `news` is called whenever there is something to announce; `now_ms` is the broker's clock.
     """
 
     def __init__(
@@ -83,12 +83,14 @@ class Versions:
         start: Callable[[Model], Instances],
         is_idle: Callable[[Queue], bool],
         news: Callable[[], None],
+        now_ms: Callable[[], float],
         heard_s: float = HEARD_S,
     ) -> None:
         self._load = load
         self._start = start
         self._is_idle = is_idle
         self._news = news
+        self._now_ms = now_ms
         self._heard_s = heard_s
         self._held: dict[tuple[str, int], _Held] = {}
         self._absent: tuple[ModelAnnouncement, ...] = ()
@@ -234,7 +236,7 @@ class Versions:
         if self._is_closed:
             return False
         replaced, held.instances = held.instances, self._start(loaded)
-        held.announcement = loaded.announcement
+        held.announcement = replace(loaded.announcement, available_ms=int(self._now_ms()))
         if replaced:
             self._drain(replaced)
         took_ms = round((time.perf_counter() - started) * 1000)
@@ -248,7 +250,8 @@ class Versions:
         held = self._of(model.name)
         failed = {version for version, of in held.items() if of.instances is None}
         kept = model.versions(failed) if model.is_loaded else []
-        waits = held_back(others)
+        mine = WorkerAnnouncement(worker="", expires_ms=0, sent_ms=int(self._now_ms()), models=self.announcements())
+        waits = held_back([*others, mine])
         is_settled = not model.is_loaded or (
             not model.error
             and all(version in held and (model.name, version) not in waits for version in kept)

@@ -10,11 +10,13 @@ where Redis came back empty. Every process keeps the newest document that it saw
 the broker has none or an older one; so the documents live as long as any process that knew them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from millrace.protocol.messages import WorkerAnnouncement
+
+_SILENCE_MS = 3_000  # a worker looks at its repository every second
 
 
 class VersionPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -95,15 +97,28 @@ class Controls:
         return [known for known in self.by_model.values() if known.generation > generations.get(known.model, 0)]
 
 
-def held_back(workers: Iterable[WorkerAnnouncement]) -> set[tuple[str, int]]:
-    """The models' versions that some worker is still loading while it serves an older one.
+def held_back(workers: Sequence[WorkerAnnouncement]) -> set[tuple[str, int]]:
+    """The models' versions that some worker which serves an older one is still loading, or has perhaps not seen yet.
 
     Until it is done, whoever has loaded such a version already would have to carry everything alone: so requests that
-    name no version go on to the older one, and it stays where it is.
+    name no version go on to the older one, and it stays where it is. A worker that has not said a word of a version
+    for `_SILENCE_MS` since another has it does not want it.
     """
+    since: dict[str, dict[int, int]] = {}
+    for model in (model for worker in workers for model in worker.models if model.state == "AVAILABLE"):
+        versions = since.setdefault(model.name, {})
+        versions[model.version] = min(model.available_ms, versions.get(model.version, model.available_ms))
     held: set[tuple[str, int]] = set()
     for worker in workers:
-        loading = [(model.name, model.version) for model in worker.models if model.state == "LOADING"]
-        serving = [(model.name, model.version) for model in worker.models if loading and model.state == "AVAILABLE"]
-        held.update((name, new) for name, new in loading if any(of == name and old < new for of, old in serving))
+        states: dict[str, dict[int, str]] = {}
+        for model in worker.models:
+            states.setdefault(model.name, {})[model.version] = model.state
+        for name, own in states.items():
+            oldest = min((version for version, state in own.items() if state == "AVAILABLE"), default=None)
+            if oldest is None:
+                continue
+            held.update((name, v) for v, state in own.items() if state == "LOADING" and v > oldest)
+            held.update(
+                (name, v) for v, ms in since[name].items() if v > max(own) and ms and worker.sent_ms < ms + _SILENCE_MS
+            )
     return held

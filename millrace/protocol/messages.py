@@ -65,6 +65,7 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     """One model version at one worker. `state` is TensorFlow Serving's; `error` says why a version failed to load.
 
     `labels` are the names of classes, `version_labels` those that the configuration gives to this version.
+    `available_ms` is since when it is AVAILABLE there.
     """
 
     name: str
@@ -77,10 +78,11 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     labels: tuple[str, ...] = ()
     max_batch_size: int = 0
     version_labels: tuple[str, ...] = ()
+    available_ms: int = 0
 
 
 class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's heartbeat; it counts as live until `expires_ms` on the broker's clock.
+    """A worker's heartbeat, of `sent_ms`; it counts as live until `expires_ms`, both on the broker's clock.
 
     `generations` says, by model, what it was asked for at run time and has done (`control.py`).
     """
@@ -89,3 +91,4 @@ class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
     expires_ms: int
     models: tuple[ModelAnnouncement, ...]
     generations: dict[str, int] = {}
+    sent_ms: int = 0

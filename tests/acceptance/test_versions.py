@@ -126,8 +126,9 @@ def test_a_canary_is_tried_widened_and_rolled_back_under_load(parts: Parts, publ
         load.after(200)
         assert set(asking.answered) == {1}
         # when a part of the requests goes to the new version
-        put(parts, "traffic", {"weights": {"1": 75, "2": 25}})
-        load.after(300)
+        weights = {"1": 75.0, "2": 25.0}
+        put(parts, "traffic", {"weights": weights})
+        until(lambda: all(httpx.get(f"{url}/v1/models/m/traffic").json()["weights"] == weights for url in parts.urls))
         started = len(asking.answered)
         load.after(1000)
         shares = Counter(asking.answered[started:])

@@ -548,8 +548,7 @@ def test_a_new_version_waits_until_every_worker_has_it(
     monkeypatch.setattr(Model, "warm_up", slow)
     publish(1)
     with running(broker, repository), running(broker, repository):
-        until(lambda: sum(worker.models[:1] != () for worker in api.producer.workers) == 2)
-        api.until(v1="AVAILABLE")
+        until(lambda: [m.state for w in api.producer.workers for m in w.models] == ["AVAILABLE", "AVAILABLE"])
         publish(2)
         assert entered.wait(30)
         until(lambda: api.states() == {1: "AVAILABLE", 2: "AVAILABLE"})

@@ -138,6 +138,16 @@ def test_the_newest_version_waits_for_the_workers_that_serve_an_older_one_and_lo
     assert view.models.find("m").version == 2
 
 
+def test_the_newest_version_waits_for_workers_that_have_perhaps_not_seen_it_but_not_for_long() -> None:
+    older, newer = worker("w", ("m", 1, "AVAILABLE"), ("m", 2, "AVAILABLE")).models
+    has_both = replace(worker("a"), models=(older, replace(newer, available_ms=10_000)))
+    silent = worker("b", ("m", 1, "AVAILABLE"))
+    view = View(has_both, replace(silent, sent_ms=12_000))
+    assert view.models.find("m").version == 1
+    view.become(has_both, replace(silent, sent_ms=13_000))
+    assert view.models.find("m").version == 2
+
+
 def test_a_worker_that_starts_does_not_take_requests_from_the_newest_version() -> None:
     view = View(worker("a", ("m", 1, "AVAILABLE"), ("m", 2, "AVAILABLE")), worker("new", ("m", 2, "LOADING")))
     assert view.models.find("m").version == 2
