@@ -89,7 +89,7 @@ class TensorFlowServing:
         for answer in answers:
             if answer.error:
                 await calls.abort(context, answer, answer.error, words)
-        context.set_trailing_metadata(answers[0].headers)
+        context.set_trailing_metadata(calls.metadata_of(answers[0]))
         return b"".join(itertools.chain.from_iterable(wire.field(_RESULTS, answer.body) for answer in answers))
 
     # What needs no queue
