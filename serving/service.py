@@ -153,9 +153,9 @@ class Service:
         self.begin(target, headers, body, future.set_result)
         return await future
 
-    def refused(self, headers: Headers, error: MillraceError) -> Answer:
+    def refused(self, headers: Headers, error: MillraceError, protocol: str = "http") -> Answer:
         """The answer to a request that was refused before any verb saw it."""
-        call = Call(self, "http", self.request_id(headers))
+        call = Call(self, protocol, self.request_id(headers))
         answer = call.refusal(error, str(error))
         call.log(answer, 0.0)
         return answer

@@ -69,7 +69,7 @@ def hot(service: Service, message_class: Any, question: Question, words: Words) 
         try:
             target = question(await read(message_class, request), milliseconds_left(context))
         except MillraceError as error:
-            answer = service.refused(headers, error)
+            answer = service.refused(headers, error, "grpc")
         else:
             answer = await ask(service, target, headers, request)
         if answer.error:
@@ -91,9 +91,9 @@ async def ask(service: Service, target: Target, headers: Headers, body: bytes) -
     call = service.begin(target, headers, body, settle)
     try:
         return await future
-    except asyncio.CancelledError:
-        call.withdraw()
-        raise
+    finally:
+        if future.cancelled():
+            call.withdraw()
 
 
 def plain(
@@ -106,11 +106,11 @@ def plain(
         try:
             written: bytes = (await method(await read(message_class, request))).SerializeToString()
         except MillraceError as error:
-            await abort(context, service.refused(headers, error), error, words)
+            await abort(context, service.refused(headers, error, "grpc"), error, words)
         except Exception:
             _log.exception("a call failed")
             failure = Internal("internal error; the server's log has it")
-            await abort(context, service.refused(headers, failure), failure, words)
+            await abort(context, service.refused(headers, failure, "grpc"), failure, words)
         context.set_trailing_metadata((("x-request-id", service.request_id(headers)),))
         return written
 

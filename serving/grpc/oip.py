@@ -1,7 +1,8 @@
 """The Open Inference Protocol over gRPC, with Triton's extensions: its messages in, its answers and error texts out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -151,14 +152,14 @@ class OpenInference:
             finally:
                 room.release()
 
-        async with asyncio.TaskGroup() as answering:
-            async for request in self._until_stopping(requests):
+        async with asyncio.TaskGroup() as answering, aclosing(self._until_stopping(requests)) as coming:
+            async for request in coming:
                 await room.acquire()
                 answering.create_task(answer(request))
         if self._stopping.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
 
-    async def _until_stopping(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _until_stopping(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             while True:
@@ -179,7 +180,7 @@ class OpenInference:
         try:
             target = question(await calls.read(_InferRequest, request), calls.milliseconds_left(context))
         except MillraceError as error:
-            answer = self._service.refused(headers, error)
+            answer = self._service.refused(headers, error, "grpc")
         else:
             answer = await calls.ask(self._service, target, headers, request)
         if answer.error:

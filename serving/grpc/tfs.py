@@ -84,7 +84,7 @@ class TensorFlowServing:
             message = await calls.read(_message("MultiInferenceRequest"), request)
             targets = _tasks(message, calls.milliseconds_left(context))
         except MillraceError as error:
-            await calls.abort(context, self._service.refused(headers, error), error, words)
+            await calls.abort(context, self._service.refused(headers, error, "grpc"), error, words)
         answers = await asyncio.gather(*(calls.ask(self._service, target, headers, request) for target in targets))
         for answer in answers:
             if answer.error:

@@ -138,14 +138,25 @@ def test_a_process_that_keeps_dying_ends_the_whole_with_one_line(up: Up, tiny: s
     assert alive(running) == []
 
 
-def test_a_port_in_use_is_named(up: Up, tiny: str) -> None:
+@pytest.mark.parametrize("option", ["--port", "--grpc-port"])
+def test_a_port_in_use_is_named(up: Up, tiny: str, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        stack = up("--models", tiny, port=port)
+        stack = up("--models", tiny, option, str(port))
     assert stack.process.returncode == 1
     (line,) = stack.output.splitlines()
-    why = "cannot be used (Address already in use); choose another with --port or --host"
+    why = f"cannot be used (Address already in use); choose another with {option} or --host"
     assert line == f"millrace up: port {port} on 127.0.0.1 {why}"
+
+
+def test_grpc_is_named_when_ready_and_can_be_switched_off(up: Up, tiny: str) -> None:
+    stack = up("--models", tiny)
+    assert f"gRPC at {stack.grpc}" in stack.output
+    host, port = stack.grpc.split(":")
+    socket.create_connection((host, int(port))).close()
+    without = up("--models", tiny, "--grpc-port", "0")
+    assert "gRPC" not in without.output
+    assert httpx.get(f"{without.url}/v2/health/ready").status_code == 200
 
 
 def test_a_repository_that_is_not_there_or_empty_is_named(up: Up, tmp_path: Path) -> None:
