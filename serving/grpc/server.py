@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -37,7 +36,7 @@ class GrpcServer:
             **Health(service, self._stopping).handlers(),
         }
         self._server = grpc.aio.server(
-            handlers=(_Methods(handlers),),
+            handlers=(_Refusals(),),
             options=(
                 ("grpc.max_receive_message_length", self._settings.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -45,6 +44,9 @@ class GrpcServer:
             ),
             maximum_concurrent_rpcs=self._settings.max_connections,
         )
+        for path, handler in handlers.items():  # known to gRPC itself, which costs less than being asked for each call
+            _, name, method = path.split("/")
+            self._server.add_registered_method_handlers(name, {method: handler})
 
     async def start(self) -> None:
         """Listen. Raises `OSError` where the address cannot be had."""
@@ -62,25 +64,16 @@ class GrpcServer:
         await self._server.stop(self._settings.drain_timeout_s)
 
 
-class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
-    """Finds what answers a path."""
-
-    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        self._handlers = handlers
+class _Refusals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """Answers what is not offered."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        """See grpcio. What is not known is refused by name."""
-        path = handler_call_details.method
-        return self._handlers.get(path) or _refusal(path)
+        """What refuses the method by name, whatever it takes and gives."""
+        method = handler_call_details.method[1:129]
+        why = next((why for word, why in _REFUSALS.items() if word in method), "")
+        text = f"{method} is not supported" + (f": {why}" if why else "")
 
+        async def refuse(requests: Any, context: Context) -> None:  # noqa: ARG001 - they are not read
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
 
-def _refusal(path: str) -> grpc.RpcMethodHandler:
-    """What answers a method that is not offered, whatever it takes and gives."""
-    method = path[1:129]
-    why = next((why for word, why in _REFUSALS.items() if word in method), "")
-    text = f"{method} is not supported" + (f": {why}" if why else "")
-
-    async def refuse(requests: Any, context: Context) -> None:  # noqa: ARG001 - they are not read
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
+        return grpc.stream_stream_rpc_method_handler(refuse)

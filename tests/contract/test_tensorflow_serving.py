@@ -391,7 +391,7 @@ def test_a_configuration_loads_versions_sets_labels_and_unloads_the_rest(
         ask.model_spec.version_label = label
         answer = stubs.prediction.Predict(ask)
         assert answer.model_spec.version.value == version
-        assert tf.make_ndarray(answer.outputs["scores"]).tolist() == [[6.0, 60.0]]
+        assert tf.make_ndarray(answer.outputs["scores"]).tolist() == [[6.0 * version, 60.0 * version]]
     ask.model_spec.version_label = "nightly"
     assert refusal(stubs.prediction.Predict, ask) == (
         "INVALID_ARGUMENT",

@@ -25,10 +25,11 @@ CPU = Device()
 
 @pytest.fixture(scope="module")
 def remote(tmp_path_factory: pytest.TempPathFactory, make_onnx: Callable[..., Path]) -> Iterator[Parts]:
-    """The remote server, with a model `tiny` in two versions."""
+    """The remote server, with a model `tiny` in two versions, of which the second doubles what the first answers."""
     folder = tmp_path_factory.mktemp("remote")
     for version in (1, 2):
         make_onnx(folder / "models", "tiny", version)
+    (folder / "models" / "tiny" / "config.pbtxt").write_text("version_policy { all {} }\n")
     with Parts(folder, folder / "models") as parts:
         yield parts
 
@@ -97,12 +98,12 @@ def test_signatures_are_read_from_the_remote_and_rows_are_computed_there(remote:
     assert [(s.name, s.datatype, s.shape) for s in signature.inputs] == [("x", "FP32", (-1, 3))]
     assert [(s.name, s.datatype, s.shape) for s in signature.outputs] == [("scores", "FP32", (-1, 2))]
     outputs = backend.run("serving_default", {"x": np.array([[1, 0, 0], [0, 0, 1]], np.float32)})
-    assert outputs["scores"].tolist() == [[1, 10], [3, 30]]
+    assert outputs["scores"].tolist() == [[2, 20], [6, 60]]
     assert backend.fault == ""
 
 
 def test_a_signature_can_be_chosen_and_a_version(remote: Parts, tmp_path: Path) -> None:
-    backend = load(tmp_path / "1", address=address(remote), version=2, signature="serving_default")
+    backend = load(tmp_path / "1", address=address(remote), version=1, signature="serving_default")
     assert backend.run("serving_default", {"x": np.ones((1, 3), np.float32)})["scores"].tolist() == [[6, 60]]
 
 
@@ -159,7 +160,7 @@ def test_tls_is_spoken_where_it_is_asked_for(remote: Parts, tmp_path: Path, cert
             for name, file in (("authority", "ca.crt"), ("certificate", "client.crt"), ("key", "client.key"))
         }
         backend = load(tmp_path / "1", address=f"127.0.0.1:{port}", tls=tls)
-        assert backend.run("serving_default", {"x": np.ones((1, 3), np.float32)})["scores"].tolist() == [[6, 60]]
+        assert backend.run("serving_default", {"x": np.ones((1, 3), np.float32)})["scores"].tolist() == [[12, 120]]
         with pytest.raises(LoadError):
             load(tmp_path / "2", address=f"127.0.0.1:{port}")
 
@@ -171,7 +172,7 @@ def test_a_stack_in_front_of_a_remote_follows_its_health(remote: Parts, tmp_path
     with proxy(address(remote)) as (port, _):
         describe(tmp_path / "models" / "far" / "1", address=f"127.0.0.1:{port}")
         with Parts(tmp_path, tmp_path / "models") as front:
-            assert ask().json() == {"predictions": [[1, 10], [3, 30]]}
+            assert ask().json() == {"predictions": [[2, 20], [6, 60]]}
             wrong = httpx.post(f"{front.urls[0]}/v1/models/far:predict", json={"instances": [[1, 0]]})
             assert wrong.status_code == 400
             remote.apis[0].terminate()
@@ -180,7 +181,7 @@ def test_a_stack_in_front_of_a_remote_follows_its_health(remote: Parts, tmp_path
             until(lambda: not httpx.get(f"{front.urls[0]}/v2/models/far/ready").json()["ready"])
             remote.restart_api(0)
             until(lambda: ask().status_code == 200)
-            assert ask().json() == {"predictions": [[1, 10], [3, 30]]}
+            assert ask().json() == {"predictions": [[2, 20], [6, 60]]}
 
 
 def test_a_worker_that_starts_before_its_remote_loads_the_model_once_it_is_there(remote: Parts, tmp_path: Path) -> None:
