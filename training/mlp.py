@@ -20,6 +20,7 @@ NAME = "digits-mlp"
 class Settings(digits.Settings):
     """Hyper-parameters; each is a flag of the command."""
 
+    epochs: int = 15
     learning_rate: float = 2e-3
     dropout: float = 0.1
     units: int = 384  # of the first hidden layer; the second has half as many
