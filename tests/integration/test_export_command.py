@@ -16,7 +16,7 @@ import tensorflow as tf  # noqa: E402 - after the skip where it is not installed
 
 from training import parity  # noqa: E402
 from training.export import lite, metadata  # noqa: E402
-from training.export.command import main  # noqa: E402
+from training.export_command import main  # noqa: E402
 
 L = keras.layers
 
@@ -322,6 +322,17 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(
     assert code == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_model_of_one_size_is_compared_and_timed_at_that_size(tmp_path: Path) -> None:
+    given = L.Input(batch_shape=(2, 4), name="x")
+    model = keras.Model(given, L.Dense(3, activation="softmax", name="kind")(given))
+
+    code, out = _run(tmp_path, _saved(model, tmp_path), "--to", "savedmodel,onnx,tflite")
+
+    assert code == 0
+    assert all("batch_ms" not in row for row in _report(out).values())
+    assert manifest.read(out).batching.max_batch_size == 0  # type: ignore[union-attr]
 
 
 def test_a_models_own_folder_is_not_replaced_by_its_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

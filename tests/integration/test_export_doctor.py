@@ -9,7 +9,7 @@ import pytest
 keras = pytest.importorskip("keras")
 import tensorflow as tf  # noqa: E402 - after the skip where it is not installed
 
-from training.export.doctor import main  # noqa: E402
+from training.doctor import main  # noqa: E402
 
 L = keras.layers
 FORMATS = ("savedmodel", "onnx", "tflite", "tflite-fp16", "tflite-dynamic", "tflite-int8", "coreml")

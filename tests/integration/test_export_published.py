@@ -1,7 +1,6 @@
 """The bundled models, exported again from what is in their folders alone."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from millrace.artifacts.vocabulary import Vocabulary
 tf = pytest.importorskip("tensorflow")
 from training import parity  # noqa: E402 - after the skip where TensorFlow is not installed
 from training.export import lite, metadata  # noqa: E402
-from training.export.command import main  # noqa: E402
+from training.export_command import main  # noqa: E402
 from worker import model as workers  # noqa: E402
 from worker.backends.base import Device  # noqa: E402
 
@@ -23,12 +22,12 @@ NAMES = ("digits-student", "sentiment", "word2vec")
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A bundled model's name and the folder of its export."""
     out = tmp_path_factory.mktemp("exported") / request.param / "1"
     flags = ["--models", str(ROOT / "models"), "--to", "savedmodel,onnx,tflite", "--out", str(out)]
     assert main([request.param, *flags]) == 0
-    yield request.param, out
+    return request.param, out
 
 
 def test_a_bundled_model_answers_as_its_bundled_file_does(exported: tuple[str, Path]) -> None:

@@ -2,8 +2,9 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import tensorflow as tf
@@ -74,10 +75,10 @@ def _exported(name: str, form: Format, trained: Trained, folder: Path, score: fl
     try:
         form.write(trained, path)
         row.size_bytes = form.size_bytes(folder)
-        if form.run is None:
+        if form.open is None:
             row.note = "written and its structure checked; its numbers can be checked on macOS only"
         else:
-            _measure(row, form.run(path), form, trained, score)
+            _measure(row, partial(form.open, path), form, trained, score)
     except (ExportError, parity.ParityError) as error:
         row.missed, force = str(error), False  # there is nothing sound to publish
     if row.missed and not force:
@@ -86,20 +87,33 @@ def _exported(name: str, form: Format, trained: Trained, folder: Path, score: fl
     return row
 
 
-def _measure(row: Row, run: parity.Run, form: Format, trained: Trained, score: float | None) -> None:
-    """Fill in what running the format shows. Raises `ParityError` where its outputs have another form."""
-    measured = parity.measure(form.title, trained.answer, run, trained.batches)
-    row.max_abs_difference, row.top1_agreement = measured.max_abs_difference, measured.same_answers
-    if score is not None:
-        row.score = parity.score(run, trained.tested)
+def _measure(row: Row, opened: Callable[[], parity.Run], form: Format, trained: Trained, score: float | None) -> None:
+    """Fill in what running the format shows.
+
+    Raises `ParityError` where its outputs have another form, `ExportError` where its runtime cannot run it.
+    """
+    try:
+        run = opened()
+        measured = parity.measure(form.title, trained.answer, run, trained.batches)
+        row.max_abs_difference, row.top1_agreement = measured.max_abs_difference, measured.same_answers
+        if score is not None:
+            row.score = parity.score(run, trained.tested)
+        _timed(row, run, trained)
+    except parity.ParityError:
+        raise
+    except Exception as error:  # runtimes' errors share no base class
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(f"{form.title}: it can be written, but its runtime fails: {reason}") from error
     lost = None if score is None or row.score is None else round(100 * (score - row.score), 6)
     if missed := measured.missed(exact=form.exact, points_lost=lost):
         row.missed = f"{form.title}: {missed}"
-    _timed(row, run, trained)
 
 
 def _timed(row: Row, run: parity.Run, trained: Trained) -> Row:
-    row.sample_ms, row.batch_ms = report.times_ms(run, trained.batches[0])
+    """Fill in the times; a model whose first dimension is fixed has that of its one size only."""
+    specs = trained.exports.function.input_signature
+    is_batched = all(spec.shape.rank and spec.shape[0] is None for spec in specs)
+    row.sample_ms, row.batch_ms = report.times_ms(run, trained.batches[0], is_batched=is_batched)
     return row
 
 

@@ -18,15 +18,15 @@ from training.export.saved_model import write_saved_model
 class Format:
     """One format. `file` is its place in a version's folder; a SavedModel is the folder itself.
 
-    `write` raises `ExportError`. `run` opens what was written, in the runtime that serves it; None where none runs
-    here. An `exact` format keeps the weights' 32 bits; see `parity`.
+    `write` raises `ExportError`. `open` gets what was written ready to run, in the runtime that serves it; None where
+    none runs here. An `exact` format keeps the weights' 32 bits; see `parity`.
     """
 
     title: str
     file: str
     exact: bool
     write: Callable[[Trained, Path], None]
-    run: Callable[[Path], parity.Run] | None
+    open: Callable[[Path], parity.Run] | None
 
     def size_bytes(self, folder: Path) -> int:
         """The size of what was written into the folder."""
@@ -58,18 +58,18 @@ def _coreml(trained: Trained, path: Path) -> None:
 
 def _lite(variant: str, title: str, file: str) -> Format:
     return Format(
-        title=title, file=file, exact=variant == "float32", write=partial(_tflite, variant), run=parity.tflite
+        title=title, file=file, exact=variant == "float32", write=partial(_tflite, variant), open=parity.tflite
     )
 
 
 FORMATS: Mapping[str, Format] = {
-    "savedmodel": Format(title="SavedModel", file="", exact=True, write=_saved_model, run=parity.saved_model),
-    "onnx": Format(title="ONNX", file="model.onnx", exact=True, write=_onnx, run=parity.onnx),
+    "savedmodel": Format(title="SavedModel", file="", exact=True, write=_saved_model, open=parity.saved_model),
+    "onnx": Format(title="ONNX", file="model.onnx", exact=True, write=_onnx, open=parity.onnx),
     "tflite": _lite("float32", "TFLite", "model.tflite"),
     "tflite-fp16": _lite("float16", "TFLite, float16 weights", "model.float16.tflite"),
     "tflite-dynamic": _lite("dynamic", "TFLite, int8 weights", "model.dynamic.tflite"),
     "tflite-int8": _lite("int8", "TFLite, full int8", "model.int8.tflite"),
-    "coreml": Format(title="Core ML", file="model.mlpackage", exact=True, write=_coreml, run=None),
+    "coreml": Format(title="Core ML", file="model.mlpackage", exact=True, write=_coreml, open=None),
 }
 ALIASES = {"tflite-dynamic-range": "tflite-dynamic"}
 

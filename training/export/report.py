@@ -55,8 +55,13 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
-def times_ms(run: parity.Run, batch: parity.Arrays) -> tuple[float, float]:
-    """The median time of one row, and of `BATCH_ROWS` rows, of the kind of the batch's first row."""
+def times_ms(run: parity.Run, batch: parity.Arrays, *, is_batched: bool) -> tuple[float, float | None]:
+    """The median time of one row, and of `BATCH_ROWS` rows, of the kind of the batch's first row.
+
+    Of a model that takes one size only (not `is_batched`), the time of the batch as it is.
+    """
+    if not is_batched:
+        return _median_ms(run, batch), None
     one, many = (
         {name: np.repeat(array[:1], rows, axis=0) for name, array in batch.items()} for rows in (1, BATCH_ROWS)
     )

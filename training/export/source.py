@@ -145,7 +145,10 @@ class Source:
             model = self.load_keras(folder / "model.keras")
             exports, answer = exports_of(model), answers_of(model)
         elif description.name in REOPENED and (folder / "model.onnx").is_file():
-            exports, answer = importlib.import_module(REOPENED[description.name]).reopened(folder)
+            try:
+                exports, answer = importlib.import_module(REOPENED[description.name]).reopened(folder)
+            except (KeyError, ValueError) as error:
+                raise ExportError(f"{folder / 'model.onnx'} is not what `millrace train` publishes: {error}") from error
         elif (folder / "saved_model.pb").is_file():
             trained = self._of_saved_model(folder, description)
             exports, answer = trained.exports, trained.answer

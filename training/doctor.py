@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.export.command import prepare_tensorflow, source_arguments, source_of
+from training.export_command import prepare_tensorflow, source_arguments, source_of
 
 PROG = "millrace doctor"
 
