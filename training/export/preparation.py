@@ -5,6 +5,7 @@ signatures of their own beside `serving_default`, which keeps the graph's tensor
 only.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -32,14 +33,7 @@ def with_raw_inputs(exports: Exports, description: Manifest, vocabulary: Vocabul
             table = word_table(vocabulary)
             tables.append(table)
             signatures[FROM_TEXT] = _prepared(exports, step.input, step.output, Tokenizer(step, table))
-    return Exports(
-        function=exports.function,
-        variables=[*exports.variables, *tables],
-        onnx_model=exports.onnx_model,
-        lite_function=exports.lite_function,
-        keras_model=exports.keras_model,
-        more_signatures=signatures,
-    )
+    return replace(exports, variables=[*exports.variables, *tables], more_signatures=signatures)
 
 
 def _prepared(exports: Exports, raw: str, graph_input: str, prepare: Any) -> Any:
@@ -80,12 +74,12 @@ class Tokenizer:
 
 def _words(texts: Any) -> Any:
     """The words of each text, ragged; RE2 finds no list of matches, so words are marked and the rest is cut away."""
-    replace = tf.strings.regex_replace
-    plain = replace(texts, r"[\x00-\x02]", " ")  # NUL would end the text in TensorFlow's lower()
-    plain = tf.strings.lower(replace(plain, "<[^<>]{1,20}>", " "), encoding="utf-8")
-    plain = replace(plain, "\u2019", "'")
-    marked = replace(plain, "([a-z0-9]+(?:'[a-z]+)?|[!?])", f"{_BEFORE}\\1{_AFTER}")
-    between = replace(marked, f"(^|{_AFTER})[^{_BEFORE}{_AFTER}]*({_BEFORE}|$)", " ")
+    substitute = tf.strings.regex_replace
+    plain = substitute(texts, r"[\x00-\x02]", " ")  # NUL would end the text in TensorFlow's lower()
+    plain = tf.strings.lower(substitute(plain, "<[^<>]{1,20}>", " "), encoding="utf-8")
+    plain = substitute(plain, "\u2019", "'")
+    marked = substitute(plain, "([a-z0-9]+(?:'[a-z]+)?|[!?])", f"{_BEFORE}\\1{_AFTER}")
+    between = substitute(marked, f"(^|{_AFTER})[^{_BEFORE}{_AFTER}]*({_BEFORE}|$)", " ")
     return tf.strings.split(between)
 
 
