@@ -20,9 +20,11 @@ from serving.settings import ServingSettings
 
 _LOOK_S = 0.1
 _SEEK_S = 3.0  # a worker looks at its repository every second, and has a heartbeat every half
+_MOST_MODELS = 10_000
 _MOST_LABELS = 100
 _MOST_VERSIONS = 1000
 _LONGEST_NAME = 128
+_LONGEST_PATH = 4096
 # TensorFlow Serving's states in Triton's words.
 _STATES = {AVAILABLE: "READY", "START": "LOADING", "LOADING": "LOADING", "UNLOADING": "UNLOADING", "END": "UNAVAILABLE"}
 
@@ -46,6 +48,14 @@ class Repository:
         self._producer = producer
         self._models = models
         self._settings = settings
+        self._waiting = 0
+        self._is_stopping = False
+
+    async def stop(self) -> None:
+        """Let nobody wait for workers any more; what was asked for is written, and they do it all the same."""
+        self._is_stopping = True
+        while self._waiting:
+            await asyncio.sleep(_LOOK_S)
 
     def index(self, *, ready: bool = False) -> list[IndexEntry]:
         """Every version of every model, or with `ready` those that can answer."""
@@ -80,8 +90,10 @@ class Repository:
         names = [config.name for config in configs]
         if len(set(names)) != len(names):
             raise InvalidRequest("Illegal to list the same model twice in config")
+        if len({*names, *self._producer.controls.by_model}) > _MOST_MODELS:
+            raise InvalidRequest(f"at most {_MOST_MODELS} models can be configured at run time")
         for config in configs:
-            _check_name(config.name, "model name")
+            _check_settings(config)
         controls = [await self._change(config.name, _configured(config)) for config in configs]
         for name in set(self._models.names()) - set(names):
             controls.append(await self._change(name, lambda known: msgspec.structs.replace(known, is_loaded=False)))
@@ -160,28 +172,42 @@ class Repository:
 
     async def _seek(self, name: str) -> None:
         """Return when some worker has seen the model; one that was just published takes its next look."""
-        ends = asyncio.get_running_loop().time() + _SEEK_S
-        while name not in self._models.names():
-            if asyncio.get_running_loop().time() > ends:
-                raise InvalidRequest(f"failed to load '{name}', failed to poll from model repository")
-            await asyncio.sleep(_LOOK_S)
-            await self._producer.refresh()
+        try:
+            await self._until(lambda: name in self._models.names(), _SEEK_S)
+        except TimeoutError:
+            raise InvalidRequest(f"failed to load '{name}', failed to poll from model repository") from None
 
     async def _done(self, controls: Sequence[ModelControl]) -> None:
         """Return when every live worker has done what these ask for. Raises `NoWorker` where none is there to do it."""
-        ends = asyncio.get_running_loop().time() + self._settings.load_timeout_s
-        while True:
-            await self._producer.refresh()
+
+        def is_done() -> bool:
             workers = self._producer.workers
             if not workers:
                 raise NoWorker("no worker is running; what was asked for is done when one starts")
-            if all(worker.generations.get(c.model, 0) >= c.generation for worker in workers for c in controls):
-                return
-            if asyncio.get_running_loop().time() > ends:
-                raise Unavailable(
-                    f"not done within {self._settings.load_timeout_s:.0f} s; the workers go on, see the index"
-                )
-            await asyncio.sleep(_LOOK_S)
+            return all(w.generations.get(c.model, 0) >= c.generation for w in workers for c in controls)
+
+        limit_s = self._settings.load_timeout_s
+        try:
+            await self._until(is_done, limit_s)
+        except TimeoutError:
+            raise Unavailable(f"not done within {limit_s:.0f} s; the workers go on, see the index") from None
+
+    async def _until(self, condition: Callable[[], bool], limit_s: float) -> None:
+        """Return when what workers announce fulfils the condition. Raises `TimeoutError`, or `Unavailable`."""
+        ends = asyncio.get_running_loop().time() + limit_s
+        self._waiting += 1
+        try:
+            while True:
+                await self._producer.refresh()
+                if condition():
+                    return
+                if self._is_stopping:
+                    raise Unavailable("the server is shutting down; the workers do what was asked for all the same")
+                if asyncio.get_running_loop().time() > ends:
+                    raise TimeoutError
+                await asyncio.sleep(_LOOK_S)
+        finally:
+            self._waiting -= 1
 
     def _check_allowed(self) -> None:
         if self._settings.model_control == "none":
@@ -220,6 +246,14 @@ def _configured(config: ModelSettings) -> Callable[[ModelControl], ModelControl]
         policy=config.policy or VersionPolicy(),
         labels={label: version for label, version in known.labels.items() if config.labels.get(label) == version},
     )
+
+
+def _check_settings(config: ModelSettings) -> None:
+    _check_name(config.name, "model name")
+    if len(config.base_path) > _LONGEST_PATH:
+        raise InvalidRequest(f"a base_path may have {_LONGEST_PATH} characters")
+    if config.policy and len(config.policy.specific) > _MOST_VERSIONS:
+        raise InvalidRequest(f"a policy may name at most {_MOST_VERSIONS} versions")
 
 
 def _check_name(name: str, what: str) -> None:

@@ -59,9 +59,9 @@ async def serve(settings: ServingSettings) -> None:
         await server.start()
     _spare_the_collector()
     await stopping.wait()
-    await asyncio.gather(*(server.stop() for server in servers))
+    await asyncio.gather(service.repository.stop(), *(server.stop() for server in servers))
     await service.stop()
-    api.stop()
+    await asyncio.to_thread(api.stop)  # a thread of Flask's may wait for what the loop has to finish
 
 
 def _spare_the_collector() -> None:

@@ -184,15 +184,16 @@ class Versions:
         due = []
         for version in model.versions(hopeless):
             known = held.get(version)
-            if known and known.state == "UNLOADING":
+            was_going = known is not None and known.state == "UNLOADING"
+            if known and was_going:
                 known.become("AVAILABLE")
-            if known is None or self._is_due(model, version, known):
+            if known is None or self._is_due(model, version, known, came_back=was_going):
                 due.append(version)
         return due
 
-    def _is_due(self, model: Wanted, version: int, held: _Held) -> bool:
-        """Whether one that failed is worth another try, or one that serves was asked for again and has changed."""
-        is_asked_again = held.generation != model.generation
+    def _is_due(self, model: Wanted, version: int, held: _Held, *, came_back: bool = False) -> bool:
+        """Whether one that failed is worth another try, or one that serves has changed and is to be looked at again."""
+        is_asked_again = came_back or held.generation != model.generation
         if held.instances:
             return is_asked_again and held.files != _files(model, version)
         return is_asked_again or held.files != _files(model, version) or time.monotonic() >= held.retry_at

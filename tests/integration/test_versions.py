@@ -18,7 +18,8 @@ from millrace.broker.memory import MemoryBroker
 from millrace.broker.producer import Producer, Request
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.control import ModelSettings, Shadow, VersionPolicy
-from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed
+from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed, Unavailable
+from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
 from serving.models import Models, ServedModel
 from serving.repository import IndexEntry, Repository
@@ -446,6 +447,44 @@ def test_a_reload_request_serves_the_models_that_it_names_and_no_others(
             api.do(api.repository.reload([ModelSettings(name="roams", base_path="/etc")]))
         with pytest.raises(InvalidRequest, match="twice"):
             api.do(api.repository.reload([config, config]))
+
+
+def test_who_waits_for_workers_is_told_when_the_server_stops_or_the_time_is_up(broker: Broker) -> None:
+    api = Api(broker)
+    announced = (ModelAnnouncement(name="m", version=1, state="AVAILABLE"),)
+    link = broker.worker()  # a worker that never does what is wanted
+    link.announce(WorkerAnnouncement(worker="idle", expires_ms=2**50, models=announced))
+    api.until(v1="AVAILABLE")
+    answers: list[BaseException] = []
+
+    def unload() -> None:
+        with pytest.raises(Unavailable) as caught:
+            api.do(api.repository.unload("m"))
+        answers.append(caught.value)
+
+    waiting = threading.Thread(target=unload)
+    waiting.start()
+    until(lambda: not api.repository.control("m").is_loaded)
+    api.do(api.repository.stop())
+    waiting.join(30)
+    assert "the server is shutting down" in str(answers[0])
+    api.stop()
+    link.close()
+
+
+def test_a_version_that_comes_back_with_other_files_before_it_has_left_is_loaded_anew(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path, make_onnx: MakeModel, tmp_path: Path
+) -> None:
+    publish(1, "other")
+    folder = publish(1)
+    changed = make_onnx(tmp_path / "changed", "m", 3)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        assert api.ask() == 1
+        folder.rename(tmp_path / "old")
+        api.until(v1="UNLOADING")
+        changed.rename(folder)
+        until(lambda: api.states() == {1: "AVAILABLE"} and api.ask() == 3)
 
 
 def test_two_who_change_one_model_lose_nothing(
