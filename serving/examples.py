@@ -1,9 +1,9 @@
 """Examples in, classes and values out: what TensorFlow Serving's classify and regress mean, over REST and gRPC alike.
 
-TensorFlow Serving runs these verbs on signatures that were exported for them, whose outputs are called `classes` and
-`scores`, or `outputs`. Here they also run on a plain signature: each input takes the feature of its name, the one
-output with a score for each class is what classifies, and the manifest's labels name the classes. The classification
-extension of the Open Inference Protocol is here too.
+TensorFlow Serving runs these verbs on signatures that were exported for them: their one input is called `inputs` and
+takes serialized examples, their outputs are called `classes` and `scores`, or `outputs`. Here they also run on a plain
+signature: each input takes the feature of its name, the one output with a score for each class is what classifies, and
+the manifest's labels name the classes. The classification extension of the Open Inference Protocol is here too.
 """
 
 import itertools
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from millrace import rpc
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, DTYPES, Signature, Tensor, TensorSpec, encode_strings
 from serving import jsontensors
@@ -28,17 +29,35 @@ _FLOATS = ("FP16", "FP32", "FP64")
 def inputs_of(examples: Sequence[Example], signature: Signature) -> dict[str, Tensor]:
     """The signature's inputs, a row for each example; features that it does not take are passed over.
 
-    A feature's values fill one row of its input, in row-major order. Whole numbers are taken for floats too. Raises
-    `InvalidRequest`, in the words of TensorFlow's own parser of examples.
+    A feature's values fill one row of its input, in row-major order. Whole numbers are taken for floats too. A
+    signature whose one input is a string called `inputs` or `examples`, which no example has as a feature, takes the
+    examples serialized. Raises `InvalidRequest`, in the words of TensorFlow's own parser of examples.
     """
     if not examples:
         raise InvalidRequest("Input is empty.")
+    name = signature.examples_input
+    if name and not any(name in example for example in examples):
+        return {name: Tensor(BYTES, (len(examples),), encode_strings(map(_serialized, examples)))}
     columns = {}
     for spec in signature.inputs:
         values = [example.get(spec.name, []) for example in examples]
         if not spec.optional or any(values):
             columns[spec.name] = _column(spec, values)
     return columns
+
+
+def _serialized(example: Example) -> bytes:
+    """The example as a `tensorflow.Example`."""
+    message = rpc.message("tensorflow.Example")()
+    try:
+        for name, values in example.items():
+            kinds = {type(value) for value in values}
+            kind = "bytes_list" if bytes in kinds else "float_list" if float in kinds else "int64_list"
+            getattr(message.features.feature[name], kind).value.extend(values)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"Feature: {name} cannot be put into an example: {error}") from None
+    written: bytes = message.SerializeToString(deterministic=True)
+    return written
 
 
 def _column(spec: TensorSpec, rows: list[Values]) -> Tensor:

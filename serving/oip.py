@@ -328,21 +328,23 @@ def render_infer(model: ServedModel, outputs: dict[str, Tensor], wanted: Wanted)
     head: dict[str, Any] = {"id": wanted.identity} if wanted.identity else {}
     head |= {"model_name": model.name, "model_version": str(model.version)}
     shown = wanted_tensors(model, outputs, wanted)
-    head["outputs"] = [_output(output.name, tensor, is_binary=output.is_binary) for output, tensor in shown]
+    head["outputs"] = [_output(name, tensor, is_binary=is_binary) for name, tensor, is_binary in shown]
     document = orjson.dumps(head)
-    buffers = [tensor.data for output, tensor in shown if output.is_binary]
+    buffers = [tensor.data for _, tensor, is_binary in shown if is_binary]
     if not buffers:
         return Content(document)
     headers = (("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(document))))
     return Content(b"".join([document, *buffers]), headers)
 
 
-def wanted_tensors(
-    model: ServedModel, outputs: Mapping[str, Tensor], wanted: Wanted
-) -> list[tuple[WantedOutput, Tensor]]:
-    """What is to be shown, in order. Raises `InvalidRequest` where classes are wanted of what is no number."""
-    shown = wanted.outputs or [WantedOutput(name, wanted.binary) for name in outputs]
-    return [(output, _classes(model, outputs[output.name], output.classes)) for output in shown]
+def wanted_tensors(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Wanted) -> list[tuple[str, Tensor, bool]]:
+    """What is to be shown, in order: its name, the tensor, and whether it is to be binary.
+
+    Raises `InvalidRequest` where classes are wanted of what is no number.
+    """
+    if not wanted.outputs:
+        return [(name, tensor, wanted.binary) for name, tensor in outputs.items()]
+    return [(name, _classes(model, outputs[name], classes), is_binary) for name, is_binary, classes in wanted.outputs]
 
 
 def _classes(model: ServedModel, tensor: Tensor, count: int) -> Tensor:

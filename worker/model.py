@@ -76,17 +76,31 @@ class Model:
         return outputs
 
     def warm_up(self) -> None:
-        """Run what is announced on zeros, at one row and at the largest batch, so that no caller waits for it."""
+        """Run what is announced on zeros, at one row and at the largest batch, so that no caller waits for it.
+
+        A signature that takes serialized examples may refuse empty strings.
+        """
         for name, signature in self._served():
-            sizes = (1, self.batching.max_batch_size) if self.batching.max_batch_size else (0,)
-            for rows in sizes:
-                self._backend.run(name, {spec.name: _filled(spec, rows) for spec in signature.inputs})
+            try:
+                self._run_on_zeros(name, signature)
+            except Exception as error:  # whatever the runtime raises
+                if not signature.examples_input:
+                    raise
+                _log.info(
+                    "a signature that takes examples was not warmed up",
+                    extra={"model": self.announcement.name, "signature": name, "reason": str(error)},
+                )
         if self.preparation.pads:
             self.cost = self._measured_cost()
 
     def _served(self) -> list[tuple[str, Signature]]:
         """The graph's form of the announced signatures; a manifest may leave some of the file's out."""
         return [(name, self._backend.signatures[name]) for name in self.announcement.signatures]
+
+    def _run_on_zeros(self, name: str, signature: Signature) -> None:
+        sizes = (1, self.batching.max_batch_size) if self.batching.max_batch_size else (0,)
+        for rows in sizes:
+            self._backend.run(name, {spec.name: _filled(spec, rows) for spec in signature.inputs})
 
     def _measured_cost(self) -> Cost:
         """The cost that three sizes of batch show, with what it takes to answer one more batch."""

@@ -36,6 +36,7 @@ _DATATYPES: dict[str, tuple[str, str]] = {
 }
 DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(numpy) for name, (numpy, _) in _DATATYPES.items()}
 TENSORFLOW_NAMES: dict[str, str] = {name: tensorflow for name, (_, tensorflow) in _DATATYPES.items()}
+_EXAMPLES_INPUTS = ("inputs", "examples")
 _LENGTH = struct.Struct("<I")
 
 
@@ -70,6 +71,19 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     method_name: str = "tensorflow/serving/predict"
+
+    @property
+    def examples_input(self) -> str:
+        """The name of the one input that may take serialized `tensorflow.Example`s, "" where there is none.
+
+        It is a string called as TensorFlow calls it where it exports a signature to classify or to regress; a runtime
+        tells no more of the difference to other strings.
+        """
+        if len(self.inputs) != 1:
+            return ""
+        spec = self.inputs[0]
+        is_theirs = spec.datatype == BYTES and spec.shape == (-1,) and spec.name in _EXAMPLES_INPUTS
+        return spec.name if is_theirs else ""
 
 
 DEFAULT_SIGNATURE = "serving_default"

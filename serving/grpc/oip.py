@@ -298,11 +298,11 @@ def _typed_tensor(described: _Described, item: Any) -> Tensor:
 
 def _render_infer(model: ServedModel, wanted: Wanted, response: Response) -> Content:
     shown = oip.wanted_tensors(model, response.outputs, wanted)
-    described = tuple([(output.name, tensor.datatype, tensor.shape) for output, tensor in shown])
+    described = tuple([(name, tensor.datatype, tensor.shape) for name, tensor, _ in shown])
     parts: list[bytes | memoryview] = [_described_on_wire(model.name, model.version, described)]
     if wanted.identity:
         parts += wire.field(_ID, wanted.identity.encode())
-    for _, tensor in shown:
+    for _, tensor, _ in shown:
         parts += wire.field(_RAW, tensor.data)
     return Content(b"".join(parts), ())
 

@@ -5,13 +5,15 @@ import gzip
 import json
 import math
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from claims import proves
-from running import ROOT, Stack
+from running import ROOT, Stack, start_up
 
 
 def curl(*arguments: str) -> bytes:
@@ -146,6 +148,72 @@ def test_examples_are_regressed(v1: str) -> None:
 def test_the_context_goes_for_all_examples(v1: str) -> None:
     body = {"context": {"x": 4}, "examples": [{}, {"x": [1.0]}, {"x": True}, {"x": 2, "other": "ignored"}]}
     assert asked("-d", json.dumps(body), f"{v1}/half_plus_two:regress") == {"results": [4.0, 2.5, 2.5, 3.0]}
+
+
+def _save_half_plus_three(folder: Path) -> None:
+    """The model of the documentation's samples as its authors export it: with signatures that take examples."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        examples = v1.placeholder(tf.string, [None], name="tf_example")
+        parsed = v1.parse_example(examples, {"x": tf.io.FixedLenFeature([1], tf.float32)})
+        x = tf.identity(parsed["x"], name="x")
+        y = tf.add(tf.multiply(x, 0.5), 3.0, name="y")
+        make = v1.saved_model
+        builder = make.Builder(str(folder))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            signature_def_map={
+                "tensorflow/serving/regress": make.regression_signature_def(examples, y),
+                "classify_x_to_y": make.classification_signature_def(examples, None, y),
+                "serving_default": make.predict_signature_def({"x": x}, {"y": y}),
+            },
+        )
+        builder.save()
+
+
+@pytest.fixture(scope="module")
+def open_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with that model, which web pages may call."""
+    models = tmp_path_factory.mktemp("saved") / "models"
+    _save_half_plus_three(models / "half_plus_three" / "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILLRACE_SERVING_CORS_ORIGIN", "*")
+        running = start_up("--models", str(models))
+    assert running.process.poll() is None, running.output
+    yield running
+    assert running.stop() == 0, running.output
+    running.log.unlink()
+
+
+@proves("curl", "classify and regress on a SavedModel's own signatures, which take serialized examples")
+def test_half_plus_three(open_stack: Stack) -> None:
+    url = f"{open_stack.url}/v1/models/half_plus_three"
+    body = '{"signature_name": "tensorflow/serving/regress", "examples": [{"x": 1.0}, {"x": 2.0}]}'
+    assert asked("-d", body, "-X", "POST", f"{url}:regress") == {"results": [3.5, 4.0]}
+    body = '{"signature_name": "classify_x_to_y", "context": {"x": 5.0}, "examples": [{"x": 1.0}, {}]}'
+    assert asked("-d", body, f"{url}:classify") == {"results": [[["", 3.5]], [["", 5.5]]]}
+    assert asked("-d", '{"instances": [[1.0], [2.0]]}', f"{url}:predict") == {"predictions": [[3.5], [4.0]]}
+    for example, text in (('{"x": 1}', "Data types don't match"), ('{"z": 1.0}', "required but could not be found")):
+        body = f'{{"signature_name": "tensorflow/serving/regress", "examples": [{example}]}}'
+        status, error = refused("-d", body, f"{url}:regress")
+        assert (status, text in error) == (400, True), error
+
+
+@proves("curl", "CORS (MILLRACE_SERVING_CORS_ORIGIN): preflight and answers")
+def test_web_pages_may_call_where_the_setting_says_so(open_stack: Stack) -> None:
+    url = f"{open_stack.url}/v1/models/half_plus_three"
+    headers = ("-H", "Origin: https://example.org", "-H", "Access-Control-Request-Method: POST")
+    for arguments in (
+        ("-X", "OPTIONS", *headers, f"{url}:predict"),
+        ("-d", '{"instances": [[1.0]]}', f"{url}:predict"),
+        ("-d", "{}", f"{url}:predict"),
+        (url,),
+    ):
+        head = curl("--dump-header", "-", "--output", "/dev/null", *arguments).decode().lower()
+        assert "access-control-allow-origin: *\r\n" in head
+        assert "access-control-allow-methods: post, get\r\n" in head
+        assert "access-control-allow-headers: content-type" in head
 
 
 # TensorFlow Serving: status, metadata, metrics, errors

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millrace import rpc
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.examples import classifications, inputs_of, regressions, top_classes
@@ -74,6 +75,28 @@ def test_optional_features_may_be_left_out_of_all_examples_but_not_of_some() -> 
 def test_features_that_do_not_fit_are_named(spec: TensorSpec, values: Any, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         inputs_of([{"x": row} for row in values], _signature(spec))
+
+
+SERIALIZED = _signature(_spec("inputs", "BYTES"))
+
+
+def test_an_input_called_inputs_takes_the_examples_themselves() -> None:
+    examples: Any = [{"a": [1, -2], "b": [1, 2.5]}, {"c": [b"x"], "none": []}]
+    encoded = inputs_of(examples, SERIALIZED)["inputs"].to_numpy().tolist()
+    first, second = (rpc.message("tensorflow.Example").FromString(raw).features.feature for raw in encoded)
+    assert list(first["a"].int64_list.value) == [1, -2]
+    assert list(first["b"].float_list.value) == [1.0, 2.5]
+    assert list(second["c"].bytes_list.value) == [b"x"]
+    plain = inputs_of([{"inputs": [b"text"]}], SERIALIZED)
+    assert plain["inputs"].to_numpy().tolist() == [b"text"]
+    with pytest.raises(InvalidRequest, match=r"Feature: text .* is required"):
+        inputs_of([{"txt": [b"x"]}], _signature(_spec("text", "BYTES")))
+
+
+@pytest.mark.parametrize("values", [[b"x", 1], [2**63], [1.5, b"x"]])
+def test_features_that_no_example_can_hold_are_refused(values: Any) -> None:
+    with pytest.raises(InvalidRequest, match="Feature: a cannot be put into an example"):
+        inputs_of([{"a": values}], SERIALIZED)
 
 
 def test_no_examples_are_refused() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature, TensorSpec, datatype_of
 from worker.backends.base import Arrays, Device, LoadError
 
@@ -23,9 +24,13 @@ class SavedModelBackend:
         self.signatures = {name: _signature(function) for name, function in self._functions.items()}
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
-        """See `Backend`."""
-        with tf.device(self._device):
-            outputs = self._functions[signature](**{name: tf.constant(array) for name, array in inputs.items()})
+        """See `Backend`. Like TensorFlow Serving, blames the request where an operation blames its argument."""
+        try:
+            with tf.device(self._device):
+                outputs = self._functions[signature](**{name: tf.constant(array) for name, array in inputs.items()})
+        except tf.errors.InvalidArgumentError as error:
+            reason = error.message.partition("\n\t [[")[0].rpartition("\n")[2]  # between stack and node
+            raise InvalidRequest(reason) from error
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
