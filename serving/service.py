@@ -19,7 +19,7 @@ import orjson
 
 from millrace.broker.base import Broker, Limits
 from millrace.broker.producer import Pending, Producer, Response, Timings
-from millrace.protocol.errors import Internal, InvalidRequest, MillraceError
+from millrace.protocol.errors import DeadlineExceeded, Internal, InvalidRequest, MillraceError
 from serving import oip, tfs
 from serving.admission import Inference, admit
 from serving.answers import Answer, Content, cors_headers, error_body, error_headers
@@ -267,6 +267,8 @@ class Call:
         request = admit(
             inference, trace=self.request_id, deadline=deadline, max_queue_rows=service.settings.max_queue_rows
         )
+        if request.timeout_s <= 0:
+            raise DeadlineExceeded(f"no answer within {timeout_ms:.0f} ms")
         self.parse_ms = (time.perf_counter() - self.started) * 1000
         self._pending = service.producer.send(request, self._respond, self._fail)
         if shadow := inference.model.shadow:
