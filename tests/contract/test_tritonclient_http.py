@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -151,6 +152,41 @@ def test_statistics_count_requests_rows_and_runs(asked: Asked) -> None:
     assert after["last_inference"] > before["last_inference"]
     every = asked("get_inference_statistics")["model_stats"]
     assert {stats["name"] for stats in every} >= set(MODELS)
+
+
+# The repository
+
+
+@both("get_model_repository_index")
+def test_the_index_lists_every_model(asked: Asked) -> None:
+    entries = {(entry["name"], entry["version"]): entry for entry in asked("get_model_repository_index")}
+    for model in MODELS:
+        assert entries[model, "1"] == {"name": model, "version": "1", "state": "READY", "reason": ""}
+
+
+@both("load_model, unload_model")
+def test_a_model_is_unloaded_and_loaded_again(asked: Asked, repository: Path, make_onnx: Callable[..., Path]) -> None:
+    name, x = "loaded_over_http", inputs({"x": np.ones((1, 3), np.float32)})
+    make_onnx(repository, name)
+    for _ in range(2):
+        assert asked("load_model", name) is None
+        assert asked("is_model_ready", name) is True
+        assert asked("infer", name, x).as_numpy("scores").tolist() == [[6.0, 60.0]]
+        assert asked("unload_model", name) is None
+        assert asked("is_model_ready", name) is False
+        asked.refused("503", f"no live worker has model '{name}'", "infer", name, x)
+
+
+@both("load_model of a model that is not there")
+def test_loading_what_is_not_there_says_so(asked: Asked) -> None:
+    asked.refused("400", "failed to load 'nowhere'", "load_model", "nowhere")
+
+
+@both("load_model with config or files", refused="501: put them into the model repository")
+def test_a_configuration_cannot_be_sent(asked: Asked) -> None:
+    text = "put them into the model repository"
+    asked.refused("501", text, "load_model", "simple", config='{"max_batch_size": 1}')
+    asked.refused("501", text, "load_model", "simple", config="{}", files={"file:1/model.onnx": b"x"})
 
 
 # Infer
