@@ -160,32 +160,33 @@ class OpenInference:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
 
     async def _until_stopping(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        stopping = asyncio.create_task(self._stopping.wait())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        coming = asyncio.ensure_future(anext(requests, None))
         try:
             while True:
-                coming = asyncio.ensure_future(anext(requests, None))
                 await asyncio.wait((coming, stopping), return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    coming.cancel()
-                    return
-                request = coming.result()
-                if request is None:
+                if not coming.done() or (request := coming.result()) is None:
                     return
                 yield request
+                coming = asyncio.ensure_future(anext(requests, None))
         finally:
             stopping.cancel()
+            coming.cancel()
 
     async def _answer_in_stream(self, request: bytes, context: Context) -> bytes:
-        headers = calls.headers_of(context)
+        headers, identity = calls.headers_of(context), ""
         try:
-            target = question(await calls.read(_InferRequest, request), calls.milliseconds_left(context))
+            message = await calls.read(_InferRequest, request)
+            identity = message.id
+            target = question(message, calls.milliseconds_left(context))
         except MillraceError as error:
             answer = self._service.refused(headers, error, "grpc")
         else:
             answer = await calls.ask(self._service, target, headers, request)
         if answer.error:
             _, text = words(answer.error)
-            written: bytes = _StreamResponse(error_message=shortened(text)).SerializeToString()
+            refusal = _StreamResponse(error_message=shortened(text), infer_response={"id": identity})
+            written: bytes = refusal.SerializeToString()
             return written
         return b"".join(wire.field(_IN_STREAM, answer.body, _FINAL))
 

@@ -311,12 +311,12 @@ async def test_an_error_in_a_stream_leaves_it_open_and_answers_come_as_they_are_
     async with running() as b:
         stream = b.channel.stream_stream(STREAM)()
         await stream.write(infer_request(1, identity="waits").SerializeToString())
-        await stream.write(infer_request(1, name="other").SerializeToString())
+        await stream.write(infer_request(1, name="other", identity="wrong").SerializeToString())
         await stream.write(b"\xff")
-        errors = {response.FromString(await stream.read()).error_message for _ in range(2)}
-        assert errors == {
-            "Request for unknown model: 'other' is not found",
-            "the message cannot be read as inference.ModelInferRequest",
+        errors = [response.FromString(await stream.read()) for _ in range(2)]
+        assert {(error.infer_response.id, error.error_message) for error in errors} == {
+            ("wrong", "Request for unknown model: 'other' is not found"),
+            ("", "the message cannot be read as inference.ModelInferRequest"),
         }
         await b.taken()
         answer = response.FromString(await stream.read())
