@@ -23,7 +23,23 @@ from serving import jsontensors
 Values = list[int] | list[float] | list[bytes]
 Example = Mapping[str, Values]
 
+_MAX_CONTEXT_BYTES, _NUMBER_BYTES = 64 * 2**20, 8
 _FLOATS = ("FP16", "FP32", "FP64")
+
+
+def with_context(context: Example, examples: Sequence[Example]) -> list[Example]:
+    """The examples, each with the features of the context that it lacks.
+
+    Raises `InvalidRequest` where a small request would become large by that.
+    """
+    values = itertools.chain.from_iterable(context.values())
+    size = sum(len(value) if isinstance(value, bytes) else _NUMBER_BYTES for value in values)
+    if size * len(examples) > _MAX_CONTEXT_BYTES:
+        raise InvalidRequest(
+            f"a context of {size} bytes is too large for {len(examples)} examples: together they may have at most "
+            f"{_MAX_CONTEXT_BYTES}"
+        )
+    return [{**context, **example} for example in examples]
 
 
 def inputs_of(examples: Sequence[Example], signature: Signature) -> dict[str, Tensor]:

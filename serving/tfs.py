@@ -17,7 +17,7 @@ from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, TENSORFLOW_NAMES
 from serving import jsontensors
 from serving.admission import Inference
 from serving.answers import Content
-from serving.examples import Example, classifications, inputs_of, regressions
+from serving.examples import Example, classifications, inputs_of, regressions, with_context
 from serving.models import ServedModel, only_input
 
 Form = Literal["row", "column"]
@@ -55,7 +55,8 @@ def parse_examples(body: bytes, model: ServedModel) -> Inference:
         raise InvalidRequest("Expecting 'examples' value to be an list/array")
     if not items:
         raise InvalidRequest("'examples' value is an empty array")
-    return Inference(model, name, inputs_of([{**context, **_example(item)} for item in items], signature))
+    examples = with_context(context, [_example(item) for item in items])
+    return Inference(model, name, inputs_of(examples, signature))
 
 
 def _document(body: bytes) -> dict[str, Any]:

@@ -274,13 +274,13 @@ def _parse_examples(given: Any, spec: Any, method: _Method, model: ServedModel) 
 
 
 def _examples(given: Any) -> list[Example]:
-    """The examples of an Input; the context's features stand for those that an example lacks."""
+    """The examples of an Input; the context's features stand for those that an example lacks. Raises `InvalidRequest`."""
     kind = given.WhichOneof("kind")
     if kind is None:
         return []
     items = getattr(given, kind)
     context = _features(items.context) if kind == "example_list_with_context" else {}
-    return [{**context, **_features(example)} for example in items.examples]
+    return examples.with_context(context, [_features(example) for example in items.examples])
 
 
 def _features(example: Any) -> dict[str, Any]:

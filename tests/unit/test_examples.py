@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from millrace import rpc
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
-from serving.examples import classifications, inputs_of, regressions, top_classes
+from serving.examples import classifications, inputs_of, regressions, top_classes, with_context
 
 
 def _spec(name: str, datatype: str = "FP32", shape: tuple[int, ...] = (-1,), **more: Any) -> TensorSpec:
@@ -102,6 +102,14 @@ def test_features_that_no_example_can_hold_are_refused(values: Any) -> None:
 def test_no_examples_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="Input is empty"):
         inputs_of([], _signature(_spec("x")))
+
+
+def test_a_context_cannot_make_a_small_request_large() -> None:
+    assert with_context({"x": [1], "y": [2]}, [{}, {"x": [3]}]) == [{"x": [1], "y": [2]}, {"x": [3], "y": [2]}]
+    contexts: list[Any] = [{"x": [0] * 1000}, {"x": [bytes(8000)]}]
+    for context in contexts:
+        with pytest.raises(InvalidRequest, match="a context of 8000 bytes is too large for 10000 examples"):
+            with_context(context, [{}] * 10_000)
 
 
 datatypes = st.sampled_from(["FP16", "FP32", "FP64", "INT8", "INT64", "UINT16", "UINT64", "BOOL", "BYTES"])
