@@ -6,6 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+import httpx
 import numpy as np
 import pytest
 from claims import proves
@@ -83,11 +84,12 @@ def ask(request: pytest.FixtureRequest, stack: Stack) -> Asked:
 @proves("millrace_client", "predict: JSON, binary and gRPC answer the same")
 @pytest.mark.parametrize("model", INPUTS)
 def test_every_transport_answers_the_same(stack: Stack, model: str) -> None:
-    json, *others = [Asked(stack, transport)("predict", model, INPUTS[model]) for transport in TRANSPORTS]
-    for other in others:
+    json, binary, grpc = [Asked(stack, transport)("predict", model, INPUTS[model]) for transport in TRANSPORTS]
+    assert binary.timings.keys() >= {"queue", "compute"}
+    assert grpc.timings == {}  # no answer over gRPC carries them
+    for other in (binary, grpc):
         _same(other, json)
         assert other.version == "1"
-        assert other.timings.keys() >= {"queue", "compute"}
         assert other.labels == json.labels
     if model.startswith("identity_"):
         given = np.array(INPUTS[model], object if model == "identity_BYTES" else None)
@@ -110,6 +112,20 @@ def test_a_version_and_a_signature_can_be_named(ask: Asked) -> None:
     assert ask("predict", "half_plus_two", [2.0], version=1).outputs["y"].tolist() == [3.0]
     named = ask("predict", "half_plus_two", {"x": np.array([2], np.float32)}, signature="serving_default")
     assert named.outputs["y"].tolist() == [3.0]
+
+
+@proves("millrace_client", "predict and metadata: a label")
+def test_a_label_asks_the_version_that_has_it(stack: Stack, ask: Asked) -> None:
+    label = f"{stack.url}/v1/models/half_plus_two/labels/chosen"
+    assert httpx.put(label, json={"version": 1}).status_code == 200
+    try:
+        answer = ask("predict", "half_plus_two", [2.0], label="chosen")
+        assert answer.outputs["y"].tolist() == [3.0]
+        assert ask("metadata", "half_plus_two", label="chosen") == ask("metadata", "half_plus_two", version=1)
+    finally:
+        assert httpx.delete(label).status_code == 200
+    with pytest.raises(InvalidRequest, match="chosen"):
+        ask("predict", "half_plus_two", [2.0], label="chosen")
 
 
 @proves("millrace_client", "similar")
