@@ -2,7 +2,7 @@
 
     python -m training digits
 
-takes about eight minutes on two cores and reaches 99.6 % on the 10,000 test images.
+takes about five minutes on two idle cores and reaches 99.6 % on the 10,000 test images.
 Training images are changed at random (see `augmentation`), so that digits of other hands, pens and scanners are read
 too; how well, on what no training image came from, is among the scores (see `robustness`). A part of the training
 images is held out, for the learning curve and for choosing between settings; the test images are read once, at the
