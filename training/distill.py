@@ -3,9 +3,9 @@
     python -m training digits-student
 
 takes up to a quarter of an hour on two cores and reaches 99.5 % on the 10,000 test images. It needs its teacher:
-`--teacher` is the ONNX file of any published digits model. The student learns from the label and from all ten probabilities that the
-teacher gives for the same distorted image, both softened by a temperature T (Hinton, Vinyals and Dean, "Distilling the
-knowledge in a neural network", 2015):
+`--teacher` is the ONNX file of any published digits model. The student learns from the label and from all ten
+probabilities that the teacher gives for the same distorted image, both softened by a temperature T (Hinton, Vinyals and
+Dean, "Distilling the knowledge in a neural network", 2015):
 
     loss = alpha * T² * KL(teacher at T || student at T) + (1 - alpha) * cross-entropy(label, student)
 
