@@ -274,7 +274,7 @@ def _parse_examples(given: Any, spec: Any, method: _Method, model: ServedModel) 
 
 
 def _examples(given: Any) -> list[Example]:
-    """The examples of an Input; the context's features stand for those that an example lacks. Raises `InvalidRequest`."""
+    """The examples of an Input; the context's features stand for those that one lacks. Raises `InvalidRequest`."""
     kind = given.WhichOneof("kind")
     if kind is None:
         return []
