@@ -128,6 +128,8 @@ def _notes(name: str, trained: Any) -> Iterator[str]:
     if name.startswith("tflite") and trained.exports.lite_function is not None:
         yield "takes one row at a time, since it has recurrent layers"
         yield from _unfused(trained.exports.keras_model)
+    if name == "tflite-int8" and trained.exports.lite_function is not None:
+        yield "LSTMs lose most of their precision in full int8, so it will miss its bound; take tflite-dynamic"
     if name == "tflite-int8":
         yield "give typical inputs with --representative; numbers drawn at random set the wrong ranges"
     if name == "coreml":

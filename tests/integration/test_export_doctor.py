@@ -163,6 +163,7 @@ def test_what_blocks_a_format_is_named_with_its_layer_and_what_to_do(
     ("make", "note"),
     [
         pytest.param(_dynamic_lstm, "one row at a time", id="an LSTM over any number of steps"),
+        pytest.param(_dynamic_lstm, "take tflite-dynamic", id="an LSTM in full int8"),
         pytest.param(_conv_3d_transpose, "", id="a layer that once needed Flex"),
         pytest.param(_fixed_batch, "is fixed, so requests cannot be batched", id="a fixed first dimension"),
     ],
