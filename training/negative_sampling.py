@@ -103,10 +103,10 @@ def noise_table(counts: npt.NDArray[np.int64]) -> Ids:
 
 
 def batches(corpus: Corpus, kept: npt.NDArray[np.float64], noise: Ids, shape: Shape, seed: Any) -> Iterator[Batch]:
-    """One epoch in the form that a step takes: the text less frequent words left out at random, as spans in any order.
+    """One epoch in the form that a step takes: the spans of the text, in any order, less what is left out of it.
 
     Each batch is words and paragraphs [spans, span, stretch], reaches [spans, span, block] and negative samples
-    [spans, noise]. `kept` is of `chances_to_keep`, `noise` of `noise_table`.
+    [spans, noise]. `kept` is of `chances_to_keep`, `noise` of `noise_table`. The same seed gives the same epoch.
     """
     random = np.random.default_rng(seed)
     chosen = random.random(len(corpus.words), np.float32) < kept[corpus.words]
