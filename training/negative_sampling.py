@@ -16,6 +16,7 @@ words tell those in their windows, in CBOW the mean of a window tells the word i
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -30,7 +31,6 @@ _FIRST_SUM = 0.1  # what Adagrad's sums begin with, so that the first steps of a
 _EPSILON = 1e-6  # added to the roots of the sums
 _WATCHED = 4  # spans of each step whose loss is computed: enough for a curve
 _NO_PARAGRAPH = -1  # of the padding before and after the text
-_AHEAD = 4  # batches that are made while others are computed
 
 Ids = npt.NDArray[np.int32]
 Batch = tuple[Ids, Ids, Ids, Ids]
@@ -127,9 +127,13 @@ def _spans(text: Ids, shape: Shape, padding: int) -> Ids:
     return stretches[: count * shape.span].reshape(count, shape.span, shape.stretch)
 
 
-def prefetched(epoch: Callable[[], Iterator[Batch]], shape: Shape) -> Any:
-    """The batches of an epoch as a `tf.data.Dataset`, which makes the next ones while a step is computed."""
-    return tf.data.Dataset.from_generator(epoch, output_signature=shape.batch).prefetch(_AHEAD)
+def prefetched(epoch: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of an epoch; another thread makes the next one while a step is computed."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(next, epoch, None)
+        while batch := ahead.result():
+            ahead = thread.submit(next, epoch, None)
+            yield batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,7 @@ LIMITS = (
 _MAPPED = 150  # words on the map; the 200 most frequent are left out where there are enough: they mean little
 _EXCLUDED = 4.0  # taken from the similarity of the words asked for; more than any two similarities differ by
 _SMALLEST_NORM = 1e-6
+_SHARED_NEGATIVES = {Architecture.SKIPGRAM: 64, Architecture.CBOW: 32}  # a skip-gram tells several words, CBOW one
 
 Floats = npt.NDArray[np.float32]
 
@@ -53,7 +54,7 @@ class Settings:
     negatives: int = 5  # weight of the negative samples, for each word told
     block: int = 32  # words whose windows are one product of matrices
     span: int = 4  # blocks that share their negative samples
-    shared_negatives: int = 64  # negative samples of a span
+    shared_negatives: int = 0  # negative samples of a span; 0 means 64 for skip-gram and 32 for CBOW
     spans: int = 64  # spans in a step
     learning_rate: float = 0.35  # of Adagrad; it falls to 2 % of that along a line
     seed: int = 1
@@ -111,7 +112,7 @@ class Training:
             block=settings.block,
             span=settings.span,
             spans=settings.spans,
-            noise=settings.shared_negatives,
+            noise=settings.shared_negatives or _SHARED_NEGATIVES[settings.architecture],
         )
         self.tables = Tables.drawn(len(corpus.counts), settings.size, np.random.default_rng(settings.seed))
         self._kept = negative_sampling.chances_to_keep(corpus.counts, settings.subsampling)
@@ -125,11 +126,9 @@ class Training:
     def epoch(self, epoch: Epoch) -> float:
         """Train for one epoch; returns its mean loss for a word told."""
         seed = (self._settings.seed, epoch.number)
-        batches = negative_sampling.prefetched(
-            lambda: negative_sampling.batches(self._corpus, self._kept, self._noise, self._shape, seed), self._shape
-        )
+        batches = negative_sampling.batches(self._corpus, self._kept, self._noise, self._shape, seed)
         losses: list[tf.Tensor] = []
-        for batch in epoch.progress(batches, self._steps):
+        for batch in epoch.progress(negative_sampling.prefetched(batches), self._steps):
             done = (epoch.number + len(losses) / self._steps) / epoch.of
             losses.append(self._step(*batch, np.float32(self._settings.learning_rate * max(0.02, 1 - done))))
         return float(np.mean(losses))
