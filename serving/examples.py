@@ -23,7 +23,7 @@ from serving import jsontensors
 Values = list[int] | list[float] | list[bytes]
 Example = Mapping[str, Values]
 
-_MAX_CONTEXT_BYTES, _NUMBER_BYTES = 64 * 2**20, 8
+_MAX_CONTEXT_BYTES, _NUMBER_BYTES, _FEATURE_BYTES = 16 * 2**20, 8, 64
 _FLOATS = ("FP16", "FP32", "FP64")
 
 
@@ -34,6 +34,7 @@ def with_context(context: Example, examples: Sequence[Example]) -> list[Example]
     """
     values = itertools.chain.from_iterable(context.values())
     size = sum(len(value) if isinstance(value, bytes) else _NUMBER_BYTES for value in values)
+    size += len(context) * _FEATURE_BYTES
     if size * len(examples) > _MAX_CONTEXT_BYTES:
         raise InvalidRequest(
             f"a context of {size} bytes is too large for {len(examples)} examples: together they may have at most "
@@ -79,15 +80,19 @@ def _serialized(example: Example) -> bytes:
 def _column(spec: TensorSpec, rows: list[Values]) -> Tensor:
     if not all(rows):
         raise InvalidRequest(f"Feature: {spec.name} (data type: {_word(spec)}) is required but could not be found.")
-    flat = list(itertools.chain.from_iterable(rows))
+    distinct = list({id(row): row for row in rows}.values())  # what examples have of their context is one for all
+    flat = list(itertools.chain.from_iterable(distinct))
     if spec.media and isinstance(flat[0], bytes):
         spec = TensorSpec(name=spec.name, datatype=BYTES, shape=(-1,))
-    shape = (len(rows), *_row_shape(spec, rows))
+    shape = _row_shape(spec, distinct)
+    places = {id(row): place for place, row in enumerate(distinct)}
+    order = [places[id(row)] for row in rows]
     if spec.datatype == BYTES:
         if not all(isinstance(value, bytes) for value in flat):
             raise _mismatch(spec)
-        return Tensor(BYTES, shape, encode_strings(flat))  # type: ignore[arg-type]  # checked above
-    return Tensor.from_numpy(_numbers(spec, flat).reshape(shape))
+        encoded = [encode_strings(row) for row in distinct]  # type: ignore[arg-type]  # checked above
+        return Tensor(BYTES, (len(rows), *shape), b"".join([encoded[place] for place in order]))
+    return Tensor.from_numpy(_numbers(spec, flat).reshape(len(distinct), *shape)[order])
 
 
 def _row_shape(spec: TensorSpec, rows: list[Values]) -> tuple[int, ...]:

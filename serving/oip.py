@@ -241,9 +241,12 @@ def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw
     ):
         raise InvalidRequest("Unable to parse 'outputs': each needs a 'name'")
     binary = _flag(parameters, "binary_data_output", default=False)
+    wanted: dict[str, WantedOutput] = {}
+    for output in outputs:  # asked for again, each could multiply the answer
+        wanted.setdefault(output["name"], _wanted_output(output, is_binary=binary))
     return _Document(
         inputs=tuple(inputs),
-        wanted=Wanted(identity, tuple([_wanted_output(o, is_binary=binary) for o in outputs]), binary),
+        wanted=Wanted(identity, tuple(wanted.values()), binary),
         timeout_ms=_timeout_ms(parameters),
         priority="high" if parameters.get("priority") == _HIGH else "normal",
     )

@@ -17,7 +17,8 @@ from millrace.protocol.tensors import BYTES, DTYPES, TENSORFLOW_NAMES, Tensor, e
 from millrace.rpc import wire
 
 _MAX_RANK = 32
-_MAX_FILLED_BYTES = 64 * 2**20  # what a few numbers may stand for
+_MAX_FILLED_BYTES = 64 * 2**20  # what a few elements may stand for
+_STRING_BYTES = 64  # what a string takes up where a model gets it, besides its own bytes
 
 _TensorProto = rpc.message("tensorflow.TensorProto")
 _NUMBERS = rpc.enum("tensorflow.DataType")
@@ -69,8 +70,8 @@ def _elements(values: Any, datatype: str, count: int, name: str) -> bytes | memo
         raise InvalidRequest(f"tensor '{name}' has {len(values)} values for {count} elements")
     if datatype == BYTES:
         last = values[-1] if values else b""
-        _check_filled(name, (count - len(values)) * (4 + len(last)))
-        return encode_strings([*values, *[last] * (count - len(values))])
+        _check_filled(name, (count - len(values)) * (_STRING_BYTES + len(last)))
+        return encode_strings(values) + encode_strings([last]) * (count - len(values))
     dtype = DTYPES[datatype]
     _check_filled(name, (count - len(values)) * dtype.itemsize)
     given = _numbers(values, datatype, name)

@@ -106,10 +106,34 @@ def test_no_examples_are_refused() -> None:
 
 def test_a_context_cannot_make_a_small_request_large() -> None:
     assert with_context({"x": [1], "y": [2]}, [{}, {"x": [3]}]) == [{"x": [1], "y": [2]}, {"x": [3], "y": [2]}]
-    contexts: list[Any] = [{"x": [0] * 1000}, {"x": [bytes(8000)]}]
+    contexts: list[Any] = [{"x": [0] * 992}, {"x": [bytes(7936)]}, {str(number): [] for number in range(125)}]
     for context in contexts:
         with pytest.raises(InvalidRequest, match="a context of 8000 bytes is too large for 10000 examples"):
             with_context(context, [{}] * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shared", "own"),
+    [("FP32", [1.5, 2], [3, 4]), ("INT8", [1, 2], [3, 4]), ("BYTES", [b"a", b""], [b"b", b"c"])],
+)
+def test_examples_have_the_features_of_their_context_or_their_own(datatype: str, shared: Any, own: Any) -> None:
+    given = with_context({"x": shared}, [{}, {"x": own}, {}, {"x": list(shared)}])
+    tensor = inputs_of(given, _signature(_spec("x", datatype, (-1, 2))))["x"]
+    assert tensor.to_numpy().tolist() == [shared, own, shared, shared]
+
+
+def test_each_value_of_a_context_is_looked_at_once_however_many_examples_have_it() -> None:
+    looked_at = 0
+
+    class Number(float):
+        def __float__(self) -> float:
+            nonlocal looked_at
+            looked_at += 1
+            return 1.0
+
+    inputs = inputs_of(with_context({"x": [Number()]}, [{}] * 1000), _signature(_spec("x")))
+    assert inputs["x"].shape == (1000,)
+    assert looked_at <= 1
 
 
 datatypes = st.sampled_from(["FP16", "FP32", "FP64", "INT8", "INT64", "UINT16", "UINT64", "BOOL", "BYTES"])

@@ -387,11 +387,18 @@ def test_outputs_are_binary_where_the_request_or_the_output_says_so() -> None:
     assert _infer(body)[1] == ("", (), True)
 
 
+def test_an_output_that_is_asked_for_again_is_answered_once() -> None:
+    again = {"name": "y", "parameters": {"classification": 1}}
+    assert _infer({"inputs": [_input()], "outputs": [{"name": "y"}, again]})[1].outputs == (
+        oip.WantedOutput("y", False),
+    )
+
+
 def test_classes_are_wanted_in_place_of_an_output() -> None:
     body = {"inputs": [_input()], "outputs": [{"name": "y", "parameters": {"classification": 1}}]}
     assert _infer(body)[1].outputs == (oip.WantedOutput("y", False, 1),)
-    wanted = oip.Wanted(outputs=(oip.WantedOutput("y", False, 1), oip.WantedOutput("y", True, 2)))
-    content = oip.render_infer(ONE, {"y": _tensor([[1, 2]])}, wanted)
+    wanted = oip.Wanted(outputs=(oip.WantedOutput("y", False, 1), oip.WantedOutput("z", True, 2)))
+    content = oip.render_infer(ONE, {"y": _tensor([[1, 2]]), "z": _tensor([[1, 2]])}, wanted)
     length = int(dict(content.headers)["inference-header-content-length"])
     text, binary = json.loads(content.body[:length])["outputs"]
     assert text == {"name": "y", "datatype": "BYTES", "shape": [1, 1], "data": ["2.000000:1"]}

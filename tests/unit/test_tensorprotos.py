@@ -78,6 +78,7 @@ def test_strings_in_tensor_content_are_lengths_and_then_bytes() -> None:
         (proto("INT8", (1,), int_val=[-129]), "outside of its type's range"),
         (proto("FP32", (2**40,), float_val=[1]), "at most"),
         (proto("BYTES", (2**20,), string_val=[b"x" * 100]), "at most"),
+        (proto("BYTES", (2**21,)), "at most"),
         (proto("BYTES", (2,), tensor_content=b"\x01"), "ends inside the lengths"),
         (proto("BYTES", (2**40,), tensor_content=b"\x01"), "ends inside the lengths"),
         (proto("BYTES", (1,), tensor_content=b"\xff" * 9), "ends inside the lengths"),
