@@ -71,7 +71,7 @@ def _serialized(example: Example) -> bytes:
             kinds = {type(value) for value in values}
             kind = "bytes_list" if bytes in kinds else "float_list" if float in kinds else "int64_list"
             getattr(message.features.feature[name], kind).value.extend(values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(f"Feature: {name} cannot be put into an example: {error}") from None
     written: bytes = message.SerializeToString(deterministic=True)
     return written
@@ -118,8 +118,11 @@ def _numbers(spec: TensorSpec, flat: list[Any]) -> npt.NDArray[Any]:
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
     if dtype.kind != "f" and not all(least <= value <= most for value in flat):
         raise InvalidRequest(f"Key: {spec.name}. A value is out of the range of {_word(spec)}")
-    with np.errstate(over="ignore"):  # beyond FP32 is Infinity
-        return np.array(flat, np.float64 if dtype.kind == "f" else dtype).astype(dtype)
+    try:
+        with np.errstate(over="ignore"):  # beyond FP32 is Infinity
+            return np.array(flat, np.float64 if dtype.kind == "f" else dtype).astype(dtype)
+    except OverflowError:  # a whole number beyond FP64
+        raise InvalidRequest(f"Key: {spec.name}. A value is out of the range of {_word(spec)}") from None
 
 
 def _word(spec: TensorSpec) -> str:

@@ -70,6 +70,7 @@ def test_optional_features_may_be_left_out_of_all_examples_but_not_of_some() -> 
         (_spec("x", "INT8"), [[128]], "out of the range of int8"),
         (_spec("x", "UINT64"), [[-1]], "out of the range of uint64"),
         (_spec("x", "BOOL"), [[2]], "out of the range of bool"),
+        (_spec("x"), [[10**400]], "out of the range of float"),
     ],
 )
 def test_features_that_do_not_fit_are_named(spec: TensorSpec, values: Any, message: str) -> None:
@@ -93,7 +94,7 @@ def test_an_input_called_inputs_takes_the_examples_themselves() -> None:
         inputs_of([{"txt": [b"x"]}], _signature(_spec("text", "BYTES")))
 
 
-@pytest.mark.parametrize("values", [[b"x", 1], [2**63], [1.5, b"x"]])
+@pytest.mark.parametrize("values", [[b"x", 1], [2**63], [1.5, b"x"], [1.5, 10**400]])
 def test_features_that_no_example_can_hold_are_refused(values: Any) -> None:
     with pytest.raises(InvalidRequest, match="Feature: a cannot be put into an example"):
         inputs_of([{"a": values}], SERIALIZED)
