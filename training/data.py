@@ -15,7 +15,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -219,14 +219,14 @@ def imdb(folder: DataFolder, part: Source) -> list[Review]:
     return read_archive(folder.file(IMDB_ARCHIVE), "train" if part is IMDB_TRAIN else "test")
 
 
-def sentences(folder: DataFolder) -> list[Review]:
-    """The short texts of `SENTENCES`: those files that are there, none of which is needed. Raises `DataError`."""
+def sentences(folder: DataFolder, part: Sequence[Source] = SENTENCES) -> list[Review]:
+    """The texts of those of the files that are there, none of which is needed. Raises `DataError`."""
     found: list[Review] = []
-    for source in SENTENCES:
+    for source in part:
         if folder.has(source):
             found += read_tsv(folder.file(source))
         else:
-            print(f"training without {folder.root / source.path} ({source.contents}), which is not there")
+            print(f"going on without {folder.root / source.path} ({source.contents}), which is not there")
     return found
 
 

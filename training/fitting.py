@@ -67,5 +67,8 @@ def training_step(model: keras.Model, optimizer: keras.Optimizer, loss: Loss, st
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))  # sums over the processes
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
-    result: Callable[..., Any] = tf.function(lambda inputs, targets: strategy.run(replica, args=(inputs, targets)))
+    result: Callable[..., Any] = tf.function(
+        lambda inputs, targets: strategy.run(replica, args=(inputs, targets)),
+        reduce_retracing=True,  # one graph for batches of all lengths
+    )
     return result

@@ -2,19 +2,27 @@
 
     python -m training sentiment
 
-takes about five minutes on two cores and reaches 88 % on the IMDB test set.
-Reviews of up to 400 words are read whole, of longer ones the end. In every epoch some reviews are cut to a random part,
-and the phrases of SST-2 and rt-polarity are mixed in where their files are there, so that a single sentence is
-understood too. The epoch that does best on a held-out part of the training reviews is kept; the test set is read once.
+takes about six minutes on two cores and reaches 91 % on the IMDB test set and 83 % on the sentences of SST-2's dev set,
+with expected calibration errors of 0.006 and 0.035, and 75 % on eighty negated sentences, see `negation`.
 
-The exported graphs take word ids, 0 at the end of a row being padding. The LSTM runs forwards, so padding at the end
-cannot reach the words before it, and the pooling over its states leaves padding out: a text's answer does not depend
-on its batch. ONNX and TFLite have LSTM operators of their own; TFLite's takes one text at a time.
+Reviews of up to 400 words are read whole, of longer ones the end. In every epoch some reviews are cut to a random part.
+Mixed in are the phrases of SST-2 and rt-polarity, where their files are there, so that a single sentence is understood
+too, and made sentences that negate praise and blame. Beside the LSTM, words and pairs of words have scores, from a
+logistic regression on the reviews: they know what is said in reviews better, the LSTM what a sentence makes of it. How
+much each of the two counts is fitted so that a probability means what it says.
+
+That fit, and the choice of the hyper-parameters, are by 2,000 training reviews and 500 sentences that are held out. The
+test sets are read once, at the end.
+
+The exported graphs take word ids, 0 at the end of a row being padding. One LSTM reads the words forwards and one
+backwards from the last word, so padding at the end cannot reach the words before it, and the pooling over their states
+leaves padding out: a text's answer does not depend on its batch. ONNX and TFLite have LSTM operators of their own;
+TFLite's takes one text at a time.
 """
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +33,13 @@ import numpy.typing as npt
 import onnx
 import tensorflow as tf
 from onnx import helper, numpy_helper
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
 
 from millrace.artifacts.manifest import Batching, Manifest, Tokenize
 from millrace.artifacts.vocabulary import PAD, UNKNOWN, Vocabulary, words
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
-from training import data, export, fitting, parity, plots
+from training import data, export, fitting, negation, parity, plots
 from training.calibration import expected_calibration_error
 from training.runs import Run
 
@@ -39,9 +49,13 @@ LIMITS = (
     "English only; other languages and unknown words say nothing to it.",
     "It learned from film reviews: of other texts it judges the tone, not the facts.",
     "There is no neutral answer; a text without an opinion gets a probability all the same.",
+    "Of sentences with a negation it misreads about one in four, mostly praise; irony it does not understand.",
 )
 PREPROCESSING = Tokenize(input="text", output="ids", max_length=400, keep="end")
+DIRECTIONS = ("forwards", "backwards")
 _PAD_ID, _UNKNOWN_ID = 0, 1
+_SPREAD = 31_337  # spreads pairs of words over the places of their scores
+_SHORT = 30  # words: in shorter texts, where what negates a word decides, scores say less and the LSTM more
 
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -51,31 +65,36 @@ Floats = npt.NDArray[np.float32]
 class Settings:
     """Hyper-parameters; each is a flag of the command."""
 
-    epochs: int = 6
+    epochs: int = 3
     vocabulary_size: int = 20_000
     embedding_size: int = 64
-    units: int = 96
+    units: int = 64  # of each direction
     learning_rate: float = 2e-3  # the peak; it then falls to 0 along a cosine
     embedding_dropout: float = 0.3  # of whole columns of a text's embeddings
-    dropout: float = 0.4  # before the last layer
+    dropout: float = 0.5  # before the last layer
     unknown_rate: float = 0.08  # of words that are hidden in training
     crop_rate: float = 0.5  # of reviews that are cut to a part of at least `crop_words` words
     crop_words: int = 40
     batch_words: int = 16_000  # words in a batch, padding included
-    batch_texts: int = 128  # texts in a batch at most
+    batch_texts: int = 256  # texts in a batch at most
     validation: int = 2_000  # reviews held out of the training set
+    validation_sentences: int = 500  # sentences of at least ten words, likewise
+    made_sentences: int = 16_000  # negated ones and their like, see `negation`
+    pairs: int = 2**18  # places for the scores of pairs of words, see `scores_of_words`
+    penalty: float = 0.1  # on large scores
     seed: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """The trained model's numbers, in Keras' layout: the gates in the order i, f, c, o."""
+    """The trained model's numbers, in Keras' layout: the gates in the order i, f, c, o; forwards, then backwards."""
 
     embedding: npt.NDArray[np.float16]  # [words, embedding]
-    kernel: Floats  # [embedding, 4 units]
-    recurrent: Floats  # [units, 4 units]
-    bias: Floats  # [4 units]
-    dense: Floats  # [2 units, 2]: for the largest state, then for the mean state
+    kernel: Floats  # [2, embedding, 4 units]
+    recurrent: Floats  # [2, units, 4 units]
+    bias: Floats  # [2, 4 units]
+    scores: npt.NDArray[np.float16]  # [words + pairs]
+    dense: Floats  # [4 units + 1, 2]: for the largest and the mean state forwards, then backwards; for the score
     dense_bias: Floats  # [2]
 
 
@@ -87,24 +106,38 @@ class Texts:
     labels: npt.NDArray[np.int32]
 
 
+Parts = Mapping[str, Texts]  # by what they are
+
+
 def train(settings: Settings, folder: data.DataFolder, target: export.Target, run: Run) -> None:
     """Train, evaluate, export and publish; the steps below in their order."""
     run.cluster.check_alone(NAME)
-    reviews, sentences = data.imdb(folder, data.IMDB_TRAIN), joined(data.sentences(folder))
+    if settings.vocabulary_size * _SPREAD >= 2**31:
+        raise data.DataError(f"--vocabulary-size can be at most {2**31 // _SPREAD}: pairs of words are 32-bit integers")
+    reviews = data.imdb(folder, data.IMDB_TRAIN)
     held_out, reviews = reviews[: settings.validation], reviews[settings.validation :]
+    held_out_sentences, sentences = hold_out(joined(data.sentences(folder)), settings.validation_sentences)
     vocabulary = build_vocabulary([*reviews, *sentences], settings.vocabulary_size)
-    model = build(settings, len(vocabulary))
-    print(f"{model.count_params():,} parameters, {len(reviews):,} reviews, {len(sentences):,} sentences")
-    fit(model, settings, run, *(encode(part, vocabulary) for part in (reviews, sentences, held_out)))
+    made = negation.sentences(settings.made_sentences, settings.seed)
+    print(f"{len(reviews):,} reviews, {len(sentences):,} sentences, {len(made):,} made ones, {len(vocabulary):,} words")
+    validation = encoded({"reviews": held_out, "sentences": held_out_sentences}, vocabulary)
+    model = fit(settings, run, len(vocabulary), encode([*reviews, *sentences, *made], vocabulary), validation)
     round_embedding(model)
-    test = encode(data.imdb(folder, data.IMDB_TEST), vocabulary)
-    probabilities = predict(model, test)
-    scores = {
-        "imdb_test_accuracy": accuracy(probabilities, test),
-        "imdb_test_calibration_error": expected_calibration_error(probabilities, test.labels),
-    }
-    print(", ".join(f"{name.replace('_', ' ')}: {score:.4f}" for name, score in scores.items()))
-    pictures = plots.of_classifier(run.history, probabilities, test.labels, LABELS)
+    word_scores = score_words(settings, len(vocabulary), encode(reviews, vocabulary))
+    model = with_scores(model, settings, word_scores, encode([*held_out, *held_out_sentences], vocabulary))
+    tests = encoded(
+        {
+            "imdb_test": data.imdb(folder, data.IMDB_TEST),
+            "sst2_dev": data.sentences(folder, (data.SST2_DEV,)),
+            "negated_sentences": negation.MEASURED,
+        },
+        vocabulary,
+    )
+    answers = {name: predict(model, texts) for name, texts in tests.items()}
+    scores = scores_of(answers, tests)
+    print("\n".join(f"{name.replace('_', ' ')}: {score:.4f}" for name, score in sorted(scores.items())))
+    test = tests["imdb_test"]
+    pictures = plots.of_classifier(run.history, answers["imdb_test"], test.labels, LABELS)
     publish(model, target, manifest(scores, folder, run), vocabulary, test, pictures)
 
 
@@ -119,6 +152,22 @@ def joined(sentences: Sequence[data.Review]) -> list[data.Review]:
     ]
 
 
+def hold_out(sentences: Sequence[data.Review], count: int) -> tuple[list[data.Review], list[data.Review]]:
+    """The first `count` that have ten words or more, and of the others those that share no five words with them.
+
+    SST-2 holds the phrases of its sentences too, which would give away what a held-out sentence is.
+    """
+    held_out = [sentence for sentence in sentences if len(words(sentence.text)) >= 10][:count]
+    taken = {run for sentence in held_out for run in _runs(sentence)}
+    return held_out, [sentence for sentence in sentences if taken.isdisjoint(_runs(sentence))]
+
+
+def _runs(sentence: data.Review) -> set[tuple[str, ...]]:
+    """The runs of five words in a sentence."""
+    found = words(sentence.text)
+    return {tuple(found[start : start + 5]) for start in range(len(found) - 4)}
+
+
 def build_vocabulary(reviews: Sequence[data.Review], size: int) -> Vocabulary:
     """The `size` commonest words, the two special ones included; words of equal count in alphabetical order."""
     counts = Counter(word for review in reviews for word in words(review.text))
@@ -131,6 +180,11 @@ def encode(reviews: Sequence[data.Review], vocabulary: Vocabulary) -> Texts:
     step = PREPROCESSING
     ids = [np.array(vocabulary.encode(review.text, step.max_length, step.keep), np.int32) for review in reviews]
     return Texts(ids=ids, labels=np.array([review.label for review in reviews], np.int32))
+
+
+def encoded(parts: Mapping[str, Sequence[data.Review]], vocabulary: Vocabulary) -> Parts:
+    """The parts that hold any text, encoded."""
+    return {name: encode(part, vocabulary) for name, part in parts.items() if part}
 
 
 def padded(ids: Sequence[Ids]) -> Ids:
@@ -173,47 +227,156 @@ def build(settings: Settings, vocabulary_size: int) -> keras.Model:
     """Word ids [n, length] to the two labels' probabilities."""
     layers, ops = keras.layers, keras.ops
     ids = layers.Input((None,), dtype="int32", name="ids")
-    embedded = layers.Embedding(vocabulary_size, settings.embedding_size, name="embedding")(ids)
-    embedded = layers.SpatialDropout1D(settings.embedding_dropout)(embedded)
-    states = layers.LSTM(settings.units, return_sequences=True, use_cudnn=False, name="lstm")(embedded)
-    is_word = ops.cast(ops.expand_dims(ops.not_equal(ids, _PAD_ID), -1), "float32")
-    largest = ops.max(states - 2 * (1 - is_word), axis=1)  # states are between -1 and 1
-    mean = ops.sum(states * is_word, axis=1) / ops.maximum(ops.sum(is_word, axis=1), 1)
-    pooled = layers.Dropout(settings.dropout)(layers.Concatenate()([largest, mean]))
-    return keras.Model(ids, layers.Dense(2, activation="softmax", name="probabilities")(pooled))
+    embedding = layers.Embedding(vocabulary_size, settings.embedding_size, name="embedding")
+    is_word = ops.expand_dims(ops.cast(ops.not_equal(ids, _PAD_ID), "float32"), -1)
+    words_ = ops.maximum(ops.sum(is_word, axis=1), 1)
+    pooled = []
+    for name, directed in zip(DIRECTIONS, (ids, reversed_ids(ids)), strict=True):
+        embedded = layers.SpatialDropout1D(settings.embedding_dropout)(embedding(directed))
+        states = layers.LSTM(settings.units, return_sequences=True, use_cudnn=False, name=name)(embedded)
+        largest = ops.max(states - 2 * (1 - is_word), axis=1)  # states are between -1 and 1
+        pooled += [largest, ops.sum(states * is_word, axis=1) / words_]
+    dropped = layers.Dropout(settings.dropout)(layers.Concatenate()(pooled))
+    return keras.Model(ids, layers.Dense(2, activation="softmax", name="probabilities")(dropped))
+
+
+def reversed_ids(ids: Any) -> Any:
+    """Each row's words from its last to its first, with the padding at the end as before."""
+    ops = keras.ops
+    length = ops.sum(ops.cast(ops.not_equal(ids, _PAD_ID), "int32"), axis=1, keepdims=True)
+    place = ops.cumsum(ops.ones_like(ids), axis=1) - 1
+    return ops.take_along_axis(ids, ops.where(place < length, length - 1 - place, place), axis=1)
 
 
 # Fit and evaluate
 
 
-def fit(model: keras.Model, settings: Settings, run: Run, reviews: Texts, sentences: Texts, held_out: Texts) -> None:
-    """Train on reviews and sentences together; keep the weights of the epoch that is best on the held-out reviews."""
-    both = Texts(ids=reviews.ids + sentences.ids, labels=np.concatenate([reviews.labels, sentences.labels]))
-    each = sum(
-        1 for _ in batches(both, settings, np.random.default_rng(settings.seed))
-    )  # about; epochs differ a little
-    steps = settings.epochs * each
-    rate = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0, decay_steps=steps, warmup_target=settings.learning_rate, warmup_steps=steps // 20
+def fit(settings: Settings, run: Run, vocabulary_size: int, texts: Texts, held_out: Parts) -> keras.Model:
+    """The model after all epochs, which are logged with their accuracy on the held-out reviews and sentences."""
+    steps = count_batches(texts, settings)
+
+    def make() -> tuple[keras.Model, keras.Optimizer]:
+        return build(settings, vocabulary_size), adam(settings.learning_rate, settings.epochs * steps)
+
+    return fitting.fit(
+        make,
+        keras.losses.sparse_categorical_crossentropy,
+        lambda epoch: epoch_of(texts, settings, epoch),
+        run,
+        epochs=settings.epochs,
+        steps=steps,
+        validate=lambda model: {
+            f"held_out_{name}": accuracy(predict(model, part), part) for name, part in held_out.items()
+        },
     )
-    optimizer = keras.optimizers.Adam(rate, clipnorm=1.0)
-    optimizer.build(model.trainable_variables)
-    update = fitting.training_step(model, optimizer, keras.losses.sparse_categorical_crossentropy, run.cluster.strategy)
-    best = tf.Variable(-1.0)
-    kept = [tf.Variable(weight) for weight in model.get_weights()]
-    for epoch in run.epochs(settings.epochs, [*model.variables, *optimizer.variables, best, *kept]):
-        random = np.random.default_rng((settings.seed, epoch.number))
-        losses = [
-            update(tf.constant(ids), tf.constant(labels))
-            for ids, labels in epoch.progress(batches(both, settings, random), each)
+
+
+def count_batches(texts: Texts, settings: Settings) -> int:
+    """About how many batches an epoch has; epochs differ a little."""
+    return sum(1 for _ in batches(texts, settings, np.random.default_rng(settings.seed)))
+
+
+def epoch_of(texts: Texts, settings: Settings, epoch: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """The batches of the epoch of that number."""
+    random = np.random.default_rng((settings.seed, epoch))
+    return ((tf.constant(ids), tf.constant(labels)) for ids, labels in batches(texts, settings, random))
+
+
+def adam(peak: float, steps: int) -> keras.Optimizer:
+    """Adam whose rate climbs to the peak in a twentieth of the steps and then falls to 0 along a cosine."""
+    rate = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0, decay_steps=steps, warmup_target=peak, warmup_steps=steps // 20
+    )
+    return keras.optimizers.Adam(rate, clipnorm=1.0)
+
+
+# Scores of words and pairs
+
+
+def occurrences(texts: Texts, settings: Settings, vocabulary_size: int) -> sparse.csr_matrix:
+    """How often each word and each pair's place occurs in each text [n, words + pairs].
+
+    A count is divided by about the square root of the text's length; much less is left of it in short texts.
+    """
+    lengths = np.array([len(ids) for ids in texts.ids])
+    ids = np.concatenate(texts.ids)
+    previous = np.roll(ids, 1)
+    previous[np.cumsum(lengths) - lengths] = _PAD_ID
+    columns = np.concatenate([ids, vocabulary_size + (previous * _SPREAD + ids) % settings.pairs])
+    rows = np.tile(np.repeat(np.arange(len(lengths)), lengths), 2)
+    values = np.tile(np.repeat(lengths / (lengths + _SHORT) ** 1.5, lengths), 2)
+    return sparse.csr_matrix((values, (rows, columns)), shape=(len(lengths), vocabulary_size + settings.pairs))
+
+
+def score_words(settings: Settings, vocabulary_size: int, reviews: Texts) -> Floats:
+    """How much each word and each pair's place [words + pairs] speaks for praise, above 0, or blame.
+
+    A logistic regression whose features are scaled by how much oftener they occur in praise than in blame: Wang and
+    Manning, "Baselines and bigrams: simple, good sentiment and topic classification", 2012.
+    """
+    features = occurrences(reviews, settings, vocabulary_size)
+    is_praise = reviews.labels == 1
+    praise, blame = (1 + (features[part] > 0).sum(axis=0).A1 for part in (is_praise, ~is_praise))
+    ratio = np.log(praise / praise.sum()) - np.log(blame / blame.sum())
+    found = LogisticRegression(C=1 / settings.penalty, solver="liblinear", tol=1e-3, random_state=settings.seed)
+    found.fit(features @ sparse.diags(ratio), reviews.labels)
+    scores: Floats = (found.coef_[0] * ratio).astype(np.float16).astype(np.float32)  # as the ONNX file stores them
+    scores[_PAD_ID] = 0
+    return scores
+
+
+def with_scores(model: keras.Model, settings: Settings, scores: Floats, held_out: Texts) -> keras.Model:
+    """The model whose answer is the LSTM's and the scores' together, each weighted as suits the held-out texts.
+
+    The weights are such that a probability means what it says (Platt's scaling). They are folded into the last layer.
+    """
+    vocabulary_size = len(scores) - settings.pairs
+    probabilities = predict(model, held_out)
+    logits = np.log(np.maximum(probabilities, 1e-12))
+    said = np.stack([logits[:, 1] - logits[:, 0], occurrences(held_out, settings, vocabulary_size) @ scores], axis=1)
+    weigh = LogisticRegression(C=1e6).fit(said, held_out.labels)
+    lstm_weight, score_weight = weigh.coef_[0]
+    print(f"weight of the LSTM {lstm_weight:.2f}, of the scores {score_weight:.2f}")
+    last = model.get_layer("probabilities")
+    dense, bias = last.get_weights()
+    either = np.array([[-0.5, 0.5]], np.float32)
+    whole = build_whole(model, len(scores), settings.pairs)
+    whole.get_layer("scores").set_weights([scores[:, None]])
+    whole.get_layer("probabilities").set_weights(
+        [
+            np.concatenate([dense * lstm_weight, either * score_weight]),
+            bias * lstm_weight + either[0] * weigh.intercept_,
         ]
-        held_out_accuracy = accuracy(predict(model, held_out), held_out)
-        epoch.metrics |= {"loss": float(np.mean(losses)), "held_out_accuracy": held_out_accuracy}
-        if held_out_accuracy >= float(best):
-            best.assign(held_out_accuracy)
-            for variable, weight in zip(kept, model.get_weights(), strict=True):
-                variable.assign(weight)
-    model.set_weights([variable.numpy() for variable in kept])
+    )
+    return whole
+
+
+def build_whole(model: keras.Model, scores: int, pairs: int) -> keras.Model:
+    """The graph of `build` with the score of the text beside what its last layer takes."""
+    layers = keras.layers
+    table = layers.Embedding(scores, 1, name="scores")
+    features = layers.Concatenate()([model.get_layer("probabilities").input, score(model.input, table, pairs)])
+    return keras.Model(model.input, layers.Dense(2, activation="softmax", name="probabilities")(features))
+
+
+def score(ids: Any, table: keras.layers.Embedding, pairs: int) -> Any:
+    """The sum [n, 1] of the scores of all words and pairs of the texts [n, length], as `occurrences` weighs them."""
+    ops = keras.ops
+    is_word = ops.not_equal(ids, _PAD_ID)
+    previous = ops.pad(ids[:, :-1], ((0, 0), (1, 0)))
+    places = ops.where(is_word, (previous * _SPREAD + ids) % pairs + (table.input_dim - pairs), _PAD_ID)
+    total = ops.sum(table(ops.concatenate([ids, places], axis=1)), axis=1)
+    words_ = ops.maximum(ops.sum(ops.cast(is_word, "float32"), axis=1, keepdims=True), 1)
+    return total * words_ / (words_ + _SHORT) ** 1.5
+
+
+def scores_of(answers: Mapping[str, Floats], parts: Parts) -> dict[str, float]:
+    """Accuracy and expected calibration error of each part's answers."""
+    scores: dict[str, float] = {}
+    for name, texts in parts.items():
+        scores[f"{name}_accuracy"] = accuracy(answers[name], texts)
+        scores[f"{name}_calibration_error"] = expected_calibration_error(answers[name], texts.labels)
+    return scores
 
 
 def round_embedding(model: keras.Model) -> None:
@@ -288,12 +451,18 @@ def exports_of(model: keras.Model) -> export.Exports:
 def reopened(folder: Path) -> tuple[export.Exports, parity.Run]:
     """A published version, from the weights in its ONNX file: its exports, and the model itself."""
     held = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(folder / "model.onnx").graph.initializer}
-    (words, size), units = held["embedding"].shape, held["recurrent"].shape[-1]
-    model = build(Settings(embedding_size=size, units=units), words)
+    vocabulary_size, embedding_size = held["embedding"].shape
+    settings = Settings(embedding_size=embedding_size, units=held["recurrent"].shape[-1])
+    scores = held["scores"]
+    model = build_whole(build(settings, vocabulary_size), len(scores), len(scores) - vocabulary_size)
     model.get_layer("embedding").set_weights([held["embedding"].astype(np.float32)])
-    kernel, recurrent = (gates_in_order(held[name][0].T, onnx_to_keras=True) for name in ("kernel", "recurrent"))
-    bias = gates_in_order(held["bias"][0, : 4 * units], onnx_to_keras=True)
-    model.get_layer("lstm").set_weights([kernel, recurrent, bias])
+    model.get_layer("scores").set_weights([scores.astype(np.float32)[:, None]])
+    kernel, recurrent = (
+        gates_in_order(held[name].swapaxes(1, 2), onnx_to_keras=True) for name in ("kernel", "recurrent")
+    )
+    bias = gates_in_order(held["bias"][:, : 4 * settings.units], onnx_to_keras=True)
+    for direction, weights in zip(DIRECTIONS, zip(kernel, recurrent, bias, strict=True), strict=True):
+        model.get_layer(direction).set_weights(weights)
     model.get_layer("probabilities").set_weights([held["dense"], held["dense_bias"]])
     return exports_of(model), export.answers_of(model)
 
@@ -313,13 +482,15 @@ def parity_batches(test: Texts) -> list[parity.Arrays]:
 
 def weights_of(model: keras.Model) -> Weights:
     """The model's weights by name."""
-    kernel, recurrent, bias = model.get_layer("lstm").get_weights()
+    directions = [model.get_layer(name).get_weights() for name in DIRECTIONS]
+    kernel, recurrent, bias = (np.stack(both) for both in zip(*directions, strict=True))
     dense, dense_bias = model.get_layer("probabilities").get_weights()
     return Weights(
         embedding=model.get_layer("embedding").get_weights()[0].astype(np.float16),
         kernel=kernel,
         recurrent=recurrent,
         bias=bias,
+        scores=model.get_layer("scores").get_weights()[0][:, 0].astype(np.float16),
         dense=dense,
         dense_bias=dense_bias,
     )
@@ -327,31 +498,37 @@ def weights_of(model: keras.Model) -> Weights:
 
 def onnx_model(weights: Weights) -> onnx.ModelProto:
     """The same graph with ONNX's LSTM operator, whose gates come in the order i, o, f, c."""
-    units = len(weights.recurrent)
+    units = weights.recurrent.shape[1]
 
     def constant(name: str, value: npt.ArrayLike, dtype: Any = np.float32) -> onnx.TensorProto:
         return numpy_helper.from_array(np.ascontiguousarray(value, dtype), name)
 
-    bias = np.concatenate([gates_in_order(weights.bias), np.zeros(4 * units)])  # ONNX has a second bias; Keras has not
+    bias = np.pad(gates_in_order(weights.bias), ((0, 0), (0, 4 * units)))  # ONNX has a second bias; Keras has not
     initializers = [
         constant("embedding", weights.embedding, np.float16),
-        constant("kernel", gates_in_order(weights.kernel).T[None]),
-        constant("recurrent", gates_in_order(weights.recurrent).T[None]),
-        constant("bias", bias[None]),
+        constant("kernel", gates_in_order(weights.kernel).swapaxes(1, 2)),
+        constant("recurrent", gates_in_order(weights.recurrent).swapaxes(1, 2)),
+        constant("bias", bias),
         constant("dense", weights.dense),
         constant("dense_bias", weights.dense_bias),
+        constant("scores", weights.scores, np.float16),
+        constant("one_later", [1, 0, -1, 0], np.int64),
+        constant("spread", _SPREAD, np.int32),
+        constant("pairs", len(weights.scores) - len(weights.embedding), np.int32),
+        constant("words", len(weights.embedding), np.int32),
+        constant("short", _SHORT),
+        constant("one_and_a_half", 1.5),
         constant("padding", _PAD_ID, np.int32),
         constant("one", 1),
-        constant("two", 2),
+        constant("below_all", -2),
         constant("first_axis", [0], np.int64),
         constant("second_axis", [1], np.int64),
-        constant("last_axis", [2], np.int64),
+        constant("other_axes", [1, 3], np.int64),
     ]
     node = helper.make_node
     nodes = [
         node("Transpose", ["ids"], ["by_word"], perm=[1, 0]),
-        node("Equal", ["by_word", "padding"], ["is_padding"]),
-        node("Not", ["is_padding"], ["is_word"]),
+        node("Greater", ["by_word", "padding"], ["is_word"]),
         node("Cast", ["is_word"], ["counts"], to=onnx.TensorProto.FLOAT),
         node("ReduceSum", ["counts", "first_axis"], ["any_length"], keepdims=0),
         node("Max", ["any_length", "one"], ["length"]),
@@ -361,21 +538,36 @@ def onnx_model(weights: Weights) -> onnx.ModelProto:
         node(
             "LSTM",
             ["embedded", "kernel", "recurrent", "bias", "sequence_lens"],
-            ["directions"],
+            ["states"],
             hidden_size=units,
+            direction="bidirectional",
         ),
-        node("Squeeze", ["directions", "second_axis"], ["states"]),
-        node("Unsqueeze", ["counts", "last_axis"], ["mask"]),
-        node("Sub", ["one", "mask"], ["outside"]),
-        node("Mul", ["outside", "two"], ["penalty"]),
-        node("Sub", ["states", "penalty"], ["penalised"]),
-        node("ReduceMax", ["penalised"], ["largest"], axes=[0], keepdims=0),
-        node("Mul", ["states", "mask"], ["counted"]),
-        node("ReduceSum", ["counted", "first_axis"], ["total"], keepdims=0),
+        node("Unsqueeze", ["is_word", "other_axes"], ["is_state"]),
+        node("Where", ["is_state", "states", "below_all"], ["states_of_words"]),
+        node("ReduceMax", ["states_of_words"], ["largest"], axes=[0], keepdims=0),
+        node("ReduceSum", ["states", "first_axis"], ["total"], keepdims=0),  # they are 0 after a text's end
         node("Unsqueeze", ["length", "second_axis"], ["divisor"]),
         node("Div", ["total", "divisor"], ["mean"]),
-        node("Concat", ["largest", "mean"], ["pooled"], axis=1),
-        node("Gemm", ["pooled", "dense", "dense_bias"], ["logits"]),
+        node("Concat", ["largest", "mean"], ["pooled"], axis=2),
+        node("Transpose", ["pooled"], ["by_text"], perm=[1, 0, 2]),
+        node("Flatten", ["by_text"], ["states_of_text"], axis=1),
+        node("Pad", ["by_word", "one_later"], ["previous"]),
+        node("Mul", ["previous", "spread"], ["spread_out"]),
+        node("Add", ["spread_out", "by_word"], ["pair"]),
+        node("Mod", ["pair", "pairs"], ["place_of_pair"]),
+        node("Add", ["place_of_pair", "words"], ["place"]),
+        node("Where", ["is_word", "place", "padding"], ["places"]),
+        node("Concat", ["by_word", "places"], ["scored"], axis=0),
+        node("Gather", ["scores", "scored"], ["scores_16"]),
+        node("Cast", ["scores_16"], ["scores_32"], to=onnx.TensorProto.FLOAT),
+        node("ReduceSum", ["scores_32", "first_axis"], ["total_score"], keepdims=0),
+        node("Add", ["length", "short"], ["longer"]),
+        node("Pow", ["longer", "one_and_a_half"], ["damping"]),
+        node("Mul", ["total_score", "length"], ["weighed_score"]),
+        node("Div", ["weighed_score", "damping"], ["score"]),
+        node("Unsqueeze", ["score", "second_axis"], ["score_of_text"]),
+        node("Concat", ["states_of_text", "score_of_text"], ["features"], axis=1),
+        node("Gemm", ["features", "dense", "dense_bias"], ["logits"]),
         node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
     return export.onnx_from_nodes(

@@ -78,9 +78,7 @@ def _train_student(settings: distill.Settings, run: Run) -> list[Any]:
 
 
 def _train_sentiment(settings: sentiment.Settings, run: Run) -> list[Any]:
-    model = sentiment.build(settings, vocabulary_size=30)
-    sentiment.fit(model, settings, run, _texts(1), _texts(2), _texts(3))
-    weights: list[Any] = model.get_weights()
+    weights: list[Any] = sentiment.fit(settings, run, 30, _texts(1), {"reviews": _texts(2)}).get_weights()
     return weights
 
 

@@ -91,12 +91,12 @@ def _positive(texts: Sequence[str]) -> Any:
     return _bundled("sentiment").read_texts(texts)[:, 1]
 
 
-@pytest.mark.parametrize("text", ["what a wonderful film", "I loved it", "great"])
+@pytest.mark.parametrize("text", ["what a wonderful film", "I loved it", "great", "not bad at all"])
 def test_short_praise_is_positive(text: str) -> None:
     assert _positive([text])[0] > 0.5
 
 
-@pytest.mark.parametrize("text", ["a dull, lifeless film", "not good at all", "don't waste your time", "boring"])
+@pytest.mark.parametrize("text", ["a dull, lifeless film", "not good at all", "I did not like it", "boring"])
 def test_short_blame_is_negative(text: str) -> None:
     assert _positive([text])[0] < 0.5
 

@@ -1,0 +1,49 @@
+"""Negated sentences: those made for training, and those written to measure with."""
+
+from millrace.artifacts.vocabulary import words
+from training import negation
+
+
+def test_made_sentences_are_the_same_for_a_seed_and_half_of_them_positive() -> None:
+    made = negation.sentences(400, seed=1)
+
+    assert made == negation.sentences(400, seed=1)
+    assert made != negation.sentences(400, seed=2)
+    assert sum(review.label for review in made) == 200
+    assert not any("{" in review.text for review in made)
+
+
+def test_a_made_sentence_has_one_label() -> None:
+    labels: dict[str, set[int]] = {}
+    for review in negation.sentences(10_000, seed=1):
+        labels.setdefault(review.text, set()).add(review.label)
+
+    assert {text for text, found in labels.items() if len(found) > 1} == set()
+
+
+def test_words_of_praise_and_blame_are_made_in_both_labels() -> None:
+    made = negation.sentences(8_000, seed=1)
+
+    for word in ("good", "bad", "boring", "dull"):
+        found = [review.label for review in made if word in words(review.text)]
+        assert 0.25 < sum(found) / len(found) < 0.75
+
+
+def test_negation_turns_the_label_round() -> None:
+    made = negation.sentences(20_000, seed=1)
+
+    def labels(start: str) -> set[int]:
+        return {review.label for review in made if review.text.startswith(start)}
+
+    assert labels("not bad") == labels("not dull") == {1}
+    assert labels("not good") == labels("not funny") == {0}
+
+
+def test_no_measured_sentence_is_made() -> None:
+    measured = {tuple(words(review.text)) for review in negation.MEASURED}
+
+    made = {tuple(words(review.text)) for review in negation.sentences(20_000, seed=3)}
+
+    assert measured.isdisjoint(made)
+    assert len(measured) == len(negation.MEASURED) == 80
+    assert sum(review.label for review in negation.MEASURED) == 40
