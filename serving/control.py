@@ -121,7 +121,7 @@ def _read(body: type[_Body], *, empty: bytes = b"") -> _Body:
     """The request's body as that type, `empty` in the place of none. Raises `InvalidRequest`."""
     try:
         return msgspec.json.decode(request.get_data() or empty, type=body)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, of another form, no UTF-8, or nested too deep
         raise InvalidRequest(f"failed to parse the request JSON buffer: {error}") from error
 
 

@@ -70,7 +70,7 @@ class Catalogue:
     def read(self, controls: Mapping[str, ModelControl]) -> dict[str, Wanted]:
         """What is wanted of every model now, by name. Raises `RepositoryError` and `ConfigError`."""
         if not self._repository.root.is_dir():
-            self._repository.models()  # which says what is wrong
+            self._repository.folders()  # which says what is wrong
         settings = {model.name: model for model in self._configured()}
         for name, control in controls.items():
             if control.base_path and name not in settings:
@@ -81,7 +81,7 @@ class Catalogue:
         """The models of `models.config`, else those with a folder in the repository."""
         path = self._models_config or self._repository.root / MODELS_CONFIG
         if self._models_config is None and not path.exists():
-            found = self._repository.models()
+            found = [name for name in self._repository.folders() if _is_model(self._repository.root / name)]
             if self._has_found and not found:  # as a volume looks that is not mounted any more
                 raise RepositoryError(f"{self._repository.root} is empty")
             self._has_found = bool(found)
@@ -134,7 +134,18 @@ class Catalogue:
     def _inside(self, base_path: str) -> Path:
         """A folder that a caller named: it must lie in the repository, for callers may not roam the disk."""
         root = self._repository.root.resolve()
-        folder = (root / base_path).resolve()
+        try:
+            folder = (root / base_path).resolve()
+        except (ValueError, RuntimeError) as error:  # a NUL in it, or links in a circle
+            raise RepositoryError(f"base_path {base_path!r}: {error}") from error
         if not folder.is_relative_to(root):
             raise RepositoryError(f"base_path {base_path!r} is outside of the model repository {root}")
         return folder
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether there are versions in it, or it cannot be read: then that is said of the model."""
+    try:
+        return bool(versions_in(folder))
+    except OSError:
+        return True

@@ -144,6 +144,16 @@ class Worker:
     # The heartbeat
 
     def _beat(self) -> None:
+        try:
+            self._beat_on()
+        except Exception:
+            _log.exception("the heartbeat failed; the worker ends")
+            self._fail()
+        finally:
+            self._has_heard.set()
+            self._link.close()
+
+    def _beat_on(self) -> None:
         """Announce the models until told to stop, then take that back; renew leases until the last instance is done."""
         period_s = min(_HEARTBEAT_S, self._settings.lease_ms / 3000)
         is_announced = True
@@ -160,7 +170,6 @@ class Worker:
                 _log.warning("the queue does not answer", extra={"reason": str(error)})
             self._has_heard.set()
             (self._left if self._stopping.is_set() else self._news).wait(period_s)
-        self._link.close()
 
     def _renew(self) -> None:
         """Renew all leases; a method of its own, for a name left in `_beat` would keep a model that was unloaded."""
@@ -185,8 +194,8 @@ class Worker:
         self._controls.take(controls)
         if self._controls.by_model is not known:
             self._orders.set()
-        for control in self._controls.missing_from(controls):
-            self._link.write_control(control, replaces=control.generation - 1)
+        if missing := self._controls.missing_from(controls):
+            self._link.put_back(missing)
 
     def _leave(self, heartbeat: threading.Thread, following: threading.Thread) -> None:
         """Finish what was taken, while the heartbeat says that nothing new should be sent here."""

@@ -13,6 +13,7 @@ is empty, or another worker has it.
 """
 
 import contextlib
+import itertools
 import logging
 import math
 import time
@@ -33,6 +34,7 @@ from worker.model import Model
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 5.0
+_LONGEST_ERROR = 2000
 HEARD_S = 3.0  # for so long an API process may go on as if it had heard nothing
 _Files = frozenset[tuple[str, int, int]]
 
@@ -92,7 +94,7 @@ class Versions:
         self._news = news
         self._now_ms = now_ms
         self._heard_s = heard_s
-        self._held: dict[tuple[str, int], _Held] = {}
+        self._held: dict[str, dict[int, _Held]] = {}
         self._absent: tuple[ModelAnnouncement, ...] = ()
         self._leaving: list[Instances] = []
         self._is_closed = False
@@ -102,16 +104,16 @@ class Versions:
 
     def announcements(self) -> tuple[ModelAnnouncement, ...]:
         """What to tell the others, of every version."""
-        return (*(held.shown() for held in list(self._held.values())), *self._absent)
+        return (*(held.shown() for _, _, held in self._all()), *self._absent)
 
     def instances(self) -> list[Instances]:
         """All that run, those that are leaving too."""
-        return [held.instances for held in list(self._held.values()) if held.instances] + self._leaving
+        return [held.instances for _, _, held in self._all() if held.instances] + self._leaving
 
     def told(self, announced: Iterable[ModelAnnouncement]) -> None:
         """The others were told this."""
         for model in announced:
-            held = self._held.get((model.name, model.version))
+            held = self._of(model.name).get(model.version)
             if held and held.told is None and model.state == held.state == "UNLOADING":
                 held.told = time.monotonic()
 
@@ -140,8 +142,9 @@ class Versions:
         for model in sorted(wanted.values(), key=lambda model: model.is_loaded):  # what is only to go need not wait
             self._load_all(model, due[model.name])
             self._part(model, others())
-            self.generations = {**self.generations, model.name: model.generation}
-            self._tell()
+            if self.generations.get(model.name, 0) != model.generation:
+                self.generations = {**self.generations, model.name: model.generation}
+                self._tell()
         self.generations = dict(generations)
         self._leave(others())
         self._tell()
@@ -162,16 +165,25 @@ class Versions:
         self._errors = errors
 
     def _of(self, name: str) -> dict[int, _Held]:
-        return {version: held for (model, version), held in self._held.items() if model == name}
+        return self._held.get(name, {})
+
+    def _all(self) -> list[tuple[str, int, _Held]]:
+        """A list of its own, for other threads ask while versions come and go."""
+        return [(name, v, held) for name, versions in list(self._held.items()) for v, held in list(versions.items())]
+
+    def _drop(self, name: str, version: int) -> None:
+        del self._held[name][version]
+        if not self._held[name]:
+            del self._held[name]
 
     def _forget(self, wanted: Mapping[str, Wanted]) -> None:
         """Part with models that are gone, and forget failures whose files are gone."""
-        for (name, version), held in list(self._held.items()):
+        for name, version, held in self._all():
             model = wanted.get(name)
             if model is None and held.state == "AVAILABLE":
                 held.become("UNLOADING")
             elif held.instances is None and (model is None or version not in model.there):
-                del self._held[name, version]
+                self._drop(name, version)
 
     # Loading
 
@@ -199,9 +211,11 @@ class Versions:
         return is_asked_again or held.files != _files(model, version) or time.monotonic() >= held.retry_at
 
     def _say_loading(self, name: str, version: int) -> None:
-        held = self._held.get((name, version))
+        held = self._of(name).get(version)
         if held is None or held.instances is None:
-            self._held[name, version] = _Held(ModelAnnouncement(name=name, version=version, state="LOADING"))
+            self._held.setdefault(name, {})[version] = _Held(
+                ModelAnnouncement(name=name, version=version, state="LOADING")
+            )
 
     def _load_all(self, model: Wanted, versions: Sequence[int]) -> None:
         """Load these, and for each that fails an older one that takes its place."""
@@ -221,7 +235,7 @@ class Versions:
 
     def _try(self, model: Wanted, version: int) -> bool:
         """Load a version beside all that serves; whether it can serve now."""
-        held = self._held[model.name, version]
+        held = self._held[model.name][version]
         held.files, held.generation = _files(model, version), model.generation
         about = {"model": model.name, "version": version}
         started = time.perf_counter()
@@ -231,7 +245,7 @@ class Versions:
             is_ours = not isinstance(error, LoadError)
             _log.error("a model failed to load", extra={**about, "reason": str(error)}, exc_info=is_ours)
             state = "AVAILABLE" if held.instances else "END"
-            held.announcement = replace(held.announcement, state=state, error=str(error))
+            held.announcement = replace(held.announcement, state=state, error=_in_words(str(error)))
             held.retry_at = time.monotonic() + _RETRY_S if getattr(error, "can_retry", False) else math.inf
             return held.instances is not None
         if self._is_closed:
@@ -251,33 +265,42 @@ class Versions:
         held = self._of(model.name)
         failed = {version for version, of in held.items() if of.instances is None}
         kept = model.versions(failed) if model.is_loaded else []
-        mine = WorkerAnnouncement(worker="", expires_ms=0, sent_ms=int(self._now_ms()), models=self.announcements())
-        waits = held_back([*others, mine])
-        is_settled = not model.is_loaded or (
-            not model.error
-            and all(version in held and (model.name, version) not in waits for version in kept)
-            and bool(kept)
-            and not (model.policy.specific and failed.intersection(model.versions()))  # nothing takes their place
+        parting = [version for version, of in held.items() if of.state == "AVAILABLE" and version not in kept]
+        if not parting or (model.is_loaded and not self._is_settled(model, kept, failed, others)):
+            return
+        for version in parting:
+            held[version].become("UNLOADING")
+            _log.info("unloading a version", extra={"model": model.name, "version": version})
+
+    def _is_settled(
+        self, model: Wanted, kept: Sequence[int], failed: set[int], others: Sequence[WorkerAnnouncement]
+    ) -> bool:
+        """Whether what is wanted of the model is here, and held back by no worker."""
+        held = self._of(model.name)
+        if model.error or not kept or not held.keys() >= set(kept):
+            return False
+        if model.policy.specific and failed.intersection(model.versions()):  # nothing takes their place
+            return False
+        mine = WorkerAnnouncement(
+            worker="", expires_ms=0, sent_ms=int(self._now_ms()), models=tuple(of.shown() for of in held.values())
         )
-        for version, of in held.items():
-            if of.state == "AVAILABLE" and version not in kept and is_settled:
-                of.become("UNLOADING")
-                _log.info("unloading a version", extra={"model": model.name, "version": version})
+        about = [replace(worker, models=tuple(m for m in worker.models if m.name == model.name)) for worker in others]
+        return not held_back([*about, mine]).intersection((model.name, version) for version in kept)
 
     def _leave(self, others: Sequence[WorkerAnnouncement]) -> None:
         """Let the instances go to which nothing can come any more."""
         elsewhere = {(m.name, m.version) for worker in others for m in worker.models if m.state == "AVAILABLE"}
         now = time.monotonic()
-        for key, held in list(self._held.items()):
+        for name, version, held in self._all():
             if held.instances is None or held.told is None or now - held.told < self._heard_s:
                 continue
             try:
-                is_done = key in elsewhere or self._is_idle(held.instances.queue)
+                is_done = (name, version) in elsewhere or self._is_idle(held.instances.queue)
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error)})
                 return
             if is_done:
-                del self._held[key]
+                self._drop(name, version)
                 self._drain(held.instances)
         for instances in [leaving for leaving in self._leaving if not leaving.are_alive]:
             self._leaving.remove(instances)
@@ -296,15 +319,20 @@ def _not_held(model: Wanted, held: Mapping[int, _Held]) -> Iterator[ModelAnnounc
     if model.error or not model.is_loaded:
         for version in model.versions() or ([] if held else [0]):
             if version not in held:
-                yield ModelAnnouncement(name=model.name, version=version, state="END", error=model.error)
+                yield ModelAnnouncement(name=model.name, version=version, state="END", error=_in_words(model.error))
+
+
+def _in_words(error: str) -> str:
+    """An error as it is announced with every heartbeat: of bounded length, and without bytes that are no text."""
+    return error[:_LONGEST_ERROR].encode(errors="backslashreplace").decode()
 
 
 def _files(model: Wanted, version: int) -> _Files:
     """What tells whether anything of a version has changed."""
-    paths = [*(model.folder / str(version)).rglob("*"), model.folder / CONFIG_PBTXT]
     found = set()
-    for path in paths:
-        with contextlib.suppress(OSError):  # it went away, or was never there
-            status = path.stat()
-            found.add((str(path), status.st_mtime_ns, status.st_size))
+    with contextlib.suppress(OSError):  # a folder went away while it was looked at
+        for path in itertools.chain([model.folder / CONFIG_PBTXT], (model.folder / str(version)).rglob("*")):
+            with contextlib.suppress(OSError):  # it went away, or was never there
+                status = path.stat()
+                found.add((str(path), status.st_mtime_ns, status.st_size))
     return frozenset(found)

@@ -124,7 +124,7 @@ def read(folder: Path) -> Manifest | None:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no JSON, of another form, no UTF-8, or nested too deep
         raise ManifestError(f"{path}: {error}") from error
 
 

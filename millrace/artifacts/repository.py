@@ -1,13 +1,17 @@
 """The model repository: a folder `<root>/<model>/<version>/`, as TensorFlow Serving and Triton lay it out too.
 
-Versions are positive integers without leading zeros; other entries are passed over. Publishing is atomic: a version is
+Versions are positive integers of 63 bits without leading zeros, models' names have printable characters; other entries
+are passed over. Publishing is atomic: a version is
 written beside its place and renamed into it, so that nobody reads half of one.
 """
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_TOO_LARGE = 2**63  # for the protocols
 
 
 class RepositoryError(Exception):
@@ -21,14 +25,27 @@ class ModelRepository:
         self.root = root
 
     def models(self) -> dict[str, list[int]]:
-        """Every model's versions, oldest first, by name; models without a version are left out.
+        """Every model's versions, oldest first, by name; models without one, or that cannot be read, are left out.
 
-        Raises `RepositoryError` when the root is not a folder.
+        Raises `RepositoryError` as `folders` does.
         """
-        if not self.root.is_dir():
-            raise RepositoryError(f"{self.root} is not a folder; give the folder that holds <model>/<version>/")
-        found = {folder.name: versions_in(folder) for folder in sorted(self.root.iterdir()) if folder.is_dir()}
+        found = {}
+        for name in self.folders():
+            with contextlib.suppress(OSError):
+                found[name] = versions_in(self.root / name)
         return {name: versions for name, versions in found.items() if versions}
+
+    def folders(self) -> list[str]:
+        """The names of all folders below the root, in order, whether they hold versions or not.
+
+        Raises `RepositoryError` when the root is not a folder, or cannot be read.
+        """
+        try:
+            if not self.root.is_dir():
+                raise RepositoryError(f"{self.root} is not a folder; give the folder that holds <model>/<version>/")
+            return sorted(entry.name for entry in self.root.iterdir() if entry.name.isprintable() and entry.is_dir())
+        except OSError as error:
+            raise RepositoryError(str(error)) from error
 
     def folder(self, model: str, version: int) -> Path:
         """Where that version's files are, or would be."""
@@ -57,4 +74,5 @@ class ModelRepository:
 def versions_in(folder: Path) -> list[int]:
     """The versions in a model's folder, the oldest first. Raises `OSError`."""
     names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0"))
+    numbers = [int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0")]
+    return sorted(number for number in numbers if number < _TOO_LARGE)

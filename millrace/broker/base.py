@@ -133,6 +133,9 @@ class ProducerLink(Protocol):
         Returns None, or the newer document that is there: nothing was written then.
         """
 
+    async def put_back(self, controls: Sequence[ModelControl]) -> None:
+        """Write documents that are not there any more, or only older ones; newer ones stay."""
+
 
 class ConsumerLink(Protocol):
     """A worker's hold on one queue, for one thread. Methods raise `Unavailable` when the queue is out of reach.
@@ -176,8 +179,8 @@ class WorkerLink(Protocol):
         Returns the announcements that have not expired, its own among them, and what is wanted of models.
         """
 
-    def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
-        """See `ProducerLink.write_control`."""
+    def put_back(self, controls: Sequence[ModelControl]) -> None:
+        """See `ProducerLink.put_back`."""
 
     def block_count(self, queue: Queue) -> int:
         """How many of the queue's blocks wait or are in work, at any worker."""

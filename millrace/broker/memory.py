@@ -143,6 +143,10 @@ class MemoryBroker:
             self._controls[control.model] = control
             return None
 
+    def _put_back(self, controls: Sequence[ModelControl]) -> None:
+        for control in controls:
+            self._write_control(control, control.generation - 1)
+
     def _block_count(self, queue: Queue) -> int:
         with self._changed:
             state = self._queues[queue]
@@ -191,6 +195,10 @@ class MemoryProducerLink:
     async def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
         """See `ProducerLink`."""
         return self._broker._write_control(control, replaces)
+
+    async def put_back(self, controls: Sequence[ModelControl]) -> None:
+        """See `ProducerLink`."""
+        self._broker._put_back(controls)
 
     def deliver(self, block: bytes) -> None:
         """Put a reply block into the inbox, from any thread."""
@@ -247,9 +255,9 @@ class MemoryWorkerLink:
         self._broker._workers[announcement.worker] = announcement
         return self._broker._live(self.clock), list(self._broker._controls.values())
 
-    def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+    def put_back(self, controls: Sequence[ModelControl]) -> None:
         """See `WorkerLink`."""
-        return self._broker._write_control(control, replaces)
+        self._broker._put_back(controls)
 
     def block_count(self, queue: Queue) -> int:
         """See `WorkerLink`."""

@@ -503,8 +503,8 @@ class Producer:
             try:
                 self.workers, kept, controls = await self._link.heartbeat()
                 self.controls.take(controls)
-                for control in self.controls.missing_from(controls):
-                    await self._link.write_control(control, replaces=control.generation - 1)
+                if missing := self.controls.missing_from(controls):
+                    await self._link.put_back(missing)
             except MillraceError:
                 self.is_connected = False
                 raise

@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 _decode_announcement = msgspec.json.Decoder(WorkerAnnouncement).decode
 _decode_control = msgspec.json.Decoder(ModelControl).decode
 _Document = TypeVar("_Document")
+_UNREADABLE = (ValueError, RecursionError)  # what is no JSON, of another form, no UTF-8, or nested too deep
 
 
 def _readable(values: Sequence[bytes], decode: Callable[[bytes], _Document], what: str) -> list[_Document]:
@@ -51,7 +52,7 @@ def _readable(values: Sequence[bytes], decode: Callable[[bytes], _Document], wha
     for value in values:
         try:
             readable.append(decode(value))
-        except msgspec.MsgspecError as error:
+        except _UNREADABLE as error:
             _log.warning("%s cannot be read", what, extra={"reason": str(error)})
     return readable
 
@@ -72,11 +73,15 @@ def _write_control(control: ModelControl, replaces: int) -> Routed:
     return call("control", [CONTROLS], control.model, replaces, msgspec.json.encode(control))
 
 
+def _put_back(control: ModelControl) -> Routed:
+    return _write_control(control, control.generation - 1)
+
+
 def _newer_control(answer: bytes | None) -> ModelControl | None:
     """The document that was found in the place of ours. Raises `Unavailable` where it is of a form not known here."""
     try:
         return None if answer is None else _decode_control(answer)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise Unavailable(f"what is wanted of the model was written by another version of Millrace: {error}") from error
 
 
@@ -177,6 +182,10 @@ class RedisProducerLink:
         """See `ProducerLink`."""
         (answer,) = await self._sending.execute(_write_control(control, replaces))
         return _newer_control(answer)
+
+    async def put_back(self, controls: Sequence[ModelControl]) -> None:
+        """See `ProducerLink`."""
+        await self._sending.execute(*map(_put_back, controls))
 
     async def _make_reply_stream(self) -> None:
         self._last_id, self._untrimmed = "0", 0
@@ -376,10 +385,9 @@ class RedisWorkerLink:
             self._execute((WORKERS, ("HDEL", WORKERS, *gone)))
         return _live(everyone, self.clock), _controls(controls)
 
-    def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+    def put_back(self, controls: Sequence[ModelControl]) -> None:
         """See `WorkerLink`."""
-        (answer,) = self._execute(_write_control(control, replaces))
-        return _newer_control(answer)
+        self._execute(*map(_put_back, controls))
 
     def block_count(self, queue: Queue) -> int:
         """See `WorkerLink`."""

@@ -323,20 +323,33 @@ def test_what_is_wanted_of_a_model_reaches_workers_and_api_processes(broker: Bro
 
 
 def test_of_two_who_change_the_same_document_one_is_told_to_read_again(broker: Broker) -> None:
-    link = broker.worker()
     mine, other = ModelControl(model="m", generation=7), ModelControl(model="m", generation=8)
-    assert link.write_control(mine, replaces=0) is None
-    assert link.write_control(other, replaces=0) == mine
-    assert link.write_control(other, replaces=7) is None
-    link.close()
+
+    async def run() -> None:
+        link = broker.producer("api")
+        assert await link.write_control(mine, replaces=0) is None
+        assert await link.write_control(other, replaces=0) == mine
+        assert await link.write_control(other, replaces=7) is None
+        await link.close()
+
+    asyncio.run(run())
 
 
 def test_a_document_that_is_put_back_does_not_undo_a_newer_one(broker: Broker) -> None:
-    link = broker.worker()
     older, newer = ModelControl(model="m", generation=7), ModelControl(model="m", generation=9, is_loaded=False)
-    assert link.write_control(newer, replaces=0) is None
-    assert link.write_control(older, replaces=older.generation - 1) == newer
-    link.close()
+    gone = ModelControl(model="gone", generation=1)
+
+    async def run() -> list[ModelControl]:
+        worker, link = broker.worker(), broker.producer("api")
+        worker.put_back([newer])
+        worker.put_back([older, gone])
+        await link.put_back([older, gone])
+        controls = (await link.heartbeat()).controls
+        worker.close()
+        await link.close()
+        return controls
+
+    assert sorted(asyncio.run(run()), key=lambda control: control.model) == [gone, newer]
 
 
 def test_blocks_are_counted_from_their_arrival_until_they_are_finished(broker: Broker) -> None:

@@ -48,7 +48,7 @@ def worker_does_all(url: str) -> None:
     link.announce(WorkerAnnouncement(worker="dead", expires_ms=1, models=()))
     link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
     assert [worker.worker for worker in link.live()] == ["w"]
-    link.write_control(ModelControl(model="m", generation=1), replaces=0)
+    link.put_back([ModelControl(model="m", generation=1)])
     assert link.block_count(QUEUE) == 1
     first.exchange([], [], count=1, block_ms=10)
     assert first.cancelled_count == 0

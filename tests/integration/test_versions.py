@@ -2,7 +2,10 @@
 
 import asyncio
 import gc
+import os
+import shutil
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 from running import RedisServer, until
 
 from millrace.broker.base import Broker, Limits
+from millrace.broker.keys import CONTROLS, WORKERS
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.producer import Producer, Request
 from millrace.broker.redis import RedisBroker
@@ -596,3 +601,132 @@ def test_a_new_version_waits_until_every_worker_has_it(
         gate.set()
         until(lambda: api.ask() == 2)
         api.until(v1="END", v2="AVAILABLE")
+
+
+# What Redis may hold of another version of Millrace's, or of anybody's.
+GARBAGE = {
+    "no JSON": b"\x00\xff",
+    "no UTF-8": b'{"model": "\xff"}',
+    "nested without end": b'{"model": ' + b"[" * 100_000,
+    "another form, and newer than all": b'{"model": 5, "generation": 9007199254740991}',
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_documents_that_cannot_be_read_disturb_neither_workers_nor_api_processes(
+    own_redis: RedisServer, publish: Callable[..., Path], repository: Path, garbage: str
+) -> None:
+    broker = RedisBroker(own_redis.url)
+    api = Api(broker)
+    publish(1)
+    publish(1, "other")
+    with running(broker, repository) as worker:
+        api.until(v1="AVAILABLE")
+        api.do(api.repository.set_policy("m", VersionPolicy(latest=0)))
+        with redis.Redis.from_url(own_redis.url) as client:
+            client.hset(CONTROLS, "m", GARBAGE[garbage])
+            client.hset(CONTROLS, "nobody", GARBAGE[garbage])
+            client.hset(WORKERS, "nobody", GARBAGE[garbage])
+        publish(2)
+        until(lambda: api.states() == {1: "AVAILABLE", 2: "AVAILABLE"})
+        assert api.ask() == 2
+        api.do(api.repository.unload("other"))
+        assert api.producer.is_connected
+        assert not worker.has_failed
+    api.stop()
+
+
+def test_a_base_path_that_no_folder_can_have_is_an_error_in_words(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    (repository / "loop").symlink_to("loop")
+    with running(broker, repository) as worker:
+        api.until(v1="AVAILABLE")
+        for path in ("a\0b", "loop", "x" * 4000):
+            configs = [ModelSettings(name="m"), ModelSettings(name="bad", base_path=path)]
+            with pytest.raises(InvalidRequest, match="load failed for model 'bad'"):
+                api.do(api.repository.reload(configs))
+        assert api.ask() == 1
+        assert not worker.has_failed
+
+
+def test_folders_with_odd_names_hurt_no_other(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    for name in (b"\xff", b"a b", b"..x", b"new\nline", "müller".encode(), b"{braces}"):
+        (repository / os.fsdecode(name) / "1" / os.fsdecode(b"\xfe")).mkdir(parents=True)
+    (repository / "m" / "9").write_text("no folder")
+    (repository / "m" / str(2**63)).mkdir()
+    (repository / "m" / str(2**63 - 1)).mkdir()
+    with running(broker, repository) as worker:
+        until(lambda: api.states().get(1) == "AVAILABLE")
+        assert api.states() == {1: "AVAILABLE", 2**63 - 1: "END"}
+        assert api.states("a b") == {1: "END"}
+        assert api.ask() == 1
+        publish(2)
+        until(lambda: api.ask() == 2)
+        assert not worker.has_failed
+
+
+def test_a_model_whose_folder_cannot_be_read_keeps_no_other_from_being_loaded(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(1)
+    publish(1, "locked")
+    iterdir = Path.iterdir
+
+    def refused(path: Path) -> Iterator[Path]:  # as for others than root where the permission is missing
+        if path.name == "locked":
+            raise PermissionError(f"Permission denied: {path}")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with running(broker, repository) as worker:
+        api.until(v1="AVAILABLE")
+        publish(2)
+        until(lambda: api.ask() == 2)
+        assert api.states("locked") == {0: "END"}
+        monkeypatch.undo()
+        api.until(name="locked", v1="AVAILABLE")
+        assert not worker.has_failed
+
+
+def test_a_heartbeat_that_fails_ends_the_worker(
+    broker: Broker, publish: Callable[..., Path], repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(1)
+    worker = Worker(WorkerSettings(models=repository), broker)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker, "_renew", fail)
+    worker.run()
+    assert worker.has_failed
+
+
+def test_a_version_that_fails_and_changes_all_the_time_hurts_no_other(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    """Its folders come and go while the worker looks whether anything has changed."""
+    publish(1)
+    stopping = threading.Event()
+
+    def churn() -> None:
+        while not stopping.is_set():
+            for number in range(30):
+                (repository / "m" / "2" / f"a{number}" / "b" / "c").mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(repository / "m" / "2")
+
+    churning = threading.Thread(target=churn)
+    with running(broker, repository, poll_s=0.001) as worker:
+        api.until(v1="AVAILABLE")
+        churning.start()
+        ends = time.monotonic() + 2
+        until(lambda: worker.has_failed or time.monotonic() > ends)
+        stopping.set()
+        churning.join()
+        assert api.ask() == 1
+        assert not worker.has_failed

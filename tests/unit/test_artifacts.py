@@ -228,3 +228,10 @@ def test_an_empty_image_is_an_empty_digit() -> None:
 def test_a_file_that_is_no_image_is_refused(file: bytes, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         read_digit(file)
+
+
+def test_a_manifest_that_is_no_text_or_nested_without_end_is_refused(tmp_path: Path) -> None:
+    for content in (b'{"name": "\xff"}', b'{"name": ' + b"[" * 100_000, b"{", b'{"name": 5}'):
+        (tmp_path / manifests.FILE_NAME).write_bytes(content)
+        with pytest.raises(ManifestError, match=r"manifest\.json"):
+            manifests.read(tmp_path)

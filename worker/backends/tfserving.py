@@ -159,7 +159,7 @@ def load(folder: Path, device: Device) -> TensorFlowServingBackend:
 def _read(path: Path) -> Remote:
     try:
         remote = msgspec.json.decode(path.read_bytes(), type=Remote)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no JSON, of another form, no UTF-8, or nested too deep
         raise LoadError(f"{path}: {error}") from error
     if remote.version is not None and remote.label:
         raise LoadError(f"{path}: version and label exclude each other")
