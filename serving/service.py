@@ -34,6 +34,7 @@ from serving.statistics import Statistics
 
 _log = logging.getLogger(__name__)
 _LARGE_BODY_BYTES = 256 * 1024
+_MAX_REMEMBERED_CHARACTERS = 512
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _VERB = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?:(predict|classify|regress)")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,19}))?/infer")
@@ -94,9 +95,12 @@ _TENSORFLOW_VERBS = {
 }
 
 
-@lru_cache(maxsize=1024)
 def target(path: str) -> Target | None:
     """What a POST to the path asks for, None where it is none of the hot verbs."""
+    return _remembered(path) if len(path) <= _MAX_REMEMBERED_CHARACTERS else _target(path)
+
+
+def _target(path: str) -> Target | None:
     if match := _VERB.fullmatch(path):
         name, version, label, verb = match.groups()
         return Target(_TENSORFLOW_VERBS[verb.lower()], name, _number(version), label)
@@ -104,6 +108,9 @@ def target(path: str) -> Target | None:
         name, version = match.groups()
         return Target(INFER, name, _number(version), None)
     return None
+
+
+_remembered = lru_cache(maxsize=1024)(_target)
 
 
 class Service:

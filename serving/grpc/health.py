@@ -8,6 +8,8 @@ from typing import Any
 import grpc
 
 from millrace import rpc
+from millrace.protocol.errors import InvalidRequest
+from serving.grpc import calls
 from serving.grpc.calls import Context
 from serving.service import Service
 
@@ -33,24 +35,25 @@ class Health:
 
     def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         """What answers each path."""
-        written = {"request_deserializer": _Request.FromString, "response_serializer": _Response.SerializeToString}
+        written = {"response_serializer": _Response.SerializeToString}
         return {
             f"{_PATH}/Check": grpc.unary_unary_rpc_method_handler(self._check, **written),
             f"{_PATH}/Watch": grpc.unary_stream_rpc_method_handler(self._watch, **written),
         }
 
-    async def _check(self, message: Any, context: Context) -> Any:
-        status = self._status(message.service)
+    async def _check(self, request: bytes, context: Context) -> Any:
+        status = self._status(await _named(request, context))
         if status == _Response.SERVICE_UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return _Response(status=status)
 
-    async def _watch(self, message: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ARG002 - as gRPC calls it
+    async def _watch(self, request: bytes, context: Context) -> AsyncIterator[Any]:
         """The service's status, and again whenever it is another."""
+        name = await _named(request, context)
         told = None
         while True:
             is_last = self._stopping.is_set()
-            if (status := self._status(message.service)) != told:
+            if (status := self._status(name)) != told:
                 told = status
                 yield _Response(status=status)
             if is_last:
@@ -63,3 +66,13 @@ class Health:
             return int(_Response.SERVICE_UNKNOWN)
         is_ready = self._service.is_ready and not self._stopping.is_set()
         return int(_Response.SERVING if is_ready else _Response.NOT_SERVING)
+
+
+async def _named(request: bytes, context: Context) -> str:
+    """The service that a request asks of; ends the call where it cannot be read."""
+    try:
+        message = await calls.read(_Request, request)
+    except InvalidRequest as error:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+    name: str = message.service
+    return name

@@ -31,6 +31,7 @@ from serving.settings import ServingSettings
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+MULTI = "/tensorflow.serving.PredictionService/MultiInference"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -230,8 +231,9 @@ async def test_the_request_id_comes_back_with_answers_and_errors() -> None:
 @run
 async def test_bytes_that_are_no_message_are_refused_and_hurt_nobody() -> None:
     async with running() as b:
-        for path in (PREDICT, INFER, "/tensorflow.serving.PredictionService/MultiInference"):
-            status, text = await refused(b.channel.unary_unary(path)(b"\xff\xff\xff"))
+        calls = [b.channel.unary_unary(path) for path in (PREDICT, INFER, MULTI, CHECK)]
+        for ask in (*calls, lambda request: b.channel.unary_stream(WATCH)(request).read()):
+            status, text = await refused(ask(b"\xff\xff\xff"))
             assert status == grpc.StatusCode.INVALID_ARGUMENT
             assert "cannot be read" in text
         call = asyncio.ensure_future(b.infer(1))

@@ -1,6 +1,7 @@
 """What the Flask application adds to every answer."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ from flask.testing import FlaskClient
 from millrace.broker.memory import MemoryBroker
 from millrace.protocol.errors import InvalidRequest
 from serving.app import create_app
-from serving.service import Service
+from serving.service import Service, target
 from serving.settings import ServingSettings
 
 
@@ -42,3 +43,17 @@ def test_a_preflight_is_answered_for_every_path_where_pages_may_call(client: Fla
             assert "Content-Type" in answer.headers["Access-Control-Allow-Headers"]
         else:
             assert "Access-Control-Allow-Methods" not in answer.headers
+
+
+def test_long_paths_are_read_and_not_kept() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            found = target(f"/v1/models/{number:050000}:predict")
+            assert found
+            assert found.model == f"{number:050000}"
+        found = None
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 1_000_000
