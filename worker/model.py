@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import CONFIG_PBTXT, TensorConfig, TritonConfig
-from millrace.artifacts.manifest import Batching, Manifest, ManifestError
+from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, ManifestError, Tokenize
 from millrace.protocol.errors import ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, DTYPES, Signature, TensorSpec
@@ -25,6 +26,7 @@ from worker.preprocess import Preparation
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _MEASURED_LENGTH, _MEASURED_ROWS, _MEASURED_RUNS = 64, 8, 5
+_LARGEST_INPUT_BYTES = 2**30
 _SEND_MS = 0.05  # one more reply block: written, sent and read by the API
 
 
@@ -100,6 +102,7 @@ class Model:
     def _run_on_zeros(self, name: str, signature: Signature) -> None:
         sizes = (1, self.batching.max_batch_size) if self.batching.max_batch_size else (0,)
         for rows in sizes:
+            _check_size(signature, rows)
             self._backend.run(name, {spec.name: _filled(spec, rows) for spec in signature.inputs})
 
     def _measured_cost(self) -> Cost:
@@ -160,7 +163,8 @@ def load(
         raise LoadError(str(error)) from error
     runtime = backends.load(folder, device, config.format or backend)
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
-    _check_outputs(signatures, runtime)
+    if manifest:
+        _check_signatures(manifest, runtime)
     batching = manifest.batching if manifest else _batching(runtime, config, max_batch_size)
     _check_config(config, signatures, batching)
     ignored = _ignored(config, manifest, device)
@@ -193,16 +197,48 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
             raise LoadError(f"{folder / file} was added after the version was published: the manifest does not list it")
 
 
-def _check_outputs(signatures: dict[str, Signature], runtime: Backend) -> None:
-    """Whether the graph has what the manifest promises."""
-    for name, signature in signatures.items():
-        graph = runtime.signatures.get(name)
-        names = {spec.name for spec in graph.outputs} if graph else set()
-        for spec in signature.outputs:
-            if spec.name not in names:
-                raise LoadError(
-                    f"the manifest's signature {name!r} has an output {spec.name!r} that the model's file lacks"
-                )
+def _check_signatures(manifest: Manifest, runtime: Backend) -> None:
+    """Whether the graph takes what the manifest lets callers send, and has what it promises."""
+    replaced = {step.input for step in manifest.preprocessing if not isinstance(step, DecodeImage)}
+    made = {made for step in manifest.preprocessing for made in _made_by(step)}
+    renamed = {step.output for step in manifest.postprocessing}
+    for name, signature in manifest.signatures.items():
+        graph = runtime.signatures.get(name, Signature(inputs=(), outputs=()))
+        for what, specs, actual, changed in (
+            ("input", signature.inputs, graph.inputs, replaced),
+            ("output", signature.outputs, graph.outputs, renamed),
+        ):
+            by_name = {spec.name: spec for spec in actual}
+            for spec in specs:
+                where = f"the manifest's signature {name!r} has an {what} {spec.name!r}"
+                found = by_name.get(spec.name)
+                if found is None and not (what == "input" and spec.name in changed):
+                    raise LoadError(f"{where} that the model's file lacks")
+                if found and spec.name not in changed and not _fits(spec, found):
+                    raise LoadError(
+                        f"{where} that is {spec.datatype} {list(spec.shape)}, but {found.datatype} "
+                        f"{list(found.shape)} in the model's file"
+                    )
+        known = made.union(spec.name for spec in signature.inputs)
+        if unknown := [spec.name for spec in graph.inputs if spec.name not in known and not spec.optional]:
+            raise LoadError(f"the manifest's signature {name!r} lacks the input {unknown[0]!r} of the model's file")
+
+
+def _made_by(step: DecodeImage | Tokenize | LookUpWords) -> tuple[str, ...]:
+    """The graph's inputs that a step makes."""
+    match step:
+        case DecodeImage():
+            return (step.input,)
+        case Tokenize():
+            return (step.output,)
+        case LookUpWords():
+            return (step.output, step.weights)
+
+
+def _fits(one: TensorSpec, other: TensorSpec) -> bool:
+    """Whether there are tensors that fit both."""
+    pairs = itertools.zip_longest(one.shape, other.shape)
+    return one.datatype == other.datatype and all(a == b or (-1 in (a, b) and None not in (a, b)) for a, b in pairs)
 
 
 def _batching(runtime: Backend, config: TritonConfig, max_batch_size: int) -> Batching:
@@ -235,8 +271,7 @@ def _check_config(config: TritonConfig, signatures: dict[str, Signature], batchi
 
 def _check_tensor(what: str, tensor: TensorConfig, spec: TensorSpec, batching: Batching) -> None:
     dims = (-1, *tensor.dims) if batching.max_batch_size else tensor.dims
-    pairs = itertools.zip_longest(dims, spec.shape)
-    if tensor.datatype != spec.datatype or not all(a == b or (-1 in (a, b) and None not in (a, b)) for a, b in pairs):
+    if not _fits(TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=dims), spec):
         raise LoadError(
             f"{CONFIG_PBTXT} declares {what} '{tensor.name}' as {tensor.datatype} {list(dims)}, but the model has "
             f"{spec.datatype} {list(spec.shape)}"
@@ -273,10 +308,22 @@ def _labels(folder: Path, config: TritonConfig) -> tuple[str, ...]:
         raise LoadError(f"{path}: {error}") from error
 
 
+def _check_size(signature: Signature, rows: int) -> None:
+    """Raises `ValueError` for a batch that a worker had better not try to hold."""
+    size = max((math.prod(_shape(spec, rows)) * DTYPES[spec.datatype].itemsize for spec in signature.inputs), default=0)
+    if size > _LARGEST_INPUT_BYTES:
+        raise ValueError(f"a batch of {rows} rows has an input of {size} bytes; max_batch_size must be lower")
+
+
+def _shape(spec: TensorSpec, rows: int) -> tuple[int, ...]:
+    """What the smallest tensor of so many rows has; `rows` 0 is a model without batches."""
+    shape = tuple(1 if size < 0 else size for size in spec.shape)
+    return (rows, *shape[1:]) if rows else shape
+
+
 def _filled(spec: TensorSpec, rows: int, length: int = 1, *, value: int = 0) -> npt.NDArray[Any]:
     """A tensor of one value, its last axis `length` long where that is free; `rows` 0 is a model without batches."""
-    shape = tuple(1 if size < 0 else size for size in spec.shape)
-    shape = (rows, *shape[1:]) if rows else shape
+    shape = _shape(spec, rows)
     if len(shape) > 1 and spec.shape[-1] < 0:
         shape = (*shape[:-1], length)
     if spec.datatype == BYTES:

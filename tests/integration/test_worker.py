@@ -777,6 +777,46 @@ def test_a_manifest_that_promises_another_output_is_refused(make_onnx: Callable[
         _load(folder)
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "y"}, "has an input 'y' that the model's file lacks"),
+        ({"datatype": "INT64"}, r"'x' that is INT64 \[-1, 3\], but FP32 \[-1, 3\] in the model's file"),
+        ({"shape": (-1, 4)}, r"'x' that is FP32 \[-1, 4\], but"),
+        ({"shape": (-1, 3, 1)}, r"'x' that is FP32 \[-1, 3, 1\], but"),
+        (None, "lacks the input 'x' of the model's file"),
+    ],
+)
+def test_a_manifest_whose_requests_could_only_fail_is_refused(
+    make_onnx: Callable[..., Path], tmp_path: Path, spec: dict[str, Any] | None, message: str
+) -> None:
+    folder = make_onnx(tmp_path)
+    x = {"name": "x", "datatype": "FP32", "shape": (-1, 3)}
+    inputs = () if spec is None else (TensorSpec(**(x | spec)),)
+    scores = TensorSpec(name="scores", datatype="FP32", shape=(-1, 2))
+    signatures = {"serving_default": Signature(inputs=inputs, outputs=(scores,))}
+    manifests.write(folder, Manifest(name="m", version=1, signatures=signatures))
+    with pytest.raises(LoadError, match=message):
+        _load(folder)
+
+
+def test_a_batch_that_no_memory_holds_is_refused_before_it_is_tried(
+    make_onnx: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_onnx(tmp_path)
+    (folder.parent / "config.pbtxt").write_text("max_batch_size: 2000000000")
+    with pytest.raises(LoadError, match="a batch of 2000000000 rows has an input of 24000000000 bytes"):
+        models.load(
+            folder,
+            "tiny",
+            1,
+            device=Device(),
+            backend="auto",
+            max_batch_size=8,
+            config=read_triton_config(folder.parent),
+        )
+
+
 @pytest.mark.parametrize("name", ["../vocabulary.txt", "/etc/hostname"])
 def test_a_vocabulary_elsewhere_is_refused(make_onnx: Callable[..., Path], tmp_path: Path, name: str) -> None:
     folder = make_onnx(tmp_path)
