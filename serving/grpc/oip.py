@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import grpc
+import grpc.aio
 from google.protobuf import json_format
 from msgspec.structs import replace
 
@@ -148,7 +149,8 @@ class OpenInference:
             try:
                 body = await self._answer_in_stream(request, context)
                 async with writing:
-                    await context.write(body)
+                    with suppress(grpc.aio.InternalError):  # the caller went away, of which gRPC is about to tell
+                        await context.write(body)
             finally:
                 room.release()
 

@@ -6,8 +6,9 @@ A queue in memory stands behind it, whose worker answers only when the test says
 import asyncio
 import contextlib
 import gzip
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
@@ -150,6 +151,23 @@ def predict_request(*values: float) -> Any:
 def infer_response(body: bytes) -> tuple[str, list[float]]:
     response = rpc.message("inference.ModelInferResponse").FromString(body)
     return response.id, np.frombuffer(response.raw_output_contents[0], np.float32).tolist()
+
+
+@contextmanager
+def watched_log() -> Iterator[list[str]]:
+    """The errors that the server logs meanwhile."""
+    lines: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler = Kept(logging.ERROR)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -337,6 +355,24 @@ async def test_a_stream_that_its_caller_leaves_withdraws_what_it_asked() -> None
         await b.until(lambda: b.queued() == 1)
         stream.cancel()
         await b.until(lambda: b.counted(499))
+
+
+@run
+async def test_answers_to_streams_that_their_callers_leave_are_dropped_in_silence() -> None:
+    async with running() as b:
+        with watched_log() as lines:
+            for _ in range(20):
+                calls = [b.channel.stream_stream(STREAM)() for _ in range(10)]
+                for call in calls:
+                    await call.write(infer_request(1).SerializeToString())
+                await b.until(b.queued)
+                for call in calls:
+                    call.cancel()
+                b.work()
+            asked = asyncio.ensure_future(b.infer(2))
+            await b.until(lambda: [b.work(), asked.done()][-1])
+        assert infer_response(await asked) == ("", [4])
+        assert lines == []
 
 
 @run
