@@ -16,7 +16,8 @@ import pytest
 from running import Parts, until
 from tls import Certificates
 
-from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from millrace import rpc
+from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Unavailable
 from worker import backends
 from worker.backends.base import Backend, Device, LoadError
 
@@ -57,16 +58,19 @@ def text_of(url: str) -> str:
 
 
 class _Forward(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Hands every call on to another server; Predict only when it is told to."""
+    """Hands every call on to another server; Predict only when it is told to, or it has `answer` for it."""
 
-    def __init__(self, target: str, may_predict: Event) -> None:
+    def __init__(self, target: str, may_predict: Event, answer: bytes | None) -> None:
         self._channel = grpc.insecure_channel(target)
         self._may_predict = may_predict
+        self._answer = answer
 
     def service(self, handler_call_details: Any) -> Any:
         def forward(request: bytes, context: Any) -> Any:
             if handler_call_details.method.endswith("/Predict"):
                 self._may_predict.wait(30)
+                if self._answer is not None:
+                    return self._answer
             try:
                 return self._channel.unary_unary(handler_call_details.method)(request)
             except grpc.RpcError as error:
@@ -76,11 +80,11 @@ class _Forward(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 @contextmanager
-def proxy(target: str, credentials: Any = None) -> Iterator[tuple[int, Event]]:
-    """A server in front of another: its port, and what lets Predict through."""
+def proxy(target: str, credentials: Any = None, answer: bytes | None = None) -> Iterator[tuple[int, Event]]:
+    """A server in front of another: its port, and what lets Predict through; `answer` is then what Predict gets."""
     may_predict = Event()
     may_predict.set()
-    server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[_Forward(target, may_predict)])
+    server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[_Forward(target, may_predict, answer)])
     port = (
         server.add_secure_port("127.0.0.1:0", credentials) if credentials else server.add_insecure_port("127.0.0.1:0")
     )
@@ -137,6 +141,18 @@ def test_what_the_remote_refuses_is_the_callers_error(remote: Parts, tmp_path: P
     backend = load(tmp_path / "1", address=address(remote))
     with pytest.raises(InvalidRequest, match=r"Expected \[-1,3\], got \[1,2\]"):
         backend.run("serving_default", {"x": np.ones((1, 2), np.float32)})
+
+
+@pytest.mark.parametrize(
+    "outputs", [None, {"y": {"dtype": 1, "tensor_shape": {"dim": [{"size": -1}]}}}, {"y": {"dtype": 8}}]
+)
+def test_an_answer_that_cannot_be_read_is_the_remotes_fault(remote: Parts, tmp_path: Path, outputs: Any) -> None:
+    response = rpc.message("tensorflow.serving.PredictResponse")
+    answer = b"\xff\xff" if outputs is None else response(outputs=outputs).SerializeToString()
+    with proxy(address(remote), answer=answer) as (port, _):
+        backend = load(tmp_path / "1", address=f"127.0.0.1:{port}")
+        with pytest.raises(ModelFailed, match="gave an answer that cannot be read"):
+            backend.run("serving_default", {"x": np.ones((1, 3), np.float32)})
 
 
 def test_a_remote_that_takes_too_long_or_goes_away_is_told(remote: Parts, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import msgspec
+from google.protobuf.message import DecodeError
 
 from millrace import rpc
 from millrace.protocol.errors import (
@@ -97,7 +98,10 @@ class TensorFlowServingBackend:
         self.signatures: Mapping[str, Signature] = signatures
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
-        """See `Backend`. Raises the `MillraceError` that the remote's status stands for."""
+        """See `Backend`. Raises the `MillraceError` that the remote's status stands for.
+
+        `ModelFailed` is for an answer that cannot be read.
+        """
         head = _PredictRequest(model_spec=self._remote.spec(self._names[signature]))
         parts: list[bytes | memoryview] = [head.SerializeToString()]
         for name, array in inputs.items():
@@ -107,8 +111,11 @@ class TensorFlowServingBackend:
             answer = self._predict(b"".join(parts), timeout=self._remote.timeout_ms / 1000)
         except grpc.RpcError as error:
             raise _refusal(self._remote, error) from error
-        outputs = _PredictResponse.FromString(answer).outputs
-        return {name: tensorprotos.to_tensor(proto, name).to_numpy() for name, proto in outputs.items()}
+        try:
+            outputs = _PredictResponse.FromString(answer).outputs
+            return {name: tensorprotos.to_tensor(proto, name).to_numpy() for name, proto in outputs.items()}
+        except (DecodeError, InvalidRequest, NotSupported) as error:  # the remote's fault, and not the caller's
+            raise ModelFailed(f"{_where(self._remote)} gave an answer that cannot be read: {error}") from error
 
     @property
     def fault(self) -> str:
