@@ -118,14 +118,6 @@ def batches(digits: Digits, settings: Settings, run: Run) -> fitting.Batches:
 def build(settings: Settings) -> keras.Model:
     """Pixels [n, 28, 28, 1], 0 to 255, to the ten digits' probabilities."""
     layers = keras.layers
-
-    def convolution(filters: int) -> list[Any]:
-        return [
-            layers.Conv2D(filters, 3, padding="same", use_bias=False),
-            layers.BatchNormalization(momentum=0.98, synchronized=True),
-            layers.ReLU(),
-        ]
-
     return keras.Sequential(
         [
             layers.Input((28, 28, 1), name="image"),
@@ -144,6 +136,15 @@ def build(settings: Settings) -> keras.Model:
             layers.Dense(10, activation="softmax", name="probabilities"),
         ]
     )
+
+
+def convolution(filters: int) -> list[keras.Layer]:
+    """The layers of one 3 by 3 convolution, normalised over all processes that train together."""
+    return [
+        keras.layers.Conv2D(filters, 3, padding="same", use_bias=False),
+        keras.layers.BatchNormalization(momentum=0.98, synchronized=True),
+        keras.layers.ReLU(),
+    ]
 
 
 # Fit and evaluate

@@ -92,22 +92,16 @@ def read_teacher(path: Path) -> Teacher:
 def build(settings: Settings) -> keras.Model:
     """Pixels [n, 28, 28, 1], 0 to 255, to the ten digits' probabilities, with 19,000 parameters."""
     layers = keras.layers
-
-    def convolution(filters: int) -> list[Any]:
-        return [
-            layers.Conv2D(filters, 3, padding="same", use_bias=False),
-            layers.BatchNormalization(momentum=0.98, synchronized=True),
-            layers.ReLU(),
-            layers.MaxPooling2D(),
-        ]
-
     return keras.Sequential(
         [
             layers.Input((28, 28, 1), name="image"),
             layers.Rescaling(1 / 255),
-            *convolution(12),
-            *convolution(28),
-            *convolution(46),
+            *digits.convolution(12),
+            layers.MaxPooling2D(),
+            *digits.convolution(28),
+            layers.MaxPooling2D(),
+            *digits.convolution(46),
+            layers.MaxPooling2D(),
             layers.Flatten(),
             layers.Dropout(settings.dropout),
             layers.Dense(10, activation="softmax", name="probabilities"),

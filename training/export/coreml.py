@@ -41,6 +41,10 @@ _Translation = Callable[[Attributes, Sequence[Value]], Value]
 _NODES: dict[str, _Translation] = {}
 
 
+class _NotInMil(Exception):
+    """An operator in a form that has no translation."""
+
+
 def write_coreml(model: onnx.ModelProto, path: Path, description: Manifest) -> None:
     """Write the package, with description and labels as its metadata. Raises `ExportError`, naming the operator."""
     package = converted(model)
@@ -117,7 +121,7 @@ def _outputs(graph: onnx.GraphProto, values: dict[str, Value]) -> list[Value]:
             inputs[4] = None  # every row is as long as the tensor
         try:
             found = _folded(node, inputs) if _are_known(inputs) else _NODES[node.op_type](attributes, inputs)
-        except (AssertionError, TypeError, ValueError, NotImplementedError) as error:  # what MIL's builder raises
+        except (AssertionError, TypeError, ValueError, _NotInMil) as error:  # what MIL's builder raises, and we
             reason = str(error) or "shapes or types that MIL does not take"
             raise ExportError(f"Core ML: {node.op_type} ({node.name}): {reason}") from error
         values.update(zip(node.output, found if isinstance(found, tuple) else (found,), strict=False))
@@ -156,7 +160,7 @@ def _shape(value: Value) -> list[int | None]:
 def _ints(value: Value, what: str) -> list[int]:
     """The numbers of an array that has to be known while converting."""
     if not isinstance(value, np.ndarray):
-        raise NotImplementedError(f"its {what} depend on the data")
+        raise _NotInMil(f"its {what} depend on the data")
     return [int(number) for number in value.ravel()]
 
 
@@ -246,7 +250,7 @@ def _clip(attributes: Attributes, inputs: Sequence[Value]) -> Value:
 @_node("Cast")
 def _cast(attributes: Attributes, inputs: Sequence[Value]) -> Value:
     if attributes["to"] not in _CASTS:
-        raise NotImplementedError(f"there is no type {TensorProto.DataType.Name(attributes['to'])}")
+        raise _NotInMil(f"there is no type {TensorProto.DataType.Name(attributes['to'])}")
     return mb.cast(x=inputs[0], dtype=_CASTS[attributes["to"]])
 
 
@@ -310,7 +314,7 @@ def _concat(attributes: Attributes, inputs: Sequence[Value]) -> Value:
 @_node("Split")
 def _split(attributes: Attributes, inputs: Sequence[Value]) -> Value:
     if len(inputs) < 2:
-        raise NotImplementedError("its parts' sizes are not given")
+        raise _NotInMil("its parts' sizes are not given")
     return tuple(mb.split(x=inputs[0], split_sizes=_ints(inputs[1], "sizes"), axis=attributes.get("axis", 0)))
 
 
@@ -450,7 +454,7 @@ def _conv(attributes: Attributes, inputs: Sequence[Value]) -> Value:
 def _conv_transpose(attributes: Attributes, inputs: Sequence[Value]) -> Value:
     dimensions = inputs[0].rank - 2
     if any(attributes.get("output_padding", ())) or "output_shape" in attributes:
-        raise NotImplementedError("its output's size is not the usual one")
+        raise _NotInMil("its output's size is not the usual one")
     bias = {"bias": inputs[2]} if len(inputs) > 2 and inputs[2] is not None else {}
     return mb.conv_transpose(
         x=inputs[0],
@@ -503,9 +507,9 @@ def _lstm(attributes: Attributes, inputs: Sequence[Value]) -> Value:
     value, kernel, recurrent, bias, lengths, hidden, cell = [*inputs, *[None] * 5][:7]
     units, direction = attributes["hidden_size"], attributes.get("direction", b"forward").decode()
     if set(attributes.get("activations", ())) - {b"Sigmoid", b"Tanh"}:
-        raise NotImplementedError("its activations are not sigmoid and tanh")
+        raise _NotInMil("its activations are not sigmoid and tanh")
     if lengths is not None and direction != "forward":
-        raise NotImplementedError("rows of their own length are read backwards")
+        raise _NotInMil("rows of their own length are read backwards")
     if direction == "reverse":
         value = mb.reverse(x=value, axes=[0])
     sides = len(kernel)
