@@ -56,19 +56,25 @@ class ModelRepository:
         """An empty folder to write a version into; it becomes the version when the block ends without an error.
 
         With an error nothing is published and the folder is removed. Raises `RepositoryError` when the version exists,
-        unless `replace` is true: then the old one makes way at the end.
+        or another writer was quicker, unless `replace` is true: then the old one makes way at the end.
         """
         target = self.folder(model, version)
+        there = RepositoryError(f"{target} exists; versions do not change once published, so choose the next number")
         if target.exists() and not replace:
-            raise RepositoryError(f"{target} exists; versions do not change once published, so choose the next number")
+            raise there
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".publishing-", dir=target.parent) as scratch:
             staging = Path(scratch) / str(version)
             staging.mkdir()
             yield staging
-            if target.exists():
+            if replace and target.exists():
                 target.rename(Path(scratch) / "old")
-            staging.rename(target)
+            try:
+                staging.rename(target)
+            except OSError as error:
+                if target.exists():
+                    raise there from error
+                raise
 
 
 def versions_in(folder: Path) -> list[int]:

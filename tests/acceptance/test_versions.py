@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -203,3 +204,53 @@ def test_what_is_wanted_outlives_redis_and_every_worker(parts: Parts, publish: C
     until(lambda: all(states(url) == {"1": "AVAILABLE", "2": "AVAILABLE"} for url in parts.urls), 60)
     for url in parts.urls:
         assert httpx.get(f"{url}/v1/models/m/traffic").json()["labels"] == {"stable": 1}
+
+
+def test_versions_that_go_take_neither_weights_nor_labels_nor_the_shadow_s_callers_along(
+    parts: Parts, publish: Callable[..., None], tmp_path: Path
+) -> None:
+    put(parts, "policy", {"all": {}})
+    publish(2)
+    publish(3)
+    until(lambda: all(set(states(url).values()) == {"AVAILABLE"} and len(states(url)) == 3 for url in parts.urls), 60)
+    put(parts, "labels/canary", {"version": 2})
+    put(parts, "traffic", {"weights": {"1": 50, "2": 50}, "shadow": {"version": 3, "percent": 100}})
+    asking = Asking()
+    with under_load(parts, asking) as load:
+        load.after(200)
+        for version in ("3", "2"):
+            shutil.rmtree(tmp_path / "models" / "m" / version)
+            load.after(200)
+        until(lambda: all(states(url) == {"1": "AVAILABLE", "2": "END", "3": "END"} for url in parts.urls), 60)
+        gone = len(asking.answered)
+        load.after(200)
+    assert load.tally.faults() == []
+    assert set(asking.answered[gone + 8 :]) == {1}  # those that were on their way are passed over
+    body = {"instances": [[1, 0, 0]]}
+    labelled = httpx.post(f"{parts.urls[0]}/v1/models/m/labels/canary:predict", json=body)
+    assert labelled.status_code == 503
+    assert "version 2 available" in labelled.json()["error"]
+
+
+def test_a_worker_that_is_killed_and_a_redis_that_comes_back_empty_do_not_stop_a_roll_out(
+    parts: Parts, publish: Callable[..., None]
+) -> None:
+    put(parts, "labels/stable", {"version": 1})
+    asking = Asking()
+    with under_load(parts, asking) as load:
+        load.after(100)
+        publish(2)
+        until(lambda: "2" in states(parts.urls[0]), 60)
+        parts.workers[0].kill()
+        parts.workers[0].wait()
+        parts.restart_worker(0)
+        load.after(100)
+        publish(3)
+        until(lambda: "3" in states(parts.urls[0]), 60)
+        parts.redis.kill()
+        parts.redis.start()
+        wanted = {"1": "AVAILABLE", "2": "END", "3": "AVAILABLE"}
+        until(lambda: all(states(url) == wanted for url in parts.urls), 60)
+        until(lambda: set(asking.answered[-100:]) == {3}, 60)
+    assert load.tally.faults(503) == []  # what was with the Redis that was killed
+    assert [httpx.get(f"{url}/v1/models/m/traffic").json()["labels"] for url in parts.urls] == [{"stable": 1}] * 2

@@ -235,3 +235,15 @@ def test_a_manifest_that_is_no_text_or_nested_without_end_is_refused(tmp_path: P
         (tmp_path / manifests.FILE_NAME).write_bytes(content)
         with pytest.raises(ManifestError, match=r"manifest\.json"):
             manifests.read(tmp_path)
+
+
+def test_of_two_who_publish_one_version_the_first_is_not_overwritten(tmp_path: Path) -> None:
+    repository = ModelRepository(tmp_path)
+    slow, quick = repository.publishing("m", 1), repository.publishing("m", 1)
+    (slow.__enter__() / "model.onnx").write_text("slow")
+    with quick as folder:
+        (folder / "model.onnx").write_text("quick")
+    with pytest.raises(RepositoryError, match="m/1 exists"):
+        slow.__exit__(None, None, None)
+    assert (tmp_path / "m" / "1" / "model.onnx").read_text() == "quick"
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["1"]
