@@ -251,7 +251,7 @@ def _configured(config: ModelSettings) -> Callable[[ModelControl], ModelControl]
 def _check_settings(config: ModelSettings) -> None:
     _check_name(config.name, "model name")
     if len(config.base_path) > _LONGEST_PATH:
-        raise InvalidRequest(f"a base_path may have {_LONGEST_PATH} characters")
+        raise InvalidRequest(f"a base_path may have at most {_LONGEST_PATH} characters")
     if config.policy and len(config.policy.specific) > _MOST_VERSIONS:
         raise InvalidRequest(f"a policy may name at most {_MOST_VERSIONS} versions")
 
