@@ -147,12 +147,12 @@ def test_overload_is_turned_away_at_once_and_the_rest_is_answered_in_time(tmp_pa
     result = chaos.overload(tmp_path, 1000)
     facts = result.facts
     assert result.faults() == []
-    assert facts["goodput"].value > 40
+    assert facts["goodput"].value > 60
     assert facts["turned away, p99"].value < 500
     assert facts["turned away without Retry-After"].is_kept
     assert facts["Retry-After, at most"].is_kept
-    assert facts["came again when told, and were refused"].value <= 4
-    assert facts["accepted, and not answered in time"].value < 30
+    assert facts["came again when told, and were refused"].is_kept
+    assert facts["accepted, and not answered in time"].value < 10
     assert facts["memory of API, growth"].is_kept
     assert facts["memory of Redis, growth"].is_kept
     assert facts["a request alone after, median"].value < 5 * facts["a request alone before, median"].value
