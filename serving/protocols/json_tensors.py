@@ -47,7 +47,7 @@ def parse(body: bytes) -> Any:
     return simdjson.Parser().parse(body)
 
 
-def count_values(body: bytes, limits: ReadLimits, most_strings: int | None = None) -> None:
+def count_values(body: bytes, limits: ReadLimits, most_strings: float | None = None) -> None:
     """Compare the number of the document's values with the limits, before anything is built from them.
 
     Raises `PayloadTooLarge` for more than `limits.max_values` values, or more than `most_strings` strings, keys among
@@ -56,7 +56,7 @@ def count_values(body: bytes, limits: ReadLimits, most_strings: int | None = Non
     if most_strings is not None:
         strings = (body.count(b'"') - body.count(b'\\"')) // 2
         if strings > most_strings:
-            raise too_many("strings in JSON", strings, most_strings)
+            raise too_many("strings in JSON", strings, int(most_strings))
     values = _separators(body)
     limits.check_quick(values)
     if values > limits.max_values and (values := _separators(_STRING.sub(b"", body))) > limits.max_values:
@@ -85,7 +85,7 @@ def load(body: bytes, limits: ReadLimits = ReadLimits()) -> Any:  # noqa: B008 -
 def load_first(
     body: bytes,
     limits: ReadLimits = ReadLimits(),  # noqa: B008 - it is immutable
-    most_strings: int | None = None,
+    most_strings: float | None = None,
 ) -> Any:
     """The document that the body begins with, read like `load`; text behind it is tolerated, as in TensorFlow Serving.
 

@@ -37,7 +37,7 @@ class ReadLimits(msgspec.Struct, frozen=True):
             raise NotQuick
 
 
-def too_many(what: str, count: int, limit: int) -> PayloadTooLarge:
+def too_many(what: str, count: int | str, limit: int) -> PayloadTooLarge:
     """The error for a request with more of something than the limit."""
     return PayloadTooLarge(f"the request has {count} {what}; at most {limit} are taken")
 

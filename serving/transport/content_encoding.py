@@ -4,7 +4,6 @@ import zlib
 from functools import lru_cache
 
 from millrace.protocol.errors import CodingNotSupported, InvalidRequest
-from serving.transport.responses import Content
 
 _WINDOWS = {"gzip": 31, "deflate": 15}  # the `wbits` that zlib knows each by
 _LEVEL = 1  # what answers are made of, numbers, hardly gets smaller at a higher one
@@ -66,8 +65,7 @@ def _weight(parameters: list[str]) -> float:
     return 1.0
 
 
-def packed(content: Content, coding: str) -> Content:
-    """The content in that coding, with the header that says so."""
+def pack(body: bytes | memoryview, coding: str) -> bytes:
+    """The body in that coding."""
     packing = zlib.compressobj(_LEVEL, wbits=_WINDOWS[coding])
-    body = packing.compress(content.body) + packing.flush()
-    return Content(body, (*content.headers, ("content-encoding", coding)))
+    return packing.compress(body) + packing.flush()
