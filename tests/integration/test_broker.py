@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from running import RedisServer, until
 
 from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply
 from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue
@@ -18,6 +17,7 @@ from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from tests.support.running import RedisServer, until
 
 QUEUE = Queue("m", 1)
 pytestmark = pytest.mark.usefixtures("redis_server")
