@@ -28,7 +28,8 @@ from millrace.protocol import codec
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, RequestBlock, RequestItem
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
-from serving.queueing.producer import Producer, Request, Response
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest, InferenceResponse
 from tests.support.running import ROOT, until
 from worker import model as models
 from worker import preprocess
@@ -111,9 +112,9 @@ def serving(broker: Broker, model: Model, name: str = "w") -> Iterator[Instance]
         assert not thread.is_alive()
 
 
-def request_of(value: Any, timeout_s: float = 10.0, largest: int = 8) -> Request:
+def request_of(value: Any, timeout_s: float = 10.0, largest: int = 8) -> InferenceRequest:
     array = np.array(value, np.float32)
-    return Request(
+    return InferenceRequest(
         model="m",
         version=1,
         signature="serving_default",
@@ -125,15 +126,15 @@ def request_of(value: Any, timeout_s: float = 10.0, largest: int = 8) -> Request
     )
 
 
-def text_request(*texts: str, timeout_s: float = 10.0) -> Request:
+def text_request(*texts: str, timeout_s: float = 10.0) -> InferenceRequest:
     inputs = {"x": Tensor("BYTES", (len(texts),), encode_strings(texts))}
     return replace(request_of([[0.0]], timeout_s), inputs=inputs, rows=len(texts))
 
 
-def ask(broker: Broker, *requests: Request, api: str = "api") -> list[Response | BaseException]:
+def ask(broker: Broker, *requests: InferenceRequest, api: str = "api") -> list[InferenceResponse | BaseException]:
     """The answers to requests that are submitted together, errors among them."""
 
-    async def run() -> list[Response | BaseException]:
+    async def run() -> list[InferenceResponse | BaseException]:
         producer = Producer(broker.producer(api), limits=Limits(1000, 10**8))
         await producer.start()
         while not producer.is_connected:
@@ -154,7 +155,7 @@ async def connected(broker: Broker) -> AsyncIterator[ProducerLink]:
     await link.close()
 
 
-def block_of(link: ProducerLink, request: Request, counts: Sequence[int]) -> Append:
+def block_of(link: ProducerLink, request: InferenceRequest, counts: Sequence[int]) -> Append:
     """A block whose rows are shared out to items of so many rows each, numbered from 0."""
     now_ms = link.clock.now_ms()
     deadline_ms = int(now_ms + request.timeout_s * 1000)
@@ -170,7 +171,7 @@ def block_of(link: ProducerLink, request: Request, counts: Sequence[int]) -> App
     return Append(QUEUE, request.priority, ((request.rows, codec.encode_request(block)),))
 
 
-def put(broker: Broker, *requests: Request) -> None:
+def put(broker: Broker, *requests: InferenceRequest) -> None:
     """Put requests on the queue, a block each, for whose answers nobody waits."""
 
     async def run() -> None:
@@ -193,8 +194,8 @@ def is_empty(broker: Broker) -> bool:
     return asyncio.run(run())
 
 
-def shown(answer: Response | BaseException) -> Any:
-    return answer.outputs["y"].to_numpy().tolist() if isinstance(answer, Response) else type(answer)
+def shown(answer: InferenceResponse | BaseException) -> Any:
+    return answer.outputs["y"].to_numpy().tolist() if isinstance(answer, InferenceResponse) else type(answer)
 
 
 def test_requests_are_answered_each_with_its_own_rows(broker: Broker) -> None:
@@ -381,7 +382,7 @@ def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) 
 
     thief = threading.Thread(target=take_and_die)
     thief.start()
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[1], [2]]))))
     asking.start()
     thief.join()
@@ -391,7 +392,7 @@ def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) 
 
 
 def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> None:
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[666]]))))
     asking.start()
     taken: list[Any] = []
@@ -427,7 +428,7 @@ def dies(x: Any) -> Any:
 def test_neighbours_of_a_request_that_ends_the_process_are_answered(broker: Broker) -> None:
     """A block of three whose middle one kills: its second delivery answers the last, its third the first."""
 
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     requests = [request_of([[1]]), request_of([[666]]), request_of([[3]])]
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
     asking.start()
@@ -497,7 +498,7 @@ def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> Non
 
 
 def test_many_blocks_of_a_dead_worker_are_taken_over_together(broker: Broker) -> None:
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     requests = [request_of([[float(i)] * (1 + i % 5)]) for i in range(60)]  # five shapes, so many blocks
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
     asking.start()
@@ -506,7 +507,7 @@ def test_many_blocks_of_a_dead_worker_are_taken_over_together(broker: Broker) ->
         taken += broker.consumer(QUEUE, "dead-0").exchange([], [], count=100, block_ms=100)
     with serving(broker, model_of(Scripted(doubles))):
         asking.join()
-    assert all(isinstance(answer, Response) for answer in answers)
+    assert all(isinstance(answer, InferenceResponse) for answer in answers)
 
 
 @pytest.mark.parametrize(
@@ -548,7 +549,7 @@ def test_draining_answers_what_was_taken(broker: Broker) -> None:
         assert leave.wait(10)
         return x
 
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     with serving(broker, model_of(Scripted(slow))) as instance:
         asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[1]]))))
         asking.start()
@@ -640,7 +641,7 @@ def model_of_texts(backend: Sums) -> Model:
     return model
 
 
-def request_of_texts(texts: Sequence[Sequence[int]], weights: Sequence[float]) -> Request:
+def request_of_texts(texts: Sequence[Sequence[int]], weights: Sequence[float]) -> InferenceRequest:
     request = text_request(*(" ".join(map(str, text)) for text in texts))
     return replace(request, inputs=request.inputs | {"weight": Tensor.from_numpy(np.array(weights, np.float32))})
 
@@ -944,7 +945,7 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     options = {"models": tmp_path, "log_level": "info", "instances": 1, "max_batch_size": 1, "lease_ms": 200}
     workers = [Worker(WorkerSettings(**options, drain_timeout_s=5.0), broker) for _ in range(2)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
 
     def states(worker: Worker) -> dict[str, tuple[str, str]]:
         live = [announced.models for announced in broker.worker().live() if announced.worker == worker.id]
@@ -959,14 +960,14 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     threads[0].start()
     assert entered.wait(10)
     (of_another_model,) = ask(broker, replace(request_of([[1, 2, 3]]), model="other"), api="another")
-    assert isinstance(of_another_model, Response)
+    assert isinstance(of_another_model, InferenceResponse)
     until(lambda: states(workers[0])["m"] == ("END", "all its instances are stuck in their runs"))
     assert states(workers[0])["other"] == ("AVAILABLE", "")
     assert "an instance is stuck" in caplog.text
     threads[1].start()
     asking.join()
     assert isinstance(answers[0], DeadlineExceeded)
-    assert isinstance(answers[1], Response)
+    assert isinstance(answers[1], InferenceResponse)
     until(lambda: is_empty(broker), what="the other worker to drop what expired")
     leave.set()
     until(lambda: states(workers[0])["m"] == ("AVAILABLE", ""), what="the first worker to go on")
