@@ -8,7 +8,7 @@ import uvloop
 
 from millrace.listening import check_port
 from millrace.settings import SettingsError, load
-from serving.server import serve
+from serving.api import serve
 from serving.settings import ServingSettings
 
 

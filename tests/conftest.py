@@ -12,7 +12,7 @@ from running import RedisServer, Stack, start_up
 from tls import Certificates
 from topologies import Cluster
 
-from millrace.supervisor import UpError, redis_server
+from ops.supervisor import UpError, redis_server
 
 # An example that takes long on a busy machine is no failure.
 hypothesis.settings.register_profile("millrace", deadline=None)

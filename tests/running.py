@@ -17,7 +17,7 @@ import httpx
 import psutil
 import redis
 
-from millrace.supervisor import redis_server
+from ops.supervisor import redis_server
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,7 @@ import redis
 from redis.crc import key_slot
 from running import free_port, until
 
-from millrace.supervisor import redis_server
+from ops.supervisor import redis_server
 
 SLOTS = 16384
 

@@ -16,10 +16,10 @@ from benchmarks.micro.timing import compare
 from millrace.broker.base import Append, Held, Limits, Reply
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryProducerLink
-from millrace.broker.producer import Producer, Request
 from millrace.protocol import codec
 from millrace.protocol.messages import ReplyBlock, ReplyItem
 from millrace.protocol.tensors import Tensor
+from serving.queueing.producer import Producer, Request
 
 CONCURRENCY = (1, 32, 128)
 REQUESTS = 2560

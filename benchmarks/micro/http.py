@@ -15,10 +15,10 @@ import uvloop
 
 from benchmarks.micro.timing import compare
 from millrace.protocol.errors import MillraceError
-from serving.answers import Answer
-from serving.heads import Head
-from serving.http import Done, HttpServer
 from serving.settings import ServingSettings
+from serving.transport.http_server import Done, HttpServer
+from serving.transport.request_head import RequestHead
+from serving.transport.responses import HttpResponse
 
 REQUESTS = 6000
 CONNECTIONS = 32
@@ -30,13 +30,13 @@ REQUEST = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-len
 class AtOnce:
     """Answers at once."""
 
-    def handle(self, head: Head, body: bytes, done: Done) -> None:  # noqa: ARG002
-        """See `serving.http.Handler`."""
-        done(Answer(200, ANSWER, HEADERS))
+    def handle(self, head: RequestHead, body: bytes, done: Done) -> None:  # noqa: ARG002
+        """See `serving.transport.http_server.Handler`."""
+        done(HttpResponse(200, ANSWER, HEADERS))
 
-    def refused(self, head: Head, error: MillraceError) -> Answer:  # noqa: ARG002
-        """See `serving.http.Handler`."""
-        return Answer(error.status, b"", ())
+    def refused(self, head: RequestHead, error: MillraceError) -> HttpResponse:  # noqa: ARG002
+        """See `serving.transport.http_server.Handler`."""
+        return HttpResponse(error.status, b"", ())
 
 
 async def application(
@@ -110,7 +110,7 @@ def main() -> None:
         compare(
             "a POST of 3 KB, answered at once",
             {
-                "serving.http": lambda: runner.run(load(ours)),
+                "serving.transport.http_server": lambda: runner.run(load(ours)),
                 "uvicorn, httptools": lambda: runner.run(load(theirs)),
             },
         )

@@ -12,7 +12,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         *("xgroup|create", "xread", "xtrim"),
         *("hmget", "xadd", "hincrby"),  # append.lua
         *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
-        *("hget", "hdel", "hset"),  # control.lua
+        *("hget", "hdel", "hset"),  # desired_state.lua
     ),
     "worker": (
         *("script|load", "evalsha", "time", "hvals", "hdel", "hset", "hget", "xlen"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from millrace.broker.keys import Queue
-from millrace.protocol.control import ModelControl
+from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
 
 
@@ -100,7 +100,7 @@ class Heartbeat(NamedTuple):
 
     workers: list[WorkerAnnouncement]
     had_stream: bool
-    controls: list[ModelControl]
+    desired_states: list[DesiredState]
 
 
 class ProducerLink(Protocol):
@@ -127,13 +127,13 @@ class ProducerLink(Protocol):
     async def heartbeat(self) -> Heartbeat:
         """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come."""
 
-    async def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+    async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """Write what is wanted of a model in the place of a document of that generation, or an older one, or none.
 
         Returns None, or the newer document that is there: nothing was written then.
         """
 
-    async def put_back(self, controls: Sequence[ModelControl]) -> None:
+    async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """Write documents that are not there any more, or only older ones; newer ones stay."""
 
 
@@ -173,13 +173,13 @@ class WorkerLink(Protocol):
 
     clock: BrokerClock
 
-    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[ModelControl]]:
+    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[DesiredState]]:
         """Publish what the worker has, replacing what it said before, and set the clock.
 
         Returns the announcements that have not expired, its own among them, and what is wanted of models.
         """
 
-    def put_back(self, controls: Sequence[ModelControl]) -> None:
+    def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `ProducerLink.put_back`."""
 
     def block_count(self, queue: Queue) -> int:

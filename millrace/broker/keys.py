@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 GROUP = "workers"
 WORKERS = "millrace:{workers}"
-CONTROLS = "millrace:{workers}:controls"
+DESIRED_STATES = "millrace:{workers}:controls"
 DEAD_LETTERS_KEPT = 1000
 DEAD_LETTERS_BYTES = 100_000_000  # as many as fit, were all as large as the newest
 PRIORITIES = ("high", "normal")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply
 from millrace.broker.keys import PRIORITIES, Queue, replies
-from millrace.protocol.control import ModelControl
+from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
 
 
@@ -42,7 +42,7 @@ class MemoryBroker:
         self._queues: dict[Queue, _QueueState] = defaultdict(_QueueState)
         self._inboxes: dict[str, MemoryProducerLink] = {}
         self._workers: dict[str, WorkerAnnouncement] = {}
-        self._controls: dict[str, ModelControl] = {}
+        self._desired_states: dict[str, DesiredState] = {}
         self._ids = itertools.count(1)
 
     def producer(self, api: str) -> "MemoryProducerLink":
@@ -135,17 +135,17 @@ class MemoryBroker:
     def _live(self, clock: BrokerClock) -> list[WorkerAnnouncement]:
         return [worker for worker in list(self._workers.values()) if worker.expires_ms > clock.now_ms()]
 
-    def _write_control(self, control: ModelControl, replaces: int) -> ModelControl | None:
+    def _write_desired_state(self, control: DesiredState, replaces: int) -> DesiredState | None:
         with self._changed:
-            stored = self._controls.get(control.model)
+            stored = self._desired_states.get(control.model)
             if stored and stored.generation > replaces:
                 return stored
-            self._controls[control.model] = control
+            self._desired_states[control.model] = control
             return None
 
-    def _put_back(self, controls: Sequence[ModelControl]) -> None:
-        for control in controls:
-            self._write_control(control, control.generation - 1)
+    def _put_back(self, desired_states: Sequence[DesiredState]) -> None:
+        for control in desired_states:
+            self._write_desired_state(control, control.generation - 1)
 
     def _block_count(self, queue: Queue) -> int:
         with self._changed:
@@ -190,15 +190,15 @@ class MemoryProducerLink:
         was_there = self.reply_to in self._broker._inboxes
         self._loop = asyncio.get_running_loop()
         self._broker._inboxes[self.reply_to] = self
-        return Heartbeat(self._broker._live(self.clock), was_there, list(self._broker._controls.values()))
+        return Heartbeat(self._broker._live(self.clock), was_there, list(self._broker._desired_states.values()))
 
-    async def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+    async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """See `ProducerLink`."""
-        return self._broker._write_control(control, replaces)
+        return self._broker._write_desired_state(control, replaces)
 
-    async def put_back(self, controls: Sequence[ModelControl]) -> None:
+    async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `ProducerLink`."""
-        self._broker._put_back(controls)
+        self._broker._put_back(desired_states)
 
     def deliver(self, block: bytes) -> None:
         """Put a reply block into the inbox, from any thread."""
@@ -250,14 +250,14 @@ class MemoryWorkerLink:
         self._broker = broker
         self.clock = BrokerClock()
 
-    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[ModelControl]]:
+    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[DesiredState]]:
         """See `WorkerLink`."""
         self._broker._workers[announcement.worker] = announcement
-        return self._broker._live(self.clock), list(self._broker._controls.values())
+        return self._broker._live(self.clock), list(self._broker._desired_states.values())
 
-    def put_back(self, controls: Sequence[ModelControl]) -> None:
+    def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `WorkerLink`."""
-        self._broker._put_back(controls)
+        self._broker._put_back(desired_states)
 
     def block_count(self, queue: Queue) -> int:
         """See `WorkerLink`."""

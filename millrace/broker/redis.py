@@ -15,10 +15,10 @@ from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Hear
 from millrace.broker.connections import GRACE_S, BlockingConnections, Command, Connections, Routed, call, failure, sha
 from millrace.broker.discovery import Servers, servers
 from millrace.broker.keys import (
-    CONTROLS,
     DEAD_LETTERS,
     DEAD_LETTERS_BYTES,
     DEAD_LETTERS_KEPT,
+    DESIRED_STATES,
     GROUP,
     PRIORITIES,
     WORKERS,
@@ -27,7 +27,7 @@ from millrace.broker.keys import (
     replies,
 )
 from millrace.broker.resp import Argument
-from millrace.protocol.control import ModelControl
+from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
 
@@ -41,7 +41,7 @@ _CONSUMERS_KEPT_MS = 3_600_000
 
 _log = logging.getLogger(__name__)
 _decode_announcement = msgspec.json.Decoder(WorkerAnnouncement).decode
-_decode_control = msgspec.json.Decoder(ModelControl).decode
+_decode_desired_state = msgspec.json.Decoder(DesiredState).decode
 _Document = TypeVar("_Document")
 _UNREADABLE = (ValueError, RecursionError)  # what is no JSON, of another form, no UTF-8, or nested too deep
 
@@ -61,26 +61,26 @@ def _announcements(values: Sequence[bytes]) -> list[WorkerAnnouncement]:
     return _readable(values, _decode_announcement, "a worker's announcement")
 
 
-def _controls(values: Sequence[bytes]) -> list[ModelControl]:
-    return _readable(values, _decode_control, "what is wanted of a model")
+def _desired_states(values: Sequence[bytes]) -> list[DesiredState]:
+    return _readable(values, _decode_desired_state, "what is wanted of a model")
 
 
 def _live(workers: Iterable[WorkerAnnouncement], clock: BrokerClock) -> list[WorkerAnnouncement]:
     return [worker for worker in workers if worker.expires_ms > clock.now_ms()]
 
 
-def _write_control(control: ModelControl, replaces: int) -> Routed:
-    return call("control", [CONTROLS], control.model, replaces, msgspec.json.encode(control))
+def _write_desired_state(control: DesiredState, replaces: int) -> Routed:
+    return call("desired_state", [DESIRED_STATES], control.model, replaces, msgspec.json.encode(control))
 
 
-def _put_back(control: ModelControl) -> Routed:
-    return _write_control(control, control.generation - 1)
+def _put_back(control: DesiredState) -> Routed:
+    return _write_desired_state(control, control.generation - 1)
 
 
-def _newer_control(answer: bytes | None) -> ModelControl | None:
+def _newer_desired_state(answer: bytes | None) -> DesiredState | None:
     """The document that was found in the place of ours. Raises `Unavailable` where it is of a form not known here."""
     try:
-        return None if answer is None else _decode_control(answer)
+        return None if answer is None else _decode_desired_state(answer)
     except _UNREADABLE as error:
         raise Unavailable(f"what is wanted of the model was written by another version of Millrace: {error}") from error
 
@@ -119,7 +119,7 @@ class RedisProducerLink:
     def __init__(self, servers: Servers, api: str) -> None:
         self.reply_to = replies(api)
         self.clock = BrokerClock()
-        self._sending = Connections(servers, "append", "cancel", "control")
+        self._sending = Connections(servers, "append", "cancel", "desired_state")
         self._reading = Connections(servers)
         self._last_id: bytes | str = "0"
         self._untrimmed = 0
@@ -167,25 +167,25 @@ class RedisProducerLink:
 
     async def heartbeat(self) -> Heartbeat:
         """See `ProducerLink`."""
-        alive, time, workers, controls = await self._sending.execute(
+        alive, time, workers, desired_states = await self._sending.execute(
             (self.reply_to, ("PEXPIRE", self.reply_to, REPLY_STREAM_TTL_MS)),
             (WORKERS, ("TIME",)),
             (WORKERS, ("HVALS", WORKERS)),
-            (CONTROLS, ("HVALS", CONTROLS)),
+            (DESIRED_STATES, ("HVALS", DESIRED_STATES)),
         )
         if not alive:
             await self._make_reply_stream()
         self.clock.set(_milliseconds(time))
-        return Heartbeat(_live(_announcements(workers), self.clock), bool(alive), _controls(controls))
+        return Heartbeat(_live(_announcements(workers), self.clock), bool(alive), _desired_states(desired_states))
 
-    async def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+    async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """See `ProducerLink`."""
-        (answer,) = await self._sending.execute(_write_control(control, replaces))
-        return _newer_control(answer)
+        (answer,) = await self._sending.execute(_write_desired_state(control, replaces))
+        return _newer_desired_state(answer)
 
-    async def put_back(self, controls: Sequence[ModelControl]) -> None:
+    async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `ProducerLink`."""
-        await self._sending.execute(*map(_put_back, controls))
+        await self._sending.execute(*map(_put_back, desired_states))
 
     async def _make_reply_stream(self) -> None:
         self._last_id, self._untrimmed = "0", 0
@@ -368,14 +368,14 @@ class RedisWorkerLink:
     """A worker process's heartbeat."""
 
     def __init__(self, servers: Servers) -> None:
-        self._connections = BlockingConnections(servers, "announce", "renew", "control")
+        self._connections = BlockingConnections(servers, "announce", "renew", "desired_state")
         self.clock = BrokerClock()
 
-    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[ModelControl]]:
+    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[DesiredState]]:
         """See `WorkerLink`. Announcements that expired a minute ago are swept away on the way."""
         publish = call("announce", [WORKERS], announcement.worker, msgspec.json.encode(announcement))
-        time, _, values, controls = self._execute(
-            (WORKERS, ("TIME",)), publish, (WORKERS, ("HVALS", WORKERS)), (CONTROLS, ("HVALS", CONTROLS))
+        time, _, values, desired_states = self._execute(
+            (WORKERS, ("TIME",)), publish, (WORKERS, ("HVALS", WORKERS)), (DESIRED_STATES, ("HVALS", DESIRED_STATES))
         )
         self.clock.set(_milliseconds(time))
         everyone = _announcements(values)
@@ -383,11 +383,11 @@ class RedisWorkerLink:
         gone = [worker.worker for worker in everyone if worker.expires_ms < stale_ms]
         if gone:
             self._execute((WORKERS, ("HDEL", WORKERS, *gone)))
-        return _live(everyone, self.clock), _controls(controls)
+        return _live(everyone, self.clock), _desired_states(desired_states)
 
-    def put_back(self, controls: Sequence[ModelControl]) -> None:
+    def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `WorkerLink`."""
-        self._execute(*map(_put_back, controls))
+        self._execute(*map(_put_back, desired_states))
 
     def block_count(self, queue: Queue) -> int:
         """See `WorkerLink`."""

@@ -9,9 +9,9 @@ from running import ROOT, RedisServer, Stack, start_up
 from werkzeug.serving import make_server
 
 from millrace.broker.redis import RedisBroker
-from serving import wsgi
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.web import wsgi
 
 
 @pytest.fixture(scope="session")

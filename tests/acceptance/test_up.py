@@ -98,7 +98,7 @@ def test_a_password_is_on_no_command_line_and_in_no_message(up: Up, tiny: str) -
 
 @pytest.mark.parametrize("option", [["--port", "99999"], ["--port", "0"], ["--workers", "0"], ["--device", "tpu"]])
 def test_an_option_out_of_range_is_named(up: Up, option: list[str]) -> None:
-    from millrace import supervisor
+    from ops import supervisor
 
     with pytest.raises(SystemExit, match="2"):
         supervisor.main(option)
@@ -203,7 +203,7 @@ def test_a_child_that_cannot_start_is_named(up: Up, tiny: str, monkeypatch: pyte
 
 
 def test_without_any_redis_it_says_what_to_install(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from millrace import supervisor
+    from ops import supervisor
 
     monkeypatch.setattr(supervisor, "find_spec", lambda _: None)
     monkeypatch.setitem(os.environ, "PATH", "")

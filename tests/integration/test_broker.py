@@ -15,7 +15,7 @@ from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply
 from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
-from millrace.protocol.control import ModelControl
+from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 
@@ -305,49 +305,49 @@ def test_a_block_that_is_given_up_is_kept_with_its_error_until_it_is_dropped(bro
 
 
 def test_what_is_wanted_of_a_model_reaches_workers_and_api_processes(broker: Broker) -> None:
-    control = ModelControl(model="m", generation=5, labels={"stable": 1}, weights={1: 0.5, 2: 0.5})
+    control = DesiredState(model="m", generation=5, labels={"stable": 1}, weights={1: 0.5, 2: 0.5})
 
-    async def run() -> list[ModelControl]:
+    async def run() -> list[DesiredState]:
         link = broker.producer("api")
         try:
-            assert await link.write_control(control, replaces=0) is None
-            return (await link.heartbeat()).controls
+            assert await link.write_desired_state(control, replaces=0) is None
+            return (await link.heartbeat()).desired_states
         finally:
             await link.close()
 
     assert asyncio.run(run()) == [control]
     link = broker.worker()
-    workers, controls = link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
-    assert ([worker.worker for worker in workers], controls) == (["w"], [control])
+    workers, desired_states = link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
+    assert ([worker.worker for worker in workers], desired_states) == (["w"], [control])
     link.close()
 
 
 def test_of_two_who_change_the_same_document_one_is_told_to_read_again(broker: Broker) -> None:
-    mine, other = ModelControl(model="m", generation=7), ModelControl(model="m", generation=8)
+    mine, other = DesiredState(model="m", generation=7), DesiredState(model="m", generation=8)
 
     async def run() -> None:
         link = broker.producer("api")
-        assert await link.write_control(mine, replaces=0) is None
-        assert await link.write_control(other, replaces=0) == mine
-        assert await link.write_control(other, replaces=7) is None
+        assert await link.write_desired_state(mine, replaces=0) is None
+        assert await link.write_desired_state(other, replaces=0) == mine
+        assert await link.write_desired_state(other, replaces=7) is None
         await link.close()
 
     asyncio.run(run())
 
 
 def test_a_document_that_is_put_back_does_not_undo_a_newer_one(broker: Broker) -> None:
-    older, newer = ModelControl(model="m", generation=7), ModelControl(model="m", generation=9, is_loaded=False)
-    gone = ModelControl(model="gone", generation=1)
+    older, newer = DesiredState(model="m", generation=7), DesiredState(model="m", generation=9, is_loaded=False)
+    gone = DesiredState(model="gone", generation=1)
 
-    async def run() -> list[ModelControl]:
+    async def run() -> list[DesiredState]:
         worker, link = broker.worker(), broker.producer("api")
         worker.put_back([newer])
         worker.put_back([older, gone])
         await link.put_back([older, gone])
-        controls = (await link.heartbeat()).controls
+        desired_states = (await link.heartbeat()).desired_states
         worker.close()
         await link.close()
-        return controls
+        return desired_states
 
     assert sorted(asyncio.run(run()), key=lambda control: control.model) == [gone, newer]
 

@@ -26,9 +26,9 @@ from millrace.protocol import codec
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, RequestBlock, WorkerAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from millrace.rpc import tensorprotos
-from serving.grpc.server import GrpcServer
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.transport.grpc_server import GrpcServer
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 INFER = "/inference.GRPCInferenceService/ModelInfer"

@@ -11,11 +11,11 @@ import pytest
 from millrace.broker.base import Append, Heartbeat, Held, Limits, Reply
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryProducerLink
-from millrace.broker.producer import Producer, Request, Response
 from millrace.protocol import codec
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, QueueFull, Unavailable
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, RequestBlock, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
+from serving.queueing.producer import Producer, Request, Response
 
 QUEUE = Queue("m", 1)
 

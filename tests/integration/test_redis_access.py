@@ -13,7 +13,7 @@ from millrace.broker import acl
 from millrace.broker.base import Append, Limits, Reply
 from millrace.broker.keys import Queue
 from millrace.broker.redis import RedisBroker
-from millrace.protocol.control import ModelControl
+from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
 
@@ -25,7 +25,7 @@ async def api_does_all(url: str) -> None:
     link = RedisBroker(url).producer("api")
     try:
         await link.heartbeat()
-        await link.write_control(ModelControl(model="m", generation=1), replaces=0)
+        await link.write_desired_state(DesiredState(model="m", generation=1), replaces=0)
         await link.append([Append(QUEUE, "normal", ((1, b"x"), (1, b"y")))], Limits(10, 100))
         await link.cancel(QUEUE, [(1, int(link.clock.now_ms()) + 60_000)])
         with redis.Redis.from_url(url.replace("api:secret@", "")) as client:
@@ -48,7 +48,7 @@ def worker_does_all(url: str) -> None:
     link.announce(WorkerAnnouncement(worker="dead", expires_ms=1, models=()))
     link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
     assert [worker.worker for worker in link.live()] == ["w"]
-    link.put_back([ModelControl(model="m", generation=1)])
+    link.put_back([DesiredState(model="m", generation=1)])
     assert link.block_count(QUEUE) == 1
     first.exchange([], [], count=1, block_ms=10)
     assert first.cancelled_count == 0

@@ -24,12 +24,12 @@ from millrace.artifacts.vocabulary import Vocabulary
 from millrace.broker.base import Append, Broker, ConsumerLink, Delivery, Limits, ProducerLink
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
-from millrace.broker.producer import Producer, Request, Response
 from millrace.broker.redis import RedisBroker
 from millrace.protocol import codec
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, RequestBlock, RequestItem
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
+from serving.queueing.producer import Producer, Request, Response
 from worker import model as models
 from worker import preprocess
 from worker.backends.base import Arrays, Device, LoadError

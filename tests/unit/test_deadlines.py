@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from millrace.broker.deadlines import TICK_S, Deadlines
+from serving.queueing.deadlines import TICK_S, Deadlines
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from millrace import rpc
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
-from serving.examples import classifications, inputs_of, regressions, top_classes, with_context
+from serving.protocols.examples import classifications, inputs_of, regressions, top_classes, with_context
 
 
 def _spec(name: str, datatype: str = "FP32", shape: tuple[int, ...] = (-1,), **more: Any) -> TensorSpec:

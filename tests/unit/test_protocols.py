@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotSupported, SignatureNotFound
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
-from serving import oip, tfs
-from serving.admission import Inference, admit
-from serving.models import ServedModel
+from serving.models.registry import ServedModel
+from serving.protocols.oip import rest as oip
+from serving.protocols.tfs import rest as tfs
+from serving.queueing.admission import Inference, admit
 
 
 def _spec(name: str, datatype: str = "FP32", shape: tuple[int, ...] = (-1,), **more: Any) -> TensorSpec:

@@ -10,14 +10,14 @@ import pytest
 from millrace.broker.base import Delivery, Limits
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker
-from millrace.broker.producer import Producer, Request
 from millrace.protocol import codec
 from millrace.protocol.messages import ModelAnnouncement, RequestBlock
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
-from serving.admission import Inference
-from serving.metrics import Metrics
-from serving.models import ServedModel, ServedShadow
-from serving.shadows import Shadows
+from serving.models.registry import ServedModel, ServedShadow
+from serving.models.shadows import Shadows
+from serving.monitoring.metrics import Metrics
+from serving.queueing.admission import Inference
+from serving.queueing.producer import Producer, Request
 
 BATCH = 4
 
