@@ -140,11 +140,13 @@ class ProducerLink(Protocol):
 class ConsumerLink(Protocol):
     """A worker's hold on one queue, for one thread. Methods raise `Unavailable` when the queue is out of reach.
 
-    `cancelled_count` is how many of the queue's items were cancelled when `exchange` last took blocks; while it is 0,
-    `cancelled` need not be asked.
+    `cancelled_count` is how many of the queue's items were cancelled when blocks were taken or claimed last; while it is
+    0, `cancelled` need not be asked. `losses` counts how often the link took a new name (`keys.consumer_name`): what was
+    on its way to it when the connection was lost is nobody's, and must not be renewed with what it takes afterwards.
     """
 
     cancelled_count: int
+    losses: int
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
@@ -191,8 +193,24 @@ class WorkerLink(Protocol):
     def live(self) -> list[WorkerAnnouncement]:
         """The announcements that have not expired, of all workers."""
 
-    def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
-        """Renew the leases of blocks that the consumer still works on."""
+    def renew(self, consumers: Sequence[tuple[Queue, str]]) -> None:
+        """Renew the leases of all that these consumers hold of their queues."""
+
+    def release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
+        """Let others claim at once what a consumer that is gone holds, and forget the consumer.
+
+        Unless a block `is_suspect`, as one that its consumer worked on when it died, this delivery is not counted.
+        """
+
+    def settle(self, queue: Queue, reply: Reply, item: int, deadline_ms: int) -> None:
+        """Answer an item in the place of the consumer that holds it; whoever claims its block finds it cancelled."""
+
+    @property
+    def can_watch(self) -> bool:
+        """Whether `watch` can look at several queues at once."""
+
+    def watch(self, queues: Sequence[Queue], block_ms: int) -> set[Queue]:
+        """Wait until any of the queues has blocks, at most that long; those that have some, waiting or in work."""
 
     def close(self) -> None:
         """Disconnect."""

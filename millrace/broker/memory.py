@@ -5,6 +5,7 @@ The API's event loop and the workers' threads share one `MemoryBroker`. Nothing 
 
 import asyncio
 import itertools
+import math
 import threading
 import time
 from collections import defaultdict
@@ -106,12 +107,30 @@ class MemoryBroker:
                 held.consumer, held.renewed_ms = consumer, now_ms
             return [held.delivery for held in lost]
 
-    def _renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+    def _renew(self, queue: Queue, consumer: str) -> None:
         with self._changed:
-            for delivery in deliveries:
-                held = self._queues[queue].held.get(delivery.entry_id)
-                if held and held.consumer == consumer:
+            for held in self._queues[queue].held.values():
+                if held.consumer == consumer:
                     held.renewed_ms = time.monotonic() * 1000
+
+    def _release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
+        with self._changed:
+            for held in self._queues[queue].held.values():
+                if held.consumer == consumer:
+                    held.consumer, held.renewed_ms = "", -math.inf
+                    deliveries = held.delivery.deliveries - (0 if is_suspect else 1)
+                    held.delivery = replace(held.delivery, deliveries=deliveries)
+
+    def _watch(self, queues: Sequence[Queue], block_ms: int) -> set[Queue]:
+        with self._changed:
+            busy: set[Queue] = set()
+
+            def look() -> bool:
+                busy.update(queue for queue in queues if self._block_count_of(queue))
+                return bool(busy)
+
+            self._changed.wait_for(look, block_ms / 1000)
+            return busy
 
     def _bury(self, queue: Queue, consumer: str, delivery: Delivery, error: str) -> None:
         letter = DeadLetter(
@@ -149,8 +168,11 @@ class MemoryBroker:
 
     def _block_count(self, queue: Queue) -> int:
         with self._changed:
-            state = self._queues[queue]
-            return len(state.held) + sum(map(len, state.waiting.values()))
+            return self._block_count_of(queue)
+
+    def _block_count_of(self, queue: Queue) -> int:
+        state = self._queues[queue]
+        return len(state.held) + sum(map(len, state.waiting.values()))
 
     def _reply(self, reply: Reply) -> None:
         with self._changed:
@@ -212,6 +234,7 @@ class MemoryConsumerLink:
     def __init__(self, broker: MemoryBroker, queue: Queue, consumer: str) -> None:
         self._broker, self._queue, self._consumer = broker, queue, consumer
         self.cancelled_count = 0
+        self.losses = 0
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
@@ -233,7 +256,9 @@ class MemoryConsumerLink:
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""
-        return self._broker._claim(self._queue, self._consumer, lease_ms, count)
+        claimed = self._broker._claim(self._queue, self._consumer, lease_ms, count)
+        self.cancelled_count = len(self._broker._queues[self._queue].cancelled)
+        return claimed
 
     def bury(self, delivery: Delivery, error: str) -> None:
         """See `ConsumerLink`."""
@@ -271,9 +296,28 @@ class MemoryWorkerLink:
         """See `WorkerLink`."""
         return self._broker._live(self.clock)
 
-    def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+    def renew(self, consumers: Sequence[tuple[Queue, str]]) -> None:
         """See `WorkerLink`."""
-        self._broker._renew(queue, consumer, deliveries)
+        for queue, consumer in consumers:
+            self._broker._renew(queue, consumer)
+
+    def release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
+        """See `WorkerLink`."""
+        self._broker._release(queue, consumer, is_suspect=is_suspect)
+
+    def settle(self, queue: Queue, reply: Reply, item: int, deadline_ms: int) -> None:
+        """See `WorkerLink`."""
+        self._broker._reply(reply)
+        self._broker._cancel(queue, reply.reply_to, [(item, deadline_ms)], self.clock.now_ms())
+
+    @property
+    def can_watch(self) -> bool:
+        """See `WorkerLink`."""
+        return True
+
+    def watch(self, queues: Sequence[Queue], block_ms: int) -> set[Queue]:
+        """See `WorkerLink`."""
+        return self._broker._watch(queues, block_ms)
 
     def close(self) -> None:
         """See `WorkerLink`."""

@@ -23,6 +23,7 @@ from millrace.broker.keys import (
     PRIORITIES,
     WORKERS,
     Queue,
+    consumer_name,
     queue_of_dead_letters,
     replies,
 )
@@ -38,6 +39,10 @@ _UNTRIMMED_BYTES = 65_536
 _EXPIRED_KEPT_MS = 60_000
 _LETTERS_AT_ONCE = 16  # a block has up to a megabyte, or one large row
 _CONSUMERS_KEPT_MS = 3_600_000
+_RELEASED = "released"  # the consumer that holds what others may claim at once
+_RELEASED_IDLE_MS = 86_400_000
+
+_WORKER_SCRIPTS = ("announce", "renew", "release", "desired_state", "reply", "cancel")
 
 _log = logging.getLogger(__name__)
 _decode_announcement = msgspec.json.Decoder(WorkerAnnouncement).decode
@@ -226,10 +231,12 @@ class RedisConsumerLink:
         self._connections = BlockingConnections(servers, "reply", "finish", "claim")
         self._forget_ms = forget_ms
         self._queue = queue
-        self._consumer = consumer
+        self._name = consumer
         self._streams = tuple(queue.requests(priority) for priority in PRIORITIES)
         self._has_group = False
+        self._has_lost_connection = False
         self.cancelled_count = 0
+        self.losses = 0
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
@@ -241,6 +248,8 @@ class RedisConsumerLink:
             sent = []
         commands = sent + self._finish(finished)
         if count:
+            if self._has_lost_connection:
+                self._has_lost_connection, self.losses = False, self.losses + 1
             wait = ("BLOCK", block_ms) if block_ms else ()
             take: Command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *wait)
             commands.append((self._streams[0], (*take, "STREAMS", *self._streams, ">", ">")))
@@ -261,11 +270,14 @@ class RedisConsumerLink:
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""
-        answers = self._execute(call("claim", self._streams, GROUP, self._consumer, lease_ms, count))
+        claim = call("claim", self._streams, GROUP, self._consumer, lease_ms, count)
+        answers = self._execute(claim, (self._queue.cancelled, ("ZCARD", self._queue.cancelled)))
+        if not answers or not answers[0]:
+            return []
+        claimed, self.cancelled_count = answers
         return [
             Delivery(entry_id, PRIORITIES[stream - 1], *_contents(fields), deliveries)
-            for taken in answers
-            for stream, entry_id, deliveries, fields in taken
+            for stream, entry_id, deliveries, fields in claimed
         ]
 
     def bury(self, delivery: Delivery, error: str) -> None:
@@ -286,6 +298,10 @@ class RedisConsumerLink:
             self._forget([(stream, self._consumer) for stream in idle])
         finally:
             self._connections.close()
+
+    @property
+    def _consumer(self) -> str:
+        return consumer_name(self._name, self.losses)
 
     @staticmethod
     def _replies(replies: Sequence[Reply]) -> list[Routed]:
@@ -343,15 +359,20 @@ class RedisConsumerLink:
 
     def _execute(self, *commands: Routed, wait_ms: int = 0) -> list[Any]:
         """The answers; [] where a group is gone (Redis came back empty): it is made again, for the next call to use."""
-        if not self._has_group:
-            self._make_groups()
-        answers = self._connections.execute(*commands, wait_ms=wait_ms)
+        try:
+            if not self._has_group:
+                self._make_groups()
+            answers = self._connections.execute(*commands, wait_ms=wait_ms)
+        except Unavailable:
+            self._has_lost_connection = True
+            raise
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
                 if "NOGROUP" in str(answer):
                     self._make_groups()
                     return []
                 self._connections.close()
+                self._has_lost_connection = True
                 raise failure(answer)
         return answers
 
@@ -368,7 +389,7 @@ class RedisWorkerLink:
     """A worker process's heartbeat."""
 
     def __init__(self, servers: Servers) -> None:
-        self._connections = BlockingConnections(servers, "announce", "renew", "desired_state")
+        self._connections = BlockingConnections(servers, *_WORKER_SCRIPTS)
         self.clock = BrokerClock()
 
     def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[DesiredState]]:
@@ -404,21 +425,39 @@ class RedisWorkerLink:
         self.clock.set(_milliseconds(time))
         return _live(_announcements(workers), self.clock)
 
-    def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+    def renew(self, consumers: Sequence[tuple[Queue, str]]) -> None:
         """See `WorkerLink`."""
-        self._execute(
-            *(
-                call("renew", [queue.requests(delivery.priority)], GROUP, consumer, delivery.entry_id)
-                for delivery in deliveries
-            )
-        )
+        held = [(queue.requests(priority), name) for queue, name in consumers for priority in PRIORITIES]
+        self._execute(*(call("renew", [stream], GROUP, name) for stream, name in held))
+
+    def release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
+        """See `WorkerLink`."""
+        arguments = (GROUP, consumer, _RELEASED, _RELEASED_IDLE_MS, 0 if is_suspect else 1)
+        self._execute(*(call("release", [queue.requests(priority)], *arguments) for priority in PRIORITIES))
+
+    def settle(self, queue: Queue, reply: Reply, item: int, deadline_ms: int) -> None:
+        """See `WorkerLink`."""
+        note = call("cancel", [queue.cancelled], int(self.clock.now_ms()), deadline_ms, f"{reply.reply_to} {item}")
+        self._execute(call("reply", [reply.reply_to], REPLY_STREAM_ENTRIES, reply.block), note)
+
+    @property
+    def can_watch(self) -> bool:
+        """See `WorkerLink`. In a Cluster, queues lie on several servers."""
+        return not self._connections.is_spread
+
+    def watch(self, queues: Sequence[Queue], block_ms: int) -> set[Queue]:
+        """See `WorkerLink`. A finished block leaves its stream, so what is there waits or is in work."""
+        streams = {queue.requests(priority): queue for queue in queues for priority in PRIORITIES}
+        read: Command = ("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *("0" for _ in streams))
+        (found,) = self._execute((next(iter(streams)), read), wait_ms=block_ms)
+        return {streams[stream.decode()] for stream, _ in found or ()}
 
     def close(self) -> None:
         """See `WorkerLink`."""
         self._connections.close()
 
-    def _execute(self, *commands: Routed) -> list[Any]:
-        answers = self._connections.execute(*commands)
+    def _execute(self, *commands: Routed, wait_ms: int = 0) -> list[Any]:
+        answers = self._connections.execute(*commands, wait_ms=wait_ms)
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError) and "NOGROUP" not in str(answer):
                 self._connections.close()

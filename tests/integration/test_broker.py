@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply
-from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue
+from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue, consumer_name
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState
@@ -170,14 +170,16 @@ def test_blocks_that_were_claimed_and_lost_again_come_one_at_a_time_whatever_the
     assert [(d.block, d.priority, d.deliveries) for d in claimed] == [(b"normal", "normal", 3)]
 
 
-def test_a_renewed_lease_is_not_claimed(broker: Broker) -> None:
-    appended(broker, one(b"mine"), one(b"lost"))
-    mine, _ = take(broker, "slow")
+def test_what_a_consumer_holds_is_renewed_and_nothing_of_others(broker: Broker) -> None:
+    appended(broker, one(b"mine"), one(b"mine too", priority="high"))
+    take(broker, "slow")
+    appended(broker, one(b"lost"))
+    take(broker, "dead")
     worker, other = broker.worker(), broker.consumer(QUEUE, "other")
     claimed: list[Delivery] = []
 
     def beat() -> bool:
-        worker.renew(QUEUE, "slow", [mine])
+        worker.renew([(QUEUE, "slow"), (Queue("unknown", 1), "slow")])
         claimed.extend(other.claim(lease_ms=200, count=5))
         return bool(claimed)
 
@@ -194,13 +196,110 @@ def test_a_finished_block_is_never_claimed(broker: Broker) -> None:
 
 
 def test_only_the_holder_of_a_lease_can_renew_it(broker: Broker) -> None:
+    """The first consumer goes on renewing what the second has claimed; the third claims it all the same."""
     appended(broker, one(b"x"))
-    (delivery,) = take(broker, "first")
-    second = broker.consumer(QUEUE, "second")
+    take(broker, "first")
+    second, third = broker.consumer(QUEUE, "second"), broker.consumer(QUEUE, "third")
+    until(lambda: second.claim(lease_ms=10, count=1))
     claimed: list[Delivery] = []
-    until(lambda: claimed.extend(second.claim(lease_ms=10, count=1)) or claimed)
-    broker.worker().renew(QUEUE, "first", [delivery])
-    until(lambda: broker.consumer(QUEUE, "third").claim(lease_ms=10, count=1))
+
+    def beat() -> bool:
+        broker.worker().renew([(QUEUE, "first")])
+        claimed.extend(third.claim(lease_ms=100, count=1))
+        return bool(claimed)
+
+    until(beat)
+    assert [(d.block, d.deliveries) for d in claimed] == [(b"x", 3)]
+
+
+@pytest.mark.parametrize("is_suspect", [True, False])
+def test_what_a_dead_consumer_held_is_claimed_at_once_and_counted_only_where_it_may_be_to_blame(
+    broker: Broker, is_suspect: bool
+) -> None:
+    appended(broker, one(b"high", 2, priority="high"), one(b"normal", 3))
+    take(broker, "dead")
+    appended(broker, one(b"in work"))
+    take(broker, "alive")
+    broker.worker().release(QUEUE, "dead", is_suspect=is_suspect)
+    claimed = broker.consumer(QUEUE, "next").claim(lease_ms=60_000, count=5)
+    count = 2 if is_suspect else 1
+    assert [(d.block, d.rows, d.deliveries) for d in claimed] == [(b"high", 2, count), (b"normal", 3, count)]
+    broker.consumer(QUEUE, "next").exchange([], claimed, count=0, block_ms=0)
+    assert appended(broker, one(b"more", 100), limit=100) == [Held(1, 7)]
+
+
+def test_nothing_is_released_of_a_consumer_that_holds_nothing(broker: Broker) -> None:
+    worker = broker.worker()
+    worker.release(QUEUE, "unknown", is_suspect=True)
+    appended(broker, one(b"x"))
+    take(broker, "alive")
+    worker.release(QUEUE, "unknown", is_suspect=True)
+    assert broker.consumer(QUEUE, "next").claim(lease_ms=60_000, count=5) == []
+
+
+def test_an_item_that_is_settled_is_answered_and_whoever_claims_its_block_knows(broker: Broker) -> None:
+    async def run() -> list[bytes]:
+        link = broker.producer("asks")
+        await link.heartbeat()
+        await link.append([one(b"x")], Limits(10, 100))
+        take(broker, "dead")
+        worker = broker.worker()
+        worker.live()
+        worker.settle(QUEUE, Reply(link.reply_to, b"why"), 7, int(link.clock.now_ms()) + 60_000)
+        worker.release(QUEUE, "dead", is_suspect=False)
+        second = broker.consumer(QUEUE, "next")
+        assert blocks(second.claim(lease_ms=60_000, count=1)) == [b"x"]
+        assert second.cancelled_count == 1
+        assert second.cancelled([(link.reply_to, 7), (link.reply_to, 8)]) == {(link.reply_to, 7)}
+        replies = await link.replies()
+        await link.close()
+        return replies
+
+    assert asyncio.run(run()) == [b"why"]
+
+
+def test_queues_with_blocks_are_seen_whether_these_wait_or_are_in_work(broker: Broker) -> None:
+    worker = broker.worker()
+    if not worker.can_watch:
+        pytest.skip("in a Cluster, queues lie on several servers")
+    others = [Queue("m", 2), Queue("other", 1)]
+    assert worker.watch([QUEUE, *others], 10) == set()
+    seen: list[set[Queue]] = []
+    watching = threading.Thread(target=lambda: seen.append(worker.watch([QUEUE, *others], 30_000)))
+    watching.start()
+    appended(broker, one(b"x"))
+    watching.join()
+    assert seen == [{QUEUE}]
+    consumer = broker.consumer(QUEUE, "c")
+    taken = consumer.exchange([], [], count=1, block_ms=0)
+    assert worker.watch([QUEUE, *others], 10) == {QUEUE}
+    consumer.exchange([], taken, count=0, block_ms=0)
+    assert worker.watch([QUEUE, *others], 10) == set()
+
+
+def test_after_a_lost_connection_a_consumer_takes_under_a_new_name(own_redis: RedisServer) -> None:
+    """What was on its way to the lost connection must not be renewed with what is taken afterwards."""
+    broker = RedisBroker(own_redis.url)
+    consumer = broker.consumer(QUEUE, "c")
+    consumer.exchange([], [], count=1, block_ms=0)
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(Unavailable):
+            consumer.exchange([], [], count=1, block_ms=0)
+        appended(broker, one(b"x"))
+        client.xreadgroup("workers", "c", {QUEUE.requests("normal"): ">"})  # as if it had arrived nowhere
+        appended(broker, one(b"y"))
+        assert blocks(consumer.exchange([], [], count=1, block_ms=0)) == [b"y"]
+    assert consumer.losses == 1
+    worker, claimed = broker.worker(), list[Delivery]()
+
+    def beat() -> bool:
+        worker.renew([(QUEUE, consumer_name("c", consumer.losses))])
+        claimed.extend(broker.consumer(QUEUE, "next").claim(lease_ms=200, count=5))
+        return bool(claimed)
+
+    until(beat)
+    assert blocks(claimed) == [b"x"]
 
 
 def test_replies_reach_the_process_that_asked_and_only_once(broker: Broker) -> None:
