@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import cnn, load, machine, scenarios
+from benchmarks import cnn, load, scenarios
 from benchmarks.forms import FORMS, ask
 from benchmarks.load import Target
 from benchmarks.servers import Server
+from millrace import provenance
 
 ROOT = Path(__file__).parent.parent
 LIMITS_MB = {"serving": 120, "worker": 250}
@@ -32,7 +33,7 @@ _SEED = 7
 def main(argv: list[str] | None = None) -> int:
     """Load, read, print, write."""
     options = _arguments(argv)
-    stamp = machine.stamp()
+    stamp = provenance.stamp()
     with Server(scenarios.STACK, scenarios.DIGITS) as server:
         server.wait_ready("a text")
         targets = _targets(server.url({"url": "http://127.0.0.1:{port}"}))

@@ -8,11 +8,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 import redis
-from running import RedisServer, Stack, start_up
-from tls import Certificates
-from topologies import Cluster
 
 from ops.supervisor import UpError, redis_server
+from tests.support.running import RedisServer, Stack, start_up
+from tests.support.tls import Certificates
+from tests.support.topologies import Cluster
 
 # An example that takes long on a busy machine is no failure.
 hypothesis.settings.register_profile("millrace", deadline=None)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import CONFIG_PBTXT, TensorConfig, TritonConfig
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, ManifestError, Tokenize
-from millrace.protocol.errors import ModelFailed
+from millrace.protocol.errors import MillraceError, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, DTYPES, Signature, TensorSpec
 from worker import backends, preprocess
@@ -76,6 +76,13 @@ class Model:
             if array.shape[:1] != (rows,):
                 raise ModelFailed(f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows")
         return outputs
+
+    def failure(self, error: Exception) -> MillraceError:
+        """What a caller is told of an error that its request led to."""
+        if isinstance(error, MillraceError):
+            return error
+        first_line = str(error).strip().partition("\n")[0][:300]
+        return ModelFailed(f"model '{self.announcement.name}' failed: {type(error).__name__}: {first_line}")
 
     def warm_up(self) -> None:
         """Run what is announced on zeros, at one row and at the largest batch, so that no caller waits for it.

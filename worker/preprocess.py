@@ -85,6 +85,10 @@ class Preparation:
                 return _padded(arrays, longest, self._padding[name])
         return np.concatenate(arrays)
 
+    def joined(self, parts: Sequence[Arrays]) -> Arrays:
+        """The rows of all the parts, input by input; see `join`."""
+        return {name: self.join(name, [part[name] for part in parts]) for name in parts[0]}
+
 
 def _padded(arrays: Sequence[npt.NDArray[Any]], longest: int, how: str) -> npt.NDArray[Any]:
     first = arrays[0]

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from running import RedisServer, Stack, free_port, is_alive, until
+
+from tests.support.running import RedisServer, Stack, free_port, is_alive, until
 
 Up = Callable[..., Stack]
 

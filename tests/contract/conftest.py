@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from running import ROOT, Stack, start_up
+
+from tests.support.running import ROOT, Stack, start_up
 
 DATATYPES = {
     "BOOL": TensorProto.BOOL,

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.grpc.aio
-from claims import proves
-from running import Stack
 from tritonclient.grpc import InferInput, InferRequestedOutput, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from millrace.protocol.tensors import DTYPES
+from tests.contract.claims import proves
+from tests.support.running import Stack
 
 _Test = TypeVar("_Test", bound=Callable[..., Any])
 _SUM = np.arange(16, dtype=np.int32)[None]

@@ -10,13 +10,13 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
-from claims import proves
-from running import Stack
 from tritonclient import http
 from tritonclient.http import aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
 from millrace.protocol.tensors import DTYPES
+from tests.contract.claims import proves
+from tests.support.running import Stack
 
 MODELS = ["digits", "sentiment", "word2vec", "half_plus_two", "simple"]
 INPUTS: dict[str, dict[str, npt.NDArray[Any]]] = {

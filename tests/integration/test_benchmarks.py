@@ -8,11 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from running import ROOT
 
 from benchmarks import load, report
 from benchmarks.forms import FORMS, Form, Refused, ask
 from benchmarks.load import Target
+from tests.support.running import ROOT
 
 ITEMS = 8
 SCORES = np.arange(ITEMS * 10, dtype=np.float32).reshape(ITEMS, 10) / 100

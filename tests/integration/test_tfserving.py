@@ -13,11 +13,11 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from running import Parts, until
-from tls import Certificates
 
 from millrace import rpc
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Unavailable
+from tests.support.running import Parts, until
+from tests.support.tls import Certificates
 from worker import backends
 from worker.backends.base import Backend, Device, LoadError
 

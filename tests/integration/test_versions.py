@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from running import RedisServer, until
 
 from millrace.broker.base import Broker, Limits
 from millrace.broker.keys import DESIRED_STATES, WORKERS
@@ -30,6 +29,7 @@ from serving.models.registry import ModelRegistry, ServedModel
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest
 from serving.settings import ServingSettings
+from tests.support.running import RedisServer, until
 from worker.model import Model
 from worker.process import Worker
 from worker.settings import WorkerSettings

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from running import ROOT, until
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import TritonConfig, read_triton_config
@@ -31,6 +30,7 @@ from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, RequestBlo
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest, InferenceResponse
+from tests.support.running import ROOT, until
 from worker import model as models
 from worker import preprocess
 from worker.backends.base import Arrays, Device, LoadError

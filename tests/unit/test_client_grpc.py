@@ -26,7 +26,8 @@ from millrace_client import (
     Unavailable,
 )
 from millrace_client.messages import message
-from running import free_port, until
+
+from tests.support.running import free_port, until
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"

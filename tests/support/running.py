@@ -19,7 +19,7 @@ import redis
 
 from ops.supervisor import redis_server
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
