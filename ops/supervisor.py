@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,8 +30,9 @@ import redis
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import ManifestError
 from millrace.artifacts.repository import ModelRepository, RepositoryError, versions_in
-from millrace.broker.discovery import servers
+from millrace.broker.discovery import servers, without_secrets
 from millrace.broker.keys import WORKERS
+from millrace.commandline import Parser
 from millrace.listening import check_port
 from millrace.protocol.errors import Unavailable
 
@@ -83,9 +83,7 @@ class Supervisor:
                 url = options.redis_url or self._start_redis(Path(folder))
                 if not _redis_answers(url):
                     where = "--redis-url or MILLRACE_REDIS_URL"
-                    raise UpError(
-                        f"no Redis answers at {_without_password(url)} ({where}; without, one is started here)"
-                    )
+                    raise UpError(f"no Redis answers at {without_secrets(url)} ({where}; without, one is started here)")
                 self._start_programs(url)
                 self._wait_until_ready(models)
                 while not self._stopping.wait(0.2):
@@ -268,11 +266,6 @@ def _redis_answers(url: str) -> bool:
     return False
 
 
-def _without_password(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
-
-
 _direct = urllib.request.build_opener(
     urllib.request.ProxyHandler({})
 )  # the API is on this machine, whatever proxy is set
@@ -331,9 +324,7 @@ def _between(least: int, most: int) -> Callable[[str], int]:
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     """The options; where an environment variable says the same, it is the default."""
-    parser = argparse.ArgumentParser(
-        prog="millrace up", description="Run the API, workers and a Redis on this machine."
-    )
+    parser = Parser(prog="millrace up", description="Run the API, workers and a Redis on this machine.")
 
     def option(name: str, variable: str, default: str, text: str, **more: Any) -> None:
         value = environ.get(variable, default)
@@ -351,7 +342,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--redis-url",
         default=environ.get("MILLRACE_REDIS_URL"),
-        help="a Redis to use (MILLRACE_REDIS_URL); without it one is started here",
+        help="a Redis to use, without it one is started here; everybody on this machine sees a password here, so "
+        "better set MILLRACE_REDIS_URL",
     )
     return parser
 
