@@ -8,7 +8,8 @@ import signal
 from millrace import logs
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.errors import MillraceError
-from serving.service import Service, target
+from serving.routing import target
+from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.grpc_server import GrpcServer
 from serving.transport.http_server import Done, HttpServer, Withdraw
@@ -29,7 +30,8 @@ class Api:
     def handle(self, head: RequestHead, body: bytes, done: Done) -> Withdraw | None:
         """See `serving.transport.http_server.Handler`."""
         if head.method == "POST" and (hot := target(head.path)):
-            return self._service.begin(hot, head.headers, body, done).withdraw
+            execution = self._service.rest.begin(hot, head.headers, body, "", None, done)
+            return execution.withdraw if execution else None
         self._flask.handle(head, body, done)
         return None
 

@@ -28,6 +28,18 @@ class ServingSettings(CommonSettings):
     max_arriving_bytes: int = Field(
         512 * 2**20, ge=1024, description="Bytes of large bodies that may be arriving at once; more get 503."
     )
+    offload_processes: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="Processes that read large bodies and write large responses. With 0 the API's own process does it, "
+        "and keeps all callers waiting meanwhile.",
+    )
+    offload_memory_bytes: int = Field(
+        1536 * 2**20,
+        ge=64 * 2**20,
+        description="Address space that each of them may take for one body or response; one that needs more gets 413.",
+    )
     max_queue_rows: int = Field(
         4096, ge=1, description="Rows that one model's queue holds; beyond it requests get 429."
     )

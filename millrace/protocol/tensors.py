@@ -1,8 +1,8 @@
 """Tensors as they travel: a datatype, a shape and raw little-endian bytes.
 
 Datatypes carry the names of the Open Inference Protocol. A BYTES tensor is the protocol's own form: each element is a
-4-byte little-endian length followed by its bytes, elements in row-major order, nothing between. Where they end can only be found by walking
-over them, so a large tensor is walked once and keeps its `StringLayout`, across the queue too.
+4-byte little-endian length followed by its bytes, elements in row-major order, nothing between. Where they end can only
+be found by walking over them, so a large tensor is walked once and keeps its `StringLayout`, across the queue too.
 """
 
 import itertools

@@ -76,37 +76,42 @@ class _Walk:
         """Count the fields of the message between these places."""
         if depth > _MAX_DEPTH:
             raise Malformed
-        data, fields, found = self._data, _fields(descriptor), dict[int, int]()
+        fields, found = _fields(descriptor), dict[int, int]()
         while at < end:
             self.count += 1
             if self.count > self._most:
                 raise TooManyFields("", self._most)
             tag, at = self._varint(at)
-            number, kind = tag >> 3, tag & 7
-            field = fields.get(number)
-            size = 0
-            if kind == _DELIMITED:
+            field = fields.get(tag >> 3)
+            if tag & 7 == _DELIMITED:
                 size, at = self._varint(at)
                 if at + size > end:
                     raise Malformed
-            if field and field.is_repeated and (limit := self._limits.get(field.name)) is not None:
-                found[number] = found.get(number, 0) + (size if kind == _DELIMITED and field.is_packed else 1)
-                if found[number] > limit:
-                    raise TooManyFields(field.name, limit)
-            if kind == _DELIMITED:
                 if field and field.inner:
                     self.message(field.inner, at, at + size, depth + 1)
-                at += size
-            elif kind == _VARINT:
-                while data[at] & 0x80:
-                    at += 1
-                at += 1
-            elif kind in _FIXED_BYTES:
-                at += _FIXED_BYTES[kind]
+                pieces, at = size if field and field.is_packed else 1, at + size
             else:
-                raise Malformed
+                pieces, at = 1, self._behind(tag & 7, at)
+            if field and field.is_repeated:
+                found[tag >> 3] = found.get(tag >> 3, 0) + pieces
+                self._check(field.name, found[tag >> 3])
         if at != end:
             raise Malformed
+
+    def _check(self, name: str, count: int) -> None:
+        limit = self._limits.get(name)
+        if limit is not None and count > limit:
+            raise TooManyFields(name, limit)
+
+    def _behind(self, kind: int, at: int) -> int:
+        """The place behind a number."""
+        if kind == _VARINT:
+            while self._data[at] & 0x80:
+                at += 1
+            return at + 1
+        if kind in _FIXED_BYTES:
+            return at + _FIXED_BYTES[kind]
+        raise Malformed
 
     def _varint(self, at: int) -> tuple[int, int]:
         data = self._data
@@ -141,12 +146,8 @@ def top_fields(data: bytes, most: int) -> list[tuple[int, int, int, int]] | None
             if kind == _DELIMITED:
                 size, content = walk._varint(at)
                 at = content + size
-            elif kind == _VARINT:
-                _, at = walk._varint(at)
-            elif kind in _FIXED_BYTES:
-                at += _FIXED_BYTES[kind]
             else:
-                return None
+                at = walk._behind(kind, at)
             found.append((tag >> 3, start, content, at))
             if len(found) > most or at > end:
                 return None

@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from millrace import rpc
 from millrace.protocol.errors import InvalidRequest, NotSupported
-from millrace.protocol.tensors import BYTES, DTYPES, TENSORFLOW_NAMES, Tensor, encode_strings, read_layout, string_tensor
+from millrace.protocol.tensors import (
+    BYTES,
+    DTYPES,
+    TENSORFLOW_NAMES,
+    Tensor,
+    encode_strings,
+    read_layout,
+    string_tensor,
+)
 from millrace.rpc import wire
 
 _MAX_RANK = 32

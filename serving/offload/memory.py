@@ -36,6 +36,11 @@ def write_file(description: bytes, buffers: Sequence[Buffer]) -> int:
     for buffer in buffers:
         parts += (bytes(-size % _ALIGNMENT), buffer)
         size += -size % _ALIGNMENT + len(buffer)
+    return write_plain(parts)
+
+
+def write_plain(parts: Sequence[Buffer]) -> int:
+    """A new file with these bytes and nothing else, as its descriptor. Raises as `write_file` does."""
     fd = memory_file()
     try:
         _write(fd, parts)
@@ -45,8 +50,8 @@ def write_file(description: bytes, buffers: Sequence[Buffer]) -> int:
     return fd
 
 
-def _write(fd: int, parts: list[Buffer]) -> None:
-    parts = [memoryview(part) for part in parts if len(part)]
+def _write(fd: int, given: Sequence[Buffer]) -> None:
+    parts = [memoryview(part) for part in given if len(part)]
     while parts:
         written = os.writev(fd, parts[:_MOST_BUFFERS])
         while parts and written >= len(parts[0]):

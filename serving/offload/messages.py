@@ -21,16 +21,11 @@ class DescribedTensor(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ParseJob(msgspec.Struct, tag="parse", frozen=True):
-    """Read a body: of the first buffer, or of a file of its own. Its outcome is `Parsed`.
-
-    `coding` is its Content-Encoding, "" for none; `max_body_bytes` bounds it without that.
-    """
+    """Read a body: the buffer of `body_bytes`, or a file of its own. Its outcome is `Parsed`."""
 
     verb: str
     model: ModelAnnouncement
-    coding: bytes
     body_bytes: int
-    max_body_bytes: int
     max_rows: int
     json_length: bytes | None
     task: int
@@ -58,9 +53,8 @@ class Parsed(msgspec.Struct, tag="parsed", frozen=True):
 
 
 class Written(msgspec.Struct, tag="written", frozen=True):
-    """A response's body, which is the one buffer, and its headers."""
+    """A response's headers; its body is a file of its own."""
 
-    size: int
     headers: tuple[tuple[str, str], ...]
 
 
@@ -98,6 +92,4 @@ def describe(tensors: Mapping[str, Tensor]) -> tuple[DescribedTensor, ...]:
 
 def with_elements(described: tuple[DescribedTensor, ...], buffers: list[memoryview]) -> dict[str, Tensor]:
     """The tensors, views of the buffers."""
-    return {
-        d.name: Tensor(d.datatype, d.shape, data, d.layout) for d, data in zip(described, buffers, strict=True)
-    }
+    return {d.name: Tensor(d.datatype, d.shape, data, d.layout) for d, data in zip(described, buffers, strict=True)}

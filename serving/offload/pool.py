@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,6 +29,7 @@ from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, 
 from serving.offload.memory import Buffer, buffers_of, description_of, map_file, write_file
 from serving.offload.messages import Failed, Job, Outcome, encoder, outcome_decoder
 from serving.offload.process import MESSAGE
+from serving.transport.spooled_body import SpooledBody
 
 _log = logging.getLogger(__name__)
 _MAX_WAITING = 1024
@@ -41,22 +42,22 @@ _COMMAND = (
 )
 
 
-class BodyFile(Protocol):
-    """A body that is a file already."""
-
-    fd: int
-    size: int
-
-
 class Result(NamedTuple):
-    """What came of a job, and the memory that its buffers are in."""
+    """What came of a job, the memory that its buffers are in, and of a written response the body."""
 
     outcome: Outcome
     contents: memoryview
+    body: SpooledBody | None = None
 
     def buffers(self, sizes: Sequence[int]) -> list[memoryview]:
         """The buffers of these sizes."""
         return buffers_of(self.contents, sizes)
+
+    def take_body(self) -> SpooledBody:
+        """The body, which goes to the caller. Raises `ValueError` where there is none."""
+        if self.body is None:
+            raise ValueError("the result has no body")
+        return self.body
 
 
 OnDone = Callable[[Result | MillraceError], None]
@@ -82,7 +83,7 @@ class Ticket:
         number: int,
         job: Job,
         buffers: Sequence[Buffer],
-        body: BodyFile | None,
+        body: SpooledBody | None,
         on_done: OnDone,
         timeout_ms: float,
     ) -> None:
@@ -160,7 +161,7 @@ class OffloadPool:
             ticket.finish(Unavailable("the server is shutting down"))
 
     def submit(
-        self, job: Job, buffers: Sequence[Buffer], body: BodyFile | None, on_done: OnDone, timeout_s: float
+        self, job: Job, buffers: Sequence[Buffer], body: SpooledBody | None, on_done: OnDone, timeout_s: float
     ) -> Ticket:
         """Have a job done; `on_done` is called later, on the event loop, once, unless it is cancelled.
 
@@ -296,7 +297,7 @@ class _Process:
 
     def _readable(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(self._connection, MESSAGE.size, 1)
+            data, fds, _, _ = socket.recv_fds(self._connection, MESSAGE.size, 2)
         except BlockingIOError:
             return
         except OSError:
@@ -305,7 +306,7 @@ class _Process:
             self._has_ended()
             return
         ticket, self.ticket = self.ticket, None
-        result = _read(fds[0])
+        result = _read(fds)
         if ticket and ticket.on_done:
             ticket.finish(result)
         self._pool.assign()
@@ -348,7 +349,9 @@ def _write(description: bytes, buffers: Sequence[Buffer]) -> int | MillraceError
         return Unavailable("there is no memory left to hand the request on; try again")
 
 
-def _read(fd: int) -> Result | MillraceError:
+def _read(fds: Sequence[int]) -> Result | MillraceError:
+    fd, *bodies = fds
+    body = _adopt(bodies[0]) if bodies else None
     try:
         contents = map_file(fd)
         outcome = outcome_decoder.decode(description_of(contents))
@@ -361,7 +364,14 @@ def _read(fd: int) -> Result | MillraceError:
         if outcome.trace:
             _log.error("an offload process failed", extra={"trace": outcome.trace})
         return outcome.error()
-    return Result(outcome, contents)
+    return Result(outcome, contents, body)
+
+
+def _adopt(fd: int) -> SpooledBody:
+    """The body in a file that another process wrote."""
+    body = SpooledBody.__new__(SpooledBody)
+    body.fd, body.size = fd, os.fstat(fd).st_size
+    return body
 
 
 def _error_of(status: int) -> MillraceError:

@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 
 from millrace.protocol.errors import PayloadTooLarge
-from serving.offload.memory import description_of, map_file, write_file
+from serving.offload.memory import description_of, map_file, write_file, write_plain
 from serving.offload.messages import Failed, encoder, job_decoder
 from serving.offload.work import NO_MEMORY, Done, run
 
@@ -52,17 +52,18 @@ def _receive(connection: socket.socket) -> tuple[int, list[int]] | None:
 
 def _answer(connection: socket.socket, number: int, fds: list[int]) -> None:
     size = sum(os.fstat(fd).st_size for fd in fds)
-    result = _work(fds)
-    socket.send_fds(connection, [MESSAGE.pack(number, 1)], [result])
-    size += os.fstat(result).st_size
-    os.close(result)
+    results = _work(fds)
+    socket.send_fds(connection, [MESSAGE.pack(number, len(results))], results)
+    for result in results:
+        size += os.fstat(result).st_size
+        os.close(result)
     if size > _TRIM_BYTES:
         gc.collect()
         _trim()
 
 
-def _work(fds: list[int]) -> int:
-    """Do the job in the files; the descriptor of its result."""
+def _work(fds: list[int]) -> list[int]:
+    """Do the job in the files; the descriptors of its result, and of the body that it has perhaps."""
     try:
         contents, *body = map(map_file, fds)
         done = run(job_decoder.decode(description_of(contents)), contents, body[0] if body else None)
@@ -71,7 +72,8 @@ def _work(fds: list[int]) -> int:
     finally:
         for fd in fds:
             os.close(fd)
-    return write_file(encoder.encode(done.outcome), done.buffers)
+    result = write_file(encoder.encode(done.outcome), done.buffers)
+    return [result] if done.body is None else [result, write_plain([done.body])]
 
 
 def _trim() -> None:

@@ -27,18 +27,17 @@ from serving.protocols.limits import ReadLimits
 from serving.protocols.verb import Body, Rendered
 from serving.protocols.verbs import VERBS
 from serving.queueing.admission import check
-from serving.transport.content_encoding import coding_for, pack, unpack
+from serving.transport.content_encoding import coding_for, pack
 
 NO_MEMORY = "reading the request, or writing its response, needs more memory than one request may have"
-_MAX_RATIO = 256  # of a body to what was sent of it; numbers in JSON reach 10, images of one colour 200
-_FREE_BYTES = 2**20
 
 
 class Done(NamedTuple):
-    """An outcome and its buffers."""
+    """An outcome and its buffers, or the body that is a file of its own."""
 
     outcome: Outcome
     buffers: Sequence[Buffer] = ()
+    body: Buffer | None = None
 
 
 def run(job: Job, contents: memoryview, body: memoryview | None) -> Done:
@@ -55,28 +54,13 @@ def run(job: Job, contents: memoryview, body: memoryview | None) -> Done:
 
 def _parse(job: ParseJob, contents: memoryview, body: memoryview | None) -> Done:
     (data,) = (body,) if body is not None else buffers_of(contents, [job.body_bytes])
-    plain: Buffer = unpacked(bytes(data), job.coding, job.max_body_bytes) if job.coding else data
     model, verb = _model(msgspec.msgpack.encode(job.model)), VERBS[job.verb]
-    inference, form = verb.parse(Body(plain, job.json_length, job.task), model, ReadLimits(job.max_rows))
+    inference, form = verb.parse(Body(data, job.json_length, job.task), model, ReadLimits(job.max_rows))
     rows = check(inference, job.max_rows)
     raw = msgspec.Raw(encoder.encode(form))
     tensors = inference.inputs
     parsed = Parsed(inference.signature, inference.timeout_ms, inference.priority, rows, raw, describe(tensors))
     return Done(parsed, [tensor.data for tensor in tensors.values()])
-
-
-def unpacked(body: bytes, coding: bytes, max_body_bytes: int) -> bytes:
-    """The body without its content coding, bounded in size and in its ratio to what was sent.
-
-    Raises `PayloadTooLarge`, `CodingNotSupported`, and `InvalidRequest` where it cannot be unpacked.
-    """
-    most = min(max_body_bytes, max(_FREE_BYTES, _MAX_RATIO * len(body)))
-    plain = unpack(body, coding, most)
-    if plain is not None:
-        return plain
-    if most < max_body_bytes:
-        raise PayloadTooLarge(f"the request body unpacks to more than {_MAX_RATIO} times its size, which is the limit")
-    raise PayloadTooLarge(f"the request body is larger than the {max_body_bytes} bytes that are allowed")
 
 
 def _render(job: RenderJob, contents: memoryview) -> Done:
@@ -85,7 +69,7 @@ def _render(job: RenderJob, contents: memoryview) -> Done:
     form = msgspec.msgpack.decode(job.form, type=verb.form)
     rendered = verb.render(_model(msgspec.msgpack.encode(job.model)), tensors, form, ReadLimits())
     rendered = packed(rendered, job.accepted)
-    return Done(Written(len(rendered.body), rendered.headers), [rendered.body])
+    return Done(Written(rendered.headers), (), rendered.body)
 
 
 def packed(rendered: Rendered, accepted: bytes | None) -> Rendered:

@@ -16,7 +16,16 @@ import numpy.typing as npt
 
 from millrace import rpc
 from millrace.protocol.errors import InvalidRequest
-from millrace.protocol.tensors import BYTES, DTYPES, Signature, Tensor, TensorSpec, concatenate_rows, encode_strings, string_tensor
+from millrace.protocol.tensors import (
+    BYTES,
+    DTYPES,
+    Signature,
+    Tensor,
+    TensorSpec,
+    concatenate_rows,
+    encode_strings,
+    string_tensor,
+)
 from serving.protocols import json_tensors
 from serving.protocols.limits import MAX_CLASSES, check_count
 
@@ -203,7 +212,8 @@ def regressions(outputs: Mapping[str, Tensor], signature: Signature) -> npt.NDAr
     values = outputs[names[0]]
     if values.datatype not in _FLOATS or values.shape[1:] not in ((), (1,)):
         raise InvalidRequest("Expected output Tensor shape: [batch_size] or [batch_size 1] of DT_FLOAT")
-    return values.to_numpy().reshape(-1)
+    column: npt.NDArray[Any] = values.to_numpy().reshape(-1)
+    return column
 
 
 def top_classes(tensor: Tensor, count: int, labels: Sequence[str], *, has_rows: bool) -> Tensor:
@@ -235,4 +245,6 @@ def top_classes(tensor: Tensor, count: int, labels: Sequence[str], *, has_rows: 
 
 def _largest_first(rows: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     """The indices of each row's largest values; of equal ones the first."""
-    return rows.shape[1] - 1 - np.argsort(rows[:, ::-1], axis=1, kind="stable")[:, ::-1][:, :count]
+    smallest_first = np.argsort(rows[:, ::-1], axis=1, kind="stable")
+    largest: npt.NDArray[Any] = rows.shape[1] - 1 - smallest_first[:, ::-1][:, :count]
+    return largest

@@ -17,7 +17,7 @@ QUICK_BYTES = 65_536  # JSON numbers that are read in about half a millisecond
 LOOP_BYTES = 262_144  # raw elements that are handed on as they are
 
 
-class NotQuick(Exception):  # noqa: N818 - no error: it only says where the work has to be done
+class NotQuick(Exception):
     """Reading the request, or writing its response, takes longer than the event loop has time for."""
 
 

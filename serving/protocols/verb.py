@@ -34,7 +34,7 @@ class Body(msgspec.Struct, frozen=True):
 class Rendered(NamedTuple):
     """A response's body in one protocol's form, and the headers that describe it."""
 
-    body: bytes | memoryview
+    body: bytes
     headers: tuple[tuple[str, str], ...] = JSON_HEADERS
 
 

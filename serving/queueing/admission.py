@@ -26,7 +26,9 @@ class Inference(msgspec.Struct, frozen=True):
     priority: str = "normal"
 
 
-def admit(inference: Inference, *, trace: str, deadline: float, max_queue_rows: int, caller: str = "") -> InferenceRequest:
+def admit(
+    inference: Inference, *, trace: str, deadline: float, max_queue_rows: int, caller: str = ""
+) -> InferenceRequest:
     """The request for the queue, checked against the model's signature.
 
     `deadline` is a time of `time.perf_counter`. Raises `InvalidRequest` with the words that Triton's users know.
@@ -61,9 +63,7 @@ def check_shape(
         _check_described(model, spec, datatype, shape)
 
 
-def request_of(
-    inference: Inference, rows: int, *, trace: str, deadline: float, caller: str = ""
-) -> InferenceRequest:
+def request_of(inference: Inference, rows: int, *, trace: str, deadline: float, caller: str = "") -> InferenceRequest:
     """The request for the queue, of what `check` found to have so many rows."""
     model = inference.model
     return InferenceRequest(

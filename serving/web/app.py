@@ -19,10 +19,12 @@ from millrace.protocol.errors import MillraceError
 from serving.models.registry import AVAILABLE
 from serving.monitoring import peer_metrics
 from serving.protocols.oip import rest as oip
+from serving.protocols.rest_calls import Headers
 from serving.protocols.tfs import rest as tfs
-from serving.service import Headers, Service, target
+from serving.routing import target
+from serving.service import Service
 from serving.transport.intake import too_large
-from serving.transport.responses import error_body, error_headers
+from serving.transport.responses import HttpResponse, error_body, error_headers
 from serving.web import control_routes, openapi
 
 _MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
@@ -81,9 +83,8 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     @app.post("/v2/models/<_name>/versions/<int:_number>/infer")
     def _hot(**_: object) -> Response:
         if hot := target(request.path):
-            answering = service.answer(hot, _headers(), request.get_data())
-            answer = asyncio.run_coroutine_threadsafe(answering, loop).result()
-            return Response(answer.body, answer.status, answer.headers)
+            answering = service.rest.answer(hot, _headers(), request.get_data())
+            return _response(asyncio.run_coroutine_threadsafe(answering, loop).result())
         raise NotFound
 
     _add_tensorflow_serving(app, service)
@@ -91,6 +92,14 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_operations(app, service)
     control_routes.add_routes(app, service, loop)
     return app
+
+
+def _response(answer: HttpResponse) -> Response:
+    body = bytes(answer.body)
+    if answer.spooled:
+        body = answer.spooled.read()
+        answer.spooled.close()
+    return Response(body, answer.status, answer.headers)
 
 
 def _headers() -> Headers:

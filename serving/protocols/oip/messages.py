@@ -63,6 +63,13 @@ def read_request(data: bytes) -> tuple[Any, _Request | None]:
         return messages.without(InferRequest, data, _HEAVY).message, None
 
 
+def identity_of(body: Body, data: bytes) -> str:
+    """The id that a request gives itself."""
+    message = body.message.message if body.message else messages.without(InferRequest, data, _HEAVY).message
+    identity: str = message.id
+    return identity
+
+
 def _infer(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
     """What a ModelInferRequest asks for, and how its answer is written. Raises `InvalidRequest`, `NotSupported`."""
     request = body.message

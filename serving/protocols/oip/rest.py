@@ -29,7 +29,7 @@ from serving.protocols import json_tensors
 from serving.protocols.examples import top_classes
 from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, NotQuick, ReadLimits, check_count
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
-from serving.queueing.admission import Inference, check_rows, check_shape
+from serving.queueing.admission import Inference, check_shape
 
 _EXTENSIONS = (
     "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",

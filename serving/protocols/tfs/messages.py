@@ -135,9 +135,7 @@ def _set(names: Any) -> str:
 
 
 def _predicted_as(*, as_content: bool) -> Callable[..., Rendered]:
-    def render(
-        model: ServedModel, outputs: Mapping[str, Tensor], form: PredictForm, limits: ReadLimits
-    ) -> Rendered:
+    def render(model: ServedModel, outputs: Mapping[str, Tensor], form: PredictForm, limits: ReadLimits) -> Rendered:
         check_quick_to_write(outputs, limits)
         answer = _PredictResponse()
         _name_model(answer.model_spec, model, form.signature)
@@ -159,7 +157,7 @@ def _name_model(spec: Any, model: ServedModel, signature: str) -> None:
 
 
 class ExamplesForm(msgspec.Struct, frozen=True):
-    """How the response about examples looks: the signature that answers; of MultiInference, the method that is asked."""
+    """How the response about examples looks: the signature that answers; of MultiInference the method, too."""
 
     signature: str
     method: str = ""
@@ -206,9 +204,7 @@ def _features(example: Any) -> dict[str, Any]:
     return {name: list(getattr(feature, kind).value) for name, feature, kind in features if kind}
 
 
-def _classified(
-    model: ServedModel, outputs: Mapping[str, Tensor], form: ExamplesForm, limits: ReadLimits
-) -> Rendered:
+def _classified(model: ServedModel, outputs: Mapping[str, Tensor], form: ExamplesForm, limits: ReadLimits) -> Rendered:
     limits.check_quick(sum(math.prod(tensor.shape) for tensor in outputs.values()))
     found = examples.classifications(outputs, model.signature(form.signature), model.announcement.labels)
     answer = (_InferenceResult if form.method else _ClassificationResponse)()
@@ -239,9 +235,7 @@ def _class_head(name: str) -> bytes:
     return wire.delimited(_CLASSES, len(content) + 4) + content
 
 
-def _regressed(
-    model: ServedModel, outputs: Mapping[str, Tensor], form: ExamplesForm, limits: ReadLimits
-) -> Rendered:
+def _regressed(model: ServedModel, outputs: Mapping[str, Tensor], form: ExamplesForm, limits: ReadLimits) -> Rendered:
     limits.check_quick(sum(math.prod(tensor.shape) for tensor in outputs.values()))
     answer = (_InferenceResult if form.method else _RegressionResponse)()
     _name_model(answer.model_spec, model, form.signature)

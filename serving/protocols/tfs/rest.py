@@ -343,7 +343,9 @@ def _examples(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Infer
 
 
 def _classified(model: ServedModel, outputs: Mapping[str, Tensor], name: str, limits: ReadLimits) -> Rendered:
-    limits.check_quick(sum(tensor.shape[0] * math.prod(tensor.shape[1:]) for tensor in outputs.values() if tensor.shape))
+    limits.check_quick(
+        sum(tensor.shape[0] * math.prod(tensor.shape[1:]) for tensor in outputs.values() if tensor.shape)
+    )
     return render_classify(outputs, model.signature(name), model.announcement.labels)
 
 
