@@ -11,6 +11,7 @@ from millrace.broker.base import Broker, Limits
 from millrace.protocol.errors import MillraceError
 from serving.access.control import ControlAccess, ControlRefused
 from serving.call import Call
+from serving.memory import buffered_bytes
 from serving.models.model_control import ModelControl
 from serving.models.registry import AVAILABLE, ModelRegistry
 from serving.models.shadows import Shadows
@@ -34,6 +35,7 @@ class Service:
 
     def __init__(self, settings: ServingSettings, broker: Broker) -> None:
         self.settings = settings
+        self.budget = Budget(buffered_bytes(settings))
         self.api = uuid.uuid4().hex[:12]
         self.metrics = Metrics(self._worker_counts, lambda: self.producer.is_connected)
         self.producer = Producer(
@@ -44,7 +46,6 @@ class Service:
         self.models = ModelRegistry(lambda: self.producer.workers, lambda: self.producer.desired_states.by_model)
         self.repository = ModelControl(self.producer, self.models, settings)
         self.access = ControlAccess(settings)
-        self.budget = Budget(settings.max_arriving_bytes)
         self.shadows = Shadows(self.producer, self.metrics, budget=self.budget)
         self.pool = OffloadPool(settings.offload_processes, settings.offload_memory_bytes)
         self.quick = ReadLimits(settings.max_queue_rows, max_quick=QUICK_VALUES if self.pool.is_on else 0)
@@ -59,11 +60,11 @@ class Service:
         await self.producer.start()
         _log.info("started", extra={"api": self.api, "port": self.settings.port})
 
-    async def stop(self) -> None:
-        """Let the open requests finish, as long as the settings allow, then leave the queue."""
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """Let the open requests finish, for `drain_timeout_s` where no time is given, then leave the queue."""
         await self.repository.stop()
         self.shadows.stop()
-        await self.producer.drain(self.settings.drain_timeout_s)
+        await self.producer.drain(self.settings.drain_timeout_s if timeout_s is None else timeout_s)
         await self.producer.stop()
         self.pool.stop()
         _log.info("stopped", extra={"api": self.api})

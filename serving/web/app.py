@@ -8,6 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import orjson
@@ -16,16 +17,16 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from millrace.protocol.errors import MillraceError
-from serving.models.registry import AVAILABLE
 from serving.monitoring import peer_metrics
 from serving.protocols.oip import rest as oip
 from serving.protocols.rest_calls import Headers
 from serving.protocols.tfs import rest as tfs
 from serving.routing import target
 from serving.service import Service
+from serving.transport.content_encoding import unpack
 from serving.transport.intake import too_large
 from serving.transport.responses import HttpResponse, error_body, error_headers
-from serving.web import control_routes, openapi
+from serving.web import control_routes, openapi, probes
 
 _MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
 _View = Callable[[str, int | None], Response]
@@ -83,7 +84,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     @app.post("/v2/models/<_name>/versions/<int:_number>/infer")
     def _hot(**_: object) -> Response:
         if hot := target(request.path):
-            answering = service.rest.answer(hot, _headers(), request.get_data())
+            answering = service.rest.answer(hot, _headers(), _plain_body(service))
             return _response(asyncio.run_coroutine_threadsafe(answering, loop).result())
         raise NotFound
 
@@ -102,6 +103,15 @@ def _response(answer: HttpResponse) -> Response:
     return Response(body, answer.status, answer.headers)
 
 
+def _plain_body(service: Service) -> bytes:
+    """The request's body without its content coding, which our own server takes off before. Raises `MillraceError`."""
+    body, coding = request.get_data(), request.headers.get("Content-Encoding")
+    plain = unpack(body, coding.encode("latin-1"), service.settings.max_body_bytes) if coding else body
+    if plain is None:
+        raise too_large(service.settings)
+    return plain
+
+
 def _headers() -> Headers:
     return {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in request.headers.items()}
 
@@ -111,8 +121,8 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _readiness(body: dict[str, Any]) -> Response:
-    response = _json(body, 200 if body["ready"] else 503)
-    if not body["ready"]:
+    response = _json(body, probes.status_of(body))
+    if response.status_code == 503:
         response.headers["Retry-After"] = "1"
     return response
 
@@ -164,11 +174,11 @@ def _add_open_inference(app: Flask, service: Service) -> None:
 
     @app.get("/v2/health/live")
     def _live() -> Response:
-        return _json({"live": True})
+        return _json(probes.live())
 
     @app.get("/v2/health/ready")
     def _ready() -> Response:
-        return _readiness({"ready": service.is_ready})
+        return _readiness(probes.ready(service))
 
     @app.get("/v2/models/stats")
     def _all_statistics() -> Response:
@@ -189,9 +199,7 @@ def _add_open_inference(app: Flask, service: Service) -> None:
 
     @_get_of_model(app, "/ready")
     def _model_ready(name: str, number: int | None) -> Response:
-        states = [model.state for model in service.models.versions(name, number)]
-        ready = service.producer.is_connected and AVAILABLE in states
-        return _readiness({"name": name, "ready": ready})
+        return _readiness(probes.model_ready(service, name, number))
 
     @app.get("/v2/<any(systemsharedmemory, cudasharedmemory):_>/status")
     def _shared_memory(**_: object) -> Response:
@@ -203,13 +211,21 @@ def _add_operations(app: Flask, service: Service) -> None:
     def _index() -> Response:
         return _json(oip.render_server() | {"models": service.models.names()})
 
+    @cache
+    def openapi_json() -> bytes:
+        return orjson.dumps(openapi.document())
+
+    @cache
+    def docs_page() -> str:
+        return render_template("docs.html", document=openapi.document())
+
     @app.get("/openapi.json")
     def _openapi() -> Response:
-        return _json(openapi.document())
+        return Response(openapi_json(), content_type="application/json")
 
     @app.get("/docs")
     def _docs() -> str:
-        return render_template("docs.html", document=openapi.document())
+        return docs_page()
 
     @app.get("/metrics")
     def _metrics() -> Response:
