@@ -33,7 +33,7 @@ class GatedLink(MemoryProducerLink):
         self.is_broken = False
         self.has_stream = True
 
-    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held]:
         self.appends.append([codec.decode_request(block) for append in appends for _, block in append.blocks])
         await self.gate.wait()
         if self.is_broken:

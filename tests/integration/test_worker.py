@@ -177,7 +177,9 @@ def put(broker: Broker, *requests: InferenceRequest) -> None:
     async def run() -> None:
         async with connected(broker) as link:
             for request in requests:
-                assert await link.append([block_of(link, request, [request.rows])], Limits(10**6, 10**9)) == [None]
+                block = block_of(link, request, [request.rows])
+                (held,) = await link.append([block], Limits(10**6, 10**9))
+                assert not held.is_refused
 
     asyncio.run(run())
 
