@@ -53,7 +53,7 @@ class Call:
     @property
     def is_large(self) -> bool:
         """Whether it takes more than one append."""
-        return len(self.blocks) > 1 or self.blocks[0].is_large
+        return self.size > 2 * BLOCK_BYTES
 
     @property
     def rows(self) -> int:
@@ -67,7 +67,7 @@ class Call:
 
     def append(self) -> Append:
         """The one append that it takes, unless it is large."""
-        return Append(self.queue, self.priority, (self.blocks[0].joined(),))
+        return Append(self.queue, self.priority, tuple([block.joined() for block in self.blocks]))
 
 
 def cut(group: list[Pending], workers: int, max_rows: int) -> Iterator[list[list[Part]]]:

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from millrace.broker.base import Append, Held, Limits, ProducerLink, Room
 from millrace.broker.fragments import Reference, fragment_count, fragments
-from serving.queueing.blocks import Call, EncodedBlock
+from serving.queueing.blocks import BLOCK_BYTES, Call, EncodedBlock
 
 _Answer = TypeVar("_Answer")
 _WINDOW = 2  # appends, or fragments, that are on their way at once: about 2 MB
@@ -29,15 +29,13 @@ class LargeCalls:
 
     async def send(self, call: Call) -> None:
         """Send all blocks, or as many as are sent before the request ends. Raises `Unavailable`."""
-        lead = [] if call.blocks[0].is_large else call.blocks[:1]
-        rest = call.blocks[len(lead) :]
-        room = Room(
-            f"{self._link.reply_to}:{call.requests[0].ids[0]}",
-            sum([block.rows for block in rest]),
-            sum([block.size for block in rest]),
-            call.deadline_ms + _KEPT_MS,
-        )
-        (held,) = await self._append(call, lead, keeps=room)
+        first, *rest = _appends(call.blocks)
+        if first[0].is_large:
+            first, rest = [], [first, *rest]
+        rows = sum([block.rows for block in call.blocks]) - sum([block.rows for block in first])
+        size = call.size - sum([block.size for block in first])
+        room = Room(f"{self._link.reply_to}:{call.requests[0].ids[0]}", rows, size, call.deadline_ms + _KEPT_MS)
+        (held,) = await self._append(call, first, keeps=room)
         if held.is_refused:
             self._refuse(call, held)
             return
@@ -45,22 +43,21 @@ class LargeCalls:
         if left:
             await self._append(call, [], takes=left)
 
-    async def _send_rest(self, call: Call, rest: list[EncodedBlock], room: Room) -> Room | None:
+    async def _send_rest(self, call: Call, rest: list[list[EncodedBlock]], room: Room) -> Room | None:
         """Send what there is room for; returns the room to give back where the request ended meanwhile."""
         (pending,) = call.requests
         window = _Window[list[Held]]()
         left: Room | None = room
         try:
-            for block in rest:
+            for blocks in rest:
                 if pending.is_done:
                     break
-                encoded = await self._stored(call, block, room) if block.is_large else block
-                if encoded is None:
+                stored = await self._stored(call, blocks[0], room) if blocks[0].is_large else blocks
+                if stored is None:
                     left = None  # its fragments are there until they expire, and so is their room
                     break
-                left = Room(room.id, room.rows - block.rows, room.bytes - block.size, room.expires_ms)
-                left = left if left.rows else None
-                self._check(call, await window.add(self._append(call, [encoded], takes=room, keeps=left)))
+                left = _less(room, blocks)
+                self._check(call, await window.add(self._append(call, stored, takes=room, keeps=left)))
                 room = left or room
             self._check(call, await window.rest())
         finally:
@@ -79,7 +76,7 @@ class LargeCalls:
             if held.is_refused:
                 self._refuse(call, held)
 
-    async def _stored(self, call: Call, block: EncodedBlock, room: Room) -> EncodedBlock | None:
+    async def _stored(self, call: Call, block: EncodedBlock, room: Room) -> list[EncodedBlock] | None:
         """Send the fragments of a large block; what goes to the stream in its place, None if the request has ended."""
         (pending,) = call.requests
         reference = Reference(f"{room.id}:{room.rows}", fragment_count(block.size), block.size)
@@ -93,7 +90,27 @@ class LargeCalls:
         finally:
             window.close()
         encoded = reference.encoded()
-        return EncodedBlock(block.rows, [encoded], len(encoded))
+        return [EncodedBlock(block.rows, [encoded], len(encoded))]
+
+
+def _appends(blocks: list[EncodedBlock]) -> list[list[EncodedBlock]]:
+    """The blocks of each append: about a megabyte, or one large block."""
+    appends: list[list[EncodedBlock]] = []
+    size = 0
+    for block in blocks:
+        if not appends or size + block.size > BLOCK_BYTES:
+            appends.append([])
+            size = 0
+        appends[-1].append(block)
+        size += block.size
+    return appends
+
+
+def _less(room: Room, blocks: list[EncodedBlock]) -> Room | None:
+    """What is left of the room when the blocks have taken theirs."""
+    rows = room.rows - sum([block.rows for block in blocks])
+    size = room.bytes - sum([block.size for block in blocks])
+    return Room(room.id, rows, size, room.expires_ms) if rows else None
 
 
 class _Window(Generic[_Answer]):
