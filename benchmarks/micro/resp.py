@@ -39,11 +39,12 @@ def measure(url: str) -> None:
             await theirs.flushdb()
             return taken / APPENDS * 1e6
 
+        execute: Callable[..., Awaitable[object]] = theirs.execute_command
         compare(
             "an append of 3 KB",
             {
                 "millrace.broker.resp": lambda: runner.run(appends(lambda: ours.execute(APPEND))),
-                "redis.asyncio": lambda: runner.run(appends(lambda: theirs.execute_command(*APPEND))),
+                "redis.asyncio": lambda: runner.run(appends(lambda: execute(*APPEND))),
             },
         )
         ours.close()

@@ -113,7 +113,7 @@ async def turns(count: int = 5) -> None:
 
 
 def values(response: Response) -> list[float]:
-    return response.outputs["y"].to_numpy().ravel().tolist()  # type: ignore[no-any-return]
+    return response.outputs["y"].to_numpy().ravel().tolist()
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:

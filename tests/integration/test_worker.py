@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -53,9 +53,10 @@ class Scripted:
 
     compute: Callable[[Any], Any]
     platform: str = "scripted"
+    fault: str = ""
 
     def __post_init__(self) -> None:
-        self.signatures = {"serving_default": SIGNATURE}
+        self.signatures: Mapping[str, Signature] = {"serving_default": SIGNATURE}
         self.runs: list[int] = []
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
@@ -82,7 +83,7 @@ def wrong_batch_size(x: Any) -> Any:
 
 def model_of(backend: Scripted, max_batch_size: int = 8, delay_ms: float = 0.0) -> Model:
     announcement = ModelAnnouncement(
-        name="m", version=1, state="AVAILABLE", signatures=backend.signatures, max_batch_size=max_batch_size
+        name="m", version=1, state="AVAILABLE", signatures=dict(backend.signatures), max_batch_size=max_batch_size
     )
     batching = Batching(max_batch_size=max_batch_size, max_queue_delay_ms=delay_ms)
     return Model(announcement, batching, backend, preprocess.load(Path(), None))
@@ -348,7 +349,7 @@ def test_nothing_waits_while_there_is_something_to_do(broker: Broker) -> None:
         link.exchange = recorded  # type: ignore[method-assign]
         return link
 
-    broker.consumer = watched  # type: ignore[method-assign]
+    broker.consumer = watched  # type: ignore[method-assign, assignment]
     with serving(broker, model_of(Scripted(doubles))):
         ask(broker, *(request_of([[1.0] * (1 + n % 4)]) for n in range(40)))
     assert any(held for held, _ in waits)
@@ -719,7 +720,7 @@ def test_the_rows_of_a_block_reach_the_model_without_a_copy() -> None:
         link.exchange = kept  # type: ignore[method-assign]
         return link
 
-    broker.consumer = watched  # type: ignore[method-assign]
+    broker.consumer = watched  # type: ignore[method-assign, assignment]
     with serving(broker, model_of(Scripted(keeps), max_batch_size=64)):
         (answer,) = ask(broker, request_of(np.arange(640).reshape(64, 10), largest=64))
     assert np.shares_memory(seen[0], np.frombuffer(taken[0].block, np.uint8))
@@ -982,7 +983,7 @@ def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
     class Breaks(MemoryBroker):
         def consumer(self, queue: Queue, consumer: str) -> Any:
             link = super().consumer(queue, consumer)
-            link.exchange = lambda *_, **__: 1 / 0  # type: ignore[method-assign]
+            link.exchange = lambda *_, **__: 1 / 0  # type: ignore[method-assign, assignment]
             return link
 
     make_onnx(tmp_path)
