@@ -27,7 +27,9 @@ from serving.monitoring.metrics import Metrics
 from serving.protocols.oip import rest as oip
 from serving.protocols.tfs import rest as tfs
 from serving.queueing.admission import Inference, admit
-from serving.queueing.producer import Pending, Producer, Response, Timings
+from serving.queueing.pending import Pending
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceResponse, Timings
 from serving.settings import ServingSettings
 from serving.transport.content_encoding import coding_for, packed, unpack
 from serving.transport.intake import too_large
@@ -41,7 +43,7 @@ _VERB = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,19}))?/infer")
 
 Headers = Mapping[bytes, bytes]  # names in lower case
-Render = Callable[[Response], Content]
+Render = Callable[[InferenceResponse], Content]
 Done = Callable[[HttpResponse], None]
 
 
@@ -295,7 +297,7 @@ class Call:
             shortest = min(shortest, milliseconds)
         return shortest
 
-    def _respond(self, response: Response) -> None:
+    def _respond(self, response: InferenceResponse) -> None:
         self.timings = response.timings
         try:
             content = self._render(response)  # type: ignore[misc]  # set before the request was sent

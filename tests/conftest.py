@@ -25,6 +25,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Cheap tests first: a fault is seen in seconds where it can be.
+_ORDER = ("test_architecture.py", "unit", "integration", "contract", "acceptance", "chaos")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests by what they cost; within a folder they keep their order."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: _ORDER.index(item.path.relative_to(here).parts[0]))
+
+
 @pytest.fixture(scope="session")
 def _session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     try:

@@ -20,12 +20,13 @@ from millrace.broker.memory import MemoryBroker, MemoryProducerLink
 from millrace.protocol import codec
 from millrace.protocol.messages import ReplyBlock, ReplyItem
 from millrace.protocol.tensors import Tensor
-from serving.queueing.producer import Producer, Request
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
 
 CONCURRENCY = (1, 32, 128)
 REQUESTS = 2560
 QUEUE = Queue("digits", 1)
-REQUEST = Request(
+REQUEST = InferenceRequest(
     model=QUEUE.model,
     version=QUEUE.version,
     signature="serving_default",

@@ -115,7 +115,7 @@ class Connections:
 
     async def _answers(self, commands: Sequence[Routed], limit_s: float | None) -> list[Any]:
         if isinstance(self._servers, ClusterServers):
-            return await self._spread(_Journey(self._servers, commands), limit_s)
+            return await self._spread(_ClusterPipeline(self._servers, commands), limit_s)
         connection = self._only
         if connection is None or not connection.is_open:
             connection = await self._reconnected(commands[0][0])
@@ -143,21 +143,21 @@ class Connections:
             raise
         return connection
 
-    async def _spread(self, journey: "_Journey", limit_s: float | None) -> list[Any]:
-        while not journey.is_over:
-            parts = journey.parts({key: self._servers.known(key) or await self._find(key) for key in journey.keys})
+    async def _spread(self, pipeline: "_ClusterPipeline", limit_s: float | None) -> list[Any]:
+        while not pipeline.is_over:
+            parts = pipeline.parts({key: self._servers.known(key) or await self._find(key) for key in pipeline.keys})
             outcomes = await asyncio.gather(
-                *(self._ask(server, journey.pipeline(part), limit_s) for server, part in parts.items()),
+                *(self._ask(server, pipeline.commands(part), limit_s) for server, part in parts.items()),
                 return_exceptions=True,
             )
             for part, outcome in zip(parts.values(), outcomes, strict=True):
                 if isinstance(outcome, BaseException):
                     self._servers.forget()
                     raise outcome
-                journey.take(part, outcome)
-            if journey.must_pause:
+                pipeline.take(part, outcome)
+            if pipeline.must_pause:
                 await asyncio.sleep(_PAUSE_S)
-        return journey.answers
+        return pipeline.answers
 
     async def _ask(self, server: str, commands: list[Command], limit_s: float | None) -> list[Any]:
         connection = self._nodes.get(server)
@@ -200,7 +200,7 @@ class BlockingConnections:
             return []
         try:
             if isinstance(self._servers, ClusterServers):
-                return self._spread(_Journey(self._servers, commands), wait_ms)
+                return self._spread(_ClusterPipeline(self._servers, commands), wait_ms)
             if self._only is None:
                 self._only = _entered(self._servers.find(commands[0][0]), self._scripts)
             return _exchange([(self._only, [command for _, command in commands])], wait_ms)[0]
@@ -236,15 +236,15 @@ class BlockingConnections:
             self._nodes[server] = _entered(server, self._scripts)
         return self._nodes[server]
 
-    def _spread(self, journey: "_Journey", wait_ms: int) -> list[Any]:
-        while not journey.is_over:
-            parts = journey.parts({key: self._servers.find(key) for key in journey.keys})
-            pipelines = [(self._node(server), journey.pipeline(part)) for server, part in parts.items()]
+    def _spread(self, pipeline: "_ClusterPipeline", wait_ms: int) -> list[Any]:
+        while not pipeline.is_over:
+            parts = pipeline.parts({key: self._servers.find(key) for key in pipeline.keys})
+            pipelines = [(self._node(server), pipeline.commands(part)) for server, part in parts.items()]
             for part, answers in zip(parts.values(), _exchange(pipelines, wait_ms), strict=True):
-                journey.take(part, answers)
-            if journey.must_pause:
+                pipeline.take(part, answers)
+            if pipeline.must_pause:
                 time.sleep(_PAUSE_S)
-        return journey.answers
+        return pipeline.answers
 
 
 def _entered(server: str, scripts: Sequence[str]) -> BlockingConnection:
@@ -267,10 +267,10 @@ def _exchange(pipelines: Sequence[tuple[BlockingConnection, Sequence[Command]]],
     return [connection.receive(len(commands), wait_ms / 1000 + GRACE_S) for connection, commands in pipelines]
 
 
-class _Journey:
+class _ClusterPipeline:
     """One pipeline's way through a Cluster: the commands that still lack an answer, and where each goes next.
 
-    In rounds, until it `is_over`: `parts` says which commands go where, `pipeline` what to send there, and `take` takes
+    In rounds, until it `is_over`: `parts` says which commands go where, `commands` what to send there, and `take` takes
     in what came back.
     """
 
@@ -303,7 +303,7 @@ class _Journey:
         self._rounds += 1
         return parts
 
-    def pipeline(self, part: Sequence[int]) -> list[Command]:
+    def commands(self, part: Sequence[int]) -> list[Command]:
         """What to send for these commands; one that follows an ASK has to say so."""
         asking: Command = ("ASKING",)
         return [c for i in part for c in ((asking,) if i in self._asking else ()) + (self._commands[i][1],)]

@@ -16,7 +16,8 @@ from millrace.protocol.errors import MillraceError
 from serving.models.registry import ServedModel, ServedShadow
 from serving.monitoring.metrics import Metrics
 from serving.queueing.admission import Inference, admit
-from serving.queueing.producer import Producer, Request
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Shadows:
         self._metrics = metrics
         self._chance = chance
 
-    def cast(self, shadow: ServedShadow, inference: Inference, request: Request) -> None:
+    def cast(self, shadow: ServedShadow, inference: Inference, request: InferenceRequest) -> None:
         """Send a copy of a request that has just been sent, if its turn comes; raises nothing."""
         if self._chance() >= shadow.share:
             return
@@ -46,7 +47,7 @@ class Shadows:
             _log.exception("a copy for a shadow could not be made", extra={"model": request.model})
             self._count(shadow.model, "failed")
 
-    def _send(self, model: ServedModel, inference: Inference, request: Request) -> None:
+    def _send(self, model: ServedModel, inference: Inference, request: InferenceRequest) -> None:
         deadline = time.perf_counter() + request.timeout_s
         copied = replace(inference, model=model, priority="normal")
         self._producer.send(

@@ -15,7 +15,8 @@ from millrace.protocol import codec
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, QueueFull, Unavailable
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, RequestBlock, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
-from serving.queueing.producer import Producer, Request, Response
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest, InferenceResponse
 
 QUEUE = Queue("m", 1)
 
@@ -59,9 +60,9 @@ class Bench:
         for number in range(workers):
             self.broker.worker().announce(WorkerAnnouncement(worker=str(number), expires_ms=2**60, models=(model,)))
 
-    def submit(self, *values: float, timeout_s: float = 5.0, largest: int = 8) -> "asyncio.Task[Response]":
+    def submit(self, *values: float, timeout_s: float = 5.0, largest: int = 8) -> "asyncio.Task[InferenceResponse]":
         array = np.array(values, np.float32)
-        request = Request(
+        request = InferenceRequest(
             model="m",
             version=1,
             signature="serving_default",
@@ -112,7 +113,7 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-def values(response: Response) -> list[float]:
+def values(response: InferenceResponse) -> list[float]:
     return response.outputs["y"].to_numpy().ravel().tolist()
 
 
@@ -245,7 +246,7 @@ async def test_a_request_without_an_answer_ends_at_its_deadline_and_a_late_reply
         await turns()
         b.work()
         assert values(await after) == [4]
-        assert not b.producer._sent
+        assert_nothing_is_left(b)
 
 
 @run
@@ -495,7 +496,7 @@ async def test_nothing_is_left_behind_however_requests_end() -> None:
         )
         kinds = [type(outcome) for outcome in outcomes]
         gone = asyncio.CancelledError
-        assert kinds == [Response, QueueFull, Unavailable, DeadlineExceeded, gone, DeadlineExceeded, gone]
+        assert kinds == [InferenceResponse, QueueFull, Unavailable, DeadlineExceeded, gone, DeadlineExceeded, gone]
         b.link.gate.set()
         await turns()
         b.work()
@@ -509,8 +510,5 @@ def sizes(b: Bench) -> list[int]:
 
 
 def assert_nothing_is_left(b: Bench) -> None:
-    producer = b.producer
-    assert (producer._open, producer._appends, producer._sent) == (0, 0, {})
-    assert [pending for pending in producer._waiting if not pending.is_done] == []
-    assert [flow._in_flight for flow in producer._flows.values()] == [{"high": 0, "normal": 0}]
-    assert not any(producer._deadlines._ticks.values())
+    assert b.producer.snapshot() == (0, 0, 0, 0)
+    assert b.producer.batches_in_flight(QUEUE.model, QUEUE.version) == 0

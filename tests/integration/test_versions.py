@@ -26,7 +26,8 @@ from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
 from serving.models.model_control import IndexEntry, ModelControl
 from serving.models.registry import ModelRegistry, ServedModel
-from serving.queueing.producer import Producer, Request
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
 from serving.settings import ServingSettings
 from tests.support.running import RedisServer, until
 from worker.model import Model
@@ -69,7 +70,7 @@ class Api:
         return int(first) // 6
 
     async def _asked(self, model: ServedModel) -> Any:
-        request = Request(
+        request = InferenceRequest(
             model="m",
             version=model.version,
             signature="serving_default",

@@ -11,7 +11,7 @@ from millrace.protocol.tensors import Tensor
 from serving.models.registry import ModelRegistry
 from serving.models.statistics import Statistics
 from serving.monitoring.metrics import Metrics
-from serving.queueing.producer import Timings
+from serving.queueing.requests import Timings
 
 WORKERS = [
     WorkerAnnouncement(

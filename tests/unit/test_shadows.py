@@ -17,7 +17,8 @@ from serving.models.registry import ServedModel, ServedShadow
 from serving.models.shadows import Shadows
 from serving.monitoring.metrics import Metrics
 from serving.queueing.admission import Inference
-from serving.queueing.producer import Producer, Request
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
 
 BATCH = 4
 
@@ -50,7 +51,7 @@ class Bench:
         """A caller's request, whose copy may go to version 2; it is on its queue when this returns."""
         tensor = Tensor.from_numpy(np.ones(rows, np.float32))
         inference = Inference(version(1), "serving_default", {"x": tensor}, priority="high")
-        request = Request(
+        request = InferenceRequest(
             model="m",
             version=1,
             signature="serving_default",
