@@ -20,9 +20,9 @@ import orjson
 from millrace.broker.base import Broker, Limits
 from millrace.protocol.errors import DeadlineExceeded, Internal, InvalidRequest, MillraceError
 from serving.models.model_control import ModelControl
+from serving.models.model_statistics import Statistics
 from serving.models.registry import AVAILABLE, ModelRegistry, ServedModel
 from serving.models.shadows import Shadows
-from serving.models.statistics import Statistics
 from serving.monitoring.metrics import Metrics
 from serving.protocols.oip import rest as oip
 from serving.protocols.tfs import rest as tfs
