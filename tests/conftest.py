@@ -9,7 +9,8 @@ import hypothesis
 import pytest
 import redis
 
-from ops.supervisor import UpError, redis_server
+from ops.embedded_redis import redis_server
+from ops.errors import UpError
 from tests.support.running import RedisServer, Stack, start_up
 from tests.support.tls import Certificates
 from tests.support.topologies import Cluster

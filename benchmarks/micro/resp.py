@@ -18,7 +18,7 @@ import uvloop
 from benchmarks.micro.timing import compare
 from millrace.broker.keys import Queue
 from millrace.broker.resp import connect
-from ops.supervisor import redis_server
+from ops.embedded_redis import redis_server
 
 APPENDS = 2000
 QUEUE = Queue("bench", 1)
