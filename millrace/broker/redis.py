@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import hiredis
 import msgspec
+from pydantic import SecretStr
 
 from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply
 from millrace.broker.connections import GRACE_S, BlockingConnections, Command, Connections, Routed, call, failure, sha
@@ -93,8 +94,8 @@ def _milliseconds(time: Sequence[bytes]) -> float:
 class RedisBroker:
     """Makes links to the Redis, the Sentinels or the Cluster that a URL names (`discovery.py`)."""
 
-    def __init__(self, url: str) -> None:
-        self._servers = servers(url)
+    def __init__(self, url: str | SecretStr) -> None:
+        self._servers = servers(url if isinstance(url, str) else url.get_secret_value())
 
     def producer(self, api: str) -> "RedisProducerLink":
         """See `Broker`."""
