@@ -147,6 +147,7 @@ class Service:
     async def stop(self) -> None:
         """Let the open requests finish, as long as the settings allow, then leave the queue."""
         await self.repository.stop()
+        self.shadows.stop()
         await self.producer.drain(self.settings.drain_timeout_s)
         await self.producer.stop()
         _log.info("stopped", extra={"api": self.api})
