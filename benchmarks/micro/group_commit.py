@@ -8,6 +8,7 @@ The time that the queue and its answers take is taken off: what is left is group
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import uvloop
@@ -82,12 +83,16 @@ async def measure(concurrency: int) -> float:
     return taken / REQUESTS * 1e6
 
 
+def _run(runner: asyncio.Runner, concurrency: int) -> float:
+    return runner.run(measure(concurrency))
+
+
 def main() -> None:
     """All numbers of callers."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         compare(
             "a request through the producer",
-            {f"{number} at a time": (lambda number=number: runner.run(measure(number))) for number in CONCURRENCY},
+            {f"{number} at a time": partial(_run, runner, number) for number in CONCURRENCY},
         )
 
 

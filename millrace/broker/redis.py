@@ -13,6 +13,7 @@ from typing import Any
 
 import hiredis
 import msgspec
+from pydantic import SecretStr
 
 from millrace.broker.base import (
     Append,
@@ -87,8 +88,8 @@ def _milliseconds(told: Sequence[bytes]) -> float:
 class RedisBroker:
     """Makes links to the Redis, the Sentinels or the Cluster that a URL names (`discovery.py`)."""
 
-    def __init__(self, url: str) -> None:
-        self._servers = servers(url)
+    def __init__(self, url: str | SecretStr) -> None:
+        self._servers = servers(url if isinstance(url, str) else url.get_secret_value())
 
     def producer(self, api: str, *, clock: Clock = time.monotonic) -> "RedisProducerLink":
         """See `Broker`."""

@@ -19,6 +19,7 @@ from redis.connection import SSLConnection, parse_url
 
 from millrace.broker.clock import Clock
 from millrace.protocol.errors import Unavailable
+from millrace.protocol.paths import without_paths
 
 Argument = bytes | str | int | float
 CONNECT_TIMEOUT_S = 2.0
@@ -158,9 +159,8 @@ def connect_blocking(url: str) -> BlockingConnection:
 def _unreachable(error: Exception) -> Unavailable:
     if isinstance(error, Unavailable):
         return error
-    return Unavailable(
-        f"the queue's Redis cannot be reached: {str(error) or f'no answer within {CONNECT_TIMEOUT_S} s'}"
-    )
+    reason = without_paths(str(error)) or f"no answer within {CONNECT_TIMEOUT_S} s"  # callers read it
+    return Unavailable(f"the queue's Redis cannot be reached: {reason}")
 
 
 async def _open(options: dict[str, Any], made: Callable[[], Connection]) -> Connection:

@@ -877,7 +877,7 @@ class TestRedisAlone:
                 await link.heartbeat()
                 good.is_deaf = True
                 large = Append(QUEUE, "normal", ((1, bytes(4_000_000)),))
-                stuck = asyncio.create_task(link.append([large], Limits(10, 10**8)))
+                stuck = asyncio.ensure_future(link.append([large], Limits(10, 10**8)))
                 with pytest.raises(Unavailable, match="does not answer"):
                     await link.heartbeat()
                 with pytest.raises(Unavailable):

@@ -176,7 +176,7 @@ def nothing(_: object) -> None:
 
 
 def values(response: InferenceResponse) -> list[float]:
-    return response.outputs["y"].to_numpy().ravel().tolist()  # type: ignore[no-any-return]
+    return response.outputs["y"].to_numpy().ravel().tolist()
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
