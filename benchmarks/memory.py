@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,10 @@ def _targets(base: str) -> list[Target]:
     texts = [" ".join(rng.choice(vocabulary, length)) for length in rng.integers(5, 40, 64)]
     words = [list(map(str, rng.choice(vocabulary, 2, replace=False))) for _ in range(64)]
     images = rng.choice([0, 0, 0, 0, 128, 255], (64, 28, 28, 1)).astype("f4")
-    asked = {"text": ("/v1/models/sentiment:predict", texts), "words": ("/v2/models/word2vec/infer", words)}
+    asked: dict[str, tuple[str, Sequence[Any]]] = {
+        "text": ("/v1/models/sentiment:predict", texts),
+        "words": ("/v2/models/word2vec/infer", words),
+    }
     targets = [
         Target(
             url=f"{base}/v1/models/digits:predict",

@@ -13,9 +13,9 @@ from serving.access.control import ControlAccess, ControlRefused
 from serving.call import Call
 from serving.memory import buffered_bytes
 from serving.models.model_control import ModelControl
+from serving.models.model_statistics import Statistics
 from serving.models.registry import AVAILABLE, ModelRegistry
 from serving.models.shadows import Shadows
-from serving.models.statistics import Statistics
 from serving.monitoring.metrics import Metrics
 from serving.offload.pool import OffloadPool
 from serving.protocols.limits import QUICK_VALUES, ReadLimits

@@ -8,6 +8,7 @@ The time that the queue and its answers take is taken off: what is left is group
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import uvloop
@@ -45,7 +46,7 @@ class AnsweringLink(MemoryProducerLink):
         self._consumer = broker.consumer(QUEUE, "consumer")
         self.answering_s = 0.0
 
-    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held]:
         """Append, answer."""
         started = time.perf_counter()
         held = await super().append(appends, limits)
@@ -82,12 +83,16 @@ async def measure(concurrency: int) -> float:
     return taken / REQUESTS * 1e6
 
 
+def _run(runner: asyncio.Runner, concurrency: int) -> float:
+    return runner.run(measure(concurrency))
+
+
 def main() -> None:
     """All numbers of callers."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         compare(
             "a request through the producer",
-            {f"{number} at a time": (lambda number=number: runner.run(measure(number))) for number in CONCURRENCY},
+            {f"{number} at a time": partial(_run, runner, number) for number in CONCURRENCY},
         )
 
 

@@ -28,6 +28,7 @@ from serving.queueing.requests import (
     OnResponse,
     OnSent,
     Timings,
+    size_of,
 )
 
 _log = logging.getLogger(__name__)
@@ -41,8 +42,8 @@ class Pending:
 
     __slots__ = (
         "deadline", "flow", "ids", "inputs", "is_done", "key", "max_batch_size", "missing", "model", "on_error",
-        "on_response", "on_sent", "parts", "priority", "rows", "signature", "started", "tick", "timeout_s", "timings",
-        "trace", "version",
+        "on_response", "on_sent", "parts", "priority", "rows", "signature", "size", "started", "tick", "timeout_s",
+        "timings", "trace", "version",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +64,7 @@ class Pending:
         self.timeout_s = request.timeout_s
         self.trace = request.trace
         self.inputs: dict[str, Tensor] = request.inputs
+        self.size = size_of(request.inputs)
         self.on_response = on_response
         self.on_error = on_error
         self.on_sent = on_sent

@@ -16,11 +16,11 @@ from millrace.protocol.desired_state import DesiredState, DesiredStates
 from millrace.protocol.errors import MillraceError, QueueFull, Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
 from serving.queueing.flow import Flow
-from serving.queueing.group_commit import LONGEST_RETRY_S, GroupCommit
+from serving.queueing.group_commit import LONGEST_RETRY_S, GroupCommit, never_fits
 from serving.queueing.membership import Membership
 from serving.queueing.pending import Pending, PendingRequests
 from serving.queueing.replies import BlockObserver, Replies
-from serving.queueing.requests import Clock, InferenceRequest, InferenceResponse, OnError, OnResponse, OnSent
+from serving.queueing.requests import Clock, InferenceRequest, InferenceResponse, OnError, OnResponse, OnSent, size_of
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
@@ -52,6 +52,7 @@ class Producer:
         clock: Clock = time.perf_counter,
     ) -> None:
         self._link = link
+        self._limits = limits
         self._heartbeat_s = heartbeat_s
         self._flows: dict[tuple[str, int], Flow] = {}
         self._withdrawn: dict[Queue, list[tuple[int, int]]] = {}
@@ -59,7 +60,7 @@ class Producer:
         self._pending = PendingRequests(clock)
         self._membership = Membership(link, self._lost)
         self._group_commit = GroupCommit(link, limits, self._pending, worker_count=self.worker_count, spawn=self._spawn)
-        self._replies = Replies(link, self._pending, observer or BlockObserver())
+        self._replies = Replies(link, self._pending, observer or BlockObserver(), self._spawn)
 
     async def start(self) -> None:
         """Begin to listen for replies and announcements; does not wait for the queue to be reachable."""
@@ -107,12 +108,15 @@ class Producer:
         """Submit a request; `on_response` or `on_error` is called later, on the event loop, unless it is withdrawn.
 
         `on_sent` is called once, when the request's tensors are no longer held here: its blocks are in the queue, or it
-        ended before. Raises `QueueFull` where so much is waiting that the answer would come too late.
+        ended before. Raises `PayloadTooLarge` for what the queue could never hold, and `QueueFull` where so much is
+        waiting that the answer would come too late.
         """
         key = request.model, request.version
         flow = self._flows.get(key)
         if flow is None:
             flow = self._flows[key] = Flow(request.max_batch_size)
+        if request.rows > self._limits.rows or size_of(request.inputs) > self._limits.bytes:
+            raise never_fits(request.model, request.rows, size_of(request.inputs), self._limits)
         self.refuse_if_late(request.model, request.version, request.priority, request.timeout_s)
         pending = self._pending.add(request, on_response, on_error, on_sent, flow)
         self._group_commit.add(pending)

@@ -1,10 +1,12 @@
 """The way out: reply blocks become the responses of the requests that they answer."""
 
 import logging
+from collections.abc import Callable, Coroutine
 
 from millrace.broker.base import ProducerLink
+from millrace.broker.fragments import Reference, read_reference
 from millrace.protocol import codec
-from millrace.protocol.errors import Internal, from_wire
+from millrace.protocol.errors import Internal, Unavailable, from_wire
 from millrace.protocol.messages import ReplyBlock, ReplyItem
 from millrace.protocol.tensors import Tensor, split_rows
 from serving.queueing.pending import Pending, PendingRequests
@@ -20,20 +22,46 @@ class BlockObserver:
 
 
 class Replies:
-    """Reads this process's reply stream and answers the pending requests."""
+    """Reads this process's reply stream and answers the pending requests.
 
-    def __init__(self, link: ProducerLink, pending: PendingRequests, observer: BlockObserver) -> None:
+    `spawn` runs a coroutine as a task that is cancelled when the producer stops.
+    """
+
+    def __init__(
+        self,
+        link: ProducerLink,
+        pending: PendingRequests,
+        observer: BlockObserver,
+        spawn: Callable[[Coroutine[None, None, None]], None],
+    ) -> None:
         self._link = link
         self._pending = pending
         self._observer = observer
+        self._spawn = spawn
 
     async def read(self) -> None:
         """Wait for the next reply blocks and answer what they answer. Raises `Unavailable`."""
         for block in await self._link.replies():
-            try:
-                self._resolve(codec.decode_reply(block))
-            except Exception:
-                _log.exception("a reply could not be read")
+            if reference := read_reference(block):
+                self._spawn(self._fetch(reference))
+            else:
+                self._read(block)
+
+    async def _fetch(self, reference: Reference) -> None:
+        """Answer what a large reply block answers; the others' replies are read meanwhile."""
+        try:
+            block = await self._link.fetch(reference)
+        except Unavailable as error:
+            _log.warning("a large reply could not be fetched", extra={"reason": str(error)})
+            return
+        if block is not None:
+            self._read(block)
+
+    def _read(self, block: bytes) -> None:
+        try:
+            self._resolve(codec.decode_reply(block))
+        except Exception:
+            _log.exception("a reply could not be read")
 
     def _resolve(self, block: ReplyBlock) -> None:
         counts = [item.rows for item in block.items]

@@ -20,7 +20,7 @@ def exact_stack(
 ) -> Iterator[Parts]:
     """A running stack with the exact model, each of whose batches takes about `batch_s` longer than it must."""
     exact.make(folder / "models", batch_s=batch_s)
-    with Parts(folder, folder / "models", apis=apis, workers=workers, **settings) as parts:
+    with Parts(folder, folder / "models", apis=apis, workers=workers, waits=True, **settings) as parts:
         yield parts
 
 

@@ -1,7 +1,7 @@
 """The stack that clients written for other servers are run against: the bundled models and a few made here."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +61,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _save(
     folder: Path,
     nodes: list[onnx.NodeProto],
-    inputs: dict[str, tuple[int, list[int | str]]],
-    outputs: dict[str, tuple[int, list[int | str]]],
+    inputs: Mapping[str, tuple[int, Sequence[int | str]]],
+    outputs: Mapping[str, tuple[int, Sequence[int | str]]],
     constants: list[onnx.TensorProto] | None = None,
 ) -> None:
     """Write version 1 of a model, whose tensors have a free first dimension before the shapes given here."""

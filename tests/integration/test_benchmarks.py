@@ -15,7 +15,7 @@ from benchmarks.load import Target
 from tests.support.running import ROOT
 
 ITEMS = 8
-SCORES = np.arange(ITEMS * 10, dtype=np.float32).reshape(ITEMS, 10) / 100
+SCORES = np.arange(ITEMS * 10, dtype=np.float32).reshape(ITEMS, 10) / np.float32(100)
 IMAGES = [np.full((1, 28, 28, 1), number, np.float32) for number in range(ITEMS)]
 
 with_or_without_wrk = pytest.mark.parametrize(

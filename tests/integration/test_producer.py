@@ -1,6 +1,8 @@
 """Group commit, splitting and joining, deadlines: the producer over a broker whose append a test can hold back."""
 
 import asyncio
+import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,10 +11,19 @@ import numpy as np
 import pytest
 
 from millrace.broker.base import Append, Delivery, Heartbeat, Held, Limits, Reply
+from millrace.broker.fragments import read_reference
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryProducerLink
 from millrace.protocol import codec
-from millrace.protocol.errors import DeadlineExceeded, Internal, InvalidRequest, QueueFull, Unavailable
+from millrace.protocol.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    MillraceError,
+    PayloadTooLarge,
+    QueueFull,
+    Unavailable,
+)
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, RequestBlock, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
 from serving.queueing.producer import Producer
@@ -29,16 +40,35 @@ class GatedLink(MemoryProducerLink):
         self.gate = asyncio.Event()
         self.gate.set()
         self.appends: list[list[RequestBlock]] = []
+        self.stored: list[int] = []
+        self.in_flight: list[int] = []
+        self._now = 0
         self.cancels: list[tuple[Queue, list[tuple[int, int]]]] = []
         self.is_broken = False
         self.has_stream = True
 
-    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
-        self.appends.append([codec.decode_request(block) for append in appends for _, block in append.blocks])
-        await self.gate.wait()
-        if self.is_broken:
-            raise Unavailable("broken")
-        return await super().append(appends, limits)
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held]:
+        if blocks := [block for append in appends for _, block in append.blocks if not read_reference(block)]:
+            self.appends.append([codec.decode_request(block) for block in blocks])
+        async with self._sending():
+            return await super().append(appends, limits)
+
+    async def store(self, queue: Queue, fragments_id: str, fragment: bytes, expires_ms: int) -> None:
+        self.stored.append(len(fragment))
+        async with self._sending():
+            await super().store(queue, fragments_id, fragment, expires_ms)
+
+    @asynccontextmanager
+    async def _sending(self) -> AsyncIterator[None]:
+        self._now += 1
+        self.in_flight.append(self._now)
+        try:
+            await self.gate.wait()
+            if self.is_broken:
+                raise Unavailable("broken")
+            yield
+        finally:
+            self._now -= 1
 
     async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
         self.cancels.append((queue, list(items)))
@@ -52,7 +82,8 @@ class Bench:
     """A producer on a gated link, and a worker that answers each row with its double."""
 
     def __init__(self, workers: int, max_queue_rows: int) -> None:
-        self.broker = MemoryBroker()
+        self.broker_s = 0.0
+        self.broker = MemoryBroker(lambda: time.monotonic() + self.broker_s)
         self.link = GatedLink(self.broker)
         self.producer = Producer(self.link, limits=Limits(max_queue_rows, 10**8), heartbeat_s=0.01)
         self.consumer = self.broker.consumer(QUEUE, "c")
@@ -64,12 +95,26 @@ class Bench:
         return asyncio.create_task(self.producer.submit(self.request(*values, timeout_s=timeout_s, largest=largest)))
 
     def request(self, *values: float, timeout_s: float = 5.0, largest: int = 8, caller: str = "") -> InferenceRequest:
+        tensor = Tensor.from_numpy(np.array(values, np.float32))
+        return self.request_of(tensor, timeout_s=timeout_s, largest=largest, caller=caller)
+
+    def submit_tensor(self, tensor: Tensor, largest: int) -> "asyncio.Task[InferenceResponse]":
+        return asyncio.create_task(self.producer.submit(self.request_of(tensor, largest=largest)))
+
+    async def held(self) -> Held:
+        """What the queue holds."""
+        (held,) = await MemoryProducerLink.append(self.link, [Append(QUEUE, "normal", ())], Limits(2**50, 2**50))
+        return held
+
+    def request_of(
+        self, tensor: Tensor, timeout_s: float = 5.0, largest: int = 8, caller: str = ""
+    ) -> InferenceRequest:
         return InferenceRequest(
             model="m",
             version=1,
             signature="serving_default",
-            inputs={"x": Tensor.from_numpy(np.array(values, np.float32))},
-            rows=len(values) if largest else 1,
+            inputs={"x": tensor},
+            rows=tensor.shape[0] if largest else 1,
             max_batch_size=largest,
             timeout_s=timeout_s,
             trace="t",
@@ -131,7 +176,7 @@ def nothing(_: object) -> None:
 
 
 def values(response: InferenceResponse) -> list[float]:
-    return response.outputs["y"].to_numpy().ravel().tolist()  # type: ignore[no-any-return]
+    return response.outputs["y"].to_numpy().ravel().tolist()
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -200,18 +245,113 @@ async def test_a_request_larger_than_a_batch_is_cut_and_joined_in_order() -> Non
         assert values(await task) == [2 * i for i in numbers]
 
 
+def wide(*values: float, row_bytes: int = 400_000) -> Tensor:
+    """Rows of so many bytes, each full of its value."""
+    return Tensor.from_numpy(np.repeat(np.array(values, np.float32)[:, None], row_bytes // 4, axis=1))
+
+
+def first_values(blocks: Sequence[RequestBlock]) -> list[list[float]]:
+    """The value that each row of wide blocks is full of."""
+    return [block.tensors["x"].to_numpy()[:, 0].tolist() for block in blocks]
+
+
 @run
-async def test_the_rest_of_a_large_request_follows_its_first_blocks_once_they_are_admitted() -> None:
+async def test_the_rest_of_a_large_request_follows_its_first_blocks_in_a_window() -> None:
     async with bench() as b:
+        task = b.submit_tensor(wide(*range(10)), largest=2)
         b.link.gate.clear()
-        task = b.submit(*range(10), largest=2)
         await turns()
-        assert b.sent() == [[[0, 1], [2, 3]]]
+        assert [first_values(blocks) for blocks in b.link.appends] == [[[0, 1]]]
         b.link.gate.set()
         await turns()
-        assert b.sent()[1:] == [[[4, 5], [6, 7]], [[8, 9]]]
+        b.link.gate.clear()
+        await turns(20)
+        sent = len(b.link.appends)
+        small = b.submit(77)
+        await turns()
+        assert b.sent()[sent:] == [[[77]]]  # nobody waits until it is sent
+        b.link.gate.set()
+        await turns(30)
+        appended = [first_values(blocks) for number, blocks in enumerate(b.link.appends) if number != sent]
+        assert appended == [[[2 * i, 2 * i + 1]] for i in range(5)]
+        assert max(b.link.in_flight) <= 3  # two and the small one
         b.work()
-        assert values(await task) == [2.0 * i for i in range(10)]
+        assert (await task).outputs["y"].to_numpy()[:, 0].tolist() == [2.0 * i for i in range(10)]
+        assert values(await small) == [154]
+        assert_nothing_is_left(b)
+
+
+@run
+async def test_no_block_has_more_than_about_a_megabyte_unless_one_row_has() -> None:
+    async with bench(max_queue_rows=10_000) as b:
+        tasks = [b.submit_tensor(wide(*range(9), row_bytes=300_000), largest=8)]
+        tasks += [b.submit_tensor(wide(i, row_bytes=300_000), largest=8) for i in range(5)]
+        tasks += [b.submit_tensor(wide(i, row_bytes=1_500_000), largest=8) for i in range(2)]
+        await turns(30)
+        blocks = [block for append in b.link.appends for block in append]
+        sizes = sorted((len(block.tensors["x"].data), block.tensors["x"].shape[0]) for block in blocks)
+        assert sizes == [(600_000, 2)] + [(900_000, 3)] * 4 + [(1_500_000, 1)] * 2
+        b.work()
+        await asyncio.gather(*tasks)
+
+
+@run
+async def test_a_row_of_many_megabytes_travels_in_fragments_of_one() -> None:
+    async with bench() as b:
+        task = b.submit_tensor(wide(1, 2, row_bytes=5_000_000), largest=2)
+        await turns(60)
+        assert max(b.link.stored) <= 1_000_000
+        assert sum(b.link.stored) > 10_000_000
+        assert max(b.link.in_flight) <= 2
+        b.work()
+        assert (await task).outputs["y"].to_numpy()[:, 0].tolist() == [2, 4]
+        assert_nothing_is_left(b)
+        assert (await b.held()) == Held(0, 0)
+
+
+@run
+async def test_what_a_large_request_kept_room_for_and_did_not_send_is_given_back() -> None:
+    for row_bytes, end in itertools.product((400_000, 3_000_000), ("withdrawn", "deadline", "broken")):
+        async with bench() as b:
+            timeout_s = 0.05 if end == "deadline" else 5.0
+            tensor = wide(*range(12), row_bytes=row_bytes)
+            failed: list[MillraceError] = []
+            pending = b.producer.send(b.request_of(tensor, timeout_s=timeout_s, largest=2), nothing, failed.append)
+            await turns(6)
+            b.link.gate.clear()
+            await turns()
+            assert (await b.held()).rows == 12
+            if end == "withdrawn":
+                b.producer.withdraw(pending)
+            elif end == "deadline":
+                while not failed:
+                    await asyncio.sleep(0.005)
+            b.link.is_broken = end == "broken"
+            b.link.gate.set()
+            await turns(20)
+            b.link.is_broken = False
+            b.broker_s += 60  # where it could not be given back, or has fragments, it is given up later
+            for delivery in b.waiting():
+                b.consumer.exchange([], [delivery], count=0, block_ms=0)
+            whole = Append(QUEUE, "normal", ((1000, b"x"),))
+            (held,) = await MemoryProducerLink.append(b.link, [whole], Limits(1000, 10**9))
+            assert not held.is_refused, end
+            assert b.producer.snapshot().appends == 0
+            assert not pending.inputs
+
+
+@run
+async def test_a_request_larger_than_the_whole_queue_is_too_large_and_not_told_to_come_again() -> None:
+    async with bench(max_queue_rows=10) as b:
+        for request in (
+            b.request(*range(11), largest=4),
+            b.request_of(wide(1, row_bytes=100_000_004), largest=4),
+        ):
+            with pytest.raises(PayloadTooLarge, match="holds at most 10 rows and 100000000 bytes"):
+                b.producer.send(request, nothing, nothing)
+        with pytest.raises(PayloadTooLarge, match=r"1 rows and 1000000\d\d bytes"):  # with its head
+            await b.submit_tensor(wide(1, row_bytes=100_000_000), largest=4)
+        assert_nothing_is_left(b)
 
 
 @run
@@ -574,7 +714,7 @@ async def test_an_append_that_cannot_even_begin_fails_its_requests_and_no_later_
 @run
 async def test_nothing_is_left_behind_however_requests_end() -> None:
     async with bench(max_queue_rows=6) as b:
-        answered, refused = b.submit(1, 2, 3), b.submit(*range(9), largest=4)
+        answered, refused = b.submit(1, 2, 3), b.submit(*range(6), largest=4)
         await turns()
         b.work()
         b.link.is_broken = True

@@ -57,7 +57,7 @@ def text_of(url: str) -> str:
     return ""
 
 
-class _Forward(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _Forward(grpc.GenericRpcHandler):
     """Hands every call on to another server; Predict only when it is told to, or it has `answer` for it."""
 
     def __init__(self, target: str, may_predict: Event, answer: bytes | None) -> None:
