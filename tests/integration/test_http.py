@@ -5,7 +5,7 @@ import contextlib
 import socket
 
 import pytest
-from echo_server import CHUNKED, GET, HUGE, post, running, served, slow_reader, the_rest
+from tests.support.echo_server import CHUNKED, GET, HUGE, post, running, served, slow_reader, the_rest
 
 from serving.transport import http_connection, http_server
 from serving.transport.head_errors import RequestHeadError

@@ -4,7 +4,7 @@ soon; what follows on the connection is never read as something else."""
 import asyncio
 
 import pytest
-from echo_server import CHUNKED, GET, post, running, served
+from tests.support.echo_server import CHUNKED, GET, post, running, served
 
 from serving.transport.request_head import MAX_HEAD_BYTES
 

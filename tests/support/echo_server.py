@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import uvloop
-from running import free_port
+from tests.support.running import free_port
 
 from millrace.protocol.errors import MillraceError, NotAllowed
 from serving.settings import ServingSettings
