@@ -77,6 +77,8 @@ class Api:
 
     def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
         """See `Handler.refused`."""
+        if head and head.method == "POST" and (hot := target(head.path)):
+            return self._service.rest.refused(hot, head.headers, error)
         return self._service.refused(head.headers if head else {}, error)
 
     def _ask_flask(

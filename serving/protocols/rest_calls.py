@@ -95,6 +95,13 @@ class RestCalls:
         self.begin(target, headers, body, peer, None, future.set_result)
         return await future
 
+    def refused(self, target: Target, headers: Headers, error: MillraceError) -> HttpResponse:
+        """The answer to a request for a hot verb whose body was not taken."""
+        call = Call(target.verb.protocol, self._service.request_id(headers), model=target.model)
+        call.error, call.status = error, error.status
+        self._service.ended(call, target.verb.error_text)
+        return self._failure(call, target.verb.error_text(error))
+
     def refusal(self, call: Call) -> HttpResponse:
         """The answer to a request that was refused before any verb saw it."""
         return self._failure(call, str(call.error))
