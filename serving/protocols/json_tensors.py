@@ -36,6 +36,7 @@ _MAX_RANK = 32
 _MAX_SIZE = 2**31 - 1
 _STRING = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"')
 _PIECE_BYTES = 1 << 20
+_REMEMBERED_ELEMENTS = 1 << 16
 _HEADS = (("instances", b'{"instancs":'), ("inputs", b'{"inputs":'))  # the letter e goes with the numbers
 
 
@@ -56,11 +57,11 @@ def count_values(body: bytes, limits: ReadLimits, most_strings: float | None = N
     if most_strings is not None:
         strings = (body.count(b'"') - body.count(b'\\"')) // 2
         if strings > most_strings:
-            raise too_many("strings in JSON", strings, int(most_strings))
+            raise too_many("strings in JSON", int(most_strings))
     values = _separators(body)
     limits.check_quick(values)
-    if values > limits.max_values and (values := _separators(_STRING.sub(b"", body))) > limits.max_values:
-        raise too_many("values in JSON", values, limits.max_values)
+    if values > limits.max_values and _separators(_STRING.sub(b"", body)) > limits.max_values:
+        raise too_many("values in JSON", limits.max_values)
 
 
 def _separators(body: bytes) -> int:
@@ -142,29 +143,42 @@ def fast_rows(body: bytes, spec: TensorSpec) -> tuple[str, Tensor] | None:
 
     Returns the key and the tensor, or None where the body is anything else, or its lists are not regular.
     """
-    row_shape = spec.shape[1:]
-    if not spec.shape or -1 in row_shape or not buffer_kind(spec.datatype):
+    if not spec.shape or not buffer_kind(spec.datatype):
         return None
     structure = body.translate(None, _NOT_STRUCTURE)
     for key, head in _HEADS:
         if structure.startswith(head):
-            return _fast_rows(body, spec, structure, key, head)
+            row_shape = spec.shape[1:]
+            if -1 in row_shape:
+                row_shape = _first_row(structure[len(head) :], row_shape)
+            return _fast_rows(body, spec.datatype, row_shape, structure, key, head)
     return None
 
 
-def _fast_rows(body: bytes, spec: TensorSpec, structure: bytes, key: str, head: bytes) -> tuple[str, Tensor] | None:
-    row_shape = spec.shape[1:]
+def _first_row(structure: bytes, declared: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the first row seems to have, as far as it is not declared; the whole structure shows if it has."""
+    shape: list[int] = []
+    for depth in range(1, len(declared) + 1):
+        row = structure[: structure.find(b"]" * depth) + depth - 1]  # without its own bracket
+        shape.append(row.count(b"]" * (depth - 1)) if depth > 1 else row.count(b",") + 1)
+    return tuple([given if size < 0 else size for given, size in zip(reversed(shape), declared, strict=True)])
+
+
+def _fast_rows(
+    body: bytes, datatype: str, row_shape: tuple[int, ...], structure: bytes, key: str, head: bytes
+) -> tuple[str, Tensor] | None:
     try:
-        flat = numbers(parse(body)[key], spec.datatype)
+        flat = numbers(parse(body)[key], datatype)
     except UNREADABLE:
         return None
-    if flat is None or not flat.size or flat.size % (row_elements := math.prod(row_shape)):
+    row_elements = math.prod(row_shape)
+    if flat is None or not flat.size or not row_elements or flat.size % row_elements:
         return None
     rows = flat.size // row_elements
-    row = _row_structure(row_shape)
+    row = _row_structure(row_shape) if row_elements <= _REMEMBERED_ELEMENTS else _row_structure.__wrapped__(row_shape)
     if structure != head + b"[" + b",".join([row] * rows) + b"]}":
         return None
-    return key, Tensor(spec.datatype, (rows, *row_shape), flat.view(np.uint8).data)
+    return key, Tensor(datatype, (rows, *row_shape), flat.view(np.uint8).data)
 
 
 @lru_cache(maxsize=256)

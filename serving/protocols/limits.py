@@ -37,12 +37,12 @@ class ReadLimits(msgspec.Struct, frozen=True):
             raise NotQuick
 
 
-def too_many(what: str, count: int | str, limit: int) -> PayloadTooLarge:
+def too_many(what: str, limit: int) -> PayloadTooLarge:
     """The error for a request with more of something than the limit."""
-    return PayloadTooLarge(f"the request has {count} {what}; at most {limit} are taken")
+    return PayloadTooLarge(f"the request has more than {limit} {what}, which is the limit")
 
 
 def check_count(what: str, count: int, limit: int = MAX_NAMED) -> None:
     """Raises `PayloadTooLarge` where there is more of something than the limit."""
     if count > limit:
-        raise too_many(what, count, limit)
+        raise too_many(what, limit)

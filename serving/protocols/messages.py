@@ -11,7 +11,8 @@ from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, NotQuick, ReadLimit
 
 SMALL_BYTES = 16_384  # in which there is no room for more objects than can be built at once
 _MAX_TOP_FIELDS = 4 * MAX_NAMED
-_MAX_FIELDS = 1_000_000
+_FIELDS = "fields in its message"
+_MAX_FIELDS = 2_000_000
 _QUICK_FIELDS = 1024
 
 
@@ -50,7 +51,7 @@ def check_fields(message_class: Any, data: bytes | memoryview, most: Mapping[str
     except TooManyFields as error:
         if not error.field and fields == _QUICK_FIELDS:
             raise NotQuick from None
-        raise too_many(error.field or "fields in its message", f"more than {error.limit}", error.limit) from None
+        raise too_many(f"'{error.field}' in its message" if error.field else _FIELDS, error.limit) from None
 
 
 class Spans(NamedTuple):
@@ -69,10 +70,10 @@ def without(message_class: Any, data: bytes, heavy: Container[int]) -> Spans:
     if fields is None:
         if len(data) <= _MAX_TOP_FIELDS:
             raise unreadable(message_class)
-        raise too_many("fields in its message", f"more than {_MAX_TOP_FIELDS}, or it is malformed,", _MAX_TOP_FIELDS)
+        raise too_many(_FIELDS, _MAX_TOP_FIELDS)
     view = memoryview(data)
     light = [view[start:end] for number, start, _, end in fields if number not in heavy]
     if sum(map(len, light)) > SMALL_BYTES:
-        raise too_many("bytes beside its tensors", sum(map(len, light)), SMALL_BYTES)
+        raise too_many("bytes beside its tensors", SMALL_BYTES)
     spans = [view[content:end] for number, _, content, end in fields if number in heavy]
     return Spans(read(message_class, b"".join(light)), spans)
