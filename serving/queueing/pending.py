@@ -19,6 +19,7 @@ from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError
 from millrace.protocol.messages import ReplyItem
 from millrace.protocol.tensors import Tensor, concatenate_rows
 from serving.queueing.deadlines import Deadlines
+from serving.queueing.fairness import FairShares
 from serving.queueing.flow import Flow
 from serving.queueing.requests import (
     Clock,
@@ -41,9 +42,9 @@ class Pending:
     """
 
     __slots__ = (
-        "deadline", "flow", "ids", "inputs", "is_done", "key", "max_batch_size", "missing", "model", "on_error",
-        "on_response", "on_sent", "parts", "priority", "rows", "signature", "size", "started", "tick", "timeout_s",
-        "timings", "trace", "version",
+        "caller", "deadline", "flow", "ids", "inputs", "is_done", "key", "max_batch_size", "missing", "model",
+        "on_error", "on_response", "on_sent", "parts", "priority", "rows", "shares", "signature", "size", "started",
+        "tick", "timeout_s", "timings", "trace", "version",
     )  # fmt: skip
 
     def __init__(
@@ -53,11 +54,13 @@ class Pending:
         on_error: OnError,
         on_sent: OnSent | None,
         flow: Flow,
+        shares: FairShares,
         now: float,
     ) -> None:
         self.model = request.model
         self.version = request.version
         self.priority = request.priority
+        self.caller = request.caller
         self.rows = request.rows
         self.signature = request.signature
         self.max_batch_size = request.max_batch_size
@@ -69,6 +72,7 @@ class Pending:
         self.on_error = on_error
         self.on_sent = on_sent
         self.flow = flow
+        self.shares = shares
         self.started = now
         self.deadline = now + request.timeout_s
         self.ids: list[int] = []
@@ -127,11 +131,13 @@ class PendingRequests:
         on_error: OnError,
         on_sent: OnSent | None,
         flow: Flow,
+        shares: FairShares,
     ) -> Pending:
         """Begin the life of a request; its deadline is watched from now on."""
-        pending = Pending(request, on_response, on_error, on_sent, flow, self.clock())
+        pending = Pending(request, on_response, on_error, on_sent, flow, shares, self.clock())
         pending.tick = self._deadlines.add(pending, pending.deadline)
         flow.sent(request.priority, request.rows)
+        shares.add(request.caller, request.rows, pending.size)
         self.count += 1
         return pending
 
@@ -183,6 +189,7 @@ class PendingRequests:
         for number in pending.ids:
             self._parts.pop(number, None)
         pending.flow.ended(pending.priority, pending.rows, is_answered=is_answered)
+        pending.shares.remove(pending.caller, pending.rows, pending.size)
         if not pending.ids:  # else its blocks may still be on their way
             release(pending)
         self.count -= 1
