@@ -21,7 +21,7 @@ from serving.queueing.group_commit import LONGEST_RETRY_S, GroupCommit, never_fi
 from serving.queueing.membership import Membership
 from serving.queueing.pending import Pending, PendingRequests
 from serving.queueing.replies import BlockObserver, Replies
-from serving.queueing.requests import Clock, InferenceRequest, InferenceResponse, OnError, OnResponse, OnSent, size_of
+from serving.queueing.requests import Clock, InferenceRequest, InferenceResponse, OnError, OnResponse, OnSent
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
@@ -118,22 +118,28 @@ class Producer:
         if flow is None:
             flow = self._flows[key] = Flow(request.max_batch_size)
             self._shares[key] = FairShares(self._limits)
-        shares, size = self._shares[key], size_of(request.inputs)
+        size = 0
+        for tensor in request.inputs.values():  # `size_of`, at half the time
+            size += len(tensor.data)
         if request.rows > self._limits.rows or size > self._limits.bytes:
             raise never_fits(request.model, request.rows, size, self._limits)
-        if excess := shares.excess(request.caller, request.rows, size):
-            raise self._unfair(request.model, len(shares), flow.seconds_until(excess))
         self.refuse_if_late(request.model, request.version, request.priority, request.timeout_s)
-        pending = self._pending.add(request, on_response, on_error, on_sent, flow, shares)
+        usage = self._shares[key].add(request.caller, request.rows, size)
+        if usage is None:
+            raise self._unfair(request, self._shares[key], size)
+        pending = self._pending.add(request, on_response, on_error, on_sent, flow, usage, size)
         self._group_commit.add(pending)
         return pending
 
-    def _unfair(self, model: str, callers: int, wait_s: float) -> QueueFull:
-        shares = callers + 1
-        share = f"1/{shares}: {self._limits.rows // shares} rows, {self._limits.bytes // shares} bytes"
+    def _unfair(self, request: InferenceRequest, shares: FairShares, size: int) -> QueueFull:
+        number = len(shares) + 1
+        share = f"1/{number}: {self._limits.rows // number} rows, {self._limits.bytes // number} bytes"
+        wait_s = self._flows[request.model, request.version].seconds_until(
+            shares.excess(request.caller, request.rows, size)
+        )
         return QueueFull(
-            f"the queue of {model!r} is more than half full, and with this request the caller would hold more than a "
-            f"fair share of it ({share})",
+            f"the queue of {request.model!r} is more than half full, and with this request the caller would hold more "
+            f"than a fair share of it ({share})",
             retry_after_s=min(LONGEST_RETRY_S, wait_s),
         )
 

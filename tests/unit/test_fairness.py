@@ -32,39 +32,48 @@ def shares_of(**rows: int) -> FairShares:
     ],
 )
 def test_beyond_a_half_nobody_may_have_more_than_a_share(open_rows: dict[str, int], rows: int, excess: int) -> None:
-    assert shares_of(**open_rows).excess("me", rows, 1) == excess
+    shares = shares_of(**open_rows)
+    assert (shares.add("me", rows, 1) is None) == bool(excess)
+    if excess:
+        assert shares.excess("me", rows, 1) == excess
 
 
 def test_bytes_are_shared_as_rows_are() -> None:
     shares = shares_of(me=1)
-    assert shares.excess("me", 1, 499) == 0
-    assert shares.excess("me", 1, 500) == 1
+    assert shares.add("me", 1, 500) is None
+    assert shares.add("me", 1, 499)
 
 
 def test_what_others_have_in_the_queue_counts_for_how_full_it_is() -> None:
     shares = shares_of(me=30, other=1)
-    assert shares.excess("me", 10, 1) == 0
     shares.told(Held(60, 0))
+    assert shares.add("me", 10, 1) is None
     assert shares.excess("me", 10, 1) == 6
-    shares.told(Held(10, 0))
-    assert shares.excess("me", 10, 1) == 0
     shares.told(Held(0, 900))
-    assert shares.excess("me", 10, 1) == 6
+    assert shares.add("me", 10, 1) is None
+    shares.told(Held(10, 0))
+    assert shares.add("me", 10, 1)
 
 
 def test_what_has_ended_counts_no_more() -> None:
-    shares = shares_of(me=40, other=40)
-    shares.add("me", 5, 5)
-    shares.told(Held(85, 0))
-    assert shares.excess("me", 1, 1) > 0
-    shares.remove("me", 40, 40)
-    assert len(shares) == 2
-    assert shares.excess("me", 1, 1) == 0
-    shares.remove("me", 5, 5)
-    shares.remove("other", 40, 40)
+    shares = FairShares(Limits(100, 1000))
+    mine, others = shares.add("me", 40, 40), shares.add("other", 40, 40)
+    assert mine
+    assert others
+    shares.told(Held(80, 0))
+    assert shares.add("me", 5, 5) is None
+    mine.remove(40, 40)
+    assert len(shares) == 1
+    assert shares.add("me", 5, 5)
+    assert shares.add("me", 5, 5)
+    mine = shares.add("me", 5, 5)
+    assert mine
+    for _ in range(3):
+        mine.remove(5, 5)
+    others.remove(40, 40)
     assert len(shares) == 0
-    shares.add("me", 1, 1)  # and the queue is no longer said to be full
-    assert shares.excess("me", 49, 1) == 0
+    assert shares.add("me", 1, 1)  # and the queue is no longer said to be full
+    assert shares.add("me", 49, 1)
 
 
 def test_a_request_costs_the_same_however_many_callers_there_are() -> None:
@@ -75,9 +84,9 @@ def test_a_request_costs_the_same_however_many_callers_there_are() -> None:
         shares.told(Held(10**9, 0))
 
         def request() -> None:
-            shares.excess("0", 1, 1)
-            shares.add("0", 1, 1)
-            shares.remove("0", 1, 1)
+            usage = shares.add("0", 1, 1)
+            assert usage
+            usage.remove(1, 1)
 
         return min(timeit.repeat(request, number=1000, repeat=5))
 
