@@ -15,9 +15,11 @@ import logging
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError
 from millrace.protocol.messages import ReplyItem, RequestItem
-from millrace.protocol.tensors import Tensor, concatenate_rows
+from millrace.protocol.tensors import BYTES, Tensor, concatenate_rows
 from serving.queueing.deadlines import Deadlines
 from serving.queueing.fairness import Usage
 from serving.queueing.flow import Flow
@@ -29,10 +31,13 @@ from serving.queueing.requests import (
     OnResponse,
     OnSent,
     Timings,
+    size_of,
 )
 
 _log = logging.getLogger(__name__)
 _NOTHING: dict[str, Tensor] = {}
+_NO_TIME = Timings(0.0, 0.0, 0.0, 0.0)
+_SMALL_BYTES = 1_000_000  # that the event loop may copy at once
 
 
 class Pending:
@@ -84,18 +89,22 @@ class Pending:
         shapes = tuple([(name, t.datatype, t.shape[1:]) for name, t in request.inputs.items()])
         self.key: Hashable = (request.model, request.version, request.signature, request.priority, shapes)
 
-    def take(
-        self, part: int, item: ReplyItem, outputs: dict[str, Tensor], compute_ms: float, now: float
-    ) -> InferenceResponse | None:
-        """Take in one part's reply; the last one completes the response."""
+    def take(self, part: int, item: ReplyItem, outputs: dict[str, Tensor], compute_ms: float, now: float) -> bool:
+        """Take in one part's reply; whether it was the last one, so that the response is complete."""
         self._measure(item, compute_ms, now)
         self.parts[part] = outputs
         self.missing -= 1
-        if self.missing or not self.timings:
-            return None
-        if len(self.parts) > 1:
-            outputs = _joined(self.parts)
-        return InferenceResponse(outputs if self.max_batch_size else _out_of_one_row(outputs), self.timings)
+        return not self.missing
+
+    @property
+    def must_be_joined(self) -> bool:
+        """Whether to put the parts together takes long."""
+        return len(self.parts) > 1 and sum(map(size_of, self.parts)) > _SMALL_BYTES
+
+    def response(self) -> InferenceResponse:
+        """The complete response, of all parts. Raises `ValueError` where they do not fit together."""
+        outputs = self.parts[0] if len(self.parts) == 1 else _joined(self.parts)
+        return InferenceResponse(outputs if self.max_batch_size else _out_of_one_row(outputs), self.timings or _NO_TIME)
 
     def _measure(self, item: ReplyItem, compute_ms: float, now: float) -> None:
         """The part's timings, fitted to the time that really passed: the worker's clock may be a little off ours."""
@@ -159,7 +168,9 @@ class PendingRequests:
         return RequestItem(number, pending.trace, rows, int(pending.deadline * 1000 + offset_ms))
 
     def respond(self, pending: Pending, response: InferenceResponse) -> None:
-        """Answer with the response."""
+        """Answer with the response, unless the request has ended."""
+        if pending.is_done:
+            return
         self.end(pending, is_answered=True)
         try:
             pending.on_response(response)
@@ -233,7 +244,16 @@ def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     forms = [{name: (tensor.datatype, tensor.shape[1:]) for name, tensor in part.items()} for part in parts]
     if any(form != forms[0] for form in forms):
         raise ValueError(f"the parts of a response differ: {forms[0]} and others")
-    return {name: concatenate_rows([part[name] for part in parts]) for name in parts[0]}
+    return {name: _end_to_end([part[name] for part in parts]) for name in parts[0]}
+
+
+def _end_to_end(tensors: Sequence[Tensor]) -> Tensor:
+    first = tensors[0]
+    if first.datatype == BYTES or sum([len(tensor.data) for tensor in tensors]) <= _SMALL_BYTES:
+        return concatenate_rows(tensors)
+    # numpy lets other threads run while it copies; bytes do not where they are joined of views
+    data = np.concatenate([np.frombuffer(tensor.data, np.uint8) for tensor in tensors])
+    return Tensor(first.datatype, (sum([tensor.shape[0] for tensor in tensors]), *first.shape[1:]), data.data)
 
 
 def _out_of_one_row(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The way out: reply blocks become the responses of the requests that they answer."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 
@@ -78,12 +79,28 @@ class Replies:
                 continue
             try:
                 outputs = {name: column[i] for name, column in columns.items()}
-                response = answered.take(part, item, outputs, block.compute_ms, now)
-            except Exception:
-                _log.exception("an answer does not fit", extra={"request_id": answered.trace})
-                pending.fail(answered, Internal("the parts of the answer do not fit together"))
+                if not answered.take(part, item, outputs, block.compute_ms, now):
+                    continue
+                if answered.must_be_joined:
+                    self._spawn(self._join(answered))
+                    continue
+                response = answered.response()
+            except Exception as error:
+                self._misfit(answered, error)
                 continue
-            if response:
-                pending.respond(answered, response)
+            pending.respond(answered, response)
         if answered:
             self._observer.block_answered(answered.model, answered.version, block)
+
+    async def _join(self, pending: Pending) -> None:
+        """Answer with a large response of several parts, which are put together in a thread."""
+        try:
+            response = await asyncio.to_thread(pending.response)
+        except Exception as error:
+            self._misfit(pending, error)
+        else:
+            self._pending.respond(pending, response)
+
+    def _misfit(self, pending: Pending, error: Exception) -> None:
+        _log.error("an answer does not fit", exc_info=error, extra={"request_id": pending.trace})
+        self._pending.fail(pending, Internal("the parts of the answer do not fit together"))

@@ -452,6 +452,7 @@ async def test_parts_whose_rows_do_not_fit_together_are_an_error_and_no_answer()
         (np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32)),  # as many bytes a row less, and a wrong answer
         (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.int32)),
         (np.zeros((2, 1), np.float32), np.zeros(2, np.float32)),
+        (np.zeros((2, 10**6), np.float32), np.zeros((2, 10**6 + 1), np.float32)),  # so large that a thread joins them
     ):
         async with bench() as b:
             task = b.submit(*range(4), largest=2)
@@ -461,6 +462,29 @@ async def test_parts_whose_rows_do_not_fit_together_are_an_error_and_no_answer()
             with pytest.raises(Internal, match="do not fit together"):
                 await asyncio.wait_for(task, 2)
             assert_nothing_is_left(b)
+
+
+@run
+async def test_large_parts_are_joined_beside_the_event_loop() -> None:
+    async with bench() as b:
+        task = b.submit(*range(4), largest=2)
+        await turns()
+        parts = [np.full((2, 10**6), number, np.float32) for number in (1, 2)]
+        for delivery, part in zip(b.waiting(), parts, strict=True):
+            b.answer(delivery, part)
+        await turns(1)
+        assert not task.done()
+        outputs = (await asyncio.wait_for(task, 5)).outputs["y"].to_numpy()
+        assert (outputs == np.concatenate(parts)).all()
+        told: list[object] = []
+        leaver = b.producer.send(b.request(*range(4), largest=2), told.append, told.append)
+        await turns()
+        for delivery, part in zip(b.waiting(), parts, strict=True):
+            b.answer(delivery, part)
+        await turns(1)
+        b.producer.withdraw(leaver)  # while they are joined
+        assert_nothing_is_left(b)
+        assert told == []
 
 
 @run
