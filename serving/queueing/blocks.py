@@ -8,19 +8,14 @@ from typing import NamedTuple
 from millrace.broker.base import Append
 from millrace.broker.keys import Queue
 from millrace.protocol import codec
-from millrace.protocol.messages import RequestBlock, RequestItem
+from millrace.protocol.messages import RequestBlock
 from millrace.protocol.tensors import Tensor, concatenate_rows, split_rows
 from serving.queueing.pending import Pending, PendingRequests
 
 BLOCK_BYTES = 1_000_000  # of tensors, unless one row is larger
 
 
-class Part(NamedTuple):
-    """A request, or a run of its rows."""
-
-    pending: Pending
-    tensors: dict[str, Tensor]
-    rows: int
+Part = tuple[Pending, dict[str, Tensor], int]  # a request, or a run of its rows: the tensors and how many rows
 
 
 class EncodedBlock(NamedTuple):
@@ -40,14 +35,18 @@ class EncodedBlock(NamedTuple):
         return self.rows, b"".join(self.parts)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Call:
-    """Requests that are admitted together or not at all: several in one block, or one that may have several blocks."""
+    """Requests that are admitted together or not at all: several in one block, or one that may have several blocks.
+
+    `size` is the bytes of all blocks.
+    """
 
     queue: Queue
     priority: str
     requests: list[Pending]
     blocks: list[EncodedBlock]
+    size: int
     deadline_ms: int
 
     @property
@@ -59,11 +58,6 @@ class Call:
     def rows(self) -> int:
         """The rows of all blocks."""
         return sum([block.rows for block in self.blocks])
-
-    @property
-    def size(self) -> int:
-        """The bytes of all blocks."""
-        return sum([block.size for block in self.blocks])
 
     def append(self) -> Append:
         """The one append that it takes, unless it is large."""
@@ -78,7 +72,7 @@ def cut(group: list[Pending], workers: int, max_rows: int) -> Iterator[list[list
     largest = group[0].max_batch_size
     if not largest:
         for pending in group:
-            yield [[Part(pending, _as_one_row(pending.inputs), 1)]]
+            yield [[(pending, _as_one_row(pending.inputs), 1)]]
         return
     share = math.ceil(sum([pending.rows for pending in group]) / max(1, workers))
     limit = max(1, min(largest, share, max_rows))
@@ -91,7 +85,7 @@ def cut(group: list[Pending], workers: int, max_rows: int) -> Iterator[list[list
         if pending.rows > limit or (pending.size > BLOCK_BYTES and pending.rows > 1):
             yield _cut_one(pending, limit)
         else:
-            together.append(Part(pending, pending.inputs, pending.rows))
+            together.append((pending, pending.inputs, pending.rows))
             rows, size = rows + pending.rows, size + pending.size
     if together:
         yield [together]
@@ -103,7 +97,7 @@ def _cut_one(pending: Pending, limit: int) -> list[list[Part]]:
     limit = max(1, min(limit, BLOCK_BYTES * rows // max(1, pending.size)))
     counts = [min(limit, rows - start) for start in range(0, rows, limit)]
     columns = {name: split_rows(tensor, counts) for name, tensor in pending.inputs.items()}
-    return [[Part(pending, {name: column[i] for name, column in columns.items()}, n)] for i, n in enumerate(counts)]
+    return [[(pending, {name: column[i] for name, column in columns.items()}, n)] for i, n in enumerate(counts)]
 
 
 class BlockWriter:
@@ -116,11 +110,12 @@ class BlockWriter:
     def call(self, blocks: list[list[Part]], broker_ms: float) -> Call:
         """The call of these blocks, either one or those of one request. `broker_ms` is the broker's time now."""
         offset_ms = broker_ms - self._pending.clock() * 1000
-        first = blocks[0][0].pending
+        first, _, _ = blocks[0][0]
         encoded = [self._block(first, parts, broker_ms, offset_ms) for parts in blocks]
-        requests = [part.pending for part in blocks[0]]
+        requests = [pending for pending, _, _ in blocks[0]]
         deadline_ms = int(first.deadline * 1000 + offset_ms)
-        return Call(Queue(first.model, first.version), first.priority, requests, encoded, deadline_ms)
+        size = sum([block.size for block in encoded])
+        return Call(Queue(first.model, first.version), first.priority, requests, encoded, size, deadline_ms)
 
     def _block(self, first: Pending, parts: list[Part], sent_ms: float, offset_ms: float) -> EncodedBlock:
         block = RequestBlock(
@@ -129,16 +124,11 @@ class BlockWriter:
             version=first.version,
             signature=first.signature,
             sent_ms=sent_ms,
-            items=tuple([self._item(part.pending, part.rows, offset_ms) for part in parts]),
-            tensors={name: concatenate_rows([part.tensors[name] for part in parts]) for name in parts[0].tensors},
+            items=tuple([self._pending.add_part(pending, rows, offset_ms) for pending, _, rows in parts]),
+            tensors={name: concatenate_rows([tensors[name] for _, tensors, _ in parts]) for name in parts[0][1]},
         )
         buffers = codec.request_parts(block)
-        return EncodedBlock(sum([part.rows for part in parts]), buffers, sum(map(len, buffers)))
-
-    def _item(self, pending: Pending, rows: int, offset_ms: float) -> RequestItem:
-        """The item of one part; the offset is what the broker's clock is ahead of ours."""
-        number = self._pending.add_part(pending)
-        return RequestItem(number, pending.trace, rows, int(pending.deadline * 1000 + offset_ms))
+        return EncodedBlock(sum([rows for _, _, rows in parts]), buffers, sum(map(len, buffers)))
 
 
 def _as_one_row(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

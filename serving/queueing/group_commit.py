@@ -113,6 +113,7 @@ class GroupCommit:
         requests = [pending for call in calls for pending in call.requests]
         try:
             for call, held in zip(calls, await answering, strict=True):
+                call.requests[0].usage.told(held)
                 if held.is_refused:
                     self._refuse(call, held)
         except Exception as error:

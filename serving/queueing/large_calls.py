@@ -36,6 +36,7 @@ class LargeCalls:
         size = call.size - sum([block.size for block in first])
         room = Room(f"{self._link.reply_to}:{call.requests[0].ids[0]}", rows, size, call.deadline_ms + _KEPT_MS)
         (held,) = await self._append(call, first, keeps=room)
+        call.requests[0].usage.told(held)
         if held.is_refused:
             self._refuse(call, held)
             return

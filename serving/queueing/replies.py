@@ -1,5 +1,6 @@
 """The way out: reply blocks become the responses of the requests that they answer."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 
@@ -7,8 +8,8 @@ from millrace.broker.base import ProducerLink
 from millrace.broker.fragments import Reference, read_reference
 from millrace.protocol import codec
 from millrace.protocol.errors import Internal, Unavailable, from_wire
-from millrace.protocol.messages import ReplyBlock, ReplyItem
-from millrace.protocol.tensors import Tensor, split_rows
+from millrace.protocol.messages import ReplyBlock
+from millrace.protocol.tensors import split_rows
 from serving.queueing.pending import Pending, PendingRequests
 
 _log = logging.getLogger(__name__)
@@ -66,27 +67,40 @@ class Replies:
     def _resolve(self, block: ReplyBlock) -> None:
         counts = [item.rows for item in block.items]
         columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
+        pending, now = self._pending, self._pending.clock()
         answered: Pending | None = None
         for i, item in enumerate(block.items):
-            found = self._pending.pop_part(item.id)
+            found = pending.parts.pop(item.id, None)
             if found is None:  # answered before, or nobody waits any more
                 continue
             answered, part = found
             if item.code:
-                self._pending.fail(answered, from_wire(item.code, item.message))
-            else:
-                self._take(answered, part, item, {name: c[i] for name, c in columns.items()}, block.compute_ms)
+                pending.fail(answered, from_wire(item.code, item.message))
+                continue
+            try:
+                outputs = {name: column[i] for name, column in columns.items()}
+                if not answered.take(part, item, outputs, block.compute_ms, now):
+                    continue
+                if answered.must_be_joined:
+                    self._spawn(self._join(answered))
+                    continue
+                response = answered.response()
+            except Exception as error:
+                self._misfit(answered, error)
+                continue
+            pending.respond(answered, response)
         if answered:
             self._observer.block_answered(answered.model, answered.version, block)
 
-    def _take(
-        self, pending: Pending, part: int, item: ReplyItem, outputs: dict[str, Tensor], compute_ms: float
-    ) -> None:
+    async def _join(self, pending: Pending) -> None:
+        """Answer with a large response of several parts, which are put together in a thread."""
         try:
-            response = pending.take(part, item, outputs, compute_ms, self._pending.clock())
-        except Exception:
-            _log.exception("an answer does not fit", extra={"request_id": pending.trace})
-            self._pending.fail(pending, Internal("the parts of the answer do not fit together"))
-            return
-        if response:
+            response = await asyncio.to_thread(pending.response)
+        except Exception as error:
+            self._misfit(pending, error)
+        else:
             self._pending.respond(pending, response)
+
+    def _misfit(self, pending: Pending, error: Exception) -> None:
+        _log.error("an answer does not fit", exc_info=error, extra={"request_id": pending.trace})
+        self._pending.fail(pending, Internal("the parts of the answer do not fit together"))

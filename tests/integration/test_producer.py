@@ -91,8 +91,11 @@ class Bench:
         for number in range(workers):
             self.broker.worker().announce(WorkerAnnouncement(worker=str(number), expires_ms=2**60, models=(model,)))
 
-    def submit(self, *values: float, timeout_s: float = 5.0, largest: int = 8) -> "asyncio.Task[InferenceResponse]":
-        return asyncio.create_task(self.producer.submit(self.request(*values, timeout_s=timeout_s, largest=largest)))
+    def submit(
+        self, *values: float, timeout_s: float = 5.0, largest: int = 8, caller: str = ""
+    ) -> "asyncio.Task[InferenceResponse]":
+        request = self.request(*values, timeout_s=timeout_s, largest=largest, caller=caller)
+        return asyncio.create_task(self.producer.submit(request))
 
     def request(self, *values: float, timeout_s: float = 5.0, largest: int = 8, caller: str = "") -> InferenceRequest:
         tensor = Tensor.from_numpy(np.array(values, np.float32))
@@ -357,7 +360,7 @@ async def test_a_request_larger_than_the_whole_queue_is_too_large_and_not_told_t
 @run
 async def test_a_cut_request_is_refused_whole() -> None:
     async with bench(max_queue_rows=10) as b:
-        small, large = b.submit(1, 2, largest=4), b.submit(*range(9), largest=4)
+        small, large = b.submit(1, 2, largest=4), b.submit(*range(9), largest=4, caller="another")
         await turns()
         with pytest.raises(QueueFull, match="holds 2 of 10 rows"):
             await large
@@ -383,7 +386,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again() -> Non
         kept = b.submit(1, 2, 3)
         await turns()
         with pytest.raises(QueueFull, match="'m' is full: it holds 3 of 3 rows") as caught:
-            await b.submit(4)
+            await b.submit(4, caller="another")
         assert 0 < caught.value.retry_after_s <= 30
         b.work()
         assert values(await kept) == [2, 4, 6]
@@ -391,6 +394,43 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again() -> Non
         await turns()
         b.work()
         assert values(await again) == [10]
+
+
+@run
+async def test_one_caller_cannot_fill_a_queue_for_the_others() -> None:
+    async with bench(max_queue_rows=100) as b:
+        floods, refused = [], []
+        for _ in range(100):
+            try:
+                floods.append(b.producer.send(b.request(1, 2, caller="flood"), nothing, nothing))
+            except QueueFull as error:
+                refused.append(error)
+            await turns(2)
+        assert len(floods) == 25
+        assert "more than a fair share of it (1/2: 50 rows, 50000000 bytes)" in str(refused[0])
+        assert 0 < refused[0].retry_after_s <= 30
+        others = [b.submit(*range(10), largest=4, caller=name) for name in "abcde"]
+        await turns()
+        for flood in floods[:5]:
+            b.producer.withdraw(flood)
+        with pytest.raises(QueueFull, match="a fair share"):
+            b.producer.send(b.request(1, caller="flood"), nothing, nothing)
+        b.work()
+        assert [len(values(await other)) for other in others] == [10] * 5
+
+
+@run
+async def test_a_queue_that_others_have_filled_is_shared_too() -> None:
+    async with bench(max_queue_rows=100) as b:
+        elsewhere = Append(QUEUE, "normal", ((55, b"x"),))
+        await MemoryProducerLink.append(b.link, [elsewhere], Limits(100, 10**6))
+        for _ in range(4):
+            b.producer.send(b.request(*range(10), caller="me"), nothing, nothing)
+            await turns()
+        with pytest.raises(QueueFull, match="is full: it holds 95 of 100 rows"):
+            await b.submit(*range(8), caller="me", largest=8)
+        with pytest.raises(QueueFull, match="a fair share"):
+            b.producer.send(b.request(*range(11), caller="me"), nothing, nothing)
 
 
 @run
@@ -412,6 +452,7 @@ async def test_parts_whose_rows_do_not_fit_together_are_an_error_and_no_answer()
         (np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32)),  # as many bytes a row less, and a wrong answer
         (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.int32)),
         (np.zeros((2, 1), np.float32), np.zeros(2, np.float32)),
+        (np.zeros((2, 10**6), np.float32), np.zeros((2, 10**6 + 1), np.float32)),  # so large that a thread joins them
     ):
         async with bench() as b:
             task = b.submit(*range(4), largest=2)
@@ -421,6 +462,29 @@ async def test_parts_whose_rows_do_not_fit_together_are_an_error_and_no_answer()
             with pytest.raises(Internal, match="do not fit together"):
                 await asyncio.wait_for(task, 2)
             assert_nothing_is_left(b)
+
+
+@run
+async def test_large_parts_are_joined_beside_the_event_loop() -> None:
+    async with bench() as b:
+        task = b.submit(*range(4), largest=2)
+        await turns()
+        parts = [np.full((2, 10**6), number, np.float32) for number in (1, 2)]
+        for delivery, part in zip(b.waiting(), parts, strict=True):
+            b.answer(delivery, part)
+        await turns(1)
+        assert not task.done()
+        outputs = (await asyncio.wait_for(task, 5)).outputs["y"].to_numpy()
+        assert (outputs == np.concatenate(parts)).all()
+        told: list[object] = []
+        leaver = b.producer.send(b.request(*range(4), largest=2), told.append, told.append)
+        await turns()
+        for delivery, part in zip(b.waiting(), parts, strict=True):
+            b.answer(delivery, part)
+        await turns(1)
+        b.producer.withdraw(leaver)  # while they are joined
+        assert_nothing_is_left(b)
+        assert told == []
 
 
 @run
@@ -713,8 +777,8 @@ async def test_an_append_that_cannot_even_begin_fails_its_requests_and_no_later_
 
 @run
 async def test_nothing_is_left_behind_however_requests_end() -> None:
-    async with bench(max_queue_rows=6) as b:
-        answered, refused = b.submit(1, 2, 3), b.submit(*range(6), largest=4)
+    async with bench(max_queue_rows=12) as b:
+        answered, refused = b.submit(1, 2, 3), b.submit(*range(10), largest=4, caller="another")
         await turns()
         b.work()
         b.link.is_broken = True
