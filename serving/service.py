@@ -13,6 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import orjson
@@ -35,10 +36,12 @@ from serving.transport.content_encoding import coding_for, packed
 from serving.transport.intake import Body
 from serving.transport.responses import Content, HttpResponse, cors_headers, error_body, error_headers
 from serving.transport.spooled_body import SpooledBody
+from serving.transport.thinning import Thinning
 
 _log = logging.getLogger(__name__)
 _PACKED_ON_THE_LOOP_BYTES = 64 * 1024
 _MAX_REMEMBERED_CHARACTERS = 512
+_REFUSALS_LOGGED_PER_S = 10
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _VERB = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?:(predict|classify|regress)")
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,19}))?/infer")
@@ -136,6 +139,7 @@ class Service:
         self.statistics = Statistics(self.models, self.metrics)
         self.cors = cors_headers(settings.cors_origin)
         self._numbers = itertools.count(1)
+        self._refusals = Thinning(_REFUSALS_LOGGED_PER_S)
 
     async def start(self) -> None:
         """Begin to listen to the queue; does not wait for it to be reachable."""
@@ -175,7 +179,9 @@ class Service:
         """The answer to a request that was refused before any verb saw it."""
         call = Call(self, protocol, self.request_id(headers))
         answer = call.refusal(error, str(error))
-        call.log(answer, 0.0)
+        left_out = self._refusals.count()
+        if left_out is not None:
+            call.log(answer, 0.0, {"left_out": left_out} if left_out else {})
         return answer
 
     def request_id(self, headers: Headers) -> str:
@@ -356,9 +362,10 @@ class Call:
             )
         return (("x-request-id", self.request_id), ("server-timing", stages), *self._service.cors)
 
-    def log(self, answer: HttpResponse, seconds: float) -> None:
-        """Write the request's line to the log."""
+    def log(self, answer: HttpResponse, seconds: float, more: Mapping[str, object] = MappingProxyType({})) -> None:
+        """Write the request's line to the log, with what `more` there is to say."""
         extra = {
+            **more,
             "request_id": self.request_id,
             "protocol": self.protocol,
             "model": self.model,

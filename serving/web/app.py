@@ -24,6 +24,8 @@ from serving.service import Headers, Service, target
 from serving.transport.intake import too_large
 from serving.transport.responses import error_body, error_headers
 from serving.web import control_routes, openapi, probes
+from serving.web.methods import allowed_methods
+from serving.web.plain_bodies import PlainBodies
 
 _MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
 _View = Callable[[str, int | None], Response]
@@ -41,13 +43,15 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     """The application. `loop` is the event loop that the service was started on, running in another thread."""
     app = Flask("serving.web", static_folder=None)
     app.url_map.converters["v1"] = _V1
+    # Each path is one path or none: a redirect would tell callers to ask whatever host they named.
+    app.url_map.merge_slashes = app.url_map.strict_slashes = app.url_map.redirect_defaults = False
+    app.wsgi_app = PlainBodies(app.wsgi_app, service.settings.max_body_bytes)  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = service.settings.max_body_bytes
 
     @app.before_request
     def _begin() -> Response | None:
         g.started = time.perf_counter()
-        is_preflight = request.method == "OPTIONS" and service.cors
-        return Response() if is_preflight else None
+        return _options(app, service) if request.method == "OPTIONS" else None
 
     @app.after_request
     def _stamp(response: Response) -> Response:
@@ -72,7 +76,10 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
             return _refused(refusal)
         if isinstance(error, RequestEntityTooLarge):
             return _refused(too_large(service.settings))
-        return _error(error.name, error.code or 500)
+        response = _error(error.name, error.code or 500)
+        if error.code == 405:
+            response.headers["Allow"] = ", ".join(allowed_methods(app, request.path))
+        return response
 
     @app.post("/<v1:_>/<path:_rest>")
     @app.post("/v2/models/<_name>/infer")
@@ -89,6 +96,14 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_operations(app, service)
     control_routes.add_routes(app, service, loop)
     return app
+
+
+def _options(app: Flask, service: Service) -> Response | None:
+    """The response to OPTIONS: the path's methods; to a browser's preflight, where pages may call, for every path."""
+    allowed = allowed_methods(app, request.path)
+    if not allowed and not service.cors:
+        return None
+    return Response(headers={"Allow": ", ".join(allowed)} if allowed else {})
 
 
 def _headers() -> Headers:
