@@ -46,6 +46,7 @@ _STALL_S = 10.0
 _LINGER_S = 0.5
 _DISCARD_S = 10.0
 _LOOK_S = 0.01
+_GRACE_S = 1.0
 _BUFFERED_BYTES = 65_536
 _NEVER = float("inf")
 
@@ -74,8 +75,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_arrival", "_body_ends", "_buffer", "_closes", "_discard_ends", "_handler", "_has_begun", "_has_ended",
-        "_head", "_held", "_is_discarding", "_is_full", "_is_paused", "_peer", "_sending", "_server", "_since",
-        "_small_limit", "_table", "_transport", "_unsent", "_withdraw", "ends",
+        "_head", "_held", "_is_discarding", "_is_full", "_is_paused", "_is_taking", "_peer", "_sending", "_server",
+        "_since", "_small_limit", "_table", "_transport", "_unsent", "_withdraw", "ends",
     )  # fmt: skip
 
     def __init__(self, server: ServerParts) -> None:
@@ -97,6 +98,7 @@ class Connection(asyncio.Protocol):
         self._is_discarding = False
         self._has_ended = False
         self._has_begun = False
+        self._is_taking = False
         self._closes = False
         self._since = server.loop.time()
         self._body_ends = self._discard_ends = _NEVER
@@ -131,15 +133,8 @@ class Connection(asyncio.Protocol):
         self._table.remove(self)
         if self._withdraw:
             self._withdraw()
-        if self._arrival:
-            self._arrival.close()
-        if self._sending:
-            self._sending.close()
-        if self._unsent:
-            self._unsent.release()
-        self._hold(b"")
-        self._arrival = self._withdraw = self._head = self._sending = self._unsent = None
-        self._is_discarding = True
+        self._withdraw = self._head = None
+        self._release()
 
     def data_received(self, data: bytes) -> None:
         """Part of `asyncio.Protocol`."""
@@ -211,6 +206,21 @@ class Connection(asyncio.Protocol):
         """Close at once, whatever was not written."""
         self._transport.abort()
 
+    def pace(self, now: float) -> float | None:
+        """Bytes a second at which the caller sends or reads; None where none are held, or in the first second."""
+        if self._is_taking or self._head or not (self._arrival or self._sending or self._unsent or self._held):
+            return None
+        age_s = now - self._since
+        moved = self._arrival.size if self._arrival else self._sending.position if self._sending else 0
+        return moved / age_s if age_s > _GRACE_S else None
+
+    def give_up(self) -> int:
+        """Close at once, and give back what is held; how many bytes that were."""
+        used = self._server.budget.used
+        self._release()
+        self.abort()
+        return used - self._server.budget.used
+
     def look_for_caller(self) -> None:
         """Close the connection where a reset has come: the caller, who has ended its side, has left for good."""
         if not self._transport.is_closing():
@@ -250,6 +260,8 @@ class Connection(asyncio.Protocol):
                 raise HeadTooLarge(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
             if data.strip(b"\r"):
                 check_beginning(data, known)
+            if data and not self._buffer:
+                self._since = self._server.loop.time()
             if not self._hold(data):
                 raise no_room()
         except MillraceError as error:
@@ -289,7 +301,8 @@ class Connection(asyncio.Protocol):
         if self._has_ended:
             self._transport.close()
             return
-        self._body_ends = server.loop.time() + server.timeout_s
+        self._since = server.loop.time()
+        self._body_ends = self._since + server.timeout_s
         self.ends = min(self._body_ends, server.loop.time() + _STALL_S)
         if data:
             self._take_body(self._arrival, data)
@@ -298,11 +311,14 @@ class Connection(asyncio.Protocol):
 
     def _take_body(self, arrival: IncomingBody, data: bytes) -> None:
         """Take in more of the body; no bytes where what came is to be decoded further."""
+        self._is_taking = True
         try:
             has_more = arrival.feed(data) if data else arrival.go_on()
         except MillraceError as error:
             self._refuse(arrival.head, error)
             return
+        finally:
+            self._is_taking = False
         if arrival.is_complete:
             self._arrival, self._head = None, arrival.head
             body, rest = arrival.take()
@@ -352,6 +368,18 @@ class Connection(asyncio.Protocol):
             self._withdraw = withdraw
 
     # What waits
+
+    def _release(self) -> None:
+        """Give back the memory; nothing that comes is taken any more."""
+        if self._arrival:
+            self._arrival.close()
+        if self._sending:
+            self._sending.close()
+        if self._unsent:
+            self._unsent.release()
+        self._hold(b"")
+        self._arrival = self._sending = self._unsent = None
+        self._is_discarding = True
 
     def _hold(self, data: bytes) -> bool:
         """Keep these bytes, and no others, in the buffer. False, and none are kept, where the budget has no room."""
@@ -425,7 +453,8 @@ class Connection(asyncio.Protocol):
             return
         start = write_head(response, size, head, self._table.date, closes=self._closes)
         body = response.body if response.spooled is None else response.spooled
-        self._sending = Sending(self._transport, body, reservation, self._server.loop.time())
+        self._since = self._server.loop.time()
+        self._sending = Sending(self._transport, body, reservation, self._since)
         self._transport.write(start[len(STATUS_LINE_BEGINNING) :] if self._has_begun else start)
         self._send_on()
 

@@ -8,11 +8,11 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from typing import Any
 
 import orjson
-from flask import Flask, Response, g, render_template, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
@@ -23,12 +23,14 @@ from serving.protocols.tfs import rest as tfs
 from serving.service import Headers, Service, target
 from serving.transport.intake import too_large
 from serving.transport.responses import error_body, error_headers
-from serving.web import control_routes, openapi, probes
+from serving.web import control_routes, probes
 from serving.web.methods import allowed_methods
+from serving.web.pages import Page, render_pages
 from serving.web.plain_bodies import PlainBodies
 
 _MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
 _View = Callable[[str, int | None], Response]
+PAGES = "millrace.pages"  # the name of the rendered pages among the application's extensions
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -200,26 +202,18 @@ def _add_open_inference(app: Flask, service: Service) -> None:
         return _json([])  # as in Triton where no region is registered, and here none ever is
 
 
+def _page(page: Page) -> Response:
+    return Response(page.body, content_type=page.content_type)
+
+
 def _add_operations(app: Flask, service: Service) -> None:
     @app.get("/")
     def _index() -> Response:
         return _json(oip.render_server() | {"models": service.models.names()})
 
-    @cache
-    def openapi_json() -> bytes:
-        return orjson.dumps(openapi.document())
-
-    @cache
-    def docs_page() -> str:
-        return render_template("docs.html", document=openapi.document())
-
-    @app.get("/openapi.json")
-    def _openapi() -> Response:
-        return Response(openapi_json(), content_type="application/json")
-
-    @app.get("/docs")
-    def _docs() -> str:
-        return docs_page()
+    pages = app.extensions[PAGES] = render_pages(app)
+    for path in pages:
+        app.get(path, endpoint=path)(partial(_page, pages[path]))
 
     @app.get("/metrics")
     def _metrics() -> Response:
