@@ -43,7 +43,14 @@ class Budget:
 
     def reserve(self, bytes_: int) -> "Reservation | None":
         """Reserve so many bytes; None where there is no room for them. Release what it returns."""
-        return Reservation(self, bytes_) if self.add(bytes_, bytes_) else None
+        used = self.used + bytes_
+        if used <= self.largest:  # almost always
+            self.used = used
+            if used > self.peak:
+                self.peak = used
+        elif not self.add(bytes_, bytes_):
+            return None
+        return Reservation(self, bytes_)
 
 
 class Reservation:

@@ -36,7 +36,7 @@ from serving.transport.request_head import (
     read_head,
     without_empty_lines,
 )
-from serving.transport.response_head import STATUS_LINE_BEGINNING, has_body, write_head
+from serving.transport.response_head import STATUS_LINE_BEGINNING, body_bytes, write_head
 from serving.transport.responses import HttpResponse
 from serving.transport.sending import Sending
 from serving.transport.unpacking import Unpacking
@@ -248,10 +248,23 @@ class Connection(asyncio.Protocol):
         if self._buffer:
             self._hold(b"")
         refusal = self._handler.check(head, self._peer)
-        if head.length < 0 or head.length > min(LARGE_BYTES, len(data) - end):
+        length, body_ends = head.length, end + head.length
+        if length < 0 or length > LARGE_BYTES or body_ends > len(data):
             self._await_body(head, data[end:], refusal)
+            return
+        self._head = head
+        self.ends = _NEVER
+        if body_ends < len(data):
+            self._hold_for_later(data[body_ends:])
+        if length > self._small_limit and not refusal and length > (limit := self._handler.body_limit(head)):
+            refusal = body_error(limit)
+        reservation = None if refusal else self._server.budget.reserve(length)
+        if reservation is None:
+            self._respond(self._handler.refused(head, refusal or no_room()))
+        elif length and b"content-encoding" in head.headers:
+            self._unpack(head, data[end:body_ends], reservation)
         else:
-            self._take_whole(head, data, end, refusal)
+            self._handle(head, data[end:body_ends], reservation)
 
     def _await_head(self, data: bytes, known: int) -> None:
         """Wait for the rest of a head, where these bytes can be the beginning of one."""
@@ -271,21 +284,6 @@ class Connection(asyncio.Protocol):
             self.ends = min(self.ends, self._server.loop.time() + _HEAD_S)
         if self._has_ended:
             self._transport.close()
-
-    def _take_whole(self, head: RequestHead, data: bytes, end: int, refusal: MillraceError | None) -> None:
-        """Take a request that is all here."""
-        self._head = head
-        body_ends = end + head.length
-        if body_ends < len(data):
-            self._hold_for_later(data[body_ends:])
-        if head.length > self._small_limit and not refusal and head.length > (limit := self._handler.body_limit(head)):
-            refusal = body_error(limit)
-        reservation = None if refusal else self._server.budget.reserve(head.length)
-        if reservation:
-            self._take_request(head, data[end:body_ends], reservation)
-        else:
-            self.ends = _NEVER
-            self._respond(self._handler.refused(head, refusal or no_room()))
 
     def _await_body(self, head: RequestHead, data: bytes, refusal: MillraceError | None) -> None:
         server = self._server
@@ -326,7 +324,11 @@ class Connection(asyncio.Protocol):
                 self._hold_for_later(rest)
             elif self._is_paused:
                 self._resume()
-            self._take_request(arrival.head, body, arrival.reservation)
+            self.ends = _NEVER
+            if arrival.size and b"content-encoding" in arrival.head.headers:
+                self._unpack(arrival.head, body, arrival.reservation)
+            else:
+                self._handle(arrival.head, body, arrival.reservation)
             return
         if data:
             self.ends = min(self._body_ends, self._server.loop.time() + _STALL_S)
@@ -337,13 +339,6 @@ class Connection(asyncio.Protocol):
     def _decode_on(self) -> None:
         if self._arrival:
             self._take_body(self._arrival, b"")
-
-    def _take_request(self, head: RequestHead, body: Body, reservation: Reservation) -> None:
-        self.ends = _NEVER
-        if head.length and b"content-encoding" in head.headers:
-            self._unpack(head, body, reservation)
-        else:
-            self._handle(head, body, reservation)
 
     def _unpack(self, head: RequestHead, body: Body, reservation: Reservation) -> None:
         def unpacked(result: Body | MillraceError) -> None:
@@ -420,8 +415,12 @@ class Connection(asyncio.Protocol):
         if head is None or self._transport.is_closing():
             _drop(response)
             return
-        has_more = bool(self._buffer) or not self._has_ended
-        self._closes = not head.keeps_alive or self._server.is_stopping or self._is_discarding or not has_more
+        self._closes = (
+            not head.keeps_alive
+            or self._server.is_stopping
+            or self._is_discarding
+            or (self._has_ended and not self._buffer)
+        )
         self._write(response, head)
 
     def _refuse(self, head: RequestHead | None, error: MillraceError) -> None:
@@ -433,13 +432,13 @@ class Connection(asyncio.Protocol):
         self._write(self._handler.refused(head, error), head)
 
     def _write(self, response: HttpResponse, head: RequestHead | None) -> None:
-        size = len(response.body) if response.spooled is None else response.spooled.size
-        if size > SMALL_BYTES and has_body(response, head):
-            self._begin_sending(response, head, size)
+        length = body_bytes(response, head)
+        if length > SMALL_BYTES:
+            self._begin_sending(response, head, length)
             return
-        body = response.body if response.spooled is None else response.spooled.read()
-        start = write_head(response, size, head, self._table.date, closes=self._closes)
-        data = start + body if has_body(response, head) else start
+        data = write_head(response, length, head, self._table.date, closes=self._closes)
+        if length > 0:
+            data += response.body if response.spooled is None else response.spooled.read()
         self._transport.write(data[len(STATUS_LINE_BEGINNING) :] if self._has_begun else data)
         if response.spooled or response.reservation:
             _drop(response)
