@@ -5,7 +5,8 @@ import logging
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from millrace.broker.base import Broker, Limits
 from millrace.protocol.errors import MillraceError
@@ -24,9 +25,11 @@ from serving.queueing.producer import Producer
 from serving.settings import ServingSettings
 from serving.transport.budget import Budget
 from serving.transport.responses import HttpResponse, cors_headers, shortened
+from serving.transport.thinning import Thinning
 
 _log = logging.getLogger(__name__)
 _NOBODY_WAITED = 499
+_REFUSALS_LOGGED_PER_S = 10
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
@@ -53,6 +56,8 @@ class Service:
         self.statistics = Statistics(self.models, self.metrics)
         self.cors = cors_headers(settings.cors_origin)
         self._numbers = itertools.count(1)
+        self._refusals = Thinning(_REFUSALS_LOGGED_PER_S)
+        self._refusals = Thinning(_REFUSALS_LOGGED_PER_S)
 
     async def start(self) -> None:
         """Begin to listen to the queue; does not wait for it to be reachable."""
@@ -79,7 +84,9 @@ class Service:
         known = error.caller.request_id if isinstance(error, ControlRefused) else ""  # its record has one already
         call = Call(protocol, known or self.request_id(headers))
         call.error, call.status = error, error.status
-        self._log(call, str(error))
+        left_out = self._refusals.count()
+        if left_out is not None:
+            self._log(call, str(error), {"left_out": left_out} if left_out else {})
         return self.rest.refusal(call)
 
     def ended(self, call: Call, error_text: Callable[[MillraceError], str]) -> None:
@@ -90,8 +97,10 @@ class Service:
         elif self.settings.access_log and call.status != _NOBODY_WAITED:
             self._log(call, "")
 
-    def _log(self, call: Call, error: str) -> None:
+    def _log(self, call: Call, error: str, more: Mapping[str, object] = MappingProxyType({})) -> None:
+        """Write the request's line to the log, with what `more` there is to say."""
         extra: dict[str, object] = {
+            **more,
             "request_id": call.request_id,
             "protocol": call.protocol,
             "model": call.model,

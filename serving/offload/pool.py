@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -253,7 +254,7 @@ class _Process:
         self._is_ended = False
         self._connection, theirs = socket.socketpair()
         self._connection.setblocking(False)
-        arguments = [str(theirs.fileno()), str(memory_bytes), *filter(None, sys.path)]
+        arguments = [str(theirs.fileno()), str(memory_bytes), *(part or str(Path.cwd()) for part in sys.path)]
         self._process = subprocess.Popen(  # noqa: S603 - our own code
             [sys.executable, "-c", _COMMAND, *arguments], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
         )

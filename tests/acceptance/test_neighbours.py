@@ -11,8 +11,9 @@ import http.client
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import grpc
@@ -44,15 +45,15 @@ class Http(NamedTuple):
 
     path: str
     body: bytes
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def packed(self) -> "Http":
-        return Http(self.path, gzip.compress(self.body, 1), self.headers | {"Content-Encoding": "gzip"})
+        return Http(self.path, gzip.compress(self.body, 1), dict(self.headers) | {"Content-Encoding": "gzip"})
 
     def send(self, stack: Parts) -> int:
         connection = http.client.HTTPConnection(*stack.addresses[0], timeout=120)
         with contextlib.closing(connection):
-            connection.request("POST", self.path, self.body, self.headers)
+            connection.request("POST", self.path, self.body, dict(self.headers))
             response = connection.getresponse()
             response.read()
             return response.status
@@ -70,7 +71,7 @@ class Grpc(NamedTuple):
             try:
                 channel.unary_unary(self.method)(self.message, timeout=120)
             except grpc.RpcError as error:
-                return 400 if error.code() == grpc.StatusCode.INVALID_ARGUMENT else 500  # type: ignore[attr-defined]
+                return 400 if error.code() == grpc.StatusCode.INVALID_ARGUMENT else 500
             return 200
 
 

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import uvloop
-from tests.support.running import free_port
 
 from millrace.protocol.errors import MillraceError, NotAllowed
 from serving.settings import ServingSettings
@@ -17,6 +16,7 @@ from serving.transport.http_server import HttpServer
 from serving.transport.intake import LARGE_BYTES, Body
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse, error_body, error_headers
+from tests.support.running import free_port
 
 HUGE = 16_000_000  # more than the system holds for a caller that does not read
 CHUNKED = (
