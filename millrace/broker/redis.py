@@ -78,6 +78,10 @@ def _put_back(control: DesiredState) -> Routed:
     return _write_desired_state(control, control.generation - 1)
 
 
+def _forget(control: DesiredState) -> Routed:
+    return call("desired_state", [DESIRED_STATES], control.model, control.generation, b"")
+
+
 def _newer_desired_state(answer: bytes | None) -> DesiredState | None:
     """The document that was found in the place of ours. Raises `Unavailable` where it is of a form not known here."""
     try:
@@ -187,6 +191,10 @@ class RedisProducerLink:
     async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `ProducerLink`."""
         await self._sending.execute(*map(_put_back, desired_states))
+
+    async def forget(self, desired_states: Sequence[DesiredState]) -> None:
+        """See `ProducerLink`."""
+        await self._sending.execute(*map(_forget, desired_states))
 
     async def _make_reply_stream(self) -> None:
         self._last_id, self._untrimmed = "0", 0

@@ -182,7 +182,7 @@ class Producer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._had_stream = False
         self._beating = asyncio.Lock()
-        self.desired_states = DesiredStates()
+        self.desired_states = DesiredStates(link.clock.now_ms)
         self.workers: list[WorkerAnnouncement] = []
         self.is_connected = False
 
@@ -503,6 +503,8 @@ class Producer:
             try:
                 self.workers, kept, desired_states = await self._link.heartbeat()
                 self.desired_states.take(desired_states)
+                if forgotten := self.desired_states.forget():
+                    await self._link.forget(forgotten)
                 if missing := self.desired_states.missing_from(desired_states):
                     await self._link.put_back(missing)
             except MillraceError:

@@ -78,7 +78,7 @@ class GrpcIntake:
     """Takes in the calls of one server. `refuse` ends a call with an error, and counts it.
 
     `most_bytes` is the largest message of any method; `most_open` how many calls may be open; a message that takes
-    longer than `timeout_s` is given up.
+    longer than `timeout_s` is given up. `open` counts the calls that are open.
     """
 
     def __init__(self, budget: Budget, refuse: Refuse, *, most_bytes: int, most_open: int, timeout_s: float) -> None:
@@ -87,7 +87,7 @@ class GrpcIntake:
         self._most_bytes = most_bytes
         self._most_open = most_open
         self._timeout_s = timeout_s
-        self._open = 0
+        self.open = 0
         self._slow = 0
         self._most_slow = max(1, budget.limit // 2 // most_bytes)  # and the rest is for others
         self._readings: dict[Context, _Reading] = {}
@@ -154,17 +154,17 @@ class GrpcIntake:
         """The call's reservation, of a window; it is given back when the call is over."""
         if method.check and (error := method.check(context)):
             await self._refuse(context, error)
-        if self._open >= self._most_open or method.open >= method.most_open:
+        if self.open >= self._most_open or method.open >= method.most_open:
             await self._refuse(context, QueueFull("too many calls are open; try again"))
         reservation = self._budget.reserve(WINDOW_BYTES)
         if reservation is None:
             await self._refuse(context, QueueFull(_NO_ROOM))
             raise AssertionError("refuse raises")
-        self._open += 1
+        self.open += 1
         method.open += 1
 
         def over(_context: Context) -> None:
-            self._open -= 1
+            self.open -= 1
             method.open -= 1
             reservation.release()
 
@@ -182,6 +182,7 @@ class GrpcIntake:
         if request is grpc.aio.EOF:
             with contextlib.suppress(grpc.aio.InternalError):  # the caller went away
                 await self._refuse(context, InvalidRequest("the call has no message"))
+            raise asyncio.CancelledError
         if len(request) <= method.most_bytes and request[:1] in (b"\x1f", b"x") and (coding := _coding(request)):
             request = await self._unpack(method, context, request, coding, reservation)
         if len(request) > method.most_bytes:

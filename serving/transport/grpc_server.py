@@ -94,6 +94,7 @@ class GrpcServer:
 
     async def _refuse(self, context: Context, error: MillraceError) -> None:
         """End a call with an error, and count it."""
+        self._service.metrics.request_ended("", 0, "grpc", error.status, 0.0)
         answer = self._service.refused(calls.headers_of(context), error, "grpc")
         await calls.abort(context, answer, error, _words)
 
