@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from millrace.settings import CommonSettings
+from millrace.stopping import DRAIN_TIMEOUT_S
 
 
 class ServingSettings(CommonSettings):
@@ -52,7 +53,9 @@ class ServingSettings(CommonSettings):
     keep_alive_timeout_s: float = Field(
         75.0, gt=0, description="How long a connection may be idle between two requests before it is closed."
     )
-    drain_timeout_s: float = Field(30.0, ge=0, description="How long to wait for open requests when told to stop.")
+    drain_timeout_s: float = Field(
+        DRAIN_TIMEOUT_S, ge=0, description="How long to wait for open requests when told to stop."
+    )
     model_control: Literal["loopback", "explicit", "none"] = Field(
         "loopback",
         description="Who may load and unload models and change policies, labels and traffic: loopback, callers on this "

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from millrace.broker.base import Broker, WorkerLink
 from millrace.broker.keys import Queue
-from worker.loop import Claiming, Instance
+from worker.claiming import Claiming
+from worker.loop import Instance
 from worker.model import Model
 
 _log = logging.getLogger(__name__)

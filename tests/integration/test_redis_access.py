@@ -5,9 +5,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
-from running import RedisServer
-from tls import Certificates, tls_in_front_of
-from topologies import Cluster
 
 from millrace.broker import acl
 from millrace.broker.base import Append, Limits, Reply
@@ -16,6 +13,9 @@ from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
+from tests.support.running import RedisServer
+from tests.support.tls import Certificates, tls_in_front_of
+from tests.support.topologies import Cluster
 
 QUEUE = Queue("m", 1)
 
@@ -54,9 +54,13 @@ def worker_does_all(url: str) -> None:
     assert first.cancelled_count == 0
     first.cancelled([("millrace:{api}:replies", 1)])
     claimed = list(second.claim(lease_ms=0, count=1))
-    link.renew(QUEUE, "second", claimed)
+    link.renew([(QUEUE, "second")])
     second.bury(claimed[0], "why")
     second.exchange([Reply("millrace:{api}:replies", b"y")], claimed, count=0, block_ms=0)
+    link.settle(QUEUE, Reply("millrace:{api}:replies", b"why"), 1, int(link.clock.now_ms()) + 60_000)
+    link.release(QUEUE, "second", is_suspect=True)
+    if link.can_watch:
+        link.watch([QUEUE], 10)
     link.withdraw("w")
     first.close()
     second.close()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import ROOT, RedisServer, free_port, until
 
 import ops.dead_letters
 import ops.supervisor
 import serving.__main__
 import worker.__main__
 import worker.health
+from tests.support.running import ROOT, RedisServer, free_port, until
 
 SECRET = "hunter2"
 MALFORMED = [

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from running import RedisServer, until
 
 from millrace.broker.base import Broker, Limits
 from millrace.broker.keys import DESIRED_STATES, WORKERS
@@ -27,8 +26,10 @@ from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
 from serving.models.model_control import IndexEntry, ModelControl
 from serving.models.registry import ModelRegistry, ServedModel
-from serving.queueing.producer import Producer, Request
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
 from serving.settings import ServingSettings
+from tests.support.running import RedisServer, until
 from worker.model import Model
 from worker.process import Worker
 from worker.settings import WorkerSettings
@@ -69,7 +70,7 @@ class Api:
         return int(first) // 6
 
     async def _asked(self, model: ServedModel) -> Any:
-        request = Request(
+        request = InferenceRequest(
             model="m",
             version=model.version,
             signature="serving_default",

@@ -23,7 +23,7 @@ from serving.protocols.grpc_calls import Context
 from serving.protocols.oip import rest as oip
 from serving.protocols.oip.rest import Wanted
 from serving.queueing.admission import Inference
-from serving.queueing.producer import Response
+from serving.queueing.requests import InferenceResponse
 from serving.service import Render, Service, Target, Verb
 from serving.transport.responses import Content, shortened
 
@@ -312,7 +312,7 @@ def _typed_tensor(described: _Described, item: Any) -> Tensor:
     return Tensor(datatype, shape, flat.data)
 
 
-def _render_infer(model: ServedModel, wanted: Wanted, response: Response) -> Content:
+def _render_infer(model: ServedModel, wanted: Wanted, response: InferenceResponse) -> Content:
     shown = oip.wanted_tensors(model, response.outputs, wanted)
     described = tuple([(name, tensor.datatype, tensor.shape) for name, tensor, _ in shown])
     parts: list[bytes | memoryview] = [_described_on_wire(model.name, model.version, described)]

@@ -27,7 +27,7 @@ from serving.protocols.examples import Example
 from serving.protocols.grpc_calls import Context
 from serving.protocols.tfs import rest as tfs
 from serving.queueing.admission import Inference
-from serving.queueing.producer import Response
+from serving.queueing.requests import InferenceResponse
 from serving.service import Render, Service, Target, Verb
 from serving.transport.responses import Content
 
@@ -197,7 +197,7 @@ def _set(names: Any) -> str:
 
 
 def _render_predict(
-    model: ServedModel, name: str, wanted: tuple[str, ...], as_content: bool, response: Response
+    model: ServedModel, name: str, wanted: tuple[str, ...], as_content: bool, response: InferenceResponse
 ) -> Content:
     answer = _PredictResponse()
     _name_model(answer.model_spec, model, name)
@@ -293,7 +293,7 @@ def _features(example: Any) -> dict[str, Any]:
     return {name: list(getattr(feature, kind).value) for name, feature, kind in features if kind}
 
 
-def _render_examples(model: ServedModel, name: str, method: _Method, response: Response) -> Content:
+def _render_examples(model: ServedModel, name: str, method: _Method, response: InferenceResponse) -> Content:
     answer = method.answer()
     _name_model(answer.model_spec, model, name)
     method.fill(getattr(answer, method.field), response.outputs, model.signature(name), model.announcement.labels)

@@ -1,0 +1,149 @@
+"""Runs: batches, and the requests of batches that fail, each alone.
+
+A block that was delivered before is a suspect: perhaps it ended the process that had it. Its items run alone, forwards
+and backwards in turn.
+"""
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from millrace.broker.base import BrokerClock, Reply
+from millrace.protocol.errors import DeadlineExceeded, Unavailable
+from millrace.protocol.messages import ReplyItem, RequestItem
+from worker.backends.base import Arrays
+from worker.batcher import Batch
+from worker.block import Blocks
+from worker.model import Model
+from worker.outbox import Outbox
+from worker.piece import Piece, TakenBlock
+from worker.trial import cut
+
+_log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs one model for one instance, and puts the answers into the outbox.
+
+    `deliver` delivers the outbox: what was computed must not wait for a run that may end the process.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        blocks: Blocks,
+        outbox: Outbox,
+        deliver: Callable[[], None],
+        *,
+        clock: BrokerClock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._model = model
+        self._blocks = blocks
+        self._outbox = outbox
+        self._deliver = deliver
+        self._clock = clock
+        self._monotonic = monotonic
+        self._last_deadline_ms = math.inf
+
+    @property
+    def overdue_ms(self) -> float:
+        """For how long a run goes on after its callers' last deadline; negative where none does."""
+        return self._clock.now_ms() - self._last_deadline_ms
+
+    def run(self, batch: Batch) -> None:
+        """Run the batch; if it fails, its requests one by one."""
+        pieces = self._blocks.without_abandoned(batch.pieces)
+        if not pieces:
+            return
+        try:
+            replies = self._answers(pieces)
+        except (DeadlineExceeded, Unavailable) as error:  # of what the model depends on, and so of no one request
+            _log.warning("a batch could not be run", extra={**self._about(pieces), "reason": str(error)})
+            for piece in pieces:
+                self._blocks.refuse(piece.block, [(item, error) for item in piece.items])
+            return
+        except Exception:
+            _log.warning("a batch failed; its requests run one by one", extra=self._about(pieces), exc_info=True)
+            for piece in pieces:
+                for single in piece.singly():
+                    self._run_alone(single)
+            return
+        self._outbox.replies += replies
+        for piece in pieces:
+            self._blocks.finish(piece.block, len(piece.items))
+
+    def run_suspects(self, pieces: Sequence[Piece]) -> None:
+        """Run what is left of a block that was delivered before, item by item, every answer delivered before the next.
+
+        Every other time the items run from the last to the first: then even one that ends the process leaves only
+        itself without an answer.
+        """
+        singles = [single for piece in pieces for single in piece.singly()]
+        if pieces and pieces[0].block.delivery.deliveries % 2 == 0:
+            singles.reverse()
+        for single in singles:
+            self._deliver()
+            self._run_alone(single)
+
+    def _answers(self, pieces: Sequence[Piece]) -> list[Reply]:
+        """Replies to each API process that has requests in the batch: one, or one for each length of its answers."""
+        rows = sum(piece.rows for piece in pieces)
+        inputs = self._model.preparation.joined([piece.inputs for piece in pieces])
+        started = self._monotonic()
+        outputs = self._computed(pieces, inputs, rows)
+        compute_ms = (self._monotonic() - started) * 1000
+        axes = self._model.length_axes.get(pieces[0].block.signature, {})
+        return [
+            self._outbox.encoded(reply_to, items, _part(outputs, rows_of, axes, length), compute_ms, rows)
+            for reply_to, items, rows_of, length in _grouped(pieces, started, by_length=bool(axes))
+        ]
+
+    def _computed(self, pieces: Sequence[Piece], inputs: Arrays, rows: int) -> Arrays:
+        self._last_deadline_ms = max(item.deadline_ms for piece in pieces for item in piece.items)
+        try:
+            return self._model.run(pieces[0].block.signature, inputs, rows)
+        finally:
+            self._last_deadline_ms = math.inf
+
+    def _run_alone(self, single: Piece) -> None:
+        """Run a piece of one item, so that if it fails it takes no other with it."""
+        for piece in self._blocks.without_abandoned([single]):
+            try:
+                self._outbox.replies += self._answers([piece])
+            except Exception as error:
+                _log.exception("a request failed in its model", extra=self._about([piece]))
+                self._blocks.refuse(piece.block, [(piece.items[0], self._model.failure(error))])
+            else:
+                self._blocks.finish(piece.block, 1)
+
+    def _about(self, pieces: Iterable[Piece]) -> dict[str, object]:
+        requests = [item.trace for piece in pieces for item in piece.items]
+        return {"model": self._model.announcement.name, "request_id": requests[0] if len(requests) == 1 else requests}
+
+
+def _item(item: RequestItem, block: TakenBlock, started: float) -> ReplyItem:
+    return ReplyItem(item.id, item.rows, block.queue_ms, (started - block.taken) * 1000)
+
+
+def _grouped(
+    pieces: Sequence[Piece], started: float, *, by_length: bool
+) -> Iterator[tuple[str, list[ReplyItem], slice, int]]:
+    """What one reply holds: where it goes, its items, their rows of the batch and, `by_length`, their one length."""
+    row = 0
+    for (reply_to, length), group in itertools.groupby(
+        pieces, lambda piece: (piece.block.reply_to, piece.length if by_length else 0)
+    ):
+        theirs = list(group)
+        first, row = row, row + sum(piece.rows for piece in theirs)
+        items = [_item(item, piece.block, started) for piece in theirs for item in piece.items]
+        yield reply_to, items, slice(first, row), length
+
+
+def _part(outputs: Arrays, rows: slice, axes: Mapping[str, int], length: int) -> Arrays:
+    """These rows of each output, cut to their length where the output has the padded axis."""
+    if not axes:
+        return {name: array[rows] for name, array in outputs.items()}
+    return {name: cut(array[rows], axes.get(name, 0), length) for name, array in outputs.items()}
