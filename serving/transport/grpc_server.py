@@ -16,7 +16,8 @@ from serving.protocols.tfs.grpc import TensorFlowServing
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.descriptors import grpc_connections
-from serving.transport.grpc_intake import WINDOW_BYTES, GrpcIntake, Method
+from serving.transport.grpc_intake import WINDOW_BYTES, GrpcIntake
+from serving.transport.grpc_method import Method
 
 _MANY = 2**31 - 1
 _MOST_WATCHES = 256

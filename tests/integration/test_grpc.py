@@ -5,6 +5,7 @@ A queue in memory stands behind it, whose worker answers only when the test says
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import logging
@@ -15,6 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+import psutil
 import pytest
 import uvloop
 
@@ -602,6 +604,23 @@ async def test_a_call_for_which_there_is_no_room_is_refused_and_leaves_none_take
         )
         stream.cancel()
         await b.until(lambda: b.service.budget.used == others.bytes)
+
+
+@run
+async def test_large_messages_that_were_refused_leave_no_memory_behind() -> None:
+    async with running() as b:
+        wrong = b"\xff" * 8_000_000
+        await refused(b.channel.unary_unary(INFER)(wrong))
+        before = psutil.Process().memory_info().rss
+        gc.collect()
+        gc.disable()  # as good as that is it where a server runs
+        try:
+            for path in (INFER, PREDICT, MULTI, LIVE, RELOAD):
+                for _ in range(20):
+                    await refused(b.channel.unary_unary(path)(wrong))
+            assert psutil.Process().memory_info().rss - before < 200_000_000
+        finally:
+            gc.enable()
 
 
 @run
