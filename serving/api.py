@@ -15,7 +15,7 @@ from serving.memory import memory_limit
 from serving.service import Service, target
 from serving.settings import ServingSettings
 from serving.transport.budget import SMALL_BYTES, Reservation
-from serving.transport.descriptors import allow_descriptors, http_connections
+from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
 from serving.transport.grpc_server import GrpcServer
 from serving.transport.handler import Done, Withdraw
 from serving.transport.http_server import HttpServer
@@ -130,7 +130,11 @@ async def serve(settings: ServingSettings) -> None:
     if grpc:
         await grpc.start()
     _spare_the_collector()
-    limit = memory_limit(settings, connections=connections)
+    limit = memory_limit(
+        settings,
+        connections=connections,
+        grpc_connections=grpc_connections(settings.max_grpc_connections) if grpc else 0,
+    )
     _log.info(f"serving with {limit}", extra={"memory_limit_bytes": limit.bytes, "connections": connections})
     await stopping.wait()
     await _stop(service, http, grpc)
