@@ -32,7 +32,7 @@ MESSAGE_BYTES = {
     "/tensorflow.serving.PredictionService/MultiInference": 0,
     "/inference.GRPCInferenceService/ModelInfer": 0,
     "/inference.GRPCInferenceService/ModelStreamInfer": 0,
-    "/tensorflow.serving.ModelService/HandleReloadConfigRequest": 1024 * 1024,
+    "/tensorflow.serving.ModelService/HandleReloadConfigRequest": 256 * 1024,
 }
 # Why a method that clients know is not here, by a word in its name.
 _REFUSALS = {

@@ -160,6 +160,15 @@ def infer_request(*values: float, identity: str = "", name: str = "m") -> Any:
     return message
 
 
+def varint(number: int) -> bytes:
+    """The number as protobuf writes it."""
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
 def predict_request(*values: float) -> Any:
     message = rpc.message("tensorflow.serving.PredictRequest")()
     message.model_spec.name = "m"
@@ -539,6 +548,16 @@ async def test_messages_packed_in_either_way_are_read_and_broken_ones_refused_wi
                 status, _ = await refused(b.channel.unary_unary(INFER)(broken))
                 assert status == grpc.StatusCode.INVALID_ARGUMENT
         assert lines == []
+
+
+@run
+async def test_a_reload_of_more_models_than_there_may_be_is_refused_before_anything_is_made_of_them() -> None:
+    async with running() as b:
+        config = b"\x0a\x00" * 120_000  # models without a name
+        models = b"\x0a" + varint(len(config)) + config
+        request = b"\x0a" + varint(len(models)) + models
+        refusal = await refused(b.channel.unary_unary(RELOAD)(request))
+        assert refusal == (grpc.StatusCode.INVALID_ARGUMENT, "at most 1000 models can be configured at run time")
 
 
 @run
