@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     except (SettingsError, OSError) as error:
         print(f"millrace serve: {error}", file=sys.stderr)
         return 2
+    # What gRPC's own library has to say comes as lines of no form, as many as callers like; our log has what matters.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     uvloop.run(serve(settings))
     return 0
 

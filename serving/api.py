@@ -17,7 +17,7 @@ from serving.routing import target
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.budget import SMALL_BYTES, Reservation
-from serving.transport.descriptors import allow_descriptors, http_connections
+from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
 from serving.transport.grpc_server import GrpcServer
 from serving.transport.handler import Done, Withdraw
 from serving.transport.http_server import HttpServer
@@ -25,6 +25,7 @@ from serving.transport.intake import Body
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
 from serving.web.app import PAGES, create_app
+from serving.web.control_routes import ControlRoutes
 from serving.web.flask_threads import FlaskThreads
 from serving.web.probes import Probes
 
@@ -49,10 +50,11 @@ class Api:
         loop = asyncio.get_running_loop()
         app = create_app(service, loop)
         self._flask = FlaskThreads(app, loop)
+        self._control = ControlRoutes(app, service)
         self._probes = Probes(service, app.extensions[PAGES])
         self._largest_bytes = min(service.settings.max_body_bytes, service.budget.largest)
         self.hot_checks: tuple[Check, ...] = (service.rest.check,)
-        self.other_checks: tuple[Check, ...] = (self._check_flask,)
+        self.other_checks: tuple[Check, ...] = (self._check_flask, self._check_control)
 
     def check(self, head: RequestHead, peer: str) -> MillraceError | None:
         """See `Handler.check`."""
@@ -103,6 +105,9 @@ class Api:
             return None
         return Unavailable("too many requests wait to be answered; try again")
 
+    def _check_control(self, head: RequestHead, peer: str) -> MillraceError | None:
+        return self._control.check(head.method, head.path, head.headers, peer)
+
 
 def _withdraw(withdraw: Withdraw, reservation: Reservation) -> None:
     withdraw()
@@ -132,8 +137,12 @@ async def serve(settings: ServingSettings) -> None:
     if grpc:
         await grpc.start()
     _spare_the_collector()
-    offload_bytes = settings.offload_processes * settings.offload_memory_bytes
-    limit = memory_limit(settings, connections=connections, offload_bytes=offload_bytes)
+    limit = memory_limit(
+        settings,
+        connections=connections,
+        grpc_connections=grpc_connections(settings.max_grpc_connections) if grpc else 0,
+        offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
+    )
     _log.info(f"serving with {limit}", extra={"memory_limit_bytes": limit.bytes, "connections": connections})
     await stopping.wait()
     await _stop(service, http, grpc)

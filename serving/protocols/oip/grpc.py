@@ -10,7 +10,7 @@ import grpc.aio
 from google.protobuf import json_format
 
 from millrace import rpc
-from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported, QueueFull
 from millrace.rpc import wire
 from serving.access.callers import Caller
 from serving.models.registry import AVAILABLE
@@ -169,7 +169,10 @@ class OpenInference:
 
     async def _answer_in_stream(self, request: bytes, context: Context) -> bytes:
         identity, error = "", None
+        reservation = self._service.budget.reserve(2 * len(request))  # as it came, and what is made of it
         try:
+            if reservation is None:
+                raise QueueFull("the server holds all the bytes that it may; try again")
             asked = question(request)
             identity = infer.identity_of(asked.body, request)
         except MillraceError as raised:
@@ -178,6 +181,9 @@ class OpenInference:
         else:
             outcome = await calls.ask(self._service, asked, context)
             error = outcome.call.error
+        finally:
+            if reservation:
+                reservation.release()
         if error:
             _, text = words(error)
             refusal = _StreamResponse(error_message=shortened(text), infer_response={"id": identity})
