@@ -11,6 +11,7 @@ Parsing and rendering run here as long as they are quick; what is not runs in an
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +28,7 @@ from serving.protocols.verb import Body, Rendered, Verb
 from serving.queueing.admission import Inference, check, request_of
 from serving.queueing.pending import Pending
 from serving.queueing.requests import InferenceResponse, size_of
+from serving.queueing.send_window import LARGE_BYTES, SMALL_BYTES, Place
 from serving.transport.budget import Reservation
 from serving.transport.spooled_body import SpooledBody
 
@@ -64,8 +66,8 @@ class Execution:
     """
 
     __slots__ = (
-        "_accepted", "_held", "_model", "_on_done", "_pending", "_reservation", "_service", "_spooled", "_ticket",
-        "_verb", "call",
+        "_accepted", "_held", "_model", "_on_done", "_pending", "_place", "_reservation", "_service", "_spooled",
+        "_ticket", "_verb", "call",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +90,7 @@ class Execution:
         self._spooled: SpooledBody | None = None
         self._model: ServedModel | None = None
         self._pending: Pending | None = None
+        self._place: Place | None = None
         self._ticket: Ticket | None = None
 
     def begin(self, body: Body, spooled: SpooledBody | None = None) -> None:
@@ -173,10 +176,29 @@ class Execution:
         call.signature, call.inputs, call.priority = inference.signature, inference.inputs, inference.priority
         if inference.timeout_ms is not None:
             call.timeout_ms = min(call.timeout_ms, inference.timeout_ms)
+        call.parse_ms = (time.perf_counter() - call.started) * 1000
+        size = size_of(inference.inputs)
+        if SMALL_BYTES < size < LARGE_BYTES:
+            start = partial(self._send_in_turn, inference, rows)
+            self._place = service.window.enter(size, start, self._left_s(), self._is_late)
+            if call.status:  # it failed at once
+                self._place.leave()
+        else:
+            self._send_now(inference, rows)
+
+    def _send_in_turn(self, inference: Inference, rows: int) -> None:
+        try:
+            self._send_now(inference, rows)
+        except MillraceError as error:
+            self._fail(error)
+        except Exception:
+            self._break()
+
+    def _send_now(self, inference: Inference, rows: int) -> None:
+        call, service = self.call, self._service
         request = request_of(inference, rows, trace=call.request_id, deadline=call.deadline, caller=call.caller)
         if request.timeout_s <= 0:
-            raise DeadlineExceeded(f"no answer within {call.timeout_ms:.0f} ms")
-        call.parse_ms = (time.perf_counter() - call.started) * 1000
+            raise self._late()
         self._pending = service.producer.send(request, self._respond, self._fail, self._sent)
         if shadow := inference.model.shadow:
             service.shadows.cast(shadow, inference, request)
@@ -185,6 +207,14 @@ class Execution:
         self.call.inputs = {}
         if self._reservation:
             self._reservation.release()
+        if self._place:
+            self._place.leave()
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"no answer within {self.call.timeout_ms:.0f} ms")
+
+    def _is_late(self) -> None:
+        self._fail(self._late())
 
     def _respond(self, response: InferenceResponse) -> None:
         call, service = self.call, self._service
@@ -249,7 +279,7 @@ class Execution:
     def _left_s(self) -> float:
         left_s = self.call.deadline - time.perf_counter()
         if left_s <= 0:
-            raise DeadlineExceeded(f"no answer within {self.call.timeout_ms:.0f} ms")
+            raise self._late()
         return left_s
 
     def _succeed(self, response: Response) -> None:
@@ -275,8 +305,11 @@ class Execution:
     def _end(self, status: int) -> None:
         call = self.call
         call.inputs, call.outputs = {}, {}
-        if self._pending is None and self._reservation:
-            self._reservation.release()  # else it is when the tensors are in the queue, or will not go there
+        if self._pending is None:  # else these are given up when the tensors are in the queue, or will not go there
+            if self._reservation:
+                self._reservation.release()
+            if self._place:
+                self._place.leave()
         if self._held:
             self._held.release()
         self._pending = None  # which refers to this execution, and would keep it until the next garbage collection

@@ -22,6 +22,7 @@ from serving.offload.pool import OffloadPool
 from serving.protocols.limits import QUICK_VALUES, ReadLimits
 from serving.protocols.rest_calls import Headers, RestCalls
 from serving.queueing.producer import Producer
+from serving.queueing.send_window import SendWindow
 from serving.settings import ServingSettings
 from serving.transport.budget import Budget
 from serving.transport.responses import HttpResponse, cors_headers, shortened
@@ -52,6 +53,7 @@ class Service:
         self.shadows = Shadows(self.producer, self.metrics, budget=self.budget)
         self.pool = OffloadPool(settings.offload_processes, settings.offload_memory_bytes)
         self.quick = ReadLimits(settings.max_queue_rows, max_quick=QUICK_VALUES if self.pool.is_on else 0)
+        self.window = SendWindow()
         self.rest = RestCalls(self)
         self.statistics = Statistics(self.models, self.metrics)
         self.cors = cors_headers(settings.cors_origin)

@@ -169,13 +169,13 @@ CASES: dict[str, tuple[Callable[[], Http | Grpc], int]] = {
     "a few bytes that stand for too many rows": (lambda: predict("texts", 7, [MB, 1]), 400),
 }
 AT_ONCE: dict[str, tuple[Callable[[], Http | Grpc], int]] = {
-    "numbers as JSON": (lambda: rest("numbers", row_of(b"0.5", MB // 4)), 200),
+    "numbers as JSON": (lambda: rest("numbers", row_of(b"0.5", MB // 8)), 200),
     "strings of two lengths": (
-        lambda: binary("texts", "BYTES", [1, MB // 8], b"\x01\0\0\0a\x02\0\0\0bc" * (MB // 16)),
+        lambda: binary("texts", "BYTES", [1, MB // 32], b"\x01\0\0\0a\x02\0\0\0bc" * (MB // 64)),
         200,
     ),
     "numbers, answered as JSON": (
-        lambda: binary("numbers", "FP32", [1, MB // 4], NOT_FINITE[: MB // 4].tobytes()),
+        lambda: binary("numbers", "FP32", [1, MB // 16], NOT_FINITE[: MB // 16].tobytes()),
         200,
     ),
     "empty examples": (lambda: rest("numbers", b'{"examples":[' + b"{}," * (MB // 4) + b"{}]}", "classify"), 400),
