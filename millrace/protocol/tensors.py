@@ -41,6 +41,7 @@ _EXAMPLES_INPUTS = ("inputs", "examples")
 _LENGTH = struct.Struct("<I")
 _LENGTHS = tuple(_LENGTH.pack(length) for length in range(1024))  # of short elements, packed
 _MOST_COUNTED_BYTES = 2**20  # of strings that are counted for an error's text
+_FEW = 16
 _LAYOUT_FROM = 256  # elements; walking over fewer again costs less than keeping where they end
 
 
@@ -177,6 +178,8 @@ def _raw(elements: Iterable[bytes | str]) -> list[bytes]:
 
 
 def _join(raw: list[bytes]) -> bytes:
+    if len(raw) < _FEW:
+        return b"".join([part for element in raw for part in (_LENGTH.pack(len(element)), element)])
     lengths = [*map(len, raw)]
     packed = map(_LENGTHS.__getitem__ if max(lengths, default=0) < len(_LENGTHS) else _LENGTH.pack, lengths)
     return b"".join(itertools.chain.from_iterable(zip(packed, raw, strict=True)))

@@ -54,6 +54,8 @@ def count_values(body: bytes, limits: ReadLimits, most_strings: float | None = N
     Raises `PayloadTooLarge` for more than `limits.max_values` values, or more than `most_strings` strings, keys among
     them; `NotQuick` for more than the event loop has time for.
     """
+    if most_strings is None and len(body) <= (limits.max_quick or limits.max_values):
+        return  # there cannot be as many
     if most_strings is not None:
         strings = (body.count(b'"') - body.count(b'\\"')) // 2
         if strings > most_strings:
@@ -207,7 +209,7 @@ def to_tensor(value: Any, spec: TensorSpec) -> Tensor:
 
 
 def _strings(leaves: list[Any]) -> list[bytes]:
-    if {*map(type, leaves)} == {str}:
+    if len(leaves) > 1 and {*map(type, leaves)} == {str}:
         try:
             return [*map(str.encode, leaves)]
         except UnicodeEncodeError:
