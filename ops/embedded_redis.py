@@ -1,7 +1,6 @@
 """The Redis that `millrace up` brings along, and whether a Redis answers."""
 
 import contextlib
-import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,16 +41,3 @@ def answers(url: str) -> bool:
         with contextlib.closing(client):
             return bool(client.time())  # which every user of the queue may ask
     return False
-
-
-def without_secrets(url: str) -> str:
-    """The URL for a message: whatever stands before the last @ or is a password in the query is left out.
-
-    It may be no URL at all, and its password may have characters that should have been escaped.
-    """
-    start = url.find("://") + 3 if "://" in url else 0
-    secrets, at, place = url[start:].rpartition("@")
-    user, colon, _ = secrets.partition(":")
-    hidden = f"{user}:***@" if colon else "***@" * bool(at)
-    query_hidden = re.sub("(?i)(password=)[^&]*", r"\1***", place)
-    return f"{url[:start]}{hidden}{query_hidden}"

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from millrace.commandline import Parser
 from ops.stopping import stop_timeouts
 
 
-def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+def parser(environ: Mapping[str, str]) -> Parser:
     """The options; where an environment variable says the same, it is the default."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="millrace up",
         description="Run the API, workers and a Redis on this machine.",
         epilog=f"SIGTERM or Ctrl-C stops it: open requests are finished, for at most {_longest_stop_s(environ):g} s.",
@@ -32,7 +33,8 @@ def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--redis-url",
         default=environ.get("MILLRACE_REDIS_URL"),
-        help="a Redis to use (MILLRACE_REDIS_URL); without it one is started here",
+        help="a Redis to use, without it one is started here; everybody on this machine sees a password here, so "
+        "better set MILLRACE_REDIS_URL",
     )
     return parser
 

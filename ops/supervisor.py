@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from millrace.broker.discovery import without_secrets
 from millrace.listening import check_port
 from ops import embedded_redis, options
 from ops.errors import UpError
@@ -76,7 +77,7 @@ class Supervisor:
         """The URL of a Redis that answers: the given one, or one that is started here."""
         if url := self._arguments.redis_url:
             if not embedded_redis.answers(url):
-                shown, where = embedded_redis.without_secrets(url), "--redis-url or MILLRACE_REDIS_URL"
+                shown, where = without_secrets(url), "--redis-url or MILLRACE_REDIS_URL"
                 raise UpError(f"no Redis answers at {shown} ({where}; without, one is started here)")
             return str(url)
         command, url = embedded_redis.command(folder)

@@ -19,6 +19,7 @@ import orjson
 
 from millrace.broker.base import Broker, Limits
 from millrace.protocol.errors import DeadlineExceeded, Internal, InvalidRequest, MillraceError
+from serving.access.control import ControlAccess, ControlRefused
 from serving.models.model_control import ModelControl
 from serving.models.model_statistics import Statistics
 from serving.models.registry import AVAILABLE, ModelRegistry, ServedModel
@@ -31,6 +32,7 @@ from serving.queueing.pending import Pending
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceResponse, Timings
 from serving.settings import ServingSettings
+from serving.transport.budget import Budget
 from serving.transport.content_encoding import coding_for, packed, unpack
 from serving.transport.intake import too_large
 from serving.transport.responses import Content, HttpResponse, cors_headers, error_body, error_headers
@@ -130,6 +132,8 @@ class Service:
         )
         self.models = ModelRegistry(lambda: self.producer.workers, lambda: self.producer.desired_states.by_model)
         self.repository = ModelControl(self.producer, self.models, settings)
+        self.access = ControlAccess(settings)
+        self.budget = Budget(settings.max_arriving_bytes)
         self.shadows = Shadows(self.producer, self.metrics)
         self.statistics = Statistics(self.models, self.metrics)
         self.cors = cors_headers(settings.cors_origin)
@@ -143,6 +147,7 @@ class Service:
     async def stop(self) -> None:
         """Let the open requests finish, as long as the settings allow, then leave the queue."""
         await self.repository.stop()
+        self.shadows.stop()
         await self.producer.drain(self.settings.drain_timeout_s)
         await self.producer.stop()
         _log.info("stopped", extra={"api": self.api})
@@ -166,7 +171,8 @@ class Service:
 
     def refused(self, headers: Headers, error: MillraceError, protocol: str = "http") -> HttpResponse:
         """The answer to a request that was refused before any verb saw it."""
-        call = Call(self, protocol, self.request_id(headers))
+        known = error.caller.request_id if isinstance(error, ControlRefused) else ""  # its record has one already
+        call = Call(self, protocol, known or self.request_id(headers))
         answer = call.refusal(error, str(error))
         call.log(answer, 0.0)
         return answer

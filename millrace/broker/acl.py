@@ -17,7 +17,9 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "worker": (
         *("script|load", "evalsha", "time", "hvals", "hdel", "hset", "hget", "xlen"),
         *("xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xreadgroup", "zcard", "zmscore"),
-        *("xtrim", "xadd", "xack", "xdel", "hincrby", "xpending", "xclaim"),  # reply, finish, claim and renew.lua
+        *("xtrim", "xadd", "xack", "xdel", "hincrby", "xpending", "xclaim"),  # reply, finish, claim, renew, release.lua
+        *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
+        "xread",
     ),
     "dead-letters": ("scan", "xrange", "xlen", "xdel", "xtrim", "del"),
 }

@@ -17,6 +17,7 @@ from typing import Any
 import hiredis
 from redis.exceptions import AskError, MovedError
 
+from millrace.broker.clock import Clock
 from millrace.broker.discovery import ClusterServers, Servers
 from millrace.broker.resp import Argument, BlockingConnection, Connection, connect, connect_blocking
 from millrace.protocol.errors import Unavailable
@@ -25,6 +26,7 @@ GRACE_S = 5.0  # beyond a blocking read's own limit, before the server counts as
 _REDIRECTS_S = 5.0  # for as long a slot may be on its way from node to node
 _PAUSE_S = 0.01
 _OTHER_SERVER = ("NOSCRIPT", "READONLY", "CLUSTERDOWN", "MASTERDOWN")  # it is not the server that it was
+_NO_PERMISSION = ("can't run this command", "has no permissions to")  # a script's, of Redis and of Valkey
 _CODE = re.compile(r"(?:^(?!ERR Error running script)| -)([A-Z]+) ")
 
 Command = tuple[Argument, ...]
@@ -55,7 +57,7 @@ def failure(error: object) -> Unavailable:
         return Unavailable("the queue's Redis is out of memory; try again when it has drained")
     if code == "MOVED":
         return Unavailable("the queue's Redis is a Cluster: its URL must begin with redis+cluster://")
-    if code == "NOPERM" or "can't run this command" in text:
+    if code == "NOPERM" or any(words in text for words in _NO_PERMISSION):
         return Unavailable(f"the ACL of the queue's Redis lacks a permission (docs/reference/redis-keys.md): {text}")
     return Unavailable(f"the queue's Redis failed: {text}")
 
@@ -69,9 +71,10 @@ def _code(error: object) -> str:
 class Connections:
     """An asyncio connection to each server in use, made when it is first needed and again when lost."""
 
-    def __init__(self, servers: Servers, *scripts: str) -> None:
+    def __init__(self, servers: Servers, *scripts: str, clock: Clock = time.monotonic) -> None:
         self._servers = servers
         self._scripts = scripts
+        self._clock = clock
         self._only: Connection | None = None
         self._nodes: dict[str, Connection] = {}
         self._connecting = asyncio.Lock()
@@ -80,6 +83,11 @@ class Connections:
     def is_open(self) -> bool:
         """Whether any server is connected."""
         return any(connection and connection.is_open for connection in (self._only, *self._nodes.values()))
+
+    @property
+    def received_s(self) -> float:
+        """When the last answer, of any server, was read from its socket, by the clock."""
+        return max(connection.received_s for connection in (self._only, *self._nodes.values()) if connection)
 
     async def execute(self, *commands: Routed, limit_s: float | None = GRACE_S) -> list[Any]:
         """The answers in order. Raises `Unavailable` for the first error among them, and for a lost connection.
@@ -132,7 +140,7 @@ class Connections:
         return await asyncio.to_thread(self._servers.find, key)
 
     async def _connected(self, server: str) -> Connection:
-        connection = await connect(server)
+        connection = await connect(server, self._clock)
         try:
             loads: list[Command] = [("SCRIPT", "LOAD", script(name)) for name in self._scripts]
             for answer in await _within(GRACE_S, connection, loads):

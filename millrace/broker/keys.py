@@ -58,6 +58,11 @@ class Queue:
         return f"millrace:{{{self.model}/{self.version}}}:cancelled"
 
 
+def consumer_name(consumer: str, losses: int) -> str:
+    """The name under which a consumer takes after it lost its connection so many times."""
+    return f"{consumer}.{losses}" if losses else consumer
+
+
 def queue_of_dead_letters(key: str) -> Queue | None:
     """The queue whose dead-letter stream has that name; None where it is no such name."""
     match = _DEAD.fullmatch(key)

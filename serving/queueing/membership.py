@@ -3,7 +3,8 @@ is there. Learned with a heartbeat.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -16,7 +17,8 @@ from millrace.protocol.messages import WorkerAnnouncement
 class Membership:
     """What the last heartbeat told.
 
-    `workers` is what the live workers announced. `desired_states` is what operators want of the models. `is_connected`
+    `workers` is what the live workers announced; while nothing changes but the times in it, it stays the same object.
+    `desired_states` is what operators want of the models. `is_connected`
     says whether the queue answered. `on_lost` is called when the queue lost its memory, and so every request in it.
     """
 
@@ -26,14 +28,16 @@ class Membership:
         self._had_stream = False
         self._refreshing = asyncio.Lock()
         self.desired_states = DesiredStates()
-        self.workers: list[WorkerAnnouncement] = []
+        self.workers: Sequence[WorkerAnnouncement] = ()
+        self._counts: Counter[tuple[str, int]] = Counter()
         self.is_connected = False
 
     async def refresh(self) -> None:
         """A heartbeat now. Raises `Unavailable`."""
         async with self._refreshing:  # of two that find no reply stream only one may make it
             try:
-                self.workers, kept, desired_states = await self._link.heartbeat()
+                workers, kept, desired_states = await self._link.heartbeat()
+                self._take(workers)
                 self.desired_states.take(desired_states)
                 if missing := self.desired_states.missing_from(desired_states):
                     await self._link.put_back(missing)
@@ -46,9 +50,16 @@ class Membership:
 
     def worker_count(self, model: str, version: int) -> int:
         """How many live workers have that version available."""
-        return sum(
-            any(m.name == model and m.version == version and m.state == "AVAILABLE" for m in worker.models)
-            for worker in self.workers
+        return self._counts[model, version]
+
+    def _take(self, workers: Sequence[WorkerAnnouncement]) -> None:
+        if _said(workers) == _said(self.workers):
+            return
+        self.workers = workers
+        self._counts = Counter(
+            version
+            for worker in workers
+            for version in {(m.name, m.version) for m in worker.models if m.state == "AVAILABLE"}
         )
 
     async def change_desired_state(self, model: str, change: Callable[[DesiredState], DesiredState]) -> DesiredState:
@@ -65,3 +76,8 @@ class Membership:
             self.desired_states.take([newer or wanted])
             if newer is None:
                 return wanted
+
+
+def _said(workers: Sequence[WorkerAnnouncement]) -> list[object]:
+    """What announcements say, but for their times. Models that have not changed are the same objects, and soon compared."""
+    return [(worker.worker, worker.models, worker.generations) for worker in workers]

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError
@@ -88,7 +88,7 @@ class Pending:
         if self.missing or not self.timings:
             return None
         if len(self.parts) > 1:
-            outputs = {name: concatenate_rows([p[name] for p in self.parts]) for name in outputs}
+            outputs = _joined(self.parts)
         return InferenceResponse(outputs if self.max_batch_size else _out_of_one_row(outputs), self.timings)
 
     def _measure(self, item: ReplyItem, compute_ms: float, now: float) -> None:
@@ -212,6 +212,14 @@ def _call(pending: Pending, callback: Callable[..., None], *arguments: object) -
         callback(*arguments)
     except Exception:
         _log.exception("a request's callback failed", extra={"request_id": pending.trace})
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The rows of all parts. Raises `ValueError` where they are not rows of one tensor: joined, they would be wrong."""
+    forms = [{name: (tensor.datatype, tensor.shape[1:]) for name, tensor in part.items()} for part in parts]
+    if any(form != forms[0] for form in forms):
+        raise ValueError(f"the parts of a response differ: {forms[0]} and others")
+    return {name: concatenate_rows([part[name] for part in parts]) for name in parts[0]}
 
 
 def _out_of_one_row(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """What is asked of the queue and what it answers, in no protocol's form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -43,6 +43,11 @@ class InferenceResponse(msgspec.Struct, frozen=True):
 
     outputs: dict[str, Tensor]
     timings: Timings
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """How many bytes the tensors have together."""
+    return sum([len(tensor.data) for tensor in tensors.values()])
 
 
 OnResponse = Callable[[InferenceResponse], None]

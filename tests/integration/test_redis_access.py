@@ -54,9 +54,13 @@ def worker_does_all(url: str) -> None:
     assert first.cancelled_count == 0
     first.cancelled([("millrace:{api}:replies", 1)])
     claimed = list(second.claim(lease_ms=0, count=1))
-    link.renew(QUEUE, "second", claimed)
+    link.renew([(QUEUE, "second")])
     second.bury(claimed[0], "why")
     second.exchange([Reply("millrace:{api}:replies", b"y")], claimed, count=0, block_ms=0)
+    link.settle(QUEUE, Reply("millrace:{api}:replies", b"why"), 1, int(link.clock.now_ms()) + 60_000)
+    link.release(QUEUE, "second", is_suspect=True)
+    if link.can_watch:
+        link.watch([QUEUE], 10)
     link.withdraw("w")
     first.close()
     second.close()

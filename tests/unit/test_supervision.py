@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from millrace.stopping import AFTER_DRAIN_S
-from ops.embedded_redis import without_secrets
 from ops.options import parser
 from ops.processes import StackProcess
 from ops.readiness import SILENCE_S, ModelState, Readiness
@@ -162,21 +161,3 @@ def test_a_longer_drain_is_waited_for() -> None:
 
 
 # Messages
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
-        ("redis://user:hunter2@host:6379", "redis://user:***@host:6379"),
-        ("redis://:hunter2@host", "redis://:***@host"),
-        ("redis://hunter2@host", "redis://***@host"),
-        ("redis://:hunter2/with@odd:hunter2@host", "redis://:***@host"),
-        ("redis://u:hunter2@[host", "redis://u:***@[host"),
-        ("u:hunter2@host:6379", "u:***@host:6379"),
-        ("redis+sentinel://a,b/mill?sentinel_password=hunter2&x=1", "redis+sentinel://a,b/mill?sentinel_password=***&x=1"),
-        ("unix:///run/redis.sock?Password=hunter2", "unix:///run/redis.sock?Password=***"),
-    ],
-)  # fmt: skip
-def test_no_password_is_in_a_message(url: str, shown: str) -> None:
-    assert without_secrets(url) == shown

@@ -19,6 +19,7 @@ from millrace.protocol.desired_state import ModelSettings
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, SignatureNotFound
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, Tensor
 from millrace.rpc import tensorprotos, wire
+from serving.access.callers import Caller
 from serving.models.registry import ServedModel
 from serving.protocols import examples
 from serving.protocols import grpc_calls as calls
@@ -61,7 +62,9 @@ class TensorFlowServing:
             f"/{_PREDICTION}/MultiInference": grpc.unary_unary_rpc_method_handler(self._multi),
             f"/{_PREDICTION}/GetModelMetadata": self._plain("GetModelMetadataRequest", self._metadata, words),
             f"/{_MODEL}/GetModelStatus": self._plain("GetModelStatusRequest", self._status, status_words),
-            f"/{_MODEL}/HandleReloadConfigRequest": self._plain("ReloadConfigRequest", self._reload, status_words),
+            f"/{_MODEL}/HandleReloadConfigRequest": calls.control(
+                self._service, _message("ReloadConfigRequest"), self._reload, status_words
+            ),
         }
 
     def _hot(self, name: str, question: calls.Question) -> grpc.RpcMethodHandler:
@@ -115,10 +118,11 @@ class TensorFlowServing:
         versions = self._service.models.versions(name, version, label)
         return json_format.ParseDict(tfs.render_status(versions), _message("GetModelStatusResponse")())
 
-    async def _reload(self, message: Any) -> Any:
+    async def _reload(self, message: Any, caller: Caller) -> Any:
         if message.config.WhichOneof("config") != "model_config_list":
             raise NotSupported("only a model_config_list can be loaded")
-        await self._service.repository.reload([_settings(m) for m in message.config.model_config_list.config])
+        configs = [_settings(config) for config in message.config.model_config_list.config]
+        await self._service.repository.reload(configs, caller=caller)
         return _message("ReloadConfigResponse")(status={"error_code": "OK"})
 
 
