@@ -1,9 +1,9 @@
-"""What the client asks, worded for one transport: a `Dialect` makes requests, reads answers and sends nothing.
+"""The seam between the client and its protocols: each makes the requests of an operation and reads the responses.
 
-transport    asked with                      tensors travel as
-json         HTTP (`rest.RestDialect`)       JSON
-binary       HTTP (`rest.RestDialect`)       bytes behind JSON; JSON where a signature or a label is named
-grpc         gRPC (`rpc.RpcDialect`)         bytes in protobuf messages
+transport    protocol                         tensors travel as
+json         HTTP (`rest.RestProtocol`)       JSON
+binary       HTTP (`rest.RestProtocol`)       bytes after the JSON; JSON if a signature or a label is named
+grpc         gRPC (`rpc.GrpcProtocol`)        bytes in protobuf messages
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, Val
 
 
 @dataclass(frozen=True, slots=True)
-class Question(Generic[T]):
-    """Requests that are sent one after the other, and what their answers mean. `read` raises `InvalidResponse`."""
+class Operation(Generic[T]):
+    """Requests to send one after the other. `read` makes a value of their responses, or raises `InvalidResponse`."""
 
     requests: tuple[Request, ...]
     read: Callable[[list[Response]], T]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """Which model is asked, and with what. At most one of `version` and `label` is given."""
+class InferenceRequest:
+    """The model and its input tensors. At most one of `version` and `label` is given."""
 
     model: str
     version: str | None
@@ -40,27 +40,27 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What an answer says; `version` is None where it does not say."""
+class InferenceResult:
+    """The outputs by name, and the version that computed them; None if the response does not name it."""
 
     outputs: dict[str, Array]
     version: str | None
 
 
-class Dialect(Protocol):
-    """How one transport words each question."""
+class InferenceProtocol(Protocol):
+    """The operations in the form of one transport."""
 
-    def ready(self, model: str | None, version: str | None) -> Question[bool]:
+    def ready(self, model: str | None, version: str | None) -> Operation[bool]:
         """Whether the server, or the model, can answer."""
 
-    def models(self) -> Question[list[ModelStatus]]:
+    def models(self) -> Operation[list[ModelStatus]]:
         """The server's models with the state of each version."""
 
-    def metadata(self, model: str, version: str | None) -> Question[ModelMetadata]:
+    def metadata(self, model: str, version: str | None) -> Operation[ModelMetadata]:
         """The model's inputs and outputs."""
 
-    def version_of(self, model: str, label: str) -> Question[str]:
+    def version_of(self, model: str, label: str) -> Operation[str]:
         """The version that a label stands for."""
 
-    def predict(self, call: Call, outputs: tuple[TensorSpec, ...]) -> Question[Answer]:
+    def predict(self, call: InferenceRequest, outputs: tuple[TensorSpec, ...]) -> Operation[InferenceResult]:
         """The model's outputs; `outputs` is what the metadata says of them."""
