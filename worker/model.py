@@ -75,12 +75,16 @@ class Model:
                 raise ModelFailed(f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows")
         return outputs
 
-    def failure(self, error: Exception) -> MillraceError:
+    def failure(self, error: BaseException) -> MillraceError:
         """What a caller is told of an error that its request led to."""
         if isinstance(error, MillraceError):
             return error
         first_line = str(error).strip().partition("\n")[0][:300]
         return ModelFailed(f"model '{self.announcement.name}' failed: {type(error).__name__}: {first_line}")
+
+    def close(self) -> None:
+        """Give back what it holds; nothing runs any more."""
+        self._backend.close()
 
     def _outputs(self, signature: str) -> Sequence[TensorSpec]:
         return self.announcement.signatures[signature].outputs

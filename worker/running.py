@@ -1,16 +1,11 @@
-"""Runs: batches, and the requests of batches that fail, each alone.
-
-A block that was delivered before is a suspect: perhaps it ended the process that had it. Its items run alone, forwards
-and backwards in turn.
-"""
+"""Runs: batches, and the requests of batches that fail, each alone."""
 
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from millrace.broker.base import BrokerClock, Reply
+from millrace.broker.base import Reply
 from millrace.protocol.errors import DeadlineExceeded, Unavailable
 from millrace.protocol.messages import ReplyItem, RequestItem
 from worker.backends.base import Arrays
@@ -19,39 +14,29 @@ from worker.block import Blocks
 from worker.model import Model
 from worker.outbox import Outbox
 from worker.piece import Piece, TakenBlock
+from worker.status import InstanceStatus
 from worker.trial import cut
 
 _log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Runs one model for one instance, and puts the answers into the outbox.
-
-    `deliver` delivers the outbox: what was computed must not wait for a run that may end the process.
-    """
+    """Runs one model for one instance, and puts the answers into the outbox."""
 
     def __init__(
         self,
         model: Model,
         blocks: Blocks,
         outbox: Outbox,
-        deliver: Callable[[], None],
         *,
-        clock: BrokerClock,
+        status: InstanceStatus,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model = model
         self._blocks = blocks
         self._outbox = outbox
-        self._deliver = deliver
-        self._clock = clock
+        self._status = status
         self._monotonic = monotonic
-        self._last_deadline_ms = math.inf
-
-    @property
-    def overdue_ms(self) -> float:
-        """For how long a run goes on after its callers' last deadline; negative where none does."""
-        return self._clock.now_ms() - self._last_deadline_ms
 
     def run(self, batch: Batch) -> None:
         """Run the batch; if it fails, its requests one by one."""
@@ -69,24 +54,22 @@ class Runner:
             _log.warning("a batch failed; its requests run one by one", extra=self._about(pieces), exc_info=True)
             for piece in pieces:
                 for single in piece.singly():
-                    self._run_alone(single)
+                    self.run_alone(single)
             return
         self._outbox.replies += replies
         for piece in pieces:
             self._blocks.finish(piece.block, len(piece.items))
 
-    def run_suspects(self, pieces: Sequence[Piece]) -> None:
-        """Run what is left of a block that was delivered before, item by item, every answer delivered before the next.
-
-        Every other time the items run from the last to the first: then even one that ends the process leaves only
-        itself without an answer.
-        """
-        singles = [single for piece in pieces for single in piece.singly()]
-        if pieces and pieces[0].block.delivery.deliveries % 2 == 0:
-            singles.reverse()
-        for single in singles:
-            self._deliver()
-            self._run_alone(single)
+    def run_alone(self, single: Piece) -> None:
+        """Run a piece of one item, so that if it fails it takes no other with it."""
+        for piece in self._blocks.without_abandoned([single]):
+            try:
+                self._outbox.replies += self._answers([piece])
+            except Exception as error:
+                _log.exception("a request failed in its model", extra=self._about([piece]))
+                self._blocks.refuse(piece.block, [(piece.items[0], self._model.failure(error))])
+            else:
+                self._blocks.finish(piece.block, 1)
 
     def _answers(self, pieces: Sequence[Piece]) -> list[Reply]:
         """Replies to each API process that has requests in the batch: one, or one for each length of its answers."""
@@ -102,22 +85,23 @@ class Runner:
         ]
 
     def _computed(self, pieces: Sequence[Piece], inputs: Arrays, rows: int) -> Arrays:
-        self._last_deadline_ms = max(item.deadline_ms for piece in pieces for item in piece.items)
+        self._say_what_runs(pieces)
         try:
             return self._model.run(pieces[0].block.signature, inputs, rows)
+        except Exception:
+            raise
+        except BaseException as error:  # as sys.exit() raises: it ends no thread of ours
+            raise self._model.failure(error) from error
         finally:
-            self._last_deadline_ms = math.inf
+            self._status.pause()
 
-    def _run_alone(self, single: Piece) -> None:
-        """Run a piece of one item, so that if it fails it takes no other with it."""
-        for piece in self._blocks.without_abandoned([single]):
-            try:
-                self._outbox.replies += self._answers([piece])
-            except Exception as error:
-                _log.exception("a request failed in its model", extra=self._about([piece]))
-                self._blocks.refuse(piece.block, [(piece.items[0], self._model.failure(error))])
-            else:
-                self._blocks.finish(piece.block, 1)
+    def _say_what_runs(self, pieces: Sequence[Piece]) -> None:
+        block = pieces[0].block
+        if len(pieces) == 1 and len(pieces[0].items) == 1:
+            item = pieces[0].items[0]
+            self._status.work_alone(block.reply_to, item.id, item.deadline_ms, block.delivery.deliveries)
+        else:
+            self._status.work(max(item.deadline_ms for piece in pieces for item in piece.items))
 
     def _about(self, pieces: Iterable[Piece]) -> dict[str, object]:
         requests = [item.trace for piece in pieces for item in piece.items]

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest
 from serving.settings import ServingSettings
 from tests.support.running import RedisServer, until
+from tests.support.workers import local_worker
+from worker import model as models
+from worker.local_host import LocalHost
 from worker.model import Model
 from worker.process import Worker
 from worker.settings import WorkerSettings
@@ -108,7 +112,7 @@ class Api:
 def running(broker: Broker, root: Path, **settings: Any) -> Iterator[Worker]:
     """A worker that looks at the repository often; it ends with the block, without an error."""
     settings = {"models": root, "poll_s": 0.05, "lease_ms": 300, "instances": 1} | settings
-    worker = Worker(WorkerSettings(**settings), broker, heard_s=0.3)
+    worker = local_worker(WorkerSettings(**settings), broker, unload_grace_s=0.3)
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
@@ -313,13 +317,14 @@ def test_an_unloaded_version_is_freed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     alive: list[weakref.ref[Model]] = []
-    warm_up = Model.warm_up
+    load = models.load
 
-    def remembered(model: Model) -> None:
+    def remembered(*arguments: Any, **options: Any) -> Model:
+        model = load(*arguments, **options)
         alive.append(weakref.ref(model))
-        warm_up(model)
+        return model
 
-    monkeypatch.setattr(Model, "warm_up", remembered)
+    monkeypatch.setattr(models, "load", remembered)
     publish(1)
     with running(broker, repository):
         api.until(v1="AVAILABLE")
@@ -577,20 +582,20 @@ def test_a_new_version_waits_until_every_worker_has_it(
 ) -> None:
     """Two workers load at different speeds: until the slow one is done, the other does not carry everything alone."""
     gate, entered = threading.Event(), threading.Event()
-    warm_up = Model.warm_up
+    load = models.load
     lock = threading.Lock()
     seen: list[int] = []
 
-    def slow(model: Model) -> None:
+    def slow(folder: Path, name: str, version: int, **options: Any) -> Model:
         with lock:
-            seen.append(model.announcement.version)
+            seen.append(version)
             is_second = seen.count(2) == 2
         if is_second:
             entered.set()
             gate.wait(30)
-        warm_up(model)
+        return load(folder, name, version, **options)
 
-    monkeypatch.setattr(Model, "warm_up", slow)
+    monkeypatch.setattr(models, "load", slow)
     publish(1)
     with running(broker, repository), running(broker, repository):
         until(lambda: [m.state for w in api.producer.workers for m in w.models] == ["AVAILABLE", "AVAILABLE"])
@@ -694,16 +699,14 @@ def test_a_model_whose_folder_cannot_be_read_keeps_no_other_from_being_loaded(
         assert not worker.has_failed
 
 
-def test_a_heartbeat_that_fails_ends_the_worker(
-    broker: Broker, publish: Callable[..., Path], repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_heartbeat_that_fails_ends_the_worker(broker: Broker, publish: Callable[..., Path], repository: Path) -> None:
+    class Fails(LocalHost):
+        def check(self) -> None:
+            raise ZeroDivisionError
+
     publish(1)
-    worker = Worker(WorkerSettings(models=repository), broker)
-
-    def fail() -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(worker, "_renew", fail)
+    settings = WorkerSettings(models=repository)
+    worker = Worker(settings, broker, partial(Fails, settings, broker))
     worker.run()
     assert worker.has_failed
 

@@ -46,3 +46,6 @@ class Backend(Protocol):
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """The outputs by name. BYTES are object arrays of `bytes`. Raises whatever the runtime raises."""
+
+    def close(self) -> None:
+        """Give back what the model holds; called once, when nothing runs any more."""

@@ -45,6 +45,10 @@ class OnnxBackend:
         values = (_mapped(value, str.encode) if value.dtype.kind == "O" else value for value in values)
         return dict(zip(self._outputs, values, strict=True))
 
+    def close(self) -> None:
+        """See `Backend`."""
+        self._session = None
+
 
 def load(folder: Path, device: Device) -> OnnxBackend:
     """The model in `model.onnx`. Raises `LoadError`."""

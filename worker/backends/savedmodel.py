@@ -33,6 +33,10 @@ class SavedModelBackend:
             raise InvalidRequest(reason) from error
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
+    def close(self) -> None:
+        """See `Backend`."""
+        self._model, self._functions = None, {}
+
 
 def load(folder: Path, device: Device) -> SavedModelBackend:
     """The SavedModel in the folder. Raises `LoadError`."""

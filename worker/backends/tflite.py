@@ -40,6 +40,10 @@ class TfliteBackend:
             ]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
+    def close(self) -> None:
+        """See `Backend`."""
+        self._runners, self._interpreter = {}, None
+
 
 def load(folder: Path, device: Device) -> TfliteBackend:
     """The model in `model.tflite`. Raises `LoadError`."""

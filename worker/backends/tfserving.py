@@ -5,6 +5,7 @@
 It is as available as the remote model is: see `TensorFlowServingBackend.fault`.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,6 +117,11 @@ class TensorFlowServingBackend:
             return {name: tensorprotos.to_tensor(proto, name).to_numpy() for name, proto in outputs.items()}
         except (DecodeError, InvalidRequest, NotSupported) as error:  # the remote's fault, and not the caller's
             raise ModelFailed(f"{_where(self._remote)} gave an answer that cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._next_look = math.inf
+        self._channel.close()
 
     @property
     def fault(self) -> str:
