@@ -10,7 +10,7 @@ from serving.queueing.deadlines import TICK_S, Deadlines
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     def run_it() -> None:
-        asyncio.run(asyncio.wait_for(test(), 5))
+        asyncio.run(asyncio.wait_for(test(), 60))
 
     run_it.__name__ = test.__name__
     return run_it
