@@ -55,9 +55,7 @@ class Worker:
         self._others: list[WorkerAnnouncement] = []
         self._catalogue_error = ""
         self._host = make_host(
-            HostContext(
-                worker=self.id, clock=self._link.clock, on_change=self._has_changed.set, on_failure=self._fail
-            )
+            HostContext(worker=self.id, clock=self._link.clock, on_change=self._has_changed.set, on_failure=self._fail)
         )
         self._versions = Versions(
             now_ms=self._link.clock.now_ms,
@@ -111,9 +109,7 @@ class Worker:
             _log.warning("a version is still being loaded")
         self._host.drain()  # those, too, that were started in the last moment
         for queue in self._host.join(ends):
-            _log.error(
-                "a batch did not end in time; its requests are left to others", extra={"model": queue.model}
-            )
+            _log.error("a batch did not end in time; its requests are left to others", extra={"model": queue.model})
             self.has_failed = True
         self._is_drained.set()
         heartbeat.join(_LAST_WORDS_S)

@@ -696,9 +696,7 @@ def test_a_model_whose_folder_cannot_be_read_keeps_no_other_from_being_loaded(
         assert not worker.has_failed
 
 
-def test_a_heartbeat_that_fails_ends_the_worker(
-    broker: Broker, publish: Callable[..., Path], repository: Path
-) -> None:
+def test_a_heartbeat_that_fails_ends_the_worker(broker: Broker, publish: Callable[..., Path], repository: Path) -> None:
     class Fails(LocalHost):
         def check(self) -> None:
             raise ZeroDivisionError

@@ -69,7 +69,7 @@ class ModelProcesses:
         *,
         environ: Mapping[str, str],
         modules: Sequence[str] = MODULES,
-        parking: Parking = Parking(),  # noqa: B008 - it is frozen
+        parking: Parking = Parking(),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.loads_at_once = os.cpu_count() or 1
@@ -509,7 +509,12 @@ class ModelProcesses:
         if not self._can_park or len(versions) <= self._parking.beyond:
             return
         for version in versions:
-            if version.seats and version.is_wanted and not version.is_parking and self._is_idle(version.seats.values(), now_s):
+            if (
+                version.seats
+                and version.is_wanted
+                and not version.is_parking
+                and self._is_idle(version.seats.values(), now_s)
+            ):
                 version.is_parking = True
                 version.process.send(Stop(number=version.load.number, unloads=False))
 

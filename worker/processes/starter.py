@@ -66,7 +66,9 @@ class ProcessStarter:
             raise EOFError
         self._buffer += received
         whole = len(self._buffer) // REPORT.size * REPORT.size
-        reports = [Report(token, kind == ENDED, value) for kind, token, value in REPORT.iter_unpack(self._buffer[:whole])]
+        reports = [
+            Report(token, kind == ENDED, value) for kind, token, value in REPORT.iter_unpack(self._buffer[:whole])
+        ]
         self._buffer = self._buffer[whole:]
         return reports
 
