@@ -19,16 +19,20 @@ import orjson
 
 from millrace.broker.base import Broker, Limits
 from millrace.protocol.errors import DeadlineExceeded, Internal, InvalidRequest, MillraceError
+from serving.access.control import ControlAccess, ControlRefused
 from serving.models.model_control import ModelControl
+from serving.models.model_statistics import Statistics
 from serving.models.registry import AVAILABLE, ModelRegistry, ServedModel
 from serving.models.shadows import Shadows
-from serving.models.statistics import Statistics
 from serving.monitoring.metrics import Metrics
 from serving.protocols.oip import rest as oip
 from serving.protocols.tfs import rest as tfs
 from serving.queueing.admission import Inference, admit
-from serving.queueing.producer import Pending, Producer, Response, Timings
+from serving.queueing.pending import Pending
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceResponse, Timings
 from serving.settings import ServingSettings
+from serving.transport.budget import Budget
 from serving.transport.content_encoding import coding_for, packed, unpack
 from serving.transport.intake import too_large
 from serving.transport.responses import Content, HttpResponse, cors_headers, error_body, error_headers
@@ -41,7 +45,7 @@ _VERB = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,19}))?/infer")
 
 Headers = Mapping[bytes, bytes]  # names in lower case
-Render = Callable[[Response], Content]
+Render = Callable[[InferenceResponse], Content]
 Done = Callable[[HttpResponse], None]
 
 
@@ -128,6 +132,8 @@ class Service:
         )
         self.models = ModelRegistry(lambda: self.producer.workers, lambda: self.producer.desired_states.by_model)
         self.repository = ModelControl(self.producer, self.models, settings)
+        self.access = ControlAccess(settings)
+        self.budget = Budget(settings.max_arriving_bytes)
         self.shadows = Shadows(self.producer, self.metrics)
         self.statistics = Statistics(self.models, self.metrics)
         self.cors = cors_headers(settings.cors_origin)
@@ -141,6 +147,7 @@ class Service:
     async def stop(self) -> None:
         """Let the open requests finish, as long as the settings allow, then leave the queue."""
         await self.repository.stop()
+        self.shadows.stop()
         await self.producer.drain(self.settings.drain_timeout_s)
         await self.producer.stop()
         _log.info("stopped", extra={"api": self.api})
@@ -164,7 +171,8 @@ class Service:
 
     def refused(self, headers: Headers, error: MillraceError, protocol: str = "http") -> HttpResponse:
         """The answer to a request that was refused before any verb saw it."""
-        call = Call(self, protocol, self.request_id(headers))
+        known = error.caller.request_id if isinstance(error, ControlRefused) else ""  # its record has one already
+        call = Call(self, protocol, known or self.request_id(headers))
         answer = call.refusal(error, str(error))
         call.log(answer, 0.0)
         return answer
@@ -295,7 +303,7 @@ class Call:
             shortest = min(shortest, milliseconds)
         return shortest
 
-    def _respond(self, response: Response) -> None:
+    def _respond(self, response: InferenceResponse) -> None:
         self.timings = response.timings
         try:
             content = self._render(response)  # type: ignore[misc]  # set before the request was sent

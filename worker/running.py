@@ -3,7 +3,7 @@
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from millrace.broker.base import Reply
 from millrace.protocol.errors import DeadlineExceeded, Unavailable
@@ -15,6 +15,7 @@ from worker.model import Model
 from worker.outbox import Outbox
 from worker.piece import Piece, TakenBlock
 from worker.status import InstanceStatus
+from worker.trial import cut
 
 _log = logging.getLogger(__name__)
 
@@ -71,17 +72,16 @@ class Runner:
                 self._blocks.finish(piece.block, 1)
 
     def _answers(self, pieces: Sequence[Piece]) -> list[Reply]:
-        """A reply to each API process that has requests in the batch."""
+        """Replies to each API process that has requests in the batch: one, or one for each length of its answers."""
         rows = sum(piece.rows for piece in pieces)
         inputs = self._model.preparation.joined([piece.inputs for piece in pieces])
         started = self._monotonic()
         outputs = self._computed(pieces, inputs, rows)
         compute_ms = (self._monotonic() - started) * 1000
+        axes = self._model.length_axes.get(pieces[0].block.signature, {})
         return [
-            self._outbox.encoded(
-                reply_to, items, {name: array[part] for name, array in outputs.items()}, compute_ms, rows
-            )
-            for reply_to, items, part in _by_caller(pieces, started)
+            self._outbox.encoded(reply_to, items, _part(outputs, rows_of, axes, length), compute_ms, rows)
+            for reply_to, items, rows_of, length in _grouped(pieces, started, by_length=bool(axes))
         ]
 
     def _computed(self, pieces: Sequence[Piece], inputs: Arrays, rows: int) -> Arrays:
@@ -112,14 +112,22 @@ def _item(item: RequestItem, block: TakenBlock, started: float) -> ReplyItem:
     return ReplyItem(item.id, item.rows, block.queue_ms, (started - block.taken) * 1000)
 
 
-def _by_caller(pieces: Sequence[Piece], started: float) -> Iterator[tuple[str, list[ReplyItem], slice]]:
-    """For each API process where its replies go, its items and its rows of the batch."""
+def _grouped(
+    pieces: Sequence[Piece], started: float, *, by_length: bool
+) -> Iterator[tuple[str, list[ReplyItem], slice, int]]:
+    """What one reply holds: where it goes, its items, their rows of the batch and, `by_length`, their one length."""
     row = 0
-    for reply_to, group in itertools.groupby(pieces, lambda piece: piece.block.reply_to):
+    for (reply_to, length), group in itertools.groupby(
+        pieces, lambda piece: (piece.block.reply_to, piece.length if by_length else 0)
+    ):
         theirs = list(group)
         first, row = row, row + sum(piece.rows for piece in theirs)
-        yield (
-            reply_to,
-            [_item(item, piece.block, started) for piece in theirs for item in piece.items],
-            slice(first, row),
-        )
+        items = [_item(item, piece.block, started) for piece in theirs for item in piece.items]
+        yield reply_to, items, slice(first, row), length
+
+
+def _part(outputs: Arrays, rows: slice, axes: Mapping[str, int], length: int) -> Arrays:
+    """These rows of each output, cut to their length where the output has the padded axis."""
+    if not axes:
+        return {name: array[rows] for name, array in outputs.items()}
+    return {name: cut(array[rows], axes.get(name, 0), length) for name, array in outputs.items()}

@@ -14,6 +14,10 @@ from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
+from millrace.broker.clock import BrokerClock as BrokerClock
+from millrace.broker.clock import Clock
 from millrace.broker.keys import Queue
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
@@ -76,19 +80,11 @@ class DeadLetter:
     consumer: str
 
 
-class BrokerClock:
-    """The broker's time in milliseconds since 1970, as this process reckons it from its own clock and an offset."""
-
-    def __init__(self) -> None:
-        self._offset_ms = 0.0
-
-    def set(self, broker_ms: float) -> None:
-        """Say what the broker's time is now."""
-        self._offset_ms = broker_ms - time.time() * 1000
-
-    def now_ms(self) -> float:
-        """The broker's time now."""
-        return time.time() * 1000 + self._offset_ms
+def moved(announcement: WorkerAnnouncement, ms: float) -> WorkerAnnouncement:
+    """The announcement with its times that much later."""
+    if not ms:
+        return announcement
+    return replace(announcement, sent_ms=int(announcement.sent_ms + ms), expires_ms=int(announcement.expires_ms + ms))
 
 
 class Heartbeat(NamedTuple):
@@ -140,9 +136,10 @@ class ProducerLink(Protocol):
 class ConsumerLink(Protocol):
     """A worker's hold on one queue, for one thread. Methods raise `Unavailable` when the queue is out of reach.
 
-    `cancelled_count` is how many of the queue's items were cancelled when blocks were taken or claimed last; while it is
-    0, `cancelled` need not be asked. `losses` counts how often the link took a new name (`keys.consumer_name`): what was
-    on its way to it when the connection was lost is nobody's, and must not be renewed with what it takes afterwards.
+    `cancelled_count` is how many of the queue's items were cancelled when blocks were taken or claimed last; while it
+    is 0, `cancelled` need not be asked. `losses` counts how often the link took a new name (`keys.consumer_name`): what
+    was on its way to it when the connection was lost is nobody's, and must not be renewed with what it takes
+    afterwards.
     """
 
     cancelled_count: int
@@ -178,6 +175,7 @@ class WorkerLink(Protocol):
     def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[DesiredState]]:
         """Publish what the worker has, replacing what it said before, and set the clock.
 
+        Where the clock was not set yet, it is set first, and the announcement's times are moved by what it was off.
         Returns the announcements that have not expired, its own among them, and what is wanted of models.
         """
 
@@ -235,14 +233,17 @@ class OperatorLink(Protocol):
 class Broker(Protocol):
     """Makes links; itself it holds no connection."""
 
-    def producer(self, api: str) -> ProducerLink:
-        """A link for the API process of that id; it connects when it is first used."""
+    def producer(self, api: str, *, clock: Clock = time.monotonic) -> ProducerLink:
+        """A link for the API process of that id; it connects when it is first used.
+
+        `clock` is what its `BrokerClock` counts by.
+        """
 
     def consumer(self, queue: Queue, consumer: str) -> ConsumerLink:
         """A link that takes from one queue under that consumer's name."""
 
-    def worker(self) -> WorkerLink:
-        """A link for heartbeats."""
+    def worker(self, *, clock: Clock = time.monotonic) -> WorkerLink:
+        """A link for heartbeats. `clock` is what its `BrokerClock` counts by."""
 
     def operator(self) -> OperatorLink:
         """A link for whoever looks after the queue."""

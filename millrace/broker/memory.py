@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply
+from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply, moved
+from millrace.broker.clock import Clock
 from millrace.broker.keys import PRIORITIES, Queue, replies
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
@@ -38,7 +39,9 @@ class _QueueState:
 class MemoryBroker:
     """The queues, the reply inboxes and the announcements, behind one lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._began_ms = time.time() * 1000 - clock() * 1000
         self._changed = threading.Condition()
         self._queues: dict[Queue, _QueueState] = defaultdict(_QueueState)
         self._inboxes: dict[str, MemoryProducerLink] = {}
@@ -46,21 +49,29 @@ class MemoryBroker:
         self._desired_states: dict[str, DesiredState] = {}
         self._ids = itertools.count(1)
 
-    def producer(self, api: str) -> "MemoryProducerLink":
+    def producer(self, api: str, *, clock: Clock = time.monotonic) -> "MemoryProducerLink":
         """See `Broker`."""
-        return MemoryProducerLink(self, api)
+        return MemoryProducerLink(self, api, clock)
 
     def consumer(self, queue: Queue, consumer: str) -> "MemoryConsumerLink":
         """See `Broker`."""
         return MemoryConsumerLink(self, queue, consumer)
 
-    def worker(self) -> "MemoryWorkerLink":
+    def worker(self, *, clock: Clock = time.monotonic) -> "MemoryWorkerLink":
         """See `Broker`."""
-        return MemoryWorkerLink(self)
+        return MemoryWorkerLink(self, clock)
 
     def operator(self) -> "MemoryOperatorLink":
         """See `Broker`."""
         return MemoryOperatorLink(self)
+
+    def _now_ms(self) -> float:
+        """The broker's time."""
+        return self._began_ms + self._clock() * 1000
+
+    def _set(self, clock: BrokerClock) -> None:
+        now_s = clock.read()
+        clock.sample(self._now_ms(), now_s, now_s)
 
     def _append(self, append: Append, limits: Limits) -> Held | None:
         with self._changed:
@@ -84,7 +95,7 @@ class MemoryBroker:
             taken = [delivery for priority in PRIORITIES for delivery in state.waiting[priority][:count]]
             for priority in PRIORITIES:
                 del state.waiting[priority][:count]
-            now_ms = time.monotonic() * 1000
+            now_ms = self._now_ms()
             state.held.update({delivery.entry_id: _Lease(consumer, now_ms, delivery) for delivery in taken})
             return taken
 
@@ -97,7 +108,7 @@ class MemoryBroker:
 
     def _claim(self, queue: Queue, consumer: str, lease_ms: int, count: int) -> list[Delivery]:
         with self._changed:
-            now_ms = time.monotonic() * 1000
+            now_ms = self._now_ms()
             state = self._queues[queue]
             lost = [held for held in state.held.values() if now_ms - held.renewed_ms >= lease_ms][:count]
             suspect = next((i for i, held in enumerate(lost) if held.delivery.deliveries > 1), len(lost))
@@ -111,7 +122,7 @@ class MemoryBroker:
         with self._changed:
             for held in self._queues[queue].held.values():
                 if held.consumer == consumer:
-                    held.renewed_ms = time.monotonic() * 1000
+                    held.renewed_ms = self._now_ms()
 
     def _release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
         with self._changed:
@@ -136,7 +147,7 @@ class MemoryBroker:
         letter = DeadLetter(
             queue=queue,
             entry_id=str(next(self._ids)),
-            buried_ms=int(time.time() * 1000),
+            buried_ms=int(self._now_ms()),
             block=delivery.block,
             error=error,
             deliveries=delivery.deliveries,
@@ -151,8 +162,12 @@ class MemoryBroker:
             cancelled = state.cancelled | {(reply_to, number): deadline_ms for number, deadline_ms in items}
             state.cancelled = {item: deadline_ms for item, deadline_ms in cancelled.items() if deadline_ms > now_ms}
 
-    def _live(self, clock: BrokerClock) -> list[WorkerAnnouncement]:
-        return [worker for worker in list(self._workers.values()) if worker.expires_ms > clock.now_ms()]
+    def _announce(self, announcement: WorkerAnnouncement) -> None:
+        self._workers[announcement.worker] = announcement
+
+    def _live(self) -> list[WorkerAnnouncement]:
+        now_ms = self._now_ms()
+        return [worker for worker in list(self._workers.values()) if worker.expires_ms > now_ms]
 
     def _write_desired_state(self, control: DesiredState, replaces: int) -> DesiredState | None:
         with self._changed:
@@ -184,10 +199,10 @@ class MemoryBroker:
 class MemoryProducerLink:
     """The API's side; used on one event loop."""
 
-    def __init__(self, broker: MemoryBroker, api: str) -> None:
+    def __init__(self, broker: MemoryBroker, api: str, clock: Clock = time.monotonic) -> None:
         self._broker = broker
         self.reply_to = replies(api)
-        self.clock = BrokerClock()
+        self.clock = BrokerClock(clock)
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -212,7 +227,8 @@ class MemoryProducerLink:
         was_there = self.reply_to in self._broker._inboxes
         self._loop = asyncio.get_running_loop()
         self._broker._inboxes[self.reply_to] = self
-        return Heartbeat(self._broker._live(self.clock), was_there, list(self._broker._desired_states.values()))
+        self._broker._set(self.clock)
+        return Heartbeat(self._broker._live(), was_there, list(self._broker._desired_states.values()))
 
     async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """See `ProducerLink`."""
@@ -271,14 +287,17 @@ class MemoryConsumerLink:
 class MemoryWorkerLink:
     """A worker's heartbeat."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, broker: MemoryBroker, clock: Clock) -> None:
         self._broker = broker
-        self.clock = BrokerClock()
+        self.clock = BrokerClock(clock)
 
     def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[DesiredState]]:
         """See `WorkerLink`."""
-        self._broker._workers[announcement.worker] = announcement
-        return self._broker._live(self.clock), list(self._broker._desired_states.values())
+        before_ms, was_set = self.clock.now_ms(), self.clock.is_set
+        self._broker._set(self.clock)
+        moved_ms = 0 if was_set else self.clock.now_ms() - before_ms
+        self._broker._announce(moved(announcement, moved_ms))
+        return self._broker._live(), list(self._broker._desired_states.values())
 
     def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `WorkerLink`."""
@@ -294,7 +313,8 @@ class MemoryWorkerLink:
 
     def live(self) -> list[WorkerAnnouncement]:
         """See `WorkerLink`."""
-        return self._broker._live(self.clock)
+        self._broker._set(self.clock)
+        return self._broker._live()
 
     def renew(self, consumers: Sequence[tuple[Queue, str]]) -> None:
         """See `WorkerLink`."""

@@ -12,12 +12,21 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from millrace.protocol.errors import Internal, InvalidRequest, MillraceError
+from serving.access import audit
+from serving.access.callers import Caller, grpc_address
 from serving.service import Headers, Service, Target
 from serving.transport.responses import HttpResponse, shortened
 
 _log = logging.getLogger(__name__)
 _LARGE_MESSAGE_BYTES = 256 * 1024
 _HEADERS = {"x-request-id": b"x-request-id", "x-request-timeout-ms": b"x-request-timeout-ms"}
+
+# The methods that change models, as the record has them.
+CONTROL_ACTIONS = {
+    "/inference.GRPCInferenceService/RepositoryModelLoad": "load",
+    "/inference.GRPCInferenceService/RepositoryModelUnload": "unload",
+    "/tensorflow.serving.ModelService/HandleReloadConfigRequest": "reload",
+}
 
 Context = Any  # grpc.aio.ServicerContext
 # What a message asks for, whose caller's deadline is in so many milliseconds (None: has none).
@@ -102,19 +111,61 @@ def plain(
     """A method that needs no queue: `method` gets a message and returns one, or raises `MillraceError`."""
 
     async def handle(request: bytes, context: Context) -> bytes:
-        headers = headers_of(context)
-        try:
-            written: bytes = (await method(await read(message_class, request))).SerializeToString()
-        except MillraceError as error:
-            await abort(context, service.refused(headers, error, "grpc"), error, words)
-        except Exception:
-            _log.exception("a call failed")
-            failure = Internal("internal error; the server's log has it")
-            await abort(context, service.refused(headers, failure, "grpc"), failure, words)
-        context.set_trailing_metadata((("x-request-id", service.request_id(headers)),))
-        return written
+        return await _answer(service, message_class, method, words, headers_of(context), request, context)
 
     return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def control(
+    service: Service, message_class: Any, method: Callable[[Any, Caller], Awaitable[Any]], words: Words
+) -> grpc.RpcMethodHandler:
+    """A method that changes models: as `plain`, and `method` gets the caller, too. See `control_refusal`."""
+
+    async def handle(request: bytes, context: Context) -> bytes:
+        headers = dict(headers_of(context))
+        caller = _caller(service, context)
+        headers[b"x-request-id"] = caller.request_id.encode()  # the answer's is that of the record
+
+        async def by_caller(message: Any) -> Any:
+            return await method(message, caller)
+
+        return await _answer(service, message_class, by_caller, words, headers, request, context)
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+async def _answer(
+    service: Service,
+    message_class: Any,
+    method: Callable[[Any], Awaitable[Any]],
+    words: Words,
+    headers: Headers,
+    request: bytes,
+    context: Context,
+) -> bytes:
+    try:
+        written: bytes = (await method(await read(message_class, request))).SerializeToString()
+    except MillraceError as error:
+        await abort(context, service.refused(headers, error, "grpc"), error, words)
+    except Exception:
+        _log.exception("a call failed")
+        failure = Internal("internal error; the server's log has it")
+        await abort(context, service.refused(headers, failure, "grpc"), failure, words)
+    context.set_trailing_metadata((("x-request-id", service.request_id(headers)),))
+    return written
+
+
+def control_refusal(service: Service, path: str, context: Context) -> MillraceError | None:
+    """Why the caller may not do what the method at that path does, which is one that changes models."""
+    metadata = {key.encode(): value.encode() for key, value in context.invocation_metadata() if isinstance(value, str)}
+    refusal = service.access.check(metadata, _caller(service, context), has_host=False)
+    if refusal:
+        audit.refused(refusal, CONTROL_ACTIONS[path], "")
+    return refusal
+
+
+def _caller(service: Service, context: Context) -> Caller:
+    return Caller(grpc_address(context.peer()), service.request_id(headers_of(context)), "grpc")
 
 
 async def abort(context: Context, answer: HttpResponse, error: MillraceError, words: Words) -> NoReturn:

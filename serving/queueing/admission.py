@@ -8,7 +8,7 @@ import msgspec
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, Signature, Tensor, TensorSpec, decode_strings
 from serving.models.registry import ServedModel
-from serving.queueing.producer import Request
+from serving.queueing.requests import InferenceRequest
 
 _MAX_FILE_BYTES = 16 * 2**20
 
@@ -26,7 +26,7 @@ class Inference(msgspec.Struct, frozen=True):
     priority: str = "normal"
 
 
-def admit(inference: Inference, *, trace: str, deadline: float, max_queue_rows: int) -> Request:
+def admit(inference: Inference, *, trace: str, deadline: float, max_queue_rows: int) -> InferenceRequest:
     """The request for the queue, checked against the model's signature.
 
     `deadline` is a time of `time.perf_counter`. Raises `InvalidRequest` with the words that Triton's users know.
@@ -37,7 +37,7 @@ def admit(inference: Inference, *, trace: str, deadline: float, max_queue_rows: 
         raise InvalidRequest(
             f"inference request batch-size must be <= {max_queue_rows} for '{model.name}', got {count}"
         )
-    return Request(
+    return InferenceRequest(
         model=model.name,
         version=model.version,
         signature=inference.signature,

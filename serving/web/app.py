@@ -46,13 +46,15 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     @app.before_request
     def _begin() -> Response | None:
         g.started = time.perf_counter()
+        g.request_id = service.request_id(_headers())
+        control_routes.check_request(service)
         is_preflight = request.method == "OPTIONS" and service.cors
         return Response() if is_preflight else None
 
     @app.after_request
     def _stamp(response: Response) -> Response:
         if "X-Request-Id" not in response.headers:
-            response.headers["X-Request-Id"] = service.request_id(_headers())
+            response.headers["X-Request-Id"] = g.request_id
             response.headers["Server-Timing"] = f"total;dur={(time.perf_counter() - g.started) * 1000:.3f}"
             response.headers.extend(service.cors)
         return response

@@ -25,7 +25,9 @@ def saved_model(tensorflow: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     tf = tensorflow
     folder = tmp_path_factory.mktemp("saved_model")
 
-    class Tiny(tf.Module):
+    module: Any = tf.Module
+
+    class Tiny(module):
         @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, "x")])
         def serve(self, x: Any) -> dict[str, Any]:
             return {"scores": tf.matmul(x, WEIGHTS)}

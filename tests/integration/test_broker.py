@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from running import RedisServer, until
 
 from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply
 from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue, consumer_name
@@ -18,6 +17,7 @@ from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from tests.support.running import RedisServer, until
 
 QUEUE = Queue("m", 1)
 pytestmark = pytest.mark.usefixtures("redis_server")
@@ -485,6 +485,48 @@ def test_live_workers_are_known_and_gone_ones_are_not(broker: Broker) -> None:
     assert [worker.worker for worker in link.live()] == ["stays"]
 
 
+class OddClock:
+    """A machine's clock: wrong by `ahead_s` and running by `drift` too fast."""
+
+    def __init__(self, ahead_s: float, drift: float) -> None:
+        self.ahead_s, self._drift = ahead_s, drift
+
+    def __call__(self) -> float:
+        return time.monotonic() * (1 + self._drift) + self.ahead_s
+
+
+def test_both_ends_agree_on_the_time_though_their_clocks_and_times_of_day_do_not(broker: Broker) -> None:
+    theirs, ours = OddClock(-5000, -1e-4), OddClock(5000, 1e-4)
+
+    async def run() -> None:
+        worker, link = broker.worker(clock=theirs), broker.producer("api", clock=ours)
+        theirs.ahead_s -= 600  # as where the time of day is wrong by ten minutes
+        ours.ahead_s += 600
+        worker.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
+        await link.heartbeat()
+        assert link.clock.now_ms() == pytest.approx(worker.clock.now_ms(), abs=50)
+        assert link.clock.now_ms() == pytest.approx(time.time() * 1000, abs=1000)
+        theirs.ahead_s += 90  # a machine that slept
+        worker.live()
+        assert worker.clock.now_ms() == pytest.approx(time.time() * 1000, abs=1000)
+        worker.close()
+        await link.close()
+
+    asyncio.run(run())
+
+
+def test_a_first_announcement_lives_as_long_as_it_says_whatever_the_time_of_day_was(broker: Broker) -> None:
+    clock = OddClock(0, 0)
+    link = broker.worker(clock=clock)
+    clock.ahead_s += 3600
+    now_ms = int(link.clock.now_ms())
+    announcement = WorkerAnnouncement(worker="w", sent_ms=now_ms, expires_ms=now_ms + 2000, models=())
+    ((announced,), _) = link.announce(announcement)
+    assert announced.expires_ms - announced.sent_ms == pytest.approx(2000, abs=1)
+    assert announced.sent_ms == pytest.approx(time.time() * 1000, abs=1000)
+    link.close()
+
+
 class TestRedisAlone:
     """What only Redis can show."""
 
@@ -577,6 +619,49 @@ class TestRedisAlone:
 
         assert asyncio.run(run()) == [True, False, True]
 
+    def test_a_stall_of_the_event_loop_moves_no_clock_and_ends_no_worker(self, redis_server: RedisServer) -> None:
+        broker = RedisBroker(redis_server.url)
+
+        async def run() -> None:
+            link, worker = broker.producer("api"), broker.worker()
+            await link.heartbeat()
+            worker.announce(WorkerAnnouncement(worker="w", expires_ms=int(worker.clock.now_ms()) + 250, models=()))
+            beat = asyncio.create_task(link.heartbeat())
+            await asyncio.sleep(0)  # its commands are written
+            time.sleep(0.5)  # the stall
+            assert [worker.worker for worker in (await beat).workers] == ["w"]
+            assert link.clock.now_ms() == pytest.approx(time.time() * 1000, abs=50)
+            assert (await link.heartbeat()).workers == []
+            await link.close()
+            worker.close()
+
+        asyncio.run(run())
+
+    def test_what_was_announced_before_is_not_decoded_again(self, redis_server: RedisServer) -> None:
+        broker = RedisBroker(redis_server.url)
+        worker = broker.worker()
+
+        def announce(*names: str) -> None:
+            models = tuple(ModelAnnouncement(name=name, version=1, state="AVAILABLE") for name in names)
+            worker.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=models))
+
+        async def run() -> None:
+            link, desired_state = broker.producer("api"), DesiredState(model="m", generation=1)
+            await link.put_back([desired_state])
+            announce("a")
+            first, second = await link.heartbeat(), await link.heartbeat()
+            assert second.workers[0].models is first.workers[0].models
+            assert second.desired_states[0] is first.desired_states[0]
+            announce("a", "b")
+            changed = await link.heartbeat()
+            assert [model.name for model in changed.workers[0].models] == ["a", "b"]
+            worker.withdraw("w")
+            assert (await link.heartbeat()).workers == []
+            await link.close()
+
+        asyncio.run(run())
+        worker.close()
+
     def test_a_full_memory_is_unavailable_and_says_so(self, redis_server: RedisServer) -> None:
         url = redis_server.url
         with redis.Redis.from_url(url) as client:
@@ -621,7 +706,7 @@ class TestRedisAlone:
                 await link.heartbeat()
                 good.is_deaf = True
                 large = Append(QUEUE, "normal", ((1, bytes(4_000_000)),))
-                stuck = asyncio.create_task(link.append([large], Limits(10, 10**8)))
+                stuck = asyncio.ensure_future(link.append([large], Limits(10, 10**8)))
                 with pytest.raises(Unavailable, match="does not answer"):
                     await link.heartbeat()
                 with pytest.raises(Unavailable):

@@ -16,7 +16,6 @@ import grpc.aio
 import numpy as np
 import pytest
 import uvloop
-from running import free_port
 
 from millrace import rpc
 from millrace.broker.base import Reply
@@ -29,6 +28,7 @@ from millrace.rpc import tensorprotos
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.grpc_server import GrpcServer
+from tests.support.running import free_port
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 INFER = "/inference.GRPCInferenceService/ModelInfer"

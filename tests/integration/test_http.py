@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import uvloop
-from running import free_port
 
 from millrace.protocol.errors import MillraceError
 from serving.settings import ServingSettings
@@ -17,6 +16,7 @@ from serving.transport import http_server as http
 from serving.transport.http_server import Done, HttpServer, Withdraw
 from serving.transport.request_head import MAX_HEAD_BYTES, RequestHead, RequestHeadError, read_head
 from serving.transport.responses import HttpResponse, error_body
+from tests.support.running import free_port
 
 HUGE = 16_000_000  # more than the system holds for a caller that does not read
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"

@@ -14,13 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import breaking_models
 import numpy as np
 import psutil
 import pytest
 import redis
-from breaking_models import CRASHES, EATS, EXITS, GRABBED_S, GRABS, HIDES, LEAVES, LOOPS, RAISES
-from running import ROOT, RedisServer, is_alive, until
 
 from millrace.broker.base import Limits
 from millrace.broker.keys import GROUP, Queue
@@ -28,8 +25,11 @@ from millrace.broker.redis import RedisBroker
 from millrace.protocol.errors import DeadlineExceeded, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Tensor
-from serving.queueing.producer import Producer, Request
-from tests import exact
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
+from tests.support import breaking, exact
+from tests.support.breaking import CRASHES, EATS, EXITS, GRABBED_S, GRABS, HIDES, LEAVES, LOOPS, RAISES
+from tests.support.running import ROOT, RedisServer, is_alive, until
 from worker.process import Worker
 from worker.processes.host import MODULES, ModelProcesses, Parking
 from worker.settings import WorkerSettings
@@ -76,9 +76,9 @@ class Api:
         self._loop.close()
 
 
-def _request(model: str, value: float, timeout_s: float) -> Request:
+def _request(model: str, value: float, timeout_s: float) -> InferenceRequest:
     dtype = np.int64 if model == "exact" else np.float32
-    return Request(
+    return InferenceRequest(
         model=model,
         version=1,
         signature="serving_default",
@@ -100,11 +100,14 @@ def api(redis_server: RedisServer) -> Iterator[Api]:
 class Running:
     """A worker in a thread of this process, its models in processes."""
 
-    def __init__(self, url: str, models: Path, parking: Parking = Parking(), **options: Any) -> None:
+    def __init__(self, url: str, models: Path, **options: Any) -> None:
+        parking = options.pop("parking", Parking())
         settings = WorkerSettings(
             **{"redis_url": url, "models": models, "lease_ms": LEASE_MS, "poll_s": 0.1, "log_level": "error"} | options
         )
-        make = partial(ModelProcesses, environ=os.environ, modules=(*MODULES, "breaking_models"), parking=parking)
+        make = partial(
+            ModelProcesses, environ=os.environ, modules=(*MODULES, "tests.support.breaking"), parking=parking
+        )
 
         def make_host(context: Any) -> ModelProcesses:
             self.host = make(settings, RedisBroker(url), context)
@@ -119,6 +122,11 @@ class Running:
         """The model processes."""
         mine = psutil.Process().children(recursive=True)
         return [process for process in mine if is_alive(process) and process.parent() in mine]
+
+    @property
+    def servers(self) -> set[psutil.Process]:
+        """What the model processes were started by."""
+        return {parent for process in self.processes if (parent := process.parent())}
 
     def stop(self) -> None:
         self.worker.stop()
@@ -163,7 +171,7 @@ def asking(api: Api, model: str = "other") -> Iterator[list[float]]:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     for name in ("m", "other"):
-        breaking_models.make(tmp_path / "models", name)
+        breaking.make(tmp_path / "models", name)
     return tmp_path / "models"
 
 
@@ -272,7 +280,7 @@ def test_heartbeats_and_leases_go_on_while_a_model_keeps_the_interpreter(
 def test_a_model_that_crashes_while_it_is_loaded_is_said_to(
     redis_server: RedisServer, api: Api, repository: Path
 ) -> None:
-    breaking_models.make(repository, "unloadable", str(CRASHES))
+    breaking.make(repository, "unloadable", str(CRASHES))
     with running(redis_server.url, repository, model_processes=1):
         ready(api, "m", "other")
         until(lambda: "SIGSEGV" in api.announced()["unloadable"].error)
@@ -286,7 +294,8 @@ def test_when_what_starts_the_processes_ends_all_starts_again(
     with running(redis_server.url, repository) as worker:
         ready(api, "m", "other")
         before = worker.processes
-        before[0].parent().kill()
+        (server,) = worker.servers
+        server.kill()
         (answer,) = api.ask(1.0)
         assert answer.result(30) == [2.0]
         psutil.wait_procs(before, 10)
@@ -299,9 +308,7 @@ def test_model_processes_are_forked_from_one_without_threads(
 ) -> None:
     with running(redis_server.url, repository) as worker:
         ready(api, "m", "other")
-        servers = {process.parent() for process in worker.processes}
-        assert len(servers) == 1
-        (server,) = servers
+        (server,) = worker.servers
         assert server.num_threads() == 1
         assert {tuple(process.cmdline()) for process in worker.processes} == {tuple(server.cmdline())}
         adjusted = [int(Path(f"/proc/{process.pid}/oom_score_adj").read_text()) for process in worker.processes]
@@ -396,7 +403,7 @@ def test_a_version_that_is_unloaded_takes_its_process_along(
     with running(redis_server.url, repository) as worker:
         ready(api, "m", "other")
         assert len(worker.processes) == 2
-        (repository / "m" / "1" / breaking_models.FILE).unlink()
+        (repository / "m" / "1" / breaking.FILE).unlink()
         (repository / "m" / "1").rmdir()
         (repository / "m").rmdir()
         until(lambda: len(worker.processes) == 1)

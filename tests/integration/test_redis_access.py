@@ -5,9 +5,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
-from running import RedisServer
-from tls import Certificates, tls_in_front_of
-from topologies import Cluster
 
 from millrace.broker import acl
 from millrace.broker.base import Append, Limits, Reply
@@ -16,6 +13,9 @@ from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
+from tests.support.running import RedisServer
+from tests.support.tls import Certificates, tls_in_front_of
+from tests.support.topologies import Cluster
 
 QUEUE = Queue("m", 1)
 

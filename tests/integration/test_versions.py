@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from running import RedisServer, until
-from workers import local_worker
 
 from millrace.broker.base import Broker, Limits
 from millrace.broker.keys import DESIRED_STATES, WORKERS
@@ -29,8 +27,12 @@ from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
 from serving.models.model_control import IndexEntry, ModelControl
 from serving.models.registry import ModelRegistry, ServedModel
-from serving.queueing.producer import Producer, Request
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
 from serving.settings import ServingSettings
+from tests.support.running import RedisServer, until
+from tests.support.workers import local_worker
+from worker import model as models
 from worker.local_host import LocalHost
 from worker.model import Model
 from worker.process import Worker
@@ -72,7 +74,7 @@ class Api:
         return int(first) // 6
 
     async def _asked(self, model: ServedModel) -> Any:
-        request = Request(
+        request = InferenceRequest(
             model="m",
             version=model.version,
             signature="serving_default",
@@ -315,13 +317,14 @@ def test_an_unloaded_version_is_freed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     alive: list[weakref.ref[Model]] = []
-    warm_up = Model.warm_up
+    load = models.load
 
-    def remembered(model: Model) -> None:
+    def remembered(*arguments: Any, **options: Any) -> Model:
+        model = load(*arguments, **options)
         alive.append(weakref.ref(model))
-        warm_up(model)
+        return model
 
-    monkeypatch.setattr(Model, "warm_up", remembered)
+    monkeypatch.setattr(models, "load", remembered)
     publish(1)
     with running(broker, repository):
         api.until(v1="AVAILABLE")
@@ -579,20 +582,20 @@ def test_a_new_version_waits_until_every_worker_has_it(
 ) -> None:
     """Two workers load at different speeds: until the slow one is done, the other does not carry everything alone."""
     gate, entered = threading.Event(), threading.Event()
-    warm_up = Model.warm_up
+    load = models.load
     lock = threading.Lock()
     seen: list[int] = []
 
-    def slow(model: Model) -> None:
+    def slow(folder: Path, name: str, version: int, **options: Any) -> Model:
         with lock:
-            seen.append(model.announcement.version)
+            seen.append(version)
             is_second = seen.count(2) == 2
         if is_second:
             entered.set()
             gate.wait(30)
-        warm_up(model)
+        return load(folder, name, version, **options)
 
-    monkeypatch.setattr(Model, "warm_up", slow)
+    monkeypatch.setattr(models, "load", slow)
     publish(1)
     with running(broker, repository), running(broker, repository):
         until(lambda: [m.state for w in api.producer.workers for m in w.models] == ["AVAILABLE", "AVAILABLE"])

@@ -3,9 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,22 +13,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from running import ROOT, until
-from workers import local_worker
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import TritonConfig, read_triton_config
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from millrace.broker.base import Append, Broker, Delivery, Limits, ProducerLink
+from millrace.broker.base import Append, Broker, Delivery, Limits
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
 from millrace.broker.redis import RedisBroker
 from millrace.protocol import codec
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
-from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, RequestBlock, RequestItem
-from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
-from serving.queueing.producer import Producer, Request, Response
+from millrace.protocol.messages import ReplyBlock
+from millrace.protocol.tensors import Signature, Tensor, TensorSpec
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest, InferenceResponse
+from tests.support.running import ROOT, until
+from tests.support.workers import local_worker
+from tests.support.working import (
+    QUEUE,
+    SIGNATURE,
+    Scripted,
+    ask,
+    block_of,
+    connected,
+    doubles,
+    is_empty,
+    model_of,
+    put,
+    raises_in_infer,
+    request_of,
+    serving,
+    shown,
+    text_request,
+    wrong_batch_size,
+)
 from worker import model as models
 from worker import preprocess
 from worker.backends.base import Arrays, Device, LoadError
@@ -41,164 +58,12 @@ from worker.preprocess import Preparation
 from worker.process import Worker
 from worker.settings import WorkerSettings
 
-QUEUE = Queue("m", 1)
-SIGNATURE = Signature(
-    inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, -1)),),
-    outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1, -1)),),
-)
-
-
-@dataclass
-class Scripted:
-    """A backend that computes `y` from `x` in Python and remembers the rows of each run."""
-
-    compute: Callable[[Any], Any]
-    platform: str = "scripted"
-
-    def __post_init__(self) -> None:
-        self.signatures = {"serving_default": SIGNATURE}
-        self.runs: list[int] = []
-
-    def run(self, signature: str, inputs: Arrays) -> Arrays:
-        self.runs.append(len(inputs["x"]))
-        return {"y": self.compute(inputs["x"])}
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-# Models named after how they break. 666 is the input that they cannot stand.
-
-
-def doubles(x: Any) -> Any:
-    return x * 2
-
-
-def raises_in_infer(x: Any) -> Any:
-    if (x == 666).any():
-        raise ValueError("cannot stand 666\nand a second line")
-    return x * 2
-
-
-def wrong_batch_size(x: Any) -> Any:
-    return x[:-1] * 2 if (x == 666).any() else x * 2
-
-
-def model_of(backend: Scripted, max_batch_size: int = 8, delay_ms: float = 0.0) -> Model:
-    announcement = ModelAnnouncement(
-        name="m", version=1, state="AVAILABLE", signatures=backend.signatures, max_batch_size=max_batch_size
-    )
-    batching = Batching(max_batch_size=max_batch_size, max_queue_delay_ms=delay_ms)
-    return Model(announcement, batching, backend, preprocess.load(Path(), None))
-
 
 @pytest.fixture(params=["memory", "redis"])
 def broker(request: pytest.FixtureRequest) -> Broker:
     if request.param == "memory":
         return MemoryBroker()
     return RedisBroker(request.getfixturevalue("redis_server").url)
-
-
-@contextmanager
-def serving(broker: Broker, model: Model, name: str = "w") -> Iterator[Instance]:
-    """An instance in a thread, drained at the end."""
-    instance = Instance(
-        model, broker.consumer(QUEUE, f"{name}-0"), worker=name, clock=broker.worker().clock, lease_ms=200
-    )
-    thread = threading.Thread(target=instance.run)
-    thread.start()
-    try:
-        yield instance
-    finally:
-        instance.drain()
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-def request_of(value: Any, timeout_s: float = 10.0, largest: int = 8) -> Request:
-    array = np.array(value, np.float32)
-    return Request(
-        model="m",
-        version=1,
-        signature="serving_default",
-        inputs={"x": Tensor.from_numpy(array)},
-        rows=len(array) if largest else 1,
-        max_batch_size=largest,
-        timeout_s=timeout_s,
-        trace="trace",
-    )
-
-
-def text_request(*texts: str, timeout_s: float = 10.0) -> Request:
-    inputs = {"x": Tensor("BYTES", (len(texts),), encode_strings(texts))}
-    return replace(request_of([[0.0]], timeout_s), inputs=inputs, rows=len(texts))
-
-
-def ask(broker: Broker, *requests: Request, api: str = "api") -> list[Response | BaseException]:
-    """The answers to requests that are submitted together, errors among them."""
-
-    async def run() -> list[Response | BaseException]:
-        producer = Producer(broker.producer(api), limits=Limits(1000, 10**8))
-        await producer.start()
-        while not producer.is_connected:
-            await asyncio.sleep(0.001)
-        answers = await asyncio.gather(*map(producer.submit, requests), return_exceptions=True)
-        await producer.stop()
-        return answers
-
-    return asyncio.run(run())
-
-
-@asynccontextmanager
-async def connected(broker: Broker) -> AsyncIterator[ProducerLink]:
-    """A link of an API process, with its reply stream made and its clock set."""
-    link = broker.producer("left")
-    await link.heartbeat()
-    yield link
-    await link.close()
-
-
-def block_of(link: ProducerLink, request: Request, counts: Sequence[int]) -> Append:
-    """A block whose rows are shared out to items of so many rows each, numbered from 0."""
-    now_ms = link.clock.now_ms()
-    deadline_ms = int(now_ms + request.timeout_s * 1000)
-    block = RequestBlock(
-        reply_to=link.reply_to,
-        model="m",
-        version=1,
-        signature="serving_default",
-        sent_ms=now_ms,
-        items=tuple(RequestItem(number, "trace", rows, deadline_ms) for number, rows in enumerate(counts)),
-        tensors=request.inputs,
-    )
-    return Append(QUEUE, request.priority, ((request.rows, codec.encode_request(block)),))
-
-
-def put(broker: Broker, *requests: Request) -> None:
-    """Put requests on the queue, a block each, for whose answers nobody waits."""
-
-    async def run() -> None:
-        async with connected(broker) as link:
-            for request in requests:
-                assert await link.append([block_of(link, request, [request.rows])], Limits(10**6, 10**9)) == [None]
-
-    asyncio.run(run())
-
-
-def is_empty(broker: Broker) -> bool:
-    """Whether all that was put on the queue is finished."""
-
-    async def run() -> bool:
-        async with connected(broker) as link:
-            (held,) = await link.append([Append(QUEUE, "normal", ((1, b""),))], Limits(0, 0))
-        assert held
-        return held.rows == 0
-
-    return asyncio.run(run())
-
-
-def shown(answer: Response | BaseException) -> Any:
-    return answer.outputs["y"].to_numpy().tolist() if isinstance(answer, Response) else type(answer)
 
 
 def test_requests_are_answered_each_with_its_own_rows(broker: Broker) -> None:
@@ -352,7 +217,7 @@ def test_nothing_waits_while_there_is_something_to_do(broker: Broker) -> None:
         link.exchange = recorded  # type: ignore[method-assign]
         return link
 
-    broker.consumer = watched  # type: ignore[method-assign]
+    broker.consumer = watched  # type: ignore[method-assign, assignment]
     with serving(broker, model_of(Scripted(doubles))):
         ask(broker, *(request_of([[1.0] * (1 + n % 4)]) for n in range(40)))
     assert any(held for held, _ in waits)
@@ -385,7 +250,7 @@ def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) 
 
     thief = threading.Thread(target=take_and_die)
     thief.start()
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[1], [2]]))))
     asking.start()
     thief.join()
@@ -395,7 +260,7 @@ def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) 
 
 
 def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> None:
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[666]]))))
     asking.start()
     taken: list[Any] = []
@@ -500,7 +365,7 @@ def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> Non
 
 
 def test_many_blocks_of_a_dead_worker_are_taken_over_together(broker: Broker) -> None:
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     requests = [request_of([[float(i)] * (1 + i % 5)]) for i in range(60)]  # five shapes, so many blocks
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
     asking.start()
@@ -509,7 +374,7 @@ def test_many_blocks_of_a_dead_worker_are_taken_over_together(broker: Broker) ->
         taken += broker.consumer(QUEUE, "dead-0").exchange([], [], count=100, block_ms=100)
     with serving(broker, model_of(Scripted(doubles))):
         asking.join()
-    assert all(isinstance(answer, Response) for answer in answers)
+    assert all(isinstance(answer, InferenceResponse) for answer in answers)
 
 
 @pytest.mark.parametrize(
@@ -551,7 +416,7 @@ def test_draining_answers_what_was_taken(broker: Broker) -> None:
         assert leave.wait(10)
         return x
 
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     with serving(broker, model_of(Scripted(slow))) as instance:
         asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[1]]))))
         asking.start()
@@ -643,7 +508,7 @@ def model_of_texts(backend: Sums) -> Model:
     return model
 
 
-def request_of_texts(texts: Sequence[Sequence[int]], weights: Sequence[float]) -> Request:
+def request_of_texts(texts: Sequence[Sequence[int]], weights: Sequence[float]) -> InferenceRequest:
     request = text_request(*(" ".join(map(str, text)) for text in texts))
     return replace(request, inputs=request.inputs | {"weight": Tensor.from_numpy(np.array(weights, np.float32))})
 
@@ -722,7 +587,7 @@ def test_the_rows_of_a_block_reach_the_model_without_a_copy() -> None:
         link.exchange = kept  # type: ignore[method-assign]
         return link
 
-    broker.consumer = watched  # type: ignore[method-assign]
+    broker.consumer = watched  # type: ignore[method-assign, assignment]
     with serving(broker, model_of(Scripted(keeps), max_batch_size=64)):
         (answer,) = ask(broker, request_of(np.arange(640).reshape(64, 10), largest=64))
     assert np.shares_memory(seen[0], np.frombuffer(taken[0].block, np.uint8))
@@ -947,7 +812,7 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     options = {"models": tmp_path, "log_level": "info", "instances": 1, "max_batch_size": 1, "lease_ms": 200}
     workers = [local_worker(WorkerSettings(**options, drain_timeout_s=5.0), broker) for _ in range(2)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
 
     def states(worker: Worker) -> dict[str, tuple[str, str]]:
         live = [announced.models for announced in broker.worker().live() if announced.worker == worker.id]
@@ -962,14 +827,14 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     threads[0].start()
     assert entered.wait(10)
     (of_another_model,) = ask(broker, replace(request_of([[1, 2, 3]]), model="other"), api="another")
-    assert isinstance(of_another_model, Response)
+    assert isinstance(of_another_model, InferenceResponse)
     until(lambda: states(workers[0]).get("m") == ("END", "all its instances are stuck in their runs"))
     assert states(workers[0])["other"] == ("AVAILABLE", "")
     assert "an instance is stuck" in caplog.text
     threads[1].start()
     asking.join()
     assert isinstance(answers[0], DeadlineExceeded)
-    assert isinstance(answers[1], Response)
+    assert isinstance(answers[1], InferenceResponse)
     until(lambda: is_empty(broker), what="the other worker to drop what expired")
     leave.set()
     until(lambda: states(workers[0])["m"] == ("AVAILABLE", ""), what="the first worker to go on")
@@ -985,7 +850,7 @@ def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
     class Breaks(MemoryBroker):
         def consumer(self, queue: Queue, consumer: str) -> Any:
             link = super().consumer(queue, consumer)
-            link.exchange = lambda *_, **__: 1 / 0  # type: ignore[method-assign]
+            link.exchange = lambda *_, **__: 1 / 0  # type: ignore[method-assign, assignment]
             return link
 
     make_onnx(tmp_path)

@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from millrace.protocol.errors import CodingNotSupported, InvalidRequest
 from serving.transport.content_encoding import coding_for, packed, unpack
 from serving.transport.responses import Content
 
-PACKED = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}
+PACKED: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}
 
 
 @given(st.binary(max_size=2000), st.sampled_from(sorted(PACKED)))

@@ -225,7 +225,7 @@ def test_the_configuration_of_a_model_that_does_not_batch_has_the_whole_shape() 
 
 def test_the_configurations_parameters_carry_what_triton_has_no_field_for() -> None:
     signatures = ONE.announcement.signatures
-    named = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, labels=["no", "yes"])
+    named = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, labels=("no", "yes"))
     assert oip.render_config(ServedModel(named))["parameters"] == {"labels": {"string_value": '["no","yes"]'}}
     assert "parameters" not in oip.render_config(ONE)
 
@@ -442,7 +442,7 @@ def test_what_is_not_supported_is_refused_by_name(change: dict[str, Any], name: 
 
 
 _leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just({"b64": "aGk="})
-json_values = st.deferred(
+json_values: st.SearchStrategy[Any] = st.deferred(
     lambda: (
         _leaves
         | st.lists(json_values, max_size=3)

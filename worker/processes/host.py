@@ -49,7 +49,7 @@ _LISTEN_MS, _LISTEN_SHORTLY_MS = 500, 50
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parking:
-    """Versions that are idle for `idle_s` give their threads and connections back, where there are more than `beyond`."""
+    """Versions that are idle for `idle_s` give back threads and connections, where there are more than `beyond`."""
 
     beyond: int = 32
     idle_s: float = 10.0
@@ -80,7 +80,7 @@ class ModelProcesses:
         self._parking = parking
         self._monotonic = monotonic
         self._setup = Setup(
-            redis_url=settings.redis_url,
+            redis_url=settings.redis_url.get_secret_value(),
             worker=context.worker,
             device=settings.device,
             threads=settings.threads,
@@ -546,7 +546,7 @@ class ModelProcesses:
         self._watcher.close()
 
     def statistics(self) -> Mapping[str, int]:
-        """How many processes, versions and instances there are, and how often a process ended by itself or was ended."""
+        """How many processes, versions and instances there are, and how often a process ended that was to go on."""
         with self._changed:
             return {
                 "processes": len(self._processes),

@@ -15,6 +15,7 @@ from millrace import rpc
 from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported
 from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, encode_strings
 from millrace.rpc import wire
+from serving.access.callers import Caller
 from serving.models.registry import AVAILABLE, ServedModel
 from serving.protocols import grpc_calls as calls
 from serving.protocols import json_tensors
@@ -22,7 +23,7 @@ from serving.protocols.grpc_calls import Context
 from serving.protocols.oip import rest as oip
 from serving.protocols.oip.rest import Wanted
 from serving.queueing.admission import Inference
-from serving.queueing.producer import Response
+from serving.queueing.requests import InferenceResponse
 from serving.service import Render, Service, Target, Verb
 from serving.transport.responses import Content, shortened
 
@@ -77,14 +78,19 @@ class OpenInference:
             "ModelConfig": self._config,
             "ModelStatistics": self._statistics,
             "RepositoryIndex": self._index,
-            "RepositoryModelLoad": self._load,
-            "RepositoryModelUnload": self._unload,
         }
+        changes = {"RepositoryModelLoad": self._load, "RepositoryModelUnload": self._unload}
         plain = {
             f"/{_SERVICE}/{name}": calls.plain(self._service, _message(f"{name}Request"), method, words)
             for name, method in methods.items()
         }
-        return plain | {
+        control = {
+            f"/{_SERVICE}/{name}": calls.control(self._service, _message(f"{name}Request"), method, words)
+            for name, method in changes.items()
+        }
+        return {
+            **plain,
+            **control,
             f"/{_SERVICE}/ModelInfer": calls.hot(self._service, _InferRequest, question, words),
             f"/{_SERVICE}/ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream),
         }
@@ -127,16 +133,16 @@ class OpenInference:
         entries = self._service.repository.index(ready=message.ready)
         return _message("RepositoryIndexResponse")(models=[entry._asdict() for entry in entries])
 
-    async def _load(self, message: Any) -> Any:
+    async def _load(self, message: Any, caller: Caller) -> Any:
         _refuse_repository(message)
         if message.parameters:
             raise NotSupported("a model's configuration and files cannot be sent; put them into the model repository")
-        await self._service.repository.load(message.model_name)
+        await self._service.repository.load(message.model_name, caller=caller)
         return _message("RepositoryModelLoadResponse")()
 
-    async def _unload(self, message: Any) -> Any:
+    async def _unload(self, message: Any, caller: Caller) -> Any:
         _refuse_repository(message)
-        await self._service.repository.unload(message.model_name)
+        await self._service.repository.unload(message.model_name, caller=caller)
         return _message("RepositoryModelUnloadResponse")()
 
     # The stream
@@ -300,7 +306,7 @@ def _typed_tensor(described: _Described, item: Any) -> Tensor:
     return Tensor(datatype, shape, flat.data)
 
 
-def _render_infer(model: ServedModel, wanted: Wanted, response: Response) -> Content:
+def _render_infer(model: ServedModel, wanted: Wanted, response: InferenceResponse) -> Content:
     shown = oip.wanted_tensors(model, response.outputs, wanted)
     described = tuple([(name, tensor.datatype, tensor.shape) for name, tensor, _ in shown])
     parts: list[bytes | memoryview] = [_described_on_wire(model.name, model.version, described)]

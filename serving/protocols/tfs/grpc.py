@@ -19,6 +19,7 @@ from millrace.protocol.desired_state import ModelSettings
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, SignatureNotFound
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, Tensor
 from millrace.rpc import tensorprotos, wire
+from serving.access.callers import Caller
 from serving.models.registry import ServedModel
 from serving.protocols import examples
 from serving.protocols import grpc_calls as calls
@@ -26,7 +27,7 @@ from serving.protocols.examples import Example
 from serving.protocols.grpc_calls import Context
 from serving.protocols.tfs import rest as tfs
 from serving.queueing.admission import Inference
-from serving.queueing.producer import Response
+from serving.queueing.requests import InferenceResponse
 from serving.service import Render, Service, Target, Verb
 from serving.transport.responses import Content
 
@@ -61,7 +62,9 @@ class TensorFlowServing:
             f"/{_PREDICTION}/MultiInference": grpc.unary_unary_rpc_method_handler(self._multi),
             f"/{_PREDICTION}/GetModelMetadata": self._plain("GetModelMetadataRequest", self._metadata, words),
             f"/{_MODEL}/GetModelStatus": self._plain("GetModelStatusRequest", self._status, status_words),
-            f"/{_MODEL}/HandleReloadConfigRequest": self._plain("ReloadConfigRequest", self._reload, status_words),
+            f"/{_MODEL}/HandleReloadConfigRequest": calls.control(
+                self._service, _message("ReloadConfigRequest"), self._reload, status_words
+            ),
         }
 
     def _hot(self, name: str, question: calls.Question) -> grpc.RpcMethodHandler:
@@ -115,10 +118,11 @@ class TensorFlowServing:
         versions = self._service.models.versions(name, version, label)
         return json_format.ParseDict(tfs.render_status(versions), _message("GetModelStatusResponse")())
 
-    async def _reload(self, message: Any) -> Any:
+    async def _reload(self, message: Any, caller: Caller) -> Any:
         if message.config.WhichOneof("config") != "model_config_list":
             raise NotSupported("only a model_config_list can be loaded")
-        await self._service.repository.reload([_settings(m) for m in message.config.model_config_list.config])
+        configs = [_settings(config) for config in message.config.model_config_list.config]
+        await self._service.repository.reload(configs, caller=caller)
         return _message("ReloadConfigResponse")(status={"error_code": "OK"})
 
 
@@ -193,7 +197,7 @@ def _set(names: Any) -> str:
 
 
 def _render_predict(
-    model: ServedModel, name: str, wanted: tuple[str, ...], as_content: bool, response: Response
+    model: ServedModel, name: str, wanted: tuple[str, ...], as_content: bool, response: InferenceResponse
 ) -> Content:
     answer = _PredictResponse()
     _name_model(answer.model_spec, model, name)
@@ -289,7 +293,7 @@ def _features(example: Any) -> dict[str, Any]:
     return {name: list(getattr(feature, kind).value) for name, feature, kind in features if kind}
 
 
-def _render_examples(model: ServedModel, name: str, method: _Method, response: Response) -> Content:
+def _render_examples(model: ServedModel, name: str, method: _Method, response: InferenceResponse) -> Content:
     answer = method.answer()
     _name_model(answer.model_spec, model, name)
     method.fill(getattr(answer, method.field), response.outputs, model.signature(name), model.announcement.labels)

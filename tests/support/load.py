@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.running import until
+from tests.support.running import until
 
 GRACE_S = 2.0  # for the way there and back, on a machine that is busy with the load itself
 _PAUSE_S = 0.02  # a caller that was refused waits a little before it asks again

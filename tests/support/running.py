@@ -17,9 +17,10 @@ import httpx
 import psutil
 import redis
 
-from ops.supervisor import redis_server
+from ops.embedded_redis import redis_server
+from ops.stopping import stop_timeouts
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -85,10 +86,14 @@ class Stack:
                     found.append(process)
         return sorted(found, key=lambda process: process.create_time())
 
+    def is_settled(self) -> bool:
+        """Whether it has said that it is ready, or has ended."""
+        return "Stop it with Ctrl-C" in self.output or self.process.poll() is not None
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Tell it to stop; its exit status."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=sum(stop_timeouts(os.environ).values()) + 10)
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -104,15 +109,16 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def start_up(*arguments: str, port: int | None = None) -> Stack:
-    """Run `millrace up` and wait until it says that it is ready, or has ended."""
+def start_up(*arguments: str, port: int | None = None, waits: bool = True) -> Stack:
+    """Run `millrace up` and wait until it says that it is ready, or has ended; without `waits`, for nothing."""
     port = port or free_port()
     grpc = free_port()
     command = [sys.executable, "-m", "millrace", "up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
     with tempfile.NamedTemporaryFile("wb", prefix="millrace-up-", suffix=".log", delete=False) as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     stack = Stack(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc}", process, Path(log.name))
-    until(lambda: "Stop it with Ctrl-C" in stack.output or process.poll() is not None, 120, "millrace up")
+    if waits:
+        until(stack.is_settled, 120, "millrace up")
     return stack
 
 

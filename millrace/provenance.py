@@ -56,4 +56,7 @@ def _commit() -> str:
 def _module_and_arguments() -> list[str]:
     path = Path(sys.argv[0]).resolve()
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts) if path.is_relative_to(ROOT) else path.name
-    return [name, *(Path(word).name if word.startswith("/") else word for word in sys.argv[1:])]
+    return [
+        name.removesuffix(".__main__"),
+        *(Path(word).name if word.startswith("/") else word for word in sys.argv[1:]),
+    ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from running import RedisServer, until
+from tests.support.running import RedisServer, until
 
 
 @dataclass

@@ -20,7 +20,7 @@ from worker.backends.base import Arrays, Device
 FILE = "breaking.txt"
 EXITS, RAISES, LEAVES, CRASHES, EATS, HIDES, LOOPS, GRABS = range(1001, 1009)
 GRABBED_S = 3
-_SPEC = {"datatype": "FP32", "shape": (-1, 1)}
+_SPEC: Any = {"datatype": "FP32", "shape": (-1, 1)}
 
 
 class _Ends(BaseException):
@@ -70,9 +70,10 @@ class BreakingBackend:
 
     platform = "breaking"
     fault = ""
-    signatures = {
-        "serving_default": Signature(inputs=(TensorSpec(name="x", **_SPEC),), outputs=(TensorSpec(name="y", **_SPEC),))
-    }
+
+    def __init__(self) -> None:
+        inputs, outputs = (TensorSpec(name="x", **_SPEC),), (TensorSpec(name="y", **_SPEC),)
+        self.signatures = {"serving_default": Signature(inputs=inputs, outputs=outputs)}
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """See `Backend`."""

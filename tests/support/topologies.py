@@ -7,9 +7,9 @@ from pathlib import Path
 
 import redis
 from redis.crc import key_slot
-from running import free_port, until
 
-from ops.supervisor import redis_server
+from ops.embedded_redis import redis_server
+from tests.support.running import free_port, until
 
 SLOTS = 16384
 

@@ -1,6 +1,6 @@
 """One POST of 3 KB over 32 connections, answered at once: our HTTP server beside uvicorn on the same parser.
 
-    .venv/bin/python -m benchmarks.micro.http
+    .venv/bin/python -m benchmarks.micro.http_server
 
 Server and callers share one event loop, so that the time has both; the callers' is the same for each.
 """
