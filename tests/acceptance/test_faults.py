@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.calls import ask as ask_exact
 from tests.support import exact
-from tests.support.running import RedisServer, Stack, until
+from tests.support.running import RedisServer, Stack, freeze, thaw, until
 
 Up = Callable[..., Stack]
 
@@ -23,15 +23,23 @@ def tiny(make_onnx: Callable[..., Path], tmp_path: Path) -> str:
 
 
 @pytest.mark.skipif(not exact.IS_KILLABLE, reason="only x86 processors stop the process at that division")
-def test_a_request_that_kills_its_worker_does_not_end_the_stack(up: Up, tmp_path: Path, own_redis: RedisServer) -> None:
+def test_a_request_that_kills_its_model_ends_neither_the_worker_nor_another_model(
+    up: Up, make_onnx: Callable[..., Path], tmp_path: Path, own_redis: RedisServer
+) -> None:
     exact.make(tmp_path / "models")
+    make_onnx(tmp_path / "models")
     stack = up("--models", str(tmp_path / "models"), "--redis-url", own_redis.url, "--log-level", "error")
-    given_up = ask_exact(stack.url, exact.KILLS, 30_000)
-    assert (given_up.status_code, given_up.json()) == (
-        500,
-        {"error": "model 'exact': the request was given up after 3 workers failed on it"},
-    )
-    assert ask_exact(stack.url, 5).json() == {"predictions": [[exact.answer(5)]]}
+    (worker,) = stack.programs("worker")
+    words = "model 'exact' ended its process on this request (SIGFPE, a wrong calculation)"
+    for number in range(5):
+        with ThreadPoolExecutor(2) as pool:
+            killing = pool.submit(ask_exact, stack.url, exact.KILLS, 30_000)
+            while not killing.done():
+                other = httpx.post(f"{stack.url}/v1/models/tiny:predict", content=b'{"instances": [[1, 2, 3]]}')
+                assert other.json() == {"predictions": [[14.0, 140.0]]}
+        assert (killing.result().status_code, killing.result().json()) == (500, {"error": words})
+        assert ask_exact(stack.url, number).json() == {"predictions": [[exact.answer(number)]]}
+    assert stack.programs("worker") == [worker]
 
 
 def test_overload_deadlines_and_absence_have_each_their_status(
@@ -39,7 +47,7 @@ def test_overload_deadlines_and_absence_have_each_their_status(
 ) -> None:
     monkeypatch.setenv("MILLRACE_SERVING_MAX_QUEUE_ROWS", "3")
     stack = up("--models", tiny, "--redis-url", own_redis.url, "--log-level", "error")
-    (worker,) = stack.children("-m worker")
+    (worker,) = stack.programs("worker")
 
     def ask(timeout_ms: int) -> httpx.Response:
         headers = {"X-Request-Timeout-Ms": str(timeout_ms)}
@@ -47,7 +55,7 @@ def test_overload_deadlines_and_absence_have_each_their_status(
         return httpx.post(f"{stack.url}/v1/models/tiny:predict", content=body, headers=headers, timeout=20)
 
     assert ask(5000).status_code == 200
-    worker.suspend()
+    freeze(worker.pid)
     late = ask(100)
     assert (late.status_code, late.json()) == (504, {"error": "no answer within 100 ms"})
     until(lambda: ask(100).status_code == 429, what="a full queue")
@@ -60,14 +68,14 @@ def test_overload_deadlines_and_absence_have_each_their_status(
     assert absent.headers["retry-after"] == "1"
     assert httpx.get(f"{stack.url}/v2/health/ready").status_code == 503
     assert httpx.get(f"{stack.url}/v2/models/tiny/ready").status_code == 503
-    worker.resume()
+    thaw(worker.pid)
     until(lambda: ask(5000).status_code == 200, what="service after the worker is back")
 
 
 def test_the_api_finishes_open_requests_before_it_stops(up: Up, tiny: str, own_redis: RedisServer) -> None:
     stack = up("--models", tiny, "--redis-url", own_redis.url, "--log-level", "error")
-    (worker,) = stack.children("-m worker")
-    worker.suspend()
+    (worker,) = stack.programs("worker")
+    freeze(worker.pid)
     with ThreadPoolExecutor(1) as pool:
         open_request = pool.submit(
             httpx.post, f"{stack.url}/v1/models/tiny:predict", content=b'{"instances": [[1, 2, 3]]}', timeout=30
@@ -77,6 +85,6 @@ def test_the_api_finishes_open_requests_before_it_stops(up: Up, tiny: str, own_r
         with redis.Redis.from_url(own_redis.url) as client:
             until(lambda: client.hget("millrace:{tiny/1}:held", "rows") == b"1", what="the request to be on the queue")
         stack.process.send_signal(signal.SIGTERM)
-        worker.resume()
+        thaw(worker.pid)
         assert open_request.result().json() == {"predictions": [[14.0, 140.0]]}
     assert stack.process.wait(60) == 0
