@@ -20,6 +20,7 @@ import orjson
 from millrace.broker.base import Broker, Limits
 from millrace.protocol.errors import DeadlineExceeded, Internal, InvalidRequest, MillraceError
 from serving.access.control import ControlAccess, ControlRefused
+from serving.memory import buffered_bytes
 from serving.models.model_control import ModelControl
 from serving.models.model_statistics import Statistics
 from serving.models.registry import AVAILABLE, ModelRegistry, ServedModel
@@ -32,13 +33,14 @@ from serving.queueing.pending import Pending
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceResponse, Timings
 from serving.settings import ServingSettings
-from serving.transport.budget import Budget
-from serving.transport.content_encoding import coding_for, packed, unpack
-from serving.transport.intake import too_large
+from serving.transport.budget import Budget, Reservation
+from serving.transport.content_encoding import coding_for, packed
+from serving.transport.intake import Body
 from serving.transport.responses import Content, HttpResponse, cors_headers, error_body, error_headers
+from serving.transport.spooled_body import SpooledBody
 
 _log = logging.getLogger(__name__)
-_LARGE_BODY_BYTES = 256 * 1024
+_PACKED_ON_THE_LOOP_BYTES = 64 * 1024
 _MAX_REMEMBERED_CHARACTERS = 512
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _VERB = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?:(predict|classify|regress)")
@@ -123,6 +125,7 @@ class Service:
 
     def __init__(self, settings: ServingSettings, broker: Broker) -> None:
         self.settings = settings
+        self.budget = Budget(buffered_bytes(settings))
         self.api = uuid.uuid4().hex[:12]
         self.metrics = Metrics(self._worker_counts, lambda: self.producer.is_connected)
         self.producer = Producer(
@@ -133,7 +136,6 @@ class Service:
         self.models = ModelRegistry(lambda: self.producer.workers, lambda: self.producer.desired_states.by_model)
         self.repository = ModelControl(self.producer, self.models, settings)
         self.access = ControlAccess(settings)
-        self.budget = Budget(settings.max_arriving_bytes)
         self.shadows = Shadows(self.producer, self.metrics)
         self.statistics = Statistics(self.models, self.metrics)
         self.cors = cors_headers(settings.cors_origin)
@@ -144,11 +146,11 @@ class Service:
         await self.producer.start()
         _log.info("started", extra={"api": self.api, "port": self.settings.port})
 
-    async def stop(self) -> None:
-        """Let the open requests finish, as long as the settings allow, then leave the queue."""
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """Let the open requests finish, for `drain_timeout_s` where no time is given, then leave the queue."""
         await self.repository.stop()
         self.shadows.stop()
-        await self.producer.drain(self.settings.drain_timeout_s)
+        await self.producer.drain(self.settings.drain_timeout_s if timeout_s is None else timeout_s)
         await self.producer.stop()
         _log.info("stopped", extra={"api": self.api})
 
@@ -157,9 +159,14 @@ class Service:
         """Whether the queue answers and at least one model has a live worker."""
         return self.producer.is_connected and self.models.is_ready
 
-    def begin(self, target: Target, headers: Headers, body: bytes, done: Done) -> "Call":
-        """Answer a hot verb by calling `done` once, now or later, on the event loop; unless the call is withdrawn."""
-        call = Call(self, target.verb.protocol, self.request_id(headers))
+    def begin(
+        self, target: Target, headers: Headers, body: Body, done: Done, reservation: Reservation | None = None
+    ) -> "Call":
+        """Answer a hot verb by calling `done` once, now or later, on the event loop; unless the call is withdrawn.
+
+        The reservation counts the body, and is released when the call ends.
+        """
+        call = Call(self, target.verb.protocol, self.request_id(headers), reservation)
         call.begin(target, headers, body, done)
         return call
 
@@ -198,11 +205,14 @@ class Call:
     """
 
     __slots__ = (
-        "_accepted", "_done", "_error_text", "_pending", "_render", "_service", "model", "parse_ms", "protocol",
-        "request_id", "started", "timings", "version",
+        "_accepted", "_done", "_error_text", "_pending", "_render", "_reservation", "_service", "model", "parse_ms",
+        "protocol", "request_id", "started", "timings", "version",
     )  # fmt: skip
 
-    def __init__(self, service: Service, protocol: str, request_id: str) -> None:
+    def __init__(
+        self, service: Service, protocol: str, request_id: str, reservation: Reservation | None = None
+    ) -> None:
+        self._reservation = reservation
         self._service = service
         self._accepted: bytes | None = None
         self._done: Done | None = None
@@ -217,7 +227,7 @@ class Call:
         self.parse_ms = 0.0
         self.timings: Timings | None = None
 
-    def begin(self, target: Target, headers: Headers, body: bytes, done: Done) -> None:
+    def begin(self, target: Target, headers: Headers, body: Body, done: Done) -> None:
         """See `Service.begin`."""
         self._done = done
         self._error_text = target.verb.error_text
@@ -225,21 +235,17 @@ class Call:
             self._accepted = headers.get(b"accept-encoding")
         service = self._service
         try:
-            if len(body) > service.settings.max_body_bytes:
-                raise too_large(service.settings)
             model = service.models.find(target.model, target.version, target.label)
             self.model, self.version = model.name, model.version
             longest_s = self._timeout_ms(headers) / 1000
             service.producer.refuse_if_late(model.name, model.version, target.verb.priority, longest_s)
-            coding = headers.get(b"content-encoding")
-            plain = body if coding is None else unpack(body, coding, _LARGE_BODY_BYTES)
-            if plain is None or len(plain) > _LARGE_BODY_BYTES:
+            if not isinstance(body, bytes):
                 # Reading it takes too long for the event loop, which has others to serve.
                 loop = asyncio.get_running_loop()
-                parsing = loop.run_in_executor(None, self._unpack_and_parse, target.verb, headers, body, model)
+                parsing = loop.run_in_executor(None, _parse_spooled, target.verb, headers, body, model)
                 parsing.add_done_callback(partial(self._parsed, headers))
             else:
-                self._submit(headers, *target.verb.parse(headers, plain, model))
+                self._submit(headers, *target.verb.parse(headers, body, model))
         except MillraceError as error:
             self._fail(error)
         except Exception:
@@ -253,21 +259,14 @@ class Call:
         self._pending = None
         self._end(499, time.perf_counter() - self.started)
 
-    def _unpack_and_parse(
-        self, verb: Verb, headers: Headers, body: bytes, model: ServedModel
-    ) -> tuple[Inference, Render]:
-        settings = self._service.settings
-        plain = unpack(body, headers.get(b"content-encoding", b"identity"), settings.max_body_bytes)
-        if plain is None:
-            raise too_large(settings)
-        return verb.parse(headers, plain, model)
-
-    def _parsed(self, headers: Headers, parsing: "asyncio.Future[tuple[Inference, Render]]") -> None:
+    def _parsed(self, headers: Headers, parsing: "asyncio.Future[tuple[Inference, Render] | Exception]") -> None:
         if self._done is None:
-            parsing.exception()  # nobody is left to hear of it
             return
         try:
-            self._submit(headers, *parsing.result())
+            parsed = parsing.result()
+            if isinstance(parsed, Exception):
+                raise parsed
+            self._submit(headers, *parsed)
         except MillraceError as error:
             self._fail(error)
         except Exception:
@@ -309,7 +308,7 @@ class Call:
             content = self._render(response)  # type: ignore[misc]  # set before the request was sent
             self._service.metrics.request_answered(self.model, self.version, self.parse_ms, response.timings)
             coding = coding_for(self._accepted, len(content.body))
-            if coding and len(content.body) > _LARGE_BODY_BYTES:
+            if coding and len(content.body) > _PACKED_ON_THE_LOOP_BYTES:
                 packing = asyncio.get_running_loop().run_in_executor(None, packed, content, coding)
                 packing.add_done_callback(self._packed)
             else:
@@ -346,6 +345,8 @@ class Call:
             done(answer)
 
     def _end(self, status: int, seconds: float) -> None:
+        if self._reservation:
+            self._reservation.release()
         self._service.metrics.request_ended(self.model, self.version, self.protocol, status, seconds)
 
     def refusal(self, error: MillraceError, text: str) -> HttpResponse:
@@ -376,6 +377,19 @@ class Call:
 
 
 _JSON = ("content-type", "application/json")
+
+
+def _parse_spooled(
+    verb: Verb, headers: Headers, body: SpooledBody, model: ServedModel
+) -> tuple[Inference, Render] | Exception:
+    """What a large body asks for, or the error as a value: raised in a thread it would keep the body alive."""
+    try:
+        return verb.parse(headers, body.read(), model)
+    except Exception as error:
+        error.__context__ = None
+        return error.with_traceback(None)
+    finally:
+        body.close()
 
 
 def _number(version: str | None) -> int | None:

@@ -176,6 +176,9 @@ class ProducerLink(Protocol):
     async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """Write documents that are not there any more, or only older ones; newer ones stay."""
 
+    async def forget(self, desired_states: Sequence[DesiredState]) -> None:
+        """Delete these documents; newer ones stay."""
+
 
 class ConsumerLink(Protocol):
     """A worker's hold on one queue, for one thread. Methods raise `Unavailable` when the queue is out of reach.

@@ -243,6 +243,13 @@ class MemoryBroker:
         for control in desired_states:
             self._write_desired_state(control, control.generation - 1)
 
+    def _forget(self, desired_states: Sequence[DesiredState]) -> None:
+        with self._changed:
+            for control in desired_states:
+                stored = self._desired_states.get(control.model)
+                if stored and stored.generation <= control.generation:
+                    del self._desired_states[control.model]
+
     def _block_count(self, queue: Queue) -> int:
         with self._changed:
             return self._block_count_of(queue)
@@ -307,6 +314,10 @@ class MemoryProducerLink:
     async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `ProducerLink`."""
         self._broker._put_back(desired_states)
+
+    async def forget(self, desired_states: Sequence[DesiredState]) -> None:
+        """See `ProducerLink`."""
+        self._broker._forget(desired_states)
 
     def deliver(self, block: bytes) -> None:
         """Put a reply block into the inbox, from any thread."""

@@ -80,6 +80,10 @@ def _put_back(control: DesiredState) -> Routed:
     return _write_desired_state(control, control.generation - 1)
 
 
+def _forget(control: DesiredState) -> Routed:
+    return call("desired_state", [DESIRED_STATES], control.model, control.generation, b"")
+
+
 def _milliseconds(told: Sequence[bytes]) -> float:
     """The answer of TIME, seconds and microseconds, in milliseconds."""
     return int(told[0]) * 1000 + int(told[1]) / 1000
@@ -206,6 +210,10 @@ class RedisProducerLink:
     async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `ProducerLink`."""
         await self._sending.execute(*map(_put_back, desired_states))
+
+    async def forget(self, desired_states: Sequence[DesiredState]) -> None:
+        """See `ProducerLink`."""
+        await self._sending.execute(*map(_forget, desired_states))
 
     async def _make_reply_stream(self) -> None:
         self._last_id, self._untrimmed = "0", 0

@@ -171,5 +171,7 @@ def _caller(service: Service, context: Context) -> Caller:
 async def abort(context: Context, answer: HttpResponse, error: MillraceError, words: Words) -> NoReturn:
     """End a call with an error. Raises what tells gRPC of it."""
     status, text = words(error)
+    # The answer has the error, and the frames that this came through have the answer: a circle that would keep them.
+    error.__traceback__ = error.__context__ = None
     await context.abort(status, shortened(text), metadata_of(answer))
     raise AssertionError("abort raises")

@@ -11,26 +11,28 @@ _SMALL_SHARE = 8
 class Budget:
     """Counts the reserved bytes of one process. Its methods run on the event loop.
 
+    `largest` is the most that one reservation may have; in an empty budget it fits.
+
     An eighth of the limit is kept for reservations of at most `SMALL_BYTES`, so that a few large bodies, or bodies that
     are announced and never sent, do not lock out small requests.
     """
 
-    __slots__ = ("_for_large", "limit", "peak", "used")
+    __slots__ = ("largest", "limit", "peak", "used")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit = limit_bytes
         self.used = 0
         self.peak = 0
-        self._for_large = limit_bytes - limit_bytes // _SMALL_SHARE
+        self.largest = limit_bytes - limit_bytes // _SMALL_SHARE
 
     def has_room(self, bytes_: int, total: int) -> bool:
         """Whether `bytes_` more fit, of a reservation that would hold `total` bytes with them."""
-        return self.used + bytes_ <= (self.limit if total <= SMALL_BYTES else self._for_large)
+        return self.used + bytes_ <= (self.limit if total <= SMALL_BYTES else self.largest)
 
     def reserve(self, bytes_: int) -> "Reservation | None":
         """Reserve so many bytes; None where there is no room for them. Release what it returns."""
         used = self.used + bytes_
-        if used > (self.limit if bytes_ <= SMALL_BYTES else self._for_large):
+        if used > (self.limit if bytes_ <= SMALL_BYTES else self.largest):
             return None
         self.used = used
         if used > self.peak:

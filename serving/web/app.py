@@ -8,6 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import orjson
@@ -16,14 +17,13 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from millrace.protocol.errors import MillraceError
-from serving.models.registry import AVAILABLE
 from serving.monitoring import peer_metrics
 from serving.protocols.oip import rest as oip
 from serving.protocols.tfs import rest as tfs
 from serving.service import Headers, Service, target
 from serving.transport.intake import too_large
 from serving.transport.responses import error_body, error_headers
-from serving.web import control_routes, openapi
+from serving.web import control_routes, openapi, probes
 
 _MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
 _View = Callable[[str, int | None], Response]
@@ -102,8 +102,8 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _readiness(body: dict[str, Any]) -> Response:
-    response = _json(body, 200 if body["ready"] else 503)
-    if not body["ready"]:
+    response = _json(body, probes.status_of(body))
+    if response.status_code == 503:
         response.headers["Retry-After"] = "1"
     return response
 
@@ -155,11 +155,11 @@ def _add_open_inference(app: Flask, service: Service) -> None:
 
     @app.get("/v2/health/live")
     def _live() -> Response:
-        return _json({"live": True})
+        return _json(probes.live())
 
     @app.get("/v2/health/ready")
     def _ready() -> Response:
-        return _readiness({"ready": service.is_ready})
+        return _readiness(probes.ready(service))
 
     @app.get("/v2/models/stats")
     def _all_statistics() -> Response:
@@ -180,9 +180,7 @@ def _add_open_inference(app: Flask, service: Service) -> None:
 
     @_get_of_model(app, "/ready")
     def _model_ready(name: str, number: int | None) -> Response:
-        states = [model.state for model in service.models.versions(name, number)]
-        ready = service.producer.is_connected and AVAILABLE in states
-        return _readiness({"name": name, "ready": ready})
+        return _readiness(probes.model_ready(service, name, number))
 
     @app.get("/v2/<any(systemsharedmemory, cudasharedmemory):_>/status")
     def _shared_memory(**_: object) -> Response:
@@ -194,13 +192,21 @@ def _add_operations(app: Flask, service: Service) -> None:
     def _index() -> Response:
         return _json(oip.render_server() | {"models": service.models.names()})
 
+    @cache
+    def openapi_json() -> bytes:
+        return orjson.dumps(openapi.document())
+
+    @cache
+    def docs_page() -> str:
+        return render_template("docs.html", document=openapi.document())
+
     @app.get("/openapi.json")
     def _openapi() -> Response:
-        return _json(openapi.document())
+        return Response(openapi_json(), content_type="application/json")
 
     @app.get("/docs")
     def _docs() -> str:
-        return render_template("docs.html", document=openapi.document())
+        return docs_page()
 
     @app.get("/metrics")
     def _metrics() -> Response:

@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from msgspec.structs import replace
 
 from millrace import rpc
-from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported, QueueFull
 from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, encode_strings
 from millrace.rpc import wire
 from serving.access.callers import Caller
@@ -184,7 +184,10 @@ class OpenInference:
 
     async def _answer_in_stream(self, request: bytes, context: Context) -> bytes:
         headers, identity = calls.headers_of(context), ""
+        reservation = self._service.budget.reserve(2 * len(request))  # as it came, and what is made of it
         try:
+            if reservation is None:
+                raise QueueFull("the server holds all the bytes that it may; try again")
             message = await calls.read(_InferRequest, request)
             identity = message.id
             target = question(message, calls.milliseconds_left(context))
@@ -192,6 +195,9 @@ class OpenInference:
             answer = self._service.refused(headers, error, "grpc")
         else:
             answer = await calls.ask(self._service, target, headers, request)
+        finally:
+            if reservation:
+                reservation.release()
         if answer.error:
             _, text = words(answer.error)
             refusal = _StreamResponse(error_message=shortened(text), infer_response={"id": identity})

@@ -20,6 +20,7 @@ from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, Tensor
 from millrace.rpc import tensorprotos, wire
 from serving.access.callers import Caller
+from serving.models.model_control import MOST_MODELS
 from serving.models.registry import ServedModel
 from serving.protocols import examples
 from serving.protocols import grpc_calls as calls
@@ -121,8 +122,10 @@ class TensorFlowServing:
     async def _reload(self, message: Any, caller: Caller) -> Any:
         if message.config.WhichOneof("config") != "model_config_list":
             raise NotSupported("only a model_config_list can be loaded")
-        configs = [_settings(config) for config in message.config.model_config_list.config]
-        await self._service.repository.reload(configs, caller=caller)
+        configs = message.config.model_config_list.config
+        if len(configs) > MOST_MODELS:  # before anything is made of them
+            raise InvalidRequest(f"at most {MOST_MODELS} models can be configured at run time")
+        await self._service.repository.reload([_settings(config) for config in configs], caller=caller)
         return _message("ReloadConfigResponse")(status={"error_code": "OK"})
 
 
