@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
+import numpy as np
 
 from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestBlock, RequestItem
-from millrace.protocol.tensors import BYTES, DTYPES, Tensor
+from millrace.protocol.tensors import BYTES, DTYPES, StringLayout, Tensor
 
 FORMAT_VERSION = 1
 _PREFIX = struct.Struct("<2sBBI")
@@ -35,6 +36,7 @@ class _TensorHead(msgspec.Struct, array_like=True, frozen=True):
     datatype: str
     shape: tuple[int, ...]
     payload_bytes: int
+    row_ends: bytes = b""  # of BYTES tensors with a layout, which blocks of before it have not
 
 
 class _RequestHead(msgspec.Struct, array_like=True, frozen=True):
@@ -103,7 +105,10 @@ def decode_reply(data: bytes) -> ReplyBlock:
 
 
 def _tensor_heads(tensors: dict[str, Tensor]) -> tuple[_TensorHead, ...]:
-    return tuple(_TensorHead(name, t.datatype, t.shape, len(t.data)) for name, t in tensors.items())
+    return tuple(
+        _TensorHead(name, t.datatype, t.shape, len(t.data), t.layout.row_ends if t.layout else b"")
+        for name, t in tensors.items()
+    )
 
 
 def _parts(kind: int, head: _RequestHead | _ReplyHead, tensors: dict[str, Tensor]) -> list[bytes | memoryview]:
@@ -147,4 +152,15 @@ def _tensor(head: _TensorHead, data: memoryview) -> Tensor:
         raise CodecError(f"tensor {head.name!r} is malformed")
     if head.datatype != BYTES and math.prod(shape) * DTYPES[head.datatype].itemsize != len(data):
         raise CodecError(f"tensor {head.name!r} does not fill its shape")
-    return Tensor(head.datatype, tuple(shape), data)
+    if not head.row_ends:
+        return Tensor(head.datatype, tuple(shape), data)
+    return Tensor(head.datatype, tuple(shape), data, _layout(head, shape[0]))
+
+
+def _layout(head: _TensorHead, rows: int) -> StringLayout:
+    ends = np.frombuffer(head.row_ends, "<i8") if len(head.row_ends) == 8 * rows else np.empty(0, "<i8")
+    if head.datatype != BYTES or not len(ends) or ends[-1] != head.payload_bytes:
+        raise CodecError(f"tensor {head.name!r} has no such rows")
+    if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
+        raise CodecError(f"tensor {head.name!r} has rows that end before they begin")
+    return StringLayout(head.row_ends)
