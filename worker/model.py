@@ -15,7 +15,8 @@ from millrace.protocol.errors import MillraceError, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import TensorSpec
 from worker import backends, declared, preprocess, trial, warmup
-from worker.backends.base import Arrays, Backend, Device, LoadError
+from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, ends_the_program
+from worker.backends.texts import place, public
 from worker.batcher import Cost
 from worker.preprocess import Preparation
 from worker.trial import Evidence
@@ -60,13 +61,24 @@ class Model:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
 
         Without batching (`max_batch_size` 0), `rows` is 1, and what goes in and comes out carries one dimension of 1
-        more than the graph's tensors. Raises `ModelFailed` for an answer that does not fit; what the backend raises
-        passes through.
+        more than the graph's tensors. Raises `ModelFailed` for an answer that does not fit, and for what ends a
+        program (`sys.exit`); what else the backend raises passes through.
         """
         batches = self.batching.max_batch_size > 0
         if not batches:
             inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
-        outputs = self._backend.run(signature, inputs)
+        try:
+            outputs = self._backend.run(signature, inputs)
+        except RowErrors as error:
+            if batches:
+                raise
+            raise next(iter(error.errors.values())) from error
+        except Exception:
+            raise
+        except BaseException as error:
+            if ends_the_program(error):
+                raise
+            raise self.failure(error) from error
         if not batches:
             outputs = {name: np.asarray(array)[np.newaxis] for name, array in outputs.items()}
         outputs = self.preparation.after({spec.name: outputs[spec.name] for spec in self._outputs(signature)})
@@ -75,11 +87,15 @@ class Model:
                 raise ModelFailed(f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows")
         return outputs
 
-    def failure(self, error: Exception) -> MillraceError:
+    def close(self) -> None:
+        """Give up what the model holds; no run comes after it."""
+        self._backend.close()
+
+    def failure(self, error: BaseException) -> MillraceError:
         """What a caller is told of an error that its request led to."""
         if isinstance(error, MillraceError):
             return error
-        first_line = str(error).strip().partition("\n")[0][:300]
+        first_line = public(str(error).strip().partition("\n")[0])[:300]
         return ModelFailed(f"model '{self.announcement.name}' failed: {type(error).__name__}: {first_line}")
 
     def _outputs(self, signature: str) -> Sequence[TensorSpec]:
@@ -112,7 +128,7 @@ def load(
             declared.check_files(folder, manifest)
         preparation = preprocess.load(folder, manifest)
     except (ManifestError, OSError) as error:
-        raise LoadError(str(error)) from error
+        raise LoadError(public(str(error), folder)) from error
     runtime = backends.load(folder, device, config.format or backend)
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
@@ -133,9 +149,12 @@ def load(
         if batching.max_batch_size > 1:
             warmup.run_on_zeros(runtime, served, batching.max_batch_size)
         cost = warmup.measured_cost(runtime, served, preparation, batching.max_batch_size)
-    except Exception as error:  # whatever the runtime raises
+    except BaseException as error:  # whatever the runtime raises
+        if ends_the_program(error):
+            raise
         can_retry = getattr(error, "can_retry", False)
-        raise LoadError(f"{folder}: the model loads but fails on zeros: {error}", can_retry=can_retry) from error
+        reason = f"{place(folder)}: the model loads but fails on zeros: {public(str(error), folder)}"
+        raise LoadError(reason, can_retry=can_retry) from error
     announcement = ModelAnnouncement(
         name=name,
         version=version,

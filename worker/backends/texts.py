@@ -1,0 +1,24 @@
+"""Texts that callers may read: without the server's paths, and without what a runtime puts around its reason."""
+
+import re
+from pathlib import Path
+
+_LONGEST, _MOST_READ = 1000, 20_000  # characters of a runtime's text: what is kept, and what is looked at
+_QUOTED = re.compile(r"""(?P<quote>['"])(?:file://)?[/\\][^'"\n]*[/\\](?=[^'"/\\\n])""")
+# An absolute path up to its last part. A slash behind a letter, a digit or a slash begins none: "1/2", "http://".
+_PART = r"[^\s/\\:;,'\"()<>\[\]{}|]"
+_DIRECTORIES = re.compile(rf"(?<![\w/.:])(?:[A-Za-z]:)?(?:[/\\]{_PART}+)*[/\\](?={_PART})")
+
+
+def place(folder: Path, file: str = "") -> str:
+    """A version's folder, or a file in it, as callers may know it: `model/version/file`."""
+    return "/".join(part for part in (folder.parent.name, folder.name, file) if part)
+
+
+def public(text: str, folder: Path | None = None) -> str:
+    """The text with file names in place of absolute paths, those in a version's `folder` as in `place`."""
+    if folder is not None:
+        for form in {str(folder), str(folder.resolve())}:
+            text = text.replace(form, place(folder))
+    text = _QUOTED.sub(r"\g<quote>", text[:_MOST_READ])
+    return _DIRECTORIES.sub("", text.replace("file://", "")).strip()[:_LONGEST]
