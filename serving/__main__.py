@@ -1,24 +1,24 @@
 """Run the API: `python -m serving`, or `millrace serve`."""
 
-import argparse
 import os
 import sys
 
 import uvloop
 
+from millrace.commandline import REDIS_URL_HELP, Parser
 from millrace.listening import check_port
 from millrace.settings import SettingsError, load
-from serving.server import serve
+from serving.api import serve
 from serving.settings import ServingSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop by SIGTERM or SIGINT; requests in flight are answered first."""
-    parser = argparse.ArgumentParser(prog="millrace serve", description="Run the API.")
+    parser = Parser(prog="millrace serve", description="Run the API.")
     parser.add_argument("--host", help="the address to listen on")
     parser.add_argument("--port", type=int, help="the HTTP port")
     parser.add_argument("--grpc-port", type=int, help="the gRPC port; 0 switches gRPC off")
-    parser.add_argument("--redis-url", help="where the queue is")
+    parser.add_argument("--redis-url", help=REDIS_URL_HELP)
     arguments = parser.parse_args(argv)
     try:
         settings = load(ServingSettings, os.environ, **vars(arguments))

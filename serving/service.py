@@ -18,19 +18,24 @@ from typing import NamedTuple
 import orjson
 
 from millrace.broker.base import Broker, Limits
-from millrace.broker.producer import Pending, Producer, Response, Timings
 from millrace.protocol.errors import DeadlineExceeded, Internal, InvalidRequest, MillraceError
-from serving import oip, tfs
-from serving.admission import Inference, admit
-from serving.answers import Answer, Content, cors_headers, error_body, error_headers
-from serving.codings import coding_for, packed, unpack
-from serving.intake import too_large
-from serving.metrics import Metrics
-from serving.models import AVAILABLE, Models, ServedModel
-from serving.repository import Repository
+from serving.access.control import ControlAccess, ControlRefused
+from serving.models.model_control import ModelControl
+from serving.models.model_statistics import Statistics
+from serving.models.registry import AVAILABLE, ModelRegistry, ServedModel
+from serving.models.shadows import Shadows
+from serving.monitoring.metrics import Metrics
+from serving.protocols.oip import rest as oip
+from serving.protocols.tfs import rest as tfs
+from serving.queueing.admission import Inference, admit
+from serving.queueing.pending import Pending
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceResponse, Timings
 from serving.settings import ServingSettings
-from serving.shadows import Shadows
-from serving.statistics import Statistics
+from serving.transport.budget import Budget
+from serving.transport.content_encoding import coding_for, packed, unpack
+from serving.transport.intake import too_large
+from serving.transport.responses import Content, HttpResponse, cors_headers, error_body, error_headers
 
 _log = logging.getLogger(__name__)
 _LARGE_BODY_BYTES = 256 * 1024
@@ -40,8 +45,8 @@ _VERB = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,19}))?/infer")
 
 Headers = Mapping[bytes, bytes]  # names in lower case
-Render = Callable[[Response], Content]
-Done = Callable[[Answer], None]
+Render = Callable[[InferenceResponse], Content]
+Done = Callable[[HttpResponse], None]
 
 
 class Verb(NamedTuple):
@@ -125,8 +130,10 @@ class Service:
             limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),
             observer=self.metrics,
         )
-        self.models = Models(lambda: self.producer.workers, lambda: self.producer.controls.by_model)
-        self.repository = Repository(self.producer, self.models, settings)
+        self.models = ModelRegistry(lambda: self.producer.workers, lambda: self.producer.desired_states.by_model)
+        self.repository = ModelControl(self.producer, self.models, settings)
+        self.access = ControlAccess(settings)
+        self.budget = Budget(settings.max_arriving_bytes)
         self.shadows = Shadows(self.producer, self.metrics)
         self.statistics = Statistics(self.models, self.metrics)
         self.cors = cors_headers(settings.cors_origin)
@@ -140,6 +147,7 @@ class Service:
     async def stop(self) -> None:
         """Let the open requests finish, as long as the settings allow, then leave the queue."""
         await self.repository.stop()
+        self.shadows.stop()
         await self.producer.drain(self.settings.drain_timeout_s)
         await self.producer.stop()
         _log.info("stopped", extra={"api": self.api})
@@ -155,15 +163,16 @@ class Service:
         call.begin(target, headers, body, done)
         return call
 
-    async def answer(self, target: Target, headers: Headers, body: bytes) -> Answer:
+    async def answer(self, target: Target, headers: Headers, body: bytes) -> HttpResponse:
         """The answer to a hot verb."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
         self.begin(target, headers, body, future.set_result)
         return await future
 
-    def refused(self, headers: Headers, error: MillraceError, protocol: str = "http") -> Answer:
+    def refused(self, headers: Headers, error: MillraceError, protocol: str = "http") -> HttpResponse:
         """The answer to a request that was refused before any verb saw it."""
-        call = Call(self, protocol, self.request_id(headers))
+        known = error.caller.request_id if isinstance(error, ControlRefused) else ""  # its record has one already
+        call = Call(self, protocol, known or self.request_id(headers))
         answer = call.refusal(error, str(error))
         call.log(answer, 0.0)
         return answer
@@ -294,7 +303,7 @@ class Call:
             shortest = min(shortest, milliseconds)
         return shortest
 
-    def _respond(self, response: Response) -> None:
+    def _respond(self, response: InferenceResponse) -> None:
         self.timings = response.timings
         try:
             content = self._render(response)  # type: ignore[misc]  # set before the request was sent
@@ -316,7 +325,7 @@ class Call:
             self._succeed(content)
 
     def _succeed(self, content: Content) -> None:
-        self._finish(Answer(200, content.body, content.headers + self._headers()))
+        self._finish(HttpResponse(200, content.body, content.headers + self._headers()))
 
     def _fail(self, error: MillraceError) -> None:
         self._finish(self.refusal(error, self._error_text(error)))
@@ -326,7 +335,7 @@ class Call:
         text = f"internal error; the server's log has it under request id {self.request_id}"
         self._fail(Internal(text))
 
-    def _finish(self, answer: Answer) -> None:
+    def _finish(self, answer: HttpResponse) -> None:
         seconds = time.perf_counter() - self.started
         self._end(answer.status, seconds)
         if answer.status >= 400 or self._service.settings.access_log:
@@ -339,9 +348,9 @@ class Call:
     def _end(self, status: int, seconds: float) -> None:
         self._service.metrics.request_ended(self.model, self.version, self.protocol, status, seconds)
 
-    def refusal(self, error: MillraceError, text: str) -> Answer:
+    def refusal(self, error: MillraceError, text: str) -> HttpResponse:
         """The answer that carries an error."""
-        return Answer(error.status, error_body(text), (_JSON, *self._headers(), *error_headers(error)), error)
+        return HttpResponse(error.status, error_body(text), (_JSON, *self._headers(), *error_headers(error)), error)
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         stages = f"parse;dur={self.parse_ms:.3f}"
@@ -352,7 +361,7 @@ class Call:
             )
         return (("x-request-id", self.request_id), ("server-timing", stages), *self._service.cors)
 
-    def log(self, answer: Answer, seconds: float) -> None:
+    def log(self, answer: HttpResponse, seconds: float) -> None:
         """Write the request's line to the log."""
         extra = {
             "request_id": self.request_id,

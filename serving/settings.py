@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from millrace.settings import CommonSettings
+from millrace.stopping import DRAIN_TIMEOUT_S
 
 
 class ServingSettings(CommonSettings):
@@ -43,14 +44,27 @@ class ServingSettings(CommonSettings):
         description="HTTP connections that may be open at once, more get 503; and gRPC calls, more get "
         "RESOURCE_EXHAUSTED.",
     )
+    max_grpc_connections: int = Field(
+        1000,
+        ge=1,
+        description="gRPC connections that may be open at once, at most a quarter of the process's open files; more "
+        "are closed.",
+    )
     keep_alive_timeout_s: float = Field(
         75.0, gt=0, description="How long a connection may be idle between two requests before it is closed."
     )
-    drain_timeout_s: float = Field(30.0, ge=0, description="How long to wait for open requests when told to stop.")
-    model_control: Literal["explicit", "none"] = Field(
-        "explicit",
-        description="Whether callers may load and unload models and change policies, labels and traffic; "
-        "with none they get 403. Set none where callers are not trusted.",
+    drain_timeout_s: float = Field(
+        DRAIN_TIMEOUT_S, ge=0, description="How long to wait for open requests when told to stop."
+    )
+    model_control: Literal["loopback", "explicit", "none"] = Field(
+        "loopback",
+        description="Who may load and unload models and change policies, labels and traffic: loopback, callers on this "
+        "machine; explicit, every caller; none, nobody. Web pages never may. Others get 403.",
+    )
+    control_hosts: str = Field(
+        "",
+        description="Names, separated by commas, that callers on this machine use for it beside localhost: a request "
+        "that changes models under any other Host gets 403.",
     )
     load_timeout_s: float = Field(
         300.0, gt=0, description="How long a caller who asks for a model to be loaded or unloaded is kept waiting."
@@ -61,3 +75,8 @@ class ServingSettings(CommonSettings):
     access_log: bool = Field(
         False, description="Log every request; without it only refused and failed ones are logged."
     )
+
+    @property
+    def control_host_names(self) -> frozenset[str]:
+        """The names in `control_hosts`, in lower case."""
+        return frozenset(name.strip().lower() for name in self.control_hosts.split(",") if name.strip())

@@ -2,7 +2,7 @@
 
 Which versions of a model, the first of these that says anything:
 
-    what was set at run time (`millrace/protocol/control.py`)
+    what was set at run time (`millrace/protocol/desired_state.py`)
     models.config, TensorFlow Serving's, which also says which models there are
     config.pbtxt, Triton's, in the model's folder
     the newest version
@@ -24,7 +24,7 @@ from millrace.artifacts.configs import (
     read_triton_config,
 )
 from millrace.artifacts.repository import ModelRepository, RepositoryError, versions_in
-from millrace.protocol.control import ModelControl, ModelSettings, VersionPolicy
+from millrace.protocol.desired_state import DesiredState, ModelSettings, VersionPolicy
 
 _log = logging.getLogger(__name__)
 
@@ -67,15 +67,15 @@ class Catalogue:
         self._has_found = False
         self._configs: dict[Path, tuple[tuple[int, int], TritonConfig | None]] = {}
 
-    def read(self, controls: Mapping[str, ModelControl]) -> dict[str, Wanted]:
+    def read(self, desired_states: Mapping[str, DesiredState]) -> dict[str, Wanted]:
         """What is wanted of every model now, by name. Raises `RepositoryError` and `ConfigError`."""
         if not self._repository.root.is_dir():
             self._repository.folders()  # which says what is wrong
         settings = {model.name: model for model in self._configured()}
-        for name, control in controls.items():
+        for name, control in desired_states.items():
             if control.base_path and name not in settings:
                 settings[name] = ModelSettings(name=name)
-        return {name: self._wanted(model, controls.get(name)) for name, model in sorted(settings.items())}
+        return {name: self._wanted(model, desired_states.get(name)) for name, model in sorted(settings.items())}
 
     def _configured(self) -> Collection[ModelSettings]:
         """The models of `models.config`, else those with a folder in the repository."""
@@ -92,8 +92,8 @@ class Catalogue:
         self._settings = config.models
         return config.models
 
-    def _wanted(self, settings: ModelSettings, control: ModelControl | None) -> Wanted:
-        control = control or ModelControl(model=settings.name)
+    def _wanted(self, settings: ModelSettings, control: DesiredState | None) -> Wanted:
+        control = control or DesiredState(model=settings.name)
         folder = Path(settings.base_path) if settings.base_path else self._repository.root / settings.name
         there: tuple[int, ...] = ()
         config, error = None, ""

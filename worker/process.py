@@ -16,7 +16,7 @@ from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
 from millrace.broker.base import Broker
 from millrace.broker.keys import Queue
-from millrace.protocol.control import Controls
+from millrace.protocol.desired_state import DesiredStates
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
 from worker import model as models
@@ -52,7 +52,7 @@ class Worker:
         self._orders = threading.Event()
         self._has_heard = threading.Event()
         self._catalogue = Catalogue(settings.models, settings.models_config)
-        self._controls = Controls()
+        self._desired_states = DesiredStates()
         self._others: list[WorkerAnnouncement] = []
         self._complaint = ""
         crew = Crew(
@@ -110,14 +110,14 @@ class Worker:
             self._looking.close()
 
     def _follow_once(self) -> None:
-        controls = self._controls.by_model
+        desired_states = self._desired_states.by_model
         try:
-            wanted = self._catalogue.read(controls)
+            wanted = self._catalogue.read(desired_states)
         except (RepositoryError, ConfigError, OSError) as error:
             self._complain(str(error))
             return
         self._complain("")
-        generations = {name: control.generation for name, control in controls.items()}
+        generations = {name: control.generation for name, control in desired_states.items()}
         self._versions.follow(wanted, generations, lambda: self._others)
 
     def _complain(self, complaint: str) -> None:
@@ -179,7 +179,7 @@ class Worker:
     def _announce(self) -> None:
         announced = self._versions.announcements()
         now_ms = int(self._link.clock.now_ms())
-        everyone, controls = self._link.announce(
+        everyone, desired_states = self._link.announce(
             WorkerAnnouncement(
                 worker=self.id,
                 sent_ms=now_ms,
@@ -190,11 +190,11 @@ class Worker:
         )
         self._versions.told(announced)
         self._others = [worker for worker in everyone if worker.worker != self.id]
-        known = self._controls.by_model
-        self._controls.take(controls)
-        if self._controls.by_model is not known:
+        known = self._desired_states.by_model
+        self._desired_states.take(desired_states)
+        if self._desired_states.by_model is not known:
             self._orders.set()
-        if missing := self._controls.missing_from(controls):
+        if missing := self._desired_states.missing_from(desired_states):
             self._link.put_back(missing)
 
     def _leave(self, heartbeat: threading.Thread, following: threading.Thread) -> None:

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from millrace.settings import CommonSettings
+from millrace.stopping import DRAIN_TIMEOUT_S
 
 
 class WorkerSettings(CommonSettings):
@@ -31,4 +32,6 @@ class WorkerSettings(CommonSettings):
     lease_ms: int = Field(
         1500, ge=100, description="A batch whose worker is silent for this long is taken over by another worker."
     )
-    drain_timeout_s: float = Field(30.0, ge=0, description="How long to finish batches in hand when told to stop.")
+    drain_timeout_s: float = Field(
+        DRAIN_TIMEOUT_S, ge=0, description="How long to finish batches in hand when told to stop."
+    )

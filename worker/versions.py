@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from millrace.artifacts.configs import CONFIG_PBTXT
 from millrace.broker.keys import Queue
-from millrace.protocol.control import held_back
+from millrace.protocol.desired_state import held_back
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from worker.backends.base import LoadError

@@ -10,7 +10,7 @@ import orjson
 
 from benchmarks.micro.timing import calls, compare
 from millrace.protocol.tensors import TensorSpec
-from serving import jsontensors
+from serving.protocols import json_tensors
 
 BODIES = 500
 SPEC = TensorSpec(name="image", datatype="FP32", shape=(-1, 28, 28, 1))
@@ -24,16 +24,18 @@ def main() -> None:
     compare(
         "a body of nested lists",
         {
-            "fast_rows": calls(lambda: jsontensors.fast_rows(ROWS, SPEC), BODIES),
+            "fast_rows": calls(lambda: json_tensors.fast_rows(ROWS, SPEC), BODIES),
             "orjson + asarray": calls(lambda: np.asarray(orjson.loads(ROWS)["instances"], np.float32), BODIES),
             "json + asarray": calls(lambda: np.asarray(json.loads(ROWS)["instances"], np.float32), BODIES),
-            "to_tensor": calls(lambda: jsontensors.to_tensor(jsontensors.load(ROWS)["instances"], SPEC), BODIES),
+            "to_tensor": calls(lambda: json_tensors.to_tensor(json_tensors.load(ROWS)["instances"], SPEC), BODIES),
         },
     )
     compare(
         "a body with a flat list",
         {
-            "numbers": calls(lambda: jsontensors.numbers(jsontensors.parse(FLAT)["inputs"][0]["data"], "FP32"), BODIES),
+            "numbers": calls(
+                lambda: json_tensors.numbers(json_tensors.parse(FLAT)["inputs"][0]["data"], "FP32"), BODIES
+            ),
             "orjson + asarray": calls(lambda: np.asarray(orjson.loads(FLAT)["inputs"][0]["data"], np.float32), BODIES),
         },
     )

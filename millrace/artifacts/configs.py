@@ -14,7 +14,7 @@ import msgspec
 from google.protobuf import text_format
 
 from millrace import rpc
-from millrace.protocol.control import ModelSettings, VersionPolicy
+from millrace.protocol.desired_state import ModelSettings, VersionPolicy
 
 MODELS_CONFIG = "models.config"
 CONFIG_PBTXT = "config.pbtxt"

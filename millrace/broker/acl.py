@@ -12,12 +12,14 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         *("xgroup|create", "xread", "xtrim"),
         *("hmget", "xadd", "hincrby"),  # append.lua
         *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
-        *("hget", "hdel", "hset"),  # control.lua
+        *("hget", "hdel", "hset"),  # desired_state.lua
     ),
     "worker": (
         *("script|load", "evalsha", "time", "hvals", "hdel", "hset", "hget", "xlen"),
         *("xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xreadgroup", "zcard", "zmscore"),
-        *("xtrim", "xadd", "xack", "xdel", "hincrby", "xpending", "xclaim"),  # reply, finish, claim and renew.lua
+        *("xtrim", "xadd", "xack", "xdel", "hincrby", "xpending", "xclaim"),  # reply, finish, claim, renew, release.lua
+        *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
+        "xread",
     ),
     "dead-letters": ("scan", "xrange", "xlen", "xdel", "xtrim", "del"),
 }

@@ -14,8 +14,12 @@ from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
+from millrace.broker.clock import BrokerClock as BrokerClock
+from millrace.broker.clock import Clock
 from millrace.broker.keys import Queue
-from millrace.protocol.control import ModelControl
+from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
 
 
@@ -76,19 +80,11 @@ class DeadLetter:
     consumer: str
 
 
-class BrokerClock:
-    """The broker's time in milliseconds since 1970, as this process reckons it from its own clock and an offset."""
-
-    def __init__(self) -> None:
-        self._offset_ms = 0.0
-
-    def set(self, broker_ms: float) -> None:
-        """Say what the broker's time is now."""
-        self._offset_ms = broker_ms - time.time() * 1000
-
-    def now_ms(self) -> float:
-        """The broker's time now."""
-        return time.time() * 1000 + self._offset_ms
+def moved(announcement: WorkerAnnouncement, ms: float) -> WorkerAnnouncement:
+    """The announcement with its times that much later."""
+    if not ms:
+        return announcement
+    return replace(announcement, sent_ms=int(announcement.sent_ms + ms), expires_ms=int(announcement.expires_ms + ms))
 
 
 class Heartbeat(NamedTuple):
@@ -100,7 +96,7 @@ class Heartbeat(NamedTuple):
 
     workers: list[WorkerAnnouncement]
     had_stream: bool
-    controls: list[ModelControl]
+    desired_states: list[DesiredState]
 
 
 class ProducerLink(Protocol):
@@ -127,24 +123,27 @@ class ProducerLink(Protocol):
     async def heartbeat(self) -> Heartbeat:
         """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come."""
 
-    async def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+    async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """Write what is wanted of a model in the place of a document of that generation, or an older one, or none.
 
         Returns None, or the newer document that is there: nothing was written then.
         """
 
-    async def put_back(self, controls: Sequence[ModelControl]) -> None:
+    async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """Write documents that are not there any more, or only older ones; newer ones stay."""
 
 
 class ConsumerLink(Protocol):
     """A worker's hold on one queue, for one thread. Methods raise `Unavailable` when the queue is out of reach.
 
-    `cancelled_count` is how many of the queue's items were cancelled when `exchange` last took blocks; while it is 0,
-    `cancelled` need not be asked.
+    `cancelled_count` is how many of the queue's items were cancelled when blocks were taken or claimed last; while it
+    is 0, `cancelled` need not be asked. `losses` counts how often the link took a new name (`keys.consumer_name`): what
+    was on its way to it when the connection was lost is nobody's, and must not be renewed with what it takes
+    afterwards.
     """
 
     cancelled_count: int
+    losses: int
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
@@ -173,13 +172,14 @@ class WorkerLink(Protocol):
 
     clock: BrokerClock
 
-    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[ModelControl]]:
+    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[DesiredState]]:
         """Publish what the worker has, replacing what it said before, and set the clock.
 
+        Where the clock was not set yet, it is set first, and the announcement's times are moved by what it was off.
         Returns the announcements that have not expired, its own among them, and what is wanted of models.
         """
 
-    def put_back(self, controls: Sequence[ModelControl]) -> None:
+    def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `ProducerLink.put_back`."""
 
     def block_count(self, queue: Queue) -> int:
@@ -191,8 +191,24 @@ class WorkerLink(Protocol):
     def live(self) -> list[WorkerAnnouncement]:
         """The announcements that have not expired, of all workers."""
 
-    def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
-        """Renew the leases of blocks that the consumer still works on."""
+    def renew(self, consumers: Sequence[tuple[Queue, str]]) -> None:
+        """Renew the leases of all that these consumers hold of their queues."""
+
+    def release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
+        """Let others claim at once what a consumer that is gone holds, and forget the consumer.
+
+        Unless a block `is_suspect`, as one that its consumer worked on when it died, this delivery is not counted.
+        """
+
+    def settle(self, queue: Queue, reply: Reply, item: int, deadline_ms: int) -> None:
+        """Answer an item in the place of the consumer that holds it; whoever claims its block finds it cancelled."""
+
+    @property
+    def can_watch(self) -> bool:
+        """Whether `watch` can look at several queues at once."""
+
+    def watch(self, queues: Sequence[Queue], block_ms: int) -> set[Queue]:
+        """Wait until any of the queues has blocks, at most that long; those that have some, waiting or in work."""
 
     def close(self) -> None:
         """Disconnect."""
@@ -217,14 +233,17 @@ class OperatorLink(Protocol):
 class Broker(Protocol):
     """Makes links; itself it holds no connection."""
 
-    def producer(self, api: str) -> ProducerLink:
-        """A link for the API process of that id; it connects when it is first used."""
+    def producer(self, api: str, *, clock: Clock = time.monotonic) -> ProducerLink:
+        """A link for the API process of that id; it connects when it is first used.
+
+        `clock` is what its `BrokerClock` counts by.
+        """
 
     def consumer(self, queue: Queue, consumer: str) -> ConsumerLink:
         """A link that takes from one queue under that consumer's name."""
 
-    def worker(self) -> WorkerLink:
-        """A link for heartbeats."""
+    def worker(self, *, clock: Clock = time.monotonic) -> WorkerLink:
+        """A link for heartbeats. `clock` is what its `BrokerClock` counts by."""
 
     def operator(self) -> OperatorLink:
         """A link for whoever looks after the queue."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 GROUP = "workers"
 WORKERS = "millrace:{workers}"
-CONTROLS = "millrace:{workers}:controls"
+DESIRED_STATES = "millrace:{workers}:controls"
 DEAD_LETTERS_KEPT = 1000
 DEAD_LETTERS_BYTES = 100_000_000  # as many as fit, were all as large as the newest
 PRIORITIES = ("high", "normal")
@@ -56,6 +56,11 @@ class Queue:
     def cancelled(self) -> str:
         """The items whose callers went away."""
         return f"millrace:{{{self.model}/{self.version}}}:cancelled"
+
+
+def consumer_name(consumer: str, losses: int) -> str:
+    """The name under which a consumer takes after it lost its connection so many times."""
+    return f"{consumer}.{losses}" if losses else consumer
 
 
 def queue_of_dead_letters(key: str) -> Queue | None:

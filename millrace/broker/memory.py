@@ -5,15 +5,17 @@ The API's event loop and the workers' threads share one `MemoryBroker`. Nothing 
 
 import asyncio
 import itertools
+import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply
+from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply, moved
+from millrace.broker.clock import Clock
 from millrace.broker.keys import PRIORITIES, Queue, replies
-from millrace.protocol.control import ModelControl
+from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
 
 
@@ -37,29 +39,39 @@ class _QueueState:
 class MemoryBroker:
     """The queues, the reply inboxes and the announcements, behind one lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._began_ms = time.time() * 1000 - clock() * 1000
         self._changed = threading.Condition()
         self._queues: dict[Queue, _QueueState] = defaultdict(_QueueState)
         self._inboxes: dict[str, MemoryProducerLink] = {}
         self._workers: dict[str, WorkerAnnouncement] = {}
-        self._controls: dict[str, ModelControl] = {}
+        self._desired_states: dict[str, DesiredState] = {}
         self._ids = itertools.count(1)
 
-    def producer(self, api: str) -> "MemoryProducerLink":
+    def producer(self, api: str, *, clock: Clock = time.monotonic) -> "MemoryProducerLink":
         """See `Broker`."""
-        return MemoryProducerLink(self, api)
+        return MemoryProducerLink(self, api, clock)
 
     def consumer(self, queue: Queue, consumer: str) -> "MemoryConsumerLink":
         """See `Broker`."""
         return MemoryConsumerLink(self, queue, consumer)
 
-    def worker(self) -> "MemoryWorkerLink":
+    def worker(self, *, clock: Clock = time.monotonic) -> "MemoryWorkerLink":
         """See `Broker`."""
-        return MemoryWorkerLink(self)
+        return MemoryWorkerLink(self, clock)
 
     def operator(self) -> "MemoryOperatorLink":
         """See `Broker`."""
         return MemoryOperatorLink(self)
+
+    def _now_ms(self) -> float:
+        """The broker's time."""
+        return self._began_ms + self._clock() * 1000
+
+    def _set(self, clock: BrokerClock) -> None:
+        now_s = clock.read()
+        clock.sample(self._now_ms(), now_s, now_s)
 
     def _append(self, append: Append, limits: Limits) -> Held | None:
         with self._changed:
@@ -83,7 +95,7 @@ class MemoryBroker:
             taken = [delivery for priority in PRIORITIES for delivery in state.waiting[priority][:count]]
             for priority in PRIORITIES:
                 del state.waiting[priority][:count]
-            now_ms = time.monotonic() * 1000
+            now_ms = self._now_ms()
             state.held.update({delivery.entry_id: _Lease(consumer, now_ms, delivery) for delivery in taken})
             return taken
 
@@ -96,7 +108,7 @@ class MemoryBroker:
 
     def _claim(self, queue: Queue, consumer: str, lease_ms: int, count: int) -> list[Delivery]:
         with self._changed:
-            now_ms = time.monotonic() * 1000
+            now_ms = self._now_ms()
             state = self._queues[queue]
             lost = [held for held in state.held.values() if now_ms - held.renewed_ms >= lease_ms][:count]
             suspect = next((i for i, held in enumerate(lost) if held.delivery.deliveries > 1), len(lost))
@@ -106,18 +118,36 @@ class MemoryBroker:
                 held.consumer, held.renewed_ms = consumer, now_ms
             return [held.delivery for held in lost]
 
-    def _renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+    def _renew(self, queue: Queue, consumer: str) -> None:
         with self._changed:
-            for delivery in deliveries:
-                held = self._queues[queue].held.get(delivery.entry_id)
-                if held and held.consumer == consumer:
-                    held.renewed_ms = time.monotonic() * 1000
+            for held in self._queues[queue].held.values():
+                if held.consumer == consumer:
+                    held.renewed_ms = self._now_ms()
+
+    def _release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
+        with self._changed:
+            for held in self._queues[queue].held.values():
+                if held.consumer == consumer:
+                    held.consumer, held.renewed_ms = "", -math.inf
+                    deliveries = held.delivery.deliveries - (0 if is_suspect else 1)
+                    held.delivery = replace(held.delivery, deliveries=deliveries)
+
+    def _watch(self, queues: Sequence[Queue], block_ms: int) -> set[Queue]:
+        with self._changed:
+            busy: set[Queue] = set()
+
+            def look() -> bool:
+                busy.update(queue for queue in queues if self._block_count_of(queue))
+                return bool(busy)
+
+            self._changed.wait_for(look, block_ms / 1000)
+            return busy
 
     def _bury(self, queue: Queue, consumer: str, delivery: Delivery, error: str) -> None:
         letter = DeadLetter(
             queue=queue,
             entry_id=str(next(self._ids)),
-            buried_ms=int(time.time() * 1000),
+            buried_ms=int(self._now_ms()),
             block=delivery.block,
             error=error,
             deliveries=delivery.deliveries,
@@ -132,25 +162,32 @@ class MemoryBroker:
             cancelled = state.cancelled | {(reply_to, number): deadline_ms for number, deadline_ms in items}
             state.cancelled = {item: deadline_ms for item, deadline_ms in cancelled.items() if deadline_ms > now_ms}
 
-    def _live(self, clock: BrokerClock) -> list[WorkerAnnouncement]:
-        return [worker for worker in list(self._workers.values()) if worker.expires_ms > clock.now_ms()]
+    def _announce(self, announcement: WorkerAnnouncement) -> None:
+        self._workers[announcement.worker] = announcement
 
-    def _write_control(self, control: ModelControl, replaces: int) -> ModelControl | None:
+    def _live(self) -> list[WorkerAnnouncement]:
+        now_ms = self._now_ms()
+        return [worker for worker in list(self._workers.values()) if worker.expires_ms > now_ms]
+
+    def _write_desired_state(self, control: DesiredState, replaces: int) -> DesiredState | None:
         with self._changed:
-            stored = self._controls.get(control.model)
+            stored = self._desired_states.get(control.model)
             if stored and stored.generation > replaces:
                 return stored
-            self._controls[control.model] = control
+            self._desired_states[control.model] = control
             return None
 
-    def _put_back(self, controls: Sequence[ModelControl]) -> None:
-        for control in controls:
-            self._write_control(control, control.generation - 1)
+    def _put_back(self, desired_states: Sequence[DesiredState]) -> None:
+        for control in desired_states:
+            self._write_desired_state(control, control.generation - 1)
 
     def _block_count(self, queue: Queue) -> int:
         with self._changed:
-            state = self._queues[queue]
-            return len(state.held) + sum(map(len, state.waiting.values()))
+            return self._block_count_of(queue)
+
+    def _block_count_of(self, queue: Queue) -> int:
+        state = self._queues[queue]
+        return len(state.held) + sum(map(len, state.waiting.values()))
 
     def _reply(self, reply: Reply) -> None:
         with self._changed:
@@ -162,10 +199,10 @@ class MemoryBroker:
 class MemoryProducerLink:
     """The API's side; used on one event loop."""
 
-    def __init__(self, broker: MemoryBroker, api: str) -> None:
+    def __init__(self, broker: MemoryBroker, api: str, clock: Clock = time.monotonic) -> None:
         self._broker = broker
         self.reply_to = replies(api)
-        self.clock = BrokerClock()
+        self.clock = BrokerClock(clock)
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -190,15 +227,16 @@ class MemoryProducerLink:
         was_there = self.reply_to in self._broker._inboxes
         self._loop = asyncio.get_running_loop()
         self._broker._inboxes[self.reply_to] = self
-        return Heartbeat(self._broker._live(self.clock), was_there, list(self._broker._controls.values()))
+        self._broker._set(self.clock)
+        return Heartbeat(self._broker._live(), was_there, list(self._broker._desired_states.values()))
 
-    async def write_control(self, control: ModelControl, *, replaces: int) -> ModelControl | None:
+    async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """See `ProducerLink`."""
-        return self._broker._write_control(control, replaces)
+        return self._broker._write_desired_state(control, replaces)
 
-    async def put_back(self, controls: Sequence[ModelControl]) -> None:
+    async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `ProducerLink`."""
-        self._broker._put_back(controls)
+        self._broker._put_back(desired_states)
 
     def deliver(self, block: bytes) -> None:
         """Put a reply block into the inbox, from any thread."""
@@ -212,6 +250,7 @@ class MemoryConsumerLink:
     def __init__(self, broker: MemoryBroker, queue: Queue, consumer: str) -> None:
         self._broker, self._queue, self._consumer = broker, queue, consumer
         self.cancelled_count = 0
+        self.losses = 0
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
@@ -233,7 +272,9 @@ class MemoryConsumerLink:
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""
-        return self._broker._claim(self._queue, self._consumer, lease_ms, count)
+        claimed = self._broker._claim(self._queue, self._consumer, lease_ms, count)
+        self.cancelled_count = len(self._broker._queues[self._queue].cancelled)
+        return claimed
 
     def bury(self, delivery: Delivery, error: str) -> None:
         """See `ConsumerLink`."""
@@ -246,18 +287,21 @@ class MemoryConsumerLink:
 class MemoryWorkerLink:
     """A worker's heartbeat."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, broker: MemoryBroker, clock: Clock) -> None:
         self._broker = broker
-        self.clock = BrokerClock()
+        self.clock = BrokerClock(clock)
 
-    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[ModelControl]]:
+    def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[DesiredState]]:
         """See `WorkerLink`."""
-        self._broker._workers[announcement.worker] = announcement
-        return self._broker._live(self.clock), list(self._broker._controls.values())
+        before_ms, was_set = self.clock.now_ms(), self.clock.is_set
+        self._broker._set(self.clock)
+        moved_ms = 0 if was_set else self.clock.now_ms() - before_ms
+        self._broker._announce(moved(announcement, moved_ms))
+        return self._broker._live(), list(self._broker._desired_states.values())
 
-    def put_back(self, controls: Sequence[ModelControl]) -> None:
+    def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `WorkerLink`."""
-        self._broker._put_back(controls)
+        self._broker._put_back(desired_states)
 
     def block_count(self, queue: Queue) -> int:
         """See `WorkerLink`."""
@@ -269,11 +313,31 @@ class MemoryWorkerLink:
 
     def live(self) -> list[WorkerAnnouncement]:
         """See `WorkerLink`."""
-        return self._broker._live(self.clock)
+        self._broker._set(self.clock)
+        return self._broker._live()
 
-    def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+    def renew(self, consumers: Sequence[tuple[Queue, str]]) -> None:
         """See `WorkerLink`."""
-        self._broker._renew(queue, consumer, deliveries)
+        for queue, consumer in consumers:
+            self._broker._renew(queue, consumer)
+
+    def release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
+        """See `WorkerLink`."""
+        self._broker._release(queue, consumer, is_suspect=is_suspect)
+
+    def settle(self, queue: Queue, reply: Reply, item: int, deadline_ms: int) -> None:
+        """See `WorkerLink`."""
+        self._broker._reply(reply)
+        self._broker._cancel(queue, reply.reply_to, [(item, deadline_ms)], self.clock.now_ms())
+
+    @property
+    def can_watch(self) -> bool:
+        """See `WorkerLink`."""
+        return True
+
+    def watch(self, queues: Sequence[Queue], block_ms: int) -> set[Queue]:
+        """See `WorkerLink`."""
+        return self._broker._watch(queues, block_ms)
 
     def close(self) -> None:
         """See `WorkerLink`."""

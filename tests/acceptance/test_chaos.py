@@ -9,33 +9,36 @@ from statistics import median
 import httpx
 import pytest
 
-from benchmarks import chaos
-from benchmarks.chaos import Result
-from tests import exact
-from tests.running import Parts, until
+from tests.chaos import calls, scenarios
+from tests.chaos.accounting import Result
+from tests.chaos.faults import revived
+from tests.chaos.overload import overload
+from tests.chaos.stack import held
+from tests.support import exact
+from tests.support.running import Parts, until
 
 Scenario = Callable[[Path, int], Result]
 
 
 def test_a_worker_that_is_killed_costs_no_request_and_its_blocks_are_soon_anothers(tmp_path: Path) -> None:
-    result = chaos.kill_worker(tmp_path, 1000)
+    result = scenarios.kill_worker(tmp_path, 1000)
     assert result.faults() == []
     assert result.facts["kills in the middle of a batch"].value >= 2
     assert result.facts["until its blocks are another's, median"].value < 4
 
 
-@pytest.mark.parametrize("scenario", [chaos.freeze_worker, chaos.stop_worker])
+@pytest.mark.parametrize("scenario", [scenarios.freeze_worker, scenarios.stop_worker])
 def test_a_process_that_leaves_or_stands_still_costs_no_request(scenario: Scenario, tmp_path: Path) -> None:
     assert scenario(tmp_path, 1000).faults() == []
 
 
 def test_an_api_process_that_leaves_answers_what_it_has(tmp_path: Path) -> None:
-    result = chaos.stop_api(tmp_path, 1000)
+    result = scenarios.stop_api(tmp_path, 1000)
     assert result.faults() == []
     assert result.facts["sent again, closed without an answer"].is_kept
 
 
-@pytest.mark.parametrize("scenario", [chaos.restart_redis, chaos.freeze_redis, chaos.cut_connections])
+@pytest.mark.parametrize("scenario", [scenarios.restart_redis, scenarios.freeze_redis, scenarios.cut_connections])
 def test_whatever_redis_does_each_request_is_answered_or_refused_in_time(scenario: Scenario, tmp_path: Path) -> None:
     result = scenario(tmp_path, 1000)
     assert result.faults() == []
@@ -43,7 +46,7 @@ def test_whatever_redis_does_each_request_is_answered_or_refused_in_time(scenari
 
 
 def test_a_request_that_breaks_the_model_breaks_no_other(tmp_path: Path) -> None:
-    result = chaos.poison(tmp_path, 1000)
+    result = scenarios.poison(tmp_path, 1000)
     assert result.faults() == []
     assert result.facts["workers that died of them"].value == 3 * result.facts["dead letters"].value
 
@@ -53,20 +56,20 @@ def test_what_a_worker_held_beside_a_request_that_kills_is_answered(tmp_path: Pa
     exact.make(tmp_path / "models")
     with (
         Parts(tmp_path, tmp_path / "models", MILLRACE_WORKER_INSTANCES="1") as parts,
-        chaos.revived(parts),
+        revived(parts),
         ThreadPoolExecutor(6) as pool,
     ):
         xs = [exact.slow(2), exact.KILLS, 5, 6, 7, 8]
         asked = []
         for rows, x in enumerate(xs, start=1):  # each in a block of its own, all but the first taken together
-            asked.append(pool.submit(chaos.ask, parts.urls[0], x, 30_000))
+            asked.append(pool.submit(calls.ask, parts.urls[0], x, 30_000))
             _until_held(parts, rows)
         statuses = [answer.result().status_code for answer in asked]
     assert statuses == [200, 500, 200, 200, 200, 200]
 
 
 def test_no_answer_goes_to_another_caller(tmp_path: Path) -> None:
-    assert chaos.callers(tmp_path, 5000).faults() == []
+    assert scenarios.callers(tmp_path, 5000).faults() == []
 
 
 @pytest.fixture
@@ -81,9 +84,9 @@ def test_a_row_whose_deadline_has_passed_is_never_computed(one_worker: Parts) ->
     """The rows would end the worker's process if it computed them."""
     url = one_worker.urls[0]
     with ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(chaos.ask, url, exact.slow(2))
+        busy = pool.submit(calls.ask, url, exact.slow(2))
         _until_held(one_worker, 1)
-        by_header = chaos.ask(url, exact.KILLS, 200)
+        by_header = calls.ask(url, exact.KILLS, 200)
         inputs = [{"name": "x", "datatype": "INT64", "shape": [1, 1], "data": [exact.KILLS]}]
         body = {"inputs": inputs, "parameters": {"timeout": 200_000}}
         by_parameter = httpx.post(f"{url}/v2/models/exact/infer", json=body, timeout=20)
@@ -92,27 +95,27 @@ def test_a_row_whose_deadline_has_passed_is_never_computed(one_worker: Parts) ->
     for late in (by_header, by_parameter):
         assert late.status_code == 504
         assert late.json()["error"].startswith("no answer within ")
-    assert chaos.ask(url, 5).json() == {"predictions": [[exact.answer(5)]]}
+    assert calls.ask(url, 5).json() == {"predictions": [[exact.answer(5)]]}
     assert one_worker.workers[0].poll() is None
-    assert chaos.held(one_worker) == 0
+    assert held(one_worker) == 0
 
 
 def test_a_caller_that_goes_away_has_its_row_dropped(one_worker: Parts) -> None:
     """The row would end the worker's process if it were computed."""
     url = one_worker.urls[0]
-    call = chaos.call_of([exact.KILLS])
+    call = calls.call_of([exact.KILLS])
     head = f"POST {call.path} HTTP/1.1\r\nhost: millrace\r\ncontent-length: {len(call.body)}\r\n\r\n"
     with ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(chaos.ask, url, exact.slow(2))
+        busy = pool.submit(calls.ask, url, exact.slow(2))
         _until_held(one_worker, 1)
         with socket.create_connection(one_worker.addresses[0]) as connection:
             connection.sendall(head.encode() + call.body)
             _until_held(one_worker, 2)
         assert not busy.done()
         assert busy.result().status_code == 200
-    assert chaos.ask(url, 5).json() == {"predictions": [[exact.answer(5)]]}
+    assert calls.ask(url, 5).json() == {"predictions": [[exact.answer(5)]]}
     assert one_worker.workers[0].poll() is None
-    assert chaos.held(one_worker) == 0
+    assert held(one_worker) == 0
 
 
 def test_high_priority_is_answered_first_and_normal_is_not_starved(one_worker: Parts) -> None:
@@ -144,7 +147,7 @@ def test_high_priority_is_answered_first_and_normal_is_not_starved(one_worker: P
 
 def test_overload_is_turned_away_at_once_and_the_rest_is_answered_in_time(tmp_path: Path) -> None:
     """Limits for a machine that has others to serve; those of `make chaos` are the promised ones."""
-    result = chaos.overload(tmp_path, 1000)
+    result = overload(tmp_path, 1000)
     facts = result.facts
     assert result.faults() == []
     assert facts["goodput"].value > 60
@@ -159,4 +162,4 @@ def test_overload_is_turned_away_at_once_and_the_rest_is_answered_in_time(tmp_pa
 
 
 def _until_held(parts: Parts, rows: int) -> None:
-    until(lambda: chaos.held(parts) == rows, what=f"{rows} rows on the queue")
+    until(lambda: held(parts) == rows, what=f"{rows} rows on the queue")

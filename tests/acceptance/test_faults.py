@@ -7,10 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running import RedisServer, Stack, until
 
-from benchmarks import chaos
-from tests import exact
+from tests.chaos.calls import ask as ask_exact
+from tests.support import exact
+from tests.support.running import RedisServer, Stack, until
 
 Up = Callable[..., Stack]
 
@@ -26,12 +26,12 @@ def tiny(make_onnx: Callable[..., Path], tmp_path: Path) -> str:
 def test_a_request_that_kills_its_worker_does_not_end_the_stack(up: Up, tmp_path: Path, own_redis: RedisServer) -> None:
     exact.make(tmp_path / "models")
     stack = up("--models", str(tmp_path / "models"), "--redis-url", own_redis.url, "--log-level", "error")
-    given_up = chaos.ask(stack.url, exact.KILLS, 30_000)
+    given_up = ask_exact(stack.url, exact.KILLS, 30_000)
     assert (given_up.status_code, given_up.json()) == (
         500,
         {"error": "model 'exact': the request was given up after 3 workers failed on it"},
     )
-    assert chaos.ask(stack.url, 5).json() == {"predictions": [[exact.answer(5)]]}
+    assert ask_exact(stack.url, 5).json() == {"predictions": [[exact.answer(5)]]}
 
 
 def test_overload_deadlines_and_absence_have_each_their_status(

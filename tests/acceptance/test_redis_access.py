@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import psutil
 import redis
-from running import ROOT, RedisServer, free_port, until
-from tls import Certificates, tls_in_front_of
 
 from millrace.broker import acl
 from millrace.broker.keys import Queue
+from tests.support.running import ROOT, RedisServer, free_port, until
+from tests.support.tls import Certificates, tls_in_front_of
 
 
 @contextlib.contextmanager

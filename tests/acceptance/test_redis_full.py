@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import redis
-from running import RedisServer, Stack, until
 
 from millrace.broker.keys import WORKERS, Queue
+from tests.support.running import RedisServer, Stack, until
 
 QUEUE = Queue("tiny", 1)
 

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.load import Call, Load
-from tests.running import Parts, until
+from tests.support.load import Call, Load
+from tests.support.running import Parts, until
 
 PATH = "/v2/models/m/infer"
 

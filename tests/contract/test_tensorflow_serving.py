@@ -9,8 +9,6 @@ import httpx
 import numpy as np
 import pytest
 import tensorflow as tf
-from claims import proves
-from running import Stack, until
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -25,6 +23,8 @@ from tensorflow_serving.apis import (
 )
 
 from millrace.protocol.tensors import DTYPES
+from tests.contract.claims import proves
+from tests.support.running import Stack, until
 
 _CLIENT = "tensorflow-serving-api"
 _IMAGES = np.linspace(0, 255, 2 * 784, dtype=np.float32).reshape(2, 28, 28, 1)

@@ -3,6 +3,7 @@
 import asyncio
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,12 +12,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.grpc.aio
-from claims import proves
-from running import Stack
 from tritonclient.grpc import InferInput, InferRequestedOutput, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from millrace.protocol.tensors import DTYPES
+from tests.contract.claims import proves
+from tests.support.running import Stack
 
 _Test = TypeVar("_Test", bound=Callable[..., Any])
 _SUM = np.arange(16, dtype=np.int32)[None]
@@ -291,8 +292,9 @@ def test_a_wrong_request_is_refused_in_tritons_words(client: Any) -> None:
         ([one, tensor("INPUT1", np.ones((1, 8), np.int32))], "Expected [-1,16], got [1,8]"),
         ([one, tensor("INPUT1", np.ones((1, 16), np.float32))], "data-type is 'FP32'"),
     ):
-        assert refusal(lambda inputs=inputs: client.infer("simple", inputs))[0] == "INVALID_ARGUMENT"
-        assert text in refusal(lambda inputs=inputs: client.infer("simple", inputs))[1]
+        code, words = refusal(partial(client.infer, "simple", inputs))
+        assert code == "INVALID_ARGUMENT"
+        assert text in words
     unknown = refusal(lambda: client.infer("simple", summands(), outputs=[InferRequestedOutput("OUTPUT9")]))
     assert unknown == ("INVALID_ARGUMENT", "unexpected inference output 'OUTPUT9' for model 'simple'")
     assert refusal(lambda: client.infer("other", summands())) == (

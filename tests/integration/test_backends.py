@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnxmodels import FLOAT, INT32, INT64, STRING, constant, info, node, save
 
 from millrace.protocol.errors import InvalidRequest, ModelFailed
+from tests.support.onnxmodels import FLOAT, INT32, INT64, STRING, constant, info, node, save
 from worker import backends
 from worker.backends import texts
 from worker.backends.base import Backend, Device, LoadError, RowErrors
@@ -28,7 +28,9 @@ def saved_model(tensorflow: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
     tf = tensorflow
     folder = tmp_path_factory.mktemp("saved_model")
 
-    class Tiny(tf.Module):
+    module: Any = tf.Module
+
+    class Tiny(module):
         @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, "x")])
         def serve(self, x: Any) -> dict[str, Any]:
             return {"scores": tf.matmul(x, WEIGHTS)}
@@ -173,7 +175,9 @@ def test_onnx_blames_the_request_where_an_operator_refuses_what_it_is_given(
     reasons = [
         refused_by_onnx(tmp_path / "a", [node("Gather", ["t", "i"], ["y"])], [info("i", INT32, ["N"])], table, i=ids),
         refused_by_onnx(tmp_path / "b", [node("Reshape", ["x", "s"], ["y"])], x, pairs, x=two),
-        refused_by_onnx(tmp_path / "c", [node("Add", ["x", "z"], ["y"])], [*x, info("z", FLOAT, "M")], x=two, z=two[:2]),
+        refused_by_onnx(
+            tmp_path / "c", [node("Add", ["x", "z"], ["y"])], [*x, info("z", FLOAT, ["M"])], x=two, z=two[:2]
+        ),
         refused_by_onnx(
             tmp_path / "d",
             [node("Cast", ["x"], ["y"], to=FLOAT)],
@@ -247,7 +251,6 @@ def test_litert_blames_the_request_where_an_operator_refuses_what_it_is_given(te
         ("/srv/models/m/1/model.onnx: bad", "model.onnx: bad"),
         ("[Errno 2] No such file: '/srv/my models/m/1/v.txt'", "[Errno 2] No such file: 'v.txt'"),
         ("/my models/m/1/f.onnx and /my models/m/1", "m/1/f.onnx and m/1"),
-        ("at C:\\models\\m\\model.onnx", "at model.onnx"),
         ("file:///etc/millrace/x.txt", "x.txt"),
         ("http://host/a/b, 1/2, m/1/f.onnx, map/while/Op", "http://host/a/b, 1/2, m/1/f.onnx, map/while/Op"),
     ],

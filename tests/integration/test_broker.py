@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import redis
-from running import RedisServer, until
 
 from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply
-from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue
+from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue, consumer_name
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
-from millrace.protocol.control import ModelControl
+from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from tests.support.running import RedisServer, until
 
 QUEUE = Queue("m", 1)
 pytestmark = pytest.mark.usefixtures("redis_server")
@@ -170,14 +170,16 @@ def test_blocks_that_were_claimed_and_lost_again_come_one_at_a_time_whatever_the
     assert [(d.block, d.priority, d.deliveries) for d in claimed] == [(b"normal", "normal", 3)]
 
 
-def test_a_renewed_lease_is_not_claimed(broker: Broker) -> None:
-    appended(broker, one(b"mine"), one(b"lost"))
-    mine, _ = take(broker, "slow")
+def test_what_a_consumer_holds_is_renewed_and_nothing_of_others(broker: Broker) -> None:
+    appended(broker, one(b"mine"), one(b"mine too", priority="high"))
+    take(broker, "slow")
+    appended(broker, one(b"lost"))
+    take(broker, "dead")
     worker, other = broker.worker(), broker.consumer(QUEUE, "other")
     claimed: list[Delivery] = []
 
     def beat() -> bool:
-        worker.renew(QUEUE, "slow", [mine])
+        worker.renew([(QUEUE, "slow"), (Queue("unknown", 1), "slow")])
         claimed.extend(other.claim(lease_ms=200, count=5))
         return bool(claimed)
 
@@ -194,13 +196,110 @@ def test_a_finished_block_is_never_claimed(broker: Broker) -> None:
 
 
 def test_only_the_holder_of_a_lease_can_renew_it(broker: Broker) -> None:
+    """The first consumer goes on renewing what the second has claimed; the third claims it all the same."""
     appended(broker, one(b"x"))
-    (delivery,) = take(broker, "first")
-    second = broker.consumer(QUEUE, "second")
+    take(broker, "first")
+    second, third = broker.consumer(QUEUE, "second"), broker.consumer(QUEUE, "third")
+    until(lambda: second.claim(lease_ms=10, count=1))
     claimed: list[Delivery] = []
-    until(lambda: claimed.extend(second.claim(lease_ms=10, count=1)) or claimed)
-    broker.worker().renew(QUEUE, "first", [delivery])
-    until(lambda: broker.consumer(QUEUE, "third").claim(lease_ms=10, count=1))
+
+    def beat() -> bool:
+        broker.worker().renew([(QUEUE, "first")])
+        claimed.extend(third.claim(lease_ms=100, count=1))
+        return bool(claimed)
+
+    until(beat)
+    assert [(d.block, d.deliveries) for d in claimed] == [(b"x", 3)]
+
+
+@pytest.mark.parametrize("is_suspect", [True, False])
+def test_what_a_dead_consumer_held_is_claimed_at_once_and_counted_only_where_it_may_be_to_blame(
+    broker: Broker, is_suspect: bool
+) -> None:
+    appended(broker, one(b"high", 2, priority="high"), one(b"normal", 3))
+    take(broker, "dead")
+    appended(broker, one(b"in work"))
+    take(broker, "alive")
+    broker.worker().release(QUEUE, "dead", is_suspect=is_suspect)
+    claimed = broker.consumer(QUEUE, "next").claim(lease_ms=60_000, count=5)
+    count = 2 if is_suspect else 1
+    assert [(d.block, d.rows, d.deliveries) for d in claimed] == [(b"high", 2, count), (b"normal", 3, count)]
+    broker.consumer(QUEUE, "next").exchange([], claimed, count=0, block_ms=0)
+    assert appended(broker, one(b"more", 100), limit=100) == [Held(1, 7)]
+
+
+def test_nothing_is_released_of_a_consumer_that_holds_nothing(broker: Broker) -> None:
+    worker = broker.worker()
+    worker.release(QUEUE, "unknown", is_suspect=True)
+    appended(broker, one(b"x"))
+    take(broker, "alive")
+    worker.release(QUEUE, "unknown", is_suspect=True)
+    assert broker.consumer(QUEUE, "next").claim(lease_ms=60_000, count=5) == []
+
+
+def test_an_item_that_is_settled_is_answered_and_whoever_claims_its_block_knows(broker: Broker) -> None:
+    async def run() -> list[bytes]:
+        link = broker.producer("asks")
+        await link.heartbeat()
+        await link.append([one(b"x")], Limits(10, 100))
+        take(broker, "dead")
+        worker = broker.worker()
+        worker.live()
+        worker.settle(QUEUE, Reply(link.reply_to, b"why"), 7, int(link.clock.now_ms()) + 60_000)
+        worker.release(QUEUE, "dead", is_suspect=False)
+        second = broker.consumer(QUEUE, "next")
+        assert blocks(second.claim(lease_ms=60_000, count=1)) == [b"x"]
+        assert second.cancelled_count == 1
+        assert second.cancelled([(link.reply_to, 7), (link.reply_to, 8)]) == {(link.reply_to, 7)}
+        replies = await link.replies()
+        await link.close()
+        return replies
+
+    assert asyncio.run(run()) == [b"why"]
+
+
+def test_queues_with_blocks_are_seen_whether_these_wait_or_are_in_work(broker: Broker) -> None:
+    worker = broker.worker()
+    if not worker.can_watch:
+        pytest.skip("in a Cluster, queues lie on several servers")
+    others = [Queue("m", 2), Queue("other", 1)]
+    assert worker.watch([QUEUE, *others], 10) == set()
+    seen: list[set[Queue]] = []
+    watching = threading.Thread(target=lambda: seen.append(worker.watch([QUEUE, *others], 30_000)))
+    watching.start()
+    appended(broker, one(b"x"))
+    watching.join()
+    assert seen == [{QUEUE}]
+    consumer = broker.consumer(QUEUE, "c")
+    taken = consumer.exchange([], [], count=1, block_ms=0)
+    assert worker.watch([QUEUE, *others], 10) == {QUEUE}
+    consumer.exchange([], taken, count=0, block_ms=0)
+    assert worker.watch([QUEUE, *others], 10) == set()
+
+
+def test_after_a_lost_connection_a_consumer_takes_under_a_new_name(own_redis: RedisServer) -> None:
+    """What was on its way to the lost connection must not be renewed with what is taken afterwards."""
+    broker = RedisBroker(own_redis.url)
+    consumer = broker.consumer(QUEUE, "c")
+    consumer.exchange([], [], count=1, block_ms=0)
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(Unavailable):
+            consumer.exchange([], [], count=1, block_ms=0)
+        appended(broker, one(b"x"))
+        client.xreadgroup("workers", "c", {QUEUE.requests("normal"): ">"})  # as if it had arrived nowhere
+        appended(broker, one(b"y"))
+        assert blocks(consumer.exchange([], [], count=1, block_ms=0)) == [b"y"]
+    assert consumer.losses == 1
+    worker, claimed = broker.worker(), list[Delivery]()
+
+    def beat() -> bool:
+        worker.renew([(QUEUE, consumer_name("c", consumer.losses))])
+        claimed.extend(broker.consumer(QUEUE, "next").claim(lease_ms=200, count=5))
+        return bool(claimed)
+
+    until(beat)
+    assert blocks(claimed) == [b"x"]
 
 
 def test_replies_reach_the_process_that_asked_and_only_once(broker: Broker) -> None:
@@ -305,49 +404,49 @@ def test_a_block_that_is_given_up_is_kept_with_its_error_until_it_is_dropped(bro
 
 
 def test_what_is_wanted_of_a_model_reaches_workers_and_api_processes(broker: Broker) -> None:
-    control = ModelControl(model="m", generation=5, labels={"stable": 1}, weights={1: 0.5, 2: 0.5})
+    control = DesiredState(model="m", generation=5, labels={"stable": 1}, weights={1: 0.5, 2: 0.5})
 
-    async def run() -> list[ModelControl]:
+    async def run() -> list[DesiredState]:
         link = broker.producer("api")
         try:
-            assert await link.write_control(control, replaces=0) is None
-            return (await link.heartbeat()).controls
+            assert await link.write_desired_state(control, replaces=0) is None
+            return (await link.heartbeat()).desired_states
         finally:
             await link.close()
 
     assert asyncio.run(run()) == [control]
     link = broker.worker()
-    workers, controls = link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
-    assert ([worker.worker for worker in workers], controls) == (["w"], [control])
+    workers, desired_states = link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
+    assert ([worker.worker for worker in workers], desired_states) == (["w"], [control])
     link.close()
 
 
 def test_of_two_who_change_the_same_document_one_is_told_to_read_again(broker: Broker) -> None:
-    mine, other = ModelControl(model="m", generation=7), ModelControl(model="m", generation=8)
+    mine, other = DesiredState(model="m", generation=7), DesiredState(model="m", generation=8)
 
     async def run() -> None:
         link = broker.producer("api")
-        assert await link.write_control(mine, replaces=0) is None
-        assert await link.write_control(other, replaces=0) == mine
-        assert await link.write_control(other, replaces=7) is None
+        assert await link.write_desired_state(mine, replaces=0) is None
+        assert await link.write_desired_state(other, replaces=0) == mine
+        assert await link.write_desired_state(other, replaces=7) is None
         await link.close()
 
     asyncio.run(run())
 
 
 def test_a_document_that_is_put_back_does_not_undo_a_newer_one(broker: Broker) -> None:
-    older, newer = ModelControl(model="m", generation=7), ModelControl(model="m", generation=9, is_loaded=False)
-    gone = ModelControl(model="gone", generation=1)
+    older, newer = DesiredState(model="m", generation=7), DesiredState(model="m", generation=9, is_loaded=False)
+    gone = DesiredState(model="gone", generation=1)
 
-    async def run() -> list[ModelControl]:
+    async def run() -> list[DesiredState]:
         worker, link = broker.worker(), broker.producer("api")
         worker.put_back([newer])
         worker.put_back([older, gone])
         await link.put_back([older, gone])
-        controls = (await link.heartbeat()).controls
+        desired_states = (await link.heartbeat()).desired_states
         worker.close()
         await link.close()
-        return controls
+        return desired_states
 
     assert sorted(asyncio.run(run()), key=lambda control: control.model) == [gone, newer]
 
@@ -384,6 +483,48 @@ def test_live_workers_are_known_and_gone_ones_are_not(broker: Broker) -> None:
     link.withdraw("leaves")
     assert asyncio.run(live()) == ["stays"]
     assert [worker.worker for worker in link.live()] == ["stays"]
+
+
+class OddClock:
+    """A machine's clock: wrong by `ahead_s` and running by `drift` too fast."""
+
+    def __init__(self, ahead_s: float, drift: float) -> None:
+        self.ahead_s, self._drift = ahead_s, drift
+
+    def __call__(self) -> float:
+        return time.monotonic() * (1 + self._drift) + self.ahead_s
+
+
+def test_both_ends_agree_on_the_time_though_their_clocks_and_times_of_day_do_not(broker: Broker) -> None:
+    theirs, ours = OddClock(-5000, -1e-4), OddClock(5000, 1e-4)
+
+    async def run() -> None:
+        worker, link = broker.worker(clock=theirs), broker.producer("api", clock=ours)
+        theirs.ahead_s -= 600  # as where the time of day is wrong by ten minutes
+        ours.ahead_s += 600
+        worker.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
+        await link.heartbeat()
+        assert link.clock.now_ms() == pytest.approx(worker.clock.now_ms(), abs=50)
+        assert link.clock.now_ms() == pytest.approx(time.time() * 1000, abs=1000)
+        theirs.ahead_s += 90  # a machine that slept
+        worker.live()
+        assert worker.clock.now_ms() == pytest.approx(time.time() * 1000, abs=1000)
+        worker.close()
+        await link.close()
+
+    asyncio.run(run())
+
+
+def test_a_first_announcement_lives_as_long_as_it_says_whatever_the_time_of_day_was(broker: Broker) -> None:
+    clock = OddClock(0, 0)
+    link = broker.worker(clock=clock)
+    clock.ahead_s += 3600
+    now_ms = int(link.clock.now_ms())
+    announcement = WorkerAnnouncement(worker="w", sent_ms=now_ms, expires_ms=now_ms + 2000, models=())
+    ((announced,), _) = link.announce(announcement)
+    assert announced.expires_ms - announced.sent_ms == pytest.approx(2000, abs=1)
+    assert announced.sent_ms == pytest.approx(time.time() * 1000, abs=1000)
+    link.close()
 
 
 class TestRedisAlone:
@@ -478,6 +619,49 @@ class TestRedisAlone:
 
         assert asyncio.run(run()) == [True, False, True]
 
+    def test_a_stall_of_the_event_loop_moves_no_clock_and_ends_no_worker(self, redis_server: RedisServer) -> None:
+        broker = RedisBroker(redis_server.url)
+
+        async def run() -> None:
+            link, worker = broker.producer("api"), broker.worker()
+            await link.heartbeat()
+            worker.announce(WorkerAnnouncement(worker="w", expires_ms=int(worker.clock.now_ms()) + 250, models=()))
+            beat = asyncio.create_task(link.heartbeat())
+            await asyncio.sleep(0)  # its commands are written
+            time.sleep(0.5)  # the stall
+            assert [worker.worker for worker in (await beat).workers] == ["w"]
+            assert link.clock.now_ms() == pytest.approx(time.time() * 1000, abs=50)
+            assert (await link.heartbeat()).workers == []
+            await link.close()
+            worker.close()
+
+        asyncio.run(run())
+
+    def test_what_was_announced_before_is_not_decoded_again(self, redis_server: RedisServer) -> None:
+        broker = RedisBroker(redis_server.url)
+        worker = broker.worker()
+
+        def announce(*names: str) -> None:
+            models = tuple(ModelAnnouncement(name=name, version=1, state="AVAILABLE") for name in names)
+            worker.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=models))
+
+        async def run() -> None:
+            link, desired_state = broker.producer("api"), DesiredState(model="m", generation=1)
+            await link.put_back([desired_state])
+            announce("a")
+            first, second = await link.heartbeat(), await link.heartbeat()
+            assert second.workers[0].models is first.workers[0].models
+            assert second.desired_states[0] is first.desired_states[0]
+            announce("a", "b")
+            changed = await link.heartbeat()
+            assert [model.name for model in changed.workers[0].models] == ["a", "b"]
+            worker.withdraw("w")
+            assert (await link.heartbeat()).workers == []
+            await link.close()
+
+        asyncio.run(run())
+        worker.close()
+
     def test_a_full_memory_is_unavailable_and_says_so(self, redis_server: RedisServer) -> None:
         url = redis_server.url
         with redis.Redis.from_url(url) as client:
@@ -522,7 +706,7 @@ class TestRedisAlone:
                 await link.heartbeat()
                 good.is_deaf = True
                 large = Append(QUEUE, "normal", ((1, bytes(4_000_000)),))
-                stuck = asyncio.create_task(link.append([large], Limits(10, 10**8)))
+                stuck = asyncio.ensure_future(link.append([large], Limits(10, 10**8)))
                 with pytest.raises(Unavailable, match="does not answer"):
                     await link.heartbeat()
                 with pytest.raises(Unavailable):

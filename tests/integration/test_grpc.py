@@ -16,7 +16,6 @@ import grpc.aio
 import numpy as np
 import pytest
 import uvloop
-from running import free_port
 
 from millrace import rpc
 from millrace.broker.base import Reply
@@ -26,9 +25,10 @@ from millrace.protocol import codec
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, RequestBlock, WorkerAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from millrace.rpc import tensorprotos
-from serving.grpc.server import GrpcServer
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.transport.grpc_server import GrpcServer
+from tests.support.running import free_port
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 INFER = "/inference.GRPCInferenceService/ModelInfer"

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import uvloop
-from running import free_port
 
 from millrace.protocol.errors import MillraceError
-from serving import http
-from serving.answers import Answer, error_body
-from serving.heads import MAX_HEAD_BYTES, Head, HeadError, read_head
-from serving.http import Done, HttpServer, Withdraw
 from serving.settings import ServingSettings
+from serving.transport import http_server as http
+from serving.transport.http_server import Done, HttpServer, Withdraw
+from serving.transport.request_head import MAX_HEAD_BYTES, RequestHead, RequestHeadError, read_head
+from serving.transport.responses import HttpResponse, error_body
+from tests.support.running import free_port
 
 HUGE = 16_000_000  # more than the system holds for a caller that does not read
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -31,27 +31,27 @@ class Echo:
     """Answers with the method, the path and the body; a path of /held is answered when the test says so."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[Head, bytes]] = []
+        self.seen: list[tuple[RequestHead, bytes]] = []
         self.held: list[Done] = []
         self.withdrawn = 0
 
-    def handle(self, head: Head, body: bytes, done: Done) -> Withdraw | None:
+    def handle(self, head: RequestHead, body: bytes, done: Done) -> Withdraw | None:
         self.seen.append((head, body))
         if head.path == "/held":
             self.held.append(done)
         elif head.path == "/large":
-            done(Answer(200, b"x" * 2_000_000))
+            done(HttpResponse(200, b"x" * 2_000_000))
         elif head.path == "/huge":
-            done(Answer(200, b"x" * HUGE))
+            done(HttpResponse(200, b"x" * HUGE))
         else:
-            done(Answer(200, f"{head.method} {head.path} ".encode() + body))
+            done(HttpResponse(200, f"{head.method} {head.path} ".encode() + body))
         return self._withdraw
 
     def _withdraw(self) -> None:
         self.withdrawn += 1
 
-    def refused(self, head: Head, error: MillraceError) -> Answer:
-        return Answer(error.status, error_body(str(error)))
+    def refused(self, head: RequestHead, error: MillraceError) -> HttpResponse:
+        return HttpResponse(error.status, error_body(str(error)))
 
 
 class Caller:
@@ -115,7 +115,7 @@ async def running(**settings: Any) -> AsyncIterator[Running]:
     finally:
         run.close()
         for done in echo.held:
-            done(Answer(200, b""))
+            done(HttpResponse(200, b""))
         await server.stop()
 
 
@@ -150,7 +150,7 @@ async def test_requests_that_come_together_are_answered_in_order() -> None:
         assert (await caller.answer())[2] == b"POST /a 1"
         await r.until(lambda: r.echo.held)
         assert len(r.echo.seen) == 2
-        r.echo.held.pop()(Answer(200, b"late"))
+        r.echo.held.pop()(HttpResponse(200, b"late"))
         assert (await caller.answer())[2] == b"late"
         assert (await caller.answer())[2] == b"POST /a 3"
         caller.send(GET[9:])
@@ -362,7 +362,7 @@ async def test_a_caller_that_goes_away_withdraws_its_request() -> None:
         await r.until(lambda: r.echo.held)
         caller.writer.close()
         await r.until(lambda: r.echo.withdrawn)
-        r.echo.held.pop()(Answer(200, b"nobody is there"))
+        r.echo.held.pop()(HttpResponse(200, b"nobody is there"))
         assert (r.echo.withdrawn, r.server.connections) == (1, set())
 
 
@@ -421,7 +421,7 @@ async def test_stopping_answers_what_is_open_and_what_is_on_its_way() -> None:
             waiting.setblocking(False)
             assert b"connection: close" in await loop.sock_recv(waiting, 1000)
         assert not stopping.done()
-        r.echo.held.pop()(Answer(200, b"at last"))
+        r.echo.held.pop()(HttpResponse(200, b"at last"))
         status, headers, body = await busy.answer()
         assert (status, headers["connection"], body) == (200, "close", b"at last")
         busy.writer.close()
@@ -447,8 +447,10 @@ async def test_stopping_does_not_wait_for_ever() -> None:
 def test_a_head_is_read() -> None:
     raw = b"POST /v1/m%C3%A9?a=%20b HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nx-a: 2\r\nContent-Length: 7\r\n\r\n"
     head = read_head(raw)
-    assert head == Head("POST", "/v1/mé", "a=%20b", {b"host": b"x", b"x-a": b"1,2", b"content-length": b"7"}, 7, True)
+    assert head == RequestHead(
+        "POST", "/v1/mé", "a=%20b", {b"host": b"x", b"x-a": b"1,2", b"content-length": b"7"}, 7, True
+    )
     assert read_head(raw) is head
     assert read_head(b"GET http://host?a=1 HTTP/1.1\r\n\r\n").path == "/"
-    with pytest.raises(HeadError):
+    with pytest.raises(RequestHeadError):
         read_head(b"GET /\xff\xfe HTTP/1.1\r\nx\r\n\r\n")

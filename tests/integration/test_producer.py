@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.broker.base import Append, Heartbeat, Held, Limits, Reply
+from millrace.broker.base import Append, Delivery, Heartbeat, Held, Limits, Reply
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryProducerLink
-from millrace.broker.producer import Producer, Request, Response
 from millrace.protocol import codec
-from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, QueueFull, Unavailable
+from millrace.protocol.errors import DeadlineExceeded, Internal, InvalidRequest, QueueFull, Unavailable
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, RequestBlock, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest, InferenceResponse
 
 QUEUE = Queue("m", 1)
 
@@ -59,36 +60,49 @@ class Bench:
         for number in range(workers):
             self.broker.worker().announce(WorkerAnnouncement(worker=str(number), expires_ms=2**60, models=(model,)))
 
-    def submit(self, *values: float, timeout_s: float = 5.0, largest: int = 8) -> "asyncio.Task[Response]":
-        array = np.array(values, np.float32)
-        request = Request(
+    def submit(self, *values: float, timeout_s: float = 5.0, largest: int = 8) -> "asyncio.Task[InferenceResponse]":
+        return asyncio.create_task(self.producer.submit(self.request(*values, timeout_s=timeout_s, largest=largest)))
+
+    def request(self, *values: float, timeout_s: float = 5.0, largest: int = 8, caller: str = "") -> InferenceRequest:
+        return InferenceRequest(
             model="m",
             version=1,
             signature="serving_default",
-            inputs={"x": Tensor.from_numpy(array)},
+            inputs={"x": Tensor.from_numpy(np.array(values, np.float32))},
             rows=len(values) if largest else 1,
             max_batch_size=largest,
             timeout_s=timeout_s,
             trace="t",
+            caller=caller,
         )
-        return asyncio.create_task(self.producer.submit(request))
 
-    def work(self) -> list[list[float]]:
+    def waiting(self) -> list[Delivery]:
+        """The blocks that wait, which are taken."""
+        return self.consumer.exchange([], [], count=100, block_ms=0)
+
+    def answer(self, delivery: Delivery, outputs: "np.typing.NDArray[Any] | None", error: str = "") -> None:
+        """Answer every item of a block, with rows of the outputs or the error."""
+        block = codec.decode_request(delivery.block)
+        items = tuple(
+            ReplyItem(item.id, 0 if error else item.rows, 0.0, 0.0, "INTERNAL" if error else "", error)
+            for item in block.items
+        )
+        reply = ReplyBlock(
+            worker="w",
+            compute_ms=1.0,
+            batch_rows=delivery.rows,
+            items=items,
+            tensors={} if outputs is None else {"y": Tensor.from_numpy(outputs)},
+        )
+        self.consumer.exchange([Reply(block.reply_to, codec.encode_reply(reply))], [delivery], count=0, block_ms=0)
+
+    def work(self, error: str = "") -> list[list[float]]:
         """Answer every block that waits; the values of each."""
         served = []
-        for delivery in self.consumer.exchange([], [], count=100, block_ms=0):
-            block = codec.decode_request(delivery.block)
-            values = block.tensors["x"].to_numpy()
+        for delivery in self.waiting():
+            values = codec.decode_request(delivery.block).tensors["x"].to_numpy()
             served.append(values.ravel().tolist())
-            items = tuple(ReplyItem(item.id, item.rows, 0.0, 0.0) for item in block.items)
-            reply = ReplyBlock(
-                worker="w",
-                compute_ms=1.0,
-                batch_rows=len(values),
-                items=items,
-                tensors={"y": Tensor.from_numpy(values * 2)},
-            )
-            self.consumer.exchange([Reply(block.reply_to, codec.encode_reply(reply))], [delivery], count=0, block_ms=0)
+            self.answer(delivery, None if error else values * 2, error)
         return served
 
     def sent(self) -> list[list[list[float]]]:
@@ -112,8 +126,12 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-def values(response: Response) -> list[float]:
-    return response.outputs["y"].to_numpy().ravel().tolist()  # type: ignore[no-any-return]
+def nothing(_: object) -> None:
+    """A callback of somebody who does not care."""
+
+
+def values(response: InferenceResponse) -> list[float]:
+    return response.outputs["y"].to_numpy().ravel().tolist()
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -245,7 +263,87 @@ async def test_a_request_without_an_answer_ends_at_its_deadline_and_a_late_reply
         await turns()
         b.work()
         assert values(await after) == [4]
-        assert not b.producer._sent
+        assert_nothing_is_left(b)
+
+
+@run
+async def test_parts_whose_rows_do_not_fit_together_are_an_error_and_no_answer() -> None:
+    for first, second in (
+        (np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32)),  # as many bytes a row less, and a wrong answer
+        (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.int32)),
+        (np.zeros((2, 1), np.float32), np.zeros(2, np.float32)),
+    ):
+        async with bench() as b:
+            task = b.submit(*range(4), largest=2)
+            await turns()
+            for delivery, array in zip(b.waiting(), (first, second), strict=True):
+                b.answer(delivery, array)
+            with pytest.raises(Internal, match="do not fit together"):
+                await asyncio.wait_for(task, 2)
+            assert_nothing_is_left(b)
+
+
+@run
+async def test_a_callback_that_raises_keeps_no_other_from_being_called() -> None:
+    async with bench() as b:
+        for end in ("deadline", "answer", "worker's error", "lost queue", "append fails", "stop"):
+            told: list[int] = []
+
+            def callback(number: int, told: list[int] = told) -> Callable[[object], None]:
+                def call(_: object) -> None:
+                    told.append(number)
+                    if number % 2 == 0:
+                        raise RuntimeError("this caller's connection is odd")
+
+                return call
+
+            timeout_s = 0.02 if end == "deadline" else 5.0
+            b.link.gate.clear() if end == "append fails" else b.link.gate.set()
+            for number in range(5):
+                b.producer.send(b.request(number, timeout_s=timeout_s), callback(number), callback(number))
+            await turns()
+            if end in ("answer", "worker's error"):
+                b.work(error="odd" if end == "worker's error" else "")
+            elif end == "lost queue":
+                b.link.has_stream = False
+                await b.producer.refresh()
+                b.link.has_stream = True
+            elif end == "append fails":
+                b.link.is_broken = True
+                b.link.gate.set()
+            elif end == "stop":
+                await asyncio.wait_for(b.producer.stop(), 2)
+            async with asyncio.timeout(2):
+                while len(told) < 5:
+                    await asyncio.sleep(0.005)
+            assert sorted(told) == [0, 1, 2, 3, 4], end
+            b.link.is_broken = False
+            b.waiting()
+            assert_nothing_is_left(b)
+
+
+@run
+async def test_the_tensors_of_a_request_are_dropped_when_its_blocks_are_in_the_queue() -> None:
+    async with bench() as b:
+        sent: list[int] = []
+        b.link.gate.clear()
+        pendings = [
+            b.producer.send(b.request(number, timeout_s=t), nothing, nothing, lambda n=number: sent.append(n))  # type: ignore[misc]
+            for number, t in enumerate((5.0, 5.0, 0.02))
+        ]
+        await turns()
+        later = b.producer.send(b.request(3), nothing, nothing, lambda: sent.append(3))
+        await turns()
+        b.producer.withdraw(pendings[1])
+        await asyncio.sleep(0.05)  # the third one's deadline
+        assert sent == []  # its block is still on its way
+        assert all(pending.inputs for pending in (*pendings, later))
+        b.producer.withdraw(later)  # not sent yet
+        assert sent == [3]
+        b.link.gate.set()
+        await turns()
+        assert sorted(sent) == [0, 1, 2, 3]
+        assert not any(pending.inputs for pending in (*pendings, later))
 
 
 @run
@@ -495,7 +593,7 @@ async def test_nothing_is_left_behind_however_requests_end() -> None:
         )
         kinds = [type(outcome) for outcome in outcomes]
         gone = asyncio.CancelledError
-        assert kinds == [Response, QueueFull, Unavailable, DeadlineExceeded, gone, DeadlineExceeded, gone]
+        assert kinds == [InferenceResponse, QueueFull, Unavailable, DeadlineExceeded, gone, DeadlineExceeded, gone]
         b.link.gate.set()
         await turns()
         b.work()
@@ -509,8 +607,5 @@ def sizes(b: Bench) -> list[int]:
 
 
 def assert_nothing_is_left(b: Bench) -> None:
-    producer = b.producer
-    assert (producer._open, producer._appends, producer._sent) == (0, 0, {})
-    assert [pending for pending in producer._waiting if not pending.is_done] == []
-    assert [flow._in_flight for flow in producer._flows.values()] == [{"high": 0, "normal": 0}]
-    assert not any(producer._deadlines._ticks.values())
+    assert b.producer.snapshot() == (0, 0, 0, 0)
+    assert b.producer.batches_in_flight(QUEUE.model, QUEUE.version) == 0

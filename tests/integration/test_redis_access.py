@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import redis
-from running import RedisServer
-from tls import Certificates, tls_in_front_of
-from topologies import Cluster
 
 from millrace.broker import acl
 from millrace.broker.base import Append, Limits, Reply
 from millrace.broker.keys import Queue
 from millrace.broker.redis import RedisBroker
-from millrace.protocol.control import ModelControl
+from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
+from tests.support.running import RedisServer
+from tests.support.tls import Certificates, tls_in_front_of
+from tests.support.topologies import Cluster
 
 QUEUE = Queue("m", 1)
 
@@ -25,7 +25,7 @@ async def api_does_all(url: str) -> None:
     link = RedisBroker(url).producer("api")
     try:
         await link.heartbeat()
-        await link.write_control(ModelControl(model="m", generation=1), replaces=0)
+        await link.write_desired_state(DesiredState(model="m", generation=1), replaces=0)
         await link.append([Append(QUEUE, "normal", ((1, b"x"), (1, b"y")))], Limits(10, 100))
         await link.cancel(QUEUE, [(1, int(link.clock.now_ms()) + 60_000)])
         with redis.Redis.from_url(url.replace("api:secret@", "")) as client:
@@ -48,15 +48,19 @@ def worker_does_all(url: str) -> None:
     link.announce(WorkerAnnouncement(worker="dead", expires_ms=1, models=()))
     link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
     assert [worker.worker for worker in link.live()] == ["w"]
-    link.put_back([ModelControl(model="m", generation=1)])
+    link.put_back([DesiredState(model="m", generation=1)])
     assert link.block_count(QUEUE) == 1
     first.exchange([], [], count=1, block_ms=10)
     assert first.cancelled_count == 0
     first.cancelled([("millrace:{api}:replies", 1)])
     claimed = list(second.claim(lease_ms=0, count=1))
-    link.renew(QUEUE, "second", claimed)
+    link.renew([(QUEUE, "second")])
     second.bury(claimed[0], "why")
     second.exchange([Reply("millrace:{api}:replies", b"y")], claimed, count=0, block_ms=0)
+    link.settle(QUEUE, Reply("millrace:{api}:replies", b"why"), 1, int(link.clock.now_ms()) + 60_000)
+    link.release(QUEUE, "second", is_suspect=True)
+    if link.can_watch:
+        link.watch([QUEUE], 10)
     link.withdraw("w")
     first.close()
     second.close()

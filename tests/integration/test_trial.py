@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from onnxmodels import FLOAT, INT32, constant, info, node, save
-from working import ask, block_of, connected, request_of, serving, text_request
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import read_triton_config
@@ -21,11 +19,13 @@ from millrace.artifacts.manifest import Batching, LookUpWords, Manifest, Tokeniz
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.broker.base import Limits
 from millrace.broker.memory import MemoryBroker
-from millrace.broker.producer import Request, Response
 from millrace.protocol import codec
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ReplyBlock
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
+from serving.queueing.requests import InferenceRequest, InferenceResponse
+from tests.support.onnxmodels import FLOAT, INT32, constant, info, node, save
+from tests.support.working import ask, block_of, connected, request_of, serving, text_request
 from worker import model as models
 from worker import trial
 from worker.backends.base import Arrays, Device
@@ -71,14 +71,14 @@ MIXING: dict[str, tuple[Sequence[Any], Sequence[Any]]] = {
 }
 
 
-def answers_of(model: Model, *requests: Request) -> list[Any]:
+def answers_of(model: Model, *requests: InferenceRequest) -> list[Any]:
     """The outputs of requests that are asked together, by name, as lists; errors as they are."""
     broker = MemoryBroker()
     with serving(broker, model):
         answers = ask(broker, *requests)
     return [
         {name: tensor.to_numpy().tolist() for name, tensor in answer.outputs.items()}
-        if isinstance(answer, Response)
+        if isinstance(answer, InferenceResponse)
         else answer
         for answer in answers
     ]
@@ -208,7 +208,7 @@ class Computed:
     fault = ""
 
     def __init__(self, signature: Signature, compute: Callable[[Arrays], Arrays]) -> None:
-        self.signatures = {"serving_default": signature}
+        self.signatures: Mapping[str, Signature] = {"serving_default": signature}
         self._compute = compute
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
@@ -251,7 +251,7 @@ def padded_model(folder: Path, nodes: Sequence[Any], *constants: Any, how: str =
     return load(folder)
 
 
-def request_of_numbers(model: Model, *texts: Sequence[int]) -> Request:
+def request_of_numbers(model: Model, *texts: Sequence[int]) -> InferenceRequest:
     words = [[str(number) for number in text] for text in texts]
     if model.announcement.signatures["serving_default"].inputs[0].shape == (-1,):
         return text_request(*map(" ".join, words))

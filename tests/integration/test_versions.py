@@ -15,20 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from running import RedisServer, until
 
 from millrace.broker.base import Broker, Limits
-from millrace.broker.keys import CONTROLS, WORKERS
+from millrace.broker.keys import DESIRED_STATES, WORKERS
 from millrace.broker.memory import MemoryBroker
-from millrace.broker.producer import Producer, Request
 from millrace.broker.redis import RedisBroker
-from millrace.protocol.control import ModelSettings, Shadow, VersionPolicy
+from millrace.protocol.desired_state import ModelSettings, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed, Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
-from serving.models import Models, ServedModel
-from serving.repository import IndexEntry, Repository
+from serving.models.model_control import IndexEntry, ModelControl
+from serving.models.registry import ModelRegistry, ServedModel
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
 from serving.settings import ServingSettings
+from tests.support.running import RedisServer, until
 from worker.model import Model
 from worker.process import Worker
 from worker.settings import WorkerSettings
@@ -54,9 +55,9 @@ class Api:
 
     async def _begin(self, broker: Broker, name: str, model_control: str) -> None:
         self.producer = Producer(broker.producer(name), limits=Limits(1000, 10**8), heartbeat_s=0.05)
-        self.models = Models(lambda: self.producer.workers, lambda: self.producer.controls.by_model)
+        self.models = ModelRegistry(lambda: self.producer.workers, lambda: self.producer.desired_states.by_model)
         settings = ServingSettings(model_control=model_control, load_timeout_s=30)
-        self.repository = Repository(self.producer, self.models, settings)
+        self.repository = ModelControl(self.producer, self.models, settings)
         await self.producer.start()
 
     def do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -69,7 +70,7 @@ class Api:
         return int(first) // 6
 
     async def _asked(self, model: ServedModel) -> Any:
-        request = Request(
+        request = InferenceRequest(
             model="m",
             version=model.version,
             signature="serving_default",
@@ -501,7 +502,7 @@ def test_two_who_change_one_model_lose_nothing(
         api.until(v1="AVAILABLE")
         other.until(v1="AVAILABLE")
 
-        async def label(repository: Repository, name: str) -> None:
+        async def label(repository: ModelControl, name: str) -> None:
             await asyncio.gather(*(repository.set_label("m", f"{name}{number}", 1) for number in range(20)))
 
         both = [
@@ -624,8 +625,8 @@ def test_documents_that_cannot_be_read_disturb_neither_workers_nor_api_processes
         api.until(v1="AVAILABLE")
         api.do(api.repository.set_policy("m", VersionPolicy(latest=0)))
         with redis.Redis.from_url(own_redis.url) as client:
-            client.hset(CONTROLS, "m", GARBAGE[garbage])
-            client.hset(CONTROLS, "nobody", GARBAGE[garbage])
+            client.hset(DESIRED_STATES, "m", GARBAGE[garbage])
+            client.hset(DESIRED_STATES, "nobody", GARBAGE[garbage])
             client.hset(WORKERS, "nobody", GARBAGE[garbage])
         publish(2)
         until(lambda: api.states() == {1: "AVAILABLE", 2: "AVAILABLE"})

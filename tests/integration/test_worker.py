@@ -1,7 +1,6 @@
 """The worker's loop: real brokers, real threads, and models that break in every way."""
 
 import asyncio
-import os
 import subprocess
 import sys
 import threading
@@ -16,8 +15,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from running import ROOT, RedisServer, until
-from working import (
+
+from millrace.artifacts import manifest as manifests
+from millrace.artifacts.configs import TritonConfig, read_triton_config
+from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
+from millrace.artifacts.vocabulary import Vocabulary
+from millrace.broker.base import Append, Broker, Delivery, Limits
+from millrace.broker.keys import Queue
+from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
+from millrace.broker.redis import RedisBroker
+from millrace.protocol import codec
+from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
+from millrace.protocol.messages import ReplyBlock
+from millrace.protocol.tensors import Signature, Tensor, TensorSpec
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest, InferenceResponse
+from tests.support.running import ROOT, RedisServer, until
+from tests.support.working import (
     QUEUE,
     SIGNATURE,
     Scripted,
@@ -35,20 +49,6 @@ from working import (
     text_request,
     wrong_batch_size,
 )
-
-from millrace.artifacts import manifest as manifests
-from millrace.artifacts.configs import TritonConfig, read_triton_config
-from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
-from millrace.artifacts.vocabulary import Vocabulary
-from millrace.broker.base import Append, Broker, Delivery, Limits
-from millrace.broker.keys import Queue
-from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
-from millrace.broker.producer import Producer, Request, Response
-from millrace.broker.redis import RedisBroker
-from millrace.protocol import codec
-from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
-from millrace.protocol.messages import ReplyBlock
-from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from worker import model as models
 from worker import preprocess
 from worker.backends.base import Arrays, Device, LoadError, RowErrors
@@ -218,7 +218,7 @@ def test_nothing_waits_while_there_is_something_to_do(broker: Broker) -> None:
         link.exchange = recorded  # type: ignore[method-assign]
         return link
 
-    broker.consumer = watched  # type: ignore[method-assign]
+    broker.consumer = watched  # type: ignore[method-assign, assignment]
     with serving(broker, model_of(Scripted(doubles))):
         ask(broker, *(request_of([[1.0] * (1 + n % 4)]) for n in range(40)))
     assert any(held for held, _ in waits)
@@ -251,7 +251,7 @@ def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) 
 
     thief = threading.Thread(target=take_and_die)
     thief.start()
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[1], [2]]))))
     asking.start()
     thief.join()
@@ -261,7 +261,7 @@ def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) 
 
 
 def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> None:
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[666]]))))
     asking.start()
     taken: list[Any] = []
@@ -291,15 +291,14 @@ def take_and_die(broker: Broker) -> None:
 
 def run_until_it_dies(redis_server: RedisServer, consumer: str) -> None:
     """A worker's process that takes what there is, and claims, until a 666 ends it."""
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
-    command = [sys.executable, ROOT / "tests" / "dying.py", redis_server.url, consumer]
-    assert subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, timeout=60, check=False).returncode == 66
+    command = [sys.executable, "-m", "tests.support.dying", redis_server.url, consumer]
+    assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == 66
 
 
 def test_neighbours_of_a_request_that_ends_the_process_are_answered(redis_server: RedisServer) -> None:
     """A block of three whose middle one kills: its second delivery answers the last, its third the first."""
     broker = RedisBroker(redis_server.url)
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     requests = [request_of([[value]], timeout_s=60) for value in (1, 666, 3)]
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
     asking.start()
@@ -433,7 +432,7 @@ def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> Non
 
 
 def test_many_blocks_of_a_dead_worker_are_taken_over_together(broker: Broker) -> None:
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     requests = [request_of([[float(i)] * (1 + i % 5)]) for i in range(60)]  # five shapes, so many blocks
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
     asking.start()
@@ -442,7 +441,7 @@ def test_many_blocks_of_a_dead_worker_are_taken_over_together(broker: Broker) ->
         taken += broker.consumer(QUEUE, "dead-0").exchange([], [], count=100, block_ms=100)
     with serving(broker, model_of(Scripted(doubles))):
         asking.join()
-    assert all(isinstance(answer, Response) for answer in answers)
+    assert all(isinstance(answer, InferenceResponse) for answer in answers)
 
 
 @pytest.mark.parametrize(
@@ -484,7 +483,7 @@ def test_draining_answers_what_was_taken(broker: Broker) -> None:
         assert leave.wait(10)
         return x
 
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     with serving(broker, model_of(Scripted(slow))) as instance:
         asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[1]]))))
         asking.start()
@@ -576,7 +575,7 @@ def model_of_texts(backend: Sums) -> Model:
     return model
 
 
-def request_of_texts(texts: Sequence[Sequence[int]], weights: Sequence[float]) -> Request:
+def request_of_texts(texts: Sequence[Sequence[int]], weights: Sequence[float]) -> InferenceRequest:
     request = text_request(*(" ".join(map(str, text)) for text in texts))
     return replace(request, inputs=request.inputs | {"weight": Tensor.from_numpy(np.array(weights, np.float32))})
 
@@ -655,7 +654,7 @@ def test_the_rows_of_a_block_reach_the_model_without_a_copy() -> None:
         link.exchange = kept  # type: ignore[method-assign]
         return link
 
-    broker.consumer = watched  # type: ignore[method-assign]
+    broker.consumer = watched  # type: ignore[method-assign, assignment]
     with serving(broker, model_of(Scripted(keeps), max_batch_size=64)):
         (answer,) = ask(broker, request_of(np.arange(640).reshape(64, 10), largest=64))
     assert np.shares_memory(seen[0], np.frombuffer(taken[0].block, np.uint8))
@@ -880,7 +879,7 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     options = {"models": tmp_path, "log_level": "info", "instances": 1, "max_batch_size": 1, "lease_ms": 200}
     workers = [Worker(WorkerSettings(**options, drain_timeout_s=5.0), broker) for _ in range(2)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
 
     def states(worker: Worker) -> dict[str, tuple[str, str]]:
         live = [announced.models for announced in broker.worker().live() if announced.worker == worker.id]
@@ -895,14 +894,14 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     threads[0].start()
     assert entered.wait(10)
     (of_another_model,) = ask(broker, replace(request_of([[1, 2, 3]]), model="other"), api="another")
-    assert isinstance(of_another_model, Response)
+    assert isinstance(of_another_model, InferenceResponse)
     until(lambda: states(workers[0])["m"] == ("END", "all its instances are stuck in their runs"))
     assert states(workers[0])["other"] == ("AVAILABLE", "")
     assert "an instance is stuck" in caplog.text
     threads[1].start()
     asking.join()
     assert isinstance(answers[0], DeadlineExceeded)
-    assert isinstance(answers[1], Response)
+    assert isinstance(answers[1], InferenceResponse)
     until(lambda: is_empty(broker), what="the other worker to drop what expired")
     leave.set()
     until(lambda: states(workers[0])["m"] == ("AVAILABLE", ""), what="the first worker to go on")
@@ -918,7 +917,7 @@ def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
     class Breaks(MemoryBroker):
         def consumer(self, queue: Queue, consumer: str) -> Any:
             link = super().consumer(queue, consumer)
-            link.exchange = lambda *_, **__: 1 / 0  # type: ignore[method-assign]
+            link.exchange = lambda *_, **__: 1 / 0  # type: ignore[method-assign, assignment]
             return link
 
     make_onnx(tmp_path)

@@ -9,8 +9,8 @@ import pytest
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
-from serving.admission import Inference, admit
-from serving.models import ServedModel
+from serving.models.registry import ServedModel
+from serving.queueing.admission import Inference, admit
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 2), media="image")
 TEXT = TensorSpec(name="text", datatype="BYTES", shape=(-1,), optional=True, max_bytes=5)

@@ -9,9 +9,9 @@ from flask.testing import FlaskClient
 
 from millrace.broker.memory import MemoryBroker
 from millrace.protocol.errors import InvalidRequest
-from serving.app import create_app
 from serving.service import Service, target
 from serving.settings import ServingSettings
+from serving.web.app import create_app
 
 
 @pytest.fixture(params=["", "*", "https://example.org"])

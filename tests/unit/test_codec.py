@@ -48,7 +48,7 @@ def _same(read: RequestBlock | ReplyBlock, written: RequestBlock | ReplyBlock) -
     assert {n: (t.datatype, t.shape, bytes(t.data)) for n, t in read.tensors.items()} == {
         n: (t.datatype, t.shape, bytes(t.data)) for n, t in written.tensors.items()
     }
-    fields = {name for name in type(written).__slots__ if name not in ("items", "tensors")}
+    fields = {name for name in written.__struct_fields__ if name not in ("items", "tensors")}
     assert {name: getattr(read, name) for name in fields} == {name: getattr(written, name) for name in fields}
 
 

@@ -14,7 +14,7 @@ from millrace.artifacts.configs import (
     read_triton_config,
 )
 from millrace.artifacts.repository import RepositoryError
-from millrace.protocol.control import ModelControl, ModelSettings, Shadow, VersionPolicy
+from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
 from worker.catalogue import Catalogue, Wanted
 
 TFS = """
@@ -168,8 +168,8 @@ def catalogue(root: Path, models_config: str = "", config_pbtxt: str = "") -> Ca
 
 
 def wanted(read: Catalogue, **control: object) -> Wanted:
-    controls = {"m": ModelControl(model="m", generation=1, **control)} if control else {}  # type: ignore[arg-type]
-    return read.read(controls)["m"]
+    desired_states = {"m": DesiredState(model="m", generation=1, **control)} if control else {}  # type: ignore[arg-type]
+    return read.read(desired_states)["m"]
 
 
 IN_MODELS_CONFIG = 'model_config_list { config { name: "m" model_version_policy { latest { num_versions: 2 } } } }'

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from millrace.broker.deadlines import TICK_S, Deadlines
+from serving.queueing.deadlines import TICK_S, Deadlines
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -43,7 +43,7 @@ async def test_items_expire_after_their_deadlines_in_order() -> None:
     await expired.until("late")
     assert list(expired.times) == ["early", "between", "late"]
     assert expired.times["early"] - now > 0.02 - 0.002  # the event loop's clock has milliseconds
-    assert not expired.deadlines._ticks
+    assert len(expired.deadlines) == 0
 
 
 @run
@@ -65,7 +65,7 @@ async def test_what_was_removed_does_not_expire() -> None:
     expired.deadlines.add("last", ends + 4 * TICK_S)
     await expired.until("last")
     assert list(expired.times) == ["kept", "last"]
-    assert not expired.deadlines._ticks
+    assert len(expired.deadlines) == 0
 
 
 @run
@@ -90,4 +90,4 @@ async def test_an_item_may_be_added_and_removed_while_others_expire() -> None:
     deadlines = expired.deadlines = Deadlines[str](take)
     ticks = {item: deadlines.add(item, ends) for item in ("first", "second")}
     await expired.until("first", "second", "again")
-    assert not deadlines._ticks
+    assert len(deadlines) == 0

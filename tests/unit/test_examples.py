@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from millrace import rpc
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
-from serving.examples import classifications, inputs_of, regressions, top_classes, with_context
+from serving.protocols.examples import classifications, inputs_of, regressions, top_classes, with_context
 
 
 def _spec(name: str, datatype: str = "FP32", shape: tuple[int, ...] = (-1,), **more: Any) -> TensorSpec:
@@ -132,7 +132,7 @@ def test_each_value_of_a_context_is_looked_at_once_however_many_examples_have_it
             looked_at += 1
             return 1.0
 
-    inputs = inputs_of(with_context({"x": [Number()]}, [{}] * 1000), _signature(_spec("x")))
+    inputs = inputs_of(with_context({"x": list[float]([Number()])}, [{}] * 1000), _signature(_spec("x")))
     assert inputs["x"].shape == (1000,)
     assert looked_at <= 1
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from millrace.broker import flow as module
-from millrace.broker.flow import Flow
+from serving.queueing import flow as module
+from serving.queueing.flow import Flow
 
 BATCH = 8
 

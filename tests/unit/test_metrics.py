@@ -5,13 +5,13 @@ import time
 import numpy as np
 import pytest
 
-from millrace.broker.producer import Timings
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
-from serving.metrics import Metrics
-from serving.models import Models
-from serving.statistics import Statistics
+from serving.models.model_statistics import Statistics
+from serving.models.registry import ModelRegistry
+from serving.monitoring.metrics import Metrics
+from serving.queueing.requests import Timings
 
 WORKERS = [
     WorkerAnnouncement(
@@ -49,7 +49,7 @@ def metrics() -> Metrics:
 
 
 def test_statistics_are_in_tritons_words(metrics: Metrics) -> None:
-    statistics = Statistics(Models(lambda: WORKERS), metrics)
+    statistics = Statistics(ModelRegistry(lambda: WORKERS), metrics)
     (stats,) = statistics.render("m", 1)["model_stats"]
     assert abs(stats.pop("last_inference") - time.time() * 1000) < 60_000
     assert stats == {
@@ -87,7 +87,7 @@ def test_statistics_are_in_tritons_words(metrics: Metrics) -> None:
 
 
 def test_every_available_version_has_statistics(metrics: Metrics) -> None:
-    statistics = Statistics(Models(lambda: WORKERS), metrics)
+    statistics = Statistics(ModelRegistry(lambda: WORKERS), metrics)
 
     def found(*named: object) -> list[tuple[str, str]]:
         return [(stats["name"], stats["version"]) for stats in statistics.render(*named)["model_stats"]]  # type: ignore[arg-type]

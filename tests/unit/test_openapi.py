@@ -8,10 +8,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from millrace.broker.memory import MemoryBroker
-from serving import openapi
 from serving.service import Service, target
 from serving.settings import ServingSettings
-from serving.wsgi import run
+from serving.web import openapi
+from serving.web.wsgi import run
 
 _EXAMPLES = {"model": "digits", "version": "1", "label": "stable"}
 

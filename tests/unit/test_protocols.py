@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotSupported, SignatureNotFound
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
-from serving import oip, tfs
-from serving.admission import Inference, admit
-from serving.models import ServedModel
+from serving.models.registry import ServedModel
+from serving.protocols.oip import rest as oip
+from serving.protocols.tfs import rest as tfs
+from serving.queueing.admission import Inference, admit
 
 
 def _spec(name: str, datatype: str = "FP32", shape: tuple[int, ...] = (-1,), **more: Any) -> TensorSpec:
@@ -224,7 +225,7 @@ def test_the_configuration_of_a_model_that_does_not_batch_has_the_whole_shape() 
 
 def test_the_configurations_parameters_carry_what_triton_has_no_field_for() -> None:
     signatures = ONE.announcement.signatures
-    named = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, labels=["no", "yes"])
+    named = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, labels=("no", "yes"))
     assert oip.render_config(ServedModel(named))["parameters"] == {"labels": {"string_value": '["no","yes"]'}}
     assert "parameters" not in oip.render_config(ONE)
 
@@ -441,7 +442,7 @@ def test_what_is_not_supported_is_refused_by_name(change: dict[str, Any], name: 
 
 
 _leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just({"b64": "aGk="})
-json_values = st.deferred(
+json_values: st.SearchStrategy[Any] = st.deferred(
     lambda: (
         _leaves
         | st.lists(json_values, max_size=3)

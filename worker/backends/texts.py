@@ -1,13 +1,10 @@
 """Texts that callers may read: without the server's paths, and without what a runtime puts around its reason."""
 
-import re
 from pathlib import Path
 
+from millrace.protocol.paths import without_paths
+
 _LONGEST, _MOST_READ = 1000, 20_000  # characters of a runtime's text: what is kept, and what is looked at
-_QUOTED = re.compile(r"""(?P<quote>['"])(?:file://)?[/\\][^'"\n]*[/\\](?=[^'"/\\\n])""")
-# An absolute path up to its last part. A slash behind a letter, a digit or a slash begins none: "1/2", "http://".
-_PART = r"[^\s/\\:;,'\"()<>\[\]{}|]"
-_DIRECTORIES = re.compile(rf"(?<![\w/.:])(?:[A-Za-z]:)?(?:[/\\]{_PART}+)*[/\\](?={_PART})")
 
 
 def place(folder: Path, file: str = "") -> str:
@@ -20,5 +17,4 @@ def public(text: str, folder: Path | None = None) -> str:
     if folder is not None:
         for form in {str(folder), str(folder.resolve())}:
             text = text.replace(form, place(folder))
-    text = _QUOTED.sub(r"\g<quote>", text[:_MOST_READ])
-    return _DIRECTORIES.sub("", text.replace("file://", "")).strip()[:_LONGEST]
+    return without_paths(text[:_MOST_READ]).strip()[:_LONGEST]

@@ -1,1 +1,0 @@
-"""Both protocols over gRPC, on the event loop and the service that answer HTTP."""

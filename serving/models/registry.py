@@ -1,0 +1,249 @@
+"""The models as the live workers announced them: the API knows no other source, so what it says is the truth.
+
+Which version answers a request:
+
+    it names a version          that version
+    it names a label            the version that was given the label at run time, else in `models.config`
+    neither, weights are set    one of the weighted versions that are available, by chance
+    neither                     the newest that is available, and that no worker which serves an older one still loads
+"""
+
+import random
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import NamedTuple
+
+import msgspec
+
+from millrace.protocol.desired_state import DesiredState, Shadow, held_back
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NoWorker, SignatureNotFound
+from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from millrace.protocol.paths import without_paths
+from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
+
+AVAILABLE = "AVAILABLE"
+# Of several workers' states for one version, the one that says most to a caller; states unknown here say least.
+_RANKS = {AVAILABLE: 4, "LOADING": 3, "START": 2, "UNLOADING": 1}
+
+
+class ServedModel:
+    """One version of a model, as some live worker has it. `shadow` is what a share of its requests is copied to."""
+
+    def __init__(self, announcement: ModelAnnouncement) -> None:
+        self.announcement = announcement
+        self.name = announcement.name
+        self.version = announcement.version
+        self.max_batch_size = announcement.max_batch_size
+        self.shadow: ServedShadow | None = None
+
+    def signature(self, name: str = "") -> Signature:
+        """The signature of that name, "" for the default. Raises `SignatureNotFound`."""
+        try:
+            return self.announcement.signatures[name or DEFAULT_SIGNATURE]
+        except KeyError:
+            raise SignatureNotFound(name or DEFAULT_SIGNATURE) from None
+
+    @cached_property
+    def output_names(self) -> frozenset[str]:
+        """The names of the default signature's outputs."""
+        return frozenset(spec.name for spec in self.signature().outputs)
+
+    @cached_property
+    def only_input(self) -> TensorSpec | None:
+        """The default signature's one required input, None where there are several or none."""
+        signature = self.announcement.signatures.get(DEFAULT_SIGNATURE)
+        return only_input(signature) if signature else None
+
+
+class ServedShadow(NamedTuple):
+    """A version that is sent copies, and the share of the requests, from 0 to 1."""
+
+    model: ServedModel
+    share: float
+
+
+def only_input(signature: Signature) -> TensorSpec | None:
+    """The signature's one required input, None where there are several or none."""
+    required = [spec for spec in signature.inputs if not spec.optional]
+    return required[0] if len(required) == 1 else None
+
+
+class _WeightedVersions:
+    """Versions among which requests are shared out by weight."""
+
+    def __init__(self, versions: Sequence[ServedModel], weights: Sequence[float]) -> None:
+        self._versions = versions
+        self._bounds = list(accumulate(weights))
+
+    def draw(self, chance: float) -> ServedModel:
+        """The version that a number from 0 to 1, 1 itself left out, falls to."""
+        return self._versions[bisect(self._bounds, chance * self._bounds[-1], hi=len(self._versions) - 1)]
+
+
+class ModelRegistry:
+    """Looks models up in the announcements that `workers` returns, as `desired_states` asks; cheap on every request.
+
+    `chance` gives numbers from 0 to 1, for what is shared out by weight.
+    """
+
+    def __init__(
+        self,
+        workers: Callable[[], Sequence[WorkerAnnouncement]],
+        desired_states: Callable[[], Mapping[str, DesiredState]] = dict,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._workers = workers
+        self._desired_states = desired_states
+        self._chance = chance
+        self._seen: Sequence[WorkerAnnouncement] = ()
+        self._was_ready = False
+        self._seen_desired: Mapping[str, DesiredState] = {}
+        self._versions: dict[str, dict[int, ModelAnnouncement]] = {}
+        self._available: dict[tuple[str, int | None], ServedModel | _WeightedVersions] = {}
+        self._labels: dict[str, dict[str, int]] = {}
+
+    def find(self, name: str, version: int | None = None, label: str | None = None) -> ServedModel:
+        """The version that is to answer a request, see the module.
+
+        Raises `ModelNotFound`, `NoWorker` for a version that was here, `InvalidRequest` for a label that is not known.
+        """
+        self._refresh()
+        if label is not None:
+            version = self.labelled(name, label)
+        model = self._available.get((name, version))
+        if model is None:
+            raise self._absence(name, version)
+        return model if isinstance(model, ServedModel) else model.draw(self._chance())
+
+    def labelled(self, name: str, label: str) -> int:
+        """The version that has the label. Raises `ModelNotFound`, or `InvalidRequest` where none has it."""
+        labels = self.labels(name)
+        if label not in labels:
+            raise InvalidRequest(f"Unrecognized servable version label: {label}")
+        return labels[label]
+
+    def labels(self, name: str) -> dict[str, int]:
+        """The version of each label of the model. Raises `ModelNotFound`."""
+        self._refresh()
+        if name not in self._versions:
+            raise ModelNotFound(name)
+        return self._labels.get(name, {})
+
+    def _absence(self, name: str, version: int | None) -> MillraceError:
+        """Why there is no such model to answer."""
+        if not self._seen:
+            return NoWorker(f"no worker is running, so model {name!r} cannot answer; try again when one has started")
+        versions = self._versions.get(name)
+        if versions is None or (version is not None and version not in versions):
+            return ModelNotFound(name, version)
+        states = {
+            announced.version: announced for announced in versions.values() if version in (None, announced.version)
+        }
+        newest = states[max(states)]
+        reason = newest.error or f"its state is {newest.state}"
+        return NoWorker(f"no live worker has model {name!r} version {newest.version} available: {reason}")
+
+    def versions(self, name: str, version: int | None = None, label: str | None = None) -> list[ModelAnnouncement]:
+        """Every version ever announced to this process, newest first, or just one. Raises as `find` does."""
+        self._refresh()
+        if label is not None:
+            version = self.labelled(name, label)
+        versions = self._versions.get(name, {})
+        if not versions or (version is not None and version not in versions):
+            raise ModelNotFound(name, version)
+        return [versions[number] for number in sorted(versions, reverse=True) if version in (None, number)]
+
+    def names(self) -> list[str]:
+        """Every model ever announced to this process, in order."""
+        self._refresh()
+        return sorted(self._versions)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether at least one model is available, and at the start none is still loading its first version.
+
+        A model that is loaded later takes nothing from the others, so it does not make the server unready again.
+        """
+        self._refresh()
+        states = [{announced.state for announced in versions.values()} for versions in self._versions.values()]
+        serving = [AVAILABLE in of_model for of_model in states]
+        waits = any(
+            of_model & {"START", "LOADING"} for of_model, serves in zip(states, serving, strict=True) if not serves
+        )
+        self._was_ready |= any(serving) and not waits
+        return any(serving) and self._was_ready
+
+    def _refresh(self) -> None:
+        workers, desired_states = self._workers(), self._desired_states()
+        if workers is self._seen and desired_states is self._seen_desired:
+            return
+        found = {
+            name: ended
+            for name, versions in self._versions.items()
+            if (ended := {v: _ended(m) for v, m in versions.items() if v})  # 0 stood for there being none
+        }
+        for announced in (_for_callers(model) for worker in workers for model in worker.models):
+            versions = found.setdefault(announced.name, {})
+            known = versions.get(announced.version)
+            if known is None or _RANKS.get(announced.state, 0) >= _RANKS.get(known.state, 0):
+                versions[announced.version] = announced
+        held = held_back(workers)
+        available: dict[tuple[str, int | None], ServedModel | _WeightedVersions] = {}
+        for name, versions in found.items():
+            served = {v: ServedModel(model) for v, model in versions.items() if model.state == AVAILABLE}
+            if served:
+                control = desired_states.get(name, DesiredState(model=name))
+                newest = max((v for v in served if (name, v) not in held), default=max(served))
+                available |= {(name, version): model for version, model in served.items()}
+                available[name, None] = _weighted(served, control.weights) or served[newest]
+                if control.shadow:
+                    _cast(control.shadow, served)
+        # Each whole at once: Flask's threads look things up meanwhile.
+        self._versions, self._available, self._labels = found, available, _labels(found, desired_states)
+        self._seen, self._seen_desired = workers, desired_states
+
+
+def _labels(
+    found: Mapping[str, Mapping[int, ModelAnnouncement]], desired_states: Mapping[str, DesiredState]
+) -> dict[str, dict[str, int]]:
+    """The version of each label, by model: those set at run time win over those of the configuration."""
+    labels = {
+        name: {label: version for version, model in versions.items() for label in model.version_labels}
+        for name, versions in found.items()
+    }
+    return {name: labels[name] | (desired_states[name].labels if name in desired_states else {}) for name in labels}
+
+
+def _weighted(served: Mapping[int, ServedModel], weights: Mapping[int, float]) -> _WeightedVersions | None:
+    """The weighted versions that are available, None where there is none."""
+    drawn = [version for version in weights if version in served and weights[version] > 0]
+    return (
+        _WeightedVersions([served[version] for version in drawn], [weights[version] for version in drawn])
+        if drawn
+        else None
+    )
+
+
+def _cast(shadow: Shadow, served: Mapping[int, ServedModel]) -> None:
+    """Let every other version's requests be copied to the shadow, where it is available."""
+    if model := served.get(shadow.version):
+        for other in served.values():
+            if other is not model:
+                other.shadow = ServedShadow(model, shadow.percent / 100)
+
+
+def _for_callers(model: ModelAnnouncement) -> ModelAnnouncement:
+    """The announcement without the paths that its texts name: callers read them."""
+    error, description = without_paths(model.error), without_paths(model.description)
+    if error == model.error and description == model.description:
+        return model
+    return msgspec.structs.replace(model, error=error, description=description)
+
+
+def _ended(model: ModelAnnouncement) -> ModelAnnouncement:
+    """What is left to say of a version that no live worker announces."""
+    return ModelAnnouncement(
+        name=model.name, version=model.version, state="END", error=model.error, description=model.description
+    )

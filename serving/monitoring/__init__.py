@@ -1,0 +1,1 @@
+"""What the API counts, under its own names and under those of its peers."""

@@ -1,0 +1,451 @@
+"""The Open Inference Protocol (version 2) over REST, as JSON and with binary tensors, in Triton's error texts."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import simdjson
+
+import millrace
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported
+from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.tensors import (
+    BYTES,
+    DEFAULT_SIGNATURE,
+    DTYPES,
+    Signature,
+    Tensor,
+    TensorSpec,
+    decode_strings,
+    encode_strings,
+)
+from serving.models.registry import ServedModel
+from serving.protocols import json_tensors
+from serving.protocols.examples import top_classes
+from serving.queueing.admission import Inference
+from serving.transport.responses import Content
+
+_EXTENSIONS = (
+    "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",
+    "statistics",
+)  # fmt: skip
+_REFUSED = (
+    (r"/v2/models/[^/]+(/versions/\d+)?/generate(_stream)?", "generate is not supported; use infer"),
+    (r"/v2(/models/[^/]+)?/trace/setting", "tracing is not supported; every answer has its stages in Server-Timing"),
+    (r"/v2/logging", "log settings cannot be changed at run time; start the server with MILLRACE_LOG_LEVEL"),
+    (
+        r"/v2/(system|cuda)sharedmemory(/region/[^/]+)?/(status|register|unregister)",
+        "shared memory is not supported; send tensors with the request",
+    ),
+)
+_MAX_REMEMBERED_BYTES = 4096
+_HIGH = 1  # Triton's highest priority; 0 is "the default"
+_PRIORITY_LEVELS = 2
+
+
+class WantedOutput(NamedTuple):
+    """An output, whether it is to be binary, and how many of its classes are wanted: 0 for the tensor itself."""
+
+    name: str
+    is_binary: bool
+    classes: int = 0
+
+
+class Wanted(NamedTuple):
+    """How the answer is to look: the request's id, and the outputs in order.
+
+    Without outputs, all are wanted, `binary` or not.
+    """
+
+    identity: str = ""
+    outputs: tuple[WantedOutput, ...] = ()
+    binary: bool = False
+
+
+class _Raw(NamedTuple):
+    """An input whose elements follow the JSON: `size` bytes of them."""
+
+    datatype: str
+    shape: tuple[int, ...]
+    size: int
+
+
+class _Document(NamedTuple):
+    """The JSON of a request, checked in itself."""
+
+    inputs: tuple[tuple[str, Tensor | _Raw], ...]
+    wanted: Wanted
+    timeout_ms: float | None
+    priority: str
+
+
+def parse_infer(body: bytes, header_length: bytes | None, model: ServedModel) -> tuple[Inference, Wanted]:
+    """What an `/infer` body asks for, and how its answer is to look. Raises `InvalidRequest`.
+
+    `header_length` is the header Inference-Header-Content-Length: the length of the JSON at the start of the body,
+    behind which the binary tensors follow in the order of the JSON; "0" is a body of one input's elements alone.
+    """
+    length = len(body) if header_length is None else _json_length(header_length, len(body))
+    if length == 0 and body:
+        return _of_raw_body(body, model)
+    if length == len(body):
+        document, binary = _document(body), memoryview(b"")
+    else:
+        read = _remembered_document if length <= _MAX_REMEMBERED_BYTES else _document
+        document, binary = read(body[:length]), memoryview(body)[length:]
+    return _asked(document, _with_binary(document.inputs, binary), model)
+
+
+def read_infer(
+    document: dict[str, Any], inputs: Sequence[tuple[str, Tensor]], model: ServedModel
+) -> tuple[Inference, Wanted]:
+    """As `parse_infer`, for a request whose inputs were read already: `document` is the rest of it, as in JSON."""
+    checked = _checked(document, inputs)
+    return _asked(checked, dict(inputs), model)
+
+
+def _asked(document: _Document, inputs: dict[str, Tensor], model: ServedModel) -> tuple[Inference, Wanted]:
+    if len(inputs) != len(document.inputs):
+        raise InvalidRequest(f"an input is given twice for model '{model.name}'")
+    for name, _, _ in document.wanted.outputs:
+        if name not in model.output_names:
+            raise InvalidRequest(f"unexpected inference output '{name}' for model '{model.name}'")
+    inference = Inference(model, DEFAULT_SIGNATURE, inputs, timeout_ms=document.timeout_ms, priority=document.priority)
+    return inference, document.wanted
+
+
+def _json_length(header: bytes, total: int) -> int:
+    if not header.isdigit() or len(header) > 19 or int(header) > total:
+        raise InvalidRequest(
+            f"inference header size should be in range (0, {total}), got: {header[:64].decode('latin-1')}"
+        )
+    return int(header)
+
+
+def _document(body: bytes) -> _Document:
+    return _fast(body) or _slow(body)
+
+
+_remembered_document = lru_cache(maxsize=256)(_document)  # of a client's requests only the binary part differs
+
+
+def _with_binary(inputs: Sequence[tuple[str, Tensor | _Raw]], binary: memoryview) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    offset = 0
+    for name, tensor in inputs:
+        if isinstance(tensor, _Raw):
+            data = binary[offset : offset + tensor.size]
+            offset += tensor.size
+            tensors[name] = binary_tensor(name, tensor.datatype, tensor.shape, data)
+        else:
+            tensors[name] = tensor
+    if offset != len(binary):
+        raise InvalidRequest(f"the inputs take {offset} bytes behind the JSON, but {len(binary)} came")
+    return tensors
+
+
+def binary_tensor(name: str, datatype: str, shape: tuple[int, ...], data: bytes | memoryview) -> Tensor:
+    """The tensor with these elements. Raises `InvalidRequest` where they are not as many, or not of the datatype."""
+    count = math.prod(shape)
+    if datatype == BYTES:
+        if len(elements := decode_strings(data)) != count:
+            raise InvalidRequest(f"input '{name}' of shape {list(shape)} needs {count} strings, got {len(elements)}")
+    elif len(data) != (size := count * DTYPES[datatype].itemsize):
+        raise InvalidRequest(f"unexpected total byte size {len(data)} for input '{name}', expecting {size}")
+    elif datatype == "BOOL" and count and max(data) > 1:
+        raise InvalidRequest(f"input '{name}' has a byte that is neither 0 nor 1, as BOOL must be")
+    return Tensor(datatype, shape, data)
+
+
+def _of_raw_body(body: bytes, model: ServedModel) -> tuple[Inference, Wanted]:
+    """A body that is the elements of a model's only input, one row of it; the answer's outputs are all binary."""
+    spec = model.only_input
+    if spec is None:
+        raise InvalidRequest(f"a raw binary request needs a model with one input, '{model.name}' has not")
+    row = (1, *spec.shape[1:]) if model.max_batch_size else spec.shape
+    free = [axis for axis, size in enumerate(row) if size < 0]
+    if len(free) > 1 or (spec.datatype == BYTES and math.prod(row) not in (1, -1)):
+        raise InvalidRequest(f"a raw binary request cannot say the shape of input '{spec.name}': {list(spec.shape)}")
+    if spec.datatype == BYTES:
+        return Inference(
+            model, DEFAULT_SIGNATURE, {spec.name: Tensor(BYTES, tuple(map(abs, row)), encode_strings([body]))}
+        ), Wanted(binary=True)
+    fixed = abs(math.prod(row)) * DTYPES[spec.datatype].itemsize
+    shape = tuple(len(body) // fixed if size < 0 else size for size in row)
+    tensor = binary_tensor(spec.name, spec.datatype, shape, body)
+    return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), Wanted(binary=True)
+
+
+def _timeout_ms(parameters: dict[str, Any]) -> float | None:
+    timeout_us = parameters.get("timeout", 0)
+    if isinstance(timeout_us, bool) or not isinstance(timeout_us, int) or not 0 <= timeout_us < 2**63:
+        raise InvalidRequest(
+            f"parameter 'timeout' must be a number of microseconds, got {json_tensors.quote(timeout_us)}"
+        )
+    return timeout_us / 1000 if timeout_us else None
+
+
+def _fast(body: bytes) -> _Document | None:
+    """The document with its numbers read by simdjson; None where any part of it needs the slow way."""
+    try:
+        return _read_fast(json_tensors.parse(body))
+    except json_tensors.UNREADABLE:
+        return None
+
+
+def _read_fast(document: Any) -> _Document | None:
+    inputs: list[tuple[str, Tensor | _Raw]] = []
+    for item in document["inputs"]:
+        name, datatype, shape = item["name"], item["datatype"], _plain(item["shape"])
+        if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DTYPES or "parameters" in item:
+            return None
+        count = json_tensors.element_count(name, shape)
+        flat = json_tensors.numbers(item["data"], datatype)
+        if flat is None or flat.size != count:
+            return None
+        inputs.append((name, Tensor(datatype, tuple(shape), flat.view(np.uint8).data)))
+    return _checked({key: _plain(document[key]) for key in document if key != "inputs"}, inputs)
+
+
+def _plain(value: Any) -> Any:
+    return orjson.loads(value.mini) if isinstance(value, simdjson.Object | simdjson.Array) else value
+
+
+def _slow(body: bytes) -> _Document:
+    try:
+        document = json_tensors.load(body)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"failed to parse the request JSON buffer: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidRequest("failed to parse the request JSON buffer: the document is not an object")
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list):
+        raise InvalidRequest("Unable to parse 'inputs': attempt to access JSON non-array")
+    return _checked(document, [_input(item) for item in inputs])
+
+
+def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw]]) -> _Document:
+    identity, parameters, outputs = document.get("id", ""), document.get("parameters", {}), document.get("outputs", [])
+    if not isinstance(identity, str):
+        raise InvalidRequest("Unable to parse 'id': attempt to access JSON non-string as string")
+    if not identity.isprintable():  # half of a surrogate pair among them, which no answer can carry
+        raise InvalidRequest("Unable to parse 'id': it must be printable text")
+    if not isinstance(parameters, dict):
+        raise InvalidRequest("Unable to parse 'parameters': attempt to access JSON non-object as object")
+    if not isinstance(outputs, list) or not all(
+        isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs
+    ):
+        raise InvalidRequest("Unable to parse 'outputs': each needs a 'name'")
+    binary = _flag(parameters, "binary_data_output", default=False)
+    wanted: dict[str, WantedOutput] = {}
+    for output in outputs:  # asked for again, each could multiply the answer
+        wanted.setdefault(output["name"], _wanted_output(output, is_binary=binary))
+    return _Document(
+        inputs=tuple(inputs),
+        wanted=Wanted(identity, tuple(wanted.values()), binary),
+        timeout_ms=_timeout_ms(parameters),
+        priority="high" if parameters.get("priority") == _HIGH else "normal",
+    )
+
+
+def _wanted_output(output: dict[str, Any], *, is_binary: bool) -> WantedOutput:
+    parameters = _parameters(output)
+    classes = parameters.get("classification", 0)
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 0:
+        raise InvalidRequest("Unable to set 'classification': it must be a number of classes")
+    return WantedOutput(output["name"], _flag(parameters, "binary_data", default=is_binary), classes)
+
+
+def _parameters(item: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of one input or output."""
+    parameters = item.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidRequest(f"Unable to parse 'parameters' of '{item['name']}': attempt to access JSON non-object")
+    if "shared_memory_region" in parameters:
+        raise NotSupported("tensors in shared memory are not supported; send them with the request")
+    return parameters
+
+
+def _flag(parameters: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"Unable to parse '{name}': attempt to access JSON non-boolean as boolean")
+    return value
+
+
+def _input(item: Any) -> tuple[str, Tensor | _Raw]:
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise InvalidRequest("Unable to parse 'inputs': each needs a 'name'")
+    name, datatype, shape = item["name"], item.get("datatype"), item.get("shape", [])
+    if not isinstance(datatype, str) or datatype not in DTYPES:
+        raise InvalidRequest(f"invalid datatype for input '{name}': {json_tensors.quote(datatype)}")
+    count = json_tensors.element_count(name, shape)
+    size = _parameters(item).get("binary_data_size")
+    if size is not None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise InvalidRequest(f"Unable to parse 'binary_data_size' of input '{name}': it must be a number of bytes")
+        return name, _Raw(datatype, tuple(shape), size)
+    return name, _json_tensor(item, name, datatype, shape, count)
+
+
+def _json_tensor(item: dict[str, Any], name: str, datatype: str, shape: list[int], count: int) -> Tensor:
+    if datatype == "FP16":
+        raise InvalidRequest(f"sending FP16 data via JSON is not supported, input '{name}'")
+    if not isinstance(item.get("data"), list):
+        raise InvalidRequest(f"Unable to parse 'data' of input '{name}': attempt to access JSON non-array")
+    flat = _flat(item["data"])
+    if len(flat) != count:
+        raise InvalidRequest(
+            f"Unable to parse 'data': Shape does not match true shape of 'data' field: input '{name}' of shape "
+            f"{shape} needs {count} values, got {len(flat)}"
+        )
+    if datatype == BYTES and not all(isinstance(value, str) for value in flat):
+        raise InvalidRequest(f"Unable to parse 'data' of input '{name}': attempt to access JSON non-string as string")
+    tensor = json_tensors.to_tensor(flat, TensorSpec(name=name, datatype=datatype, shape=(-1,)))
+    return Tensor(datatype, tuple(shape), tensor.data)
+
+
+def _flat(value: list[Any]) -> list[Any]:
+    """The leaves of a list nested in any way, in order."""
+    flat, stack = [], [iter(value)]
+    while stack:
+        for item in stack[-1]:
+            if isinstance(item, list):
+                stack.append(iter(item))
+                break
+            flat.append(item)
+        else:
+            stack.pop()
+    return flat
+
+
+def render_infer(model: ServedModel, outputs: dict[str, Tensor], wanted: Wanted) -> Content:
+    """The answer to `/infer`, with the outputs that were asked for in the order that they were.
+
+    Binary outputs follow the JSON, whose length is then in the header Inference-Header-Content-Length.
+    """
+    head: dict[str, Any] = {"id": wanted.identity} if wanted.identity else {}
+    head |= {"model_name": model.name, "model_version": str(model.version)}
+    shown = wanted_tensors(model, outputs, wanted)
+    head["outputs"] = [_output(name, tensor, is_binary=is_binary) for name, tensor, is_binary in shown]
+    document = orjson.dumps(head)
+    buffers = [tensor.data for _, tensor, is_binary in shown if is_binary]
+    if not buffers:
+        return Content(document)
+    headers = (("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(document))))
+    return Content(b"".join([document, *buffers]), headers)
+
+
+def wanted_tensors(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Wanted) -> list[tuple[str, Tensor, bool]]:
+    """What is to be shown, in order: its name, the tensor, and whether it is to be binary.
+
+    Raises `InvalidRequest` where classes are wanted of what is no number.
+    """
+    if not wanted.outputs:
+        return [(name, tensor, wanted.binary) for name, tensor in outputs.items()]
+    return [(name, _classes(model, outputs[name], classes), is_binary) for name, is_binary, classes in wanted.outputs]
+
+
+def _classes(model: ServedModel, tensor: Tensor, count: int) -> Tensor:
+    """The tensor's largest values, or where none are wanted the tensor itself."""
+    if not count:
+        return tensor
+    return top_classes(tensor, count, model.announcement.labels, has_rows=bool(model.max_batch_size))
+
+
+def _output(name: str, tensor: Tensor, *, is_binary: bool) -> dict[str, Any]:
+    described = {"name": name, "datatype": tensor.datatype, "shape": tensor.shape}
+    if is_binary:
+        return described | {"parameters": {"binary_data_size": len(tensor.data)}}
+    flat = tensor.to_numpy().ravel()
+    if tensor.datatype == BYTES:
+        return described | {"data": [value.decode("utf-8", "replace") for value in flat.tolist()]}
+    return described | {"data": orjson.Fragment(json_tensors.dumps_array(flat))}
+
+
+def render_server() -> dict[str, Any]:
+    """The body of `GET /v2`: only the extensions that work are named."""
+    return {"name": "millrace", "version": millrace.__version__, "extensions": list(_EXTENSIONS)}
+
+
+def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[str, Any]:
+    """The body of `GET /v2/models/NAME`; `parameters`, which the protocol leaves open, has what it lacks words for."""
+    announcement, signature = model.announcement, model.signature()
+    parameters = {
+        "description": announcement.description,
+        "labels": announcement.labels,
+        "optional_inputs": [spec.name for spec in signature.inputs if spec.optional],
+        "media": {spec.name: spec.media for spec in signature.inputs if spec.media},
+    }
+    return {
+        "name": model.name,
+        "versions": [str(version.version) for version in reversed(versions) if version.state == "AVAILABLE"],
+        "platform": announcement.platform,
+        "inputs": [_tensor_metadata(spec) for spec in signature.inputs],
+        "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
+        "parameters": {key: value for key, value in parameters.items() if value},
+    }
+
+
+def render_config(model: ServedModel) -> dict[str, Any]:
+    """Triton's configuration of the model, as the JSON form of its `inference.ModelConfig`: what is known here."""
+    platform, signature = model.announcement.platform, model.signature()
+    config: dict[str, Any] = {
+        "name": model.name,
+        "platform": platform,
+        "backend": platform.partition("_")[0],
+        "max_batch_size": model.max_batch_size,
+        "input": [_tensor_config(model, spec) | {"optional": spec.optional} for spec in signature.inputs],
+        "output": [_tensor_config(model, spec) for spec in signature.outputs],
+        "model_transaction_policy": {"decoupled": False},
+    }
+    if model.max_batch_size:
+        config["dynamic_batching"] = {"priority_levels": _PRIORITY_LEVELS, "default_priority_level": _PRIORITY_LEVELS}
+    if parameters := _config_parameters(model, signature):
+        config["parameters"] = parameters
+    return config
+
+
+def _config_parameters(model: ServedModel, signature: Signature) -> dict[str, Any]:
+    """What Triton's configuration has no field for, as its parameters carry it: text, or JSON in a text."""
+    media = {spec.name: spec.media for spec in signature.inputs if spec.media}
+    found = {
+        "description": model.announcement.description,
+        "labels": orjson.dumps(model.announcement.labels).decode() if model.announcement.labels else "",
+        "media": orjson.dumps(media).decode() if media else "",
+    }
+    return {name: {"string_value": value} for name, value in found.items() if value}
+
+
+def _tensor_config(model: ServedModel, spec: TensorSpec) -> dict[str, Any]:
+    """Its `dims` leave out the first dimension, the rows, where the model batches."""
+    datatype = "STRING" if spec.datatype == BYTES else spec.datatype
+    return {
+        "name": spec.name,
+        "data_type": f"TYPE_{datatype}",
+        "dims": list(spec.shape[1:] if model.max_batch_size else spec.shape),
+    }
+
+
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+
+
+def refusal(path: str) -> NotSupported | None:
+    """The error for the path of an extension of Triton's that is not here; None for a path that nobody has."""
+    for pattern, text in _REFUSED:
+        if re.fullmatch(pattern, path):
+            return NotSupported(text)
+    return None
+
+
+def error_text(error: MillraceError) -> str:
+    """The error in Triton's words."""
+    if isinstance(error, ModelNotFound):
+        version = "" if error.version is None else f" version {error.version}"
+        return f"Request for unknown model: '{error.model}'{version} is not found"
+    return str(error)

@@ -1,0 +1,1 @@
+"""TensorFlow Serving's protocol, over REST and over gRPC."""

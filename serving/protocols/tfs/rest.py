@@ -1,0 +1,266 @@
+"""TensorFlow Serving's REST protocol: its JSON in, its JSON and its error texts out.
+
+Follows the code of TensorFlow Serving 2.19 (`util/json_tensor.cc`, `model_servers/http_rest_api_handler.cc`), where its
+documentation differs from it.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import orjson
+
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound
+from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, TENSORFLOW_NAMES, Signature, Tensor, TensorSpec
+from serving.models.registry import ServedModel, only_input
+from serving.protocols import json_tensors
+from serving.protocols.examples import Example, classifications, inputs_of, regressions, with_context
+from serving.queueing.admission import Inference
+from serving.transport.responses import Content
+
+Form = Literal["row", "column"]
+
+
+def parse_predict(body: bytes, model: ServedModel) -> tuple[Inference, Form]:
+    """What a `:predict` body asks for, and the form that the answer takes. Raises `InvalidRequest`."""
+    if (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
+        key, tensor = fast
+        return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
+    document = _document(body)
+    name = _signature_name(document)
+    signature = model.signature(name)
+    if "instances" in document and "inputs" in document:
+        raise InvalidRequest("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+    if "instances" in document:
+        inputs, form = _rows(document["instances"], signature), "row"
+    elif "inputs" in document:
+        inputs, form = _columns(document["inputs"], signature), "column"
+    else:
+        raise InvalidRequest("Missing 'inputs' or 'instances' key")
+    return Inference(model, name, inputs), form  # type: ignore[return-value]
+
+
+def parse_examples(body: bytes, model: ServedModel) -> Inference:
+    """What a `:classify` or `:regress` body asks for. Raises `InvalidRequest`."""
+    document = _document(body)
+    name = _signature_name(document)
+    signature = model.signature(name)
+    context = _example(document.get("context", {}))
+    items = document.get("examples")
+    if "examples" not in document:
+        raise InvalidRequest("When method is classify, key 'examples' is expected and was not found")
+    if not isinstance(items, list):
+        raise InvalidRequest("Expecting 'examples' value to be an list/array")
+    if not items:
+        raise InvalidRequest("'examples' value is an empty array")
+    examples = with_context(context, [_example(item) for item in items])
+    return Inference(model, name, inputs_of(examples, signature))
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    document = json_tensors.load_first(body)
+    if not isinstance(document, dict):
+        raise InvalidRequest("JSON Parse error: the document is not object")
+    return document
+
+
+def _signature_name(document: dict[str, Any]) -> str:
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise InvalidRequest("'signature_name' key must be a string value.")
+    return name or DEFAULT_SIGNATURE
+
+
+def _example(item: Any) -> Example:
+    """The features: whole numbers and booleans as int, other numbers as float, strings and base64 as bytes."""
+    if not isinstance(item, dict):
+        raise InvalidRequest(f"Example must be JSON object but got {json_tensors.quote(item)}")
+    return {
+        name: [_feature_value(name, value) for value in (values if isinstance(values, list) else [values])]
+        for name, values in item.items()
+    }
+
+
+def _feature_value(name: str, value: Any) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, str) or json_tensors.is_b64(value):
+        return json_tensors.to_bytes(value)
+    raise InvalidRequest(f"Feature: {name} has element with unexpected JSON type: {json_tensors.quote(value)}")
+
+
+def _rows(instances: Any, signature: Signature) -> dict[str, Tensor]:
+    if not isinstance(instances, list) or not instances:
+        raise InvalidRequest("Expecting 'instances' to be an list/array")
+    only = only_input(signature)
+    if only and not _is_named(instances[0], signature):
+        return {only.name: json_tensors.to_tensor(instances, only)}
+    specs = {spec.name: spec for spec in signature.inputs}
+    required = {name for name, spec in specs.items() if not spec.optional}
+    first = instances[0].keys() if isinstance(instances[0], dict) else set()
+    for instance in instances:
+        if not isinstance(instance, dict):
+            raise InvalidRequest(f"Expecting object but got list at input {json_tensors.quote(instance)}")
+        if not required <= instance.keys() <= specs.keys() or instance.keys() != first:
+            raise InvalidRequest(
+                f"Failed to process element: {json_tensors.quote(instance)} of 'instances' list. "
+                f"JSON object keys must be equal to: {','.join(sorted(specs))}"
+            )
+    return {name: json_tensors.to_tensor([row[name] for row in instances], specs[name]) for name in instances[0]}
+
+
+def _columns(inputs: Any, signature: Signature) -> dict[str, Tensor]:
+    only = only_input(signature)
+    if only and not _is_named(inputs, signature):
+        return {only.name: json_tensors.to_tensor(inputs, only)}
+    if not isinstance(inputs, dict):
+        raise InvalidRequest("'inputs' must be an object with a key for each named input")
+    for spec in signature.inputs:
+        if spec.name not in inputs and not spec.optional:
+            raise InvalidRequest(f"Missing named input: {spec.name} in 'inputs' object.")
+    return {
+        spec.name: json_tensors.to_tensor(inputs[spec.name], spec) for spec in signature.inputs if spec.name in inputs
+    }
+
+
+def _is_named(value: Any, signature: Signature) -> bool:
+    """Whether the value names its inputs, and is not an encoded string, for a signature that takes one input."""
+    if not isinstance(value, dict):
+        return False
+    return value.keys() != {"b64"} or any(spec.name == "b64" for spec in signature.inputs)
+
+
+def render_predict(outputs: dict[str, Tensor], form: Form) -> Content:
+    """The answer to `:predict`. Raises `InvalidRequest` where an output has no rows to show by row."""
+    if form == "column":
+        return Content(b'{"outputs":%b}' % _columns_of(outputs))
+    rows = {tensor.shape[:1] for tensor in outputs.values()}
+    if rows == {()} or len(rows) > 1:
+        raise InvalidRequest("the outputs have inconsistent batch size, so they can't be shown by row; send 'inputs'")
+    if len(outputs) == 1:
+        (name,) = outputs
+        return Content(b'{"predictions":%b}' % _value(name, outputs[name]))
+    columns = {name: _row_values(name, tensor) for name, tensor in outputs.items()}
+    (count,) = next(iter(rows))
+    predictions = [{name: column[i] for name, column in columns.items()} for i in range(count)]
+    return Content(b'{"predictions":%b}' % orjson.dumps(predictions))
+
+
+def _columns_of(outputs: dict[str, Tensor]) -> bytes:
+    if len(outputs) == 1:
+        (name,) = outputs
+        return _value(name, outputs[name])
+    members = (b"%b:%b" % (orjson.dumps(name), _value(name, tensor)) for name, tensor in outputs.items())
+    return b"{%b}" % b",".join(members)
+
+
+def _value(name: str, tensor: Tensor) -> bytes:
+    array = tensor.to_numpy()
+    return orjson.dumps(_strings(name, array.tolist())) if tensor.datatype == BYTES else json_tensors.dumps_array(array)
+
+
+def _row_values(name: str, tensor: Tensor) -> list[Any]:
+    array = tensor.to_numpy()
+    if tensor.datatype == BYTES:
+        return [_strings(name, row) for row in array.tolist()]
+    if array.ndim == 1:
+        return [orjson.Fragment(json_tensors.dumps_array(array[i : i + 1])[1:-1]) for i in range(len(array))]
+    return [orjson.Fragment(json_tensors.dumps_array(row)) for row in array]
+
+
+def _strings(name: str, value: Any) -> Any:
+    """Bytes as text, or as an object with base64 where the output's name asks for it."""
+    if isinstance(value, list):
+        return [_strings(name, item) for item in value]
+    return {"b64": base64.b64encode(value).decode()} if name.endswith("_bytes") else value.decode("utf-8", "replace")
+
+
+def render_classify(outputs: Mapping[str, Tensor], signature: Signature, labels: Sequence[str]) -> Content:
+    """The answer to `:classify`. Raises `InvalidRequest` where the signature's outputs name no classes."""
+    return _results(classifications(outputs, signature, labels))
+
+
+def render_regress(outputs: Mapping[str, Tensor], signature: Signature) -> Content:
+    """The answer to `:regress`. Raises `InvalidRequest` where the signature's outputs are not one value a row."""
+    return _results(regressions(outputs, signature))
+
+
+def _results(values: Any) -> Content:
+    return Content(json.dumps({"results": values}, separators=(",", ":")).encode())
+
+
+def render_status(versions: list[ModelAnnouncement]) -> dict[str, Any]:
+    """The body of `GET /v1/models/NAME`."""
+    return {
+        "model_version_status": [
+            {
+                "version": str(model.version),
+                "state": model.state,
+                "status": {"error_code": "UNKNOWN" if model.error else "OK", "error_message": model.error},
+            }
+            for model in versions
+        ]
+    }
+
+
+def render_list(models: list[list[ModelAnnouncement]]) -> dict[str, Any]:
+    """The body of `GET /v1/models`, which TensorFlow Serving has not: every model with its versions, newest first."""
+    return {
+        "models": [
+            {
+                "name": versions[0].name,
+                "description": versions[0].description,
+                "labels": versions[0].labels,
+                "versions": [
+                    {"version": str(model.version), "state": model.state, "error_message": model.error}
+                    for model in versions
+                ],
+            }
+            for versions in models
+        ]
+    }
+
+
+def render_metadata(model: ServedModel) -> dict[str, Any]:
+    """The body of `GET /v1/models/NAME/metadata`."""
+    definitions = {
+        name: {
+            "inputs": {spec.name: _tensor_info(spec, f"{name}_{spec.name}:0") for spec in signature.inputs},
+            "outputs": {
+                spec.name: _tensor_info(spec, f"StatefulPartitionedCall:{i}")
+                for i, spec in enumerate(signature.outputs)
+            },
+            "method_name": signature.method_name,
+            "defaults": {},
+        }
+        for name, signature in model.announcement.signatures.items()
+    }
+    return {
+        "model_spec": {"name": model.name, "signature_name": "", "version": str(model.version)},
+        "metadata": {"signature_def": {"signature_def": definitions}},
+    }
+
+
+def _tensor_info(spec: TensorSpec, name: str) -> dict[str, Any]:
+    shape = {"dim": [{"size": str(size), "name": ""} for size in spec.shape], "unknown_rank": False}
+    return {"dtype": TENSORFLOW_NAMES[spec.datatype], "tensor_shape": shape, "name": name}
+
+
+def predict_error_text(error: MillraceError) -> str:
+    """The error in TensorFlow Serving's words, for `:predict`, `:classify` and `:regress`."""
+    if isinstance(error, ModelNotFound):
+        wanted = f"Latest({error.model})" if error.version is None else f"Specific({error.model}, {error.version})"
+        return f"Servable not found for request: {wanted}"
+    return str(error)
+
+
+def status_error_text(error: MillraceError) -> str:
+    """The error in TensorFlow Serving's words, for the status and metadata of a model."""
+    if isinstance(error, ModelNotFound):
+        wanted = "any versions" if error.version is None else f"version {error.version}"
+        return f"Could not find {wanted} of model {error.model}"
+    return str(error)

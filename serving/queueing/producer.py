@@ -1,0 +1,216 @@
+"""The API process's end of the queue: it sends requests and calls back with their responses.
+
+It composes the parts: `pending.py` (the life of a request), `group_commit.py` (the way in), `replies.py` (the way out),
+`membership.py` (who serves) and `flow.py` (how long a request would wait).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import NamedTuple
+
+from millrace.broker.base import Limits, ProducerLink
+from millrace.broker.keys import Queue
+from millrace.protocol.desired_state import DesiredState, DesiredStates
+from millrace.protocol.errors import MillraceError, QueueFull, Unavailable
+from millrace.protocol.messages import WorkerAnnouncement
+from serving.queueing.flow import Flow
+from serving.queueing.group_commit import LONGEST_RETRY_S, GroupCommit
+from serving.queueing.membership import Membership
+from serving.queueing.pending import Pending, PendingRequests
+from serving.queueing.replies import BlockObserver, Replies
+from serving.queueing.requests import Clock, InferenceRequest, InferenceResponse, OnError, OnResponse, OnSent
+
+_log = logging.getLogger(__name__)
+HEARTBEAT_S = 1.0
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
+
+
+class ProducerSnapshot(NamedTuple):
+    """What a producer holds: requests without an answer, parts without a reply, deadlines, appends on their way."""
+
+    requests: int
+    parts: int
+    deadlines: int
+    appends: int
+
+
+class Producer:
+    """Sends requests and answers them, on one event loop. `start` first, `stop` last.
+
+    `clock` counts seconds and only forwards; deadlines and times are reckoned by it.
+    """
+
+    def __init__(
+        self,
+        link: ProducerLink,
+        *,
+        limits: Limits,
+        observer: BlockObserver | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self._link = link
+        self._heartbeat_s = heartbeat_s
+        self._flows: dict[tuple[str, int], Flow] = {}
+        self._withdrawn: dict[Queue, list[tuple[int, int]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pending = PendingRequests(clock)
+        self._membership = Membership(link, self._lost)
+        self._group_commit = GroupCommit(link, limits, self._pending, worker_count=self.worker_count, spawn=self._spawn)
+        self._replies = Replies(link, self._pending, observer or BlockObserver())
+
+    async def start(self) -> None:
+        """Begin to listen for replies and announcements; does not wait for the queue to be reachable."""
+        for job in (self._beat, self._replies.read):
+            self._spawn(self._forever(job))
+
+    async def stop(self) -> None:
+        """Stop at once; requests without an answer get `Unavailable`. Call `drain` first to let them finish."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        error = Unavailable("the server is shutting down")
+        self._pending.fail_sent(error)
+        self._group_commit.fail_waiting(error)
+        try:
+            await self._link.close()
+        except Unavailable as error:
+            _log.info("the reply stream was left to expire", extra={"reason": str(error)})
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until every request that was submitted has its answer, at most that long."""
+        await self._pending.wait_until_none(timeout_s)
+
+    async def submit(self, request: InferenceRequest) -> InferenceResponse:
+        """The response, or the `MillraceError` that the request met. Cancelling it withdraws the request."""
+        future: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
+
+        def respond(response: InferenceResponse) -> None:
+            if not future.done():  # cancelled in this turn of the loop, before it could withdraw the request
+                future.set_result(response)
+
+        def fail(error: MillraceError) -> None:
+            if not future.done():
+                future.set_exception(error)
+
+        pending = self.send(request, respond, fail)
+        try:
+            return await future
+        finally:
+            self.withdraw(pending)
+
+    def send(
+        self, request: InferenceRequest, on_response: OnResponse, on_error: OnError, on_sent: OnSent | None = None
+    ) -> Pending:
+        """Submit a request; `on_response` or `on_error` is called later, on the event loop, unless it is withdrawn.
+
+        `on_sent` is called once, when the request's tensors are no longer held here: its blocks are in the queue, or it
+        ended before. Raises `QueueFull` where so much is waiting that the answer would come too late.
+        """
+        key = request.model, request.version
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows[key] = Flow(request.max_batch_size)
+        self.refuse_if_late(request.model, request.version, request.priority, request.timeout_s)
+        pending = self._pending.add(request, on_response, on_error, on_sent, flow)
+        self._group_commit.add(pending)
+        return pending
+
+    def refuse_if_late(self, model: str, version: int, priority: str, timeout_s: float) -> None:
+        """Raises `QueueFull` where so much is waiting that the answer to a request would come too late.
+
+        Under overload, asking this before a body is read leaves the time that reading takes to what is accepted.
+        """
+        flow = self._flows.get((model, version))
+        if flow and (too_late_s := flow.seconds_too_late(priority, timeout_s)):
+            raise QueueFull(
+                f"the queue of {model!r} is too long to answer within {timeout_s * 1000:.0f} ms",
+                retry_after_s=min(LONGEST_RETRY_S, too_late_s),
+            )
+
+    def batches_in_flight(self, model: str, version: int) -> float:
+        """How many full batches the version's requests make that were sent from here and have no answer yet."""
+        flow = self._flows.get((model, version))
+        return flow.batches_in_flight if flow else 0.0
+
+    def snapshot(self) -> ProducerSnapshot:
+        """What is held and on its way now."""
+        return ProducerSnapshot(*self._pending.counts, self._group_commit.appends)
+
+    def withdraw(self, pending: Pending) -> None:
+        """Nobody waits for the request any more: it is not sent, or a worker drops it. Does nothing once answered."""
+        if pending.is_done:
+            return
+        if pending.ids:
+            queue = Queue(pending.model, pending.version)
+            deadline_ms = int(self._link.clock.now_ms() + (pending.deadline - self._pending.clock()) * 1000)
+            if not self._withdrawn:
+                self._spawn(self._send_withdrawn())
+            self._withdrawn.setdefault(queue, []).extend((number, deadline_ms) for number in pending.ids)
+        self._pending.end(pending)
+
+    async def _send_withdrawn(self) -> None:
+        withdrawn, self._withdrawn = self._withdrawn, {}
+        try:
+            for queue, items in withdrawn.items():
+                await self._link.cancel(queue, items)
+        except Unavailable as error:
+            _log.info("withdrawn requests will be computed all the same", extra={"reason": str(error)})
+
+    # Who serves
+
+    @property
+    def workers(self) -> Sequence[WorkerAnnouncement]:
+        """What the live workers announced, at most a heartbeat old."""
+        return self._membership.workers
+
+    @property
+    def desired_states(self) -> DesiredStates:
+        """What operators want of the models."""
+        return self._membership.desired_states
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the queue answered the last heartbeat."""
+        return self._membership.is_connected
+
+    def worker_count(self, model: str, version: int) -> int:
+        """See `Membership`."""
+        return self._membership.worker_count(model, version)
+
+    async def refresh(self) -> None:
+        """A heartbeat now, for whoever waits for what workers do. Raises `Unavailable`."""
+        await self._membership.refresh()
+
+    async def change_desired_state(self, model: str, change: Callable[[DesiredState], DesiredState]) -> DesiredState:
+        """See `Membership`."""
+        return await self._membership.change_desired_state(model, change)
+
+    def _lost(self) -> None:
+        self._pending.fail_sent(Unavailable("the queue was restarted and lost the request; send it again"))
+
+    async def _beat(self) -> None:
+        await self.refresh()
+        await asyncio.sleep(self._heartbeat_s)
+
+    async def _forever(self, job: Callable[[], Awaitable[None]]) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        while True:
+            try:
+                await job()
+                backoff_s = _FIRST_BACKOFF_S
+            except MillraceError as error:
+                _log.warning("the queue does not answer", extra={"reason": str(error), "retry_s": backoff_s})
+            except Exception:
+                _log.exception("the link to the queue failed")
+            else:
+                continue
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

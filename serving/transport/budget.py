@@ -1,0 +1,69 @@
+"""The budget: one count of all bytes that wait in an API process, and the limit for them.
+
+Everything that waits reserves its bytes first: a body from its first byte, parsed tensors until they are in Redis, a
+response until the socket has taken it, what a connection has buffered. Without room the caller gets 503.
+"""
+
+SMALL_BYTES = 65_536
+_SMALL_SHARE = 8
+
+
+class Budget:
+    """Counts the reserved bytes of one process. Its methods run on the event loop.
+
+    An eighth of the limit is kept for reservations of at most `SMALL_BYTES`, so that a few large bodies, or bodies that
+    are announced and never sent, do not lock out small requests.
+    """
+
+    __slots__ = ("_for_large", "limit", "peak", "used")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit = limit_bytes
+        self.used = 0
+        self.peak = 0
+        self._for_large = limit_bytes - limit_bytes // _SMALL_SHARE
+
+    def has_room(self, bytes_: int, total: int) -> bool:
+        """Whether `bytes_` more fit, of a reservation that would hold `total` bytes with them."""
+        return self.used + bytes_ <= (self.limit if total <= SMALL_BYTES else self._for_large)
+
+    def reserve(self, bytes_: int) -> "Reservation | None":
+        """Reserve so many bytes; None where there is no room for them. Release what it returns."""
+        used = self.used + bytes_
+        if used > (self.limit if bytes_ <= SMALL_BYTES else self._for_large):
+            return None
+        self.used = used
+        if used > self.peak:
+            self.peak = used
+        return Reservation(self, bytes_)
+
+
+class Reservation:
+    """Bytes that are counted in a budget until they are released. `bytes` says how many."""
+
+    __slots__ = ("_budget", "bytes")
+
+    def __init__(self, budget: Budget, bytes_: int) -> None:
+        self._budget = budget
+        self.bytes = bytes_
+
+    def grow(self, bytes_: int) -> bool:
+        """Reserve so many bytes more; False, and nothing changed, where there is no room for them."""
+        budget = self._budget
+        if not budget.has_room(bytes_, self.bytes + bytes_):
+            return False
+        budget.used += bytes_
+        budget.peak = max(budget.peak, budget.used)
+        self.bytes += bytes_
+        return True
+
+    def shrink_to(self, bytes_: int) -> None:
+        """Give back all bytes but so many; nothing happens where it holds no more than those."""
+        if bytes_ < self.bytes:
+            self._budget.used -= self.bytes - bytes_
+            self.bytes = bytes_
+
+    def release(self) -> None:
+        """Give back all bytes. Releasing again does nothing."""
+        self._budget.used -= self.bytes
+        self.bytes = 0

@@ -1,0 +1,1 @@
+"""The Flask application and its routes: everything but the hot verbs."""

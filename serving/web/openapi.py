@@ -1,0 +1,444 @@
+"""The OpenAPI document of the whole HTTP API, made of the table of operations below and the types in `bodies.py`.
+
+A test holds the table to the routes of the application; another asks the running stack everything that the document
+allows, and some that it forbids, and knows each answer from it.
+"""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+import millrace
+from millrace.protocol.errors import MillraceError
+from serving.web import schemas
+
+_REFERENCE = "#/components/schemas/{name}"
+_EVERYWHERE = (400, 408, 413, 431, 500, 501, 503, 504)  # what the server itself answers, whatever the request
+_AGAIN = (429, 503)  # those with Retry-After
+# Statuses that no error of the tree stands for: the head of the request was never read.
+_OF_THE_HEAD = {
+    408: "The head of the request did not arrive in time.",
+    431: "The head of the request is too large.",
+}
+_UNTYPED = {dict: "object", list: "array"}
+_Schema = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one path.
+
+    `takes` are the JSON bodies that it takes, any one of them, such as `example`, where a bundled model answers
+    one; `answers` the types of its JSON answers by status; `statuses` the errors it has beyond those that any
+    request can meet. One that `is_binary` takes and answers JSON followed by tensors too; one whose body
+    `may_be_empty` needs none; one with a `media` type answers that instead of JSON.
+    """
+
+    method: str
+    path: str
+    tag: str
+    summary: str
+    takes: tuple[type, ...] = ()
+    answers: dict[int, tuple[type, ...]] = field(default_factory=dict)
+    example: Any = None
+    statuses: tuple[int, ...] = ()
+    is_binary: bool = False
+    may_be_empty: bool = False
+    media: str = ""
+
+
+_TFS, _OIP, _OWN = "TensorFlow Serving", "Open Inference Protocol", "Millrace"
+_TEXT = "a wonderful film"  # for the model `sentiment`
+
+
+def _operations() -> Iterator[Operation]:
+    model, version, label = "/models/{model}", "/versions/{version}", "/labels/{label}"
+    for spec in (f"/v1{model}", f"/v1{model}{version}", f"/v1{model}{label}"):
+        yield Operation(
+            method="POST",
+            path=f"{spec}:predict",
+            tag=_TFS,
+            summary="Run a model.",
+            takes=(schemas.Rows, schemas.Columns),
+            example={"instances": [_TEXT]},
+            answers={200: (schemas.Predictions, schemas.Outputs)},
+            statuses=(404, 415, 429),
+        )
+        for verb, answer in (("classify", schemas.Classifications), ("regress", schemas.Regressions)):
+            yield Operation(
+                method="POST",
+                path=f"{spec}:{verb}",
+                tag=_TFS,
+                summary=f"Run a model on examples, to {verb} them.",
+                takes=(schemas.Examples,),
+                example={"examples": [{"text": _TEXT}]} if verb == "classify" else None,
+                answers={200: (answer,)},
+                statuses=(404, 415, 429),
+            )
+        yield Operation(
+            method="GET",
+            path=spec,
+            tag=_TFS,
+            summary="The state of each version of a model.",
+            answers={200: (schemas.ModelStatus,)},
+            statuses=(404,),
+        )
+        yield Operation(
+            method="GET",
+            path=f"{spec}/metadata",
+            tag=_TFS,
+            summary="The signatures of a model.",
+            answers={200: (schemas.Metadata,)},
+            statuses=(404,),
+        )
+    yield Operation(
+        method="GET",
+        path="/v1/models",
+        tag=_TFS,
+        summary="Every model with its versions; TensorFlow Serving has no such list.",
+        answers={200: (schemas.ModelList,)},
+    )
+    yield Operation(
+        method="GET",
+        path="/v2",
+        tag=_OIP,
+        summary="Name, version and extensions of the server.",
+        answers={200: (schemas.ServerMetadata,)},
+    )
+    yield Operation(
+        method="GET",
+        path="/v2/health/live",
+        tag=_OIP,
+        summary="Whether the server runs.",
+        answers={200: (schemas.Live,)},
+    )
+    yield Operation(
+        method="GET",
+        path="/v2/health/ready",
+        tag=_OIP,
+        summary="Whether the server can answer.",
+        answers={200: (schemas.Ready,), 503: (schemas.Ready, schemas.Error)},
+    )
+    for spec in (f"/v2{model}", f"/v2{model}{version}"):
+        yield Operation(
+            method="GET",
+            path=spec,
+            tag=_OIP,
+            summary="A model's inputs and outputs.",
+            answers={200: (schemas.ModelMetadata,)},
+            statuses=(404,),
+        )
+        yield Operation(
+            method="GET",
+            path=f"{spec}/ready",
+            tag=_OIP,
+            summary="Whether a model can answer.",
+            answers={200: (schemas.ModelReady,), 503: (schemas.ModelReady, schemas.Error)},
+            statuses=(404,),
+        )
+        yield Operation(
+            method="POST",
+            path=f"{spec}/infer",
+            tag=_OIP,
+            summary="Run a model.",
+            takes=(schemas.InferRequest,),
+            example={"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [_TEXT]}]},
+            answers={200: (schemas.InferResponse,)},
+            statuses=(404, 415, 429),
+            is_binary=True,
+        )
+        yield Operation(
+            method="GET",
+            path=f"{spec}/config",
+            tag=_OIP,
+            summary="A model's configuration, as Triton has it.",
+            answers={200: (schemas.ModelConfig,)},
+            statuses=(404,),
+        )
+        yield Operation(
+            method="GET",
+            path=f"{spec}/stats",
+            tag=_OIP,
+            summary="A model's statistics, as Triton has them.",
+            answers={200: (schemas.Statistics,)},
+            statuses=(404,),
+        )
+    yield Operation(
+        method="GET",
+        path="/v2/models/stats",
+        tag=_OIP,
+        summary="The statistics of all models.",
+        answers={200: (schemas.Statistics,)},
+    )
+    for kind in ("system", "cuda"):
+        yield Operation(
+            method="GET",
+            path=f"/v2/{kind}sharedmemory/status",
+            tag=_OIP,
+            summary="The regions of shared memory that are registered: none, as it is not supported.",
+            answers={200: (list,)},
+        )
+    yield from _repository_operations()
+    yield from _traffic_operations()
+    yield Operation(
+        method="GET",
+        path="/",
+        tag=_OWN,
+        summary="The server and its models.",
+        answers={200: (schemas.Index,)},
+    )
+    yield Operation(
+        method="GET",
+        path="/metrics",
+        tag=_OWN,
+        summary="The metrics of this process, for Prometheus.",
+        media="text/plain",
+    )
+    yield Operation(
+        method="GET",
+        path="/monitoring/prometheus/metrics",
+        tag=_TFS,
+        summary="The metrics of this process under TensorFlow Serving's names.",
+        media="text/plain",
+    )
+    yield Operation(method="GET", path="/openapi.json", tag=_OWN, summary="This document.", answers={200: (dict,)})
+    yield Operation(
+        method="GET", path="/docs", tag=_OWN, summary="This document, for people to read.", media="text/html"
+    )
+
+
+def _repository_operations() -> Iterator[Operation]:
+    yield Operation(
+        method="POST",
+        path="/v2/repository/index",
+        tag=_OIP,
+        summary="Every version of every model, and why those that are not ready are not.",
+        takes=(schemas.IndexRequest,),
+        example={"ready": False},
+        answers={200: (list[schemas.IndexEntry],)},
+        may_be_empty=True,
+    )
+    for verb, body in (("load", schemas.LoadRequest), ("unload", schemas.UnloadRequest)):
+        yield Operation(
+            method="POST",
+            path=f"/v2/repository/models/{{model}}/{verb}",
+            tag=_OIP,
+            summary=f"{verb.capitalize()} a model, and wait until the workers have done it.",
+            takes=(body,),
+            statuses=(403,),
+            may_be_empty=True,
+        )
+
+
+def _traffic_operations() -> Iterator[Operation]:
+    model = "/v1/models/{model}"
+    for method, path, summary, takes, example in (
+        ("GET", "/traffic", "What is wanted of a model at run time.", (), None),
+        (
+            *("PUT", "/traffic", "Share out requests by weight, and copy some to a shadow; {} takes both back."),
+            *((schemas.Traffic,), {"weights": {"1": 100}}),
+        ),
+        ("PUT", "/labels/{label}", "Let a label stand for a version.", (schemas.LabelledVersion,), {"version": 1}),
+        ("DELETE", "/labels/{label}", "Take back a label that was set at run time.", (), None),
+        (
+            *("PUT", "/policy", "Say which versions are loaded, and wait until the workers have done it."),
+            *((schemas.Policy,), {"latest": {"num_versions": 2}}),
+        ),
+        ("DELETE", "/policy", "Let the model's files say again which versions are loaded.", (), None),
+    ):
+        yield Operation(
+            method=method,
+            path=model + path,
+            tag=_OWN,
+            summary=summary,
+            takes=takes,
+            example=example,
+            answers={200: (schemas.ModelTraffic,)},
+            statuses=(404,) if method == "GET" else (403, 404),
+        )
+
+
+OPERATIONS = tuple(_operations())
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    types = {body for operation in OPERATIONS for body in operation.takes}
+    types |= {body for operation in OPERATIONS for answers in operation.answers.values() for body in answers}
+    named = {get_args(body)[0] if get_origin(body) is list else body for body in types}
+    ordered = sorted(named - set(_UNTYPED) | {schemas.Error}, key=lambda body: body.__name__)
+    _, components = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Millrace",
+            "version": millrace.__version__,
+            "summary": "Model serving over TensorFlow Serving's REST API and the Open Inference Protocol.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "tags": [{"name": name} for name in (_TFS, _OIP, _OWN)],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "responses": {str(status): _refusal(status) for status in _documented_statuses()},
+            "parameters": _PARAMETERS,
+            "headers": _HEADERS,
+        },
+    }
+
+
+_PARAMETERS: dict[str, _Schema] = {
+    "model": {
+        "name": "model",
+        "in": "path",
+        "required": True,
+        "description": "The model's name.",
+        "example": "sentiment",
+        "schema": {"type": "string", "minLength": 1, "pattern": "^[^/:]+$"},
+    },
+    "version": {
+        "name": "version",
+        "in": "path",
+        "required": True,
+        "description": "The model's version.",
+        "example": 1,
+        "schema": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+    },
+    "label": {
+        "name": "label",
+        "in": "path",
+        "required": True,
+        "description": "A label that stands for a version, such as `stable`.",
+        "example": "stable",
+        "schema": {"type": "string", "minLength": 1, "pattern": "^[^/:]+$"},
+    },
+    "request_id": {
+        "name": "X-Request-Id",
+        "in": "header",
+        "description": "Kept, logged and sent back where it is printable and at most 128 characters; else one is made.",
+        "schema": {"type": "string"},
+    },
+    "request_timeout": {
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "description": "The deadline, from the request's arrival; never longer than the server's own.",
+        "example": 30_000,
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    "header_length": {
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "description": "The length of the JSON that the tensors follow; 0 for a body of one input's elements alone.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+}
+_HEADERS: dict[str, _Schema] = {
+    "request_id": {"description": "Finds the request in the server's log.", "schema": {"type": "string"}},
+    "server_timing": {"description": "The parts of the time taken, in milliseconds.", "schema": {"type": "string"}},
+    "retry_after": {
+        "description": "Seconds until trying again makes sense.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "header_length": {
+        "description": "The length of the JSON, where tensors follow it.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+}
+
+
+def _operation(operation: Operation) -> _Schema:
+    is_hot = operation.method == "POST" and 429 in operation.statuses
+    names = [name for name in ("model", "version", "label") if f"{{{name}}}" in operation.path] + ["request_id"]
+    names += ["request_timeout"] if is_hot else []
+    names += ["header_length"] if operation.is_binary else []
+    described: _Schema = {
+        "tags": [operation.tag],
+        "operationId": _identity(operation),
+        "summary": operation.summary,
+        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in names],
+        "responses": {str(status): _answer(operation, status) for status in _statuses(operation)},
+    }
+    if operation.takes:
+        content = {"application/json": {"schema": _any_of(operation.takes)}}
+        if operation.example:
+            content["application/json"]["example"] = operation.example
+        described["requestBody"] = {"required": not operation.may_be_empty, "content": content | _binary(operation)}
+    return described
+
+
+def _identity(operation: Operation) -> str:
+    """Such as `post_v1_models_model_predict`."""
+    words = operation.path.replace("{", "").replace("}", "").replace(":", "/").replace(".", "/").split("/")
+    return "_".join([operation.method.lower(), *filter(None, words)])
+
+
+def _statuses(operation: Operation) -> list[int]:
+    return sorted({200, *operation.answers, *operation.statuses, *_EVERYWHERE})
+
+
+def _answer(operation: Operation, status: int) -> _Schema:
+    if status in operation.answers:
+        content = {"application/json": {"schema": _any_of(operation.answers[status])}}
+        described = _refusal(status) if status >= 400 else _success(operation)
+        return described | {"content": content | (_binary(operation) if status == 200 else {})}
+    if status == 200 and not operation.media:
+        return _success(operation)
+    if status == 200:
+        return _success(operation) | {"content": {operation.media: {"schema": {"type": "string"}}}}
+    return {"$ref": f"#/components/responses/{status}"}
+
+
+def _success(operation: Operation) -> _Schema:
+    names = {"X-Request-Id": "request_id", "Server-Timing": "server_timing"}
+    if operation.is_binary:
+        names["Inference-Header-Content-Length"] = "header_length"
+    return {"description": operation.summary, "headers": _header_references(names)}
+
+
+def _refusal(status: int) -> _Schema:
+    names = {"Retry-After": "retry_after"} if status in _AGAIN else {}
+    return {
+        "description": _OF_THE_HEAD.get(status) or _meaning(status),
+        "headers": _header_references(names | {"X-Request-Id": "request_id"}),
+        "content": {"application/json": {"schema": _any_of((schemas.Error,))}},
+    }
+
+
+def _meaning(status: int) -> str:
+    """What the errors of that status say of themselves."""
+    texts = [inspect.getdoc(kind) or "" for kind in MillraceError.__subclasses__() if kind.status == status]
+    return " ".join(text.partition("\n\n")[0].replace("\n", " ") for text in texts)
+
+
+def _documented_statuses() -> list[int]:
+    return sorted({status for operation in OPERATIONS for status in _statuses(operation) if status >= 400})
+
+
+def _header_references(names: dict[str, str]) -> _Schema:
+    return {name: {"$ref": f"#/components/headers/{key}"} for name, key in names.items()}
+
+
+def _binary(operation: Operation) -> _Schema:
+    if not operation.is_binary:
+        return {}
+    return {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+def _any_of(types: tuple[type, ...]) -> _Schema:
+    schemas = [_reference(body) for body in types]
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+def _reference(body: type) -> _Schema:
+    if get_origin(body) is list:
+        return {"type": "array", "items": _reference(get_args(body)[0])}
+    return {"type": _UNTYPED[body]} if body in _UNTYPED else {"$ref": _REFERENCE.format(name=body.__name__)}
