@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from millrace import logs
@@ -14,6 +15,7 @@ from millrace.commandline import REDIS_URL_HELP, Parser
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
 from worker.process import Worker
+from worker.processes.host import ModelProcesses
 from worker.settings import WorkerSettings
 
 
@@ -29,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = load(WorkerSettings, os.environ, **vars(arguments))
         logs.configure("worker", settings.log_level)
-        worker = Worker(settings, RedisBroker(settings.redis_url))
+        broker = RedisBroker(settings.redis_url)
+        worker = Worker(settings, broker, partial(ModelProcesses, settings, broker, environ=os.environ))
         for number in (signal.SIGTERM, signal.SIGINT):
             # In a thread: a handler that sets an event may meet the main thread inside that event's lock.
             signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())

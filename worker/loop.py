@@ -4,33 +4,40 @@
      │         │         │             ▲             │ fails
      │         │         │             │             └─ each item alone; what fails alone is answered with its error
      │         └─────────┴─────────────┴─ expired or cancelled: dropped
-     └─ claimed blocks of a worker that died run item by item; after MAX_DELIVERIES they go to the dead letters
+     └─ claimed blocks of a process that died run item by item; after MAX_DELIVERIES they go to the dead letters
 
 A worker has several such threads for each model (`instances`): while one computes, another reads and prepares.
 
     taking.py   the exchange with the queue        preparing.py  from tensors to pieces
     block.py    a block until it is finished       batcher.py    which pieces run together
     outbox.py   what the next exchange delivers    running.py    batches, and requests alone
+    status.py   what the instance is doing         suspects.py   blocks that were delivered before
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from millrace.broker.base import BrokerClock, ConsumerLink, Delivery
+from millrace.protocol.messages import RequestBlock
 from worker.batcher import form_batches
 from worker.block import Blocks
-from worker.claiming import Claiming
 from worker.model import Model
 from worker.outbox import Outbox
-from worker.piece import Piece
+from worker.piece import Piece, TakenBlock
 from worker.preparing import Preparer
+from worker.quarantine import Quarantine
 from worker.running import Runner
+from worker.status import InstanceStatus
+from worker.suspects import Suspects
 from worker.taking import Taking
 
 
 class Instance:
-    """One thread's loop over one model's queue. `run` it in a thread; `drain` from any other."""
+    """One thread's loop over one model's queue. `run` it in a thread; `drain` from any other.
+
+    `status` says what it is doing; `quarantine` is that of its process.
+    """
 
     def __init__(
         self,
@@ -40,35 +47,36 @@ class Instance:
         worker: str,
         clock: BrokerClock,
         lease_ms: int,
-        claiming: Claiming | None = None,
+        status: InstanceStatus | None = None,
+        quarantine: Quarantine | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         name, outbox = model.announcement.name, Outbox(worker)
         self._model = model
-        self._lease_ms = lease_ms
         self._draining = threading.Event()
+        self._quarantine = quarantine or Quarantine()
+        self._status = status or InstanceStatus()
         self._taking = Taking(
             model,
             link,
             outbox,
             self._draining,
             lease_ms=lease_ms,
-            claiming=claiming or Claiming(monotonic),
+            status=self._status,
             monotonic=monotonic,
         )
         self._blocks = Blocks(name, link, outbox, clock=clock, monotonic=monotonic)
         self._preparer = Preparer(model, self._blocks)
-        self._runner = Runner(model, self._blocks, outbox, self._taking.deliver, clock=clock, monotonic=monotonic)
-
-    @property
-    def holding(self) -> tuple[Delivery, ...]:
-        """The deliveries in hand, whose leases the worker's heartbeat renews."""
-        return self._taking.holding
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether a run goes on although all its callers were told, a lease ago, that there is no answer in time."""
-        return self._runner.overdue_ms > self._lease_ms
+        self._runner = Runner(model, self._blocks, outbox, status=self._status, monotonic=monotonic)
+        self._suspects = Suspects(
+            model,
+            self._blocks,
+            self._preparer,
+            self._runner,
+            self._taking.deliver,
+            quarantine=self._quarantine,
+            status=self._status,
+        )
 
     def drain(self) -> None:
         """Let `run` return once the batches in hand are answered."""
@@ -79,22 +87,33 @@ class Instance:
         while not self._draining.is_set():
             if deliveries := self._taking.take():
                 self._serve(deliveries)
-            self._taking.leave_turn()
         self._taking.close()
+        self._status.idle()
 
     def _serve(self, deliveries: Iterable[Delivery]) -> None:
         """Answer the deliveries; the last answers are left in the outbox."""
-        pieces: list[Piece] = []
-        suspects: list[list[Piece]] = []
+        fresh: list[tuple[TakenBlock, RequestBlock]] = []
+        suspects: list[tuple[TakenBlock, RequestBlock]] = []
         for taken, block in self._blocks.opened(deliveries):
-            prepared = self._preparer.pieces(taken, block)
-            if taken.delivery.deliveries == 1:
-                pieces += prepared
-            else:
-                suspects.append(prepared)
+            (fresh if taken.delivery.deliveries == 1 else suspects).append((taken, block))
+        if fresh:
+            with self._quarantine.together():
+                self._run_batches([piece for taken, block in fresh for piece in self._prepared(taken, block)])
+        for taken, block in suspects:
+            self._suspects.run(taken, block)
+
+    def _prepared(self, taken: TakenBlock, block: RequestBlock) -> list[Piece]:
+        if len(block.items) == 1:
+            item = block.items[0]
+            self._status.work_alone(block.reply_to, item.id, item.deadline_ms, taken.delivery.deliveries)
+        else:
+            self._status.work(max(item.deadline_ms for item in block.items))
+        pieces = self._preparer.pieces(taken, block)
+        self._status.pause()
+        return pieces
+
+    def _run_batches(self, pieces: Sequence[Piece]) -> None:
         preparation = self._model.preparation
         for batch in form_batches(pieces, self._model.batching.max_batch_size, preparation.may_pad, self._model.cost):
             self._taking.deliver()
             self._runner.run(batch)
-        for of_one_block in suspects:
-            self._runner.run_suspects(of_one_block)

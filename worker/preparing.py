@@ -27,7 +27,7 @@ class Preparer:
             if self._model.preparation.is_needed(block.tensors):
                 return self._prepared_items(taken, block)
             return [self._piece(taken, block.items, {name: t.to_numpy() for name, t in block.tensors.items()})]
-        except Exception as error:  # whatever its data led to, it must not end the worker
+        except BaseException as error:  # whatever its data led to, it must not end the worker
             if not isinstance(error, InvalidRequest):
                 _log.exception("a block cannot be prepared", extra={"model": self._model.announcement.name})
             self._blocks.refuse(taken, [(item, self._model.failure(error)) for item in block.items])
@@ -46,7 +46,7 @@ class Preparer:
             try:
                 parts.append(self._prepared_rows({name: column[i] for name, column in columns.items()}, item.rows))
                 items.append(item)
-            except Exception as error:  # whatever its data led to, it is no matter of its neighbours
+            except BaseException as error:  # whatever its data led to, it is no matter of its neighbours
                 if not isinstance(error, InvalidRequest):
                     _log.exception("a request cannot be prepared", extra={"request_id": item.trace})
                 refused.append((item, self._model.failure(error)))

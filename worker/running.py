@@ -1,16 +1,11 @@
-"""Runs: batches, and the requests of batches that fail, each alone.
-
-A block that was delivered before is a suspect: perhaps it ended the process that had it. Its items run alone, forwards
-and backwards in turn.
-"""
+"""Runs: batches, and the requests of batches that fail, each alone."""
 
 import itertools
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from millrace.broker.base import BrokerClock, Reply
+from millrace.broker.base import Reply
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from millrace.protocol.messages import ReplyItem, RequestItem
 from worker.backends.base import Arrays, RowErrors
@@ -19,39 +14,29 @@ from worker.block import Blocks
 from worker.model import Model
 from worker.outbox import Outbox
 from worker.piece import Piece, TakenBlock
+from worker.status import InstanceStatus
 from worker.trial import cut
 
 _log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Runs one model for one instance, and puts the answers into the outbox.
-
-    `deliver` delivers the outbox: what was computed must not wait for a run that may end the process.
-    """
+    """Runs one model for one instance, and puts the answers into the outbox."""
 
     def __init__(
         self,
         model: Model,
         blocks: Blocks,
         outbox: Outbox,
-        deliver: Callable[[], None],
         *,
-        clock: BrokerClock,
+        status: InstanceStatus,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model = model
         self._blocks = blocks
         self._outbox = outbox
-        self._deliver = deliver
-        self._clock = clock
+        self._status = status
         self._monotonic = monotonic
-        self._last_deadline_ms = math.inf
-
-    @property
-    def overdue_ms(self) -> float:
-        """For how long a run goes on after its callers' last deadline; negative where none does."""
-        return self._clock.now_ms() - self._last_deadline_ms
 
     def run(self, batch: Batch) -> None:
         """Run the batch; if it fails, its requests one by one."""
@@ -97,7 +82,7 @@ class Runner:
         if not isinstance(error, InvalidRequest):
             _log.warning("a batch failed; its requests run one by one", extra=self._about(pieces), exc_info=error)
         for single in singles:
-            self.run(Batch([single], single.rows))
+            self.run_alone(single)
 
     def _refuse(self, single: Piece, error: Exception) -> None:
         """Answer a piece of one item with its error, which is logged with a trace unless the caller is to blame."""
@@ -108,18 +93,9 @@ class Runner:
             _log.error("a request failed in its model", extra=about, exc_info=error)
         self._blocks.refuse(single.block, [(single.items[0], self._model.failure(error))])
 
-    def run_suspects(self, pieces: Sequence[Piece]) -> None:
-        """Run what is left of a block that was delivered before, item by item, every answer delivered before the next.
-
-        Every other time the items run from the last to the first: then even one that ends the process leaves only
-        itself without an answer.
-        """
-        singles = [single for piece in pieces for single in piece.singly()]
-        if pieces and pieces[0].block.delivery.deliveries % 2 == 0:
-            singles.reverse()
-        for single in singles:
-            self._deliver()
-            self.run(Batch([single], single.rows))
+    def run_alone(self, single: Piece) -> None:
+        """Run a piece of one item, so that if it fails it takes no other with it."""
+        self.run(Batch([single], single.rows))
 
     def _answers(self, pieces: Sequence[Piece]) -> list[Reply]:
         """Replies to each API process that has requests in the batch: one, or one for each length of its answers."""
@@ -135,11 +111,19 @@ class Runner:
         ]
 
     def _computed(self, pieces: Sequence[Piece], inputs: Arrays, rows: int) -> Arrays:
-        self._last_deadline_ms = max(item.deadline_ms for piece in pieces for item in piece.items)
+        self._say_what_runs(pieces)
         try:
             return self._model.run(pieces[0].block.signature, inputs, rows)
         finally:
-            self._last_deadline_ms = math.inf
+            self._status.pause()
+
+    def _say_what_runs(self, pieces: Sequence[Piece]) -> None:
+        block = pieces[0].block
+        if len(pieces) == 1 and len(pieces[0].items) == 1:
+            item = pieces[0].items[0]
+            self._status.work_alone(block.reply_to, item.id, item.deadline_ms, block.delivery.deliveries)
+        else:
+            self._status.work(max(item.deadline_ms for piece in pieces for item in piece.items))
 
     def _about(self, pieces: Iterable[Piece]) -> dict[str, object]:
         requests = [item.trace for piece in pieces for item in piece.items]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 from millrace.broker.base import ConsumerLink, Delivery
 from millrace.protocol.errors import Unavailable
-from worker.claiming import Claiming
 from worker.model import Model
 from worker.outbox import Outbox
+from worker.status import InstanceStatus
 
 _log = logging.getLogger(__name__)
 _CHOICE = 4  # batches' worth of rows to take where lengths vary, so that there are similar ones among them
@@ -22,10 +22,7 @@ _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
 
 
 class Taking:
-    """One instance's exchange with its queue. `draining` ends the waiting for a queue that is out of reach.
-
-    `holding` are the deliveries in hand, whose leases the worker's heartbeat renews.
-    """
+    """One instance's exchange with its queue. `draining` ends the waiting for a queue that is out of reach."""
 
     def __init__(
         self,
@@ -35,7 +32,7 @@ class Taking:
         draining: threading.Event,
         *,
         lease_ms: int,
-        claiming: Claiming,
+        status: InstanceStatus,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model = model
@@ -43,35 +40,32 @@ class Taking:
         self._outbox = outbox
         self._draining = draining
         self._lease_ms = lease_ms
-        self._claiming = claiming
+        self._status = status
         self._monotonic = monotonic
         self._next_claim = 0.0
         self._rows_per_block = 1.0
-        self.holding: tuple[Delivery, ...] = ()
 
     def take(self) -> Sequence[Delivery]:
         """Deliver the outbox and take blocks; none when nothing came, or when `draining` was set meanwhile.
 
         What is taken is joined by what comes within the model's queue delay, and by blocks of a worker that died.
         """
+        self._status.idle()
         taken = self._exchange(takes=True)
         if taken is None:
             return []
-        self.holding = tuple(taken)
+        if taken:
+            self._status.hold(self._link.losses)
         try:
             taken = self._topped_up(taken)
             held = {(delivery.priority, delivery.entry_id) for delivery in taken}
             taken = taken + [block for block in self._claimed() if (block.priority, block.entry_id) not in held]
         except Unavailable as error:
             _log.warning("the queue does not answer", extra={"reason": str(error)})
-        self.holding = tuple(taken)
         if taken:
+            self._status.hold(self._link.losses)
             self._rows_per_block = sum(max(1, delivery.rows) for delivery in taken) / len(taken)
         return taken
-
-    def leave_turn(self) -> None:
-        """Let another instance claim: what this one claimed has been run."""
-        self._claiming.leave(self)
 
     def deliver(self) -> None:
         """Deliver the outbox, if it holds anything, and take nothing."""
@@ -120,15 +114,12 @@ class Taking:
             if missing <= 0:
                 break
             taken += self._link.exchange([], [], count=missing, block_ms=left_ms)
-            self.holding = tuple(taken)
         return taken
 
     def _claimed(self) -> list[Delivery]:
         if self._monotonic() < self._next_claim:
             return []
         self._next_claim = self._monotonic() + self._lease_ms / 4000
-        if not self._claiming.take(self, self._lease_ms / 1000):
-            return []
         claimed = self._link.claim(lease_ms=self._lease_ms, count=self._count())
         if claimed:
             self._next_claim = 0.0  # whoever left these left more, perhaps

@@ -214,6 +214,9 @@ class Computed:
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         return self._compute(inputs)
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 # Padding
 

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest
 from serving.settings import ServingSettings
 from tests.support.running import RedisServer, until
+from tests.support.workers import local_worker
+from worker.local_host import LocalHost
 from worker.model import Model
 from worker.process import Worker
 from worker.settings import WorkerSettings
@@ -108,7 +111,7 @@ class Api:
 def running(broker: Broker, root: Path, **settings: Any) -> Iterator[Worker]:
     """A worker that looks at the repository often; it ends with the block, without an error."""
     settings = {"models": root, "poll_s": 0.05, "lease_ms": 300, "instances": 1} | settings
-    worker = Worker(WorkerSettings(**settings), broker, heard_s=0.3)
+    worker = local_worker(WorkerSettings(**settings), broker, unload_grace_s=0.3)
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
@@ -694,16 +697,14 @@ def test_a_model_whose_folder_cannot_be_read_keeps_no_other_from_being_loaded(
         assert not worker.has_failed
 
 
-def test_a_heartbeat_that_fails_ends_the_worker(
-    broker: Broker, publish: Callable[..., Path], repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_heartbeat_that_fails_ends_the_worker(broker: Broker, publish: Callable[..., Path], repository: Path) -> None:
+    class Fails(LocalHost):
+        def check(self) -> None:
+            raise ZeroDivisionError
+
     publish(1)
-    worker = Worker(WorkerSettings(models=repository), broker)
-
-    def fail() -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(worker, "_renew", fail)
+    settings = WorkerSettings(models=repository)
+    worker = Worker(settings, broker, partial(Fails, settings, broker))
     worker.run()
     assert worker.has_failed
 

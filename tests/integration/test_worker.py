@@ -31,6 +31,7 @@ from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest, InferenceResponse
 from tests.support.running import ROOT, RedisServer, until
+from tests.support.workers import local_worker
 from tests.support.working import (
     QUEUE,
     SIGNATURE,
@@ -811,7 +812,7 @@ def test_a_worker_announces_what_it_loads_and_what_it_cannot_and_leaves_no_trace
 
         return asyncio.run(look())
 
-    worker = Worker(WorkerSettings(models=tmp_path, log_level="info"), broker)
+    worker = local_worker(WorkerSettings(models=tmp_path, log_level="info"), broker)
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
@@ -842,7 +843,7 @@ def test_a_model_that_never_returns_does_not_keep_the_worker(
     make_onnx(tmp_path, "m")
     broker = MemoryBroker()
     settings = WorkerSettings(models=tmp_path, log_level="info", drain_timeout_s=0.1)
-    worker = Worker(settings, broker)
+    worker = local_worker(settings, broker)
     thread = threading.Thread(target=worker.run)
     thread.start()
     until(lambda: [m.state for w in broker.worker().live() for m in w.models] == ["AVAILABLE"])
@@ -877,7 +878,7 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     monkeypatch.setattr(Model, "run", hangs)
     broker = MemoryBroker()
     options = {"models": tmp_path, "log_level": "info", "instances": 1, "max_batch_size": 1, "lease_ms": 200}
-    workers = [Worker(WorkerSettings(**options, drain_timeout_s=5.0), broker) for _ in range(2)]
+    workers = [local_worker(WorkerSettings(**options, drain_timeout_s=5.0), broker) for _ in range(2)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
     answers: list[InferenceResponse | BaseException] = []
 
@@ -921,7 +922,7 @@ def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
             return link
 
     make_onnx(tmp_path)
-    worker = Worker(WorkerSettings(models=tmp_path, log_level="info"), Breaks())
+    worker = local_worker(WorkerSettings(models=tmp_path, log_level="info"), Breaks())
     worker.run()
     assert worker.has_failed
     assert "an instance failed; the worker ends" in caplog.text

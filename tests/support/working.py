@@ -47,6 +47,9 @@ class Scripted:
         self.runs.append(len(inputs["x"]))
         return {"y": self.compute(inputs["x"])}
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 # Models named after how they break. 666 is the input that they cannot stand.
 

@@ -16,6 +16,15 @@ FORMATS: dict[str, tuple[str, str, str]] = {
 }
 
 
+# Formats whose models run code of their own, each in a process that serves nothing else.
+OWN_PROCESS: frozenset[str] = frozenset()
+
+
+def needs_own_process(folder: Path) -> bool:
+    """Whether the model in a version's folder must not share its process with another."""
+    return any((folder / FORMATS[name][0]).exists() for name in OWN_PROCESS)
+
+
 def load(folder: Path, device: Device, wanted: str = "auto") -> Backend:
     """The model in a version's folder, loaded by the first runtime that is installed and has a format there.
 

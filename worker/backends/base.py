@@ -70,4 +70,4 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Give up what the model holds; no run comes after it."""
+        """Give back what the model holds; called once, when nothing runs any more."""

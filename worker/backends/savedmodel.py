@@ -37,7 +37,7 @@ class SavedModelBackend:
 
     def close(self) -> None:
         """See `Backend`."""
-        self._functions, self._model = {}, None
+        self._model, self._functions = None, {}
 
 
 def load(folder: Path, device: Device) -> SavedModelBackend:

@@ -52,8 +52,7 @@ class TfliteBackend:
 
     def close(self) -> None:
         """See `Backend`."""
-        self._runners.clear()
-        self._interpreter = None
+        self._runners, self._interpreter = {}, None
 
     def _answer(self, signature: str, inputs: Arrays) -> Arrays:
         try:

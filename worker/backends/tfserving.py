@@ -5,6 +5,7 @@
 It is as available as the remote model is: see `TensorFlowServingBackend.fault`.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,6 +121,7 @@ class TensorFlowServingBackend:
 
     def close(self) -> None:
         """See `Backend`."""
+        self._next_look = math.inf
         self._channel.close()
 
     @property
