@@ -4,7 +4,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import TritonConfig, read_triton_config
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from millrace.broker.base import Append, Broker, ConsumerLink, Delivery, Limits
+from millrace.broker.base import Append, Broker, Delivery, Limits
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
 from millrace.broker.redis import RedisBroker
@@ -283,54 +282,53 @@ def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> Non
         raise answers[0]  # type: ignore[misc]
 
 
-class Death(BaseException):
-    """What ends a worker's process, as far as a thread of a test can."""
-
-
-def dies(x: Any) -> Any:
-    """A model that doubles, and ends its process on 666."""
-    if (x == 666).any():
-        raise Death
-    return x * 2
-
-
-def test_neighbours_of_a_request_that_ends_the_process_are_answered(broker: Broker) -> None:
-    """A block of three whose middle one kills: its second delivery answers the last, its third the first."""
-
-    answers: list[InferenceResponse | BaseException] = []
-    requests = [request_of([[1]]), request_of([[666]]), request_of([[3]])]
-    asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
-    asking.start()
-    while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
-        pass
-    for number in (1, 2):
-        with closing(broker.consumer(QUEUE, f"dies-{number}")) as consumer, pytest.raises(Death):
-            Instance(model_of(Scripted(dies)), consumer, worker="w", clock=broker.worker().clock, lease_ms=20).run()
-    with serving(broker, model_of(Scripted(dies))):
-        asking.join()
-    assert [shown(answer) for answer in answers] == [[[2]], ModelFailed, [[6]]]
-
-
 def test_what_was_computed_is_answered_before_a_block_that_may_end_the_process_runs(broker: Broker) -> None:
+    """A suspect waits in its run until the reply to a fresh block that was taken with it has come."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def waits(x: Any) -> Any:
+        if (x == 666).any():
+            entered.set()
+            assert leave.wait(30)
+        return x * 2
+
     put(broker, request_of([[666]]))
     while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
         pass
-    lost: list[Delivery] = []
+    broker.worker().release(QUEUE, "dead", is_suspect=True)
 
-    async def run(consumer: ConsumerLink) -> list[bytes]:
+    async def run() -> list[bytes]:
         async with connected(broker) as link:
             await link.append([block_of(link, request_of([[1]]), [1])], Limits(10, 10**6))
-            taken = consumer.exchange([], [], count=1, block_ms=1000)
-            dying = Instance(model_of(Scripted(dies)), consumer, worker="w", clock=broker.worker().clock, lease_ms=20)
-            with pytest.raises(Death):
-                dying._serve([*taken, *lost])
-            async with asyncio.timeout(10):
-                return await link.replies()
+            with serving(broker, model_of(Scripted(waits))):
+                try:
+                    assert await asyncio.to_thread(entered.wait, 30)
+                    async with asyncio.timeout(10):
+                        return await link.replies()
+                finally:
+                    leave.set()
 
-    with closing(broker.consumer(QUEUE, "next")) as consumer:
-        until(lambda: lost.extend(consumer.claim(lease_ms=20, count=1)) or lost, what="a block to claim")
-        (reply,) = asyncio.run(run(consumer))
+    (reply,) = asyncio.run(run())
     assert codec.decode_reply(reply).tensors["y"].to_numpy().tolist() == [[2]]
+
+
+class Ends(BaseException):
+    """What is no `Exception`, as `sys.exit()` raises."""
+
+
+@pytest.mark.parametrize("error", [SystemExit("bye"), Ends("bye"), KeyboardInterrupt("bye")], ids=repr)
+def test_a_model_that_raises_what_is_no_exception_fails_its_own_request(broker: Broker, error: BaseException) -> None:
+    def raises(x: Any) -> Any:
+        if (x == 666).any():
+            raise error
+        return x * 2
+
+    with serving(broker, model_of(Scripted(raises))):
+        first, bad, last = ask(broker, request_of([[1]]), request_of([[666]]), request_of([[3]]))
+        (after,) = ask(broker, request_of([[4]]))
+    assert [shown(first), shown(last), shown(after)] == [[[2]], [[6]], [[8]]]
+    assert isinstance(bad, ModelFailed)
+    assert str(bad) == f"model 'm' failed: {type(error).__name__}: bye"
 
 
 def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> None:
@@ -830,7 +828,7 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     assert entered.wait(10)
     (of_another_model,) = ask(broker, replace(request_of([[1, 2, 3]]), model="other"), api="another")
     assert isinstance(of_another_model, InferenceResponse)
-    until(lambda: states(workers[0])["m"] == ("END", "all its instances are stuck in their runs"))
+    until(lambda: states(workers[0]).get("m") == ("END", "all its instances are stuck in their runs"))
     assert states(workers[0])["other"] == ("AVAILABLE", "")
     assert "an instance is stuck" in caplog.text
     threads[1].start()
@@ -859,7 +857,7 @@ def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
     worker = local_worker(WorkerSettings(models=tmp_path, log_level="info"), Breaks())
     worker.run()
     assert worker.has_failed
-    assert "an instance failed; the worker ends" in caplog.text
+    assert "an instance failed by an error of ours" in caplog.text
 
 
 def test_a_triton_configuration_sets_batching_instances_and_labels(

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import selectors
 import signal
 import socket
@@ -79,17 +78,17 @@ class Stack:
         return self.log.read_text()
 
     def children(self, word: str = "") -> list[psutil.Process]:
-        """The living processes below it whose command line has that word, the oldest first.
-
-        "-m worker" finds workers, and no process of a module below `worker`.
-        """
-        whole = re.compile(rf"{re.escape(word)}(?![\w.])" if word else "")
+        """The living processes below it whose command line has that word, the oldest first."""
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if is_alive(process) and whole.search(" ".join(process.cmdline())):
+                if is_alive(process) and word in " ".join(process.cmdline()):
                     found.append(process)
         return sorted(found, key=lambda process: process.create_time())
+
+    def programs(self, name: str) -> list[psutil.Process]:
+        """The living processes below it that are a program, `python -m name`, without those that such a one started."""
+        return [process for process in self.children() if process.cmdline()[1:] == ["-m", name]]
 
     def is_settled(self) -> bool:
         """Whether it has said that it is ready, or has ended."""
@@ -99,6 +98,20 @@ class Stack:
         """Tell it to stop; its exit status."""
         self.process.send_signal(number)
         return self.process.wait(timeout=sum(stop_timeouts(os.environ).values()) + 10)
+
+
+def freeze(pid: int) -> None:
+    """Stop a program where it stands, with all the processes that it started."""
+    program = psutil.Process(pid)
+    for process in (program, *program.children(recursive=True)):
+        process.suspend()
+
+
+def thaw(pid: int) -> None:
+    """Let it go on."""
+    program = psutil.Process(pid)
+    for process in (program, *program.children(recursive=True)):
+        process.resume()
 
 
 def is_alive(process: psutil.Process) -> bool:
