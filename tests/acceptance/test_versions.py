@@ -44,13 +44,13 @@ class Asking:
 
     def __init__(self, path: str = PATH) -> None:
         self.answered: list[int] = []
-        self._path = path
+        self.path = path
 
     def calls(self) -> Iterator[Call]:
         for number in itertools.count(1):
             inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [number % 1000, 0, 0]}]
             body = json.dumps({"inputs": inputs}).encode()
-            yield Call(path=self._path, body=body, is_right=self._is_right(number % 1000), timeout_ms=20_000)
+            yield Call(path=self.path, body=body, is_right=self._is_right(number % 1000), timeout_ms=20_000)
 
     def _is_right(self, x: int) -> Callable[[Any], bool]:
         def check(document: Any) -> bool:
