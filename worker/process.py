@@ -51,7 +51,7 @@ class Worker:
         self._must_reconcile = threading.Event()
         self._knows_desired_states = threading.Event()
         self._catalogue = Catalogue(settings.models, settings.models_config)
-        self._desired_states = DesiredStates()
+        self._desired_states = DesiredStates(self._link.clock.now_ms)
         self._others: list[WorkerAnnouncement] = []
         self._catalogue_error = ""
         self._host = make_host(
@@ -203,6 +203,7 @@ class Worker:
         self._others = [worker for worker in everyone if worker.worker != self.id]
         known = self._desired_states.by_model
         self._desired_states.take(desired_states)
+        self._desired_states.forget()
         if self._desired_states.by_model is not known:
             self._must_reconcile.set()
         if missing := self._desired_states.missing_from(desired_states):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -215,6 +215,19 @@ class Parts:
         """Start an API process in the place of one that has ended; `until_ready` waits for it."""
         assert self.apis[number].poll() is not None
         self.apis[number] = self._start_api(number)
+
+    @contextlib.contextmanager
+    def another_worker(self, models: Path) -> Iterator["subprocess.Popen[bytes]"]:
+        """One more worker, with a repository of its own."""
+        worker = self._start("worker", "--models", str(models))
+        try:
+            yield worker
+        finally:
+            worker.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(5)
+            worker.kill()
+            worker.wait()
 
     def _start_api(self, number: int) -> "subprocess.Popen[bytes]":
         return self._start("serving", "--port", str(self.ports[number]), "--grpc-port", str(self.grpc_ports[number]))

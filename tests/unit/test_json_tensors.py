@@ -131,7 +131,7 @@ def test_numbers_that_json_lacks_are_read_and_written() -> None:
         json_tensors.load(b"[NaN, Infinity, -Infinity, 1e-7]"), TensorSpec(name="x", datatype="FP32", shape=(-1,))
     )
     written = json_tensors.dumps_array(tensor.to_numpy())
-    assert written == b"[NaN, Infinity, -Infinity, 1e-07]"
+    assert written == b"[NaN,Infinity,-Infinity,1e-7]"
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))

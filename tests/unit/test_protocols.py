@@ -179,7 +179,7 @@ def test_bytes_that_are_not_utf8_are_refused_where_they_are_a_string() -> None:
 
 
 def test_whole_floats_keep_their_point_and_numbers_json_lacks_are_written() -> None:
-    assert tfs.render_predict({"y": _tensor([1, np.nan])}, "row").body == b'{"predictions":[1.0, NaN]}'
+    assert tfs.render_predict({"y": _tensor([1, np.nan])}, "row").body == b'{"predictions":[1.0,NaN]}'
 
 
 def test_outputs_of_different_length_cannot_be_shown_by_row() -> None:
