@@ -546,6 +546,50 @@ def test_a_bad_row_fails_its_own_request_before_the_batch(broker: Broker) -> Non
     assert backend.runs == [2]
 
 
+def test_a_row_of_too_many_words_is_refused_before_it_is_walked(broker: Broker, tmp_path: Path) -> None:
+    """What the tensor says of its shape is enough: its strings could not even be unpacked."""
+    Vocabulary(["king"]).write(tmp_path / "vocabulary.txt")
+    model = model_of(Scripted(doubles))
+    steps = _manifest(preprocessing=(LookUpWords(input="x", output="ids", weights="weights"),))
+    model.preparation = preprocess.load(tmp_path, steps)
+    words = Tensor("BYTES", (1, preprocess.MAX_WORDS + 1), b"")
+    with serving(broker, model):
+        (answer,) = ask(broker, replace(request_of([[0.0]]), inputs={"x": words}))
+    with pytest.raises(InvalidRequest, match=r"input 'x' has 4097 strings a row: at most 4096 are taken"):
+        raise answer  # type: ignore[misc]
+
+
+def test_an_unknown_word_is_named_and_no_more_than_its_beginning(tmp_path: Path) -> None:
+    Vocabulary(["king"]).write(tmp_path / "vocabulary.txt")
+    steps = _manifest(preprocessing=(LookUpWords(input="tokens", output="ids", weights="weights"),))
+    prepared = preprocess.load(tmp_path, steps)
+    with pytest.raises(InvalidRequest, match=f"^unknown word '{'x' * 60}…': it is not among the 1 words") as raised:
+        prepared.before({"tokens": np.array([[b"king", b"x" * 1_000_000, b"also unknown"]], object)})
+    assert len(str(raised.value)) < 200
+
+
+def test_a_request_that_expires_while_it_is_prepared_is_not_prepared_to_its_end(broker: Broker) -> None:
+    """Its rows may be large images, each of which takes long."""
+    prepared: list[bytes] = []
+    deadline_s = 0.3
+    ends = time.monotonic() + deadline_s + 0.1
+
+    def slow(row: Arrays) -> Arrays:
+        prepared.append(row["x"][0])
+        if row["x"][0] == b"1":
+            until(lambda: time.monotonic() > ends, what="the request's deadline")
+        return {"x": row["x"].astype(np.float32).reshape(-1, 1)}
+
+    put(broker, text_request("1", "2", "3", timeout_s=deadline_s))
+    backend = Scripted(doubles)
+    model = model_of(backend)
+    model.preparation = Preparation([slow], raw=["x"])
+    with serving(broker, model):
+        until(lambda: is_empty(broker), what="an empty queue")
+    assert prepared == [b"1"]
+    assert backend.runs == []
+
+
 # Rows of different length
 
 

@@ -69,7 +69,7 @@ class ModelProcesses:
         *,
         environ: Mapping[str, str],
         modules: Sequence[str] = MODULES,
-        parking: Parking = Parking(),  # noqa: B008 - it is frozen
+        parking: Parking = Parking(),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.loads_at_once = os.cpu_count() or 1
