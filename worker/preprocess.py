@@ -88,11 +88,6 @@ class Preparation:
         """The number of the padded inputs that are always as long as this one, from 0."""
         return self._group.get(name, 0)
 
-    @property
-    def has_one_length(self) -> bool:
-        """Whether all inputs of a row that may be padded are as long as one another."""
-        return not any(self._group.values())
-
     def ids(self, name: str) -> range | None:
         """The ids that a step may make for that input, without its padding; None where no step makes ids for it."""
         return self._ids.get(name)
