@@ -1,67 +1,164 @@
-"""The API under its own HTTP server: the hot verbs on the event loop, everything else in Flask beside it; and gRPC."""
+"""The API under its own HTTP server: hot verbs and probes on the event loop, all else in Flask beside it; and gRPC."""
 
 import asyncio
+import ctypes
 import gc
-import resource
+import logging
 import signal
+import sys
+from collections.abc import Callable
+from functools import partial
 
 from millrace import logs
 from millrace.broker.redis import RedisBroker
-from millrace.protocol.errors import MillraceError
-from serving.service import Service, target
+from millrace.protocol.errors import MillraceError, Unavailable
+from serving.memory import memory_limit
+from serving.routing import target
+from serving.service import Service
 from serving.settings import ServingSettings
+from serving.transport.budget import SMALL_BYTES, Reservation
+from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
 from serving.transport.grpc_server import GrpcServer
-from serving.transport.http_server import Done, HttpServer, Withdraw
+from serving.transport.handler import Done, Withdraw
+from serving.transport.http_server import HttpServer
+from serving.transport.intake import Body
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
-from serving.web.app import create_app
+from serving.web.app import PAGES, create_app
+from serving.web.control_routes import ControlRoutes
 from serving.web.flask_threads import FlaskThreads
+from serving.web.probes import Probes
+
+_log = logging.getLogger(__name__)
+_LEAVE_S = 2.0  # for what comes after the drain: leaving the queue
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
+_MMAP_THRESHOLD_BYTES = 32_768
+_SWITCH_S = 0.0005  # how long a thread may keep the event loop from the interpreter
+
+Check = Callable[[RequestHead, str], MillraceError | None]
 
 
 class Api:
-    """Hands each request to the service or to Flask."""
+    """Hands each request to the service, to the probes or to Flask. See `serving.transport.handler.Handler`.
+
+    The checks are asked one after the other before a body is read. Each gets the head and the caller's address, and
+    says why the request is refused.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         loop = asyncio.get_running_loop()
-        self._flask = FlaskThreads(create_app(service, loop), loop)
+        app = create_app(service, loop)
+        self._flask = FlaskThreads(app, loop)
+        self._control = ControlRoutes(app, service)
+        self._probes = Probes(service, app.extensions[PAGES])
+        self._largest_bytes = min(service.settings.max_body_bytes, service.budget.largest)
+        self.hot_checks: tuple[Check, ...] = (service.rest.check,)
+        self.other_checks: tuple[Check, ...] = (self._check_flask, self._check_control)
 
-    def handle(self, head: RequestHead, body: bytes, done: Done) -> Withdraw | None:
-        """See `serving.transport.http_server.Handler`."""
-        if head.method == "POST" and (hot := target(head.path)):
-            return self._service.begin(hot, head.headers, body, done).withdraw
-        self._flask.handle(head, body, done)
+    def check(self, head: RequestHead, peer: str) -> MillraceError | None:
+        """See `Handler.check`."""
+        is_hot = head.method == "POST" and target(head.path)
+        for check in self.hot_checks if is_hot else self.other_checks:
+            if refusal := check(head, peer):
+                return refusal
         return None
 
-    def refused(self, head: RequestHead, error: MillraceError) -> HttpResponse:
-        """See `serving.transport.http_server.Handler`."""
-        return self._service.refused(head.headers, error)
+    def body_limit(self, head: RequestHead) -> int:
+        """See `Handler.body_limit`: only the hot verbs take large bodies."""
+        is_hot = head.method == "POST" and target(head.path)
+        return self._largest_bytes if is_hot else min(SMALL_BYTES, self._largest_bytes)
 
-    def stop(self) -> None:
-        """Let Flask's threads end."""
-        self._flask.stop()
+    def handle(self, head: RequestHead, body: Body, peer: str, reservation: Reservation, done: Done) -> Withdraw | None:
+        """See `Handler.handle`."""
+        if head.method == "POST" and (hot := target(head.path)):
+            execution = self._service.rest.begin(hot, head.headers, body, peer, reservation, done)
+            return execution.withdraw if execution else None
+        if self._probes.has(head) or head.path == "*":
+            reservation.release()
+            done(_star() if head.path == "*" else self._probes.respond(head))
+            return None
+        return self._ask_flask(head, body, peer, reservation, done)
+
+    def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
+        """See `Handler.refused`."""
+        if head and head.method == "POST" and (hot := target(head.path)):
+            return self._service.rest.refused(hot, head.headers, error)
+        return self._service.refused(head.headers if head else {}, error)
+
+    def _ask_flask(
+        self, head: RequestHead, body: Body, peer: str, reservation: Reservation, done: Done
+    ) -> Withdraw | None:
+        def finish(response: HttpResponse) -> None:
+            reservation.release()
+            done(response)
+
+        try:
+            withdraw = self._flask.handle(head, body, peer, finish)
+        except Unavailable as error:
+            finish(self.refused(head, error))
+            return None
+        return partial(_withdraw, withdraw, reservation)
+
+    def _check_flask(self, head: RequestHead, _peer: str) -> MillraceError | None:
+        if self._flask.has_room or self._probes.has(head) or head.path == "*":
+            return None
+        return Unavailable("too many requests wait to be answered; try again")
+
+    def _check_control(self, head: RequestHead, peer: str) -> MillraceError | None:
+        return self._control.check(head.method, head.path, head.headers, peer)
+
+
+def _withdraw(withdraw: Withdraw, reservation: Reservation) -> None:
+    withdraw()
+    reservation.release()
+
+
+def _star() -> HttpResponse:
+    """The response to `OPTIONS *`: what the server as a whole can do."""
+    return HttpResponse(200, b"", (("allow", "GET, HEAD, OPTIONS, POST, PUT, DELETE"),))
 
 
 async def serve(settings: ServingSettings) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is open, and return."""
     logs.configure("serving", settings.log_level)
-    _allow_connections(settings.max_connections)
+    sys.setswitchinterval(_SWITCH_S)
+    _tune_the_allocator()
+    descriptors = allow_descriptors(settings.max_connections)
+    connections = http_connections(settings.max_connections, has_grpc=bool(settings.grpc_port), descriptors=descriptors)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     service = Service(settings, RedisBroker(settings.redis_url))
     await service.start()
-    api = Api(service)
-    servers: list[HttpServer | GrpcServer] = [HttpServer(settings, api)]
-    if settings.grpc_port:
-        servers.append(GrpcServer(service))
-    for server in servers:
-        await server.start()
+    http = HttpServer(settings, Api(service), service.budget, connections)
+    grpc = GrpcServer(service) if settings.grpc_port else None
+    await http.start()
+    if grpc:
+        await grpc.start()
     _spare_the_collector()
+    limit = memory_limit(
+        settings,
+        connections=connections,
+        grpc_connections=grpc_connections(settings.max_grpc_connections) if grpc else 0,
+        offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
+    )
+    _log.info(f"serving with {limit}", extra={"memory_limit_bytes": limit.bytes, "connections": connections})
     await stopping.wait()
-    await asyncio.gather(service.repository.stop(), *(server.stop() for server in servers))
-    await service.stop()
-    await asyncio.to_thread(api.stop)  # a thread of Flask's may wait for what the loop has to finish
+    await _stop(service, http, grpc)
+
+
+async def _stop(service: Service, http: HttpServer, grpc: GrpcServer | None) -> None:
+    """Drain for as long as the settings allow, all parts together, and leave."""
+    loop, timeout_s = asyncio.get_running_loop(), service.settings.drain_timeout_s
+    ends = loop.time() + timeout_s
+    servers = [http.stop(timeout_s), *([grpc.stop()] if grpc else [])]
+    await asyncio.gather(service.repository.stop(), *servers)
+    left_s = max(0.0, ends - loop.time())
+    try:
+        await asyncio.wait_for(service.stop(left_s), left_s + _LEAVE_S)
+    except TimeoutError:
+        _log.warning("the queue was left without a word: it did not answer in time")
 
 
 def _spare_the_collector() -> None:
@@ -71,7 +168,13 @@ def _spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def _allow_connections(count: int) -> None:
-    """Raise this process's limit of open files, as far as it may, to so many connections and some files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, count + 256)), hard))
+def _tune_the_allocator() -> None:
+    """Have glibc give back what large requests took.
+
+    Left to itself, it raises the size from which a block is mapped alone up to 32 MB, and keeps an arena a thread.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, 4 * _MMAP_THRESHOLD_BYTES)
+        mallopt(_M_ARENA_MAX, 2)

@@ -26,8 +26,24 @@ class ServingSettings(CommonSettings):
         ge=1024,
         description="The largest request body, or gRPC message; a larger one gets 413, or RESOURCE_EXHAUSTED.",
     )
-    max_arriving_bytes: int = Field(
-        512 * 2**20, ge=1024, description="Bytes of large bodies that may be arriving at once; more get 503."
+    max_buffered_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of requests and responses that one API process may hold at once, whatever they wait for; "
+        "beyond it callers get 503. 0 stands for a quarter of the memory of the machine or its cgroup, at most 512 MiB "
+        "(docs/explanation/memory.md).",
+    )
+    offload_processes: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="Processes that read large bodies and write large responses. With 0 the API's own process does it, "
+        "and keeps all callers waiting meanwhile.",
+    )
+    offload_memory_bytes: int = Field(
+        1536 * 2**20,
+        ge=64 * 2**20,
+        description="Address space that each of them may take for one body or response; one that needs more gets 413.",
     )
     max_queue_rows: int = Field(
         4096, ge=1, description="Rows that one model's queue holds; beyond it requests get 429."
@@ -59,7 +75,7 @@ class ServingSettings(CommonSettings):
     model_control: Literal["loopback", "explicit", "none"] = Field(
         "loopback",
         description="Who may load and unload models and change policies, labels and traffic: loopback, callers on this "
-        "machine; explicit, every caller; none, nobody. Web pages never may. Others get 403.",
+        "machine; explicit, every caller; none, nobody. Web pages never may. Others get 403 (docs/howto/versions.md).",
     )
     control_hosts: str = Field(
         "",

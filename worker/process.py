@@ -51,13 +51,11 @@ class Worker:
         self._must_reconcile = threading.Event()
         self._knows_desired_states = threading.Event()
         self._catalogue = Catalogue(settings.models, settings.models_config)
-        self._desired_states = DesiredStates()
+        self._desired_states = DesiredStates(self._link.clock.now_ms)
         self._others: list[WorkerAnnouncement] = []
         self._catalogue_error = ""
         self._host = make_host(
-            HostContext(
-                worker=self.id, clock=self._link.clock, on_change=self._has_changed.set, on_failure=self._fail
-            )
+            HostContext(worker=self.id, clock=self._link.clock, on_change=self._has_changed.set, on_failure=self._fail)
         )
         self._versions = Versions(
             now_ms=self._link.clock.now_ms,
@@ -111,9 +109,7 @@ class Worker:
             _log.warning("a version is still being loaded")
         self._host.drain()  # those, too, that were started in the last moment
         for queue in self._host.join(ends):
-            _log.error(
-                "a batch did not end in time; its requests are left to others", extra={"model": queue.model}
-            )
+            _log.error("a batch did not end in time; its requests are left to others", extra={"model": queue.model})
             self.has_failed = True
         self._is_drained.set()
         heartbeat.join(_LAST_WORDS_S)
@@ -207,6 +203,7 @@ class Worker:
         self._others = [worker for worker in everyone if worker.worker != self.id]
         known = self._desired_states.by_model
         self._desired_states.take(desired_states)
+        self._desired_states.forget()
         if self._desired_states.by_model is not known:
             self._must_reconcile.set()
         if missing := self._desired_states.missing_from(desired_states):

@@ -16,7 +16,10 @@ import uvloop
 from benchmarks.micro.timing import compare
 from millrace.protocol.errors import MillraceError
 from serving.settings import ServingSettings
-from serving.transport.http_server import Done, HttpServer
+from serving.transport.budget import Budget, Reservation
+from serving.transport.handler import Done
+from serving.transport.http_server import HttpServer
+from serving.transport.intake import Body
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
 
@@ -30,12 +33,20 @@ REQUEST = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-len
 class AtOnce:
     """Answers at once."""
 
-    def handle(self, head: RequestHead, body: bytes, done: Done) -> None:  # noqa: ARG002
-        """See `serving.transport.http_server.Handler`."""
+    def check(self, head: RequestHead, peer: str) -> None:
+        """See `serving.transport.handler.Handler`."""
+
+    def body_limit(self, head: RequestHead) -> int:  # noqa: ARG002
+        """See `serving.transport.handler.Handler`."""
+        return 2**20
+
+    def handle(self, head: RequestHead, body: Body, peer: str, reservation: Reservation, done: Done) -> None:  # noqa: ARG002
+        """See `serving.transport.handler.Handler`."""
+        reservation.release()
         done(HttpResponse(200, ANSWER, HEADERS))
 
-    def refused(self, head: RequestHead, error: MillraceError) -> HttpResponse:  # noqa: ARG002
-        """See `serving.transport.http_server.Handler`."""
+    def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:  # noqa: ARG002
+        """See `serving.transport.handler.Handler`."""
         return HttpResponse(error.status, b"", ())
 
 
@@ -93,7 +104,7 @@ async def load(port: int) -> float:
 
 async def start_both() -> tuple[int, int]:
     """The ports of the two servers."""
-    ours = HttpServer(ServingSettings(port=0), AtOnce())
+    ours = HttpServer(ServingSettings(port=0), AtOnce(), Budget(2**29))
     await ours.start()
     config = uvicorn.Config(application, port=0, http="httptools", access_log=False, log_level="critical")
     theirs = uvicorn.Server(config)

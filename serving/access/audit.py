@@ -4,6 +4,7 @@ The lines are written at every log level. Their values come from callers, so eac
 keeps them on one line (`millrace/logs.py`).
 """
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,9 @@ def recorded(caller: Caller, action: str, model: str) -> Iterator[Action]:
     try:
         yield doing
         outcome = "OK"
+    except asyncio.CancelledError:
+        outcome = "CANCELLED"  # the caller left, or the server stops; what was written stays
+        raise
     except MillraceError as problem:
         outcome, error = problem.code, str(problem)
         raise

@@ -25,7 +25,7 @@ from serving.settings import ServingSettings
 _NOBODY = Caller()
 _LOOK_S = 0.1
 _SEEK_S = 3.0  # a worker looks at its repository every second, and has a heartbeat every half
-_MOST_MODELS = 1000
+MOST_MODELS = 1000
 _MOST_UNSEEN = 16
 _MOST_BYTES = 1_000_000
 _MOST_WAITING = 16
@@ -273,8 +273,8 @@ class ModelControl:
             raise Unavailable("other changes are still waited for; try again when they are done")
 
     def _check_configs(self, configs: Sequence[ModelSettings]) -> None:
-        if len(configs) > _MOST_MODELS:
-            raise InvalidRequest(f"at most {_MOST_MODELS} models can be configured at run time")
+        if len(configs) > MOST_MODELS:
+            raise InvalidRequest(f"at most {MOST_MODELS} models can be configured at run time")
         for config in configs:
             _check_settings(config)
         if len({config.name for config in configs}) != len(configs):

@@ -27,7 +27,7 @@ class Membership:
         self._on_lost = on_lost
         self._had_stream = False
         self._refreshing = asyncio.Lock()
-        self.desired_states = DesiredStates()
+        self.desired_states = DesiredStates(link.clock.now_ms)
         self.workers: Sequence[WorkerAnnouncement] = ()
         self._counts: Counter[tuple[str, int]] = Counter()
         self.is_connected = False
@@ -39,6 +39,8 @@ class Membership:
                 workers, kept, desired_states = await self._link.heartbeat()
                 self._take(workers)
                 self.desired_states.take(desired_states)
+                if forgotten := self.desired_states.forget():
+                    await self._link.forget(forgotten)
                 if missing := self.desired_states.missing_from(desired_states):
                     await self._link.put_back(missing)
             except MillraceError:
@@ -79,5 +81,5 @@ class Membership:
 
 
 def _said(workers: Sequence[WorkerAnnouncement]) -> list[object]:
-    """What announcements say, but for their times. Models that have not changed are the same objects, and soon compared."""
+    """What announcements say, but for their times. Unchanged models are the same objects, and soon compared."""
     return [(worker.worker, worker.models, worker.generations) for worker in workers]

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -30,55 +31,26 @@ from millrace.protocol.errors import (
     PayloadTooLarge,
     QueueFull,
 )
-from serving.transport.budget import SMALL_BYTES, Budget, Reservation
+from serving.transport.budget import SMALL_BYTES, Budget
 from serving.transport.content_encoding import unpack
+from serving.transport.grpc_method import Call, Context, Method
 
 _log = logging.getLogger(__name__)
 WINDOW_BYTES = SMALL_BYTES
 _LARGE_BYTES = 256 * 1024
 _SWEEP_S = 0.1
 _NO_ROOM = "the server holds all the bytes that it may; try again"
+_FIRST_OF_PACKED = (b"\x1f", b"\x78")
 _GZIP = b"\x1f\x8b"
 
-Context = Any  # grpc.aio.ServicerContext
-Check = Callable[[Context], MillraceError | None]
 Refuse = Callable[[Context, MillraceError], Awaitable[None]]
-
-
-class Method:
-    """How one method is taken in: a `handler` that takes bytes, the largest message, and how many may be open.
-
-    `check` says by a call's head why its caller is refused.
-    """
-
-    __slots__ = ("check", "handler", "most_bytes", "most_open", "open")
-
-    def __init__(
-        self, handler: grpc.RpcMethodHandler, most_bytes: int, most_open: int, check: Check | None = None
-    ) -> None:
-        self.handler = handler
-        self.most_bytes = most_bytes
-        self.most_open = most_open
-        self.check = check
-        self.open = 0
-
-
-class _Reading:
-    """A message that is awaited since `began`, on the loop's clock; `is_slow` once it has room for the largest."""
-
-    __slots__ = ("began", "is_slow", "reservation")
-
-    def __init__(self, began: float, reservation: Reservation) -> None:
-        self.began = began
-        self.is_slow = False
-        self.reservation = reservation
 
 
 class GrpcIntake:
     """Takes in the calls of one server. `refuse` ends a call with an error, and counts it.
 
     `most_bytes` is the largest message of any method; `most_open` how many calls may be open; a message that takes
-    longer than `timeout_s` is given up.
+    longer than `timeout_s` is given up. `open` counts the calls that are open.
     """
 
     def __init__(self, budget: Budget, refuse: Refuse, *, most_bytes: int, most_open: int, timeout_s: float) -> None:
@@ -87,10 +59,10 @@ class GrpcIntake:
         self._most_bytes = most_bytes
         self._most_open = most_open
         self._timeout_s = timeout_s
-        self._open = 0
+        self.open = 0
         self._slow = 0
         self._most_slow = max(1, budget.limit // 2 // most_bytes)  # and the rest is for others
-        self._readings: dict[Context, _Reading] = {}
+        self._reading: dict[Context, Call] = {}
         self._loop = asyncio.get_running_loop()
         self._refusing: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
@@ -107,104 +79,118 @@ class GrpcIntake:
     def registered(self, method: Method) -> grpc.RpcMethodHandler:
         """What gRPC is to call for the method."""
         handler = method.handler
+        written = {"response_serializer": handler.response_serializer}
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(self._streamed(method))
         if handler.unary_stream:
-            return grpc.stream_stream_rpc_method_handler(
-                self._watched(method), response_serializer=handler.response_serializer
-            )
-        return grpc.stream_unary_rpc_method_handler(
-            self._unary(method), response_serializer=handler.response_serializer
-        )
+            return grpc.stream_stream_rpc_method_handler(self._watched(method), **written)
+        return grpc.stream_unary_rpc_method_handler(self._unary(method), **written)
 
     # The kinds of methods
 
     def _unary(self, method: Method) -> Callable[[Any, Context], Awaitable[Any]]:
-        handle, serializes = method.handler.unary_unary, method.handler.response_serializer is not None
-
         async def take(_requests: object, context: Context) -> Any:
-            reservation = await self._admitted(method, context)
-            request = await self._read(method, context, reservation)
-            answer = await self._handled(handle(request, context), context)
-            if not serializes and len(answer) > _LARGE_BYTES and not reservation.grow(len(answer)):
-                await self._refuse(context, QueueFull(_NO_ROOM))
-            return answer
+            call = self._begun(method)
+            try:
+                await self._admit(context, call)
+                request = await self._read(context, call)
+                return await self._answered(method.handler.unary_unary(request, context), context, call)
+            except grpc.aio.AbortError as error:
+                call.aborted = error
+                raise
 
         return take
 
     def _watched(self, method: Method) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def take(_requests: object, context: Context) -> AsyncIterator[Any]:
-            reservation = await self._admitted(method, context)
-            request = await self._read(method, context, reservation)
-            async for answer in method.handler.unary_stream(request, context):
-                yield answer
+            call = self._begun(method)
+            try:
+                await self._admit(context, call)
+                request = await self._read(context, call)
+                async for answer in method.handler.unary_stream(request, context):
+                    yield answer
+            except grpc.aio.AbortError as error:
+                call.aborted = error
+                raise
 
         return take
 
     def _streamed(self, method: Method) -> Callable[[Any, Context], Awaitable[None]]:
         async def take(requests: AsyncIterator[bytes], context: Context) -> None:
-            await self._admitted(method, context)
-            await self._handled(method.handler.stream_stream(self._unpacked(method, requests), context), context)
+            call = self._begun(method)
+            try:
+                await self._admit(context, call)
+                plain = self._unpacked(method, requests)
+                await self._answered(method.handler.stream_stream(plain, context), context, call)
+            except grpc.aio.AbortError as error:
+                call.aborted = error
+                raise
 
         return take
 
     # The steps
 
-    async def _admitted(self, method: Method, context: Context) -> Reservation:
-        """The call's reservation, of a window; it is given back when the call is over."""
+    def _begun(self, method: Method) -> Call:
+        """The call that gRPC's current task is for; the task ends when the answer is sent."""
+        call = Call(method)
+        if task := asyncio.current_task():
+            task.add_done_callback(partial(self._over, call))
+        return call
+
+    def _over(self, call: Call, _task: object) -> None:
+        if call.reservation:
+            self.open -= 1
+            call.method.open -= 1
+        call.forget()
+
+    async def _admit(self, context: Context, call: Call) -> None:
+        """Count the call, and reserve a window for it."""
+        method = call.method
         if method.check and (error := method.check(context)):
             await self._refuse(context, error)
-        if self._open >= self._most_open or method.open >= method.most_open:
+        if self.open >= self._most_open or method.open >= method.most_open:
             await self._refuse(context, QueueFull("too many calls are open; try again"))
-        reservation = self._budget.reserve(WINDOW_BYTES)
-        if reservation is None:
+        call.reservation = self._budget.reserve(WINDOW_BYTES)
+        if call.reservation is None:
             await self._refuse(context, QueueFull(_NO_ROOM))
-            raise AssertionError("refuse raises")
-        self._open += 1
+        self.open += 1
         method.open += 1
 
-        def over(_context: Context) -> None:
-            self._open -= 1
-            method.open -= 1
-            reservation.release()
-
-        context.add_done_callback(over)
-        return reservation
-
-    async def _read(self, method: Method, context: Context, reservation: Reservation) -> bytes:
+    async def _read(self, context: Context, call: Call) -> bytes:
         """The call's message, unpacked. Its bytes are counted twice: as they came, and as what is made of them."""
-        self._readings[context] = reading = _Reading(self._loop.time(), reservation)
+        call.began = self._loop.time()
+        self._reading[context] = call
         try:
             request = await context.read()
         finally:
-            del self._readings[context]
-            self._slow -= reading.is_slow
+            del self._reading[context]
+            self._slow -= call.is_slow
         if request is grpc.aio.EOF:
             with contextlib.suppress(grpc.aio.InternalError):  # the caller went away
                 await self._refuse(context, InvalidRequest("the call has no message"))
-        if len(request) <= method.most_bytes and request[:1] in (b"\x1f", b"x") and (coding := _coding(request)):
-            request = await self._unpack(method, context, request, coding, reservation)
-        if len(request) > method.most_bytes:
-            await self._refuse(context, _too_large(method.most_bytes))
-        if not _resize(reservation, 2 * len(request)):
+            raise asyncio.CancelledError
+        most_bytes = call.method.most_bytes
+        if request[:1] in _FIRST_OF_PACKED and len(request) <= most_bytes and (coding := _coding(request)):
+            request = await self._unpack(context, call, request, coding)
+        if len(request) > most_bytes:
+            await self._refuse(context, _too_large(most_bytes))
+        if not call.resize(2 * len(request)):
             await self._refuse(context, QueueFull(_NO_ROOM))
         return bytes(request)
 
-    async def _unpack(
-        self, method: Method, context: Context, request: bytes, coding: bytes, reservation: Reservation
-    ) -> bytes:
+    async def _unpack(self, context: Context, call: Call, request: bytes, coding: bytes) -> bytes:
+        most_bytes = call.method.most_bytes
         try:
-            plain = unpack(request, coding, min(_LARGE_BYTES, method.most_bytes))
-            if plain is None and method.most_bytes > _LARGE_BYTES:
-                if not _resize(reservation, len(request) + method.most_bytes):
+            plain = unpack(request, coding, min(_LARGE_BYTES, most_bytes))
+            if plain is None and most_bytes > _LARGE_BYTES:
+                if not call.resize(len(request) + most_bytes):
                     raise QueueFull(_NO_ROOM)
-                plain = await self._loop.run_in_executor(None, unpack, request, coding, method.most_bytes)
-            if plain is None:
-                raise _too_large(method.most_bytes)
+                plain = await self._loop.run_in_executor(None, unpack, request, coding, most_bytes)
+            if plain is not None:
+                return plain
+            refusal: MillraceError = _too_large(most_bytes)
         except MillraceError as error:
-            refusal = error
-        else:
-            return plain
+            refusal = error.with_traceback(None)
         await self._refuse(context, refusal)
         raise AssertionError("refuse raises")
 
@@ -217,15 +203,20 @@ class GrpcIntake:
                     plain = await self._loop.run_in_executor(None, unpack, request, coding, method.most_bytes)
             yield request if plain is None else plain
 
-    async def _handled(self, answering: Awaitable[Any], context: Context) -> Any:
+    async def _answered(self, answering: Awaitable[Any], context: Context, call: Call) -> Any:
+        """What the handler returns; a large answer is counted until it is sent."""
         try:
-            return await answering
+            answer = await answering
         except (grpc.aio.AbortError, grpc.aio.InternalError, grpc.aio.UsageError):
             raise
         except Exception:
             _log.exception("a call failed")
-        await self._refuse(context, Internal("internal error; the server's log has it"))
-        raise AssertionError("refuse raises")
+            answer = Internal("internal error; the server's log has it")
+        if isinstance(answer, MillraceError):
+            await self._refuse(context, answer)
+        if isinstance(answer, bytes) and len(answer) > _LARGE_BYTES and not call.resize(len(answer)):
+            await self._refuse(context, QueueFull(_NO_ROOM))
+        return answer
 
     # Slow callers
 
@@ -235,16 +226,15 @@ class GrpcIntake:
         How much of a message has come nobody can ask gRPC.
         """
         now = self._loop.time()
-        for context, reading in list(self._readings.items()):
-            if reading.began > now - _SWEEP_S:
+        for context, call in list(self._reading.items()):
+            if call.began > now - _SWEEP_S:
                 break  # those behind are younger
-            if not reading.is_slow:
-                if self._slow < self._most_slow and _resize(reading.reservation, self._most_bytes):
-                    reading.is_slow = True
-                    self._slow += 1
-                else:
+            if not call.is_slow:
+                call.is_slow = self._slow < self._most_slow and call.resize(self._most_bytes)
+                self._slow += call.is_slow
+                if not call.is_slow:
                     self._give_up(context, QueueFull(_NO_ROOM))
-            elif reading.began < now - self._timeout_s:
+            elif call.began < now - self._timeout_s:
                 self._give_up(context, DeadlineExceeded(f"no message came within {self._timeout_s:.0f} s"))
         self._sweeping = self._loop.call_later(_SWEEP_S, self._sweep)
 
@@ -268,13 +258,6 @@ def _coding(request: bytes) -> bytes:
     if len(request) > 1 and request[0] == 0x78 and int.from_bytes(request[:2]) % 31 == 0:
         return b"deflate"
     return b""
-
-
-def _resize(reservation: Reservation, bytes_: int) -> bool:
-    if bytes_ > reservation.bytes:
-        return reservation.grow(bytes_ - reservation.bytes)
-    reservation.shrink_to(bytes_)
-    return True
 
 
 def _too_large(most_bytes: int) -> PayloadTooLarge:

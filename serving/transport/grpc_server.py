@@ -1,7 +1,6 @@
 """The gRPC server: grpc.aio, on the event loop and the service that answer HTTP."""
 
 import asyncio
-import resource
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,9 @@ from serving.protocols.oip.grpc import OpenInference
 from serving.protocols.tfs.grpc import TensorFlowServing
 from serving.service import Service
 from serving.settings import ServingSettings
-from serving.transport.grpc_intake import WINDOW_BYTES, GrpcIntake, Method
+from serving.transport.descriptors import grpc_connections
+from serving.transport.grpc_intake import WINDOW_BYTES, GrpcIntake
+from serving.transport.grpc_method import Method
 
 _MANY = 2**31 - 1
 _MOST_WATCHES = 256
@@ -31,7 +32,7 @@ MESSAGE_BYTES = {
     "/tensorflow.serving.PredictionService/MultiInference": 0,
     "/inference.GRPCInferenceService/ModelInfer": 0,
     "/inference.GRPCInferenceService/ModelStreamInfer": 0,
-    "/tensorflow.serving.ModelService/HandleReloadConfigRequest": 1024 * 1024,
+    "/tensorflow.serving.ModelService/HandleReloadConfigRequest": 256 * 1024,
 }
 # Why a method that clients know is not here, by a word in its name.
 _REFUSALS = {
@@ -49,11 +50,12 @@ class GrpcServer:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._settings = settings = service.settings
+        self._largest_bytes = min(settings.max_body_bytes, service.budget.largest // 2)  # each is counted twice
         self._stopping = asyncio.Event()
         self.intake = GrpcIntake(
             service.budget,
             self._refuse,
-            most_bytes=settings.max_body_bytes,
+            most_bytes=self._largest_bytes,
             most_open=settings.max_connections,
             timeout_s=settings.request_timeout_ms / 1000,
         )
@@ -62,7 +64,7 @@ class GrpcServer:
             **OpenInference(service, self._stopping).handlers(),
             **Health(service, self._stopping).handlers(),
         }
-        self._server = grpc.aio.server(handlers=(_Refusals(),), options=_options(settings))
+        self._server = grpc.aio.server(handlers=(_Refusals(),), options=_options(settings, self._largest_bytes))
         for path, handler in handlers.items():  # known to gRPC itself, which costs less than being asked for each call
             _, name, method = path.split("/")
             registered = self.intake.registered(self._method(path, handler))
@@ -90,10 +92,11 @@ class GrpcServer:
         most_bytes = MESSAGE_BYTES.get(path, SMALL_MESSAGE_BYTES)
         most_open = _MOST_WATCHES if handler.unary_stream else self._settings.max_connections
         check = partial(calls.control_refusal, self._service, path) if path in calls.CONTROL_ACTIONS else None
-        return Method(handler, most_bytes or self._settings.max_body_bytes, most_open, check)
+        return Method(handler, most_bytes or self._largest_bytes, most_open, check)
 
     async def _refuse(self, context: Context, error: MillraceError) -> None:
         """End a call with an error, and count it."""
+        self._service.metrics.request_ended("", 0, "grpc", error.status, 0.0)
         answer = self._service.refused(calls.headers_of(context), error, "grpc")
         await calls.abort(context, answer, error, _words)
 
@@ -104,10 +107,10 @@ def _words(error: MillraceError) -> tuple[grpc.StatusCode, str]:
     return grpc.StatusCode.RESOURCE_EXHAUSTED if is_too_large else calls.status_of(error), str(error)
 
 
-def _options(settings: ServingSettings) -> tuple[tuple[str, int], ...]:
+def _options(settings: ServingSettings, largest_bytes: int) -> tuple[tuple[str, int], ...]:
     """What gRPC is told of its limits."""
     return (
-        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_receive_message_length", largest_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # a port that is taken is an error, and no way to take calls from its owner
         # Packed messages are unpacked by the intake, within their limit.
@@ -122,18 +125,12 @@ def _options(settings: ServingSettings) -> tuple[tuple[str, int], ...]:
         # More than the intake lets in, so that it is the intake that refuses, in words. A client that knows the limit
         # waits by itself; in its first moment it does not.
         ("grpc.max_concurrent_streams", 2 * settings.max_connections),
-        ("grpc.max_allowed_incoming_connections", _connections(settings.max_grpc_connections)),
+        ("grpc.max_allowed_incoming_connections", grpc_connections(settings.max_grpc_connections)),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.max_connection_idle_ms", int(settings.keep_alive_timeout_s * 1000)),
         ("grpc.keepalive_time_ms", _PING_MS),
         ("grpc.keepalive_timeout_ms", _PING_ANSWER_MS),
     )
-
-
-def _connections(most: int) -> int:
-    """How many connections there may be: at most a quarter of the files that this process may open."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(most, max(1, files // 4))
 
 
 class _Refusals(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types

@@ -1,76 +1,118 @@
-"""Request bodies that do not come in one piece: each bounded in size, and all that are arriving bounded together."""
+"""Request bodies that do not come in one piece: limited in size, and counted in the budget from their first byte."""
 
-from millrace.protocol.errors import MillraceError, PayloadTooLarge, Unavailable
+from millrace.protocol.errors import PayloadTooLarge, Unavailable
 from serving.settings import ServingSettings
-from serving.transport.request_head import Chunks, RequestHead
+from serving.transport.budget import Budget, Reservation
+from serving.transport.chunks import ChunkedDecoder
+from serving.transport.request_head import RequestHead
+from serving.transport.spooled_body import SpooledBody
+
+LARGE_BYTES = 256 * 1024  # a larger body is a SpooledBody
+
+Body = bytes | SpooledBody
+
+
+def body_error(limit_bytes: int) -> PayloadTooLarge:
+    """The error for a body above that limit."""
+    return PayloadTooLarge(f"the request body is larger than the {limit_bytes} bytes that are allowed")
 
 
 def too_large(settings: ServingSettings) -> PayloadTooLarge:
-    """The error for a body above the limit."""
-    return PayloadTooLarge(f"the request body is larger than the {settings.max_body_bytes} bytes that are allowed")
+    """The error for a body above the limit of the settings."""
+    return body_error(settings.max_body_bytes)
 
 
-class Intake:
-    """What one API process is taking in."""
+def no_room() -> Unavailable:
+    """The error for a body that finds no room in the budget."""
+    return Unavailable("the server holds as many bytes of requests and responses as it may; try again")
 
-    def __init__(self, settings: ServingSettings) -> None:
-        self.settings = settings
-        self.arriving_bytes = 0
+
+def reserve(budget: Budget, head: RequestHead, limit_bytes: int) -> Reservation:
+    """Reserve what the head announces. Raises `PayloadTooLarge`, or `Unavailable` where there is no room."""
+    if head.length > limit_bytes:
+        raise body_error(limit_bytes)
+    reservation = budget.reserve(max(0, head.length))
+    if reservation is None:
+        raise no_room()
+    return reservation
 
 
 class IncomingBody:
-    """One body on its way. What is refused is still taken, and dropped, so that the caller comes to hear the answer.
+    """One body on its way. `reservation` counts its bytes; `close` gives back what came, unless `take` was called."""
 
-    `refusal` is the error that it met: `PayloadTooLarge`, or `Unavailable` where too much is arriving at once.
-    """
-
-    def __init__(self, intake: Intake, head: RequestHead, raw_head: bytes) -> None:
+    def __init__(self, head: RequestHead, reservation: Reservation, limit_bytes: int) -> None:
         self.head = head
-        self.refusal: MillraceError | None = None
-        self._intake = intake
-        self._missing = head.length
-        self._chunks = Chunks(raw_head) if head.length < 0 else None
-        self._parts: list[bytes] = []
+        self.reservation = reservation
+        self._limit = limit_bytes
+        self._decoder = ChunkedDecoder() if head.length < 0 else None
+        self._small = bytearray()
+        self._rest = b""
+        self._spooled: SpooledBody | None = None
         self._size = 0
-        if head.length > intake.settings.max_body_bytes:
-            self._refuse(too_large(intake.settings))
 
-    def feed(self, data: bytes) -> bytes | None:
-        """Take in what came; None until the body is complete, then what came behind it. Raises `RequestHeadError`."""
-        if self._chunks:
-            self._chunks.feed(data)
-            parts, self._chunks.parts = self._chunks.parts, []
-            self._keep(b"".join(parts))  # one object, however small the caller cuts its chunks
-            return b"" if self._chunks.is_complete else None
-        mine = data[: self._missing] if len(data) > self._missing else data
-        self._missing -= len(mine)
-        self._keep(mine)
-        return None if self._missing else data[len(mine) :]
+    def feed(self, data: bytes) -> bool:
+        """Take in bytes that came; whether there is more to do with them at once, by `go_on`.
+
+        Raises `RequestHeadError`, `PayloadTooLarge`, or `Unavailable`.
+        """
+        if self._decoder is None:
+            mine = data[: self.head.length - self._size]
+            self._keep([mine])
+            self._rest = data[len(mine) :]
+            return False
+        if not self.reservation.grow(len(data)):
+            raise no_room()
+        self._decoder.feed(data)
+        return self.go_on()
+
+    def go_on(self) -> bool:
+        """Decode what waits to be decoded; like `feed`."""
+        decoder = self._decoder
+        if decoder is None:
+            return False
+        parts, has_more = decoder.decode()
+        if decoder.announced > self._limit:
+            raise body_error(self._limit)
+        self._keep(parts)
+        self.reservation.shrink_to(self._size + decoder.pending)
+        return has_more
 
     @property
-    def lost_its_place(self) -> bool:
-        """Whether bytes of another request were dropped, so that the connection must end with this one."""
-        return self._chunks is not None and self._chunks.has_more
+    def size(self) -> int:
+        """How many bytes of it have come."""
+        return self._size
 
-    def end(self) -> bytes:
-        """What came of the body, which counts no longer as arriving."""
-        self._intake.arriving_bytes -= self._size
-        parts, self._parts, self._size = self._parts, [], 0
-        return b"".join(parts)
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the body is here."""
+        return self._decoder.is_complete if self._decoder else self._size == self.head.length
 
-    def _keep(self, part: bytes) -> None:
-        if self.refusal:
+    def take(self) -> tuple[Body, bytes]:
+        """The complete body, and what came behind it. The reservation goes to the caller."""
+        rest = self._decoder.rest if self._decoder else self._rest
+        self.reservation.shrink_to(self._size)
+        body = self._spooled or bytes(self._small)
+        self._spooled, self._small = None, bytearray()
+        return body, rest
+
+    def close(self) -> None:
+        """Give back the memory."""
+        if self._spooled:
+            self._spooled.close()
+        self._spooled, self._small = None, bytearray()
+        self.reservation.release()
+
+    def _keep(self, parts: list[bytes]) -> None:
+        part = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._size += len(part)
+        if self._spooled is None and max(self._size, self.head.length) <= LARGE_BYTES:
+            self._small += part
             return
-        settings = self._intake.settings
-        if self._size + len(part) > settings.max_body_bytes:
-            self._refuse(too_large(settings))
-        elif self._intake.arriving_bytes + len(part) > settings.max_arriving_bytes:
-            self._refuse(Unavailable("too many large bodies are arriving at once; try again"))
-        else:
-            self._parts.append(part)
-            self._size += len(part)
-            self._intake.arriving_bytes += len(part)
-
-    def _refuse(self, error: MillraceError) -> None:
-        self.refusal = error
-        self.end()
+        try:
+            if self._spooled is None:
+                self._spooled = SpooledBody()
+                self._spooled.write(self._small)
+                self._small = bytearray()
+            self._spooled.write(part)
+        except OSError as error:
+            raise Unavailable(f"the server cannot store the request body ({error.strerror}); try again") from None

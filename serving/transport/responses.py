@@ -6,25 +6,26 @@ import msgspec
 import orjson
 
 from millrace.protocol.errors import MillraceError, QueueFull
+from serving.transport.budget import Reservation
+from serving.transport.spooled_body import SpooledBody
 
 _LONGEST_TEXT = 1000
 _READABLE = "Inference-Header-Content-Length, X-Request-Id"
 
 
 class HttpResponse(msgspec.Struct, frozen=True):
-    """A status, a body and headers, for whatever server sends them; for a refused request the error, too."""
+    """A status, a body and headers, for whatever server sends them; for a refused request the error, too.
+
+    A large body may be `spooled` in the place of `body`. A `reservation` counts the body and goes to the server, which
+    releases it when the caller has read the body; without one, the server makes its own.
+    """
 
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
     error: MillraceError | None = None
-
-
-class Content(msgspec.Struct, frozen=True):
-    """What a protocol answers, without what every answer has."""
-
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
+    spooled: SpooledBody | None = None
+    reservation: Reservation | None = None
 
 
 def cors_headers(origin: str) -> tuple[tuple[str, str], ...]:

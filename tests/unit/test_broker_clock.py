@@ -13,7 +13,7 @@ class World:
     """True time, a broker whose clock is `ahead_s`, and a machine whose clock is wrong by minutes and runs fast."""
 
     def __init__(self, drift: float = 0.0) -> None:
-        self.now_s = 10 * DAY_S
+        self.now_s = 10.0 * DAY_S
         self.ahead_s = 300.0
         self._drift = drift
         self.clock = BrokerClock(lambda: 1234.5 + self.now_s * (1 + drift))

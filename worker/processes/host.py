@@ -49,7 +49,7 @@ _LISTEN_MS, _LISTEN_SHORTLY_MS = 500, 50
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parking:
-    """Versions that are idle for `idle_s` give their threads and connections back, where there are more than `beyond`."""
+    """Versions that are idle for `idle_s` give back threads and connections, where there are more than `beyond`."""
 
     beyond: int = 32
     idle_s: float = 10.0
@@ -80,7 +80,7 @@ class ModelProcesses:
         self._parking = parking
         self._monotonic = monotonic
         self._setup = Setup(
-            redis_url=settings.redis_url,
+            redis_url=settings.redis_url.get_secret_value(),
             worker=context.worker,
             device=settings.device,
             threads=settings.threads,
@@ -100,6 +100,7 @@ class ModelProcesses:
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._selector = selectors.DefaultSelector()
+        self._ends = 0
         self._is_draining = False
         self._closing = threading.Event()
         link = broker.worker()
@@ -328,6 +329,7 @@ class ModelProcesses:
     def _report_end(self, process: ModelProcess, verdict: Verdict, words: str) -> None:
         if process.cause == "stopped" and not process.seats:
             return
+        self._ends += 1
         queues = {version.queue for version in process.versions.values()}
         _log.error(
             "a model's process ended",
@@ -507,7 +509,12 @@ class ModelProcesses:
         if not self._can_park or len(versions) <= self._parking.beyond:
             return
         for version in versions:
-            if version.seats and version.is_wanted and not version.is_parking and self._is_idle(version.seats.values(), now_s):
+            if (
+                version.seats
+                and version.is_wanted
+                and not version.is_parking
+                and self._is_idle(version.seats.values(), now_s)
+            ):
                 version.is_parking = True
                 version.process.send(Stop(number=version.load.number, unloads=False))
 
@@ -539,12 +546,13 @@ class ModelProcesses:
         self._watcher.close()
 
     def statistics(self) -> Mapping[str, int]:
-        """How much there is of what a worker must not have too much of: processes, versions, instances."""
+        """How many processes, versions and instances there are, and how often a process ended that was to go on."""
         with self._changed:
             return {
                 "processes": len(self._processes),
                 "versions": len(self._versions()),
                 "instances": sum(len(version.seats) for version in self._versions()),
+                "ends": self._ends,
             }
 
 

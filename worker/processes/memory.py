@@ -1,7 +1,7 @@
 """The memory that a worker shares with one model process: a head, and a slot for the status of each instance.
 
-    head   what the worker knows of the broker's time, and which version the process is loading
-    slots  see status.py; pages that were never touched cost nothing
+head   what the worker knows of the broker's time, and which version the process is loading
+slots  see status.py; pages that were never touched cost nothing
 """
 
 import math

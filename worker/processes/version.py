@@ -1,12 +1,12 @@
 """One version that a model process serves, as its worker sees it.
 
-    loading ──► loaded ──► serving ◄──► parked (no threads, no connections)
-                             │ ▲
-       its process has ended │ │ loaded again in a new one
-                             ▼ │
-                            lost
+loading ──► loaded ──► serving ◄──► parked (no threads, no connections)
+                         │ ▲
+   its process has ended │ │ loaded again in a new one
+                         ▼ │
+                        lost
 
-    drained, in any of these ──► leaving ──► gone
+drained, in any of these ──► leaving ──► gone
 """
 
 from collections.abc import Callable
@@ -30,7 +30,9 @@ class RemoteVersion:
     instances, by slot.
     """
 
-    def __init__(self, load: Load, process: "ModelProcess", serve: Callable[[], None], drain: Callable[[], None]) -> None:
+    def __init__(
+        self, load: Load, process: "ModelProcess", serve: Callable[[], None], drain: Callable[[], None]
+    ) -> None:
         self.queue = Queue(load.name, load.version)
         self.load = load
         self.process = process

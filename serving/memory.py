@@ -1,0 +1,103 @@
+"""How much memory one API process may take: the sum of what its settings allow, and what the machine has."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.settings import ServingSettings
+
+_MiB = 2**20
+_SHARE = 4
+_MOST_BUFFERED_BYTES = 512 * _MiB
+CONNECTION_BYTES = 4096  # of one idle connection; 1,600 were measured
+GRPC_CONNECTION_BYTES = 32_768  # the same of gRPC; a call on it is counted with requests
+_SLACK_BYTES = 64 * _MiB  # code and caches that come with the first requests, and what the allocator does not give back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLimit:
+    """The most that one API process takes, in bytes, and its parts."""
+
+    base_bytes: int
+    buffered_bytes: int
+    connection_bytes: int
+    offload_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """The sum."""
+        return self.base_bytes + self.buffered_bytes + self.connection_bytes + self.offload_bytes
+
+    def __str__(self) -> str:
+        parts = (
+            ("program", self.base_bytes),
+            ("requests and responses", self.buffered_bytes),
+            ("connections", self.connection_bytes),
+            ("offload processes", self.offload_bytes),
+        )
+        shown = " + ".join(f"{bytes_ / _MiB:.0f} {name}" for name, bytes_ in parts if bytes_)
+        return f"at most {self.bytes / _MiB:.0f} MiB of memory: {shown}"
+
+
+def memory_limit(
+    settings: ServingSettings, *, connections: int, grpc_connections: int = 0, offload_bytes: int = 0
+) -> MemoryLimit:
+    """What this process, which has started, takes at most with so many connections."""
+    return MemoryLimit(
+        base_bytes=resident_bytes() + _SLACK_BYTES,
+        buffered_bytes=buffered_bytes(settings),
+        connection_bytes=connections * CONNECTION_BYTES + grpc_connections * GRPC_CONNECTION_BYTES,
+        offload_bytes=offload_bytes,
+    )
+
+
+def buffered_bytes(settings: ServingSettings) -> int:
+    """The limit of the budget: the settings' own, else a quarter of the available memory up to 512 MiB."""
+    return settings.max_buffered_bytes or min(_MOST_BUFFERED_BYTES, available_bytes() // _SHARE)
+
+
+def available_bytes(root: Path = Path("/"), machine_bytes: int | None = None) -> int:
+    """The memory of the machine, or of this process's cgroup (version 1 or 2) where that has less.
+
+    `root` is the root of the file system, and `machine_bytes` what the machine has, where it is known.
+    """
+    if machine_bytes is None:
+        machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine_bytes, *_cgroup_limits(root)])
+
+
+def resident_bytes() -> int:
+    """The memory that this process has now; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _cgroup_limits(root: Path) -> Iterable[int]:
+    """The limits of this process's cgroup and of those above it."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            yield from _limits(root / "sys/fs/cgroup", path, "memory.max")
+        elif "memory" in controllers.split(","):
+            yield from _limits(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+
+
+def _limits(mount: Path, path: str, file: str) -> Iterable[int]:
+    """The limits in a hierarchy. In a container the path may be the host's: then the mount itself is the cgroup."""
+    folder = mount / path.lstrip("/")
+    for level in (folder, *folder.parents):
+        if not level.is_relative_to(mount):
+            return
+        try:
+            text = (level / file).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            yield int(text)

@@ -1,0 +1,56 @@
+"""A large body outside of the heap: an anonymous file in memory, which is written piece by piece and read elsewhere."""
+
+import os
+import tempfile
+
+
+class SpooledBody:
+    """A body in an anonymous file. `fd` is its descriptor, `size` its length in bytes.
+
+    `write` and `close` run on the event loop; `read` and reading by `fd` may happen in another thread or process.
+    Whoever has it closes it; it closes itself when it is forgotten.
+    """
+
+    __slots__ = ("fd", "size")
+
+    def __init__(self) -> None:
+        """Raises `OSError` where the process has no descriptor left."""
+        self.size = 0
+        self.fd = -1
+        self.fd = os.memfd_create("body", os.MFD_CLOEXEC) if hasattr(os, "memfd_create") else _unnamed_file()
+
+    def write(self, part: bytes | bytearray) -> None:
+        """Append these bytes. Raises `OSError` where there is no room for them."""
+        view = memoryview(part)
+        while view:
+            written = os.pwrite(self.fd, view, self.size)
+            self.size += written
+            view = view[written:]
+
+    def read(self, size: int | None = None, offset: int = 0) -> bytes:
+        """The bytes from the offset on; without a size all of them."""
+        left = self.size - offset if size is None else min(size, self.size - offset)
+        part = os.pread(self.fd, left, offset)
+        if len(part) == left:
+            return part
+        parts = [part]  # the system reads no more than 2 GiB at once
+        while part and (left := left - len(part)):
+            offset += len(part)
+            part = os.pread(self.fd, left, offset)
+            parts.append(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Give back the memory. Closing again does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _unnamed_file() -> int:
+    """Where the system has no files in memory (macOS): a file that nobody else can open."""
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
