@@ -5,6 +5,7 @@ import ctypes
 import gc
 import logging
 import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -12,7 +13,8 @@ from millrace import logs
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.errors import MillraceError, Unavailable
 from serving.memory import memory_limit
-from serving.service import Service, target
+from serving.routing import target
+from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.budget import SMALL_BYTES, Reservation
 from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
@@ -22,7 +24,7 @@ from serving.transport.http_server import HttpServer
 from serving.transport.intake import Body
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
-from serving.web.app import create_app
+from serving.web.app import PAGES, create_app
 from serving.web.control_routes import ControlRoutes
 from serving.web.flask_threads import FlaskThreads
 from serving.web.probes import Probes
@@ -30,7 +32,8 @@ from serving.web.probes import Probes
 _log = logging.getLogger(__name__)
 _LEAVE_S = 2.0  # for what comes after the drain: leaving the queue
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
-_MMAP_THRESHOLD_BYTES = 131_072
+_MMAP_THRESHOLD_BYTES = 32_768
+_SWITCH_S = 0.0005  # how long a thread may keep the event loop from the interpreter
 
 Check = Callable[[RequestHead, str], MillraceError | None]
 
@@ -48,9 +51,9 @@ class Api:
         app = create_app(service, loop)
         self._flask = FlaskThreads(app, loop)
         self._control = ControlRoutes(app, service)
-        self._probes = Probes(service)
+        self._probes = Probes(service, app.extensions[PAGES])
         self._largest_bytes = min(service.settings.max_body_bytes, service.budget.largest)
-        self.hot_checks: tuple[Check, ...] = ()
+        self.hot_checks: tuple[Check, ...] = (service.rest.check,)
         self.other_checks: tuple[Check, ...] = (self._check_flask, self._check_control)
 
     def check(self, head: RequestHead, peer: str) -> MillraceError | None:
@@ -69,15 +72,18 @@ class Api:
     def handle(self, head: RequestHead, body: Body, peer: str, reservation: Reservation, done: Done) -> Withdraw | None:
         """See `Handler.handle`."""
         if head.method == "POST" and (hot := target(head.path)):
-            return self._service.begin(hot, head.headers, body, done, reservation).withdraw
-        if response := self._probes.respond(head) or _star(head):
+            execution = self._service.rest.begin(hot, head.headers, body, peer, reservation, done)
+            return execution.withdraw if execution else None
+        if self._probes.has(head) or head.path == "*":
             reservation.release()
-            done(response)
+            done(_star() if head.path == "*" else self._probes.respond(head))
             return None
         return self._ask_flask(head, body, peer, reservation, done)
 
     def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
         """See `Handler.refused`."""
+        if head and head.method == "POST" and (hot := target(head.path)):
+            return self._service.rest.refused(hot, head.headers, error)
         return self._service.refused(head.headers if head else {}, error)
 
     def _ask_flask(
@@ -94,8 +100,10 @@ class Api:
             return None
         return partial(_withdraw, withdraw, reservation)
 
-    def _check_flask(self, _head: RequestHead, _peer: str) -> MillraceError | None:
-        return None if self._flask.has_room else Unavailable("too many requests wait to be answered; try again")
+    def _check_flask(self, head: RequestHead, _peer: str) -> MillraceError | None:
+        if self._flask.has_room or self._probes.has(head) or head.path == "*":
+            return None
+        return Unavailable("too many requests wait to be answered; try again")
 
     def _check_control(self, head: RequestHead, peer: str) -> MillraceError | None:
         return self._control.check(head.method, head.path, head.headers, peer)
@@ -106,16 +114,15 @@ def _withdraw(withdraw: Withdraw, reservation: Reservation) -> None:
     reservation.release()
 
 
-def _star(head: RequestHead) -> HttpResponse | None:
+def _star() -> HttpResponse:
     """The response to `OPTIONS *`: what the server as a whole can do."""
-    if head.path != "*":
-        return None
     return HttpResponse(200, b"", (("allow", "GET, HEAD, OPTIONS, POST, PUT, DELETE"),))
 
 
 async def serve(settings: ServingSettings) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is open, and return."""
     logs.configure("serving", settings.log_level)
+    sys.setswitchinterval(_SWITCH_S)
     _tune_the_allocator()
     descriptors = allow_descriptors(settings.max_connections)
     connections = http_connections(settings.max_connections, has_grpc=bool(settings.grpc_port), descriptors=descriptors)
@@ -134,6 +141,7 @@ async def serve(settings: ServingSettings) -> None:
         settings,
         connections=connections,
         grpc_connections=grpc_connections(settings.max_grpc_connections) if grpc else 0,
+        offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
     )
     _log.info(f"serving with {limit}", extra={"memory_limit_bytes": limit.bytes, "connections": connections})
     await stopping.wait()

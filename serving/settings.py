@@ -33,6 +33,18 @@ class ServingSettings(CommonSettings):
         "beyond it callers get 503. 0 stands for a quarter of the memory of the machine or its cgroup, at most 512 MiB "
         "(docs/explanation/memory.md).",
     )
+    offload_processes: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="Processes that read large bodies and write large responses. With 0 the API's own process does it, "
+        "and keeps all callers waiting meanwhile.",
+    )
+    offload_memory_bytes: int = Field(
+        1536 * 2**20,
+        ge=64 * 2**20,
+        description="Address space that each of them may take for one body or response; one that needs more gets 413.",
+    )
     max_queue_rows: int = Field(
         4096, ge=1, description="Rows that one model's queue holds; beyond it requests get 429."
     )

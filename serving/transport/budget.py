@@ -4,6 +4,8 @@ Everything that waits reserves its bytes first: a body from its first byte, pars
 response until the socket has taken it, what a connection has buffered. Without room the caller gets 503.
 """
 
+from collections.abc import Callable
+
 SMALL_BYTES = 65_536
 _SMALL_SHARE = 8
 
@@ -13,30 +15,41 @@ class Budget:
 
     `largest` is the most that one reservation may have; in an empty budget it fits.
 
-    An eighth of the limit is kept for reservations of at most `SMALL_BYTES`, so that a few large bodies, or bodies that
-    are announced and never sent, do not lock out small requests.
+    `reclaim`, where it is set, is asked for room when there is none: it gets the number of bytes that are missing, and
+    says whether it has released any. An eighth of the limit is kept for reservations of at most `SMALL_BYTES`, so that
+    a few large bodies, or bodies that are announced and never sent, do not lock out small requests.
     """
 
-    __slots__ = ("largest", "limit", "peak", "used")
+    __slots__ = ("largest", "limit", "peak", "reclaim", "used")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit = limit_bytes
         self.used = 0
         self.peak = 0
+        self.reclaim: Callable[[int], bool] | None = None
         self.largest = limit_bytes - limit_bytes // _SMALL_SHARE
 
-    def has_room(self, bytes_: int, total: int) -> bool:
-        """Whether `bytes_` more fit, of a reservation that would hold `total` bytes with them."""
-        return self.used + bytes_ <= (self.limit if total <= SMALL_BYTES else self.largest)
+    def add(self, bytes_: int, total: int) -> bool:
+        """Count `bytes_` more, for a reservation that holds `total` bytes with them. False where there is no room."""
+        limit = self.limit if total <= SMALL_BYTES else self.largest
+        missing = self.used + bytes_ - limit
+        if missing > 0 and not (
+            self.reclaim and total <= limit and self.reclaim(missing) and self.used + bytes_ <= limit
+        ):
+            return False
+        self.used += bytes_
+        self.peak = max(self.peak, self.used)
+        return True
 
     def reserve(self, bytes_: int) -> "Reservation | None":
         """Reserve so many bytes; None where there is no room for them. Release what it returns."""
         used = self.used + bytes_
-        if used > (self.limit if bytes_ <= SMALL_BYTES else self.largest):
+        if used <= self.largest:  # almost always
+            self.used = used
+            if used > self.peak:
+                self.peak = used
+        elif not self.add(bytes_, bytes_):
             return None
-        self.used = used
-        if used > self.peak:
-            self.peak = used
         return Reservation(self, bytes_)
 
 
@@ -51,11 +64,8 @@ class Reservation:
 
     def grow(self, bytes_: int) -> bool:
         """Reserve so many bytes more; False, and nothing changed, where there is no room for them."""
-        budget = self._budget
-        if not budget.has_room(bytes_, self.bytes + bytes_):
+        if not self._budget.add(bytes_, self.bytes + bytes_):
             return False
-        budget.used += bytes_
-        budget.peak = max(budget.peak, budget.used)
         self.bytes += bytes_
         return True
 

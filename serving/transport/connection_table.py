@@ -8,6 +8,7 @@ from typing import Protocol
 
 _NEVER = float("inf")
 _EVICTED_SHARE = 100
+_SEARCH_S = 0.1
 
 
 class OpenConnection(Protocol):
@@ -19,6 +20,12 @@ class OpenConnection(Protocol):
     @property
     def waits_since(self) -> float | None:
         """Since when it waits for a request; None while it has one."""
+
+    def pace(self, now: float) -> float | None:
+        """Bytes a second at which its caller sends or reads what it holds memory for; None where it holds none."""
+
+    def give_up(self) -> int:
+        """Close at once; how many bytes came back."""
 
     def linger(self) -> None:
         """The server stops: close once what came is answered."""
@@ -41,6 +48,8 @@ class ConnectionTable:
         self.date = ""
         self.idle_ends = _NEVER
         self.evicted = 0
+        self.reclaimed = 0
+        self._next_search = 0.0
         self.emptied = asyncio.Event()
         self._keep_alive_timeout_s = keep_alive_timeout_s
         self._loop = loop
@@ -71,6 +80,24 @@ class ConnectionTable:
     def half_closed(self, connection: OpenConnection) -> None:
         """The caller of a connection has ended its side, and is looked for while its request is answered."""
         self._half_closed.add(connection)
+
+    def reclaim(self, bytes_: int) -> bool:
+        """Close connections until so many bytes have come back, those with the slowest callers first.
+
+        Whoever sends a head or a body, or reads a response, has a second before it counts as slow. False where nobody
+        does; it is looked for no more than ten times a second.
+        """
+        now = self._loop.time()
+        if now < self._next_search:
+            return False
+        self._next_search = now + _SEARCH_S
+        slow = [(pace, id(c), c) for c in self._open if (pace := c.pace(now)) is not None]
+        heapq.heapify(slow)
+        wanted = bytes_
+        while slow and wanted > 0:
+            wanted -= heapq.heappop(slow)[2].give_up()
+            self.reclaimed += 1
+        return wanted < bytes_
 
     def tick(self) -> None:
         """Set the clocks, and look after all that is late."""

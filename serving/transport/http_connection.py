@@ -36,7 +36,7 @@ from serving.transport.request_head import (
     read_head,
     without_empty_lines,
 )
-from serving.transport.response_head import STATUS_LINE_BEGINNING, has_body, write_head
+from serving.transport.response_head import STATUS_LINE_BEGINNING, body_bytes, write_head
 from serving.transport.responses import HttpResponse
 from serving.transport.sending import Sending
 from serving.transport.unpacking import Unpacking
@@ -46,6 +46,7 @@ _STALL_S = 10.0
 _LINGER_S = 0.5
 _DISCARD_S = 10.0
 _LOOK_S = 0.01
+_GRACE_S = 1.0
 _BUFFERED_BYTES = 65_536
 _NEVER = float("inf")
 
@@ -74,8 +75,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_arrival", "_body_ends", "_buffer", "_closes", "_discard_ends", "_handler", "_has_begun", "_has_ended",
-        "_head", "_held", "_is_discarding", "_is_full", "_is_paused", "_peer", "_sending", "_server", "_since",
-        "_small_limit", "_table", "_transport", "_unsent", "_withdraw", "ends",
+        "_head", "_held", "_is_discarding", "_is_full", "_is_paused", "_is_taking", "_peer", "_sending", "_server",
+        "_since", "_small_limit", "_table", "_transport", "_unsent", "_withdraw", "ends",
     )  # fmt: skip
 
     def __init__(self, server: ServerParts) -> None:
@@ -97,6 +98,7 @@ class Connection(asyncio.Protocol):
         self._is_discarding = False
         self._has_ended = False
         self._has_begun = False
+        self._is_taking = False
         self._closes = False
         self._since = server.loop.time()
         self._body_ends = self._discard_ends = _NEVER
@@ -131,15 +133,8 @@ class Connection(asyncio.Protocol):
         self._table.remove(self)
         if self._withdraw:
             self._withdraw()
-        if self._arrival:
-            self._arrival.close()
-        if self._sending:
-            self._sending.close()
-        if self._unsent:
-            self._unsent.release()
-        self._hold(b"")
-        self._arrival = self._withdraw = self._head = self._sending = self._unsent = None
-        self._is_discarding = True
+        self._withdraw = self._head = None
+        self._release()
 
     def data_received(self, data: bytes) -> None:
         """Part of `asyncio.Protocol`."""
@@ -211,6 +206,21 @@ class Connection(asyncio.Protocol):
         """Close at once, whatever was not written."""
         self._transport.abort()
 
+    def pace(self, now: float) -> float | None:
+        """Bytes a second at which the caller sends or reads; None where none are held, or in the first second."""
+        if self._is_taking or self._head or not (self._arrival or self._sending or self._unsent or self._held):
+            return None
+        age_s = now - self._since
+        moved = self._arrival.size if self._arrival else self._sending.position if self._sending else 0
+        return moved / age_s if age_s > _GRACE_S else None
+
+    def give_up(self) -> int:
+        """Close at once, and give back what is held; how many bytes that were."""
+        used = self._server.budget.used
+        self._release()
+        self.abort()
+        return used - self._server.budget.used
+
     def look_for_caller(self) -> None:
         """Close the connection where a reset has come: the caller, who has ended its side, has left for good."""
         if not self._transport.is_closing():
@@ -238,10 +248,23 @@ class Connection(asyncio.Protocol):
         if self._buffer:
             self._hold(b"")
         refusal = self._handler.check(head, self._peer)
-        if head.length < 0 or head.length > min(LARGE_BYTES, len(data) - end):
+        length, body_ends = head.length, end + head.length
+        if length < 0 or length > LARGE_BYTES or body_ends > len(data):
             self._await_body(head, data[end:], refusal)
+            return
+        self._head = head
+        self.ends = _NEVER
+        if body_ends < len(data):
+            self._hold_for_later(data[body_ends:])
+        if length > self._small_limit and not refusal and length > (limit := self._handler.body_limit(head)):
+            refusal = body_error(limit)
+        reservation = None if refusal else self._server.budget.reserve(length)
+        if reservation is None:
+            self._respond(self._handler.refused(head, refusal or no_room()))
+        elif length and b"content-encoding" in head.headers:
+            self._unpack(head, data[end:body_ends], reservation)
         else:
-            self._take_whole(head, data, end, refusal)
+            self._handle(head, data[end:body_ends], reservation)
 
     def _await_head(self, data: bytes, known: int) -> None:
         """Wait for the rest of a head, where these bytes can be the beginning of one."""
@@ -250,6 +273,8 @@ class Connection(asyncio.Protocol):
                 raise HeadTooLarge(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
             if data.strip(b"\r"):
                 check_beginning(data, known)
+            if data and not self._buffer:
+                self._since = self._server.loop.time()
             if not self._hold(data):
                 raise no_room()
         except MillraceError as error:
@@ -259,21 +284,6 @@ class Connection(asyncio.Protocol):
             self.ends = min(self.ends, self._server.loop.time() + _HEAD_S)
         if self._has_ended:
             self._transport.close()
-
-    def _take_whole(self, head: RequestHead, data: bytes, end: int, refusal: MillraceError | None) -> None:
-        """Take a request that is all here."""
-        self._head = head
-        body_ends = end + head.length
-        if body_ends < len(data):
-            self._hold_for_later(data[body_ends:])
-        if head.length > self._small_limit and not refusal and head.length > (limit := self._handler.body_limit(head)):
-            refusal = body_error(limit)
-        reservation = None if refusal else self._server.budget.reserve(head.length)
-        if reservation:
-            self._take_request(head, data[end:body_ends], reservation)
-        else:
-            self.ends = _NEVER
-            self._respond(self._handler.refused(head, refusal or no_room()))
 
     def _await_body(self, head: RequestHead, data: bytes, refusal: MillraceError | None) -> None:
         server = self._server
@@ -289,7 +299,8 @@ class Connection(asyncio.Protocol):
         if self._has_ended:
             self._transport.close()
             return
-        self._body_ends = server.loop.time() + server.timeout_s
+        self._since = server.loop.time()
+        self._body_ends = self._since + server.timeout_s
         self.ends = min(self._body_ends, server.loop.time() + _STALL_S)
         if data:
             self._take_body(self._arrival, data)
@@ -298,11 +309,14 @@ class Connection(asyncio.Protocol):
 
     def _take_body(self, arrival: IncomingBody, data: bytes) -> None:
         """Take in more of the body; no bytes where what came is to be decoded further."""
+        self._is_taking = True
         try:
             has_more = arrival.feed(data) if data else arrival.go_on()
         except MillraceError as error:
             self._refuse(arrival.head, error)
             return
+        finally:
+            self._is_taking = False
         if arrival.is_complete:
             self._arrival, self._head = None, arrival.head
             body, rest = arrival.take()
@@ -310,7 +324,11 @@ class Connection(asyncio.Protocol):
                 self._hold_for_later(rest)
             elif self._is_paused:
                 self._resume()
-            self._take_request(arrival.head, body, arrival.reservation)
+            self.ends = _NEVER
+            if arrival.size and b"content-encoding" in arrival.head.headers:
+                self._unpack(arrival.head, body, arrival.reservation)
+            else:
+                self._handle(arrival.head, body, arrival.reservation)
             return
         if data:
             self.ends = min(self._body_ends, self._server.loop.time() + _STALL_S)
@@ -321,13 +339,6 @@ class Connection(asyncio.Protocol):
     def _decode_on(self) -> None:
         if self._arrival:
             self._take_body(self._arrival, b"")
-
-    def _take_request(self, head: RequestHead, body: Body, reservation: Reservation) -> None:
-        self.ends = _NEVER
-        if head.length and b"content-encoding" in head.headers:
-            self._unpack(head, body, reservation)
-        else:
-            self._handle(head, body, reservation)
 
     def _unpack(self, head: RequestHead, body: Body, reservation: Reservation) -> None:
         def unpacked(result: Body | MillraceError) -> None:
@@ -352,6 +363,18 @@ class Connection(asyncio.Protocol):
             self._withdraw = withdraw
 
     # What waits
+
+    def _release(self) -> None:
+        """Give back the memory; nothing that comes is taken any more."""
+        if self._arrival:
+            self._arrival.close()
+        if self._sending:
+            self._sending.close()
+        if self._unsent:
+            self._unsent.release()
+        self._hold(b"")
+        self._arrival = self._sending = self._unsent = None
+        self._is_discarding = True
 
     def _hold(self, data: bytes) -> bool:
         """Keep these bytes, and no others, in the buffer. False, and none are kept, where the budget has no room."""
@@ -392,8 +415,12 @@ class Connection(asyncio.Protocol):
         if head is None or self._transport.is_closing():
             _drop(response)
             return
-        has_more = bool(self._buffer) or not self._has_ended
-        self._closes = not head.keeps_alive or self._server.is_stopping or self._is_discarding or not has_more
+        self._closes = (
+            not head.keeps_alive
+            or self._server.is_stopping
+            or self._is_discarding
+            or (self._has_ended and not self._buffer)
+        )
         self._write(response, head)
 
     def _refuse(self, head: RequestHead | None, error: MillraceError) -> None:
@@ -405,13 +432,13 @@ class Connection(asyncio.Protocol):
         self._write(self._handler.refused(head, error), head)
 
     def _write(self, response: HttpResponse, head: RequestHead | None) -> None:
-        size = len(response.body) if response.spooled is None else response.spooled.size
-        if size > SMALL_BYTES and has_body(response, head):
-            self._begin_sending(response, head, size)
+        length = body_bytes(response, head)
+        if length > SMALL_BYTES:
+            self._begin_sending(response, head, length)
             return
-        body = response.body if response.spooled is None else response.spooled.read()
-        start = write_head(response, size, head, self._table.date, closes=self._closes)
-        data = start + body if has_body(response, head) else start
+        data = write_head(response, length, head, self._table.date, closes=self._closes)
+        if length > 0:
+            data += response.body if response.spooled is None else response.spooled.read()
         self._transport.write(data[len(STATUS_LINE_BEGINNING) :] if self._has_begun else data)
         if response.spooled or response.reservation:
             _drop(response)
@@ -425,7 +452,8 @@ class Connection(asyncio.Protocol):
             return
         start = write_head(response, size, head, self._table.date, closes=self._closes)
         body = response.body if response.spooled is None else response.spooled
-        self._sending = Sending(self._transport, body, reservation, self._server.loop.time())
+        self._since = self._server.loop.time()
+        self._sending = Sending(self._transport, body, reservation, self._since)
         self._transport.write(start[len(STATUS_LINE_BEGINNING) :] if self._has_begun else start)
         self._send_on()
 

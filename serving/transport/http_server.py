@@ -36,6 +36,7 @@ class HttpServer:
         )
         unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
         self._parts = ServerParts(settings, handler, budget, self.connections, Pacer(loop), unpackers, loop)
+        budget.reclaim = self.connections.reclaim
         self._listening: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.TimerHandle | None = None

@@ -78,6 +78,11 @@ class IncomingBody:
         return has_more
 
     @property
+    def size(self) -> int:
+        """How many bytes of it have come."""
+        return self._size
+
+    @property
     def is_complete(self) -> bool:
         """Whether all of the body is here."""
         return self._decoder.is_complete if self._decoder else self._size == self.head.length

@@ -99,12 +99,12 @@ def _read(raw: bytes) -> RequestHead:
     found = _parsed(raw)
     headers = found.headers
     path, query, authority = read_target(method, target)
-    if authority:
-        headers[b"host"] = authority  # which goes before the header (RFC 9112, 3.2.2)
-    elif b"host" in headers:
+    if b"host" in headers:
         check_host(headers[b"host"])
     elif minor:
         raise RequestHeadError("the request has no Host header")
+    if authority:
+        headers[b"host"] = authority  # which goes before the header (RFC 9112, 3.2.2)
     is_chunked = b"transfer-encoding" in headers
     if is_chunked and headers[b"transfer-encoding"].strip(b" \t").lower() != b"chunked":
         raise FramingNotSupported("bodies can only be sent whole or in chunks")

@@ -12,9 +12,12 @@ _WITHOUT_BODY = (204, 304)
 
 
 def write_head(response: HttpResponse, length: int, request: RequestHead | None, date: str, *, closes: bool) -> bytes:
-    """The head of the response to that request, of a body of `length` bytes. `date` is the whole Date header."""
+    """The head of the response to that request. `date` is the whole Date header.
+
+    A body of `length` bytes follows, none where that is -1.
+    """
     text = _STATUS_LINES[response.status] + "".join([f"{name}: {value}\r\n" for name, value in response.headers])
-    if has_body(response, request):
+    if length >= 0:
         text += f"content-length: {length}\r\n"
     if closes:
         text += "connection: close\r\n"
@@ -23,6 +26,8 @@ def write_head(response: HttpResponse, length: int, request: RequestHead | None,
     return f"{text}{date}\r\n".encode("latin-1")
 
 
-def has_body(response: HttpResponse, request: RequestHead | None) -> bool:
-    """Whether a body follows that head."""
-    return not (request and request.method == "HEAD") and response.status not in _WITHOUT_BODY
+def body_bytes(response: HttpResponse, request: RequestHead | None) -> int:
+    """The length of the body that follows the response's head; -1 where none does."""
+    if response.status in _WITHOUT_BODY or (request and request.method == "HEAD"):
+        return -1
+    return len(response.body) if response.spooled is None else response.spooled.size

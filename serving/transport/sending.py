@@ -13,25 +13,26 @@ _LEAST_BYTES_PER_S = 65_536
 class Sending:
     """Writes the body of one response. `reservation` counts it until the socket has taken all of it.
 
-    A caller who takes fewer than 64 KiB a second, averaged from a timeout after the start, is cut off.
+    `position` says how many bytes the transport has. A caller who takes fewer than 64 KiB a second, averaged from a
+    timeout after the start, is cut off.
     """
 
     def __init__(self, transport: asyncio.Transport, body: Body, reservation: Reservation, started: float) -> None:
         self._transport = transport
         self._body = body
         self._size = len(body) if isinstance(body, bytes) else body.size
-        self._position = 0
+        self.position = 0
         self._started = started
         self._reservation = reservation
 
     @property
     def is_written(self) -> bool:
         """Whether the transport has all of it."""
-        return self._position >= self._size
+        return self.position >= self._size
 
     def ends(self, now: float, timeout_s: float) -> float:
         """When a caller who does not read is cut off, by the event loop's clock."""
-        return min(now, self._started + self._position / _LEAST_BYTES_PER_S) + timeout_s
+        return min(now, self._started + self.position / _LEAST_BYTES_PER_S) + timeout_s
 
     def write_slices(self) -> None:
         """Write a few slices, fewer where the socket takes no more."""
@@ -48,7 +49,7 @@ class Sending:
         self._reservation.release()
 
     def _next_slice(self) -> "bytes | memoryview":
-        start, self._position = self._position, min(self._position + _SLICE_BYTES, self._size)
+        start, self.position = self.position, min(self.position + _SLICE_BYTES, self._size)
         if isinstance(self._body, bytes):
-            return memoryview(self._body)[start : self._position]
-        return self._body.read(self._position - start, start)
+            return memoryview(self._body)[start : self.position]
+        return self._body.read(self.position - start, start)

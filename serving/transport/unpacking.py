@@ -11,7 +11,7 @@ from serving.transport.intake import LARGE_BYTES, Body, body_error, no_room
 from serving.transport.spooled_body import SpooledBody
 
 MAX_RATIO = 100
-SMALLEST_LIMIT_BYTES = 2**20
+SMALLEST_LIMIT_BYTES = 4 * 2**20
 _ON_THE_LOOP_BYTES = 8192
 _ON_THE_LOOP_PLAIN_BYTES = 65_536
 _PIECE_BYTES = 65_536
@@ -20,10 +20,23 @@ _STEP_BYTES = 2**20
 Unpacked = Callable[[Body | MillraceError], None]
 
 
+def allowed_bytes(sent_bytes: int, limit_bytes: int) -> int:
+    """How many bytes a body may have when it is unpacked: no more than 100 times those that were sent, or 4 MiB."""
+    return min(limit_bytes, max(SMALLEST_LIMIT_BYTES, MAX_RATIO * sent_bytes))
+
+
+def unpacked_error(sent_bytes: int, limit_bytes: int) -> PayloadTooLarge:
+    """The error for a body that is larger than `allowed_bytes` when it is unpacked."""
+    allowed = allowed_bytes(sent_bytes, limit_bytes)
+    if allowed == limit_bytes:
+        return body_error(limit_bytes)
+    return PayloadTooLarge(f"the request body unpacks to more than {allowed} bytes; send it unpacked or in parts")
+
+
 class Unpacking:
     """Takes the content coding off one body. `done` gets the plain body or the error, unless it is cancelled.
 
-    The plain body may have `limit_bytes`, and 100 times the bytes that were sent, or 1 MiB where that is more. The
+    The plain body may have no more than `allowed_bytes`. The
     reservation grows with it. Errors are values: what raises them in a thread would keep the body alive.
     """
 
@@ -34,7 +47,7 @@ class Unpacking:
         self._size = len(body) if isinstance(body, bytes) else body.size
         self._coding = coding
         self._limit_bytes = limit_bytes
-        self._allowed_bytes = min(limit_bytes, max(SMALLEST_LIMIT_BYTES, MAX_RATIO * self._size))
+        self._allowed_bytes = allowed_bytes(self._size, limit_bytes)
         self._reservation = reservation
         self._executor = executor
         self._done: Unpacked | None = done
@@ -97,7 +110,7 @@ class Unpacking:
                 piece = self._unpacker.feed(self._next_piece, _PIECE_BYTES)
                 self._plain.write(piece)
                 if self._plain.size > self._allowed_bytes:
-                    return self._too_large()
+                    return unpacked_error(self._size, self._limit_bytes)
                 if self._unpacker.is_complete:
                     return self._unpacker.check_end(is_all=self._position >= self._size)
                 if self._plain.size > ends:
@@ -130,13 +143,6 @@ class Unpacking:
             done(result)
         else:
             self._reservation.release()
-
-    def _too_large(self) -> PayloadTooLarge:
-        if self._allowed_bytes == self._limit_bytes:
-            return body_error(self._limit_bytes)
-        return PayloadTooLarge(
-            f"the request body unpacks to more than {MAX_RATIO} times the bytes that were sent; send it unpacked"
-        )
 
 
 def _cannot_store(error: OSError) -> Unavailable:

@@ -8,25 +8,31 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from typing import Any
 
 import orjson
-from flask import Flask, Response, g, render_template, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from millrace.protocol.errors import MillraceError
 from serving.monitoring import peer_metrics
 from serving.protocols.oip import rest as oip
+from serving.protocols.rest_calls import Headers
 from serving.protocols.tfs import rest as tfs
-from serving.service import Headers, Service, target
+from serving.routing import target
+from serving.service import Service
 from serving.transport.intake import too_large
-from serving.transport.responses import error_body, error_headers
-from serving.web import control_routes, openapi, probes
+from serving.transport.responses import HttpResponse, error_body, error_headers
+from serving.web import control_routes, probes
+from serving.web.methods import allowed_methods
+from serving.web.pages import Page, render_pages
+from serving.web.plain_bodies import PlainBodies
 
 _MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
 _View = Callable[[str, int | None], Response]
+PAGES = "millrace.pages"  # the name of the rendered pages among the application's extensions
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -41,6 +47,9 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     """The application. `loop` is the event loop that the service was started on, running in another thread."""
     app = Flask("serving.web", static_folder=None)
     app.url_map.converters["v1"] = _V1
+    # Each path is one path or none: a redirect would tell callers to ask whatever host they named.
+    app.url_map.merge_slashes = app.url_map.redirect_defaults = False
+    app.wsgi_app = PlainBodies(app.wsgi_app, service.settings.max_body_bytes)  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = service.settings.max_body_bytes
 
     @app.before_request
@@ -48,8 +57,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
         g.started = time.perf_counter()
         g.request_id = service.request_id(_headers())
         control_routes.check_request(service)
-        is_preflight = request.method == "OPTIONS" and service.cors
-        return Response() if is_preflight else None
+        return _early_response(app, service)
 
     @app.after_request
     def _stamp(response: Response) -> Response:
@@ -74,16 +82,18 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
             return _refused(refusal)
         if isinstance(error, RequestEntityTooLarge):
             return _refused(too_large(service.settings))
-        return _error(error.name, error.code or 500)
+        response = _error(error.name, error.code or 500)
+        if error.code == 405:
+            response.headers["Allow"] = ", ".join(allowed_methods(app, request.path))
+        return response
 
     @app.post("/<v1:_>/<path:_rest>")
     @app.post("/v2/models/<_name>/infer")
     @app.post("/v2/models/<_name>/versions/<int:_number>/infer")
     def _hot(**_: object) -> Response:
         if hot := target(request.path):
-            answering = service.answer(hot, _headers(), request.get_data())
-            answer = asyncio.run_coroutine_threadsafe(answering, loop).result()
-            return Response(answer.body, answer.status, answer.headers)
+            answering = service.rest.answer(hot, _headers(), request.get_data())
+            return _response(asyncio.run_coroutine_threadsafe(answering, loop).result())
         raise NotFound
 
     _add_tensorflow_serving(app, service)
@@ -91,6 +101,29 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_operations(app, service)
     control_routes.add_routes(app, service, loop)
     return app
+
+
+def _response(answer: HttpResponse) -> Response:
+    body = answer.body
+    if answer.spooled:
+        body = answer.spooled.read()
+        answer.spooled.close()
+    return Response(body, answer.status, answer.headers)
+
+
+def _early_response(app: Flask, service: Service) -> Response | None:
+    """The response to OPTIONS: the path's methods; to a browser's preflight, where pages may call, for every path.
+
+    Raises `NotFound` for a path with two slashes in front, which Flask takes for one.
+    """
+    if request.environ["PATH_INFO"].startswith("//"):
+        raise NotFound
+    if request.method != "OPTIONS":
+        return None
+    allowed = allowed_methods(app, request.path)
+    if not allowed and not service.cors:
+        return None
+    return Response(headers={"Allow": ", ".join(allowed)} if allowed else {})
 
 
 def _headers() -> Headers:
@@ -187,26 +220,18 @@ def _add_open_inference(app: Flask, service: Service) -> None:
         return _json([])  # as in Triton where no region is registered, and here none ever is
 
 
+def _page(page: Page) -> Response:
+    return Response(page.body, content_type=page.content_type)
+
+
 def _add_operations(app: Flask, service: Service) -> None:
     @app.get("/")
     def _index() -> Response:
         return _json(oip.render_server() | {"models": service.models.names()})
 
-    @cache
-    def openapi_json() -> bytes:
-        return orjson.dumps(openapi.document())
-
-    @cache
-    def docs_page() -> str:
-        return render_template("docs.html", document=openapi.document())
-
-    @app.get("/openapi.json")
-    def _openapi() -> Response:
-        return Response(openapi_json(), content_type="application/json")
-
-    @app.get("/docs")
-    def _docs() -> str:
-        return docs_page()
+    pages = app.extensions[PAGES] = render_pages(app)
+    for path in pages:
+        app.get(path, endpoint=path)(partial(_page, pages[path]))
 
     @app.get("/metrics")
     def _metrics() -> Response:

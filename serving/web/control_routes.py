@@ -19,7 +19,8 @@ from millrace.protocol.desired_state import DesiredState, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, Unavailable
 from serving.access import audit
 from serving.access.callers import UNKNOWN, Caller
-from serving.service import Headers, Service
+from serving.protocols.rest_calls import Headers
+from serving.service import Service
 from serving.web import schemas
 
 _MOST_WAITING = 2  # of Flask's few threads; the others answer whether the server is alive

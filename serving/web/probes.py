@@ -5,18 +5,19 @@ Flask has the same routes for other WSGI servers, made of the same functions.
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
-from millrace.protocol.errors import MillraceError
+from millrace.protocol.errors import MillraceError, NotSupported
 from serving.models.registry import AVAILABLE
 from serving.protocols.oip import rest as oip
 from serving.protocols.tfs import rest as tfs
 from serving.service import Service
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse, error_body, error_headers
+from serving.web.pages import Page
 
 _JSON = ("content-type", "application/json")
 _V1_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?")
@@ -45,36 +46,43 @@ def status_of(body: dict[str, Any]) -> int:
 
 
 class Probes:
-    """Answers the probes of one service."""
+    """Answers the probes of one service, and the pages that are rendered already."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, pages: Mapping[str, Page]) -> None:
         self._service = service
+        self._pages = pages
 
-    def respond(self, head: RequestHead) -> HttpResponse | None:
-        """The response to a GET of a probe; None for everything else."""
-        if head.method not in ("GET", "HEAD"):
-            return None
-        started = time.perf_counter()
+    def has(self, head: RequestHead) -> bool:
+        """Whether it answers that request."""
         path = head.path
-        try:
-            body = self._body(path)
-        except MillraceError as error:
-            text = oip.error_text(error) if path.startswith("/v2") else tfs.status_error_text(error)
-            return self._response(head, started, error.status, error_body(text), error_headers(error))
-        if body is None:
-            return None
-        status = status_of(body)
-        return self._response(head, started, status, orjson.dumps(body), (("retry-after", "1"),) * (status == 503))
+        return head.method in ("GET", "HEAD") and (
+            path in _FIXED or path in self._pages or bool(_V2_READY.fullmatch(path) or _V1_MODEL.fullmatch(path))
+        )
 
-    def _body(self, path: str) -> dict[str, Any] | None:
+    def respond(self, head: RequestHead) -> HttpResponse:
+        """The response to a request that it `has`."""
+        started = time.perf_counter()
+        if page := self._pages.get(head.path):
+            return self._response(head, started, 200, page.body, (("content-type", page.content_type),))
+        try:
+            body = self._body(head.path)
+        except MillraceError as error:
+            text = oip.error_text(error) if head.path.startswith("/v2") else tfs.status_error_text(error)
+            return self._response(head, started, error.status, error_body(text), (_JSON, *error_headers(error)))
+        status = status_of(body)
+        headers = (_JSON, ("retry-after", "1")) if status == 503 else (_JSON,)
+        return self._response(head, started, status, orjson.dumps(body), headers)
+
+    def _body(self, path: str) -> dict[str, Any]:
         if fixed := _FIXED.get(path):
             return fixed(self._service)
         if match := _V2_READY.fullmatch(path):
             return model_ready(self._service, match[1], _number(match[2]))
-        if match := _V1_MODEL.fullmatch(path):
-            name, version, label = match.groups()
-            return tfs.render_status(self._service.models.versions(name, _number(version), label))
-        return None
+        match = _V1_MODEL.fullmatch(path)
+        if not match:
+            raise NotSupported(f"{path} is no probe")
+        name, version, label = match.groups()
+        return tfs.render_status(self._service.models.versions(name, _number(version), label))
 
     def _response(
         self, head: RequestHead, started: float, status: int, body: bytes, headers: tuple[tuple[str, str], ...]
@@ -85,7 +93,7 @@ class Probes:
             ("x-request-id", service.request_id(head.headers)),
             ("server-timing", f"total;dur={(time.perf_counter() - started) * 1000:.3f}"),
         )
-        return HttpResponse(status, body, (_JSON, *headers, *stamps, *service.cors, *length))
+        return HttpResponse(status, body, (*headers, *stamps, *service.cors, *length))
 
 
 _FIXED: dict[str, Callable[[Service], dict[str, Any]]] = {

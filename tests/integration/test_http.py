@@ -3,150 +3,14 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-import uvloop
 
-from millrace.protocol.errors import MillraceError, NotAllowed
-from serving.settings import ServingSettings
 from serving.transport import http_connection, http_server
-from serving.transport.budget import Budget, Reservation
-from serving.transport.handler import Done, Withdraw
 from serving.transport.head_errors import RequestHeadError
-from serving.transport.http_server import HttpServer
-from serving.transport.intake import LARGE_BYTES, Body
 from serving.transport.request_head import MAX_HEAD_BYTES, RequestHead, read_head
-from serving.transport.responses import HttpResponse, error_body, error_headers
-from tests.support.running import free_port
-
-HUGE = 16_000_000  # more than the system holds for a caller that does not read
-GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
-
-
-def post(body: bytes, *headers: str, path: str = "/a") -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "host: x", f"content-length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-class Echo:
-    """Answers with the method, the path and the body; a path of /held is answered when the test says so."""
-
-    def __init__(self, limit: int) -> None:
-        self.seen: list[tuple[RequestHead, bytes]] = []
-        self.held: list[Done] = []
-        self.withdrawn = 0
-        self.peers: list[str] = []
-        self.limit = limit
-
-    def check(self, head: RequestHead, peer: str) -> MillraceError | None:
-        self.peers.append(peer)
-        return NotAllowed("not you") if head.path == "/forbidden" else None
-
-    def body_limit(self, head: RequestHead) -> int:
-        return min(self.limit, 65_536) if head.path == "/small" else self.limit
-
-    def handle(self, head: RequestHead, body: Body, peer: str, reservation: Reservation, done: Done) -> Withdraw | None:
-        assert peer == "127.0.0.1"
-        assert reservation.bytes == (len(body) if isinstance(body, bytes) else body.size)
-        if not isinstance(body, bytes):
-            assert body.size > LARGE_BYTES
-            body = body.read()
-        self.seen.append((head, body))
-        reservation.release()
-        if head.path == "/held":
-            self.held.append(done)
-        elif head.path == "/large":
-            done(HttpResponse(200, b"x" * 2_000_000))
-        elif head.path == "/huge":
-            done(HttpResponse(200, b"x" * HUGE))
-        else:
-            done(HttpResponse(200, f"{head.method} {head.path} ".encode() + body))
-        return self._withdraw
-
-    def _withdraw(self) -> None:
-        self.withdrawn += 1
-
-    def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
-        return HttpResponse(error.status, error_body(str(error)), error_headers(error))
-
-
-class Caller:
-    """One connection to the server."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    def send(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    async def answer(self, *, has_body: bool = True) -> tuple[int, dict[str, str], bytes]:
-        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().splitlines()[:-1]
-        headers = dict(line.lower().split(": ", 1) for line in lines[1:])
-        body = await self.reader.readexactly(int(headers.get("content-length", 0))) if has_body else b""
-        return int(lines[0].split()[1]), headers, body
-
-    async def is_closed(self) -> bool:
-        """Whether the server ends the connection without another byte."""
-        try:
-            return await self.reader.read(1) == b""
-        except ConnectionError:
-            return True
-
-
-class Running:
-    """A server, its handler, and connections to it."""
-
-    def __init__(self, server: HttpServer, echo: Echo, budget: Budget) -> None:
-        self.server, self.echo, self.budget = server, echo, budget
-        self._callers: list[Caller] = []
-
-    async def connect(self) -> Caller:
-        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.server.settings.port))
-        self._callers.append(caller)
-        return caller
-
-    async def asked(self, data: bytes) -> Caller:
-        caller = await self.connect()
-        caller.send(data)
-        return caller
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.005)
-
-    def close(self) -> None:
-        for caller in self._callers:
-            caller.writer.close()
-
-
-@asynccontextmanager
-async def running(**settings: Any) -> AsyncIterator[Running]:
-    chosen = ServingSettings(port=free_port(), **settings)
-    echo, budget = Echo(chosen.max_body_bytes), Budget(chosen.max_buffered_bytes or 2**29)
-    server = HttpServer(chosen, echo, budget)
-    await server.start()
-    run = Running(server, echo, budget)
-    try:
-        yield run
-    finally:
-        run.close()
-        for done in echo.held:
-            done(HttpResponse(200, b""))
-        await server.stop()
-        await run.until(lambda: budget.used == 0)
-
-
-def served(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    def run() -> None:
-        uvloop.run(asyncio.wait_for(test(), 8))
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
-
+from serving.transport.responses import HttpResponse
+from tests.support.echo_server import CHUNKED, GET, HUGE, post, running, served, slow_reader, the_rest
 
 # Framing
 
@@ -189,12 +53,6 @@ async def test_a_request_may_come_byte_by_byte() -> None:
                 await asyncio.sleep(0)
             assert (await caller.answer())[0] == 200
         assert [body for _, body in r.echo.seen] == [b"body", b"hello world"]
-
-
-CHUNKED = (
-    b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-    b"5;ext=1\r\nhello\r\n6\r\n world\r\n0\r\ntrailer: t\r\n\r\n"
-)
 
 
 @served
@@ -388,11 +246,14 @@ async def test_what_does_not_come_in_time_is_given_up() -> None:
         patch.setattr(http_connection, "_HEAD_S", 0.1)
         async with running(request_timeout_ms=100, keep_alive_timeout_s=0.4) as r:
             head, body, idle = await r.asked(GET[:9]), await r.asked(post(b"xyz")[:-1]), await r.asked(GET)
+            silent = await r.connect()
             assert (await idle.answer())[0] == 200
             assert (await head.answer())[0] == 408
             status, _, text = await body.answer()
             assert status == 504
             assert b"did not arrive within 100 ms" in text
+            assert await silent.is_closed()  # before its keep-alive time
+            assert len(r.server.connections) >= 1
             for caller in (head, body, idle):
                 assert await caller.is_closed()
 
@@ -417,24 +278,6 @@ async def test_a_caller_that_goes_away_withdraws_its_request() -> None:
         r.echo.held.pop()(HttpResponse(200, b"nobody is there"))
         assert r.echo.withdrawn == 1
         await r.until(lambda: not r.server.connections)
-
-
-def slow_reader(r: Running, data: bytes) -> socket.socket:
-    """A caller that asked and takes in no more than the system holds for it until it reads."""
-    caller = socket.socket()
-    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    caller.connect(("127.0.0.1", r.server.settings.port))
-    caller.sendall(data)
-    caller.setblocking(False)
-    return caller
-
-
-async def the_rest(caller: socket.socket) -> int:
-    """How many bytes come until the connection ends."""
-    count, loop = 0, asyncio.get_running_loop()
-    while data := await loop.sock_recv(caller, 65_536):
-        count += len(data)
-    return count
 
 
 # Stopping
@@ -481,6 +324,20 @@ async def test_stopping_answers_what_is_open_and_what_is_on_its_way() -> None:
         await stopping
         with pytest.raises(OSError, match=r"[Cc]onnect"):
             await r.connect()
+
+
+@served
+async def test_stopping_answers_those_whom_only_the_system_has_accepted() -> None:
+    async with running() as r:
+        waiting = [socket.create_connection(("127.0.0.1", r.server.settings.port)) for _ in range(20)]
+        for caller in waiting:
+            caller.sendall(GET)
+        assert not r.server.connections
+        await r.server.stop()  # before the event loop has had a turn in which to accept them
+        for caller in waiting:
+            with caller:
+                caller.settimeout(5)
+                assert caller.recv(1000).startswith(b"HTTP/1.1 200 OK")
 
 
 @served
