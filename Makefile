@@ -13,7 +13,7 @@ test: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
 unit: .venv/test.stamp ; $(BIN)/pytest tests/unit $(ARGS)
 integration: .venv/test.stamp ; $(BIN)/pytest tests/integration $(ARGS)
 acceptance: .venv/test.stamp ; $(BIN)/pytest tests/acceptance $(ARGS)
-chaos: .venv/test.stamp ; $(BIN)/python -m benchmarks.chaos $(ARGS)
+chaos: .venv/test.stamp ; $(BIN)/python -m tests.chaos $(ARGS)
 lint: .venv/test.stamp ; $(BIN)/ruff check && $(BIN)/ruff format --check
 types: .venv/test.stamp ; $(BIN)/mypy
 models: .venv/test.stamp ; for model in digits digits-student sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done

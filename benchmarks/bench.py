@@ -17,10 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cnn, load, machine, report, scenarios, servers
+from benchmarks import cnn, load, report, scenarios, servers
 from benchmarks.forms import FORMS, Refused, ask
 from benchmarks.load import Target
 from benchmarks.servers import Entry, Server, StartError
+from millrace import provenance
 
 HERE = Path(__file__).parent
 _ITEMS = 64
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     runs: list[dict[str, Any]] = []
     notes: list[str] = []
     failed: set[str] = set()
-    stamp = machine.stamp()
+    stamp = provenance.stamp()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         model = Path(folder) / "cnn.onnx"
         cnn.write(model)

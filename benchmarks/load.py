@@ -114,7 +114,7 @@ def _wrk(target: Target, connections: int, seconds: float) -> Outcome:
             f"-d{length}",
             f"--timeout={_TIMEOUT_S}s",
             "-s",
-            script,
+            str(script),
             target.url,
         ]
         env = os.environ | {"BENCH_DATA": file.name}

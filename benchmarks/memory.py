@@ -12,16 +12,18 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import cnn, load, machine, scenarios
+from benchmarks import cnn, load, scenarios
 from benchmarks.forms import FORMS, ask
 from benchmarks.load import Target
 from benchmarks.servers import Server
+from millrace import provenance
 
 ROOT = Path(__file__).parent.parent
 LIMITS_MB = {"serving": 120, "worker": 250}
@@ -32,7 +34,7 @@ _SEED = 7
 def main(argv: list[str] | None = None) -> int:
     """Load, read, print, write."""
     options = _arguments(argv)
-    stamp = machine.stamp()
+    stamp = provenance.stamp()
     with Server(scenarios.STACK, scenarios.DIGITS) as server:
         server.wait_ready("a text")
         targets = _targets(server.url({"url": "http://127.0.0.1:{port}"}))
@@ -64,7 +66,10 @@ def _targets(base: str) -> list[Target]:
     texts = [" ".join(rng.choice(vocabulary, length)) for length in rng.integers(5, 40, 64)]
     words = [list(map(str, rng.choice(vocabulary, 2, replace=False))) for _ in range(64)]
     images = rng.choice([0, 0, 0, 0, 128, 255], (64, 28, 28, 1)).astype("f4")
-    asked = {"text": ("/v1/models/sentiment:predict", texts), "words": ("/v2/models/word2vec/infer", words)}
+    asked: dict[str, tuple[str, Sequence[Any]]] = {
+        "text": ("/v1/models/sentiment:predict", texts),
+        "words": ("/v2/models/word2vec/infer", words),
+    }
     targets = [
         Target(
             url=f"{base}/v1/models/digits:predict",

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def rows(base: str, *, rounds: int, seconds: float, say: Callable[[str], None]) 
 
     sessions = {"onnxruntime, all cores": cnn.session(DIGITS, 0), "onnxruntime, 1 thread": cnn.session(DIGITS, 1)}
     ways: dict[str, Callable[[], object]] = {"api": through_api} | {
-        name: (lambda run=session.run: run(None, {"image": images})) for name, session in sessions.items()
+        name: partial(session.run, None, {"image": images}) for name, session in sessions.items()
     }
     taken_s: dict[str, list[float]] = {name: [] for name in ways}
     try:

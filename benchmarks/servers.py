@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from benchmarks.forms import FORMS, Refused, ask
-from ops.supervisor import redis_server
+from ops.embedded_redis import redis_server
 
 _START_TIMEOUT_S, _STOP_TIMEOUT_S = 60.0, 15.0
 

@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from gensim.models import Word2Vec
 
-from benchmarks import machine
+from millrace import provenance
 from millrace.artifacts.vocabulary import Vocabulary
 from training import data, word2vec
 from training.negative_sampling import Architecture, Corpus
@@ -162,7 +162,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "word_vectors")
     options = parser.parse_args()
-    stamp = machine.stamp()
+    stamp = provenance.stamp()
     stamp["packages"] |= {"gensim": gensim.__version__, "tensorflow": tf.__version__}
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     folder = data.DataFolder(options.data_dir, accept_other=options.accept_other_data)

@@ -3,6 +3,8 @@
 import textwrap
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from millrace.broker import acl, discovery, keys
 from millrace.settings import CommonSettings, variables
 from serving.settings import ServingSettings
@@ -30,7 +32,8 @@ def settings_page() -> str:
 
 def _row(program: type[CommonSettings], name: str, field: str) -> str:
     info = program.model_fields[field]
-    return f"| `{name}` | `{info.default}` | {info.description} |\n"
+    default = info.default.get_secret_value() if isinstance(info.default, SecretStr) else info.default
+    return f"| `{name}` | `{default}` | {info.description} |\n"
 
 
 def redis_page(page: str) -> str:

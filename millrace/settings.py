@@ -1,14 +1,15 @@
 """What all programs' settings share: two variables, and an error for a variable that nobody knows.
 
 Each program has one `settings.py` with one class, built once in its entry point from the environment it is given.
-Shared variables begin with MILLRACE_, a program's own with MILLRACE_SERVING_ or MILLRACE_WORKER_.
+Shared variables begin with MILLRACE_, a program's own with MILLRACE_SERVING_ or MILLRACE_WORKER_. A value that may hold
+a password is a `SecretStr`: its text is a row of stars, and no error repeats it.
 """
 
 import difflib
 from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from millrace.broker.discovery import servers
 
@@ -22,11 +23,11 @@ class SettingsError(Exception):
 class CommonSettings(BaseModel):
     """The settings that every program has. `prefix` begins the names of a program's own variables."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     prefix: ClassVar[str] = "MILLRACE_"
 
-    redis_url: str = Field(
-        "redis://127.0.0.1:6379/0",
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
         description="Where the queue is: a redis://, rediss:// (TLS) or unix:// URL, with user, password and database, "
         "or one of Sentinels, redis+sentinel://host:26379,host:26379/master/0, "
         "or of a Cluster, redis+cluster://host:6379,host:6379 (docs/reference/redis-keys.md).",
@@ -37,8 +38,8 @@ class CommonSettings(BaseModel):
 
     @field_validator("redis_url")
     @classmethod
-    def _is_a_redis_url(cls, url: str) -> str:
-        servers(url)  # raises ValueError, which says what is wrong
+    def _is_a_redis_url(cls, url: SecretStr) -> SecretStr:
+        servers(url.get_secret_value())  # raises ValueError, which says what is wrong
         return url
 
 
@@ -71,4 +72,10 @@ def load(settings: type[_S], environ: Mapping[str, str], **given: object) -> _S:
     except ValidationError as error:
         first = error.errors()[0]
         name = next((name for name, field in known.items() if field == first["loc"][0]), str(first["loc"]))
-        raise SettingsError(f"{name}: {first['msg']}, got {first['input']!r}") from None
+        got = "" if known.get(name) in _secrets(settings) else f", got {first['input']!r}"
+        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}{got}") from None
+
+
+def _secrets(settings: type[CommonSettings]) -> set[str]:
+    """The fields whose values are shown nowhere."""
+    return {name for name, field in settings.model_fields.items() if field.annotation is SecretStr}

@@ -12,6 +12,7 @@ from typing import Any
 from millrace.broker.base import DeadLetter, OperatorLink
 from millrace.broker.keys import Queue
 from millrace.broker.redis import RedisBroker
+from millrace.commandline import REDIS_URL_HELP, Parser
 from millrace.protocol import codec
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import RequestBlock
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="millrace dead-letters",
         parents=[_options()],
         description="Look at the request blocks that were given up, and drop them. Without a command, list them.",
@@ -68,10 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _options() -> argparse.ArgumentParser:
+def _options() -> Parser:
     """What may stand before and behind the command's name; a new one each time, since defaults change it."""
-    options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--redis-url", default=argparse.SUPPRESS, help="where the queue is (MILLRACE_REDIS_URL)")
+    options = Parser(add_help=False)
+    options.add_argument("--redis-url", default=argparse.SUPPRESS, help=REDIS_URL_HELP)
     options.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     return options
 

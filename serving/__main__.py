@@ -1,24 +1,23 @@
 """Run the API: `python -m serving`, or `millrace serve`."""
 
-import argparse
 import os
 import sys
 
 import uvloop
 
+from millrace.commandline import REDIS_URL_HELP, Parser
 from millrace.listening import check_port
 from millrace.settings import SettingsError, load
-from serving.api import serve
 from serving.settings import ServingSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop by SIGTERM or SIGINT; requests in flight are answered first."""
-    parser = argparse.ArgumentParser(prog="millrace serve", description="Run the API.")
+    parser = Parser(prog="millrace serve", description="Run the API.")
     parser.add_argument("--host", help="the address to listen on")
     parser.add_argument("--port", type=int, help="the HTTP port")
     parser.add_argument("--grpc-port", type=int, help="the gRPC port; 0 switches gRPC off")
-    parser.add_argument("--redis-url", help="where the queue is")
+    parser.add_argument("--redis-url", help=REDIS_URL_HELP)
     arguments = parser.parse_args(argv)
     try:
         settings = load(ServingSettings, os.environ, **vars(arguments))
@@ -28,6 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     except (SettingsError, OSError) as error:
         print(f"millrace serve: {error}", file=sys.stderr)
         return 2
+    # What gRPC's own library has to say comes as lines of no form, as many as callers like; our log has what matters.
+    # It looks when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from serving.api import serve
+
     uvloop.run(serve(settings))
     return 0
 

@@ -13,10 +13,11 @@ from millrace import logs
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.errors import MillraceError, Unavailable
 from serving.memory import memory_limit
-from serving.service import Service, target
+from serving.routing import target
+from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.budget import SMALL_BYTES, Reservation
-from serving.transport.descriptors import allow_descriptors, http_connections
+from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
 from serving.transport.grpc_server import GrpcServer
 from serving.transport.handler import Done, Withdraw
 from serving.transport.http_server import HttpServer
@@ -24,6 +25,7 @@ from serving.transport.intake import Body
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
 from serving.web.app import PAGES, create_app
+from serving.web.control_routes import ControlRoutes
 from serving.web.flask_threads import FlaskThreads
 from serving.web.probes import Probes
 
@@ -48,10 +50,11 @@ class Api:
         loop = asyncio.get_running_loop()
         app = create_app(service, loop)
         self._flask = FlaskThreads(app, loop)
+        self._control = ControlRoutes(app, service)
         self._probes = Probes(service, app.extensions[PAGES])
         self._largest_bytes = min(service.settings.max_body_bytes, service.budget.largest)
-        self.hot_checks: tuple[Check, ...] = ()
-        self.other_checks: tuple[Check, ...] = (self._check_flask,)
+        self.hot_checks: tuple[Check, ...] = (service.rest.check,)
+        self.other_checks: tuple[Check, ...] = (self._check_flask, self._check_control)
 
     def check(self, head: RequestHead, peer: str) -> MillraceError | None:
         """See `Handler.check`."""
@@ -69,7 +72,8 @@ class Api:
     def handle(self, head: RequestHead, body: Body, peer: str, reservation: Reservation, done: Done) -> Withdraw | None:
         """See `Handler.handle`."""
         if head.method == "POST" and (hot := target(head.path)):
-            return self._service.begin(hot, head.headers, body, done, reservation).withdraw
+            execution = self._service.rest.begin(hot, head.headers, body, peer, reservation, done)
+            return execution.withdraw if execution else None
         if self._probes.has(head) or head.path == "*":
             reservation.release()
             done(_star() if head.path == "*" else self._probes.respond(head))
@@ -78,6 +82,8 @@ class Api:
 
     def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
         """See `Handler.refused`."""
+        if head and head.method == "POST" and (hot := target(head.path)):
+            return self._service.rest.refused(hot, head.headers, error)
         return self._service.refused(head.headers if head else {}, error)
 
     def _ask_flask(
@@ -98,6 +104,9 @@ class Api:
         if self._flask.has_room or self._probes.has(head) or head.path == "*":
             return None
         return Unavailable("too many requests wait to be answered; try again")
+
+    def _check_control(self, head: RequestHead, peer: str) -> MillraceError | None:
+        return self._control.check(head.method, head.path, head.headers, peer)
 
 
 def _withdraw(withdraw: Withdraw, reservation: Reservation) -> None:
@@ -128,7 +137,12 @@ async def serve(settings: ServingSettings) -> None:
     if grpc:
         await grpc.start()
     _spare_the_collector()
-    limit = memory_limit(settings, connections=connections)
+    limit = memory_limit(
+        settings,
+        connections=connections,
+        grpc_connections=grpc_connections(settings.max_grpc_connections) if grpc else 0,
+        offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
+    )
     _log.info(f"serving with {limit}", extra={"memory_limit_bytes": limit.bytes, "connections": connections})
     await stopping.wait()
     await _stop(service, http, grpc)

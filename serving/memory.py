@@ -11,6 +11,7 @@ _MiB = 2**20
 _SHARE = 4
 _MOST_BUFFERED_BYTES = 512 * _MiB
 CONNECTION_BYTES = 4096  # of one idle connection; 1,600 were measured
+GRPC_CONNECTION_BYTES = 32_768  # the same of gRPC; a call on it is counted with requests
 _SLACK_BYTES = 64 * _MiB  # code and caches that come with the first requests, and what the allocator does not give back
 
 
@@ -39,12 +40,14 @@ class MemoryLimit:
         return f"at most {self.bytes / _MiB:.0f} MiB of memory: {shown}"
 
 
-def memory_limit(settings: ServingSettings, *, connections: int, offload_bytes: int = 0) -> MemoryLimit:
+def memory_limit(
+    settings: ServingSettings, *, connections: int, grpc_connections: int = 0, offload_bytes: int = 0
+) -> MemoryLimit:
     """What this process, which has started, takes at most with so many connections."""
     return MemoryLimit(
         base_bytes=resident_bytes() + _SLACK_BYTES,
         buffered_bytes=buffered_bytes(settings),
-        connection_bytes=connections * CONNECTION_BYTES,
+        connection_bytes=connections * CONNECTION_BYTES + grpc_connections * GRPC_CONNECTION_BYTES,
         offload_bytes=offload_bytes,
     )
 

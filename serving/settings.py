@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from millrace.settings import CommonSettings
+from millrace.stopping import DRAIN_TIMEOUT_S
 
 
 class ServingSettings(CommonSettings):
@@ -32,6 +33,18 @@ class ServingSettings(CommonSettings):
         "beyond it callers get 503. 0 stands for a quarter of the memory of the machine or its cgroup, at most 512 MiB "
         "(docs/explanation/memory.md).",
     )
+    offload_processes: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="Processes that read large bodies and write large responses. With 0 the API's own process does it, "
+        "and keeps all callers waiting meanwhile.",
+    )
+    offload_memory_bytes: int = Field(
+        1536 * 2**20,
+        ge=64 * 2**20,
+        description="Address space that each of them may take for one body or response; one that needs more gets 413.",
+    )
     max_queue_rows: int = Field(
         4096, ge=1, description="Rows that one model's queue holds; beyond it requests get 429."
     )
@@ -47,14 +60,27 @@ class ServingSettings(CommonSettings):
         description="HTTP connections that may be open at once, more get 503; and gRPC calls, more get "
         "RESOURCE_EXHAUSTED.",
     )
+    max_grpc_connections: int = Field(
+        1000,
+        ge=1,
+        description="gRPC connections that may be open at once, at most a quarter of the process's open files; more "
+        "are closed.",
+    )
     keep_alive_timeout_s: float = Field(
         75.0, gt=0, description="How long a connection may be idle between two requests before it is closed."
     )
-    drain_timeout_s: float = Field(30.0, ge=0, description="How long to wait for open requests when told to stop.")
-    model_control: Literal["explicit", "none"] = Field(
-        "explicit",
-        description="Whether callers may load and unload models and change policies, labels and traffic; "
-        "with none they get 403. Set none where callers are not trusted.",
+    drain_timeout_s: float = Field(
+        DRAIN_TIMEOUT_S, ge=0, description="How long to wait for open requests when told to stop."
+    )
+    model_control: Literal["loopback", "explicit", "none"] = Field(
+        "loopback",
+        description="Who may load and unload models and change policies, labels and traffic: loopback, callers on this "
+        "machine; explicit, every caller; none, nobody. Web pages never may. Others get 403 (docs/howto/versions.md).",
+    )
+    control_hosts: str = Field(
+        "",
+        description="Names, separated by commas, that callers on this machine use for it beside localhost: a request "
+        "that changes models under any other Host gets 403.",
     )
     load_timeout_s: float = Field(
         300.0, gt=0, description="How long a caller who asks for a model to be loaded or unloaded is kept waiting."
@@ -65,3 +91,8 @@ class ServingSettings(CommonSettings):
     access_log: bool = Field(
         False, description="Log every request; without it only refused and failed ones are logged."
     )
+
+    @property
+    def control_host_names(self) -> frozenset[str]:
+        """The names in `control_hosts`, in lower case."""
+        return frozenset(name.strip().lower() for name in self.control_hosts.split(",") if name.strip())

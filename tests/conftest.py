@@ -8,11 +8,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 import redis
-from running import RedisServer, Stack, start_up
-from tls import Certificates
-from topologies import Cluster
 
-from ops.supervisor import UpError, redis_server
+from ops.embedded_redis import redis_server
+from ops.errors import UpError
+from tests.support.running import RedisServer, Stack, start_up
+from tests.support.tls import Certificates
+from tests.support.topologies import Cluster
 
 # An example that takes long on a busy machine is no failure.
 hypothesis.settings.register_profile("millrace", deadline=None)
@@ -23,6 +24,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-compatibility", action="store_true", help="write docs/reference/compatibility.md from what is proved"
     )
+
+
+# Cheap tests first: a fault is seen in seconds where it can be.
+_ORDER = ("test_architecture.py", "unit", "integration", "contract", "acceptance", "chaos")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests by what they cost; within a folder they keep their order."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: _ORDER.index(item.path.relative_to(here).parts[0]))
 
 
 @pytest.fixture(scope="session")

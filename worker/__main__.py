@@ -1,27 +1,29 @@
 """Run a worker: `python -m worker --device cpu|cuda`, or `millrace work`."""
 
-import argparse
 import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from millrace import logs
 from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
 from millrace.broker.redis import RedisBroker
+from millrace.commandline import REDIS_URL_HELP, Parser
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
 from worker.process import Worker
+from worker.processes.host import ModelProcesses
 from worker.settings import WorkerSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop by SIGTERM or SIGINT; batches in hand are finished first."""
-    parser = argparse.ArgumentParser(prog="millrace work", description="Run a worker.")
+    parser = Parser(prog="millrace work", description="Run a worker.")
     parser.add_argument("--models", type=Path, help="the model repository")
-    parser.add_argument("--redis-url", help="where the queue is")
+    parser.add_argument("--redis-url", help=REDIS_URL_HELP)
     parser.add_argument("--device", choices=["cpu", "cuda"], help="where the models run")
     parser.add_argument("--backend", choices=["auto", *FORMATS], help="the format to load")
     parser.add_argument("--instances", type=int, help="threads per model")
@@ -29,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = load(WorkerSettings, os.environ, **vars(arguments))
         logs.configure("worker", settings.log_level)
-        worker = Worker(settings, RedisBroker(settings.redis_url))
+        broker = RedisBroker(settings.redis_url)
+        worker = Worker(settings, broker, partial(ModelProcesses, settings, broker, environ=os.environ))
         for number in (signal.SIGTERM, signal.SIGINT):
             # In a thread: a handler that sets an event may meet the main thread inside that event's lock.
             signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())

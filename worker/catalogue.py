@@ -1,4 +1,4 @@
-"""What a worker should hold: what is in the repository, as its configuration files and the operators want it.
+"""What a worker should hold: what is in the repository, as its configuration files and the operators wish.
 
 Which versions of a model, the first of these that says anything:
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class DesiredModel:
     """One model: the versions in its folder, and which of them to hold.
 
     `error` says why none more can be loaded: what is held then stays. `generation` says the operators' document that
@@ -67,15 +67,15 @@ class Catalogue:
         self._has_found = False
         self._configs: dict[Path, tuple[tuple[int, int], TritonConfig | None]] = {}
 
-    def read(self, desired_states: Mapping[str, DesiredState]) -> dict[str, Wanted]:
-        """What is wanted of every model now, by name. Raises `RepositoryError` and `ConfigError`."""
+    def read(self, desired_states: Mapping[str, DesiredState]) -> dict[str, DesiredModel]:
+        """What is desired of every model now, by name. Raises `RepositoryError` and `ConfigError`."""
         if not self._repository.root.is_dir():
             self._repository.folders()  # which says what is wrong
         settings = {model.name: model for model in self._configured()}
         for name, control in desired_states.items():
             if control.base_path and name not in settings:
                 settings[name] = ModelSettings(name=name)
-        return {name: self._wanted(model, desired_states.get(name)) for name, model in sorted(settings.items())}
+        return {name: self._desired(model, desired_states.get(name)) for name, model in sorted(settings.items())}
 
     def _configured(self) -> Collection[ModelSettings]:
         """The models of `models.config`, else those with a folder in the repository."""
@@ -92,7 +92,7 @@ class Catalogue:
         self._settings = config.models
         return config.models
 
-    def _wanted(self, settings: ModelSettings, control: DesiredState | None) -> Wanted:
+    def _desired(self, settings: ModelSettings, control: DesiredState | None) -> DesiredModel:
         control = control or DesiredState(model=settings.name)
         folder = Path(settings.base_path) if settings.base_path else self._repository.root / settings.name
         there: tuple[int, ...] = ()
@@ -107,7 +107,7 @@ class Catalogue:
         if not there and not error:
             error = f"{folder} holds no version: <model>/<number>/ is wanted"
         policy = control.policy or settings.policy or (config.policy if config else None) or VersionPolicy()
-        return Wanted(
+        return DesiredModel(
             name=settings.name,
             folder=folder,
             there=there,

@@ -25,7 +25,8 @@ class Preparation:
     """One model version's steps before and after its graph.
 
     `raw` names the inputs that steps take as BYTES. `padding` says of the graph's inputs whose last axis may be filled
-    up with what ("zero", "edge"), and `max_length` how long it may get.
+    up with what ("zero", "edge"), and `max_length` how long it may get; `together` are
+    the inputs that are always as long as one another (those that one step makes), `ids` which ids steps make for them.
     """
 
     def __init__(
@@ -35,11 +36,15 @@ class Preparation:
         *,
         raw: Collection[str] = (),
         padding: Mapping[str, str] | None = None,
+        together: Sequence[Collection[str]] = (),
+        ids: Mapping[str, range] | None = None,
         max_length: int = sys.maxsize,
     ) -> None:
         self._steps, self._after = steps, after
         self._raw = frozenset(raw)
         self._padding = dict(padding or {})
+        self._ids = dict(ids or {})
+        self._group = {name: number for number, names in enumerate(together) for name in names}
         self.max_length = max_length
 
     def is_needed(self, tensors: Mapping[str, Tensor]) -> bool:
@@ -67,6 +72,19 @@ class Preparation:
         """Whether the last axis of that input may be filled up to the longest of a batch."""
         return name in self._padding
 
+    def length_group(self, name: str) -> int:
+        """The number of the padded inputs that are always as long as this one, from 0."""
+        return self._group.get(name, 0)
+
+    @property
+    def has_one_length(self) -> bool:
+        """Whether all inputs of a row that may be padded are as long as one another."""
+        return not any(self._group.values())
+
+    def ids(self, name: str) -> range | None:
+        """The ids that a step may make for that input, without its padding; None where no step makes ids for it."""
+        return self._ids.get(name)
+
     def filler(self, name: str) -> int:
         """A value of that input that is not its padding: of ids, one that every vocabulary has."""
         return 1 if self._padding.get(name) == "zero" else 0
@@ -84,6 +102,10 @@ class Preparation:
             if any(array.shape[-1] != longest for array in arrays):
                 return _padded(arrays, longest, self._padding[name])
         return np.concatenate(arrays)
+
+    def joined(self, parts: Sequence[Arrays]) -> Arrays:
+        """The rows of all the parts, input by input; see `join`."""
+        return {name: self.join(name, [part[name] for part in parts]) for name in parts[0]}
 
 
 def _padded(arrays: Sequence[npt.NDArray[Any]], longest: int, how: str) -> npt.NDArray[Any]:
@@ -105,23 +127,33 @@ def load(folder: Path, manifest: Manifest | None) -> Preparation:
         return Preparation()
     steps: list[_Step] = []
     padding: dict[str, str] = {}
+    together: list[tuple[str, ...]] = []
+    ids: dict[str, range] = {}
     max_length = sys.maxsize
     for step in manifest.preprocessing:
         match step:
             case DecodeImage():
                 steps.append(_decoding(step))
             case Tokenize():
-                steps.append(_tokenizing(step, _vocabulary(folder, step.vocabulary)))
+                vocabulary = _vocabulary(folder, step.vocabulary)
+                steps.append(_tokenizing(step, vocabulary))
                 padding[step.output] = "zero"
+                together.append((step.output,))
+                ids[step.output] = range(1, max(2, len(vocabulary)))
                 max_length = min(max_length, step.max_length)
             case LookUpWords():
-                steps.append(_looking_up(step, _vocabulary(folder, step.vocabulary), manifest.name))
+                vocabulary = _vocabulary(folder, step.vocabulary)
+                steps.append(_looking_up(step, vocabulary, manifest.name))
                 padding |= {step.output: "edge", step.weights: "zero"}
+                together.append((step.output, step.weights))
+                ids[step.output] = range(max(1, len(vocabulary)))
     return Preparation(
         steps,
         [_naming(step, _vocabulary(folder, step.vocabulary)) for step in manifest.postprocessing],
         raw=[step.input for step in manifest.preprocessing],
         padding=padding,
+        together=together,
+        ids=ids,
         max_length=max_length,
     )
 

@@ -1,9 +1,9 @@
-"""A worker's life: announce what it holds, follow what is wanted, drain, leave.
+"""A worker's life: announce what it holds, bring it to what is desired, drain.
 
-main thread   waits for `stop`, then drains
-heartbeat     announces, renews leases, and brings what operators want
-following     looks at the repository every `poll_s`, or at once when operators want something: loads, unloads
-instances     serve (`instances.py`)
+main thread     waits for `stop`, then drains
+heartbeat       announces, renews leases, looks after the models, and brings what operators wish
+reconciling     looks at the repository every `poll_s`, or at once when operators wish something: loads, unloads
+the host        has the models, here or in other processes (`hosts.py`): these serve, without a word from the worker
 """
 
 import logging
@@ -19,127 +19,135 @@ from millrace.broker.keys import Queue
 from millrace.protocol.desired_state import DesiredStates
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
-from worker import model as models
-from worker.backends.base import Device
-from worker.catalogue import Catalogue, Wanted
-from worker.instances import Crew
-from worker.model import Model
+from worker.catalogue import Catalogue
+from worker.hosts import HostContext, MakeHost
 from worker.settings import WorkerSettings
-from worker.versions import HEARD_S, Versions
+from worker.versions import UNLOAD_GRACE_S, Versions
 
 _log = logging.getLogger(__name__)
-_HEARTBEAT_S = 0.5
+_HEARTBEAT_S, _SHORTEST_HEARTBEAT_S = 0.5, 0.02
 _ANNOUNCED_FOR_MS = 2000
+_LAST_WORDS_S = 1.0  # for the heartbeat to end, once all models have
 
 
 class Worker:
-    """Runs the models of the repository, in the versions that are wanted. `run` returns after `stop`, from any thread.
+    """Runs the models of the repository, in the versions that are desired. `run` returns after `stop`, from any thread.
 
-    `has_failed` is true when an instance ended by an error of ours, or did not end in time; the process should then end
-    with an error, too, so that whoever watches it starts another. `heard_s` is for how long a version that is unloaded
-    goes on to serve those who have not heard of it.
+    `make_host` makes what the models live in. `has_failed` is true when something ended by an error of ours, or did not
+    end in time; the process should then end with an error, too, so that whoever watches it starts another.
     """
 
-    def __init__(self, settings: WorkerSettings, broker: Broker, *, heard_s: float = HEARD_S) -> None:
+    def __init__(
+        self, settings: WorkerSettings, broker: Broker, make_host: MakeHost, *, unload_grace_s: float = UNLOAD_GRACE_S
+    ) -> None:
         self.id = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self.has_failed = False
         self._settings = settings
         self._link = broker.worker()
-        self._looking = broker.worker()
+        self._queues = broker.worker()
         self._stopping = threading.Event()
-        self._left = threading.Event()
-        self._news = threading.Event()
-        self._orders = threading.Event()
-        self._has_heard = threading.Event()
+        self._is_drained = threading.Event()
+        self._has_changed = threading.Event()
+        self._must_reconcile = threading.Event()
+        self._knows_desired_states = threading.Event()
         self._catalogue = Catalogue(settings.models, settings.models_config)
-        self._desired_states = DesiredStates()
+        self._desired_states = DesiredStates(self._link.clock.now_ms)
         self._others: list[WorkerAnnouncement] = []
-        self._complaint = ""
-        crew = Crew(
-            broker,
-            self._link,
-            worker=self.id,
-            instances=settings.instances,
-            lease_ms=settings.lease_ms,
-            on_failure=self._fail,
+        self._catalogue_error = ""
+        self._host = make_host(
+            HostContext(worker=self.id, clock=self._link.clock, on_change=self._has_changed.set, on_failure=self._fail)
         )
         self._versions = Versions(
             now_ms=self._link.clock.now_ms,
-            load=self._load,
-            start=crew.start,
+            load=self._host.load,
+            loads_at_once=self._host.loads_at_once,
             is_idle=self._is_idle,
-            news=self._news.set,
-            heard_s=heard_s,
+            on_change=self._has_changed.set,
+            unload_grace_s=unload_grace_s,
         )
 
     def stop(self) -> None:
         """Tell `run` to drain and return."""
         self._stopping.set()
-        self._orders.set()
+        self._must_reconcile.set()
 
     def run(self) -> None:
         """Load, serve until `stop`, drain. Raises `RepositoryError` or `ConfigError` where there is nothing to read."""
-        if not self._catalogue.read({}):
-            _log.error("no models in the repository", extra={"models": str(self._settings.models)})
-        heartbeat = threading.Thread(target=self._beat, name="heartbeat")
-        following = threading.Thread(target=self._follow, name="following", daemon=True)  # a load may never end
+        self._host.start()
+        try:
+            if not self._catalogue.read({}):
+                _log.error("no models in the repository", extra={"models": str(self._settings.models)})
+            self._serve()
+        finally:
+            self._host.close()
+        _log.info("stopped", extra={"worker": self.id})
+
+    def _serve(self) -> None:
+        # Daemons: a load, or a queue that is out of reach, must not keep the process.
+        heartbeat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        reconciling = threading.Thread(target=self._reconcile, name="reconciling", daemon=True)
         heartbeat.start()
-        following.start()
+        reconciling.start()
         try:
             self._stopping.wait()
         finally:
-            self._leave(heartbeat, following)
+            self._drain(heartbeat, reconciling)
 
     def _fail(self) -> None:
         self.has_failed = True
         self.stop()
 
-    # Following what is wanted
+    def _drain(self, heartbeat: threading.Thread, reconciling: threading.Thread) -> None:
+        """Finish what was taken, while the heartbeat says that nothing new should be sent here."""
+        ends = time.monotonic() + self._settings.drain_timeout_s
+        self.stop()
+        self._has_changed.set()
+        self._versions.close()
+        self._host.drain()
+        reconciling.join(max(0.0, ends - time.monotonic()))
+        if reconciling.is_alive():
+            _log.warning("a version is still being loaded")
+        self._host.drain()  # those, too, that were started in the last moment
+        for queue in self._host.join(ends):
+            _log.error("a batch did not end in time; its requests are left to others", extra={"model": queue.model})
+            self.has_failed = True
+        self._is_drained.set()
+        heartbeat.join(_LAST_WORDS_S)
 
-    def _follow(self) -> None:
-        self._has_heard.wait()  # or what is not wanted would be loaded first
+    # Reconciling
+
+    def _reconcile(self) -> None:
+        self._knows_desired_states.wait()  # or what is not desired would be loaded first
         try:
             while not self._stopping.is_set():
-                self._orders.clear()
-                self._follow_once()
-                self._orders.wait(self._settings.poll_s)
+                self._must_reconcile.clear()
+                self._reconcile_once()
+                self._must_reconcile.wait(self._settings.poll_s)
         except Exception:
-            _log.exception("following what is wanted failed; the worker ends")
+            _log.exception("reconciling what is here with what is desired failed; the worker ends")
             self._fail()
         finally:
-            self._looking.close()
+            self._queues.close()
 
-    def _follow_once(self) -> None:
+    def _reconcile_once(self) -> None:
         desired_states = self._desired_states.by_model
         try:
-            wanted = self._catalogue.read(desired_states)
+            desired = self._catalogue.read(desired_states)
         except (RepositoryError, ConfigError, OSError) as error:
-            self._complain(str(error))
+            self._log_catalogue_error(str(error))
             return
-        self._complain("")
-        generations = {name: control.generation for name, control in desired_states.items()}
-        self._versions.follow(wanted, generations, lambda: self._others)
+        self._log_catalogue_error("")
+        generations = {name: state.generation for name, state in desired_states.items()}
+        self._versions.reconcile(desired, generations, lambda: self._others)
 
-    def _complain(self, complaint: str) -> None:
+    def _log_catalogue_error(self, error: str) -> None:
         """Log what is wrong with the repository, once; what serves goes on."""
-        if complaint and complaint != self._complaint:
-            _log.error("the repository cannot be read; all stays as it is", extra={"reason": complaint})
-        self._complaint = complaint
-
-    def _load(self, wanted: Wanted, version: int) -> Model:
-        settings = self._settings
-        return models.load(
-            wanted.folder / str(version),
-            wanted.name,
-            version,
-            device=Device(settings.device, settings.threads),
-            backend=settings.backend,
-            max_batch_size=settings.max_batch_size,
-            config=wanted.config,
-        )
+        if error and error != self._catalogue_error:
+            _log.error("the repository cannot be read; all stays as it is", extra={"reason": error})
+        self._catalogue_error = error
 
     def _is_idle(self, queue: Queue) -> bool:
-        return self._looking.block_count(queue) == 0
+        return self._queues.block_count(queue) == 0
 
     # The heartbeat
 
@@ -150,31 +158,34 @@ class Worker:
             _log.exception("the heartbeat failed; the worker ends")
             self._fail()
         finally:
-            self._has_heard.set()
+            self._knows_desired_states.set()
             self._link.close()
 
     def _beat_on(self) -> None:
         """Announce the models until told to stop, then take that back; renew leases until the last instance is done."""
         period_s = min(_HEARTBEAT_S, self._settings.lease_ms / 3000)
         is_announced = True
-        while is_announced or not self._left.is_set():
-            self._news.clear()
+        while is_announced or not self._is_drained.is_set():
+            self._has_changed.clear()
             try:
                 if not self._stopping.is_set():
                     self._announce()
                 elif is_announced:
                     is_announced = False
                     self._link.withdraw(self.id)
-                self._renew()
+                self._host.check()
+                self._link.renew(self._host.consumers())
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error)})
-            self._has_heard.set()
-            (self._left if self._stopping.is_set() else self._news).wait(period_s)
+            self._knows_desired_states.set()
+            self._pause(period_s)
 
-    def _renew(self) -> None:
-        """Renew all leases; a method of its own, for a name left in `_beat` would keep a model that was unloaded."""
-        for instances in self._versions.instances():
-            instances.renew(self._link)
+    def _pause(self, period_s: float) -> None:
+        """Until the next heartbeat: sooner where there is news, but not at once, for more may come with it."""
+        if self._stopping.is_set():
+            self._is_drained.wait(period_s)
+        elif self._has_changed.wait(period_s):
+            self._stopping.wait(_SHORTEST_HEARTBEAT_S)
 
     def _announce(self) -> None:
         announced = self._versions.announcements()
@@ -188,34 +199,12 @@ class Worker:
                 generations=self._versions.generations,
             )
         )
-        self._versions.told(announced)
+        self._versions.reported(announced)
         self._others = [worker for worker in everyone if worker.worker != self.id]
         known = self._desired_states.by_model
         self._desired_states.take(desired_states)
+        self._desired_states.forget()
         if self._desired_states.by_model is not known:
-            self._orders.set()
+            self._must_reconcile.set()
         if missing := self._desired_states.missing_from(desired_states):
             self._link.put_back(missing)
-
-    def _leave(self, heartbeat: threading.Thread, following: threading.Thread) -> None:
-        """Finish what was taken, while the heartbeat says that nothing new should be sent here."""
-        self.stop()
-        self._news.set()
-        self._versions.close()
-        for instances in self._versions.instances():
-            instances.drain()
-        ends = time.monotonic() + self._settings.drain_timeout_s
-        following.join(self._settings.drain_timeout_s)
-        if following.is_alive():
-            _log.warning("a version is still being loaded")
-        for instances in self._versions.instances():
-            instances.drain()  # those, too, that were started in the last moment
-            if not instances.join(ends):
-                _log.error(
-                    "a batch did not end in time; its requests are left to others",
-                    extra={"model": instances.queue.model},
-                )
-                self.has_failed = True
-        self._left.set()
-        heartbeat.join()
-        _log.info("stopped", extra={"worker": self.id})

@@ -6,10 +6,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from millrace.settings import CommonSettings
+from millrace.stopping import DRAIN_TIMEOUT_S
 
 
 class WorkerSettings(CommonSettings):
-    """Settings of one worker process."""
+    """Settings of one worker."""
 
     prefix: ClassVar[str] = "MILLRACE_WORKER_"
 
@@ -26,9 +27,23 @@ class WorkerSettings(CommonSettings):
     instances: int = Field(
         2, ge=1, description="Threads per model that take and run batches; while one runs, others read."
     )
+    model_processes: int | None = Field(
+        None,
+        ge=1,
+        description="Processes that run models: one for each model version, until there are so many; by default 8, and "
+        "1 with cuda.",
+    )
+    model_memory_mb: int = Field(
+        0,
+        ge=0,
+        description="Memory that a process of models may take beyond what it starts with, in MB; 0 for no limit. "
+        "What asks for more fails, and a process that has more is ended.",
+    )
     threads: int = Field(1, ge=1, description="Threads that one run of a model may use inside the runtime.")
     max_batch_size: int = Field(32, ge=1, description="Rows in a batch for a model whose manifest does not say.")
     lease_ms: int = Field(
         1500, ge=100, description="A batch whose worker is silent for this long is taken over by another worker."
     )
-    drain_timeout_s: float = Field(30.0, ge=0, description="How long to finish batches in hand when told to stop.")
+    drain_timeout_s: float = Field(
+        DRAIN_TIMEOUT_S, ge=0, description="How long to finish batches in hand when told to stop."
+    )

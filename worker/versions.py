@@ -1,15 +1,15 @@
-"""The versions that a worker holds, brought step by step to what is wanted, while those that serve go on.
+"""The versions that a worker holds, brought step by step to what is desired, while those that serve go on.
 
-                 loaded, warmed up            not wanted, and what is wanted is here
+                 loaded, warmed up          not desired, and what is desired is here
     LOADING ────────────────────► AVAILABLE ───────────────────────────────────────► UNLOADING
        │ ▲                            ▲                                                │    │
-       │ │ its files changed, or      └──────────────── wanted again ──────────────────┘    │ nothing can come any more
+       │ │ its files changed, or      └──────────────── desired again ─────────────────┘    │ nothing can come any more
        ▼ │ somebody asked again, or the failure may have passed                             ▼
-      END, with its error                                                     END, its instances leave
+      END, with its error                                                     END, it is unloaded
 
 A version that failed counts as not there: an older one serves in its place, or goes on to. One that is UNLOADING still
-answers, for an API process hears of it with its next heartbeat only. It leaves when all must have heard and its queue
-is empty, or another worker has it.
+answers, for an API process hears of it with its next heartbeat only. It is unloaded when all must have heard and its
+queue is empty, or another worker has it.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -28,32 +29,42 @@ from millrace.protocol.desired_state import held_back
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from worker.backends.base import LoadError
-from worker.catalogue import Wanted
-from worker.instances import Instances
-from worker.model import Model
+from worker.catalogue import DesiredModel
+from worker.hosts import ServedVersion
 
 _log = logging.getLogger(__name__)
-_RETRY_S = 5.0
+_RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 _LONGEST_ERROR = 2000
-HEARD_S = 3.0  # for so long an API process may go on as if it had heard nothing
+UNLOAD_GRACE_S = 3.0  # for so long an API process may go on as if it had heard nothing
 _Files = frozenset[tuple[str, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """A version that is being loaded, from which files, since when (`time.perf_counter`)."""
+
+    files: _Files
+    began: float
+    future: "Future[ServedVersion]"
 
 
 @dataclass(slots=True)
 class _Held:
     """One version: what is said of it, and what serves it.
 
-    `files` and `generation` are those for which it was loaded last, or failed; `retry_at` is when a failure that may
-    pass is worth another try, `told` when the others were first told that it is UNLOADING.
+    `files` and `generation` are those for which it was loaded last, or failed; `failures` counts those in a row, and
+    `retry_at` is when one that may pass is worth another try. `reported` is when the others were first told that it is
+    UNLOADING.
     """
 
     announcement: ModelAnnouncement
-    instances: Instances | None = None
+    served: ServedVersion | None = None
     files: _Files = frozenset()
     generation: int = 0
     labels: tuple[str, ...] = ()
+    failures: int = 0
     retry_at: float = math.inf
-    told: float | None = None
+    reported: float | None = None
 
     @property
     def state(self) -> str:
@@ -61,42 +72,46 @@ class _Held:
 
     def become(self, state: str) -> None:
         self.announcement = replace(self.announcement, state=state)
-        self.told = None
+        self.reported = None
 
     def shown(self) -> ModelAnnouncement:
         """What to say of it now: a version may be unable to serve for a while."""
         shown = replace(self.announcement, version_labels=self.labels) if self.labels else self.announcement
-        if self.state == "AVAILABLE" and self.instances and (fault := self.instances.fault):
+        if self.state == "AVAILABLE" and self.served and (fault := self.served.fault):
             return replace(shown, state="END", error=fault)
         return shown
 
 
 class Versions:
-    """What one worker holds. One thread calls `follow`; any may read.
+    """What one worker holds. One thread calls `reconcile`; any may read.
 
-    `load` and `start` make a version and its instances; `is_idle` says whether nothing waits for a version or is in
-    work, at any worker; `news` is called whenever there is something to announce; `now_ms` is the broker's clock.
+    `load` begins to load a version, up to `loads_at_once` of them at a time; `is_idle` says whether nothing waits for a
+    version or is in work, at any worker; `on_change` is called whenever there is something to announce; `now_ms` is the
+    broker's clock. `unload_grace_s` is for how long a version that is unloaded goes on to serve those who have not
+    heard of it.
     """
 
     def __init__(
         self,
         *,
-        load: Callable[[Wanted, int], Model],
-        start: Callable[[Model], Instances],
+        load: "Callable[[DesiredModel, int], Future[ServedVersion]]",
         is_idle: Callable[[Queue], bool],
-        news: Callable[[], None],
+        on_change: Callable[[], None],
         now_ms: Callable[[], float],
-        heard_s: float = HEARD_S,
+        loads_at_once: int = 1,
+        unload_grace_s: float = UNLOAD_GRACE_S,
     ) -> None:
         self._load = load
-        self._start = start
         self._is_idle = is_idle
-        self._news = news
+        self._on_change = on_change
         self._now_ms = now_ms
-        self._heard_s = heard_s
+        self._loads_at_once = loads_at_once
+        self._unload_grace_s = unload_grace_s
+        self._due_later: dict[tuple[str, int], DesiredModel] = {}
+        self._begun: dict[tuple[str, int], _Load] = {}
         self._held: dict[str, dict[int, _Held]] = {}
         self._absent: tuple[ModelAnnouncement, ...] = ()
-        self._leaving: list[Instances] = []
+        self._unloading: list[ServedVersion] = []
         self._is_closed = False
         self._announced: tuple[object, ...] = ()
         self._errors: dict[str, str] = {}
@@ -106,59 +121,60 @@ class Versions:
         """What to tell the others, of every version."""
         return (*(held.shown() for _, _, held in self._all()), *self._absent)
 
-    def instances(self) -> list[Instances]:
-        """All that run, those that are leaving too."""
-        return [held.instances for _, _, held in self._all() if held.instances] + self._leaving
-
-    def told(self, announced: Iterable[ModelAnnouncement]) -> None:
+    def reported(self, announced: Iterable[ModelAnnouncement]) -> None:
         """The others were told this."""
         for model in announced:
             held = self._of(model.name).get(model.version)
-            if held and held.told is None and model.state == held.state == "UNLOADING":
-                held.told = time.monotonic()
+            if held and held.reported is None and model.state == held.state == "UNLOADING":
+                held.reported = time.monotonic()
 
     def close(self) -> None:
         """Start nothing any more: a version that is still being loaded is dropped."""
         self._is_closed = True
 
-    def follow(
+    def reconcile(
         self,
-        wanted: Mapping[str, Wanted],
+        desired: Mapping[str, DesiredModel],
         generations: Mapping[str, int],
         others: Callable[[], Sequence[WorkerAnnouncement]],
     ) -> None:
-        """Do what there is to do now: load what is missing, one after the other, and part with what is not wanted.
+        """Do what there is to do now: load what is missing, and unload what is not desired.
 
-        `generations` are those of the documents that `wanted` is made of, `others` the other workers' announcements.
+        `generations` are those of the documents that `desired` is made of, `others` the other workers' announcements.
         """
-        self._forget(wanted)
-        self._complain(wanted)
-        self._absent = tuple(absent for model in wanted.values() for absent in _not_held(model, self._of(model.name)))
-        due = {name: self._due(model) for name, model in wanted.items()}
+        self._forget(desired)
+        self._log_errors(desired)
+        self._absent = tuple(absent for model in desired.values() for absent in _not_held(model, self._of(model.name)))
+        in_order = sorted(desired.values(), key=lambda model: model.is_loaded)  # what is only to go need not wait
+        due = {model.name: self._due(model) for model in in_order}
         for name, versions in due.items():
             for version in versions:
-                self._say_loading(name, version)
-        self._tell()
-        for model in sorted(wanted.values(), key=lambda model: model.is_loaded):  # what is only to go need not wait
-            self._load_all(model, due[model.name])
-            self._part(model, others())
-            if self.generations.get(model.name, 0) != model.generation:
-                self.generations = {**self.generations, model.name: model.generation}
-                self._tell()
+                self._mark_loading(name, version)
+        self._report_changes()
+        self._due_later = {(model.name, version): model for model in in_order for version in due[model.name]}
+        try:
+            for model in in_order:
+                self._load_all(model, due[model.name])
+                self._begin_unloading(model, others())
+                if self.generations.get(model.name, 0) != model.generation:
+                    self.generations = {**self.generations, model.name: model.generation}
+                    self._on_change()
+        finally:
+            self._abandon_loads()
         self.generations = dict(generations)
-        self._leave(others())
-        self._tell()
+        self._end_unloading(others())
+        self._report_changes()
 
-    def _tell(self) -> None:
+    def _report_changes(self) -> None:
         """Have it announced at once if anything is new."""
         now = (*self.announcements(), self.generations)
         if now != self._announced:
             self._announced = now
-            self._news()
+            self._on_change()
 
-    def _complain(self, wanted: Mapping[str, Wanted]) -> None:
+    def _log_errors(self, desired: Mapping[str, DesiredModel]) -> None:
         """Log what keeps a model from being loaded, once."""
-        errors = {name: model.error for name, model in wanted.items() if model.error}
+        errors = {name: model.error for name, model in desired.items() if model.error}
         for name, error in errors.items():
             if self._errors.get(name) != error:
                 _log.error("a model cannot be loaded", extra={"model": name, "reason": error})
@@ -176,23 +192,23 @@ class Versions:
         if not self._held[name]:
             del self._held[name]
 
-    def _forget(self, wanted: Mapping[str, Wanted]) -> None:
-        """Part with models that are gone, and forget failures whose files are gone."""
+    def _forget(self, desired: Mapping[str, DesiredModel]) -> None:
+        """Begin to unload models that are gone, and forget failures whose files are gone."""
         for name, version, held in self._all():
-            model = wanted.get(name)
+            model = desired.get(name)
             if model is None and held.state == "AVAILABLE":
                 held.become("UNLOADING")
-            elif held.instances is None and (model is None or version not in model.there):
+            elif held.served is None and (model is None or version not in model.there):
                 self._drop(name, version)
 
     # Loading
 
-    def _due(self, model: Wanted) -> list[int]:
-        """The versions to load now, the newest first; those that are wanted again after all become AVAILABLE."""
+    def _due(self, model: DesiredModel) -> list[int]:
+        """The versions to load now, the newest first; those that are desired again after all become AVAILABLE."""
         if model.error or not model.is_loaded:
             return []
         held = self._of(model.name)
-        hopeless = {v for v, of in held.items() if of.instances is None and not self._is_due(model, v, of)}
+        hopeless = {v for v, of in held.items() if of.served is None and not self._is_due(model, v, of)}
         due = []
         for version in model.versions(hopeless):
             known = held.get(version)
@@ -203,21 +219,21 @@ class Versions:
                 due.append(version)
         return due
 
-    def _is_due(self, model: Wanted, version: int, held: _Held, *, came_back: bool = False) -> bool:
+    def _is_due(self, model: DesiredModel, version: int, held: _Held, *, came_back: bool = False) -> bool:
         """Whether one that failed is worth another try, or one that serves has changed and is to be looked at again."""
         is_asked_again = came_back or held.generation != model.generation
-        if held.instances:
+        if held.served:
             return is_asked_again and held.files != _files(model, version)
         return is_asked_again or held.files != _files(model, version) or time.monotonic() >= held.retry_at
 
-    def _say_loading(self, name: str, version: int) -> None:
+    def _mark_loading(self, name: str, version: int) -> None:
         held = self._of(name).get(version)
-        if held is None or held.instances is None:
+        if held is None or held.served is None:
             self._held.setdefault(name, {})[version] = _Held(
-                ModelAnnouncement(name=name, version=version, state="LOADING")
+                ModelAnnouncement(name=name, version=version, state="LOADING"), failures=held.failures if held else 0
             )
 
-    def _load_all(self, model: Wanted, versions: Sequence[int]) -> None:
+    def _load_all(self, model: DesiredModel, versions: Sequence[int]) -> None:
         """Load these, and for each that fails an older one that takes its place."""
         tried: set[int] = set()
         left = list(versions)
@@ -227,55 +243,82 @@ class Versions:
             if not self._try(model, version) and not left:
                 left = [other for other in self._due(model) if other not in tried]
                 for other in left:
-                    self._say_loading(model.name, other)
-            self._tell()
+                    self._mark_loading(model.name, other)
+            self._on_change()
         for version, held in self._of(model.name).items():
             held.generation = model.generation
             held.labels = tuple(sorted(label for label, of in model.labels.items() if of == version))
 
-    def _try(self, model: Wanted, version: int) -> bool:
+    def _try(self, model: DesiredModel, version: int) -> bool:
         """Load a version beside all that serves; whether it can serve now."""
         held = self._held[model.name][version]
-        held.files, held.generation = _files(model, version), model.generation
+        load = self._begun.pop((model.name, version), None) or self._begin(model, version)
+        self._begin_more()
+        held.files, held.generation = load.files, model.generation
         about = {"model": model.name, "version": version}
-        started = time.perf_counter()
         try:
-            loaded = self._load(model, version)
+            loaded = load.future.result()
         except Exception as error:  # a broken version must not take the others with it
-            is_ours = not isinstance(error, LoadError)
-            _log.error("a model failed to load", extra={**about, "reason": str(error)}, exc_info=is_ours)
-            state = "AVAILABLE" if held.instances else "END"
-            held.announcement = replace(held.announcement, state=state, error=_in_words(str(error)))
-            held.retry_at = time.monotonic() + _RETRY_S if getattr(error, "can_retry", False) else math.inf
-            return held.instances is not None
+            if not self._is_closed:
+                is_ours = not isinstance(error, LoadError)
+                _log.error("a model failed to load", extra={**about, "reason": str(error)}, exc_info=is_ours)
+            self._fail(held, error)
+            return held.served is not None
         if self._is_closed:
+            loaded.drain()
             return False
-        replaced, held.instances = held.instances, self._start(loaded)
+        replaced, held.served = held.served, loaded
+        loaded.serve()
+        held.failures = 0
         held.announcement = replace(loaded.announcement, available_ms=int(self._now_ms()))
         if replaced:
             self._drain(replaced)
-        took_ms = round((time.perf_counter() - started) * 1000)
+        took_ms = round((time.perf_counter() - load.began) * 1000)
         _log.info("loaded a model", extra={**about, "platform": held.announcement.platform, "duration_ms": took_ms})
         return True
 
-    # Parting
+    def _fail(self, held: _Held, error: Exception) -> None:
+        state = "AVAILABLE" if held.served else "END"
+        held.announcement = replace(held.announcement, state=state, error=_in_words(str(error)))
+        retry_s = min(_RETRY_S * 2.0 ** min(held.failures, 10), _LONGEST_RETRY_S)
+        held.retry_at = time.monotonic() + retry_s if getattr(error, "can_retry", False) else math.inf
+        held.failures += 1
 
-    def _part(self, model: Wanted, others: Sequence[WorkerAnnouncement]) -> None:
-        """Tell that versions which are not wanted are UNLOADING, if what is wanted is here to take their place."""
+    def _begin(self, model: DesiredModel, version: int) -> "_Load":
+        self._due_later.pop((model.name, version), None)
+        files = _files(model, version)
+        return _Load(files, time.perf_counter(), self._load(model, version))
+
+    def _begin_more(self) -> None:
+        """Begin to load what is due next, while another one is being loaded."""
+        while self._due_later and len(self._begun) + 1 < self._loads_at_once and not self._is_closed:
+            (name, version), model = next(iter(self._due_later.items()))
+            self._begun[name, version] = self._begin(model, version)
+
+    def _abandon_loads(self) -> None:
+        """What was begun ahead and will not be waited for is unloaded when it is loaded."""
+        for load in self._begun.values():
+            load.future.add_done_callback(lambda future: None if future.exception() else future.result().drain())
+        self._begun, self._due_later = {}, {}
+
+    # Unloading
+
+    def _begin_unloading(self, model: DesiredModel, others: Sequence[WorkerAnnouncement]) -> None:
+        """Say that versions which are not desired are UNLOADING, if what is desired is here to take their place."""
         held = self._of(model.name)
-        failed = {version for version, of in held.items() if of.instances is None}
+        failed = {version for version, of in held.items() if of.served is None}
         kept = model.versions(failed) if model.is_loaded else []
-        parting = [version for version, of in held.items() if of.state == "AVAILABLE" and version not in kept]
-        if not parting or (model.is_loaded and not self._is_settled(model, kept, failed, others)):
+        unloading = [version for version, of in held.items() if of.state == "AVAILABLE" and version not in kept]
+        if not unloading or (model.is_loaded and not self._is_settled(model, kept, failed, others)):
             return
-        for version in parting:
+        for version in unloading:
             held[version].become("UNLOADING")
             _log.info("unloading a version", extra={"model": model.name, "version": version})
 
     def _is_settled(
-        self, model: Wanted, kept: Sequence[int], failed: set[int], others: Sequence[WorkerAnnouncement]
+        self, model: DesiredModel, kept: Sequence[int], failed: set[int], others: Sequence[WorkerAnnouncement]
     ) -> bool:
-        """Whether what is wanted of the model is here, and held back by no worker."""
+        """Whether what is desired of the model is here, and held back by no worker."""
         held = self._of(model.name)
         if model.error or not kept or not held.keys() >= set(kept):
             return False
@@ -287,31 +330,31 @@ class Versions:
         about = [replace(worker, models=tuple(m for m in worker.models if m.name == model.name)) for worker in others]
         return not held_back([*about, mine]).intersection((model.name, version) for version in kept)
 
-    def _leave(self, others: Sequence[WorkerAnnouncement]) -> None:
-        """Let the instances go to which nothing can come any more."""
+    def _end_unloading(self, others: Sequence[WorkerAnnouncement]) -> None:
+        """Unload the versions to which nothing can come any more."""
         elsewhere = {(m.name, m.version) for worker in others for m in worker.models if m.state == "AVAILABLE"}
         now = time.monotonic()
         for name, version, held in self._all():
-            if held.instances is None or held.told is None or now - held.told < self._heard_s:
+            if held.served is None or held.reported is None or now - held.reported < self._unload_grace_s:
                 continue
             try:
-                is_done = (name, version) in elsewhere or self._is_idle(held.instances.queue)
+                is_done = (name, version) in elsewhere or self._is_idle(held.served.queue)
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error)})
                 return
             if is_done:
                 self._drop(name, version)
-                self._drain(held.instances)
-        for instances in [leaving for leaving in self._leaving if not leaving.are_alive]:
-            self._leaving.remove(instances)
-            _log.info("unloaded a version", extra={"model": instances.queue.model, "version": instances.queue.version})
+                self._drain(held.served)
+        for served in [unloading for unloading in self._unloading if not unloading.is_alive]:
+            self._unloading.remove(served)
+            _log.info("unloaded a version", extra={"model": served.queue.model, "version": served.queue.version})
 
-    def _drain(self, instances: Instances) -> None:
-        instances.drain()
-        self._leaving.append(instances)
+    def _drain(self, version: ServedVersion) -> None:
+        version.drain()
+        self._unloading.append(version)
 
 
-def _not_held(model: Wanted, held: Mapping[int, _Held]) -> Iterator[ModelAnnouncement]:
+def _not_held(model: DesiredModel, held: Mapping[int, _Held]) -> Iterator[ModelAnnouncement]:
     """What to say of versions that are not even tried: those of a model that is not to be loaded, or cannot be.
 
     Version 0 stands for a model that has none at all.
@@ -327,7 +370,7 @@ def _in_words(error: str) -> str:
     return error[:_LONGEST_ERROR].encode(errors="backslashreplace").decode()
 
 
-def _files(model: Wanted, version: int) -> _Files:
+def _files(model: DesiredModel, version: int) -> _Files:
     """What tells whether anything of a version has changed."""
     found = set()
     with contextlib.suppress(OSError):  # a folder went away while it was looked at

@@ -18,4 +18,6 @@ def answer() -> Response:
     images = np.asarray(orjson.loads(request.get_data())["instances"], np.float32)
     job = queue.enqueue("rq_tasks.predict", images.tobytes(), result_ttl=10, description="predict")
     result = job.latest_result(timeout=30)
+    if result is None:
+        return Response(status=504)
     return Response(orjson.dumps({"predictions": result.return_value}), mimetype="application/json")

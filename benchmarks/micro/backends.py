@@ -51,22 +51,16 @@ def model() -> Iterator[Path]:
         yield Path("models/digits/1")
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-
     from training import digits, export
+    from training.export import lite
+    from training.export.saved_model import write_saved_model
 
-    network = digits.build(digits.Settings())
-    function = tf.function(
-        lambda image: {"probabilities": network(image, training=False)},
-        input_signature=[tf.TensorSpec((None, 28, 28, 1), tf.float32, name="image")],
-    )
-    variables = [variable.value for variable in network.variables]
-    exports = export.Exports(function=function, variables=variables, onnx_model=export.onnx_from_tensorflow(function))
+    exports = export.exports_of(digits.build(digits.Settings()))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        export.write_saved_model(exports, folder)
-        export.write_onnx(exports.onnx_model, folder / "model.onnx")
-        export.write_tflite(folder, folder / "model.tflite")
+        write_saved_model(exports, folder)
+        export.write_onnx(exports.onnx_model(), folder / "model.onnx")
+        (folder / "model.tflite").write_bytes(lite.convert(exports, "float32", ()))
         yield folder
 
 

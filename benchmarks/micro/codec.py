@@ -3,6 +3,8 @@
 .venv/bin/python -m benchmarks.micro.codec
 """
 
+from functools import partial
+
 import numpy as np
 
 from benchmarks.micro.timing import calls, compare
@@ -47,10 +49,10 @@ def main() -> None:
         compare(
             f"a request's share of a block of {rows}",
             {
-                "encode_request": calls(lambda block=asked: encode_request(block), number, rows),
-                "decode_request": calls(lambda data=asked_bytes: decode_request(data), number, rows),
-                "encode_reply": calls(lambda block=answered: encode_reply(block), number, rows),
-                "decode_reply": calls(lambda data=answered_bytes: decode_reply(data), number, rows),
+                "encode_request": calls(partial(encode_request, asked), number, rows),
+                "decode_request": calls(partial(decode_request, asked_bytes), number, rows),
+                "encode_reply": calls(partial(encode_reply, answered), number, rows),
+                "decode_reply": calls(partial(decode_reply, answered_bytes), number, rows),
             },
         )
 

@@ -8,6 +8,7 @@ The time that the queue and its answers take is taken off: what is left is group
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import uvloop
@@ -19,12 +20,13 @@ from millrace.broker.memory import MemoryBroker, MemoryProducerLink
 from millrace.protocol import codec
 from millrace.protocol.messages import ReplyBlock, ReplyItem
 from millrace.protocol.tensors import Tensor
-from serving.queueing.producer import Producer, Request
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
 
 CONCURRENCY = (1, 32, 128)
 REQUESTS = 2560
 QUEUE = Queue("digits", 1)
-REQUEST = Request(
+REQUEST = InferenceRequest(
     model=QUEUE.model,
     version=QUEUE.version,
     signature="serving_default",
@@ -44,7 +46,7 @@ class AnsweringLink(MemoryProducerLink):
         self._consumer = broker.consumer(QUEUE, "consumer")
         self.answering_s = 0.0
 
-    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held]:
         """Append, answer."""
         started = time.perf_counter()
         held = await super().append(appends, limits)
@@ -81,12 +83,16 @@ async def measure(concurrency: int) -> float:
     return taken / REQUESTS * 1e6
 
 
+def _run(runner: asyncio.Runner, concurrency: int) -> float:
+    return runner.run(measure(concurrency))
+
+
 def main() -> None:
     """All numbers of callers."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         compare(
             "a request through the producer",
-            {f"{number} at a time": (lambda number=number: runner.run(measure(number))) for number in CONCURRENCY},
+            {f"{number} at a time": partial(_run, runner, number) for number in CONCURRENCY},
         )
 
 

@@ -25,8 +25,9 @@ from millrace.broker.base import Delivery
 from millrace.protocol.messages import RequestItem
 from worker import model as models
 from worker.backends.base import Arrays, Device
-from worker.batcher import Piece, TakenBlock, form_batches
+from worker.batcher import form_batches
 from worker.model import Model
+from worker.piece import Piece, TakenBlock
 
 SHORTEST, LONGEST, TAKEN = 5, 400, 128
 ROUNDS, TAKES = 9, 4

@@ -18,7 +18,7 @@ import uvloop
 from benchmarks.micro.timing import compare
 from millrace.broker.keys import Queue
 from millrace.broker.resp import connect
-from ops.supervisor import redis_server
+from ops.embedded_redis import redis_server
 
 APPENDS = 2000
 QUEUE = Queue("bench", 1)
@@ -39,11 +39,12 @@ def measure(url: str) -> None:
             await theirs.flushdb()
             return taken / APPENDS * 1e6
 
+        execute: Callable[..., Awaitable[object]] = theirs.execute_command
         compare(
             "an append of 3 KB",
             {
                 "millrace.broker.resp": lambda: runner.run(appends(lambda: ours.execute(APPEND))),
-                "redis.asyncio": lambda: runner.run(appends(lambda: theirs.execute_command(*APPEND))),
+                "redis.asyncio": lambda: runner.run(appends(lambda: execute(*APPEND))),
             },
         )
         ours.close()

@@ -14,18 +14,43 @@ from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from msgspec.structs import replace
+
+from millrace.broker.clock import BrokerClock as BrokerClock
+from millrace.broker.clock import Clock
+from millrace.broker.fragments import Reference
 from millrace.broker.keys import Queue
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """Room in a queue for blocks that follow, under an id of its own, without spaces.
+
+    It counts as held until it is taken or given back, and no longer than about until `expires_ms` of the broker's time.
+    """
+
+    id: str
+    rows: int
+    bytes: int
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
-    """Encoded request blocks for one queue, each with its rows, which are admitted together or not at all."""
+    """Encoded request blocks for one queue, each with its rows, which are admitted together or not at all.
+
+    `keeps` is room for blocks that follow. `takes` is the room that an earlier append kept: what is taken from it is
+    admitted, whatever the queue holds. Of a large request the first append keeps room for the rest. Each later one
+    takes that room and keeps what is left of it. An append that takes room and has nothing else gives it back.
+    """
 
     queue: Queue
     priority: str
     blocks: tuple[tuple[int, bytes], ...]
+    takes: Room | None = None
+    keeps: Room | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +63,32 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a queue held when it refused an append."""
+    """What a queue holds after an append, or held when it refused one."""
 
     rows: int
     bytes: int
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A block in a consumer's hands. `deliveries` counts how often it was handed out, this time included."""
+    """A block in a consumer's hands. `deliveries` counts how often it was handed out, this time included.
+
+    A large block came in `fragments`, whose key that is. `gone_bytes` is the size of a block that is not here any more.
+    """
 
     entry_id: bytes
     priority: str
     block: bytes
     rows: int
     deliveries: int = 1
+    fragments: str = ""
+    gone_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        """The bytes that it counts for in its queue."""
+        return self.gone_bytes or len(self.block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +112,11 @@ class DeadLetter:
     consumer: str
 
 
-class BrokerClock:
-    """The broker's time in milliseconds since 1970, as this process reckons it from its own clock and an offset."""
-
-    def __init__(self) -> None:
-        self._offset_ms = 0.0
-
-    def set(self, broker_ms: float) -> None:
-        """Say what the broker's time is now."""
-        self._offset_ms = broker_ms - time.time() * 1000
-
-    def now_ms(self) -> float:
-        """The broker's time now."""
-        return time.time() * 1000 + self._offset_ms
+def moved(announcement: WorkerAnnouncement, ms: float) -> WorkerAnnouncement:
+    """The announcement with its times that much later."""
+    if not ms:
+        return announcement
+    return replace(announcement, sent_ms=int(announcement.sent_ms + ms), expires_ms=int(announcement.expires_ms + ms))
 
 
 class Heartbeat(NamedTuple):
@@ -112,8 +140,14 @@ class ProducerLink(Protocol):
     async def close(self) -> None:
         """Disconnect; the reply stream goes away."""
 
-    def append(self, appends: Sequence[Append], limits: Limits) -> Awaitable[list[Held | None]]:
-        """Append in one round trip: None for each that was admitted, else what its queue holds already."""
+    def append(self, appends: Sequence[Append], limits: Limits) -> Awaitable[list[Held]]:
+        """Append in one round trip: what each queue holds, and whether it refused."""
+
+    def store(self, queue: Queue, fragments_id: str, fragment: bytes, expires_ms: int) -> Awaitable[None]:
+        """Put the next fragment of a large block where its reference will point; kept until the broker's time is up.
+
+        See `fragments.py`. An append of the reference must follow.
+        """
 
     async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
         """Say that nobody waits for these items any more: (id, deadline in ms of the broker's time) each.
@@ -122,7 +156,13 @@ class ProducerLink(Protocol):
         """
 
     async def replies(self) -> list[bytes]:
-        """Wait for the next reply blocks; each comes once, or again when the connection was lost after it."""
+        """Wait for the next reply blocks; each comes once, or again when the connection was lost after it.
+
+        In the place of a large one comes its reference, which `fetch` takes.
+        """
+
+    async def fetch(self, reference: Reference, /) -> bytes | None:
+        """The reply block of a reference, which is then forgotten; None where its fragments are gone."""
 
     async def heartbeat(self) -> Heartbeat:
         """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come."""
@@ -136,15 +176,21 @@ class ProducerLink(Protocol):
     async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """Write documents that are not there any more, or only older ones; newer ones stay."""
 
+    async def forget(self, desired_states: Sequence[DesiredState]) -> None:
+        """Delete these documents; newer ones stay."""
+
 
 class ConsumerLink(Protocol):
     """A worker's hold on one queue, for one thread. Methods raise `Unavailable` when the queue is out of reach.
 
-    `cancelled_count` is how many of the queue's items were cancelled when `exchange` last took blocks; while it is 0,
-    `cancelled` need not be asked.
+    `cancelled_count` is how many of the queue's items were cancelled when blocks were taken or claimed last; while it
+    is 0, `cancelled` need not be asked. `losses` counts how often the link took a new name (`keys.consumer_name`): what
+    was on its way to it when the connection was lost is nobody's, and must not be renewed with what it takes
+    afterwards.
     """
 
     cancelled_count: int
+    losses: int
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
@@ -176,6 +222,7 @@ class WorkerLink(Protocol):
     def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[DesiredState]]:
         """Publish what the worker has, replacing what it said before, and set the clock.
 
+        Where the clock was not set yet, it is set first, and the announcement's times are moved by what it was off.
         Returns the announcements that have not expired, its own among them, and what is wanted of models.
         """
 
@@ -191,8 +238,24 @@ class WorkerLink(Protocol):
     def live(self) -> list[WorkerAnnouncement]:
         """The announcements that have not expired, of all workers."""
 
-    def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
-        """Renew the leases of blocks that the consumer still works on."""
+    def renew(self, consumers: Sequence[tuple[Queue, str]]) -> None:
+        """Renew the leases of all that these consumers hold of their queues."""
+
+    def release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
+        """Let others claim at once what a consumer that is gone holds, and forget the consumer.
+
+        Unless a block `is_suspect`, as one that its consumer worked on when it died, this delivery is not counted.
+        """
+
+    def settle(self, queue: Queue, reply: Reply, item: int, deadline_ms: int) -> None:
+        """Answer an item in the place of the consumer that holds it; whoever claims its block finds it cancelled."""
+
+    @property
+    def can_watch(self) -> bool:
+        """Whether `watch` can look at several queues at once."""
+
+    def watch(self, queues: Sequence[Queue], block_ms: int) -> set[Queue]:
+        """Wait until any of the queues has blocks, at most that long; those that have some, waiting or in work."""
 
     def close(self) -> None:
         """Disconnect."""
@@ -217,14 +280,17 @@ class OperatorLink(Protocol):
 class Broker(Protocol):
     """Makes links; itself it holds no connection."""
 
-    def producer(self, api: str) -> ProducerLink:
-        """A link for the API process of that id; it connects when it is first used."""
+    def producer(self, api: str, *, clock: Clock = time.monotonic) -> ProducerLink:
+        """A link for the API process of that id; it connects when it is first used.
+
+        `clock` is what its `BrokerClock` counts by.
+        """
 
     def consumer(self, queue: Queue, consumer: str) -> ConsumerLink:
         """A link that takes from one queue under that consumer's name."""
 
-    def worker(self) -> WorkerLink:
-        """A link for heartbeats."""
+    def worker(self, *, clock: Clock = time.monotonic) -> WorkerLink:
+        """A link for heartbeats. `clock` is what its `BrokerClock` counts by."""
 
     def operator(self) -> OperatorLink:
         """A link for whoever looks after the queue."""

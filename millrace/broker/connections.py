@@ -17,6 +17,7 @@ from typing import Any
 import hiredis
 from redis.exceptions import AskError, MovedError
 
+from millrace.broker.clock import Clock
 from millrace.broker.discovery import ClusterServers, Servers
 from millrace.broker.resp import Argument, BlockingConnection, Connection, connect, connect_blocking
 from millrace.protocol.errors import Unavailable
@@ -25,6 +26,7 @@ GRACE_S = 5.0  # beyond a blocking read's own limit, before the server counts as
 _REDIRECTS_S = 5.0  # for as long a slot may be on its way from node to node
 _PAUSE_S = 0.01
 _OTHER_SERVER = ("NOSCRIPT", "READONLY", "CLUSTERDOWN", "MASTERDOWN")  # it is not the server that it was
+_NO_PERMISSION = ("can't run this command", "has no permissions to")  # a script's, of Redis and of Valkey
 _CODE = re.compile(r"(?:^(?!ERR Error running script)| -)([A-Z]+) ")
 
 Command = tuple[Argument, ...]
@@ -55,7 +57,7 @@ def failure(error: object) -> Unavailable:
         return Unavailable("the queue's Redis is out of memory; try again when it has drained")
     if code == "MOVED":
         return Unavailable("the queue's Redis is a Cluster: its URL must begin with redis+cluster://")
-    if code == "NOPERM" or "can't run this command" in text:
+    if code == "NOPERM" or any(words in text for words in _NO_PERMISSION):
         return Unavailable(f"the ACL of the queue's Redis lacks a permission (docs/reference/redis-keys.md): {text}")
     return Unavailable(f"the queue's Redis failed: {text}")
 
@@ -69,9 +71,10 @@ def _code(error: object) -> str:
 class Connections:
     """An asyncio connection to each server in use, made when it is first needed and again when lost."""
 
-    def __init__(self, servers: Servers, *scripts: str) -> None:
+    def __init__(self, servers: Servers, *scripts: str, clock: Clock = time.monotonic) -> None:
         self._servers = servers
         self._scripts = scripts
+        self._clock = clock
         self._only: Connection | None = None
         self._nodes: dict[str, Connection] = {}
         self._connecting = asyncio.Lock()
@@ -80,6 +83,11 @@ class Connections:
     def is_open(self) -> bool:
         """Whether any server is connected."""
         return any(connection and connection.is_open for connection in (self._only, *self._nodes.values()))
+
+    @property
+    def received_s(self) -> float:
+        """When the last answer, of any server, was read from its socket, by the clock."""
+        return max(connection.received_s for connection in (self._only, *self._nodes.values()) if connection)
 
     async def execute(self, *commands: Routed, limit_s: float | None = GRACE_S) -> list[Any]:
         """The answers in order. Raises `Unavailable` for the first error among them, and for a lost connection.
@@ -115,7 +123,7 @@ class Connections:
 
     async def _answers(self, commands: Sequence[Routed], limit_s: float | None) -> list[Any]:
         if isinstance(self._servers, ClusterServers):
-            return await self._spread(_Journey(self._servers, commands), limit_s)
+            return await self._spread(_ClusterPipeline(self._servers, commands), limit_s)
         connection = self._only
         if connection is None or not connection.is_open:
             connection = await self._reconnected(commands[0][0])
@@ -132,7 +140,7 @@ class Connections:
         return await asyncio.to_thread(self._servers.find, key)
 
     async def _connected(self, server: str) -> Connection:
-        connection = await connect(server)
+        connection = await connect(server, self._clock)
         try:
             loads: list[Command] = [("SCRIPT", "LOAD", script(name)) for name in self._scripts]
             for answer in await _within(GRACE_S, connection, loads):
@@ -143,21 +151,21 @@ class Connections:
             raise
         return connection
 
-    async def _spread(self, journey: "_Journey", limit_s: float | None) -> list[Any]:
-        while not journey.is_over:
-            parts = journey.parts({key: self._servers.known(key) or await self._find(key) for key in journey.keys})
+    async def _spread(self, pipeline: "_ClusterPipeline", limit_s: float | None) -> list[Any]:
+        while not pipeline.is_over:
+            parts = pipeline.parts({key: self._servers.known(key) or await self._find(key) for key in pipeline.keys})
             outcomes = await asyncio.gather(
-                *(self._ask(server, journey.pipeline(part), limit_s) for server, part in parts.items()),
+                *(self._ask(server, pipeline.commands(part), limit_s) for server, part in parts.items()),
                 return_exceptions=True,
             )
             for part, outcome in zip(parts.values(), outcomes, strict=True):
                 if isinstance(outcome, BaseException):
                     self._servers.forget()
                     raise outcome
-                journey.take(part, outcome)
-            if journey.must_pause:
+                pipeline.take(part, outcome)
+            if pipeline.must_pause:
                 await asyncio.sleep(_PAUSE_S)
-        return journey.answers
+        return pipeline.answers
 
     async def _ask(self, server: str, commands: list[Command], limit_s: float | None) -> list[Any]:
         connection = self._nodes.get(server)
@@ -200,7 +208,7 @@ class BlockingConnections:
             return []
         try:
             if isinstance(self._servers, ClusterServers):
-                return self._spread(_Journey(self._servers, commands), wait_ms)
+                return self._spread(_ClusterPipeline(self._servers, commands), wait_ms)
             if self._only is None:
                 self._only = _entered(self._servers.find(commands[0][0]), self._scripts)
             return _exchange([(self._only, [command for _, command in commands])], wait_ms)[0]
@@ -236,15 +244,15 @@ class BlockingConnections:
             self._nodes[server] = _entered(server, self._scripts)
         return self._nodes[server]
 
-    def _spread(self, journey: "_Journey", wait_ms: int) -> list[Any]:
-        while not journey.is_over:
-            parts = journey.parts({key: self._servers.find(key) for key in journey.keys})
-            pipelines = [(self._node(server), journey.pipeline(part)) for server, part in parts.items()]
+    def _spread(self, pipeline: "_ClusterPipeline", wait_ms: int) -> list[Any]:
+        while not pipeline.is_over:
+            parts = pipeline.parts({key: self._servers.find(key) for key in pipeline.keys})
+            pipelines = [(self._node(server), pipeline.commands(part)) for server, part in parts.items()]
             for part, answers in zip(parts.values(), _exchange(pipelines, wait_ms), strict=True):
-                journey.take(part, answers)
-            if journey.must_pause:
+                pipeline.take(part, answers)
+            if pipeline.must_pause:
                 time.sleep(_PAUSE_S)
-        return journey.answers
+        return pipeline.answers
 
 
 def _entered(server: str, scripts: Sequence[str]) -> BlockingConnection:
@@ -267,10 +275,10 @@ def _exchange(pipelines: Sequence[tuple[BlockingConnection, Sequence[Command]]],
     return [connection.receive(len(commands), wait_ms / 1000 + GRACE_S) for connection, commands in pipelines]
 
 
-class _Journey:
+class _ClusterPipeline:
     """One pipeline's way through a Cluster: the commands that still lack an answer, and where each goes next.
 
-    In rounds, until it `is_over`: `parts` says which commands go where, `pipeline` what to send there, and `take` takes
+    In rounds, until it `is_over`: `parts` says which commands go where, `commands` what to send there, and `take` takes
     in what came back.
     """
 
@@ -303,7 +311,7 @@ class _Journey:
         self._rounds += 1
         return parts
 
-    def pipeline(self, part: Sequence[int]) -> list[Command]:
+    def commands(self, part: Sequence[int]) -> list[Command]:
         """What to send for these commands; one that follows an ASK has to say so."""
         asking: Command = ("ASKING",)
         return [c for i in part for c in ((asking,) if i in self._asking else ()) + (self._commands[i][1],)]

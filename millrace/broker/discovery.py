@@ -11,6 +11,7 @@ Options behind `?` are redis-py's (ssl_ca_certs, ssl_certfile, …) and go for e
 password get `sentinel_username` and `sentinel_password`. Finding is redis-py's work; the connections are ours.
 """
 
+import re
 import threading
 from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
@@ -28,6 +29,16 @@ from millrace.protocol.errors import Unavailable
 
 _TIMEOUT_S = 2.0
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+
+
+_DATABASE = re.compile(r"(/\d*)?")
+_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
+_HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/[A-Za-z0-9._-]*){{0,2}}")
+_PATH = re.compile(r"/[^@?#:]*")
+
+
+class RedisUrlError(ValueError):
+    """What is wrong with a Redis URL, without any part of it."""
 
 
 class Servers(Protocol):
@@ -50,19 +61,51 @@ class Servers(Protocol):
 
 
 def servers(url: str) -> Servers:
-    """What the URL names; connects to nothing. Raises `ValueError`, saying what is wrong with the URL."""
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES:
-        raise ValueError(f"a Redis URL begins with {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+    """What the URL names; connects to nothing. Raises `ValueError`, saying what is wrong with the URL.
+
+    No error repeats a part of the URL: where it is malformed, any part may be the password.
+    """
     try:
+        parts = urlsplit(url)
+        _check(parts)
         if parts.scheme.endswith("+sentinel"):
             return SentinelServers(parts)
         if parts.scheme.endswith("+cluster"):
             return ClusterServers(parts)
         _options(url)
-    except TypeError as error:  # redis-py has no option of that name
-        raise ValueError(f"the Redis URL's options are wrong: {error}") from None
+    except RedisUrlError:
+        raise
+    except TypeError:  # redis-py has no option of that name
+        raise RedisUrlError("the Redis URL has an option behind '?' that redis-py does not have") from None
+    except (ValueError, redis.RedisError):  # whose texts repeat parts of the URL
+        raise RedisUrlError(
+            "the Redis URL cannot be read: is its port a number, and its password percent-encoded (%40 for @)?"
+        ) from None
     return OneServer(url)
+
+
+def without_secrets(url: str) -> str:
+    """What of a Redis URL may be shown: its scheme and where it leads, where both are surely that."""
+    scheme, separator, rest = url.partition("://")
+    if scheme not in _SCHEMES or not separator:
+        return "the given URL"
+    where, _, options = rest.partition("?")
+    where = where.rpartition("@")[2]
+    is_plain = _PATH.fullmatch(where) if scheme == "unix" else _HOSTS.fullmatch(where)
+    return f"{scheme}://{where if is_plain and '@' not in options else '…'}"
+
+
+def _check(parts: SplitResult) -> None:
+    """Raises `RedisUrlError` for what would be taken for something else than was meant."""
+    if parts.scheme not in _SCHEMES:
+        raise RedisUrlError(f"a Redis URL begins with {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+    is_path = parts.scheme == "unix"
+    if parts.fragment or "@" in parts.query or ("@" in parts.path and not is_path):
+        raise RedisUrlError(
+            "the Redis URL's user and password must be percent-encoded: %40 for @, %23 for #, %3F for ?"
+        )
+    if not is_path and not parts.scheme.endswith("+sentinel") and not _DATABASE.fullmatch(parts.path):
+        raise RedisUrlError("a Redis URL ends with the number of a database: redis://host:6379/0")
 
 
 class OneServer:
@@ -94,7 +137,9 @@ class SentinelServers:
         self._base = _Base(parts)
         self._name, _, self._database = parts.path.strip("/").partition("/")
         if not self._name:
-            raise ValueError("a Redis Sentinel URL ends with the master's name: redis+sentinel://host:26379/mymaster/0")
+            raise RedisUrlError(
+                "a Redis Sentinel URL ends with the master's name: redis+sentinel://host:26379/mymaster/0"
+            )
         options = self._base.sentinel_options()
         self._sentinel = Sentinel(self._base.hosts(26379), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
@@ -126,7 +171,7 @@ class ClusterServers:
 
     def __init__(self, parts: SplitResult) -> None:
         if parts.path.strip("/0"):
-            raise ValueError("a Redis Cluster has only database 0: redis+cluster://host:6379,host:6379")
+            raise RedisUrlError("a Redis Cluster has only database 0: redis+cluster://host:6379,host:6379")
         self._base = _Base(parts)
         self._seeds = self._base.hosts(6379)
         self._nodes: NodesManager | None = None
@@ -218,7 +263,7 @@ class _Base:
         """The hosts and ports that the URL names; `port` is the default."""
         found = [urlsplit(f"//{host}") for host in self._hosts.split(",")]
         if not all(host.hostname for host in found):
-            raise ValueError("a Redis Sentinel or Cluster URL names its hosts: host:port,host:port")
+            raise RedisUrlError("a Redis Sentinel or Cluster URL names its hosts: host:port,host:port")
         return [(host.hostname or "", host.port or port) for host in found]
 
     def url(self, host: str, port: int, database: str = "") -> str:

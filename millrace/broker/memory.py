@@ -5,16 +5,36 @@ The API's event loop and the workers' threads share one `MemoryBroker`. Nothing 
 
 import asyncio
 import itertools
+import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply
+from millrace.broker.base import (
+    Append,
+    BrokerClock,
+    DeadLetter,
+    Delivery,
+    Heartbeat,
+    Held,
+    Limits,
+    Reply,
+    Room,
+    moved,
+)
+from millrace.broker.clock import Clock
+from millrace.broker.fragments import Reference, read_reference
 from millrace.broker.keys import PRIORITIES, Queue, replies
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
+
+
+def _size(block: bytes) -> int:
+    """What a block, or the one that it refers to, counts for."""
+    reference = read_reference(block)
+    return reference.size if reference else len(block)
 
 
 @dataclass(slots=True)
@@ -30,14 +50,22 @@ class _QueueState:
     held: dict[bytes, _Lease] = field(default_factory=dict)
     dead: list[DeadLetter] = field(default_factory=list)
     cancelled: dict[tuple[str, int], int] = field(default_factory=dict)  # (reply stream, item) -> deadline
+    fragments: dict[str, tuple[float, list[bytes]]] = field(default_factory=dict)  # with the time they expire
+    kept: dict[Room, None] = field(default_factory=dict)
     rows: int = 0
     bytes: int = 0
+
+    def add(self, rows: int, size: int) -> None:
+        """Count what was appended, or with negative numbers what left."""
+        self.rows, self.bytes = self.rows + rows, self.bytes + size
 
 
 class MemoryBroker:
     """The queues, the reply inboxes and the announcements, behind one lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._began_ms = time.time() * 1000 - clock() * 1000
         self._changed = threading.Condition()
         self._queues: dict[Queue, _QueueState] = defaultdict(_QueueState)
         self._inboxes: dict[str, MemoryProducerLink] = {}
@@ -45,45 +73,91 @@ class MemoryBroker:
         self._desired_states: dict[str, DesiredState] = {}
         self._ids = itertools.count(1)
 
-    def producer(self, api: str) -> "MemoryProducerLink":
+    def producer(self, api: str, *, clock: Clock = time.monotonic) -> "MemoryProducerLink":
         """See `Broker`."""
-        return MemoryProducerLink(self, api)
+        return MemoryProducerLink(self, api, clock)
 
     def consumer(self, queue: Queue, consumer: str) -> "MemoryConsumerLink":
         """See `Broker`."""
         return MemoryConsumerLink(self, queue, consumer)
 
-    def worker(self) -> "MemoryWorkerLink":
+    def worker(self, *, clock: Clock = time.monotonic) -> "MemoryWorkerLink":
         """See `Broker`."""
-        return MemoryWorkerLink(self)
+        return MemoryWorkerLink(self, clock)
 
     def operator(self) -> "MemoryOperatorLink":
         """See `Broker`."""
         return MemoryOperatorLink(self)
 
-    def _append(self, append: Append, limits: Limits) -> Held | None:
+    def _now_ms(self) -> float:
+        """The broker's time."""
+        return self._began_ms + self._clock() * 1000
+
+    def _set(self, clock: BrokerClock) -> None:
+        now_s = clock.read()
+        clock.sample(self._now_ms(), now_s, now_s)
+
+    def _append(self, append: Append, limits: Limits) -> Held:
         with self._changed:
             state = self._queues[append.queue]
-            rows = sum(rows for rows, _ in append.blocks)
-            size = sum(len(block) for _, block in append.blocks)
-            if state.rows + rows > limits.rows or state.bytes + size > limits.bytes:
-                return Held(state.rows, state.bytes)
-            state.rows, state.bytes = state.rows + rows, state.bytes + size
+            rows = sum(rows for rows, _ in append.blocks) + (append.keeps.rows if append.keeps else 0)
+            size = sum(_size(block) for _, block in append.blocks) + (append.keeps.bytes if append.keeps else 0)
+            is_kept = append.takes in state.kept
+            if append.takes and is_kept:
+                del state.kept[append.takes]
+                rows, size = rows - append.takes.rows, size - append.takes.bytes
+
+            def is_full() -> bool:
+                return state.rows + rows > limits.rows or state.bytes + size > limits.bytes
+
+            if not is_kept and is_full():
+                self._give_up_expired(state)
+                if is_full():
+                    return Held(state.rows, state.bytes, is_refused=True)
+            if append.keeps:
+                state.kept[append.keeps] = None
+            state.add(rows, size)
             state.waiting[append.priority] += [
                 Delivery(str(next(self._ids)).encode(), append.priority, block, rows) for rows, block in append.blocks
             ]
             self._changed.notify_all()
+            return Held(state.rows, state.bytes)
+
+    def _give_up_expired(self, state: _QueueState) -> None:
+        now_ms = self._now_ms()
+        for room in [room for room in state.kept if room.expires_ms <= now_ms]:
+            del state.kept[room]
+            state.add(-room.rows, -room.bytes)
+
+    def _store(self, queue: Queue, fragments_id: str, fragment: bytes, expires_ms: float) -> None:
+        with self._changed:
+            now_ms, state = self._now_ms(), self._queues[queue]
+            state.fragments = {name: kept for name, kept in state.fragments.items() if kept[0] > now_ms}
+            stored = state.fragments.setdefault(fragments_id, (expires_ms, []))[1]
+            state.fragments[fragments_id] = expires_ms, [*stored, fragment]
+
+    def _whole(self, state: _QueueState, delivery: Delivery) -> Delivery | None:
+        """The delivery with its block, in the place of a reference; None, and all forgotten, where that is gone."""
+        reference = read_reference(delivery.block)
+        if reference is None:
+            return delivery
+        expires_ms, fragments = state.fragments.get(reference.id, (0.0, []))
+        if expires_ms <= self._now_ms() or len(fragments) != reference.count:
+            state.fragments.pop(reference.id, None)
+            state.add(-delivery.rows, -reference.size)
             return None
+        return replace(delivery, block=b"".join(fragments), fragments=reference.id)
 
     def _take(self, queue: Queue, consumer: str, count: int, block_ms: int) -> list[Delivery]:
         with self._changed:
             state = self._queues[queue]
             if block_ms:
                 self._changed.wait_for(lambda: any(state.waiting.values()), block_ms / 1000)
-            taken = [delivery for priority in PRIORITIES for delivery in state.waiting[priority][:count]]
+            waiting = [delivery for priority in PRIORITIES for delivery in state.waiting[priority][:count]]
+            taken = [whole for delivery in waiting if (whole := self._whole(state, delivery))]
             for priority in PRIORITIES:
                 del state.waiting[priority][:count]
-            now_ms = time.monotonic() * 1000
+            now_ms = self._now_ms()
             state.held.update({delivery.entry_id: _Lease(consumer, now_ms, delivery) for delivery in taken})
             return taken
 
@@ -91,12 +165,12 @@ class MemoryBroker:
         with self._changed:
             state = self._queues[queue]
             if state.held.pop(delivery.entry_id, None):
-                state.rows -= delivery.rows
-                state.bytes -= len(delivery.block)
+                state.add(-delivery.rows, -delivery.size)
+                state.fragments.pop(delivery.fragments, None)
 
     def _claim(self, queue: Queue, consumer: str, lease_ms: int, count: int) -> list[Delivery]:
         with self._changed:
-            now_ms = time.monotonic() * 1000
+            now_ms = self._now_ms()
             state = self._queues[queue]
             lost = [held for held in state.held.values() if now_ms - held.renewed_ms >= lease_ms][:count]
             suspect = next((i for i, held in enumerate(lost) if held.delivery.deliveries > 1), len(lost))
@@ -106,18 +180,36 @@ class MemoryBroker:
                 held.consumer, held.renewed_ms = consumer, now_ms
             return [held.delivery for held in lost]
 
-    def _renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+    def _renew(self, queue: Queue, consumer: str) -> None:
         with self._changed:
-            for delivery in deliveries:
-                held = self._queues[queue].held.get(delivery.entry_id)
-                if held and held.consumer == consumer:
-                    held.renewed_ms = time.monotonic() * 1000
+            for held in self._queues[queue].held.values():
+                if held.consumer == consumer:
+                    held.renewed_ms = self._now_ms()
+
+    def _release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
+        with self._changed:
+            for held in self._queues[queue].held.values():
+                if held.consumer == consumer:
+                    held.consumer, held.renewed_ms = "", -math.inf
+                    deliveries = held.delivery.deliveries - (0 if is_suspect else 1)
+                    held.delivery = replace(held.delivery, deliveries=deliveries)
+
+    def _watch(self, queues: Sequence[Queue], block_ms: int) -> set[Queue]:
+        with self._changed:
+            busy: set[Queue] = set()
+
+            def look() -> bool:
+                busy.update(queue for queue in queues if self._block_count_of(queue))
+                return bool(busy)
+
+            self._changed.wait_for(look, block_ms / 1000)
+            return busy
 
     def _bury(self, queue: Queue, consumer: str, delivery: Delivery, error: str) -> None:
         letter = DeadLetter(
             queue=queue,
             entry_id=str(next(self._ids)),
-            buried_ms=int(time.time() * 1000),
+            buried_ms=int(self._now_ms()),
             block=delivery.block,
             error=error,
             deliveries=delivery.deliveries,
@@ -132,8 +224,12 @@ class MemoryBroker:
             cancelled = state.cancelled | {(reply_to, number): deadline_ms for number, deadline_ms in items}
             state.cancelled = {item: deadline_ms for item, deadline_ms in cancelled.items() if deadline_ms > now_ms}
 
-    def _live(self, clock: BrokerClock) -> list[WorkerAnnouncement]:
-        return [worker for worker in list(self._workers.values()) if worker.expires_ms > clock.now_ms()]
+    def _announce(self, announcement: WorkerAnnouncement) -> None:
+        self._workers[announcement.worker] = announcement
+
+    def _live(self) -> list[WorkerAnnouncement]:
+        now_ms = self._now_ms()
+        return [worker for worker in list(self._workers.values()) if worker.expires_ms > now_ms]
 
     def _write_desired_state(self, control: DesiredState, replaces: int) -> DesiredState | None:
         with self._changed:
@@ -147,10 +243,20 @@ class MemoryBroker:
         for control in desired_states:
             self._write_desired_state(control, control.generation - 1)
 
+    def _forget(self, desired_states: Sequence[DesiredState]) -> None:
+        with self._changed:
+            for control in desired_states:
+                stored = self._desired_states.get(control.model)
+                if stored and stored.generation <= control.generation:
+                    del self._desired_states[control.model]
+
     def _block_count(self, queue: Queue) -> int:
         with self._changed:
-            state = self._queues[queue]
-            return len(state.held) + sum(map(len, state.waiting.values()))
+            return self._block_count_of(queue)
+
+    def _block_count_of(self, queue: Queue) -> int:
+        state = self._queues[queue]
+        return len(state.held) + sum(map(len, state.waiting.values()))
 
     def _reply(self, reply: Reply) -> None:
         with self._changed:
@@ -162,10 +268,10 @@ class MemoryBroker:
 class MemoryProducerLink:
     """The API's side; used on one event loop."""
 
-    def __init__(self, broker: MemoryBroker, api: str) -> None:
+    def __init__(self, broker: MemoryBroker, api: str, clock: Clock = time.monotonic) -> None:
         self._broker = broker
         self.reply_to = replies(api)
-        self.clock = BrokerClock()
+        self.clock = BrokerClock(clock)
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -173,9 +279,17 @@ class MemoryProducerLink:
         """See `ProducerLink`."""
         self._broker._inboxes.pop(self.reply_to, None)
 
-    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held]:
         """See `ProducerLink`."""
         return [self._broker._append(append, limits) for append in appends]
+
+    async def store(self, queue: Queue, fragments_id: str, fragment: bytes, expires_ms: int) -> None:
+        """See `ProducerLink`."""
+        self._broker._store(queue, fragments_id, fragment, expires_ms)
+
+    async def fetch(self, _reference: Reference, /) -> bytes | None:
+        """See `ProducerLink`. Here replies come whole."""
+        return None
 
     async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
         """See `ProducerLink`."""
@@ -190,7 +304,8 @@ class MemoryProducerLink:
         was_there = self.reply_to in self._broker._inboxes
         self._loop = asyncio.get_running_loop()
         self._broker._inboxes[self.reply_to] = self
-        return Heartbeat(self._broker._live(self.clock), was_there, list(self._broker._desired_states.values()))
+        self._broker._set(self.clock)
+        return Heartbeat(self._broker._live(), was_there, list(self._broker._desired_states.values()))
 
     async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """See `ProducerLink`."""
@@ -199,6 +314,10 @@ class MemoryProducerLink:
     async def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `ProducerLink`."""
         self._broker._put_back(desired_states)
+
+    async def forget(self, desired_states: Sequence[DesiredState]) -> None:
+        """See `ProducerLink`."""
+        self._broker._forget(desired_states)
 
     def deliver(self, block: bytes) -> None:
         """Put a reply block into the inbox, from any thread."""
@@ -212,6 +331,7 @@ class MemoryConsumerLink:
     def __init__(self, broker: MemoryBroker, queue: Queue, consumer: str) -> None:
         self._broker, self._queue, self._consumer = broker, queue, consumer
         self.cancelled_count = 0
+        self.losses = 0
 
     def exchange(
         self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
@@ -233,7 +353,9 @@ class MemoryConsumerLink:
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""
-        return self._broker._claim(self._queue, self._consumer, lease_ms, count)
+        claimed = self._broker._claim(self._queue, self._consumer, lease_ms, count)
+        self.cancelled_count = len(self._broker._queues[self._queue].cancelled)
+        return claimed
 
     def bury(self, delivery: Delivery, error: str) -> None:
         """See `ConsumerLink`."""
@@ -246,14 +368,17 @@ class MemoryConsumerLink:
 class MemoryWorkerLink:
     """A worker's heartbeat."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, broker: MemoryBroker, clock: Clock) -> None:
         self._broker = broker
-        self.clock = BrokerClock()
+        self.clock = BrokerClock(clock)
 
     def announce(self, announcement: WorkerAnnouncement) -> tuple[list[WorkerAnnouncement], list[DesiredState]]:
         """See `WorkerLink`."""
-        self._broker._workers[announcement.worker] = announcement
-        return self._broker._live(self.clock), list(self._broker._desired_states.values())
+        before_ms, was_set = self.clock.now_ms(), self.clock.is_set
+        self._broker._set(self.clock)
+        moved_ms = 0 if was_set else self.clock.now_ms() - before_ms
+        self._broker._announce(moved(announcement, moved_ms))
+        return self._broker._live(), list(self._broker._desired_states.values())
 
     def put_back(self, desired_states: Sequence[DesiredState]) -> None:
         """See `WorkerLink`."""
@@ -269,11 +394,31 @@ class MemoryWorkerLink:
 
     def live(self) -> list[WorkerAnnouncement]:
         """See `WorkerLink`."""
-        return self._broker._live(self.clock)
+        self._broker._set(self.clock)
+        return self._broker._live()
 
-    def renew(self, queue: Queue, consumer: str, deliveries: Sequence[Delivery]) -> None:
+    def renew(self, consumers: Sequence[tuple[Queue, str]]) -> None:
         """See `WorkerLink`."""
-        self._broker._renew(queue, consumer, deliveries)
+        for queue, consumer in consumers:
+            self._broker._renew(queue, consumer)
+
+    def release(self, queue: Queue, consumer: str, *, is_suspect: bool) -> None:
+        """See `WorkerLink`."""
+        self._broker._release(queue, consumer, is_suspect=is_suspect)
+
+    def settle(self, queue: Queue, reply: Reply, item: int, deadline_ms: int) -> None:
+        """See `WorkerLink`."""
+        self._broker._reply(reply)
+        self._broker._cancel(queue, reply.reply_to, [(item, deadline_ms)], self.clock.now_ms())
+
+    @property
+    def can_watch(self) -> bool:
+        """See `WorkerLink`."""
+        return True
+
+    def watch(self, queues: Sequence[Queue], block_ms: int) -> set[Queue]:
+        """See `WorkerLink`."""
+        return self._broker._watch(queues, block_ms)
 
     def close(self) -> None:
         """See `WorkerLink`."""

@@ -8,14 +8,18 @@ say of user, password, database and TLS means what it means there.
 import asyncio
 import socket
 import ssl
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import hiredis
 from redis.connection import SSLConnection, parse_url
 
+from millrace.broker.clock import Clock
 from millrace.protocol.errors import Unavailable
+from millrace.protocol.paths import without_paths
 
 Argument = bytes | str | int | float
 CONNECT_TIMEOUT_S = 2.0
@@ -24,9 +28,14 @@ _VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl
 
 
 class Connection(asyncio.Protocol):
-    """A connection made by `connect`. Once lost it stays lost: all waiting and later commands are `Unavailable`."""
+    """A connection made by `connect`. Once lost it stays lost: all waiting and later commands are `Unavailable`.
 
-    def __init__(self) -> None:
+    `received_s` is when bytes were read last, by the clock.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self.received_s = clock()
         self._reader = hiredis.Reader()
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._transport: asyncio.WriteTransport | None = None
@@ -41,6 +50,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Part of `asyncio.Protocol`."""
+        self.received_s = self._clock()
         self._reader.feed(data)
         while self._waiting and (answer := self._reader.gets()) is not False:
             future = self._waiting.popleft()
@@ -111,7 +121,7 @@ class BlockingConnection:
     __del__ = close
 
 
-async def connect(url: str) -> Connection:
+async def connect(url: str, clock: Clock = time.monotonic) -> Connection:
     """A connection to the server that a redis://, rediss:// or unix:// URL names, authenticated, its database selected.
 
     Raises `Unavailable` with the reason.
@@ -120,7 +130,7 @@ async def connect(url: str) -> Connection:
     connection = None
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            connection = await _open(options)
+            connection = await _open(options, partial(Connection, clock))
             _check_entry(await connection.execute(*_entry(options)))
     except (OSError, TimeoutError, Unavailable) as error:
         if connection:
@@ -149,16 +159,15 @@ def connect_blocking(url: str) -> BlockingConnection:
 def _unreachable(error: Exception) -> Unavailable:
     if isinstance(error, Unavailable):
         return error
-    return Unavailable(
-        f"the queue's Redis cannot be reached: {str(error) or f'no answer within {CONNECT_TIMEOUT_S} s'}"
-    )
+    reason = without_paths(str(error)) or f"no answer within {CONNECT_TIMEOUT_S} s"  # callers read it
+    return Unavailable(f"the queue's Redis cannot be reached: {reason}")
 
 
-async def _open(options: dict[str, Any]) -> Connection:
+async def _open(options: dict[str, Any], made: Callable[[], Connection]) -> Connection:
     loop = asyncio.get_running_loop()
     if "path" in options:
-        return (await loop.create_unix_connection(Connection, options["path"]))[1]
-    return (await loop.create_connection(Connection, *_address(options), ssl=_tls(options)))[1]
+        return (await loop.create_unix_connection(made, options["path"]))[1]
+    return (await loop.create_connection(made, *_address(options), ssl=_tls(options)))[1]
 
 
 def _open_blocking(options: dict[str, Any]) -> socket.socket:

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
+import numpy as np
 
 from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestBlock, RequestItem
-from millrace.protocol.tensors import BYTES, DTYPES, Tensor
+from millrace.protocol.tensors import BYTES, DTYPES, StringLayout, Tensor
 
 FORMAT_VERSION = 1
 _PREFIX = struct.Struct("<2sBBI")
@@ -35,6 +36,7 @@ class _TensorHead(msgspec.Struct, array_like=True, frozen=True):
     datatype: str
     shape: tuple[int, ...]
     payload_bytes: int
+    row_ends: bytes = b""  # of BYTES tensors with a layout, which blocks of before it have not
 
 
 class _RequestHead(msgspec.Struct, array_like=True, frozen=True):
@@ -63,15 +65,21 @@ _reply_decoder = msgspec.msgpack.Decoder(_ReplyHead)
 
 def encode_request(block: RequestBlock) -> bytes:
     """The block's bytes."""
+    return b"".join(request_parts(block))
+
+
+def request_parts(block: RequestBlock) -> list[bytes | memoryview]:
+    """The buffers whose bytes, end to end, are the block's; the tensors are not copied."""
     b = block
     head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, _tensor_heads(b.tensors))
-    return _join(_REQUEST, head, b.tensors)
+    return _parts(_REQUEST, head, b.tensors)
 
 
 def encode_reply(block: ReplyBlock) -> bytes:
     """The block's bytes."""
     b = block
-    return _join(_REPLY, _ReplyHead(b.worker, b.compute_ms, b.batch_rows, b.items, _tensor_heads(b.tensors)), b.tensors)
+    head = _ReplyHead(b.worker, b.compute_ms, b.batch_rows, b.items, _tensor_heads(b.tensors))
+    return b"".join(_parts(_REPLY, head, b.tensors))
 
 
 def decode_request(data: bytes) -> RequestBlock:
@@ -97,17 +105,20 @@ def decode_reply(data: bytes) -> ReplyBlock:
 
 
 def _tensor_heads(tensors: dict[str, Tensor]) -> tuple[_TensorHead, ...]:
-    return tuple(_TensorHead(name, t.datatype, t.shape, len(t.data)) for name, t in tensors.items())
+    return tuple(
+        _TensorHead(name, t.datatype, t.shape, len(t.data), t.layout.row_ends if t.layout else b"")
+        for name, t in tensors.items()
+    )
 
 
-def _join(kind: int, head: _RequestHead | _ReplyHead, tensors: dict[str, Tensor]) -> bytes:
+def _parts(kind: int, head: _RequestHead | _ReplyHead, tensors: dict[str, Tensor]) -> list[bytes | memoryview]:
     packed = _encoder.encode(head)
     parts: list[bytes | memoryview] = [_PREFIX.pack(b"MR", FORMAT_VERSION, kind, len(packed)), packed]
     last = len(packed)
     for tensor in tensors.values():
         parts += (bytes(-last % 8), tensor.data)
         last = len(tensor.data)
-    return b"".join(parts)
+    return parts
 
 
 def _split(kind: int, decoder: msgspec.msgpack.Decoder[_Head], data: bytes) -> tuple[_Head, dict[str, Tensor]]:
@@ -141,4 +152,15 @@ def _tensor(head: _TensorHead, data: memoryview) -> Tensor:
         raise CodecError(f"tensor {head.name!r} is malformed")
     if head.datatype != BYTES and math.prod(shape) * DTYPES[head.datatype].itemsize != len(data):
         raise CodecError(f"tensor {head.name!r} does not fill its shape")
-    return Tensor(head.datatype, tuple(shape), data)
+    if not head.row_ends:
+        return Tensor(head.datatype, tuple(shape), data)
+    return Tensor(head.datatype, tuple(shape), data, _layout(head, shape[0]))
+
+
+def _layout(head: _TensorHead, rows: int) -> StringLayout:
+    ends = np.frombuffer(head.row_ends, "<i8") if len(head.row_ends) == 8 * rows else np.empty(0, "<i8")
+    if head.datatype != BYTES or not len(ends) or ends[-1] != head.payload_bytes:
+        raise CodecError(f"tensor {head.name!r} has no such rows")
+    if ends[0] < 0 or (ends[1:] < ends[:-1]).any():
+        raise CodecError(f"tensor {head.name!r} has rows that end before they begin")
+    return StringLayout(head.row_ends)

@@ -10,12 +10,13 @@ where Redis came back empty. Every process keeps the newest document that it saw
 the broker has none or an older one; so the documents live as long as any process that knew them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from millrace.protocol.messages import WorkerAnnouncement
 
+_FORGOTTEN_MS = 3_600_000
 _SILENCE_MS = 3_000  # a worker looks at its repository every second
 
 
@@ -71,15 +72,21 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         shadow = {self.shadow.version} if self.shadow else set()
         return frozenset({*self.labels.values(), *self.weights} | shadow)
 
+    @property
+    def asks_for_nothing(self) -> bool:
+        """Whether all is left to the model's files."""
+        return self == DesiredState(model=self.model, generation=self.generation)
+
 
 class DesiredStates:
     """The newest document of each model that this process has seen.
 
-    `by_model` is replaced as a whole when one changes: other threads may read it.
+    `by_model` is replaced as a whole when one changes: other threads may read it. `now_ms` is the broker's clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now_ms: Callable[[], float]) -> None:
         self.by_model: Mapping[str, DesiredState] = {}
+        self._now_ms = now_ms
 
     def of(self, model: str) -> DesiredState:
         """The model's document; one that asks for nothing where there is none."""
@@ -91,6 +98,15 @@ class DesiredStates:
         if newer:
             self.by_model = {**self.by_model, **newer}
 
+    def forget(self) -> list[DesiredState]:
+        """Drop the documents that have asked for nothing for an hour, and return them."""
+        before_ms = self._now_ms() - _FORGOTTEN_MS
+        old = [known for known in self.by_model.values() if known.generation < before_ms and known.asks_for_nothing]
+        if old:
+            gone = {known.model for known in old}
+            self.by_model = {model: known for model, known in self.by_model.items() if model not in gone}
+        return old
+
     def missing_from(self, seen: Iterable[DesiredState]) -> list[DesiredState]:
         """The documents that whoever showed these has not, or has only older."""
         generations = {control.model: control.generation for control in seen}
@@ -98,11 +114,11 @@ class DesiredStates:
 
 
 def held_back(workers: Sequence[WorkerAnnouncement]) -> set[tuple[str, int]]:
-    """The models' versions that some worker which serves an older one is still loading, or has perhaps not seen yet.
+    """The versions that are not to get the traffic yet: a worker that serves an older one has still to load them.
 
-    Until it is done, whoever has loaded such a version already would have to carry everything alone: so requests that
-    name no version go on to the older one, and it stays where it is. A worker that has not said a word of a version
-    for `_SILENCE_MS` since another has it does not want it.
+    While one worker still loads version 2, version 1 keeps the traffic; otherwise the first worker that has version 2
+    would get all of it. A worker that has not reported version 2 for `_SILENCE_MS` since another has it is not waited
+    for.
     """
     since: dict[str, dict[int, int]] = {}
     for model in (model for worker in workers for model in worker.models if model.state == "AVAILABLE"):

@@ -21,6 +21,8 @@ Errors cross the queue as `{code, message}` (see `from_wire`), never as a pickle
 
 from typing import ClassVar
 
+from millrace.protocol.paths import without_paths
+
 
 class MillraceError(Exception):
     """The base of all; `str(error)` is the text for the caller."""
@@ -148,5 +150,8 @@ _BY_CODE: dict[str, type[MillraceError]] = {
 
 
 def from_wire(code: str, message: str) -> MillraceError:
-    """The error that a worker sent as `{code, message}`; a code that this version does not know becomes `Internal`."""
-    return _BY_CODE.get(code, Internal)(message)
+    """The error that a worker sent as `{code, message}`; a code that this version does not know becomes `Internal`.
+
+    Callers read it, so that it names no path of the worker's.
+    """
+    return _BY_CODE.get(code, Internal)(without_paths(message))

@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from millrace import rpc
 from millrace.protocol.errors import InvalidRequest, NotSupported
-from millrace.protocol.tensors import BYTES, DTYPES, TENSORFLOW_NAMES, Tensor, encode_strings
+from millrace.protocol.tensors import (
+    BYTES,
+    DTYPES,
+    TENSORFLOW_NAMES,
+    Tensor,
+    encode_strings,
+    read_layout,
+    string_tensor,
+)
 from millrace.rpc import wire
 
 _MAX_RANK = 32
@@ -51,27 +59,44 @@ def to_tensor(proto: Any, name: str) -> Tensor:
 
     Raises `InvalidRequest` where elements and shape do not fit, `NotSupported` for a type that is not carried.
     """
-    datatype = datatype_of(proto.dtype)
-    shape = tuple([dim.size for dim in proto.tensor_shape.dim])
-    if proto.tensor_shape.unknown_rank or len(shape) > _MAX_RANK or (shape and min(shape) < 0):
-        raise InvalidRequest(f"tensor '{name}' has no valid shape: {list(shape)}")
+    datatype, shape = datatype_of(proto.dtype), shape_of(proto, name)
     count = math.prod(shape)
     content = proto.tensor_content
     if content:
-        data = _strings_in(content, count, name) if datatype == BYTES else content
-        if datatype != BYTES and len(data) != count * DTYPES[datatype].itemsize:
-            raise InvalidRequest(f"tensor '{name}' of shape {list(shape)} has {len(data)} bytes in tensor_content")
-        return Tensor(datatype, shape, data)
-    return Tensor(datatype, shape, _elements(getattr(proto, _VALUES[datatype]), datatype, count, name))
-
-
-def _elements(values: Any, datatype: str, count: int, name: str) -> bytes | memoryview:
+        if datatype == BYTES:
+            return string_tensor(_strings_in(content, count, name), shape)
+        if len(content) != count * DTYPES[datatype].itemsize:
+            raise InvalidRequest(f"tensor '{name}' of shape {list(shape)} has {len(content)} bytes in tensor_content")
+        return Tensor(datatype, shape, content)
+    values = getattr(proto, _VALUES[datatype])
     if len(values) > count:
         raise InvalidRequest(f"tensor '{name}' has {len(values)} values for {count} elements")
     if datatype == BYTES:
-        last = values[-1] if values else b""
-        _check_filled(name, (count - len(values)) * (_STRING_BYTES + len(last)))
-        return encode_strings(values) + encode_strings([last]) * (count - len(values))
+        return _string_tensor(values, shape, count, name)
+    return Tensor(datatype, shape, _numbers_in(values, datatype, count, name))
+
+
+def shape_of(proto: Any, name: str) -> tuple[int, ...]:
+    """The shape of a TensorProto, of which nothing else is read. Raises `InvalidRequest` for what is none."""
+    dims = proto.tensor_shape.dim
+    shape = tuple([dim.size for dim in dims]) if len(dims) <= _MAX_RANK else ()
+    if proto.tensor_shape.unknown_rank or len(dims) > _MAX_RANK or (shape and min(shape) < 0):
+        said = list(shape) if len(dims) <= _MAX_RANK else f"{len(dims)} dimensions, at most {_MAX_RANK} are taken"
+        raise InvalidRequest(f"tensor '{name}' has no valid shape: {said}")
+    return shape
+
+
+def _string_tensor(values: Any, shape: tuple[int, ...], count: int, name: str) -> Tensor:
+    missing = count - len(values)
+    if not missing:
+        return string_tensor(values, shape)
+    last = values[-1] if values else b""
+    _check_filled(name, missing * (_STRING_BYTES + len(last)))
+    data = encode_strings(values) + encode_strings([last]) * missing
+    return Tensor(BYTES, shape, data, read_layout(data, shape))
+
+
+def _numbers_in(values: Any, datatype: str, count: int, name: str) -> bytes | memoryview:
     dtype = DTYPES[datatype]
     _check_filled(name, (count - len(values)) * dtype.itemsize)
     given = _numbers(values, datatype, name)
@@ -106,7 +131,7 @@ def _within(values: Any, dtype: np.dtype[Any], name: str) -> npt.NDArray[Any]:
     return narrow
 
 
-def _strings_in(content: bytes, count: int, name: str) -> bytes:
+def _strings_in(content: bytes, count: int, name: str) -> list[bytes]:
     """Strings as TensorFlow writes them into `tensor_content`: all lengths, then all bytes."""
     lengths, offset = [], 0
     for _ in range(count):
@@ -118,7 +143,7 @@ def _strings_in(content: bytes, count: int, name: str) -> bytes:
     for length in lengths:
         elements.append(content[offset : offset + length])
         offset += length
-    return encode_strings(elements)
+    return elements
 
 
 def _read_varint(data: bytes, offset: int, name: str) -> tuple[int, int]:

@@ -6,21 +6,29 @@ on it with their next heartbeat. A change that workers must carry out is waited 
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed, NoWorker, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
+from serving.access.audit import Action, recorded
+from serving.access.callers import Caller
 from serving.models.registry import AVAILABLE, ModelRegistry
 from serving.queueing.producer import Producer
 from serving.settings import ServingSettings
 
+_NOBODY = Caller()
 _LOOK_S = 0.1
 _SEEK_S = 3.0  # a worker looks at its repository every second, and has a heartbeat every half
-_MOST_MODELS = 10_000
+MOST_MODELS = 1000
+_MOST_UNSEEN = 16
+_MOST_BYTES = 1_000_000
+_MOST_WAITING = 16
 _MOST_LABELS = 100
 _MOST_VERSIONS = 1000
 _LONGEST_NAME = 128
@@ -62,90 +70,88 @@ class ModelControl:
         entries = [_entry(version) for name in self._models.names() for version in self._models.versions(name)]
         return [entry for entry in entries if not ready or entry.state == "READY"]
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, *, caller: Caller = _NOBODY) -> None:
         """Load the model, and again what failed or has changed; returns when a worker has it available.
 
         Raises `InvalidRequest` with the workers' reason where none can.
         """
-        self._check_allowed()
-        await self._seek(name)
-        control = await self._change(name, lambda known: msgspec.structs.replace(known, is_loaded=True))
-        await self._done([control])
-        self._check_loaded(name)
+        with recorded(caller, "load", name) as action:
+            self._check_allowed()
+            await self._seek([name])
+            control = await self._change(name, lambda known: replace(known, is_loaded=True), action)
+            await self._done([control])
+            self._check_loaded(name)
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, *, caller: Caller = _NOBODY) -> None:
         """Take the model from the callers; returns when no worker offers it. What was sent before is answered."""
-        self._check_allowed()
-        if name not in self._models.names():
-            raise InvalidRequest(f"failed to unload '{name}', the model is not known")
-        await self._done([await self._change(name, lambda known: msgspec.structs.replace(known, is_loaded=False))])
+        with recorded(caller, "unload", name) as action:
+            self._check_allowed()
+            if name not in self._models.names():
+                raise InvalidRequest(f"failed to unload {shown(name)}, the model is not known")
+            await self._done([await self._change(name, _unloaded, action)])
 
-    async def reload(self, configs: Sequence[ModelSettings]) -> None:
+    async def reload(self, configs: Sequence[ModelSettings], *, caller: Caller = _NOBODY) -> None:
         """TensorFlow Serving's HandleReloadConfigRequest: serve these models as they say, and no others.
 
         Labels are set once the versions are there. Raises `InvalidRequest` where a model cannot be loaded, or a label
-        names a version that is not available; the other changes are made all the same.
+        names a version that is not available; the other changes are made all the same. A model that no worker has a
+        folder of is refused before anything else is changed.
         """
-        self._check_allowed()
-        names = [config.name for config in configs]
-        if len(set(names)) != len(names):
-            raise InvalidRequest("Illegal to list the same model twice in config")
-        if len({*names, *self._producer.desired_states.by_model}) > _MOST_MODELS:
-            raise InvalidRequest(f"at most {_MOST_MODELS} models can be configured at run time")
-        for config in configs:
-            _check_settings(config)
-        desired_states = [await self._change(config.name, _configured(config)) for config in configs]
-        for name in set(self._models.names()) - set(names):
-            desired_states.append(
-                await self._change(name, lambda known: msgspec.structs.replace(known, is_loaded=False))
-            )
-        await self._done(desired_states)
-        for config in configs:
-            self._check_loaded(config.name)
-            await self._set_labels(config.name, config.labels)
+        with recorded(caller, "reload", "") as action:
+            self._check_allowed()
+            self._check_configs(configs)
+            await self._find(configs, action)
+            desired_states = [await self._change(c.name, _configured(c), action) for c in configs]
+            for name in set(self._models.names()) - {config.name for config in configs}:
+                desired_states.append(await self._change(name, _unloaded, action))
+            await self._done(desired_states)
+            for config in configs:
+                self._check_loaded(config.name)
+                await self._set_labels(config.name, config.labels, action)
 
-    async def set_policy(self, name: str, policy: VersionPolicy | None) -> None:
+    async def set_policy(self, name: str, policy: VersionPolicy | None, *, caller: Caller = _NOBODY) -> None:
         """Load the versions that the policy says, None for what the model's files say; returns when it is done."""
-        self._check_allowed()
-        self._check_known(name)
-        if policy and len(policy.specific) > _MOST_VERSIONS:
-            raise InvalidRequest(f"a policy may name at most {_MOST_VERSIONS} versions")
-        await self._done([await self._change(name, lambda known: msgspec.structs.replace(known, policy=policy))])
+        with recorded(caller, "policy", name) as action:
+            self._check_allowed()
+            self._check_known(name)
+            if policy and len(policy.specific) > _MOST_VERSIONS:
+                raise InvalidRequest(f"a policy may name at most {_MOST_VERSIONS} versions")
+            await self._done([await self._change(name, lambda known: replace(known, policy=policy), action)])
 
-    async def set_label(self, name: str, label: str, version: int) -> None:
+    async def set_label(self, name: str, label: str, version: int, *, caller: Caller = _NOBODY) -> None:
         """Let the label name the version, which must be available. Applies at once here, elsewhere in a heartbeat."""
-        self._check_allowed()
-        await self._set_labels(name, {label: version})
+        with recorded(caller, "label", name) as action:
+            self._check_allowed()
+            await self._set_labels(name, {label: version}, action)
 
-    async def remove_label(self, name: str, label: str) -> None:
+    async def remove_label(self, name: str, label: str, *, caller: Caller = _NOBODY) -> None:
         """Take back what was set at run time; a label of the model's configuration then says what it says there."""
-        self._check_allowed()
-        self._check_known(name)
 
         def change(known: DesiredState) -> DesiredState:
             if label not in known.labels:
-                raise InvalidRequest(f"the label {label!r} of model {name!r} was not set at run time")
+                raise InvalidRequest(f"the label {shown(label)} of model {shown(name)} was not set at run time")
             left = {key: version for key, version in known.labels.items() if key != label}
-            return msgspec.structs.replace(known, labels=left)
+            return replace(known, labels=left)
 
-        await self._change(name, change)
+        with recorded(caller, "remove label", name) as action:
+            self._check_allowed()
+            self._check_known(name)
+            await self._change(name, change, action)
 
-    async def set_traffic(self, name: str, weights: Mapping[int, float], shadow: Shadow | None) -> None:
+    async def set_traffic(
+        self, name: str, weights: Mapping[int, float], shadow: Shadow | None, *, caller: Caller = _NOBODY
+    ) -> None:
         """Share out the requests that name neither version nor label, and copy a share of all to a shadow.
 
         Without weights the newest version has them all. Every version that is named must be available.
         """
-        self._check_allowed()
-        self._check_known(name)
-        if len(weights) > _MOST_VERSIONS or not all(0 <= weight < math.inf for weight in weights.values()):
-            raise InvalidRequest(f"weights are numbers from 0 on, of at most {_MOST_VERSIONS} versions")
-        if weights and not 0 < sum(weights.values()) < math.inf:
-            raise InvalidRequest("the weights must not all be 0")
-        if shadow and not 0 < shadow.percent <= 100:
-            raise InvalidRequest("the shadow's percent must be above 0, and at most 100")
-        for version in (*weights, *([shadow.version] if shadow else [])):
-            self._check_available(name, version, "requests cannot be sent to")
-        await self._change(name, lambda known: msgspec.structs.replace(known, weights=dict(weights), shadow=shadow))
+        with recorded(caller, "traffic", name) as action:
+            self._check_allowed()
+            self._check_known(name)
+            _check_shares(weights, shadow)
+            for version in (*weights, *([shadow.version] if shadow else [])):
+                self._check_available(name, version, "requests cannot be sent to")
+            await self._change(name, lambda known: replace(known, weights=dict(weights), shadow=shadow), action)
 
     def control(self, name: str) -> DesiredState:
         """What is wanted of the model at run time. Raises `ModelNotFound`."""
@@ -154,10 +160,20 @@ class ModelControl:
 
     # The parts
 
-    async def _change(self, name: str, change: Callable[[DesiredState], DesiredState]) -> DesiredState:
-        return await self._producer.change_desired_state(name, change)
+    async def _change(self, name: str, change: Callable[[DesiredState], DesiredState], action: Action) -> DesiredState:
+        old = DesiredState(model=name)
 
-    async def _set_labels(self, name: str, labels: Mapping[str, int]) -> None:
+        def checked(known: DesiredState) -> DesiredState:
+            nonlocal old
+            old, wanted = known, change(known)
+            self._check_room([wanted])
+            return wanted
+
+        new = await self._producer.change_desired_state(name, checked)
+        action.changed(old, new)
+        return new
+
+    async def _set_labels(self, name: str, labels: Mapping[str, int], action: Action) -> None:
         for label, version in labels.items():
             _check_name(label, "label")
             self._check_available(name, version, f"the label {label!r} cannot be given to")
@@ -168,16 +184,55 @@ class ModelControl:
             changed = {**known.labels, **labels}
             if len(changed) > _MOST_LABELS:
                 raise InvalidRequest(f"a model may have at most {_MOST_LABELS} labels")
-            return msgspec.structs.replace(known, labels=changed)
+            return replace(known, labels=changed)
 
-        await self._change(name, change)
+        await self._change(name, change, action)
 
-    async def _seek(self, name: str) -> None:
-        """Return when some worker has seen the model; one that was just published takes its next look."""
+    async def _find(self, configs: Sequence[ModelSettings], action: Action) -> None:
+        """Return when the workers have seen a folder of each model. Raises `InvalidRequest` where there is none.
+
+        A worker announces what lies in its repository under the folder's name. Only a worker can say whether another
+        folder is there: a few models with one are tried out, and taken back where it is not.
+        """
+        known = set(self._models.names())
+        unseen = [config for config in configs if config.name not in known]
+        elsewhere = [config for config in unseen if not _is_at_its_name(config)]
+        if len(elsewhere) > _MOST_UNSEEN:
+            raise InvalidRequest(
+                f"at most {_MOST_UNSEEN} new models can have a base_path that does not end with their name"
+            )
+        await self._seek([config.name for config in unseen if _is_at_its_name(config)])
         try:
-            await self._until(lambda: name in self._models.names(), _SEEK_S)
+            await self._done([await self._change(config.name, _configured(config), action) for config in elsewhere])
+            for config in elsewhere:
+                self._check_loaded(config.name)
+        finally:
+            for config in elsewhere:
+                if not self._has_folder(config.name):
+                    await self._change(config.name, lambda known: DesiredState(model=known.model), action)
+
+    def _has_folder(self, name: str) -> bool:
+        """Whether some worker has seen a version of the model."""
+        try:
+            return any(version.version for version in self._models.versions(name))
+        except ModelNotFound:
+            return False
+
+    async def _seek(self, names: Collection[str]) -> None:
+        """Return when workers have seen all these models; one that was just published takes their next look."""
+
+        def missing() -> list[str]:
+            known = set(self._models.names())
+            return [name for name in names if name not in known]
+
+        if not missing():
+            return
+        try:
+            await self._until(lambda: not missing(), _SEEK_S)
         except TimeoutError:
-            raise InvalidRequest(f"failed to load '{name}', failed to poll from model repository") from None
+            name = missing()[:1]
+            if name:
+                raise InvalidRequest(_not_found(name[0])) from None
 
     async def _done(self, desired_states: Sequence[DesiredState]) -> None:
         """Return when every live worker has done what these ask for. Raises `NoWorker` where none is there to do it."""
@@ -214,6 +269,27 @@ class ModelControl:
     def _check_allowed(self) -> None:
         if self._settings.model_control == "none":
             raise NotAllowed("explicit model load / unload is not allowed if polling is enabled")
+        if self._waiting >= _MOST_WAITING:
+            raise Unavailable("other changes are still waited for; try again when they are done")
+
+    def _check_configs(self, configs: Sequence[ModelSettings]) -> None:
+        if len(configs) > MOST_MODELS:
+            raise InvalidRequest(f"at most {MOST_MODELS} models can be configured at run time")
+        for config in configs:
+            _check_settings(config)
+        if len({config.name for config in configs}) != len(configs):
+            raise InvalidRequest("Illegal to list the same model twice in config")
+        self._check_room([_configured(c)(self._producer.desired_states.of(c.name)) for c in configs])
+
+    def _check_room(self, wanted: Sequence[DesiredState]) -> None:
+        """Every heartbeat carries what is wanted of all models. What makes it smaller is always let in."""
+        stored = self._producer.desired_states.by_model
+        before = sum(_size(state) for state in stored.values())
+        after = sum(_size(state) for state in {**stored, **{state.model: state for state in wanted}}.values())
+        if after > max(before, _MOST_BYTES):
+            raise InvalidRequest(
+                f"what is wanted of all models may take {_MOST_BYTES} bytes together, and would take {after}"
+            )
 
     def _check_known(self, name: str) -> None:
         if name not in self._models.names():
@@ -224,7 +300,7 @@ class ModelControl:
         try:
             versions = self._models.versions(name)
         except ModelNotFound:
-            raise InvalidRequest(f"failed to load '{name}', failed to poll from model repository") from None
+            raise InvalidRequest(_not_found(name)) from None
         serving = max((v.version for v in versions if v.state == AVAILABLE and not v.error), default=-1)
         failed = [v for v in versions if v.version > serving and (v.error or serving < 0)]
         if failed:
@@ -250,17 +326,50 @@ def _configured(config: ModelSettings) -> Callable[[DesiredState], DesiredState]
     )
 
 
+def _is_at_its_name(config: ModelSettings) -> bool:
+    """Whether its folder is called as the model is, so that workers have announced it where it is there."""
+    return not config.base_path or PurePosixPath(config.base_path).name == config.name
+
+
+def _unloaded(known: DesiredState) -> DesiredState:
+    return replace(known, is_loaded=False)
+
+
+def _check_shares(weights: Mapping[int, float], shadow: Shadow | None) -> None:
+    if len(weights) > _MOST_VERSIONS or not all(0 <= weight < math.inf for weight in weights.values()):
+        raise InvalidRequest(f"weights are numbers from 0 on, of at most {_MOST_VERSIONS} versions")
+    if weights and not 0 < sum(weights.values()) < math.inf:
+        raise InvalidRequest("the weights must not all be 0")
+    if shadow and not 0 < shadow.percent <= 100:
+        raise InvalidRequest("the shadow's percent must be above 0, and at most 100")
+
+
 def _check_settings(config: ModelSettings) -> None:
     _check_name(config.name, "model name")
     if len(config.base_path) > _LONGEST_PATH:
         raise InvalidRequest(f"a base_path may have at most {_LONGEST_PATH} characters")
     if config.policy and len(config.policy.specific) > _MOST_VERSIONS:
         raise InvalidRequest(f"a policy may name at most {_MOST_VERSIONS} versions")
+    if len(config.labels) > _MOST_LABELS:
+        raise InvalidRequest(f"a model may have at most {_MOST_LABELS} labels")
+
+
+def _not_found(name: str) -> str:
+    return f"failed to load {shown(name)}, failed to poll from model repository"
+
+
+def shown(name: str) -> str:
+    """A name that a caller gave, as an error's text repeats it: cut, and between quotes."""
+    return f"'{name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + '…'}'"
 
 
 def _check_name(name: str, what: str) -> None:
     if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or "/" in name or ":" in name:
         raise InvalidRequest(f"a {what} has 1 to {_LONGEST_NAME} printable characters, without '/' and ':'")
+
+
+def _size(state: DesiredState) -> int:
+    return len(msgspec.json.encode(state))
 
 
 def _entry(version: ModelAnnouncement) -> IndexEntry:

@@ -15,9 +15,12 @@ from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
+import msgspec
+
 from millrace.protocol.desired_state import DesiredState, Shadow, held_back
 from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NoWorker, SignatureNotFound
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from millrace.protocol.paths import without_paths
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 AVAILABLE = "AVAILABLE"
@@ -181,7 +184,7 @@ class ModelRegistry:
             for name, versions in self._versions.items()
             if (ended := {v: _ended(m) for v, m in versions.items() if v})  # 0 stood for there being none
         }
-        for announced in (model for worker in workers for model in worker.models):
+        for announced in (_for_callers(model) for worker in workers for model in worker.models):
             versions = found.setdefault(announced.name, {})
             known = versions.get(announced.version)
             if known is None or _RANKS.get(announced.state, 0) >= _RANKS.get(known.state, 0):
@@ -229,6 +232,14 @@ def _cast(shadow: Shadow, served: Mapping[int, ServedModel]) -> None:
         for other in served.values():
             if other is not model:
                 other.shadow = ServedShadow(model, shadow.percent / 100)
+
+
+def _for_callers(model: ModelAnnouncement) -> ModelAnnouncement:
+    """The announcement without the paths that its texts name: callers read them."""
+    error, description = without_paths(model.error), without_paths(model.description)
+    if error == model.error and description == model.description:
+        return model
+    return msgspec.structs.replace(model, error=error, description=description)
 
 
 def _ended(model: ModelAnnouncement) -> ModelAnnouncement:

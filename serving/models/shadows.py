@@ -3,8 +3,11 @@
 A copy is sent after the caller's own request and shares nothing with it but the memory of its tensors; whatever becomes
 of it, the caller has the answer to their own. Copies are the first to go under load: none is made while the version
 that answers has two full batches in flight, from when on its workers may have no time to spare, or the shadow one.
+So there is never more than about one batch of copies open. The tensors of a copy are counted in the budget until they
+are in the queue. When the server stops, open copies are dropped.
 """
 
+import itertools
 import logging
 import random
 import time
@@ -16,22 +19,45 @@ from millrace.protocol.errors import MillraceError
 from serving.models.registry import ServedModel, ServedShadow
 from serving.monitoring.metrics import Metrics
 from serving.queueing.admission import Inference, admit
-from serving.queueing.producer import Producer, Request
+from serving.queueing.pending import Pending
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest, size_of
+from serving.transport.budget import Budget
 
 _log = logging.getLogger(__name__)
 
 
 class Shadows:
-    """Sends the copies. `chance` gives numbers from 0 to 1, of which those below a shadow's share are copied."""
+    """Sends the copies. `chance` gives numbers from 0 to 1, of which those below a shadow's share are copied.
 
-    def __init__(self, producer: Producer, metrics: Metrics, chance: Callable[[], float] = random.random) -> None:
+    Without a budget the copies' bytes are not counted.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        metrics: Metrics,
+        chance: Callable[[], float] = random.random,
+        budget: Budget | None = None,
+    ) -> None:
         self._producer = producer
         self._metrics = metrics
         self._chance = chance
+        self._budget = budget
+        self._open: dict[int, Pending] = {}
+        self._numbers = itertools.count()
+        self._is_stopped = False
 
-    def cast(self, shadow: ServedShadow, inference: Inference, request: Request) -> None:
+    def stop(self) -> None:
+        """Drop the copies that have no answer yet, and make no more."""
+        self._is_stopped = True
+        for copy in self._open.values():
+            self._producer.withdraw(copy)
+        self._open.clear()
+
+    def cast(self, shadow: ServedShadow, inference: Inference, request: InferenceRequest) -> None:
         """Send a copy of a request that has just been sent, if its turn comes; raises nothing."""
-        if self._chance() >= shadow.share:
+        if self._is_stopped or self._chance() >= shadow.share:
             return
         if self._producer.batches_in_flight(request.model, request.version) >= 2 or (
             self._producer.batches_in_flight(shadow.model.name, shadow.model.version) >= 1
@@ -41,23 +67,45 @@ class Shadows:
         try:
             self._send(shadow.model, inference, request)
         except MillraceError as error:  # it takes other inputs than the version that answers, perhaps
-            self._failed(shadow.model, error)
+            self._log_failure(shadow.model, error)
+            self._count(shadow.model, "failed")
         except Exception:
             _log.exception("a copy for a shadow could not be made", extra={"model": request.model})
             self._count(shadow.model, "failed")
 
-    def _send(self, model: ServedModel, inference: Inference, request: Request) -> None:
+    def _send(self, model: ServedModel, inference: Inference, request: InferenceRequest) -> None:
         deadline = time.perf_counter() + request.timeout_s
         copied = replace(inference, model=model, priority="normal")
-        self._producer.send(
-            admit(copied, trace=request.trace, deadline=deadline, max_queue_rows=request.rows),
-            lambda _response: self._count(model, "answered"),
-            lambda error: self._failed(model, error),
-        )
+        copy = admit(copied, trace=request.trace, deadline=deadline, max_queue_rows=request.rows)
+        reservation = self._budget.reserve(size_of(copy.inputs)) if self._budget else None
+        if self._budget and not reservation:
+            self._count(model, "shed")
+            return
+        number = next(self._numbers)
 
-    def _failed(self, model: ServedModel, error: MillraceError) -> None:
+        def end(outcome: str) -> None:
+            self._open.pop(number, None)
+            self._count(model, outcome)
+
+        def fail(error: MillraceError) -> None:
+            self._log_failure(model, error)
+            end("failed")
+
+        release = reservation.release if reservation else _do_nothing
+        try:
+            pending = self._producer.send(copy, lambda _response: end("answered"), fail, release)
+        except Exception:
+            release()
+            raise
+        if not pending.is_done:
+            self._open[number] = pending
+
+    def _log_failure(self, model: ServedModel, error: MillraceError) -> None:
         _log.info("a shadow failed", extra={"model": model.name, "version": model.version, "reason": str(error)[:300]})
-        self._count(model, "failed")
 
     def _count(self, model: ServedModel, outcome: str) -> None:
         self._metrics.shadow_ended(model.name, model.version, outcome)
+
+
+def _do_nothing() -> None:
+    """There is no reservation to release."""

@@ -18,7 +18,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from millrace.protocol.messages import ReplyBlock
-from serving.queueing.producer import BlockObserver, Timings
+from serving.queueing.replies import BlockObserver
+from serving.queueing.requests import Timings
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)

@@ -7,24 +7,34 @@ the manifest's labels name the classes. The classification extension of the Open
 """
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from millrace import rpc
 from millrace.protocol.errors import InvalidRequest
-from millrace.protocol.tensors import BYTES, DTYPES, Signature, Tensor, TensorSpec, encode_strings
+from millrace.protocol.tensors import (
+    BYTES,
+    DTYPES,
+    Signature,
+    Tensor,
+    TensorSpec,
+    concatenate_rows,
+    encode_strings,
+    string_tensor,
+)
 from serving.protocols import json_tensors
+from serving.protocols.limits import MAX_CLASSES, check_count
 
 Values = list[int] | list[float] | list[bytes]
 Example = Mapping[str, Values]
 
 _MAX_CONTEXT_BYTES, _NUMBER_BYTES, _FEATURE_BYTES = 16 * 2**20, 8, 64
 _FLOATS = ("FP16", "FP32", "FP64")
+_SLICE_VALUES = 1 << 18  # as many are sorted at a time: 2 MB of indices
 
 
 def with_context(context: Example, examples: Sequence[Example]) -> list[Example]:
@@ -133,9 +143,19 @@ def _mismatch(spec: TensorSpec) -> InvalidRequest:
     return InvalidRequest(f"Key: {spec.name}. Data types don't match. Expected type: {_word(spec)}")
 
 
-def classifications(
-    outputs: Mapping[str, Tensor], signature: Signature, labels: Sequence[str]
-) -> list[list[tuple[str, float]]]:
+class ScoredClasses(NamedTuple):
+    """Classes and their scores: `scores` has a row for each example, `names` those of one row, or of all of them."""
+
+    names: list[str]
+    scores: npt.NDArray[Any]
+
+    def names_of(self, row: int) -> list[str]:
+        """The names of a row's classes."""
+        count = self.scores.shape[1]
+        return self.names if len(self.names) == count else self.names[row * count : (row + 1) * count]
+
+
+def classifications(outputs: Mapping[str, Tensor], signature: Signature, labels: Sequence[str]) -> ScoredClasses:
     """For each row its classes and their scores, in the model's order.
 
     Of outputs `classes` and `scores`, either may be missing: the label is then "", the score 0. On a plain signature
@@ -144,13 +164,12 @@ def classifications(
     """
     if "classes" in outputs or "scores" in outputs:
         return _named_classes(outputs.get("classes"), outputs.get("scores"))
-    scores = outputs[_scores(signature, len(labels))]
+    scores = outputs[_scores(signature, len(labels))].to_numpy()
     count = scores.shape[-1]
-    names = labels if len(labels) == count else [str(i) for i in range(count)]
-    return [list(zip(names, row, strict=True)) for row in _shortest(scores)]
+    return ScoredClasses([*labels] if len(labels) == count else [str(i) for i in range(count)], scores)
 
 
-def _named_classes(classes: Tensor | None, scores: Tensor | None) -> list[list[tuple[str, float]]]:
+def _named_classes(classes: Tensor | None, scores: Tensor | None) -> ScoredClasses:
     if classes and classes.datatype != BYTES:
         raise InvalidRequest("Expected classes Tensor of DT_STRING")
     if scores and scores.datatype not in _FLOATS:
@@ -158,12 +177,10 @@ def _named_classes(classes: Tensor | None, scores: Tensor | None) -> list[list[t
     shape = (classes or scores).shape  # type: ignore[union-attr]  # one of them is there
     if len(shape) != 2 or (classes and scores and classes.shape != scores.shape):
         raise InvalidRequest("Expected Tensor shape: [batch_size num_classes] of both classes and scores")
-    rows, count = shape
-    names = [[""] * count] * rows
+    names = [""] * shape[1]
     if classes:
-        names = [[name.decode("utf-8", "replace") for name in row] for row in classes.to_numpy().tolist()]
-    values = _shortest(scores) if scores else [[0.0] * count] * rows
-    return [list(zip(*row, strict=True)) for row in zip(names, values, strict=True)]
+        names = [name.decode("utf-8", "replace") for name in classes.to_numpy().ravel().tolist()]
+    return ScoredClasses(names, scores.to_numpy() if scores else np.zeros(shape, np.float32))
 
 
 def _scores(signature: Signature, label_count: int) -> str:
@@ -179,7 +196,7 @@ def _scores(signature: Signature, label_count: int) -> str:
     return scores[0].name
 
 
-def regressions(outputs: Mapping[str, Tensor], signature: Signature) -> list[float]:
+def regressions(outputs: Mapping[str, Tensor], signature: Signature) -> npt.NDArray[Any]:
     """For each row the value of the output `outputs`, or of the one output of floats with one value a row.
 
     Raises `InvalidRequest` where no output, or more than one, could be meant.
@@ -195,13 +212,8 @@ def regressions(outputs: Mapping[str, Tensor], signature: Signature) -> list[flo
     values = outputs[names[0]]
     if values.datatype not in _FLOATS or values.shape[1:] not in ((), (1,)):
         raise InvalidRequest("Expected output Tensor shape: [batch_size] or [batch_size 1] of DT_FLOAT")
-    column: list[float] = _shortest(Tensor(values.datatype, values.shape[:1], values.data))
+    column: npt.NDArray[Any] = values.to_numpy().reshape(-1)
     return column
-
-
-def _shortest(tensor: Tensor) -> Any:
-    """The numbers as nested lists: of all that read back as the same FP32 or FP16, the one with the fewest digits."""
-    return json.loads(json_tensors.dumps_array(tensor.to_numpy()))
 
 
 def top_classes(tensor: Tensor, count: int, labels: Sequence[str], *, has_rows: bool) -> Tensor:
@@ -215,13 +227,24 @@ def top_classes(tensor: Tensor, count: int, labels: Sequence[str], *, has_rows: 
         raise InvalidRequest(f"class result not available for output due to unsupported type '{tensor.datatype}'")
     rows = array.reshape(array.shape[0] if has_rows else 1, -1)
     size = rows.shape[1]
-    names = [f":{label}" for label in labels] if len(labels) == size else [""] * size
+    shown = min(size, count)
+    check_count("classes to name", len(rows) * shown, MAX_CLASSES)
+    names = np.array([f":{label}" for label in labels] if len(labels) == size else [""] * size, object)
     form = "%f:%d%s" if array.dtype.kind == "f" else "%d:%d%s"
-    classes = [form % (row[i], i, names[i]) for row in rows for i in _largest_first(row)[:count]]
-    shape = (min(size, count),)
-    return Tensor(BYTES, (len(rows), *shape) if has_rows else shape, encode_strings(classes))
+    parts: list[Tensor] = []
+    step = max(1, _SLICE_VALUES // max(1, size))
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        largest = _largest_first(some, shown)
+        values = np.take_along_axis(some, largest, axis=1).ravel().tolist()
+        described = zip(values, largest.ravel().tolist(), names[largest].ravel().tolist(), strict=True)
+        parts.append(string_tensor(map(form.__mod__, described), (len(some), shown)))
+    whole = concatenate_rows(parts)
+    return whole if has_rows else Tensor(BYTES, (shown,), whole.data)
 
 
-def _largest_first(row: npt.NDArray[Any]) -> list[int]:
-    indices: list[int] = (len(row) - 1 - np.argsort(row[::-1], kind="stable")[::-1]).tolist()
-    return indices
+def _largest_first(rows: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """The indices of each row's largest values; of equal ones the first."""
+    smallest_first = np.argsort(rows[:, ::-1], axis=1, kind="stable")
+    largest: npt.NDArray[Any] = rows.shape[1] - 1 - smallest_first[:, ::-1][:, :count]
+    return largest

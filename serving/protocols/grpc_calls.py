@@ -6,22 +6,48 @@ Messages are read and written here, and not by gRPC: a handler gets bytes and re
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from millrace.protocol.errors import Internal, InvalidRequest, MillraceError
-from serving.service import Headers, Service, Target
+from millrace.protocol.errors import Internal, MillraceError
+from serving.access import audit
+from serving.access.callers import Caller, grpc_address
+from serving.call import Call
+from serving.execution import Execution, Response
+from serving.protocols import messages
+from serving.protocols.rest_calls import Headers, timeout_ms
+from serving.protocols.verb import Body, Verb
+from serving.service import Service
 from serving.transport.responses import HttpResponse, shortened
 
 _log = logging.getLogger(__name__)
-_LARGE_MESSAGE_BYTES = 256 * 1024
+_MOST: dict[str, int] = {"config": 1024, "version_labels": 1024, "versions": 1024}  # of a reload, by field
+_MAX_FIELDS = 16_384
 _HEADERS = {"x-request-id": b"x-request-id", "x-request-timeout-ms": b"x-request-timeout-ms"}
 
+# The methods that change models, as the record has them.
+CONTROL_ACTIONS = {
+    "/inference.GRPCInferenceService/RepositoryModelLoad": "load",
+    "/inference.GRPCInferenceService/RepositoryModelUnload": "unload",
+    "/tensorflow.serving.ModelService/HandleReloadConfigRequest": "reload",
+}
+
 Context = Any  # grpc.aio.ServicerContext
-# What a message asks for, whose caller's deadline is in so many milliseconds (None: has none).
-Question = Callable[[Any, float | None], Target]
+
+
+class Asked(NamedTuple):
+    """What a message asks for: a verb, of a model, its version or label; and the body for it."""
+
+    verb: Verb
+    model: str
+    version: int | None
+    label: str | None
+    body: Body
+
+
+# What the bytes of a message ask for; raises `MillraceError`.
+Question = Callable[[bytes], Asked]
 # An error as a protocol words it.
 Words = Callable[[MillraceError], tuple[grpc.StatusCode, str]]
 
@@ -52,48 +78,86 @@ def milliseconds_left(context: Context) -> float | None:
 
 
 async def read(message_class: Any, request: bytes) -> Any:
-    """The message in the bytes. Raises `InvalidRequest`."""
-    try:
-        if len(request) > _LARGE_MESSAGE_BYTES:  # too long for the event loop, which has others to serve
-            return await asyncio.get_running_loop().run_in_executor(None, message_class.FromString, request)
-        return message_class.FromString(request)
-    except DecodeError:
-        raise InvalidRequest(f"the message cannot be read as {message_class.DESCRIPTOR.full_name}") from None
+    """The message in the bytes, of a method that needs no queue. Raises `InvalidRequest`, `PayloadTooLarge`."""
+    messages.check_fields(message_class, request, _MOST, _MAX_FIELDS)
+    return messages.read(message_class, request)
 
 
-def hot(service: Service, message_class: Any, question: Question, words: Words) -> grpc.RpcMethodHandler:
+def hot(service: Service, question: Question, words: Words) -> grpc.RpcMethodHandler:
     """A method whose requests go through the queue."""
 
     async def handle(request: bytes, context: Context) -> bytes:
-        headers = headers_of(context)
         try:
-            target = question(await read(message_class, request), milliseconds_left(context))
+            asked = question(request)
         except MillraceError as error:
-            answer = service.refused(headers, error, "grpc")
-        else:
-            answer = await ask(service, target, headers, request)
-        if answer.error:
-            await abort(context, answer, answer.error, words)
-        context.set_trailing_metadata(metadata_of(answer))
-        return answer.body
+            await abort(context, service.refused(headers_of(context), error, "grpc"), error, words)
+        outcome = await ask(service, asked, context)
+        return await answered(service, outcome, context, words)
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
-async def ask(service: Service, target: Target, headers: Headers, body: bytes) -> HttpResponse:
-    """The answer to a hot verb; cancelling this withdraws the request."""
-    future: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
+class Outcome(NamedTuple):
+    """What came of a call: its response, or none and the call's error."""
 
-    def settle(answer: HttpResponse) -> None:
+    call: Call
+    response: Response | None
+
+    async def body(self) -> bytes:
+        """The response's bytes. A large one is read in a thread, since that takes a moment."""
+        if self.response is None:
+            raise AssertionError("a call that failed has no body")
+        if spooled := self.response.spooled:
+            body = await asyncio.get_running_loop().run_in_executor(None, spooled.read)
+            spooled.close()
+            if self.response.reservation:
+                self.response.reservation.release()
+            return body
+        return bytes(self.response.rendered.body)
+
+
+async def answered(service: Service, outcome: Outcome, context: Context, words: Words) -> bytes:
+    """The bytes that answer a call; ends it with its error where it has one."""
+    call = outcome.call
+    if call.error:
+        await abort(context, service.rest.refusal(call), call.error, words)
+    body = await outcome.body()
+    context.set_trailing_metadata((("x-request-id", call.request_id),))
+    return body
+
+
+async def ask(service: Service, asked: Asked, context: Context) -> Outcome:
+    """What comes of a question; cancelling this withdraws the request."""
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def settle(call: Call, response: Response | None) -> None:
         if not future.done():  # cancelled in this turn of the loop, before it could be withdrawn
-            future.set_result(answer)
+            future.set_result(Outcome(call, response))
 
-    call = service.begin(target, headers, body, settle)
+    headers = headers_of(context)
+    call = Call(
+        asked.verb.protocol,
+        service.request_id(headers),
+        model=asked.model,
+        version=asked.version,
+        label=asked.label,
+        caller=grpc_address(context.peer()),
+    )
+    try:
+        call.timeout_ms = timeout_ms(headers, service.settings.request_timeout_ms)
+    except MillraceError as error:
+        call.error, call.status = error.with_traceback(None), error.status
+        service.ended(call, asked.verb.error_text)
+        return Outcome(call, None)
+    left_ms = milliseconds_left(context)
+    call.timeout_ms = call.timeout_ms if left_ms is None else min(call.timeout_ms, left_ms)
+    execution = Execution(service, call, asked.verb, settle)
+    execution.begin(asked.body)
     try:
         return await future
     finally:
         if future.cancelled():
-            call.withdraw()
+            execution.withdraw()
 
 
 def plain(
@@ -102,23 +166,67 @@ def plain(
     """A method that needs no queue: `method` gets a message and returns one, or raises `MillraceError`."""
 
     async def handle(request: bytes, context: Context) -> bytes:
-        headers = headers_of(context)
-        try:
-            written: bytes = (await method(await read(message_class, request))).SerializeToString()
-        except MillraceError as error:
-            await abort(context, service.refused(headers, error, "grpc"), error, words)
-        except Exception:
-            _log.exception("a call failed")
-            failure = Internal("internal error; the server's log has it")
-            await abort(context, service.refused(headers, failure, "grpc"), failure, words)
-        context.set_trailing_metadata((("x-request-id", service.request_id(headers)),))
-        return written
+        return await _answer(service, message_class, method, words, headers_of(context), request, context)
 
     return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def control(
+    service: Service, message_class: Any, method: Callable[[Any, Caller], Awaitable[Any]], words: Words
+) -> grpc.RpcMethodHandler:
+    """A method that changes models: as `plain`, and `method` gets the caller, too. See `control_refusal`."""
+
+    async def handle(request: bytes, context: Context) -> bytes:
+        headers = dict(headers_of(context))
+        caller = _caller(service, context)
+        headers[b"x-request-id"] = caller.request_id.encode()  # the answer's is that of the record
+
+        async def by_caller(message: Any) -> Any:
+            return await method(message, caller)
+
+        return await _answer(service, message_class, by_caller, words, headers, request, context)
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+async def _answer(
+    service: Service,
+    message_class: Any,
+    method: Callable[[Any], Awaitable[Any]],
+    words: Words,
+    headers: Headers,
+    request: bytes,
+    context: Context,
+) -> bytes:
+    try:
+        written: bytes = (await method(await read(message_class, request))).SerializeToString()
+    except MillraceError as error:
+        await abort(context, service.refused(headers, error, "grpc"), error, words)
+    except Exception:
+        _log.exception("a call failed")
+        failure = Internal("internal error; the server's log has it")
+        await abort(context, service.refused(headers, failure, "grpc"), failure, words)
+    context.set_trailing_metadata((("x-request-id", service.request_id(headers)),))
+    return written
+
+
+def control_refusal(service: Service, path: str, context: Context) -> MillraceError | None:
+    """Why the caller may not do what the method at that path does, which is one that changes models."""
+    metadata = {key.encode(): value.encode() for key, value in context.invocation_metadata() if isinstance(value, str)}
+    refusal = service.access.check(metadata, _caller(service, context), has_host=False)
+    if refusal:
+        audit.refused(refusal, CONTROL_ACTIONS[path], "")
+    return refusal
+
+
+def _caller(service: Service, context: Context) -> Caller:
+    return Caller(grpc_address(context.peer()), service.request_id(headers_of(context)), "grpc")
 
 
 async def abort(context: Context, answer: HttpResponse, error: MillraceError, words: Words) -> NoReturn:
     """End a call with an error. Raises what tells gRPC of it."""
     status, text = words(error)
+    # The answer has the error, and the frames that this came through have the answer: a circle that would keep them.
+    error.__traceback__ = error.__context__ = None
     await context.abort(status, shortened(text), metadata_of(answer))
     raise AssertionError("abort raises")

@@ -7,8 +7,10 @@ the errors; so the fast path never raises.
 
 import base64
 import binascii
+import itertools
 import json
 import math
+import re
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -18,7 +20,8 @@ import orjson
 import simdjson
 
 from millrace.protocol.errors import InvalidRequest
-from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, encode_strings
+from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, string_tensor
+from serving.protocols.limits import ReadLimits, too_many
 
 # The words that TensorFlow Serving uses for types in its messages.
 TYPE_WORDS = {
@@ -31,6 +34,9 @@ _NOT_STRUCTURE = b"0123456789.eE+- \t\r\n"
 UNREADABLE = (ValueError, KeyError, TypeError, RuntimeError)  # what simdjson raises, numbers above 64 bits included
 _MAX_RANK = 32
 _MAX_SIZE = 2**31 - 1
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_PIECE_BYTES = 1 << 20
+_REMEMBERED_ELEMENTS = 1 << 16
 _HEADS = (("instances", b'{"instancs":'), ("inputs", b'{"inputs":'))  # the letter e goes with the numbers
 
 
@@ -42,21 +48,52 @@ def parse(body: bytes) -> Any:
     return simdjson.Parser().parse(body)
 
 
-def load(body: bytes) -> Any:
-    """The document. Raises `InvalidRequest`; NaN, Infinity and -Infinity are numbers, as in TensorFlow Serving."""
+def count_values(body: bytes, limits: ReadLimits, most_strings: float | None = None) -> None:
+    """Compare the number of the document's values with the limits, before anything is built from them.
+
+    Raises `PayloadTooLarge` for more than `limits.max_values` values, or more than `most_strings` strings, keys among
+    them; `NotQuick` for more than the event loop has time for.
+    """
+    if most_strings is not None:
+        strings = (body.count(b'"') - body.count(b'\\"')) // 2
+        if strings > most_strings:
+            raise too_many("strings in JSON", int(most_strings))
+    values = _separators(body)
+    limits.check_quick(values)
+    if values > limits.max_values and _separators(_STRING.sub(b"", body)) > limits.max_values:
+        raise too_many("values in JSON", limits.max_values)
+
+
+def _separators(body: bytes) -> int:
+    """How many values there are at most: each stands behind one of these; those inside of strings count too."""
+    return body.count(b",") + body.count(b"[") + body.count(b"{") + 1
+
+
+def load(body: bytes, limits: ReadLimits = ReadLimits()) -> Any:  # noqa: B008 - it is immutable
+    """The document. Raises `InvalidRequest`; NaN, Infinity and -Infinity are numbers, as in TensorFlow Serving.
+
+    See `count_values` for what is too much.
+    """
     if not body.strip():
         raise InvalidRequest("JSON Parse error: The document is empty")
+    count_values(body, limits)
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"JSON Parse error: {error}") from None
 
 
-def load_first(body: bytes) -> Any:
+def load_first(
+    body: bytes,
+    limits: ReadLimits = ReadLimits(),  # noqa: B008 - it is immutable
+    most_strings: float | None = None,
+) -> Any:
     """The document that the body begins with, read like `load`; text behind it is tolerated, as in TensorFlow Serving.
 
-    Bytes that are not UTF-8 are left to whoever takes the string that they are in. Raises `InvalidRequest`.
+    Bytes that are not UTF-8 are left to whoever takes the string that they are in. Raises `InvalidRequest`; see
+    `count_values` for what is too much.
     """
+    count_values(body, limits, most_strings)
     text = body.decode("utf-8-sig", "surrogateescape").lstrip(" \t\r\n")
     if not text:
         raise InvalidRequest("JSON Parse error: The document is empty")
@@ -106,29 +143,42 @@ def fast_rows(body: bytes, spec: TensorSpec) -> tuple[str, Tensor] | None:
 
     Returns the key and the tensor, or None where the body is anything else, or its lists are not regular.
     """
-    row_shape = spec.shape[1:]
-    if not spec.shape or -1 in row_shape or not buffer_kind(spec.datatype):
+    if not spec.shape or not buffer_kind(spec.datatype):
         return None
     structure = body.translate(None, _NOT_STRUCTURE)
     for key, head in _HEADS:
         if structure.startswith(head):
-            return _fast_rows(body, spec, structure, key, head)
+            row_shape = spec.shape[1:]
+            if -1 in row_shape:
+                row_shape = _first_row(structure[len(head) :], row_shape)
+            return _fast_rows(body, spec.datatype, row_shape, structure, key, head)
     return None
 
 
-def _fast_rows(body: bytes, spec: TensorSpec, structure: bytes, key: str, head: bytes) -> tuple[str, Tensor] | None:
-    row_shape = spec.shape[1:]
+def _first_row(structure: bytes, declared: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the first row seems to have, as far as it is not declared; the whole structure shows if it has."""
+    shape: list[int] = []
+    for depth in range(1, len(declared) + 1):
+        row = structure[: structure.find(b"]" * depth) + depth - 1]  # without its own bracket
+        shape.append(row.count(b"]" * (depth - 1)) if depth > 1 else row.count(b",") + 1)
+    return tuple([given if size < 0 else size for given, size in zip(reversed(shape), declared, strict=True)])
+
+
+def _fast_rows(
+    body: bytes, datatype: str, row_shape: tuple[int, ...], structure: bytes, key: str, head: bytes
+) -> tuple[str, Tensor] | None:
     try:
-        flat = numbers(parse(body)[key], spec.datatype)
+        flat = numbers(parse(body)[key], datatype)
     except UNREADABLE:
         return None
-    if flat is None or not flat.size or flat.size % (row_elements := math.prod(row_shape)):
+    row_elements = math.prod(row_shape)
+    if flat is None or not flat.size or not row_elements or flat.size % row_elements:
         return None
     rows = flat.size // row_elements
-    row = _row_structure(row_shape)
+    row = _row_structure(row_shape) if row_elements <= _REMEMBERED_ELEMENTS else _row_structure.__wrapped__(row_shape)
     if structure != head + b"[" + b",".join([row] * rows) + b"]}":
         return None
-    return key, Tensor(spec.datatype, (rows, *row_shape), flat.view(np.uint8).data)
+    return key, Tensor(datatype, (rows, *row_shape), flat.view(np.uint8).data)
 
 
 @lru_cache(maxsize=256)
@@ -148,10 +198,37 @@ def to_tensor(value: Any, spec: TensorSpec) -> Tensor:
     shape = _shape(value)
     leaves = _leaves(value, shape)
     if spec.datatype == BYTES or (spec.media and leaves and is_b64(leaves[0])):
-        return Tensor(BYTES, shape, encode_strings([to_bytes(leaf) for leaf in leaves]))
-    values = [_number(leaf, spec.datatype) for leaf in leaves]
+        return string_tensor(_strings(leaves), shape)
+    array = _regular(leaves, spec.datatype)
     with np.errstate(over="ignore"):  # beyond FP32 is Infinity
-        return Tensor.from_numpy(np.array(values, DTYPES[spec.datatype]).reshape(shape))
+        if array is None:
+            array = np.array([_number(leaf, spec.datatype) for leaf in leaves])
+        return Tensor.from_numpy(array.astype(DTYPES[spec.datatype]).reshape(shape))
+
+
+def _strings(leaves: list[Any]) -> list[bytes]:
+    if {*map(type, leaves)} == {str}:
+        try:
+            return [*map(str.encode, leaves)]
+        except UnicodeEncodeError:
+            pass  # to be told by name below
+    return [to_bytes(leaf) for leaf in leaves]
+
+
+def _regular(leaves: list[Any], datatype: str) -> npt.NDArray[Any] | None:
+    """The numbers as an array, None where any of them needs a closer look."""
+    kinds, dtype = {*map(type, leaves)}, DTYPES[datatype]
+    if datatype == "BOOL":
+        return np.array(leaves, dtype) if kinds == {bool} else None
+    if dtype.kind == "f":
+        try:
+            return np.array(leaves, np.float64) if kinds <= {int, float} else None
+        except OverflowError:
+            return None
+    if kinds != {int}:
+        return None
+    limits = np.iinfo(dtype)
+    return np.array(leaves, dtype) if limits.min <= min(leaves) and max(leaves) <= limits.max else None
 
 
 def element_count(name: str, shape: Any) -> int:
@@ -244,16 +321,22 @@ def dumps_array(array: npt.NDArray[Any]) -> bytes:
         array = array.astype(np.float32)
     text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in text:  # NaN and Infinity, which it has no words for
-        shortest = [float(str(value)) for value in array.ravel()]
-        return json.dumps(_nested(shortest, array.shape)).encode()
+        flat = array.reshape(-1)
+        return _with_words(text, flat[~np.isfinite(flat)])
     return text
 
 
-def _nested(flat: list[Any], shape: tuple[int, ...]) -> Any:
-    for size in reversed(shape[1:]):
-        flat = (
-            [flat[i : i + size] for i in range(0, len(flat), size)]
-            if size
-            else [[] for _ in range(math.prod(shape[:-1]))]
-        )
-    return flat
+def _with_words(text: bytes, values: npt.NDArray[Any]) -> bytes:
+    """The text of an array, each null in it replaced by the word for the value; there are as many of both."""
+    if np.isnan(values).all():
+        return text.replace(b"null", b"NaN")
+    words = np.where(np.isnan(values), b"NaN", np.where(values > 0, b"Infinity", b"-Infinity")).astype(object)
+    parts: list[bytes] = []
+    start = used = 0
+    while start < len(text):  # in pieces, since each null makes two objects
+        end = text.find(b",", start + _PIECE_BYTES) + 1 or len(text)
+        between = text[start:end].split(b"null")
+        piece = words[used : used + len(between) - 1].tolist()
+        parts.append(b"".join(itertools.chain.from_iterable(zip(between, [*piece, b""], strict=True))))
+        start, used = end, used + len(piece)
+    return b"".join(parts)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import msgspec
 
 from millrace.protocol.errors import InvalidRequest
-from millrace.protocol.tensors import BYTES, Signature, Tensor, TensorSpec, decode_strings
+from millrace.protocol.tensors import BYTES, Signature, Tensor, TensorSpec, read_layout
 from serving.models.registry import ServedModel
-from serving.queueing.producer import Request
+from serving.queueing.requests import InferenceRequest
 
 _MAX_FILE_BYTES = 16 * 2**20
 
@@ -26,27 +26,57 @@ class Inference(msgspec.Struct, frozen=True):
     priority: str = "normal"
 
 
-def admit(inference: Inference, *, trace: str, deadline: float, max_queue_rows: int) -> Request:
+def admit(
+    inference: Inference, *, trace: str, deadline: float, max_queue_rows: int, caller: str = ""
+) -> InferenceRequest:
     """The request for the queue, checked against the model's signature.
 
     `deadline` is a time of `time.perf_counter`. Raises `InvalidRequest` with the words that Triton's users know.
     """
+    return request_of(inference, check(inference, max_queue_rows), trace=trace, deadline=deadline, caller=caller)
+
+
+def check(inference: Inference, max_queue_rows: int) -> int:
+    """Check what is asked against the model's signature: how many rows it has. Raises `InvalidRequest`."""
     model = inference.model
-    count = _check_inputs(model, model.signature(inference.signature), inference.inputs)
-    if count > max_queue_rows:
-        raise InvalidRequest(
-            f"inference request batch-size must be <= {max_queue_rows} for '{model.name}', got {count}"
-        )
-    return Request(
+    rows = _check_inputs(model, model.signature(inference.signature), inference.inputs)
+    check_rows(model, rows, max_queue_rows)
+    return rows
+
+
+def check_rows(model: ServedModel, rows: int, max_queue_rows: int) -> None:
+    """Raises `InvalidRequest` for more rows than the queue takes; where the model does not batch, it has no rows."""
+    if model.max_batch_size and rows > max_queue_rows:
+        raise InvalidRequest(f"inference request batch-size must be <= {max_queue_rows} for '{model.name}', got {rows}")
+
+
+def check_shape(
+    model: ServedModel, spec: TensorSpec | None, datatype: str, shape: tuple[int, ...], max_queue_rows: int
+) -> None:
+    """Check what an input says of itself, before its elements are looked at. Raises `InvalidRequest`.
+
+    `spec` is None for an input that the signature does not know: `check` has the words for it.
+    """
+    if shape:
+        check_rows(model, shape[0], max_queue_rows)
+    if spec:
+        _check_described(model, spec, datatype, shape)
+
+
+def request_of(inference: Inference, rows: int, *, trace: str, deadline: float, caller: str = "") -> InferenceRequest:
+    """The request for the queue, of what `check` found to have so many rows."""
+    model = inference.model
+    return InferenceRequest(
         model=model.name,
         version=model.version,
         signature=inference.signature,
         inputs=inference.inputs,
-        rows=count,
+        rows=rows,
         max_batch_size=model.max_batch_size,
         timeout_s=deadline - time.perf_counter(),
         trace=trace,
         priority=inference.priority,
+        caller=caller,
     )
 
 
@@ -82,28 +112,39 @@ def _between(least: int, most: int) -> str:
 
 def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> int:
     """How many rows the tensor has."""
-    is_file = bool(spec.media) and tensor.datatype == BYTES
-    if tensor.datatype != spec.datatype and not is_file:
+    shape = tensor.shape
+    _check_described(model, spec, tensor.datatype, shape)
+    if 0 in shape:
+        raise InvalidRequest(f"input '{spec.name}' of model '{model.name}' is empty: its shape is {_shape(shape)}")
+    most = _MAX_FILE_BYTES if spec.media and tensor.datatype == BYTES else spec.max_bytes
+    if most and tensor.datatype == BYTES and (longest := _longest(tensor)) > most:
+        raise InvalidRequest(
+            f"input '{spec.name}' of model '{model.name}' takes at most {most} bytes an element, got {longest}"
+        )
+    return shape[0] if model.max_batch_size else 1
+
+
+def _longest(tensor: Tensor) -> int:
+    """The length of the longest string."""
+    layout = tensor.layout or read_layout(tensor.data, tensor.shape)
+    return layout.longest
+
+
+def _check_described(model: ServedModel, spec: TensorSpec, datatype: str, shape: tuple[int, ...]) -> None:
+    """Raises `InvalidRequest` where a datatype and a shape are not what the signature says."""
+    is_file = bool(spec.media) and datatype == BYTES
+    if datatype != spec.datatype and not is_file:
         also = f" or, for {spec.media} files, BYTES" if spec.media else ""
         raise InvalidRequest(
-            f"inference input '{spec.name}' data-type is '{tensor.datatype}', but model '{model.name}' expects "
+            f"inference input '{spec.name}' data-type is '{datatype}', but model '{model.name}' expects "
             f"'{spec.datatype}'{also}"
         )
     expected = (-1,) if is_file else spec.shape
-    shape = tensor.shape
     if not _fits(shape, expected):
         raise InvalidRequest(
             f"unexpected shape for input '{spec.name}' for model '{model.name}'. "
             f"Expected {_shape(expected)}, got {_shape(shape)}"
         )
-    if 0 in shape:
-        raise InvalidRequest(f"input '{spec.name}' of model '{model.name}' is empty: its shape is {_shape(shape)}")
-    most = _MAX_FILE_BYTES if is_file else spec.max_bytes
-    if most and tensor.datatype == BYTES and (longest := max(map(len, decode_strings(tensor.data)))) > most:
-        raise InvalidRequest(
-            f"input '{spec.name}' of model '{model.name}' takes at most {most} bytes an element, got {longest}"
-        )
-    return shape[0] if model.max_batch_size else 1
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from millrace.protocol.errors import CodingNotSupported, InvalidRequest
-from serving.transport.responses import Content
 
 _WINDOWS = {"gzip": 31, "deflate": 15}  # the `wbits` that zlib knows each by
 _LEVEL = 1  # what answers are made of, numbers, hardly gets smaller at a higher one
@@ -117,9 +116,9 @@ def _weight(parameters: list[str]) -> float:
     return 1.0
 
 
-def packed(content: Content, coding: str) -> Content:
-    """The content in that coding, with the header that says so. Call it in a thread where the content is large."""
+def pack(body: bytes | memoryview, coding: str) -> bytes:
+    """The body in that coding. Call it in a thread or a process of its own where the body is large."""
     packing = zlib.compressobj(_LEVEL, wbits=_WINDOWS[coding])
-    view = memoryview(content.body)
+    view = memoryview(body)
     slices = [packing.compress(view[start : start + _SLICE_BYTES]) for start in range(0, len(view), _SLICE_BYTES)]
-    return Content(b"".join([*slices, packing.flush()]), (*content.headers, ("content-encoding", coding)))
+    return b"".join([*slices, packing.flush()])

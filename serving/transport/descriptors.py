@@ -14,6 +14,14 @@ def http_connections(max_connections: int, *, has_grpc: bool, descriptors: int) 
     return max(1, min(max_connections, descriptors - grpc - files))
 
 
+def grpc_connections(max_connections: int) -> int:
+    """How many gRPC connections this process may have."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        max_connections if descriptors == resource.RLIM_INFINITY else min(max_connections, descriptors // _GRPC_SHARE)
+    )
+
+
 def allow_descriptors(max_connections: int) -> int:
     """Raise this process's limit of open files, as far as it may, to what so many connections need; the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

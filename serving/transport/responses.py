@@ -28,13 +28,6 @@ class HttpResponse(msgspec.Struct, frozen=True):
     reservation: Reservation | None = None
 
 
-class Content(msgspec.Struct, frozen=True):
-    """What a protocol answers, without what every answer has."""
-
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = (("content-type", "application/json"),)
-
-
 def cors_headers(origin: str) -> tuple[tuple[str, str], ...]:
     """What tells browsers that pages of that origin may call the API; nothing where it is ""."""
     if not origin:

@@ -19,10 +19,12 @@ from werkzeug.routing import BaseConverter
 from millrace.protocol.errors import MillraceError
 from serving.monitoring import peer_metrics
 from serving.protocols.oip import rest as oip
+from serving.protocols.rest_calls import Headers
 from serving.protocols.tfs import rest as tfs
-from serving.service import Headers, Service, target
+from serving.routing import target
+from serving.service import Service
 from serving.transport.intake import too_large
-from serving.transport.responses import error_body, error_headers
+from serving.transport.responses import HttpResponse, error_body, error_headers
 from serving.web import control_routes, probes
 from serving.web.methods import allowed_methods
 from serving.web.pages import Page, render_pages
@@ -53,12 +55,14 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     @app.before_request
     def _begin() -> Response | None:
         g.started = time.perf_counter()
+        g.request_id = service.request_id(_headers())
+        control_routes.check_request(service)
         return _early_response(app, service)
 
     @app.after_request
     def _stamp(response: Response) -> Response:
         if "X-Request-Id" not in response.headers:
-            response.headers["X-Request-Id"] = service.request_id(_headers())
+            response.headers["X-Request-Id"] = g.request_id
             response.headers["Server-Timing"] = f"total;dur={(time.perf_counter() - g.started) * 1000:.3f}"
             response.headers.extend(service.cors)
         return response
@@ -88,9 +92,8 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     @app.post("/v2/models/<_name>/versions/<int:_number>/infer")
     def _hot(**_: object) -> Response:
         if hot := target(request.path):
-            answering = service.answer(hot, _headers(), request.get_data())
-            answer = asyncio.run_coroutine_threadsafe(answering, loop).result()
-            return Response(answer.body, answer.status, answer.headers)
+            answering = service.rest.answer(hot, _headers(), request.get_data())
+            return _response(asyncio.run_coroutine_threadsafe(answering, loop).result())
         raise NotFound
 
     _add_tensorflow_serving(app, service)
@@ -98,6 +101,14 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_operations(app, service)
     control_routes.add_routes(app, service, loop)
     return app
+
+
+def _response(answer: HttpResponse) -> Response:
+    body = answer.body
+    if answer.spooled:
+        body = answer.spooled.read()
+        answer.spooled.close()
+    return Response(body, answer.status, answer.headers)
 
 
 def _early_response(app: Flask, service: Service) -> Response | None:

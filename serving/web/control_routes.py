@@ -1,24 +1,40 @@
 """The routes by which operators change what the models do at run time: Triton's model repository, and our own verbs.
 
-The bodies are the types of `bodies.py`, which validate them and are the OpenAPI document's.
+The bodies are the types of `schemas.py`, which validate them and are the OpenAPI document's. Who may change something
+is decided on the route that Flask finds for a request, so there is no way of writing a path around it.
 """
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from msgspec import UNSET
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
 
 from millrace.protocol.desired_state import DesiredState, Shadow, VersionPolicy
-from millrace.protocol.errors import InvalidRequest, NotSupported, Unavailable
+from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, Unavailable
+from serving.access import audit
+from serving.access.callers import UNKNOWN, Caller
+from serving.protocols.rest_calls import Headers
 from serving.service import Service
 from serving.web import schemas
 
 _MOST_WAITING = 2  # of Flask's few threads; the others answer whether the server is alive
 _Body = TypeVar("_Body")
+# What each route that changes something does, by its function's name, as the record has it.
+ACTIONS = {
+    "_load": "load",
+    "_unload": "unload",
+    "_set_traffic": "traffic",
+    "_set_label": "label",
+    "_remove_label": "remove label",
+    "_set_policy": "policy",
+    "_remove_policy": "policy",
+}
 
 
 def add_routes(app: Flask, service: Service, loop: asyncio.AbstractEventLoop) -> None:
@@ -26,6 +42,52 @@ def add_routes(app: Flask, service: Service, loop: asyncio.AbstractEventLoop) ->
     changes = _Changes(loop)
     _add_repository(app, service, changes)
     _add_traffic(app, service, changes)
+
+
+class ControlRoutes:
+    """Says of a request's head, before its body is read, whether its caller may do what the route does."""
+
+    def __init__(self, app: Flask, service: Service) -> None:
+        self._routes = app.url_map.bind("")
+        self._service = service
+
+    def check(self, method: str, path: str, headers: Headers, peer: str) -> MillraceError | None:
+        """Why the caller may not, None where it may or nothing would be changed; what is refused is recorded.
+
+        `path` is decoded. `headers` have names in lower case, `peer` is the caller's address.
+        """
+        if method in ("GET", "HEAD", "OPTIONS"):
+            return None
+        try:
+            route, arguments = self._routes.match(path, method, return_rule=False)
+        except (HTTPException, RequestRedirect):
+            return None  # there is no such route
+        caller = Caller(peer, self._service.request_id(headers), "http")
+        return _refusal(self._service, route, arguments, headers, caller)
+
+
+def check_request(service: Service) -> None:
+    """The same for the request that Flask is about to answer, under whatever server. Raises `NotAllowed`."""
+    headers = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in request.headers.items()}
+    if request.endpoint and (
+        refusal := _refusal(service, request.endpoint, request.view_args or {}, headers, _caller())
+    ):
+        raise refusal
+
+
+def _refusal(
+    service: Service, route: str, arguments: Mapping[str, Any], headers: Headers, caller: Caller
+) -> MillraceError | None:
+    if route not in ACTIONS:
+        return None
+    refusal = service.access.check(headers, caller)
+    if refusal:
+        audit.refused(refusal, ACTIONS[route], str(arguments.get("name", "")))
+    return refusal
+
+
+def _caller() -> Caller:
+    return Caller(request.remote_addr or UNKNOWN, g.request_id, "http")
 
 
 class _Changes:
@@ -65,13 +127,13 @@ def _add_repository(app: Flask, service: Service, changes: _Changes) -> None:
                 f"the load parameter '{parameter[:100]}' is not supported: a model's configuration and files cannot be "
                 "sent; put them into the model repository"
             )
-        changes.wait_for(repository.load(name))
+        changes.wait_for(repository.load(name, caller=_caller()))
         return Response()
 
     @app.post("/v2/repository/models/<name>/unload")
     def _unload(name: str) -> Response:
         _read(schemas.UnloadRequest, empty=b"{}")  # no model depends on another, so there are no dependents to unload
-        changes.wait_for(repository.unload(name))
+        changes.wait_for(repository.unload(name, caller=_caller()))
         return Response()
 
 
@@ -89,27 +151,29 @@ def _add_traffic(app: Flask, service: Service, changes: _Changes) -> None:
     def _set_traffic(name: str) -> Response:
         wanted = _read(schemas.Traffic)
         shadow = Shadow(wanted.shadow.version, wanted.shadow.percent) if wanted.shadow else None
-        changes.make(repository.set_traffic(name, _weights(wanted.weights), shadow))
+        changes.make(repository.set_traffic(name, _weights(wanted.weights), shadow, caller=_caller()))
         return now(name)
 
     @app.put("/v1/models/<name>/labels/<label>")
     def _set_label(name: str, label: str) -> Response:
-        changes.make(repository.set_label(name, label, _read(schemas.LabelledVersion).version))
+        version = _read(schemas.LabelledVersion).version
+        changes.make(repository.set_label(name, label, version, caller=_caller()))
         return now(name)
 
     @app.delete("/v1/models/<name>/labels/<label>")
     def _remove_label(name: str, label: str) -> Response:
-        changes.make(repository.remove_label(name, label))
+        changes.make(repository.remove_label(name, label, caller=_caller()))
         return now(name)
 
     @app.put("/v1/models/<name>/policy")
     def _set_policy(name: str) -> Response:
-        changes.wait_for(repository.set_policy(name, _policy(_read(schemas.Policy))))
+        policy = _policy(_read(schemas.Policy))
+        changes.wait_for(repository.set_policy(name, policy, caller=_caller()))
         return now(name)
 
     @app.delete("/v1/models/<name>/policy")
     def _remove_policy(name: str) -> Response:
-        changes.wait_for(repository.set_policy(name, None))
+        changes.wait_for(repository.set_policy(name, None, caller=_caller()))
         return now(name)
 
 

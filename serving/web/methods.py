@@ -6,7 +6,7 @@ from collections.abc import Callable
 from flask import Flask
 from werkzeug.exceptions import HTTPException
 
-from serving.service import target
+from serving.routing import target
 
 _V1_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
 # The routes that match more paths than they answer, each with what tells those that it does.

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import ROOT, RedisServer, Stack, start_up
 from werkzeug.serving import make_server
 
 from millrace.broker.redis import RedisBroker
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.web import wsgi
+from tests.support.running import ROOT, RedisServer, Stack, start_up
 
 
 @pytest.fixture(scope="session")

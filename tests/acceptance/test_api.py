@@ -198,7 +198,7 @@ def test_metrics_count_requests_time_and_batches(api: str, seven: list[Any]) -> 
 def test_statistics_count_rows_and_runs(api: str, seven: list[Any]) -> None:
     def counted(path: str) -> dict[str, Any]:
         (stats,) = (s for s in httpx.get(api + path).json()["model_stats"] if s["name"] == "digits")
-        return stats  # type: ignore[no-any-return]
+        return stats
 
     before = counted("/v2/models/stats")
     assert post(api, DIGITS, {"instances": [seven] * 5}).status_code == 200
@@ -307,7 +307,7 @@ def _infer(**changes: Any) -> dict[str, Any]:
     return {"inputs": [v2_image(_nested(28 * 28)) | changes]}
 
 
-BAD_INFER = [
+BAD_INFER: list[tuple[str, str, object, int, str]] = [
     ("wrong shape", V2_DIGITS, _infer(shape=[1, 28, 28], data=_nested(784)), 400, "unexpected shape for input 'image' for model 'digits'. Expected [-1,28,28,1], got [1,28,28]"),
     ("wrong count", V2_DIGITS, _infer(data=[1, 2]), 400, "needs 784 values, got 2"),
     ("wrong datatype", V2_DIGITS, _infer(datatype="INT32"), 400, "data-type is 'INT32', but model 'digits' expects 'FP32'"),
@@ -455,7 +455,7 @@ def test_another_coding_is_refused_with_those_that_are_taken(api: str) -> None:
 
 def test_answers_of_some_size_are_packed_where_the_open_inference_protocol_asks(api: str, seven: list[Any]) -> None:
     for count in (1, 40, 4000):  # not worth it, on the event loop, and in a thread
-        pixels = {"name": "image", "shape": [count, 28, 28, 1], "datatype": "FP32"}
+        pixels: dict[str, object] = {"name": "image", "shape": [count, 28, 28, 1], "datatype": "FP32"}
         pixels["parameters"] = {"binary_data_size": count * 3136}
         document = json.dumps({"inputs": [pixels]}).encode()
         body = document + np.array(seven, np.float32).tobytes() * count

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import ROOT
 
 from benchmarks import load
+from tests.support.running import ROOT
 
 
 def bench(out: Path, *arguments: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_the_three_models_are_listed_as_available(stack: Any) -> None:
 
 
 def test_pixels_and_file_and_both_clients_give_the_same_answer(stack: Any, seven: Any) -> None:
-    async def ask() -> list[Any]:
+    async def ask() -> tuple[Any, Any]:
         async with AsyncClient(stack.url) as client:
             return await asyncio.gather(client.predict("digits", seven[0, ..., 0]), client.predict("digits", SEVEN))
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import running
+
+from tests.support import running
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "digits" / "1"

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-from running import ROOT, Stack
+
+from tests.support.running import ROOT, Stack
 
 _CONFIG = Path(__file__).parent / "schemathesis.toml"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running import RedisServer, Stack, until
-from topologies import Cluster, Watched, slot_of
 
 from millrace.broker.keys import WORKERS, Queue
+from tests.support.running import RedisServer, Stack, until
+from tests.support.topologies import Cluster, Watched, slot_of
 
 Up = Callable[..., Stack]
 QUEUE = Queue("tiny", 1)

@@ -1,14 +1,15 @@
 """The stack that clients written for other servers are run against: the bundled models and a few made here."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from running import ROOT, Stack, start_up
+
+from tests.support.running import ROOT, Stack, start_up
 
 DATATYPES = {
     "BOOL": TensorProto.BOOL,
@@ -60,8 +61,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _save(
     folder: Path,
     nodes: list[onnx.NodeProto],
-    inputs: dict[str, tuple[int, list[int | str]]],
-    outputs: dict[str, tuple[int, list[int | str]]],
+    inputs: Mapping[str, tuple[int, Sequence[int | str]]],
+    outputs: Mapping[str, tuple[int, Sequence[int | str]]],
     constants: list[onnx.TensorProto] | None = None,
 ) -> None:
     """Write version 1 of a model, whose tensors have a free first dimension before the shapes given here."""

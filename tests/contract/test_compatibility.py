@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from claims import claims, page
-from running import ROOT
+
+from tests.contract.claims import claims, page
+from tests.support.running import ROOT
 
 _PAGE = ROOT / "docs" / "reference" / "compatibility.md"
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from claims import proves
-from running import ROOT, Stack, start_up
+
+from tests.contract.claims import proves
+from tests.support.running import ROOT, Stack, start_up
 
 
 def curl(*arguments: str) -> bytes:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import httpx
 import numpy as np
 import pytest
-from claims import proves
 from millrace_client import (
     AsyncClient,
     Client,
@@ -22,7 +21,9 @@ from millrace_client import (
     cli,
 )
 from millrace_client.models import DTYPES
-from running import ROOT, Stack
+
+from tests.contract.claims import proves
+from tests.support.running import ROOT, Stack
 
 Transport = Literal["json", "binary", "grpc"]
 TRANSPORTS: tuple[Transport, ...] = ("json", "binary", "grpc")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import ROOT, Stack, start_up
+
+from tests.support.running import ROOT, Stack, start_up
 
 PAGES = {
     "from-tensorflow-serving": "models.config",

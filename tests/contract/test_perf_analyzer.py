@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from claims import proves
-from running import Stack
 
 from millrace.protocol.tensors import DTYPES, encode_strings
+from tests.contract.claims import proves
+from tests.support.running import Stack
 
 _REQUESTS, _CONCURRENCY = 40, 4
 _STAGES = ("success", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")

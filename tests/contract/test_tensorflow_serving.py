@@ -9,8 +9,6 @@ import httpx
 import numpy as np
 import pytest
 import tensorflow as tf
-from claims import proves
-from running import Stack, until
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -25,6 +23,8 @@ from tensorflow_serving.apis import (
 )
 
 from millrace.protocol.tensors import DTYPES
+from tests.contract.claims import proves
+from tests.support.running import Stack, until
 
 _CLIENT = "tensorflow-serving-api"
 _IMAGES = np.linspace(0, 255, 2 * 784, dtype=np.float32).reshape(2, 28, 28, 1)
@@ -192,7 +192,7 @@ def test_a_wrong_request_is_refused_in_tensorflow_servings_words(stubs: Stubs) -
 
 @proves(_CLIENT, "Predict: the client's deadline")
 def test_a_deadline_that_passes_is_told(stubs: Stubs, stack: Stack) -> None:
-    workers = stack.children("-m worker")
+    workers = stack.children("-m worker")  # and what they started
     assert workers
     for worker in workers:  # so that no answer can come first
         worker.suspend()

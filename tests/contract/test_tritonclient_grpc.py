@@ -3,6 +3,7 @@
 import asyncio
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,12 +12,12 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.grpc.aio
-from claims import proves
-from running import Stack
 from tritonclient.grpc import InferInput, InferRequestedOutput, service_pb2
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from millrace.protocol.tensors import DTYPES
+from tests.contract.claims import proves
+from tests.support.running import Stack
 
 _Test = TypeVar("_Test", bound=Callable[..., Any])
 _SUM = np.arange(16, dtype=np.int32)[None]
@@ -204,7 +205,7 @@ def test_a_configuration_cannot_be_sent(client: Any) -> None:
 @pytest.mark.parametrize("model", ["digits"])
 def test_an_answer_is_that_of_the_rest_api(client: Any, stack: Stack, model: str) -> None:
     answer = client.infer(model, [image(3)], request_id="mine")
-    body = {"instances": image(3)._get_content()}
+    body = {"instances": image(3)._get_content()}  # noqa: SLF001 - the client has no other way to it
     rows = np.frombuffer(body["instances"], np.float32).reshape(3, 28, 28, 1).tolist()
     rest = httpx.post(f"{stack.url}/v1/models/{model}:predict", json={"instances": rows}).json()["predictions"]
     np.testing.assert_allclose(answer.as_numpy("probabilities"), rest, atol=1e-6)
@@ -291,8 +292,9 @@ def test_a_wrong_request_is_refused_in_tritons_words(client: Any) -> None:
         ([one, tensor("INPUT1", np.ones((1, 8), np.int32))], "Expected [-1,16], got [1,8]"),
         ([one, tensor("INPUT1", np.ones((1, 16), np.float32))], "data-type is 'FP32'"),
     ):
-        assert refusal(lambda inputs=inputs: client.infer("simple", inputs))[0] == "INVALID_ARGUMENT"
-        assert text in refusal(lambda inputs=inputs: client.infer("simple", inputs))[1]
+        code, words = refusal(partial(client.infer, "simple", inputs))
+        assert code == "INVALID_ARGUMENT"
+        assert text in words
     unknown = refusal(lambda: client.infer("simple", summands(), outputs=[InferRequestedOutput("OUTPUT9")]))
     assert unknown == ("INVALID_ARGUMENT", "unexpected inference output 'OUTPUT9' for model 'simple'")
     assert refusal(lambda: client.infer("other", summands())) == (
@@ -307,7 +309,7 @@ def test_typed_contents_are_read(sync: Any, model: str) -> None:
     datatype = model.removeprefix("identity_")
     array = np.array([[b"a", b"bc"]], object) if datatype == "BYTES" else _FEW.astype(DTYPES[datatype])
     answer = _stub_infer(sync, model, datatype, array.shape, array.ravel().tolist())
-    given = tensor("INPUT0", array)._get_content()
+    given = tensor("INPUT0", array)._get_content()  # noqa: SLF001 - the client has no other way to it
     assert answer.raw_output_contents[0] == given
 
 
@@ -328,7 +330,7 @@ def _stub_infer(
     request.inputs.add(name="INPUT0", datatype=datatype, shape=shape, contents={f"{field}_contents": values})
     if raw:
         request.raw_input_contents.append(raw)
-    return sync._client_stub.ModelInfer(request)
+    return sync._client_stub.ModelInfer(request)  # noqa: SLF001 - the client has no other way to it
 
 
 # Many at once

@@ -10,20 +10,20 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
-from claims import proves
-from running import Stack
 from tritonclient import http
 from tritonclient.http import aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype, triton_to_np_dtype
 
 from millrace.protocol.tensors import DTYPES
+from tests.contract.claims import proves
+from tests.support.running import Stack
 
 MODELS = ["digits", "sentiment", "word2vec", "half_plus_two", "simple"]
 INPUTS: dict[str, dict[str, npt.NDArray[Any]]] = {
     "digits": {"image": np.linspace(0, 255, 2 * 784, dtype=np.float32).reshape(2, 28, 28, 1)},
     "sentiment": {"text": np.array(["a wonderful film", "a dull, lifeless film", "日本語"], object)},
-    "word2vec": {"tokens": np.array([["king", "man", "woman"]], object), "weights": np.float32([[1, -1, 1]])},
-    "half_plus_two": {"x": np.float32([1, 2, 5])},
+    "word2vec": {"tokens": np.array([["king", "man", "woman"]], object), "weights": np.array([[1, -1, 1]], np.float32)},
+    "half_plus_two": {"x": np.array([1, 2, 5], np.float32)},
     "simple": {"INPUT0": np.arange(16, dtype=np.int32)[None], "INPUT1": np.ones((1, 16), np.int32)},
 }
 
@@ -386,13 +386,13 @@ def test_what_is_wrong_is_named_in_tritons_words(asked: Asked) -> None:
     asked.refused("404", "version 9 is not found", "infer", "half_plus_two", x, model_version="9")
     asked.refused("400", "requested model 'nope' is not available", "get_inference_statistics", "nope")
     asked.refused("400", "missing required input(s) ['INPUT0', 'INPUT1']", "infer", "simple", [])
-    asked.refused("400", "unexpected inference input 'z'", "infer", "simple", inputs({"z": np.int32([1])}))
+    asked.refused("400", "unexpected inference input 'z'", "infer", "simple", inputs({"z": np.array([1], np.int32)}))
     outputs = [http.InferRequestedOutput("z")]
     asked.refused("400", "unexpected inference output 'z'", "infer", "half_plus_two", x, outputs=outputs)
     shape = "unexpected shape for input 'x' for model 'half_plus_two'. Expected [-1], got [1,3]"
-    asked.refused("400", shape, "infer", "half_plus_two", inputs({"x": np.float32([[1, 2, 3]])}))
+    asked.refused("400", shape, "infer", "half_plus_two", inputs({"x": np.array([[1, 2, 3]], np.float32)}))
     datatype = "data-type is 'FP64', but model 'half_plus_two' expects 'FP32'"
-    asked.refused("400", datatype, "infer", "half_plus_two", inputs({"x": np.float64([1])}))
+    asked.refused("400", datatype, "infer", "half_plus_two", inputs({"x": np.array([1], np.float64)}))
 
 
 @both("errors: timeout", differs="504, where Triton answers 503 `Request timeout expired`")

@@ -8,14 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from running import ROOT
 
 from benchmarks import load, report
 from benchmarks.forms import FORMS, Form, Refused, ask
 from benchmarks.load import Target
+from tests.support.running import ROOT
 
 ITEMS = 8
-SCORES = np.arange(ITEMS * 10, dtype=np.float32).reshape(ITEMS, 10) / 100
+SCORES = np.arange(ITEMS * 10, dtype=np.float32).reshape(ITEMS, 10) / np.float32(100)
 IMAGES = [np.full((1, 28, 28, 1), number, np.float32) for number in range(ITEMS)]
 
 with_or_without_wrk = pytest.mark.parametrize(

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import redis
-from running import RedisServer, until
 
-from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply
-from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue
+from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply, Room
+from millrace.broker.fragments import Reference, read_reference
+from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue, consumer_name
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from tests.support.running import RedisServer, until
 
 QUEUE = Queue("m", 1)
 pytestmark = pytest.mark.usefixtures("redis_server")
@@ -33,15 +34,22 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 
 def appended(broker: Broker, *appends: Append, limit: int = 100, limit_bytes: int = 10**6) -> list[Held | None]:
+    """None for each that was admitted, what the queue holds for each that was refused."""
+
     async def run() -> list[Held | None]:
         link = broker.producer("api")
         try:
             await link.heartbeat()
-            return await link.append(appends, Limits(limit, limit_bytes))
+            answers = await link.append(appends, Limits(limit, limit_bytes))
+            return [held if held.is_refused else None for held in answers]
         finally:
             await link.close()
 
     return asyncio.run(run())
+
+
+def full(rows: int, size: int) -> Held:
+    return Held(rows, size, is_refused=True)
 
 
 def one(block: bytes, rows: int = 1, priority: str = "normal") -> Append:
@@ -89,13 +97,13 @@ def test_waiting_ends_empty_handed_in_time(broker: Broker) -> None:
 
 
 def test_a_full_queue_refuses_and_keeps_what_it_has(broker: Broker) -> None:
-    assert appended(broker, one(b"1", 6), one(b"2", 5), one(b"3", 4), limit=10) == [None, Held(6, 1), None]
+    assert appended(broker, one(b"1", 6), one(b"2", 5), one(b"3", 4), limit=10) == [None, full(6, 1), None]
     assert blocks(take(broker)) == [b"1", b"3"]
 
 
 def test_blocks_of_one_append_are_admitted_together_or_not_at_all(broker: Broker) -> None:
     both = Append(QUEUE, "normal", ((5, b"1"), (6, b"2")))
-    assert appended(broker, both, limit=10) == [Held(0, 0)]
+    assert appended(broker, both, limit=10) == [full(0, 0)]
     assert take(broker) == []
     assert appended(broker, both, limit=11) == [None]
     assert blocks(take(broker)) == [b"1", b"2"]
@@ -105,16 +113,139 @@ def test_rows_in_work_count_until_they_are_finished(broker: Broker) -> None:
     appended(broker, one(b"1", 10), limit=10)
     consumer = broker.consumer(QUEUE, "c")
     (delivery,) = consumer.exchange([], [], count=1, block_ms=0)
-    assert appended(broker, one(b"2"), limit=10) == [Held(10, 1)]
+    assert appended(broker, one(b"2"), limit=10) == [full(10, 1)]
     consumer.exchange([], [delivery], count=0, block_ms=0)
     assert appended(broker, one(b"2", 10), limit=10) == [None]
 
 
 def test_bytes_are_bounded_as_rows_are(broker: Broker) -> None:
-    assert appended(broker, one(b"12345"), one(b"123456"), limit_bytes=10) == [None, Held(1, 5)]
+    assert appended(broker, one(b"12345"), one(b"123456"), limit_bytes=10) == [None, full(1, 5)]
     consumer = broker.consumer(QUEUE, "c")
     consumer.exchange([], consumer.exchange([], [], count=9, block_ms=0), count=0, block_ms=0)
     assert appended(broker, one(b"123456"), limit_bytes=10) == [None]
+
+
+def test_an_append_is_told_what_the_queue_holds_with_it(broker: Broker) -> None:
+    async def run() -> list[Held]:
+        link = broker.producer("api")
+        await link.heartbeat()
+        held = await link.append([one(b"123", 2), one(b"45", 3), one(b"6", 9)], Limits(10, 100))
+        await link.close()
+        return held
+
+    assert asyncio.run(run()) == [Held(2, 3), Held(5, 5), full(5, 5)]
+
+
+def room(rows: int, size: int, for_ms: int = 60_000) -> Room:
+    return Room("api:1", rows, size, int(time.time() * 1000) + for_ms)
+
+
+def large(block: bytes, *, takes: Room | None = None, keeps: Room | None = None) -> Append:
+    """A part of a large request; no block is none."""
+    return Append(QUEUE, "normal", ((1, block),) if block else (), takes, keeps)
+
+
+def test_room_for_the_rest_of_a_request_counts_from_its_first_append_on(broker: Broker) -> None:
+    all_, some, last = room(5, 50), room(4, 40), room(1, 10)
+    assert appended(broker, large(b"1", keeps=all_), one(b"2", 5), limit=10) == [None, full(6, 51)]
+    assert appended(broker, one(b"2", 4), limit=10) == [None]
+    assert appended(broker, large(b"1" * 10, takes=all_, keeps=some), one(b"x"), limit=10) == [None, full(10, 52)]
+    between = Append(QUEUE, "normal", ((2, b"1" * 20), (1, b"1" * 10)), some, last)
+    assert appended(broker, between, large(b"1" * 10, takes=last), one(b"x"), limit=10) == [None, None, full(10, 52)]
+    consumer = broker.consumer(QUEUE, "c")
+    taken = consumer.exchange([], [], count=99, block_ms=0)
+    assert sum(delivery.rows for delivery in taken) == 10
+    consumer.exchange([], taken, count=0, block_ms=0)
+    assert appended(broker, one(b"x", 10), limit=10) == [None]
+
+
+def test_a_request_without_room_for_all_of_it_is_refused_whole(broker: Broker) -> None:
+    assert appended(broker, large(b"1", keeps=room(10, 10)), limit=10) == [full(0, 0)]
+    assert appended(broker, large(b"1", keeps=room(9, 100)), limit=10, limit_bytes=100) == [full(0, 0)]
+    assert take(broker) == []
+    assert appended(broker, one(b"x", 10), limit=10) == [None]
+
+
+def test_room_is_given_back_once(broker: Broker) -> None:
+    kept, left = room(9, 90), room(6, 60)
+    appended(broker, large(b"1", keeps=kept), limit=10)
+    part = Append(QUEUE, "normal", ((3, b"1" * 30),), kept, left)
+    assert appended(broker, part, large(b"", takes=left), large(b"", takes=left), limit=10) == [None] * 3
+    assert appended(broker, one(b"x", 7), one(b"x", 6), limit=10) == [full(4, 31), None]
+
+
+def test_room_that_nobody_took_in_time_is_given_up_when_it_is_needed(broker: Broker) -> None:
+    lost, kept = room(6, 60, for_ms=-1), Room("api:2", 2, 20, int(time.time() * 1000) + 60_000)
+    appended(broker, large(b"1", keeps=lost), large(b"2", keeps=kept), limit=10)
+    assert appended(broker, one(b"x", 7), one(b"x", 6), limit=10) == [full(4, 22), None]
+    assert appended(broker, large(b"1" * 20, takes=kept), limit=10) == [None]
+
+
+def test_what_comes_too_late_for_its_room_must_find_new_room(broker: Broker) -> None:
+    lost = room(6, 60, for_ms=-1)
+    appended(broker, large(b"1", keeps=lost), limit=10)
+    assert appended(broker, one(b"x", 8), limit=10) == [None]
+    assert appended(broker, large(b"2", takes=lost, keeps=room(5, 50)), limit=10) == [full(9, 2)]
+    assert appended(broker, large(b"2", takes=lost), limit=10) == [None]
+    assert appended(broker, one(b"x"), limit=10) == [full(10, 3)]
+
+
+def stored(broker: Broker, *fragments: bytes, for_ms: int = 60_000) -> bytes:
+    """The reference to a block in fragments."""
+
+    async def run() -> bytes:
+        link = broker.producer("api")
+        await link.heartbeat()
+        for fragment in fragments:
+            await link.store(QUEUE, "f", fragment, int(time.time() * 1000) + for_ms)
+        await link.close()
+        return Reference("f", len(fragments), sum(map(len, fragments))).encoded()
+
+    return asyncio.run(run())
+
+
+def test_a_block_in_fragments_is_delivered_whole_and_counts_as_it_is(broker: Broker) -> None:
+    reference = stored(broker, b"123", b"45")
+    assert appended(broker, one(b"a"), one(reference), one(b"b"), one(b"c" * 4), limit_bytes=10) == [
+        *(None, None, None),
+        full(3, 7),
+    ]
+    assert blocks(take(broker, "dead")) == [b"a", b"12345", b"b"]
+    consumer, claimed = broker.consumer(QUEUE, "c"), list[Delivery]()
+    until(lambda: claimed.extend(consumer.claim(lease_ms=20, count=5)) or len(claimed) == 3)
+    assert blocks(claimed) == [b"a", b"12345", b"b"]
+    consumer.exchange([], claimed, count=0, block_ms=0)
+    assert appended(broker, one(b"d" * 10), limit_bytes=10) == [None]
+    assert consumer.claim(lease_ms=0, count=5) == []
+
+
+def test_a_block_whose_fragments_are_gone_is_not_delivered_and_leaves_the_queue(broker: Broker) -> None:
+    expired, incomplete = stored(broker, b"123", for_ms=-1), Reference("other", 2, 6).encoded()
+    appended(broker, one(expired), one(incomplete), one(b"x"))
+    assert blocks(take(broker)) == [b"x"]
+    assert appended(broker, one(b"y" * 10), limit_bytes=10) == [full(1, 1)]
+    assert appended(broker, one(b"y" * 9), limit_bytes=10) == [None]
+
+
+def test_a_large_reply_comes_whole_and_keeps_no_small_one_waiting(broker: Broker) -> None:
+    large = bytes(range(256)) * 20_000
+
+    async def run() -> list[bytes]:
+        link = broker.producer("api")
+        await link.heartbeat()
+        sent = [Reply(link.reply_to, block) for block in (b"1", large, b"2")]
+        broker.consumer(QUEUE, "c").exchange(sent, [], count=0, block_ms=0)
+        received: list[bytes] = []
+        while len(received) < 3:
+            received += await link.replies()
+        assert [received[0], received[2]] == [b"1", b"2"]
+        if reference := read_reference(received[1]):
+            received[1] = await link.fetch(reference) or b""
+            assert await link.fetch(reference) is None
+        await link.close()
+        return received
+
+    assert asyncio.run(run())[1] == large
 
 
 def test_finishing_twice_counts_once(broker: Broker) -> None:
@@ -123,7 +254,7 @@ def test_finishing_twice_counts_once(broker: Broker) -> None:
     first, _ = consumer.exchange([], [], count=2, block_ms=0)
     for _ in range(2):
         consumer.exchange([], [first], count=0, block_ms=0)
-    assert appended(broker, one(b"3", 7), limit=10) == [Held(4, 1)]
+    assert appended(broker, one(b"3", 7), limit=10) == [full(4, 1)]
 
 
 def test_a_block_whose_consumer_fell_silent_is_claimed_with_its_count(
@@ -170,14 +301,16 @@ def test_blocks_that_were_claimed_and_lost_again_come_one_at_a_time_whatever_the
     assert [(d.block, d.priority, d.deliveries) for d in claimed] == [(b"normal", "normal", 3)]
 
 
-def test_a_renewed_lease_is_not_claimed(broker: Broker) -> None:
-    appended(broker, one(b"mine"), one(b"lost"))
-    mine, _ = take(broker, "slow")
+def test_what_a_consumer_holds_is_renewed_and_nothing_of_others(broker: Broker) -> None:
+    appended(broker, one(b"mine"), one(b"mine too", priority="high"))
+    take(broker, "slow")
+    appended(broker, one(b"lost"))
+    take(broker, "dead")
     worker, other = broker.worker(), broker.consumer(QUEUE, "other")
     claimed: list[Delivery] = []
 
     def beat() -> bool:
-        worker.renew(QUEUE, "slow", [mine])
+        worker.renew([(QUEUE, "slow"), (Queue("unknown", 1), "slow")])
         claimed.extend(other.claim(lease_ms=200, count=5))
         return bool(claimed)
 
@@ -194,13 +327,110 @@ def test_a_finished_block_is_never_claimed(broker: Broker) -> None:
 
 
 def test_only_the_holder_of_a_lease_can_renew_it(broker: Broker) -> None:
+    """The first consumer goes on renewing what the second has claimed; the third claims it all the same."""
     appended(broker, one(b"x"))
-    (delivery,) = take(broker, "first")
-    second = broker.consumer(QUEUE, "second")
+    take(broker, "first")
+    second, third = broker.consumer(QUEUE, "second"), broker.consumer(QUEUE, "third")
+    until(lambda: second.claim(lease_ms=10, count=1))
     claimed: list[Delivery] = []
-    until(lambda: claimed.extend(second.claim(lease_ms=10, count=1)) or claimed)
-    broker.worker().renew(QUEUE, "first", [delivery])
-    until(lambda: broker.consumer(QUEUE, "third").claim(lease_ms=10, count=1))
+
+    def beat() -> bool:
+        broker.worker().renew([(QUEUE, "first")])
+        claimed.extend(third.claim(lease_ms=100, count=1))
+        return bool(claimed)
+
+    until(beat)
+    assert [(d.block, d.deliveries) for d in claimed] == [(b"x", 3)]
+
+
+@pytest.mark.parametrize("is_suspect", [True, False])
+def test_what_a_dead_consumer_held_is_claimed_at_once_and_counted_only_where_it_may_be_to_blame(
+    broker: Broker, is_suspect: bool
+) -> None:
+    appended(broker, one(b"high", 2, priority="high"), one(b"normal", 3))
+    take(broker, "dead")
+    appended(broker, one(b"in work"))
+    take(broker, "alive")
+    broker.worker().release(QUEUE, "dead", is_suspect=is_suspect)
+    claimed = broker.consumer(QUEUE, "next").claim(lease_ms=60_000, count=5)
+    count = 2 if is_suspect else 1
+    assert [(d.block, d.rows, d.deliveries) for d in claimed] == [(b"high", 2, count), (b"normal", 3, count)]
+    broker.consumer(QUEUE, "next").exchange([], claimed, count=0, block_ms=0)
+    assert appended(broker, one(b"more", 100), limit=100) == [full(1, 7)]
+
+
+def test_nothing_is_released_of_a_consumer_that_holds_nothing(broker: Broker) -> None:
+    worker = broker.worker()
+    worker.release(QUEUE, "unknown", is_suspect=True)
+    appended(broker, one(b"x"))
+    take(broker, "alive")
+    worker.release(QUEUE, "unknown", is_suspect=True)
+    assert broker.consumer(QUEUE, "next").claim(lease_ms=60_000, count=5) == []
+
+
+def test_an_item_that_is_settled_is_answered_and_whoever_claims_its_block_knows(broker: Broker) -> None:
+    async def run() -> list[bytes]:
+        link = broker.producer("asks")
+        await link.heartbeat()
+        await link.append([one(b"x")], Limits(10, 100))
+        take(broker, "dead")
+        worker = broker.worker()
+        worker.live()
+        worker.settle(QUEUE, Reply(link.reply_to, b"why"), 7, int(link.clock.now_ms()) + 60_000)
+        worker.release(QUEUE, "dead", is_suspect=False)
+        second = broker.consumer(QUEUE, "next")
+        assert blocks(second.claim(lease_ms=60_000, count=1)) == [b"x"]
+        assert second.cancelled_count == 1
+        assert second.cancelled([(link.reply_to, 7), (link.reply_to, 8)]) == {(link.reply_to, 7)}
+        replies = await link.replies()
+        await link.close()
+        return replies
+
+    assert asyncio.run(run()) == [b"why"]
+
+
+def test_queues_with_blocks_are_seen_whether_these_wait_or_are_in_work(broker: Broker) -> None:
+    worker = broker.worker()
+    if not worker.can_watch:
+        pytest.skip("in a Cluster, queues lie on several servers")
+    others = [Queue("m", 2), Queue("other", 1)]
+    assert worker.watch([QUEUE, *others], 10) == set()
+    seen: list[set[Queue]] = []
+    watching = threading.Thread(target=lambda: seen.append(worker.watch([QUEUE, *others], 30_000)))
+    watching.start()
+    appended(broker, one(b"x"))
+    watching.join()
+    assert seen == [{QUEUE}]
+    consumer = broker.consumer(QUEUE, "c")
+    taken = consumer.exchange([], [], count=1, block_ms=0)
+    assert worker.watch([QUEUE, *others], 10) == {QUEUE}
+    consumer.exchange([], taken, count=0, block_ms=0)
+    assert worker.watch([QUEUE, *others], 10) == set()
+
+
+def test_after_a_lost_connection_a_consumer_takes_under_a_new_name(own_redis: RedisServer) -> None:
+    """What was on its way to the lost connection must not be renewed with what is taken afterwards."""
+    broker = RedisBroker(own_redis.url)
+    consumer = broker.consumer(QUEUE, "c")
+    consumer.exchange([], [], count=1, block_ms=0)
+    with redis.Redis.from_url(own_redis.url) as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+        with pytest.raises(Unavailable):
+            consumer.exchange([], [], count=1, block_ms=0)
+        appended(broker, one(b"x"))
+        client.xreadgroup("workers", "c", {QUEUE.requests("normal"): ">"})  # as if it had arrived nowhere
+        appended(broker, one(b"y"))
+        assert blocks(consumer.exchange([], [], count=1, block_ms=0)) == [b"y"]
+    assert consumer.losses == 1
+    worker, claimed = broker.worker(), list[Delivery]()
+
+    def beat() -> bool:
+        worker.renew([(QUEUE, consumer_name("c", consumer.losses))])
+        claimed.extend(broker.consumer(QUEUE, "next").claim(lease_ms=200, count=5))
+        return bool(claimed)
+
+    until(beat)
+    assert blocks(claimed) == [b"x"]
 
 
 def test_replies_reach_the_process_that_asked_and_only_once(broker: Broker) -> None:
@@ -386,6 +616,48 @@ def test_live_workers_are_known_and_gone_ones_are_not(broker: Broker) -> None:
     assert [worker.worker for worker in link.live()] == ["stays"]
 
 
+class OddClock:
+    """A machine's clock: wrong by `ahead_s` and running by `drift` too fast."""
+
+    def __init__(self, ahead_s: float, drift: float) -> None:
+        self.ahead_s, self._drift = ahead_s, drift
+
+    def __call__(self) -> float:
+        return time.monotonic() * (1 + self._drift) + self.ahead_s
+
+
+def test_both_ends_agree_on_the_time_though_their_clocks_and_times_of_day_do_not(broker: Broker) -> None:
+    theirs, ours = OddClock(-5000, -1e-4), OddClock(5000, 1e-4)
+
+    async def run() -> None:
+        worker, link = broker.worker(clock=theirs), broker.producer("api", clock=ours)
+        theirs.ahead_s -= 600  # as where the time of day is wrong by ten minutes
+        ours.ahead_s += 600
+        worker.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
+        await link.heartbeat()
+        assert link.clock.now_ms() == pytest.approx(worker.clock.now_ms(), abs=50)
+        assert link.clock.now_ms() == pytest.approx(time.time() * 1000, abs=1000)
+        theirs.ahead_s += 90  # a machine that slept
+        worker.live()
+        assert worker.clock.now_ms() == pytest.approx(time.time() * 1000, abs=1000)
+        worker.close()
+        await link.close()
+
+    asyncio.run(run())
+
+
+def test_a_first_announcement_lives_as_long_as_it_says_whatever_the_time_of_day_was(broker: Broker) -> None:
+    clock = OddClock(0, 0)
+    link = broker.worker(clock=clock)
+    clock.ahead_s += 3600
+    now_ms = int(link.clock.now_ms())
+    announcement = WorkerAnnouncement(worker="w", sent_ms=now_ms, expires_ms=now_ms + 2000, models=())
+    ((announced,), _) = link.announce(announcement)
+    assert announced.expires_ms - announced.sent_ms == pytest.approx(2000, abs=1)
+    assert announced.sent_ms == pytest.approx(time.time() * 1000, abs=1000)
+    link.close()
+
+
 class TestRedisAlone:
     """What only Redis can show."""
 
@@ -478,6 +750,89 @@ class TestRedisAlone:
 
         assert asyncio.run(run()) == [True, False, True]
 
+    def test_a_stall_of_the_event_loop_moves_no_clock_and_ends_no_worker(self, redis_server: RedisServer) -> None:
+        broker = RedisBroker(redis_server.url)
+
+        async def run() -> None:
+            link, worker = broker.producer("api"), broker.worker()
+            await link.heartbeat()
+            worker.announce(WorkerAnnouncement(worker="w", expires_ms=int(worker.clock.now_ms()) + 250, models=()))
+            beat = asyncio.create_task(link.heartbeat())
+            await asyncio.sleep(0)  # its commands are written
+            time.sleep(0.5)  # the stall
+            assert [worker.worker for worker in (await beat).workers] == ["w"]
+            assert link.clock.now_ms() == pytest.approx(time.time() * 1000, abs=50)
+            assert (await link.heartbeat()).workers == []
+            await link.close()
+            worker.close()
+
+        asyncio.run(run())
+
+    def test_what_was_announced_before_is_not_decoded_again(self, redis_server: RedisServer) -> None:
+        broker = RedisBroker(redis_server.url)
+        worker = broker.worker()
+
+        def announce(*names: str) -> None:
+            models = tuple(ModelAnnouncement(name=name, version=1, state="AVAILABLE") for name in names)
+            worker.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=models))
+
+        async def run() -> None:
+            link, desired_state = broker.producer("api"), DesiredState(model="m", generation=1)
+            await link.put_back([desired_state])
+            announce("a")
+            first, second = await link.heartbeat(), await link.heartbeat()
+            assert second.workers[0].models is first.workers[0].models
+            assert second.desired_states[0] is first.desired_states[0]
+            announce("a", "b")
+            changed = await link.heartbeat()
+            assert [model.name for model in changed.workers[0].models] == ["a", "b"]
+            worker.withdraw("w")
+            assert (await link.heartbeat()).workers == []
+            await link.close()
+
+        asyncio.run(run())
+        worker.close()
+
+    def test_room_that_redis_lost_is_as_none(self, redis_server: RedisServer) -> None:
+        broker, kept = RedisBroker(redis_server.url), room(5, 50)
+        appended(broker, large(b"1", keeps=kept), limit=10)
+        with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+            client.flushall()
+            assert appended(broker, large(b"2", takes=kept, keeps=room(4, 40)), limit=10) == [None]
+            assert client.hgetall(QUEUE.held) == {"rows": "5", "bytes": "41"}
+            client.flushall()
+            appended(broker, large(b"", takes=kept), limit=10)
+            assert client.hgetall(QUEUE.held) == {}
+
+    def test_nothing_is_left_of_large_blocks(self, redis_server: RedisServer) -> None:
+        broker, kept = RedisBroker(redis_server.url), room(1, 3)
+        appended(broker, large(b"1", keeps=kept))
+        appended(broker, large(stored(broker, b"123"), takes=kept))
+        with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+            assert 0 < client.pttl(QUEUE.fragments("f")) <= 60_000
+            consumer = broker.consumer(QUEUE, "c")
+            consumer.exchange([], consumer.exchange([], [], count=9, block_ms=0), count=0, block_ms=0)
+            assert client.hgetall(QUEUE.held) == {"rows": "0", "bytes": "0"}
+            assert client.keys("*fragments*") + client.keys("*kept*") == []
+
+    def test_large_replies_are_read_in_small_pieces_and_expire(self, redis_server: RedisServer) -> None:
+        async def run() -> None:
+            link = RedisBroker(redis_server.url).producer("api")
+            await link.heartbeat()
+            consumer = RedisBroker(redis_server.url).consumer(QUEUE, "c")
+            replies = [Reply(link.reply_to, bytes(200_000)) for _ in range(100)]
+            consumer.exchange([*replies, Reply(link.reply_to, bytes(5_000_000))], [], count=0, block_ms=0)
+            reads = [len(await link.replies()), len(await link.replies())]
+            assert sum(reads) == 101
+            assert max(reads) * 262_144 < 17 * 10**6
+            with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+                (key,) = client.keys("*replies:*")
+                assert 0 < client.pttl(key) <= 60_000
+                assert max(map(len, client.lrange(key, 0, -1))) <= 1_000_000
+            await link.close()
+
+        asyncio.run(run())
+
     def test_a_full_memory_is_unavailable_and_says_so(self, redis_server: RedisServer) -> None:
         url = redis_server.url
         with redis.Redis.from_url(url) as client:
@@ -522,14 +877,14 @@ class TestRedisAlone:
                 await link.heartbeat()
                 good.is_deaf = True
                 large = Append(QUEUE, "normal", ((1, bytes(4_000_000)),))
-                stuck = asyncio.create_task(link.append([large], Limits(10, 10**8)))
+                stuck = asyncio.ensure_future(link.append([large], Limits(10, 10**8)))
                 with pytest.raises(Unavailable, match="does not answer"):
                     await link.heartbeat()
                 with pytest.raises(Unavailable):
                     await stuck
                 good.is_deaf = False
                 await link.heartbeat()
-                assert await link.append([one(b"x")], Limits(10, 10**8)) == [None]
+                assert await link.append([one(b"x")], Limits(10, 10**8)) == [Held(1, 1)]
                 await link.close()
 
         server = RedisServer(tmp_path / "redis.sock")

@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-from running import RedisServer
 
 from millrace.broker.base import Append, Limits
 from millrace.broker.keys import Queue
@@ -16,6 +15,7 @@ from millrace.broker.redis import RedisBroker
 from millrace.protocol import codec
 from millrace.protocol.messages import RequestBlock, RequestItem
 from millrace.protocol.tensors import Tensor
+from tests.support.running import RedisServer
 
 
 def run(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":

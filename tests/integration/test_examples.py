@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from running import ROOT, Stack, start_up
+
+from tests.support.running import ROOT, Stack, start_up
 
 pytest.importorskip("tensorflow")
 from millrace.artifacts import manifest

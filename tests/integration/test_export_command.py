@@ -11,6 +11,7 @@ from millrace.artifacts import manifest
 from millrace.protocol.tensors import TensorSpec
 
 keras = pytest.importorskip("keras")
+Layer: Any = keras.layers.Layer
 onnx = pytest.importorskip("onnx")
 import tensorflow as tf  # noqa: E402 - after the skip where it is not installed
 
@@ -69,7 +70,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Any:
     sure = np.asarray(model([data["left_side"].astype("f"), data["right_side"].astype("f")])[0])
     chosen = np.ptp(np.sort(sure, axis=1)[:, 1:], axis=1) > 0.05  # so that rounding changes no answer
     data = {name: array[chosen] for name, array in data.items()}
-    np.savez(folder / "data.npz", labels=sure.argmax(axis=1)[chosen], **data)
+    np.savez(folder / "data.npz", allow_pickle=False, labels=sure.argmax(axis=1)[chosen], **data)
     (folder / "labels.txt").write_text("round\nsquare\nflat\n")
     flags = ["--to", "all", "--data", str(folder / "data.npz"), "--representative", str(folder / "data.npz")]
     code, out = _run(folder, _saved(model, folder), *flags, "--labels", str(folder / "labels.txt"))
@@ -201,7 +202,7 @@ def test_keras_lstms_become_onnx_lstms(tmp_path: Path) -> None:
 
 def test_no_graph_holds_operators_of_gpus_even_where_layers_ask_for_them(tmp_path: Path) -> None:
     model = _bidirectional()
-    for layer in model._flatten_layers():
+    for layer in model._flatten_layers():  # noqa: SLF001 - Keras has no other way to all of them
         if hasattr(layer, "use_cudnn"):
             layer.use_cudnn = True
 
@@ -251,7 +252,7 @@ def test_an_operator_that_tflite_lacks_is_named_with_its_layer_and_the_rest_is_p
 
 
 @keras.saving.register_keras_serializable("tests")
-class _Betainc(keras.layers.Layer):
+class _Betainc(Layer):
     def call(self, inputs: Any) -> Any:
         return tf.raw_ops.Betainc(a=inputs + 1, b=inputs + 1, x=inputs)
 

@@ -11,19 +11,19 @@ import tensorflow as tf  # noqa: E402 - after the skip where it is not installed
 
 from training.doctor import main  # noqa: E402
 
-L = keras.layers
+L: Any = keras.layers
 FORMATS = ("savedmodel", "onnx", "tflite", "tflite-fp16", "tflite-dynamic", "tflite-int8", "coreml")
 
 
 @keras.saving.register_keras_serializable("tests")
-class Inverse(keras.layers.Layer):
+class Inverse(L.Layer):
     """Has an operator of TensorFlow's only."""
 
     def call(self, inputs: Any) -> Any:
         return tf.linalg.inv(inputs + 9 * tf.eye(3))
 
 
-class Unregistered(keras.layers.Layer):
+class Unregistered(L.Layer):
     """A class that a file names and nobody registered."""
 
     def call(self, inputs: Any) -> Any:
@@ -196,7 +196,7 @@ def test_a_class_that_is_not_known_is_named_and_can_be_given(
     code_file = tmp_path / "layers_of_mine.py"
     code_file.write_text(
         "import keras\n\n@keras.saving.register_keras_serializable('mine', 'Unregistered')\n"
-        "class Unregistered(keras.layers.Layer):\n    def call(self, inputs):\n        return 2 * inputs\n"
+        "class Unregistered(L.Layer):\n    def call(self, inputs):\n        return 2 * inputs\n"
     )
 
     code, _, error = _asked(model, capsys)

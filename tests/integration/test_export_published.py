@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from millrace.artifacts import manifest
+from millrace.artifacts.manifest import Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 
 tf = pytest.importorskip("tensorflow")
@@ -27,24 +28,24 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     out = tmp_path_factory.mktemp("exported") / request.param / "1"
     flags = ["--models", str(ROOT / "models"), "--to", "savedmodel,onnx,tflite", "--out", str(out)]
     assert main([request.param, *flags]) == 0
-    return request.param, out
+    return str(request.param), out
 
 
 def test_a_bundled_model_answers_as_its_bundled_file_does(exported: tuple[str, Path]) -> None:
     name, out = exported
     random = np.random.default_rng(1)
     ids = random.integers(2, 5000, (3, 9)).astype(np.int32)
-    batch: dict[str, Any] = {
+    batches: dict[str, dict[str, Any]] = {
         "digits": {"image": random.uniform(0, 255, (3, 28, 28, 1)).astype(np.float32)},
         "digits-student": {"image": random.uniform(0, 255, (3, 28, 28, 1)).astype(np.float32)},
         "sentiment": {"ids": ids},
         "word2vec": {"ids": ids[:, :2], "weights": np.ones((3, 2), np.float32)},
-    }[name]
+    }
 
     bundled = parity.onnx(ROOT / "models" / name / "1" / "model.onnx")
 
     for run in (parity.saved_model(out), parity.onnx(out / "model.onnx"), parity.tflite(out / "model.tflite")):
-        parity.compare(name, bundled, run, [batch])
+        parity.compare(name, bundled, run, [batches[name]])
 
 
 def test_its_tflite_file_has_builtin_operators_only_and_carries_what_an_app_needs(exported: tuple[str, Path]) -> None:
@@ -81,7 +82,10 @@ def test_raw_inputs_have_signatures_of_their_own(exported: tuple[str, Path]) -> 
         file = (ROOT / "examples" / "seven.png").read_bytes()
         assert signatures[raw](image=tf.constant([file]))["probabilities"].numpy().argmax() == 7
     if name == "sentiment":
-        step = manifest.read(out).preprocessing[0]  # type: ignore[union-attr]
+        description = manifest.read(out)
+        assert description
+        (step,) = description.preprocessing
+        assert isinstance(step, Tokenize)
         texts = ["What a wonderful film!", "A dull, lifeless film."]
         found = signatures[raw](text=tf.constant(texts))["probabilities"].numpy()
         vocabulary = Vocabulary.read(out / "vocabulary.txt")

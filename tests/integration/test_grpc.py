@@ -5,7 +5,9 @@ A queue in memory stands behind it, whose worker answers only when the test says
 
 import asyncio
 import contextlib
+import gc
 import gzip
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,11 +16,11 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+import psutil
 import pytest
 import uvloop
-from running import free_port
 
-from millrace import rpc
+from millrace import logs, rpc
 from millrace.broker.base import Reply
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker
@@ -29,6 +31,7 @@ from millrace.rpc import tensorprotos
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.grpc_server import GrpcServer
+from tests.support.running import free_port
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -36,6 +39,10 @@ MULTI = "/tensorflow.serving.PredictionService/MultiInference"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
+LIVE = "/inference.GRPCInferenceService/ServerLive"
+LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
+UNLOAD = "/inference.GRPCInferenceService/RepositoryModelUnload"
+RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1,)),),
     outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1,)),),
@@ -55,10 +62,14 @@ class Bench:
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.settings.grpc_port}", options=unlimited)
 
     def announce(self) -> None:
+        self.broker.worker().announce(self.announcement({}))
+
+    def announcement(self, generations: dict[str, int]) -> WorkerAnnouncement:
+        """What the worker says, which has done what it was asked for up to these generations."""
         model = ModelAnnouncement(
             name="m", version=1, state="AVAILABLE", signatures={"serving_default": SIGNATURE}, max_batch_size=8
         )
-        self.broker.worker().announce(WorkerAnnouncement(worker="w", expires_ms=2**60, models=(model,)))
+        return WorkerAnnouncement(worker="w", expires_ms=2**60, models=(model,), generations=generations)
 
     def call(self, path: str, message: Any, **options: Any) -> Any:
         """A call on its way; awaited, the bytes of its answer."""
@@ -75,6 +86,16 @@ class Bench:
                 blocks += self.work()
                 await asyncio.sleep(0.001)
         return blocks
+
+    async def answered(self, call: Any) -> bytes:
+        """The call's answer, with the worker at work."""
+        asking = asyncio.ensure_future(call)
+        async with asyncio.timeout(20):
+            while not asking.done():
+                self.work()
+                await asyncio.sleep(0.001)
+        answer: bytes = await asking
+        return answer
 
     def work(self) -> list[RequestBlock]:
         blocks = []
@@ -139,6 +160,15 @@ def infer_request(*values: float, identity: str = "", name: str = "m") -> Any:
     return message
 
 
+def varint(number: int) -> bytes:
+    """The number as protobuf writes it."""
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
 def predict_request(*values: float) -> Any:
     message = rpc.message("tensorflow.serving.PredictRequest")()
     message.model_spec.name = "m"
@@ -168,6 +198,25 @@ def watched_log() -> Iterator[list[str]]:
         yield lines
     finally:
         logging.getLogger().removeHandler(handler)
+
+
+@contextmanager
+def recorded() -> Iterator[list[str]]:
+    """The lines of the record of control actions meanwhile."""
+    lines: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    handler = Kept()
+    handler.setFormatter(logs.JsonFormatter("serving"))
+    logger = logging.getLogger("serving.access.audit")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -415,6 +464,226 @@ async def test_health_follows_readiness() -> None:
         assert status == grpc.StatusCode.NOT_FOUND
         unknown = b.channel.unary_stream(WATCH)(request(service="other").SerializeToString())
         assert response.FromString(await unknown.read()).status == response.SERVICE_UNKNOWN
+
+
+# What callers may send, and how much of it
+
+
+def refusing(path: str, code: grpc.StatusCode, **options: Any) -> Callable[[Bench], Coroutine[Any, Any, str]]:
+    """Calls the method without ever sending a message; returns the words of the refusal."""
+
+    async def call(b: Bench) -> str:
+        status, text = await refused(b.channel.stream_unary(path)(timeout=10, **options))
+        assert status == code
+        return text
+
+    return call
+
+
+@run
+async def test_who_may_not_change_models_is_told_before_a_message_is_read() -> None:
+    async with running() as b:
+        for path in (LOAD, UNLOAD, RELOAD):
+            for metadata in (
+                [("origin", "null")],
+                [("sec-fetch-site", "cross-site")],
+                [("x-forwarded-for", "10.0.0.1")],
+                [("host", "example.org")],
+            ):
+                text = await refusing(path, grpc.StatusCode.PERMISSION_DENIED, metadata=metadata)(b)
+                assert "models" in text
+
+
+@run
+async def test_a_caller_on_this_machine_changes_models_and_is_recorded() -> None:
+    with recorded() as lines:
+        async with running() as b:
+            worker = b.broker.worker()
+
+            async def obey() -> None:
+                while True:
+                    states = b.service.producer.desired_states.by_model
+                    worker.announce(b.announcement({name: state.generation for name, state in states.items()}))
+                    await asyncio.sleep(0.01)
+
+            obeying = asyncio.ensure_future(obey())
+            request = rpc.message("inference.RepositoryModelUnloadRequest")(model_name="m")
+            await b.call(UNLOAD, request, metadata=(("x-request-id", "mine"),))
+            request = rpc.message("inference.RepositoryModelUnloadRequest")(model_name="nobody")
+            await refused(b.call(UNLOAD, request))
+            obeying.cancel()
+    done, failed = (json.loads(line) for line in lines)
+    assert (done["action"], done["model"], done["caller"], done["request_id"], done["outcome"]) == (
+        "unload", "m", "127.0.0.1", "mine", "OK",
+    )  # fmt: skip
+    assert json.loads(done["old"]) == {}
+    assert json.loads(done["new"])["is_loaded"] is False
+    assert (failed["action"], failed["model"], failed["outcome"]) == ("unload", "nobody", "INVALID_ARGUMENT")
+
+
+@run
+async def test_methods_that_take_names_take_kilobytes_packed_or_not() -> None:
+    async with running() as b:
+        for path in (LIVE, CHECK, LOAD, "/tensorflow.serving.ModelService/GetModelStatus"):
+            for compression in (None, grpc.Compression.Gzip, grpc.Compression.Deflate):
+                for size in (20_000, 60_000_000):
+                    call = b.channel.unary_unary(path)(bytes(size), compression=compression)
+                    status, text = await refused(call)
+                    assert status == grpc.StatusCode.RESOURCE_EXHAUSTED
+                    assert "larger than" in text
+        status, text = await refused(b.channel.unary_stream(WATCH)(bytes(20_000)).read())
+        assert status == grpc.StatusCode.RESOURCE_EXHAUSTED
+        await b.until(lambda: b.service.budget.used == 0)
+
+
+@run
+async def test_messages_packed_in_either_way_are_read_and_broken_ones_refused_without_a_trace() -> None:
+    async with running() as b:
+        for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+            answer = await b.answered(b.infer(*[0] * 4000, compression=compression))
+            assert infer_response(answer)[1] == [0] * 4000
+        packed = gzip.compress(infer_request(1).SerializeToString())
+        with watched_log() as lines:
+            for broken in (packed[:-1], packed + b"x", b"\x1f\x8b", b"\x78\x9c", b"\x1f"):
+                status, _ = await refused(b.channel.unary_unary(INFER)(broken))
+                assert status == grpc.StatusCode.INVALID_ARGUMENT
+        assert lines == []
+
+
+@run
+async def test_a_reload_of_more_models_than_there_may_be_is_refused_before_anything_is_made_of_them() -> None:
+    async with running() as b:
+        config = b"\x0a\x00" * 120_000  # models without a name
+        models = b"\x0a" + varint(len(config)) + config
+        request = b"\x0a" + varint(len(models)) + models
+        refusal = await refused(b.channel.unary_unary(RELOAD)(request))
+        assert refusal == (grpc.StatusCode.INVALID_ARGUMENT, "at most 1000 models can be configured at run time")
+
+
+@run
+async def test_thousands_of_calls_at_once_are_all_answered() -> None:
+    async with running() as b:
+        live = b.channel.unary_unary(LIVE)
+        answers = await asyncio.gather(*(live(b"", timeout=60) for _ in range(4000)))
+        assert set(answers) == {rpc.message("inference.ServerLiveResponse")(live=True).SerializeToString()}
+
+
+@run
+async def test_calls_above_the_limit_are_refused_in_words_and_counted() -> None:
+    async with running(max_connections=100) as b:
+        held = [asyncio.ensure_future(b.infer(1)) for _ in range(100)]
+        await b.until(lambda: b.service.budget.used and b.queued())
+        await b.until(lambda: b.server.intake.open == 100)
+        for _ in range(50):
+            assert await refused(b.infer(2)) == (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "too many calls are open; try again",
+            )
+        lines = b.service.metrics.render().decode().splitlines()
+        (refusals,) = [line for line in lines if 'protocol="grpc"' in line and 'status="429"' in line]
+        assert refusals.endswith(" 50.0")
+        await b.taken(100)
+        await asyncio.gather(*held)
+        await b.until(lambda: b.server.intake.open == 0)
+
+
+@run
+async def test_callers_that_never_send_their_message_take_a_bounded_share_and_are_given_up() -> None:
+    async with running(max_buffered_bytes=8_000_000, max_body_bytes=1_000_000, request_timeout_ms=1000) as b:
+        silent = [b.channel.stream_unary(INFER)() for _ in range(20)]
+        ends = [asyncio.ensure_future(refused(call)) for call in silent]
+        await b.until(lambda: sum(end.done() for end in ends) >= 16)
+        assert b.service.budget.used <= 4_000_000
+        large = asyncio.ensure_future(b.infer(*[0] * 8))
+        await b.taken()
+        await large
+        outcomes = [status for status, _ in await asyncio.gather(*ends)]
+        assert outcomes.count(grpc.StatusCode.DEADLINE_EXCEEDED) == 4
+        assert outcomes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 16
+        await b.until(lambda: b.service.budget.used == 0)
+
+
+@run
+async def test_a_call_for_which_there_is_no_room_is_refused_and_leaves_none_taken() -> None:
+    async with running(max_buffered_bytes=2_000_000, max_queue_rows=200_000) as b:
+        others = b.service.budget.reserve(500_000)
+        assert others
+        for _ in range(20):
+            status, text = await refused(b.infer(*[0] * 200_000))
+            assert (status, text) == (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "the server holds all the bytes that it may; try again",
+            )
+        stream = b.channel.stream_stream(STREAM)()
+        await stream.write(infer_request(*[0] * 200_000, identity="large").SerializeToString())
+        answer = rpc.message("inference.ModelStreamInferResponse").FromString(await stream.read())
+        assert (answer.infer_response.id, answer.error_message) == (
+            "",
+            "the server holds all the bytes that it may; try again",
+        )
+        stream.cancel()
+        await b.until(lambda: b.service.budget.used == others.bytes)
+
+
+@run
+async def test_large_messages_that_were_refused_leave_no_memory_behind() -> None:
+    async with running() as b:
+        wrong = b"\xff" * 8_000_000
+        await refused(b.channel.unary_unary(INFER)(wrong))
+        before = psutil.Process().memory_info().rss
+        gc.collect()
+        gc.disable()  # as good as that is it where a server runs
+        try:
+            for path in (INFER, PREDICT, MULTI, LIVE, RELOAD):
+                for _ in range(20):
+                    await refused(b.channel.unary_unary(path)(wrong))
+            assert psutil.Process().memory_info().rss - before < 200_000_000
+        finally:
+            gc.enable()
+
+
+@run
+async def test_a_method_that_is_cancelled_or_has_no_message_leaves_nothing_and_no_error_in_the_log() -> None:
+    async with running() as b:
+        with watched_log() as lines:
+            for path in (INFER, LIVE, LOAD, PREDICT, STREAM, WATCH):
+                calls = [b.channel.stream_stream(path)() for _ in range(20)]
+                await b.until(lambda: b.server.intake.open >= 20)
+                for call in calls:
+                    call.cancel()
+                await b.until(lambda: b.server.intake.open == 0)
+            empty = b.channel.stream_unary(INFER)(timeout=10)
+            await empty.done_writing()
+            assert await refused(empty) == (grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")
+        assert lines == []
+        await b.until(lambda: b.service.budget.used == 0)
+
+
+@run
+async def test_connections_above_the_limit_are_closed_and_those_open_go_on() -> None:
+    async with running(max_grpc_connections=3) as b:
+        await b.call(LIVE, rpc.message("inference.ServerLiveRequest")())
+        silent = [await asyncio.open_connection("127.0.0.1", b.settings.grpc_port) for _ in range(10)]
+        closed = 0
+        for reader, _ in silent[2:]:
+            with contextlib.suppress(ConnectionError):
+                while await asyncio.wait_for(reader.read(1000), 5):
+                    pass
+            closed += 1
+        assert closed == 8
+        await b.call(LIVE, rpc.message("inference.ServerLiveRequest")())
+        for _, writer in silent:
+            writer.close()
+
+
+@run
+async def test_an_idle_connection_is_closed_and_the_next_call_opens_another() -> None:
+    async with running(keep_alive_timeout_s=1.0) as b:
+        await b.call(LIVE, rpc.message("inference.ServerLiveRequest")())
+        async with asyncio.timeout(20):
+            while b.channel.get_state() == grpc.ChannelConnectivity.READY:
+                await b.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        await b.call(LIVE, rpc.message("inference.ServerLiveRequest")())
 
 
 @run

@@ -5,12 +5,12 @@ import contextlib
 import socket
 
 import pytest
-from echo_server import CHUNKED, GET, HUGE, post, running, served, slow_reader, the_rest
 
 from serving.transport import http_connection, http_server
 from serving.transport.head_errors import RequestHeadError
 from serving.transport.request_head import MAX_HEAD_BYTES, RequestHead, read_head
 from serving.transport.responses import HttpResponse
+from tests.support.echo_server import CHUNKED, GET, HUGE, post, running, served, slow_reader, the_rest
 
 # Framing
 

@@ -4,9 +4,9 @@ soon; what follows on the connection is never read as something else."""
 import asyncio
 
 import pytest
-from echo_server import CHUNKED, GET, post, running, served
 
 from serving.transport.request_head import MAX_HEAD_BYTES
+from tests.support.echo_server import CHUNKED, GET, post, running, served
 
 HOST = b"host: x\r\n"
 CHUNKED_HEAD = b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"

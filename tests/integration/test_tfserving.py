@@ -13,11 +13,11 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from running import Parts, until
-from tls import Certificates
 
 from millrace import rpc
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Unavailable
+from tests.support.running import Parts, until
+from tests.support.tls import Certificates
 from worker import backends
 from worker.backends.base import Backend, Device, LoadError
 
@@ -57,7 +57,7 @@ def text_of(url: str) -> str:
     return ""
 
 
-class _Forward(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _Forward(grpc.GenericRpcHandler):
     """Hands every call on to another server; Predict only when it is told to, or it has `answer` for it."""
 
     def __init__(self, target: str, may_predict: Event, answer: bytes | None) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import ROOT, free_port
 
+from tests.support.running import ROOT, free_port
 from training.checkpoints import CheckpointError
 
 pytest.importorskip("tensorflow")

@@ -9,26 +9,31 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import redis
-from running import RedisServer, until
 
 from millrace.broker.base import Broker, Limits
 from millrace.broker.keys import DESIRED_STATES, WORKERS
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
-from millrace.protocol.desired_state import ModelSettings, Shadow, VersionPolicy
+from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed, Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
 from serving.models.model_control import IndexEntry, ModelControl
 from serving.models.registry import ModelRegistry, ServedModel
-from serving.queueing.producer import Producer, Request
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
 from serving.settings import ServingSettings
+from tests.support.running import RedisServer, until
+from tests.support.workers import local_worker
+from worker import model as models
+from worker.local_host import LocalHost
 from worker.model import Model
 from worker.process import Worker
 from worker.settings import WorkerSettings
@@ -64,12 +69,12 @@ class Api:
 
     def ask(self, *, version: int | None = None, label: str | None = None) -> int:
         """The version of the model m that answered, by its scores for 1, 1, 1."""
-        first, second = self.do(self._asked(self.models.find("m", version, label))).outputs["scores"].to_numpy()[0]
+        first, second = self.do(self.asked(self.models.find("m", version, label))).outputs["scores"].to_numpy()[0]
         assert second == 10 * first
         return int(first) // 6
 
-    async def _asked(self, model: ServedModel) -> Any:
-        request = Request(
+    async def asked(self, model: ServedModel) -> Any:
+        request = InferenceRequest(
             model="m",
             version=model.version,
             signature="serving_default",
@@ -107,7 +112,7 @@ class Api:
 def running(broker: Broker, root: Path, **settings: Any) -> Iterator[Worker]:
     """A worker that looks at the repository often; it ends with the block, without an error."""
     settings = {"models": root, "poll_s": 0.05, "lease_ms": 300, "instances": 1} | settings
-    worker = Worker(WorkerSettings(**settings), broker, heard_s=0.3)
+    worker = local_worker(WorkerSettings(**settings), broker, unload_grace_s=0.3)
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
@@ -179,7 +184,7 @@ def test_a_version_that_is_going_still_answers_those_who_have_not_heard(
         old = api.models.find("m")
         publish(2)
         api.until(v1="UNLOADING", v2="AVAILABLE")
-        assert api.do(api._asked(old)).outputs["scores"].shape == (1, 2)
+        assert api.do(api.asked(old)).outputs["scores"].shape == (1, 2)
 
 
 def test_a_bad_new_version_is_reported_and_the_old_one_stays_until_the_files_are_mended(
@@ -312,13 +317,14 @@ def test_an_unloaded_version_is_freed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     alive: list[weakref.ref[Model]] = []
-    warm_up = Model.warm_up
+    load = models.load
 
-    def remembered(model: Model) -> None:
+    def remembered(*arguments: Any, **options: Any) -> Model:
+        model = load(*arguments, **options)
         alive.append(weakref.ref(model))
-        warm_up(model)
+        return model
 
-    monkeypatch.setattr(Model, "warm_up", remembered)
+    monkeypatch.setattr(models, "load", remembered)
     publish(1)
     with running(broker, repository):
         api.until(v1="AVAILABLE")
@@ -448,10 +454,84 @@ def test_a_reload_request_serves_the_models_that_it_names_and_no_others(
         assert (api.ask(label="stable"), api.ask(label="canary")) == (1, 2)
         assert api.states("alias") == {5: "AVAILABLE"}
         api.until(name="other", v5="END")
-        with pytest.raises(InvalidRequest, match="base_path '/etc' is outside of the model repository"):
+        with pytest.raises(InvalidRequest, match="base_path 'etc' is outside of the model repository"):
             api.do(api.repository.reload([ModelSettings(name="roams", base_path="/etc")]))
         with pytest.raises(InvalidRequest, match="twice"):
             api.do(api.repository.reload([config, config]))
+
+
+def test_names_that_no_worker_has_a_folder_of_are_refused_and_leave_nothing_behind(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    (repository / "family").mkdir()
+    (repository / "m").rename(repository / "family" / "deep")
+    publish(1)
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        made_up = [ModelSettings(name=f"{number:0128}") for number in range(1000)]
+        elsewhere = [ModelSettings(name=f"x{number}", base_path="family/none") for number in range(16)]
+        for configs, error in (
+            ([*made_up, ModelSettings(name="m")], "at most 1000 models"),
+            (made_up, "failed to poll from model repository"),
+            ([ModelSettings(name="m"), ModelSettings(name="x" * 4000)], "printable characters"),
+            ([*elsewhere, ModelSettings(name="y", base_path="family/z")], "at most 16 new models"),
+            ([*elsewhere, ModelSettings(name="m")], "load failed for model 'x0'"),
+        ):
+            with pytest.raises(InvalidRequest, match=error):
+                api.do(api.repository.reload(configs))
+            known = api.producer.desired_states.by_model.values()
+            assert [state for state in known if not state.asks_for_nothing] == []
+            assert api.ask() == 1
+        until(lambda: api.models.names() == ["m"])
+        api.do(api.repository.reload([ModelSettings(name="m"), ModelSettings(name="d", base_path="family/deep")]))
+        assert api.states("d") == {1: "AVAILABLE"}
+
+
+def test_what_is_wanted_of_all_models_takes_a_megabyte_at_most(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    policy = VersionPolicy(specific=tuple(range(10**18, 10**18 + 1000)))
+    for number in range(60):
+        publish(1, f"m{number}")
+    publish(1)
+    with running(broker, repository):
+        api.until(name="m59", v1="AVAILABLE")
+        api.until(v1="AVAILABLE")
+        with pytest.raises(InvalidRequest, match="1000000 bytes together"):
+            api.do(api.repository.reload([ModelSettings(name=f"m{number}", policy=policy) for number in range(60)]))
+        assert api.producer.desired_states.by_model == {}
+        for number in range(49):  # of 20 kB each
+            api.do(api.repository.set_policy(f"m{number}", policy))
+        with pytest.raises(InvalidRequest, match="1000000 bytes together"):
+            api.do(api.repository.set_policy("m49", policy))
+        api.do(api.repository.set_policy("m0", None))
+        api.do(api.repository.set_label("m", "stable", 1))
+
+
+def test_a_document_that_asks_for_nothing_is_forgotten_in_an_hour_by_all(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    hour_ms = 3_600_000
+    link = broker.worker()
+    link.announce(WorkerAnnouncement(worker="asks the time", expires_ms=0, models=()))
+    now_ms = int(link.clock.now_ms())
+    old = [
+        DesiredState(model="gone", generation=now_ms - hour_ms - 1),
+        DesiredState(model="m", generation=1, weights={1: 1}),
+    ]
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        link.put_back([*old, DesiredState(model="new", generation=now_ms)])
+
+        def stored() -> set[str]:
+            seen = link.announce(WorkerAnnouncement(worker="looks", expires_ms=0, models=()))[1]
+            return {state.model for state in seen}
+
+        until(lambda: stored() == {"m", "new"})
+        until(lambda: set(api.producer.desired_states.by_model) == {"m", "new"})
+        api.do(api.repository.unload("m"))
 
 
 def test_who_waits_for_workers_is_told_when_the_server_stops_or_the_time_is_up(broker: Broker) -> None:
@@ -576,20 +656,20 @@ def test_a_new_version_waits_until_every_worker_has_it(
 ) -> None:
     """Two workers load at different speeds: until the slow one is done, the other does not carry everything alone."""
     gate, entered = threading.Event(), threading.Event()
-    warm_up = Model.warm_up
+    load = models.load
     lock = threading.Lock()
     seen: list[int] = []
 
-    def slow(model: Model) -> None:
+    def slow(folder: Path, name: str, version: int, **options: Any) -> Model:
         with lock:
-            seen.append(model.announcement.version)
+            seen.append(version)
             is_second = seen.count(2) == 2
         if is_second:
             entered.set()
             gate.wait(30)
-        warm_up(model)
+        return load(folder, name, version, **options)
 
-    monkeypatch.setattr(Model, "warm_up", slow)
+    monkeypatch.setattr(models, "load", slow)
     publish(1)
     with running(broker, repository), running(broker, repository):
         until(lambda: [m.state for w in api.producer.workers for m in w.models] == ["AVAILABLE", "AVAILABLE"])
@@ -693,16 +773,14 @@ def test_a_model_whose_folder_cannot_be_read_keeps_no_other_from_being_loaded(
         assert not worker.has_failed
 
 
-def test_a_heartbeat_that_fails_ends_the_worker(
-    broker: Broker, publish: Callable[..., Path], repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_heartbeat_that_fails_ends_the_worker(broker: Broker, publish: Callable[..., Path], repository: Path) -> None:
+    class Fails(LocalHost):
+        def check(self) -> None:
+            raise ZeroDivisionError
+
     publish(1)
-    worker = Worker(WorkerSettings(models=repository), broker)
-
-    def fail() -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(worker, "_renew", fail)
+    settings = WorkerSettings(models=repository)
+    worker = Worker(settings, broker, partial(Fails, settings, broker))
     worker.run()
     assert worker.has_failed
 

@@ -1,11 +1,11 @@
 """The worker's loop: real brokers, real threads, and models that break in every way."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,44 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from running import ROOT, until
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import TritonConfig, read_triton_config
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from millrace.broker.base import Append, Broker, ConsumerLink, Delivery, Limits, ProducerLink
+from millrace.broker.base import Append, Broker, Delivery, Limits
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
 from millrace.broker.redis import RedisBroker
 from millrace.protocol import codec
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
-from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, RequestBlock, RequestItem
-from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
-from serving.queueing.producer import Producer, Request, Response
+from millrace.protocol.messages import ReplyBlock
+from millrace.protocol.tensors import Signature, Tensor, TensorSpec
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest, InferenceResponse
+from tests.support.running import ROOT, RedisServer, until
+from tests.support.workers import local_worker
+from tests.support.working import (
+    QUEUE,
+    SIGNATURE,
+    Scripted,
+    ask,
+    block_of,
+    connected,
+    doubles,
+    is_empty,
+    model_of,
+    put,
+    raises_in_infer,
+    request_of,
+    serving,
+    shown,
+    text_request,
+    wrong_batch_size,
+)
 from worker import model as models
 from worker import preprocess
-from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.base import Arrays, Device, LoadError, RowErrors
 from worker.batcher import Cost
 from worker.loop import Instance
 from worker.model import Model
@@ -40,161 +60,12 @@ from worker.preprocess import Preparation
 from worker.process import Worker
 from worker.settings import WorkerSettings
 
-QUEUE = Queue("m", 1)
-SIGNATURE = Signature(
-    inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, -1)),),
-    outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1, -1)),),
-)
-
-
-@dataclass
-class Scripted:
-    """A backend that computes `y` from `x` in Python and remembers the rows of each run."""
-
-    compute: Callable[[Any], Any]
-    platform: str = "scripted"
-
-    def __post_init__(self) -> None:
-        self.signatures = {"serving_default": SIGNATURE}
-        self.runs: list[int] = []
-
-    def run(self, signature: str, inputs: Arrays) -> Arrays:
-        self.runs.append(len(inputs["x"]))
-        return {"y": self.compute(inputs["x"])}
-
-
-# Models named after how they break. 666 is the input that they cannot stand.
-
-
-def doubles(x: Any) -> Any:
-    return x * 2
-
-
-def raises_in_infer(x: Any) -> Any:
-    if (x == 666).any():
-        raise ValueError("cannot stand 666\nand a second line")
-    return x * 2
-
-
-def wrong_batch_size(x: Any) -> Any:
-    return x[:-1] * 2 if (x == 666).any() else x * 2
-
-
-def model_of(backend: Scripted, max_batch_size: int = 8, delay_ms: float = 0.0) -> Model:
-    announcement = ModelAnnouncement(
-        name="m", version=1, state="AVAILABLE", signatures=backend.signatures, max_batch_size=max_batch_size
-    )
-    batching = Batching(max_batch_size=max_batch_size, max_queue_delay_ms=delay_ms)
-    return Model(announcement, batching, backend, preprocess.load(Path(), None))
-
 
 @pytest.fixture(params=["memory", "redis"])
 def broker(request: pytest.FixtureRequest) -> Broker:
     if request.param == "memory":
         return MemoryBroker()
     return RedisBroker(request.getfixturevalue("redis_server").url)
-
-
-@contextmanager
-def serving(broker: Broker, model: Model, name: str = "w") -> Iterator[Instance]:
-    """An instance in a thread, drained at the end."""
-    instance = Instance(
-        model, broker.consumer(QUEUE, f"{name}-0"), worker=name, clock=broker.worker().clock, lease_ms=200
-    )
-    thread = threading.Thread(target=instance.run)
-    thread.start()
-    try:
-        yield instance
-    finally:
-        instance.drain()
-        thread.join(30)
-        assert not thread.is_alive()
-
-
-def request_of(value: Any, timeout_s: float = 10.0, largest: int = 8) -> Request:
-    array = np.array(value, np.float32)
-    return Request(
-        model="m",
-        version=1,
-        signature="serving_default",
-        inputs={"x": Tensor.from_numpy(array)},
-        rows=len(array) if largest else 1,
-        max_batch_size=largest,
-        timeout_s=timeout_s,
-        trace="trace",
-    )
-
-
-def text_request(*texts: str, timeout_s: float = 10.0) -> Request:
-    inputs = {"x": Tensor("BYTES", (len(texts),), encode_strings(texts))}
-    return replace(request_of([[0.0]], timeout_s), inputs=inputs, rows=len(texts))
-
-
-def ask(broker: Broker, *requests: Request, api: str = "api") -> list[Response | BaseException]:
-    """The answers to requests that are submitted together, errors among them."""
-
-    async def run() -> list[Response | BaseException]:
-        producer = Producer(broker.producer(api), limits=Limits(1000, 10**8))
-        await producer.start()
-        while not producer.is_connected:
-            await asyncio.sleep(0.001)
-        answers = await asyncio.gather(*map(producer.submit, requests), return_exceptions=True)
-        await producer.stop()
-        return answers
-
-    return asyncio.run(run())
-
-
-@asynccontextmanager
-async def connected(broker: Broker) -> AsyncIterator[ProducerLink]:
-    """A link of an API process, with its reply stream made and its clock set."""
-    link = broker.producer("left")
-    await link.heartbeat()
-    yield link
-    await link.close()
-
-
-def block_of(link: ProducerLink, request: Request, counts: Sequence[int]) -> Append:
-    """A block whose rows are shared out to items of so many rows each, numbered from 0."""
-    now_ms = link.clock.now_ms()
-    deadline_ms = int(now_ms + request.timeout_s * 1000)
-    block = RequestBlock(
-        reply_to=link.reply_to,
-        model="m",
-        version=1,
-        signature="serving_default",
-        sent_ms=now_ms,
-        items=tuple(RequestItem(number, "trace", rows, deadline_ms) for number, rows in enumerate(counts)),
-        tensors=request.inputs,
-    )
-    return Append(QUEUE, request.priority, ((request.rows, codec.encode_request(block)),))
-
-
-def put(broker: Broker, *requests: Request) -> None:
-    """Put requests on the queue, a block each, for whose answers nobody waits."""
-
-    async def run() -> None:
-        async with connected(broker) as link:
-            for request in requests:
-                assert await link.append([block_of(link, request, [request.rows])], Limits(10**6, 10**9)) == [None]
-
-    asyncio.run(run())
-
-
-def is_empty(broker: Broker) -> bool:
-    """Whether all that was put on the queue is finished."""
-
-    async def run() -> bool:
-        async with connected(broker) as link:
-            (held,) = await link.append([Append(QUEUE, "normal", ((1, b""),))], Limits(0, 0))
-        assert held
-        return held.rows == 0
-
-    return asyncio.run(run())
-
-
-def shown(answer: Response | BaseException) -> Any:
-    return answer.outputs["y"].to_numpy().tolist() if isinstance(answer, Response) else type(answer)
 
 
 def test_requests_are_answered_each_with_its_own_rows(broker: Broker) -> None:
@@ -348,7 +219,7 @@ def test_nothing_waits_while_there_is_something_to_do(broker: Broker) -> None:
         link.exchange = recorded  # type: ignore[method-assign]
         return link
 
-    broker.consumer = watched  # type: ignore[method-assign]
+    broker.consumer = watched  # type: ignore[method-assign, assignment]
     with serving(broker, model_of(Scripted(doubles))):
         ask(broker, *(request_of([[1.0] * (1 + n % 4)]) for n in range(40)))
     assert any(held for held, _ in waits)
@@ -381,7 +252,7 @@ def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) 
 
     thief = threading.Thread(target=take_and_die)
     thief.start()
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[1], [2]]))))
     asking.start()
     thief.join()
@@ -391,7 +262,7 @@ def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) 
 
 
 def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> None:
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[666]]))))
     asking.start()
     taken: list[Any] = []
@@ -413,54 +284,133 @@ def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> Non
         raise answers[0]  # type: ignore[misc]
 
 
-class Death(BaseException):
-    """What ends a worker's process, as far as a thread of a test can."""
-
-
-def dies(x: Any) -> Any:
-    """A model that doubles, and ends its process on 666."""
-    if (x == 666).any():
-        raise Death
-    return x * 2
-
-
-def test_neighbours_of_a_request_that_ends_the_process_are_answered(broker: Broker) -> None:
-    """A block of three whose middle one kills: its second delivery answers the last, its third the first."""
-
-    answers: list[Response | BaseException] = []
-    requests = [request_of([[1]]), request_of([[666]]), request_of([[3]])]
-    asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
-    asking.start()
+def take_and_die(broker: Broker) -> None:
+    """Take a block from the queue, and never finish it."""
     while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
         pass
+
+
+def run_until_it_dies(redis_server: RedisServer, consumer: str) -> None:
+    """A worker's process that takes what there is, and claims, until a 666 ends it."""
+    command = [sys.executable, "-m", "tests.support.dying", redis_server.url, consumer]
+    assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == 66
+
+
+def test_neighbours_of_a_request_that_ends_the_process_are_answered(redis_server: RedisServer) -> None:
+    """A block of three whose middle one kills: its second delivery answers the last, its third the first."""
+    broker = RedisBroker(redis_server.url)
+    answers: list[InferenceResponse | BaseException] = []
+    requests = [request_of([[value]], timeout_s=60) for value in (1, 666, 3)]
+    asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
+    asking.start()
+    take_and_die(broker)
     for number in (1, 2):
-        with closing(broker.consumer(QUEUE, f"dies-{number}")) as consumer, pytest.raises(Death):
-            Instance(model_of(Scripted(dies)), consumer, worker="w", clock=broker.worker().clock, lease_ms=20).run()
-    with serving(broker, model_of(Scripted(dies))):
+        run_until_it_dies(redis_server, f"dies-{number}")
+    with serving(broker, model_of(Scripted(doubles))):  # would answer a 666, too
         asking.join()
     assert [shown(answer) for answer in answers] == [[[2]], ModelFailed, [[6]]]
 
 
 def test_what_was_computed_is_answered_before_a_block_that_may_end_the_process_runs(broker: Broker) -> None:
+    """A suspect waits in its run until the reply to a fresh block that was taken with it has come."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def waits(x: Any) -> Any:
+        if (x == 666).any():
+            entered.set()
+            assert leave.wait(30)
+        return x * 2
+
     put(broker, request_of([[666]]))
     while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
         pass
-    lost: list[Delivery] = []
+    broker.worker().release(QUEUE, "dead", is_suspect=True)
 
-    async def run(consumer: ConsumerLink) -> list[bytes]:
+    async def run() -> list[bytes]:
         async with connected(broker) as link:
             await link.append([block_of(link, request_of([[1]]), [1])], Limits(10, 10**6))
-            taken = consumer.exchange([], [], count=1, block_ms=1000)
-            dying = Instance(model_of(Scripted(dies)), consumer, worker="w", clock=broker.worker().clock, lease_ms=20)
-            with pytest.raises(Death):
-                dying._serve([*taken, *lost])
-            async with asyncio.timeout(10):
-                return await link.replies()
+            with serving(broker, model_of(Scripted(waits))):
+                try:
+                    assert await asyncio.to_thread(entered.wait, 30)
+                    async with asyncio.timeout(10):
+                        return await link.replies()
+                finally:
+                    leave.set()
 
-    with closing(broker.consumer(QUEUE, "next")) as consumer:
-        until(lambda: lost.extend(consumer.claim(lease_ms=20, count=1)) or lost, what="a block to claim")
-        (reply,) = asyncio.run(run(consumer))
+    (reply,) = asyncio.run(run())
     assert codec.decode_reply(reply).tensors["y"].to_numpy().tolist() == [[2]]
+
+
+@pytest.mark.parametrize("error", [SystemExit("bye"), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_would_end_a_program_is_an_error_of_its_request(broker: Broker, error: BaseException) -> None:
+    def exits(x: Any) -> Any:
+        if (x == 666).any():
+            raise error
+        return x * 2
+
+    with serving(broker, model_of(Scripted(exits))):
+        first, bad, last = ask(broker, request_of([[1]]), request_of([[666]]), request_of([[3]]))
+        (after,) = ask(broker, request_of([[4]]))
+    assert [shown(answer) for answer in (first, last, after)] == [[[2]], [[6]], [[8]]]
+    with pytest.raises(ModelFailed, match=f"model 'm' failed: {type(error).__name__}"):
+        raise bad  # type: ignore[misc]
+
+
+def test_a_keyboard_interrupt_of_the_main_thread_ends_the_loop() -> None:
+    def interrupted(x: Any) -> Any:
+        raise KeyboardInterrupt
+
+    broker = MemoryBroker()
+    put(broker, request_of([[1]]))
+    instance = Instance(
+        model_of(Scripted(interrupted)),
+        broker.consumer(QUEUE, "w-0"),
+        worker="w",
+        clock=broker.worker().clock,
+        lease_ms=200,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        instance.run()
+
+
+def test_rows_that_a_backend_blames_fail_alone_and_the_others_run_once_more(broker: Broker) -> None:
+    def blames(x: Any) -> Any:
+        if bad := {row: InvalidRequest(f"row {row} is 666") for row in np.flatnonzero(x[:, 0] == 666).tolist()}:
+            raise RowErrors(bad)
+        return x * 2
+
+    backend = Scripted(blames)
+    requests = [request_of(rows) for rows in ([[1], [2]], [[3], [666]], [[4]], [[666]])]
+    with serving(broker, model_of(backend)):
+        answers = ask(broker, *requests)
+    assert [shown(answer) for answer in answers] == [[[2], [4]], InvalidRequest, [[8]], InvalidRequest]
+    assert [str(answer) for answer in answers[1::2]] == ["row 3 is 666", "row 5 is 666"]
+    assert backend.runs == [6, 3]
+
+
+def test_a_backend_that_blames_rows_that_there_are_not_fails_every_request(broker: Broker) -> None:
+    def blames(x: Any) -> Any:
+        raise RowErrors({7: InvalidRequest("row 7 is wrong"), -1: InvalidRequest("row -1, too")})
+
+    with serving(broker, model_of(Scripted(blames))):
+        answers = ask(broker, request_of([[1]]), request_of([[2]]))
+    assert [shown(answer) for answer in answers] == [ModelFailed, ModelFailed]
+
+
+def test_what_a_caller_did_wrong_is_one_line_without_a_trace(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    def refuses(x: Any) -> Any:
+        if (x == 666).any():
+            raise InvalidRequest("no 666, please")
+        return x
+
+    backend = Scripted(refuses)
+    with caplog.at_level("INFO"), serving(broker, model_of(backend)):
+        (alone,) = ask(broker, request_of([[666]]))
+        together = ask(broker, request_of([[1]]), request_of([[666]]))
+    assert [shown(answer) for answer in (alone, *together)] == [InvalidRequest, [[1]], InvalidRequest]
+    assert [record.message for record in caplog.records] == ["a request was refused"] * 2
+    assert not any(record.exc_info for record in caplog.records)
+    assert backend.runs == [1, 2, 1, 1]
 
 
 def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> None:
@@ -497,7 +447,7 @@ def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> Non
 
 
 def test_many_blocks_of_a_dead_worker_are_taken_over_together(broker: Broker) -> None:
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     requests = [request_of([[float(i)] * (1 + i % 5)]) for i in range(60)]  # five shapes, so many blocks
     asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
     asking.start()
@@ -506,7 +456,7 @@ def test_many_blocks_of_a_dead_worker_are_taken_over_together(broker: Broker) ->
         taken += broker.consumer(QUEUE, "dead-0").exchange([], [], count=100, block_ms=100)
     with serving(broker, model_of(Scripted(doubles))):
         asking.join()
-    assert all(isinstance(answer, Response) for answer in answers)
+    assert all(isinstance(answer, InferenceResponse) for answer in answers)
 
 
 @pytest.mark.parametrize(
@@ -548,7 +498,7 @@ def test_draining_answers_what_was_taken(broker: Broker) -> None:
         assert leave.wait(10)
         return x
 
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
     with serving(broker, model_of(Scripted(slow))) as instance:
         asking = threading.Thread(target=lambda: answers.extend(ask(broker, request_of([[1]]))))
         asking.start()
@@ -640,7 +590,7 @@ def model_of_texts(backend: Sums) -> Model:
     return model
 
 
-def request_of_texts(texts: Sequence[Sequence[int]], weights: Sequence[float]) -> Request:
+def request_of_texts(texts: Sequence[Sequence[int]], weights: Sequence[float]) -> InferenceRequest:
     request = text_request(*(" ".join(map(str, text)) for text in texts))
     return replace(request, inputs=request.inputs | {"weight": Tensor.from_numpy(np.array(weights, np.float32))})
 
@@ -719,7 +669,7 @@ def test_the_rows_of_a_block_reach_the_model_without_a_copy() -> None:
         link.exchange = kept  # type: ignore[method-assign]
         return link
 
-    broker.consumer = watched  # type: ignore[method-assign]
+    broker.consumer = watched  # type: ignore[method-assign, assignment]
     with serving(broker, model_of(Scripted(keeps), max_batch_size=64)):
         (answer,) = ask(broker, request_of(np.arange(640).reshape(64, 10), largest=64))
     assert np.shares_memory(seen[0], np.frombuffer(taken[0].block, np.uint8))
@@ -876,7 +826,7 @@ def test_a_worker_announces_what_it_loads_and_what_it_cannot_and_leaves_no_trace
 
         return asyncio.run(look())
 
-    worker = Worker(WorkerSettings(models=tmp_path, log_level="info"), broker)
+    worker = local_worker(WorkerSettings(models=tmp_path, log_level="info"), broker)
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
@@ -907,7 +857,7 @@ def test_a_model_that_never_returns_does_not_keep_the_worker(
     make_onnx(tmp_path, "m")
     broker = MemoryBroker()
     settings = WorkerSettings(models=tmp_path, log_level="info", drain_timeout_s=0.1)
-    worker = Worker(settings, broker)
+    worker = local_worker(settings, broker)
     thread = threading.Thread(target=worker.run)
     thread.start()
     until(lambda: [m.state for w in broker.worker().live() for m in w.models] == ["AVAILABLE"])
@@ -942,9 +892,9 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     monkeypatch.setattr(Model, "run", hangs)
     broker = MemoryBroker()
     options = {"models": tmp_path, "log_level": "info", "instances": 1, "max_batch_size": 1, "lease_ms": 200}
-    workers = [Worker(WorkerSettings(**options, drain_timeout_s=5.0), broker) for _ in range(2)]
+    workers = [local_worker(WorkerSettings(**options, drain_timeout_s=5.0), broker) for _ in range(2)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
-    answers: list[Response | BaseException] = []
+    answers: list[InferenceResponse | BaseException] = []
 
     def states(worker: Worker) -> dict[str, tuple[str, str]]:
         live = [announced.models for announced in broker.worker().live() if announced.worker == worker.id]
@@ -959,14 +909,14 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     threads[0].start()
     assert entered.wait(10)
     (of_another_model,) = ask(broker, replace(request_of([[1, 2, 3]]), model="other"), api="another")
-    assert isinstance(of_another_model, Response)
-    until(lambda: states(workers[0])["m"] == ("END", "all its instances are stuck in their runs"))
+    assert isinstance(of_another_model, InferenceResponse)
+    until(lambda: states(workers[0]).get("m") == ("END", "all its instances are stuck in their runs"))
     assert states(workers[0])["other"] == ("AVAILABLE", "")
     assert "an instance is stuck" in caplog.text
     threads[1].start()
     asking.join()
     assert isinstance(answers[0], DeadlineExceeded)
-    assert isinstance(answers[1], Response)
+    assert isinstance(answers[1], InferenceResponse)
     until(lambda: is_empty(broker), what="the other worker to drop what expired")
     leave.set()
     until(lambda: states(workers[0])["m"] == ("AVAILABLE", ""), what="the first worker to go on")
@@ -982,14 +932,14 @@ def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
     class Breaks(MemoryBroker):
         def consumer(self, queue: Queue, consumer: str) -> Any:
             link = super().consumer(queue, consumer)
-            link.exchange = lambda *_, **__: 1 / 0  # type: ignore[method-assign]
+            link.exchange = lambda *_, **__: 1 / 0  # type: ignore[method-assign, assignment]
             return link
 
     make_onnx(tmp_path)
-    worker = Worker(WorkerSettings(models=tmp_path, log_level="info"), Breaks())
+    worker = local_worker(WorkerSettings(models=tmp_path, log_level="info"), Breaks())
     worker.run()
     assert worker.has_failed
-    assert "an instance failed; the worker ends" in caplog.text
+    assert "an instance failed by an error of ours" in caplog.text
 
 
 def test_a_triton_configuration_sets_batching_instances_and_labels(

@@ -9,7 +9,8 @@ from flask.testing import FlaskClient
 
 from millrace.broker.memory import MemoryBroker
 from millrace.protocol.errors import InvalidRequest
-from serving.service import Service, target
+from serving.routing import target
+from serving.service import Service
 from serving.settings import ServingSettings
 from serving.web.app import create_app
 

@@ -1,6 +1,8 @@
 """Batches: not too large, little padding, what is urgent in front, nothing lost, nothing twice."""
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from hypothesis import given
@@ -8,14 +10,15 @@ from hypothesis import strategies as st
 
 from millrace.broker.base import Delivery
 from millrace.protocol.messages import RequestItem
-from worker.batcher import Batch, Cost, Piece, TakenBlock, form_batches
+from worker.batcher import Batch, Cost, form_batches
+from worker.piece import Piece, TakenBlock
 
 LSTM = Cost(batch=0.1, step=0.001, element=0.001)
 costs = st.builds(Cost, *[st.floats(0, 1)] * 3)
 
 
 def piece_of(
-    inputs: dict[str, object], counts: list[int], length: int = 0, signature: str = "a", to: str = "r"
+    inputs: Mapping[str, Any], counts: list[int], length: int = 0, signature: str = "a", to: str = "r"
 ) -> Piece:
     items = tuple(RequestItem(number, "t", rows, 100 + number) for number, rows in enumerate(counts))
     block = TakenBlock(
@@ -27,7 +30,7 @@ def piece_of(
         unanswered=len(items),
     )
     due_ms = min(item.deadline_ms for item in items)
-    return Piece(block=block, items=items, inputs=inputs, rows=sum(counts), length=length, due_ms=due_ms)  # type: ignore[arg-type]
+    return Piece(block=block, items=items, inputs=dict(inputs), rows=sum(counts), length=length, due_ms=due_ms)
 
 
 @st.composite

@@ -5,7 +5,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import numpy as np
@@ -26,7 +26,8 @@ from millrace_client import (
     Unavailable,
 )
 from millrace_client.messages import message
-from running import free_port, until
+
+from tests.support.running import free_port, until
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -84,10 +85,11 @@ class ScriptedRpc(grpc.GenericRpcHandler):
 
 
 def refused(code: grpc.StatusCode, text: str, **trailing: str) -> _Handle:
-    def handle(body: bytes, context: grpc.ServicerContext) -> bytes:
+    def handle(body: bytes, context: Any) -> NoReturn:
         metadata = {"x-request-id": "r-9"} | {key.replace("_", "-"): value for key, value in trailing.items()}
         context.set_trailing_metadata(tuple(metadata.items()))
         context.abort(code, text)
+        raise AssertionError("abort raises")
 
     return handle
 

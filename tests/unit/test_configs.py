@@ -15,7 +15,7 @@ from millrace.artifacts.configs import (
 )
 from millrace.artifacts.repository import RepositoryError
 from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
-from worker.catalogue import Catalogue, Wanted
+from worker.catalogue import Catalogue, DesiredModel
 
 TFS = """
 model_config_list {
@@ -167,7 +167,7 @@ def catalogue(root: Path, models_config: str = "", config_pbtxt: str = "") -> Ca
     return Catalogue(root)
 
 
-def wanted(read: Catalogue, **control: object) -> Wanted:
+def wanted(read: Catalogue, **control: object) -> DesiredModel:
     desired_states = {"m": DesiredState(model="m", generation=1, **control)} if control else {}  # type: ignore[arg-type]
     return read.read(desired_states)["m"]
 

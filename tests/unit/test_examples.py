@@ -1,6 +1,7 @@
 """Examples in, classes and values out."""
 
 import contextlib
+import json
 import math
 from typing import Any
 
@@ -12,11 +13,24 @@ from hypothesis import strategies as st
 from millrace import rpc
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
-from serving.protocols.examples import classifications, inputs_of, regressions, top_classes, with_context
+from serving.protocols import json_tensors
+from serving.protocols.examples import (
+    ScoredClasses,
+    classifications,
+    inputs_of,
+    regressions,
+    top_classes,
+    with_context,
+)
 
 
 def _spec(name: str, datatype: str = "FP32", shape: tuple[int, ...] = (-1,), **more: Any) -> TensorSpec:
     return TensorSpec(name=name, datatype=datatype, shape=shape, **more)
+
+
+def _pairs(found: ScoredClasses) -> list[list[tuple[str, float]]]:
+    rows = json.loads(json_tensors.dumps_array(found.scores))
+    return [list(zip(found.names_of(row), scores, strict=True)) for row, scores in enumerate(rows)]
 
 
 def _signature(*inputs: TensorSpec, outputs: tuple[TensorSpec, ...] = ()) -> Signature:
@@ -132,7 +146,7 @@ def test_each_value_of_a_context_is_looked_at_once_however_many_examples_have_it
             looked_at += 1
             return 1.0
 
-    inputs = inputs_of(with_context({"x": [Number()]}, [{}] * 1000), _signature(_spec("x")))
+    inputs = inputs_of(with_context({"x": list[float]([Number()])}, [{}] * 1000), _signature(_spec("x")))
     assert inputs["x"].shape == (1000,)
     assert looked_at <= 1
 
@@ -166,18 +180,18 @@ PLAIN = _signature(_spec("x"), outputs=(PROBABILITIES,))
 
 def test_the_labels_name_the_classes_of_a_plain_signature() -> None:
     outputs = {"probabilities": _tensor([[0.9, 0.1], [0.25, 0.75]])}
-    assert classifications(outputs, PLAIN, ["no", "yes"]) == [
+    assert _pairs(classifications(outputs, PLAIN, ["no", "yes"])) == [
         [("no", 0.9), ("yes", 0.1)],
         [("no", 0.25), ("yes", 0.75)],
     ]
     for labels in ((), ["one"]):
-        assert classifications(outputs, PLAIN, labels)[1] == [("0", 0.25), ("1", 0.75)]
+        assert _pairs(classifications(outputs, PLAIN, labels))[1] == [("0", 0.25), ("1", 0.75)]
 
 
 def test_of_several_outputs_the_one_with_a_score_for_each_label_classifies() -> None:
     signature = _signature(_spec("x"), outputs=(_spec("vector", shape=(-1, 3)), PROBABILITIES, _spec("y")))
     outputs = {"vector": _tensor([[1, 2, 3]]), "probabilities": _tensor([[0.5, 1.5]]), "y": _tensor([1])}
-    assert classifications(outputs, signature, ["a", "b"]) == [[("a", 0.5), ("b", 1.5)]]
+    assert _pairs(classifications(outputs, signature, ["a", "b"])) == [[("a", 0.5), ("b", 1.5)]]
     with pytest.raises(InvalidRequest, match="No classification outputs found in signature"):
         classifications(outputs, signature, [])
     with pytest.raises(InvalidRequest, match="No classification outputs found in signature"):
@@ -186,9 +200,9 @@ def test_of_several_outputs_the_one_with_a_score_for_each_label_classifies() -> 
 
 def test_classes_and_scores_of_a_signature_made_for_them_are_taken_as_they_are() -> None:
     classes, scores = _tensor([["a", "b"]], object), _tensor([[0.5, 0.1]])
-    assert classifications({"classes": classes, "scores": scores}, PLAIN, []) == [[("a", 0.5), ("b", 0.1)]]
-    assert classifications({"classes": classes}, PLAIN, []) == [[("a", 0.0), ("b", 0.0)]]
-    assert classifications({"scores": scores}, PLAIN, ["ignored", "here"]) == [[("", 0.5), ("", 0.1)]]
+    assert _pairs(classifications({"classes": classes, "scores": scores}, PLAIN, [])) == [[("a", 0.5), ("b", 0.1)]]
+    assert _pairs(classifications({"classes": classes}, PLAIN, [])) == [[("a", 0.0), ("b", 0.0)]]
+    assert _pairs(classifications({"scores": scores}, PLAIN, ["ignored", "here"])) == [[("", 0.5), ("", 0.1)]]
 
 
 @pytest.mark.parametrize(
@@ -207,11 +221,11 @@ def test_classes_and_scores_that_cannot_be_are_refused(outputs: Any, message: st
 
 def test_a_value_a_row_is_a_regression() -> None:
     flat = _signature(_spec("x"), outputs=(_spec("y"), _spec("s", "BYTES")))
-    assert regressions({"y": _tensor([0.1, 2]), "s": _tensor(["a", "b"], object)}, flat) == [0.1, 2.0]
+    assert regressions({"y": _tensor([0.5, 2]), "s": _tensor(["a", "b"], object)}, flat).tolist() == [0.5, 2.0]
     column = _signature(_spec("x"), outputs=(_spec("y", shape=(-1, 1)),))
-    assert regressions({"y": _tensor([[1.5], [2]])}, column) == [1.5, 2.0]
+    assert regressions({"y": _tensor([[1.5], [2]])}, column).tolist() == [1.5, 2.0]
     both = _signature(_spec("x"), outputs=(_spec("y"), _spec("outputs")))
-    assert regressions({"y": _tensor([1]), "outputs": _tensor([2])}, both) == [2.0]
+    assert regressions({"y": _tensor([1]), "outputs": _tensor([2])}, both).tolist() == [2.0]
     with pytest.raises(InvalidRequest, match="No regression outputs found in signature"):
         regressions({"probabilities": _tensor([[1, 2]])}, PLAIN)
     with pytest.raises(InvalidRequest, match="Expected output Tensor shape"):

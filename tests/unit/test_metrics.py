@@ -8,10 +8,10 @@ import pytest
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
+from serving.models.model_statistics import Statistics
 from serving.models.registry import ModelRegistry
-from serving.models.statistics import Statistics
 from serving.monitoring.metrics import Metrics
-from serving.queueing.producer import Timings
+from serving.queueing.requests import Timings
 
 WORKERS = [
     WorkerAnnouncement(

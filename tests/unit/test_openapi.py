@@ -8,7 +8,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from millrace.broker.memory import MemoryBroker
-from serving.service import Service, target
+from serving.routing import target
+from serving.service import Service
 from serving.settings import ServingSettings
 from serving.web import openapi
 from serving.web.wsgi import run

@@ -179,7 +179,7 @@ def test_bytes_that_are_not_utf8_are_refused_where_they_are_a_string() -> None:
 
 
 def test_whole_floats_keep_their_point_and_numbers_json_lacks_are_written() -> None:
-    assert tfs.render_predict({"y": _tensor([1, np.nan])}, "row").body == b'{"predictions":[1.0, NaN]}'
+    assert tfs.render_predict({"y": _tensor([1, np.nan])}, "row").body == b'{"predictions":[1.0,NaN]}'
 
 
 def test_outputs_of_different_length_cannot_be_shown_by_row() -> None:
@@ -225,7 +225,7 @@ def test_the_configuration_of_a_model_that_does_not_batch_has_the_whole_shape() 
 
 def test_the_configurations_parameters_carry_what_triton_has_no_field_for() -> None:
     signatures = ONE.announcement.signatures
-    named = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, labels=["no", "yes"])
+    named = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, labels=("no", "yes"))
     assert oip.render_config(ServedModel(named))["parameters"] == {"labels": {"string_value": '["no","yes"]'}}
     assert "parameters" not in oip.render_config(ONE)
 
@@ -442,7 +442,7 @@ def test_what_is_not_supported_is_refused_by_name(change: dict[str, Any], name: 
 
 
 _leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just({"b64": "aGk="})
-json_values = st.deferred(
+json_values: st.SearchStrategy[Any] = st.deferred(
     lambda: (
         _leaves
         | st.lists(json_values, max_size=3)
@@ -505,10 +505,10 @@ def test_whatever_infer_is_sent_is_read_or_refused(body: Any, on: ServedModel, b
 
 
 def test_only_short_json_before_binary_tensors_is_remembered() -> None:
-    oip._remembered_document.cache_clear()
+    oip._remembered_document.cache_clear()  # noqa: SLF001 - a cache that shows in nothing else
     for length, remembered in ((10, 1), (5000, 1)):
         body = {"id": "i" * length, "inputs": [_input(data=None, parameters={"binary_data_size": 16})]}
         inference, wanted = _infer(body, ONE, b"\0" * 16)
         assert len(wanted.identity) == length
         assert inference.inputs.keys() == {"x"}
-        assert oip._remembered_document.cache_info().currsize == remembered
+        assert oip._remembered_document.cache_info().currsize == remembered  # noqa: SLF001 - a cache that shows in nothing else

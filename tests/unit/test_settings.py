@@ -1,9 +1,11 @@
 """Settings come from the environment that is given, and say what is wrong with it."""
 
 import importlib.util
+import traceback
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from millrace.settings import SettingsError, load
 from serving.settings import ServingSettings
@@ -18,7 +20,8 @@ def test_a_flag_beats_a_variable_and_a_variable_beats_the_default() -> None:
 
 def test_both_programs_read_the_shared_variables() -> None:
     environ = {"MILLRACE_REDIS_URL": "redis://queue:6379/1"}
-    assert load(ServingSettings, environ).redis_url == load(WorkerSettings, environ).redis_url == "redis://queue:6379/1"
+    for program in (ServingSettings, WorkerSettings):
+        assert load(program, environ).redis_url.get_secret_value() == "redis://queue:6379/1"
 
 
 def test_an_unknown_variable_names_the_nearest_known_one() -> None:
@@ -36,8 +39,20 @@ def test_a_bad_value_names_its_variable() -> None:
 
 
 def test_a_queue_that_is_no_redis_url_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"MILLRACE_REDIS_URL: .*redis://.* got 'localhost'"):
+    with pytest.raises(SettingsError, match=r"MILLRACE_REDIS_URL: a Redis URL begins with redis://"):
         load(ServingSettings, {"MILLRACE_REDIS_URL": "localhost"})
+
+
+def test_settings_that_are_wrong_show_no_password_whoever_makes_them() -> None:
+    url = "redis://user:hunter2@queue:port"
+    with pytest.raises(ValidationError) as caught:
+        ServingSettings(redis_url=url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_settings_that_are_printed_show_no_password() -> None:
+    settings = load(ServingSettings, {"MILLRACE_REDIS_URL": "redis://user:hunter2@queue:6379/1"})
+    assert "hunter2" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
 
 
 def test_the_reference_pages_are_generated_from_the_code() -> None:

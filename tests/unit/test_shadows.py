@@ -17,7 +17,10 @@ from serving.models.registry import ServedModel, ServedShadow
 from serving.models.shadows import Shadows
 from serving.monitoring.metrics import Metrics
 from serving.queueing.admission import Inference
-from serving.queueing.producer import Producer, Request
+from serving.queueing.pending import Pending
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
+from serving.transport.budget import Budget
 
 BATCH = 4
 
@@ -38,19 +41,21 @@ def version(number: int, datatype: str = "FP32") -> ServedModel:
 class Bench:
     """A producer whose requests stay on their queues, and shadows; `chance` is what the next draw gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget_bytes: int = 10**4) -> None:
+        self.budget = Budget(budget_bytes)
         self.broker = MemoryBroker()
         self.producer = Producer(self.broker.producer("api"), limits=Limits(1000, 10**6))
         self.metrics = Metrics()
         self.chance = 0.0
-        self.shadows = Shadows(self.producer, self.metrics, lambda: self.chance)
+        self.shadows = Shadows(self.producer, self.metrics, lambda: self.chance, self.budget)
         self.errors: list[Exception] = []
+        self.callers: list[Pending] = []
 
     async def ask(self, rows: int = 1, shadow: ServedModel | None = None, share: float = 1.0) -> None:
         """A caller's request, whose copy may go to version 2; it is on its queue when this returns."""
         tensor = Tensor.from_numpy(np.ones(rows, np.float32))
         inference = Inference(version(1), "serving_default", {"x": tensor}, priority="high")
-        request = Request(
+        request = InferenceRequest(
             model="m",
             version=1,
             signature="serving_default",
@@ -61,7 +66,7 @@ class Bench:
             trace="trace",
             priority="high",
         )
-        self.producer.send(request, lambda _: None, self.errors.append)
+        self.callers.append(self.producer.send(request, lambda _: None, self.errors.append))
         self.shadows.cast(ServedShadow(shadow or version(2), share), inference, request)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -135,3 +140,35 @@ def test_a_shadow_that_takes_other_inputs_fails_alone() -> None:
     assert bench.taken(2) == []
     assert len(bench.taken(1)) == 1
     assert bench.counted("failed") == 1
+
+
+def test_copies_without_an_answer_do_not_hold_a_drain() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.ask()
+        await bench.ask()
+        assert bench.producer.snapshot().requests == 4
+        for callers in bench.callers:
+            bench.producer.withdraw(callers)
+        bench.shadows.stop()
+        await asyncio.wait_for(bench.producer.drain(60), 5)
+        assert bench.producer.snapshot() == (0, 0, 0, 0)
+        await bench.ask(shadow=version(2))
+        assert bench.producer.snapshot().requests == 1
+
+    bench = run(test)
+    assert len(bench.taken(2)) == 2
+
+
+def test_the_bytes_of_a_copy_are_counted_until_it_is_on_its_queue_and_without_room_it_is_not_made() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.ask(rows=1)
+        assert (bench.budget.peak, bench.budget.used) == (4, 0)
+        taken = bench.budget.reserve(10**4)
+        await bench.ask(rows=1)
+        assert taken
+        taken.release()
+
+    bench = run(test)
+    assert len(bench.taken(1)) == 2
+    assert len(bench.taken(2)) == 1
+    assert bench.counted("shed") == 1

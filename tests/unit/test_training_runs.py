@@ -1,8 +1,10 @@
 """Checkpoints, progress bars, calibration and model cards: what every training shares."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from millrace.artifacts.manifest import Manifest, Parity
@@ -12,7 +14,7 @@ from training.checkpoints import Checkpoint, CheckpointError
 
 
 def _checkpoint() -> Checkpoint:
-    values = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64)]
+    values: list[npt.NDArray[Any]] = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64)]
     return Checkpoint(origin={"epochs": 3, "data": "abc"}, history=[{"loss": 0.5}], values=values)
 
 

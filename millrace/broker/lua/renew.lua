@@ -1,9 +1,6 @@
--- Renew the lease on one block, if this consumer still holds it.
+-- Renew the leases of all that a consumer holds of one request stream.
 -- KEYS  1 request stream
--- ARGV  1 group   2 consumer   3 entry id
--- Returns 1 when the lease was renewed, 0 when the block is finished or another consumer's.
-if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then
-  return 0
+-- ARGV  1 group   2 consumer
+for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000, ARGV[2])) do
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, pending[1], 'JUSTID')
 end
-redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
-return 1

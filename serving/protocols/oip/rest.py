@@ -22,12 +22,14 @@ from millrace.protocol.tensors import (
     TensorSpec,
     decode_strings,
     encode_strings,
+    read_layout,
 )
 from serving.models.registry import ServedModel
 from serving.protocols import json_tensors
 from serving.protocols.examples import top_classes
-from serving.queueing.admission import Inference
-from serving.transport.responses import Content
+from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, NotQuick, ReadLimits, check_count
+from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
+from serving.queueing.admission import Inference, check_rows, check_shape
 
 _EXTENSIONS = (
     "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",
@@ -45,6 +47,10 @@ _REFUSED = (
 _MAX_REMEMBERED_BYTES = 4096
 _HIGH = 1  # Triton's highest priority; 0 is "the default"
 _PRIORITY_LEVELS = 2
+_MAX_PLAIN_BYTES = 65_536  # of parameters, outputs and shapes
+_SHORT_TENSOR = 256  # strings, which are counted as fast as a shape is checked
+_ANY = ReadLimits()
+_KNOWN = ("id", "parameters", "outputs")
 
 
 class WantedOutput(NamedTuple):
@@ -83,21 +89,26 @@ class _Document(NamedTuple):
     priority: str
 
 
-def parse_infer(body: bytes, header_length: bytes | None, model: ServedModel) -> tuple[Inference, Wanted]:
-    """What an `/infer` body asks for, and how its answer is to look. Raises `InvalidRequest`.
+def parse_infer(
+    body: bytes | memoryview, header_length: bytes | None, model: ServedModel, limits: ReadLimits = _ANY
+) -> tuple[Inference, Wanted]:
+    """What an `/infer` body asks for, and how its answer is to look. Raises `InvalidRequest`, `NotQuick`.
 
     `header_length` is the header Inference-Header-Content-Length: the length of the JSON at the start of the body,
     behind which the binary tensors follow in the order of the JSON; "0" is a body of one input's elements alone.
     """
     length = len(body) if header_length is None else _json_length(header_length, len(body))
     if length == 0 and body:
-        return _of_raw_body(body, model)
+        return _of_raw_body(body, model, limits)
+    if limits.max_quick and length > QUICK_BYTES:
+        raise NotQuick
     if length == len(body):
-        document, binary = _document(body), memoryview(b"")
+        document, binary = _document(bytes(body), limits), memoryview(b"")
+    elif length <= _MAX_REMEMBERED_BYTES:
+        document, binary = _remembered_document(bytes(body[:length]), limits), memoryview(body)[length:]
     else:
-        read = _remembered_document if length <= _MAX_REMEMBERED_BYTES else _document
-        document, binary = read(body[:length]), memoryview(body)[length:]
-    return _asked(document, _with_binary(document.inputs, binary), model)
+        document, binary = _document(bytes(body[:length]), limits), memoryview(body)[length:]
+    return _asked(document, _with_binary(document.inputs, binary, model, limits), model)
 
 
 def read_infer(
@@ -126,21 +137,23 @@ def _json_length(header: bytes, total: int) -> int:
     return int(header)
 
 
-def _document(body: bytes) -> _Document:
-    return _fast(body) or _slow(body)
+def _document(body: bytes, limits: ReadLimits) -> _Document:
+    return _fast(body) or _slow(body, limits)
 
 
 _remembered_document = lru_cache(maxsize=256)(_document)  # of a client's requests only the binary part differs
 
 
-def _with_binary(inputs: Sequence[tuple[str, Tensor | _Raw]], binary: memoryview) -> dict[str, Tensor]:
+def _with_binary(
+    inputs: Sequence[tuple[str, Tensor | _Raw]], binary: memoryview, model: ServedModel, limits: ReadLimits
+) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     offset = 0
     for name, tensor in inputs:
         if isinstance(tensor, _Raw):
             data = binary[offset : offset + tensor.size]
             offset += tensor.size
-            tensors[name] = binary_tensor(name, tensor.datatype, tensor.shape, data)
+            tensors[name] = binary_tensor(name, tensor.datatype, tensor.shape, data, model, limits)
         else:
             tensors[name] = tensor
     if offset != len(binary):
@@ -148,20 +161,44 @@ def _with_binary(inputs: Sequence[tuple[str, Tensor | _Raw]], binary: memoryview
     return tensors
 
 
-def binary_tensor(name: str, datatype: str, shape: tuple[int, ...], data: bytes | memoryview) -> Tensor:
+def binary_tensor(
+    name: str,
+    datatype: str,
+    shape: tuple[int, ...],
+    data: bytes | memoryview,
+    model: ServedModel,
+    limits: ReadLimits = _ANY,
+) -> Tensor:
     """The tensor with these elements. Raises `InvalidRequest` where they are not as many, or not of the datatype."""
     count = math.prod(shape)
     if datatype == BYTES:
-        if len(elements := decode_strings(data)) != count:
-            raise InvalidRequest(f"input '{name}' of shape {list(shape)} needs {count} strings, got {len(elements)}")
-    elif len(data) != (size := count * DTYPES[datatype].itemsize):
+        return _string_tensor(name, shape, count, data, model, limits)
+    if len(data) != (size := count * DTYPES[datatype].itemsize):
         raise InvalidRequest(f"unexpected total byte size {len(data)} for input '{name}', expecting {size}")
-    elif datatype == "BOOL" and count and max(data) > 1:
+    if datatype == "BOOL" and count and np.frombuffer(data, np.uint8).max() > 1:
         raise InvalidRequest(f"input '{name}' has a byte that is neither 0 nor 1, as BOOL must be")
     return Tensor(datatype, shape, data)
 
 
-def _of_raw_body(body: bytes, model: ServedModel) -> tuple[Inference, Wanted]:
+def _string_tensor(
+    name: str, shape: tuple[int, ...], count: int, data: bytes | memoryview, model: ServedModel, limits: ReadLimits
+) -> Tensor:
+    if shape:
+        check_rows(model, shape[0], limits.max_rows)
+    if count <= _SHORT_TENSOR and len(data) <= QUICK_BYTES:
+        if len(elements := decode_strings(data)) != count:
+            raise InvalidRequest(f"input '{name}' of shape {list(shape)} needs {count} strings, got {len(elements)}")
+        return Tensor(BYTES, shape, data)
+    spec = next((spec for spec in model.signature().inputs if spec.name == name), None)
+    check_shape(model, spec, BYTES, shape, limits.max_rows)
+    limits.check_quick(max(count, len(data) >> 4))
+    try:
+        return Tensor(BYTES, shape, data, read_layout(data, shape))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"input '{name}': {error}") from None
+
+
+def _of_raw_body(body: bytes | memoryview, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
     """A body that is the elements of a model's only input, one row of it; the answer's outputs are all binary."""
     spec = model.only_input
     if spec is None:
@@ -171,12 +208,12 @@ def _of_raw_body(body: bytes, model: ServedModel) -> tuple[Inference, Wanted]:
     if len(free) > 1 or (spec.datatype == BYTES and math.prod(row) not in (1, -1)):
         raise InvalidRequest(f"a raw binary request cannot say the shape of input '{spec.name}': {list(spec.shape)}")
     if spec.datatype == BYTES:
-        return Inference(
-            model, DEFAULT_SIGNATURE, {spec.name: Tensor(BYTES, tuple(map(abs, row)), encode_strings([body]))}
-        ), Wanted(binary=True)
+        limits.check_quick(len(body) >> 7)
+        whole = Tensor(BYTES, tuple(map(abs, row)), encode_strings([bytes(body)]))
+        return Inference(model, DEFAULT_SIGNATURE, {spec.name: whole}), Wanted(binary=True)
     fixed = abs(math.prod(row)) * DTYPES[spec.datatype].itemsize
     shape = tuple(len(body) // fixed if size < 0 else size for size in row)
-    tensor = binary_tensor(spec.name, spec.datatype, shape, body)
+    tensor = binary_tensor(spec.name, spec.datatype, shape, body, model, limits)
     return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), Wanted(binary=True)
 
 
@@ -199,6 +236,8 @@ def _fast(body: bytes) -> _Document | None:
 
 def _read_fast(document: Any) -> _Document | None:
     inputs: list[tuple[str, Tensor | _Raw]] = []
+    if len(document["inputs"]) > MAX_NAMED:
+        return None
     for item in document["inputs"]:
         name, datatype, shape = item["name"], item["datatype"], _plain(item["shape"])
         if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DTYPES or "parameters" in item:
@@ -208,16 +247,24 @@ def _read_fast(document: Any) -> _Document | None:
         if flat is None or flat.size != count:
             return None
         inputs.append((name, Tensor(datatype, tuple(shape), flat.view(np.uint8).data)))
-    return _checked({key: _plain(document[key]) for key in document if key != "inputs"}, inputs)
+    if len(document) > MAX_NAMED or len(document.get("outputs", ())) > MAX_NAMED:
+        return None
+    return _checked({key: _plain(document[key]) for key in _KNOWN if key in document}, inputs)
 
 
 def _plain(value: Any) -> Any:
-    return orjson.loads(value.mini) if isinstance(value, simdjson.Object | simdjson.Array) else value
+    """The value as Python's. Raises `ValueError` where it is long, so that it is counted before it is read."""
+    if not isinstance(value, simdjson.Object | simdjson.Array):
+        return value
+    text = value.mini
+    if len(text) > _MAX_PLAIN_BYTES:
+        raise ValueError
+    return orjson.loads(text)
 
 
-def _slow(body: bytes) -> _Document:
+def _slow(body: bytes, limits: ReadLimits) -> _Document:
     try:
-        document = json_tensors.load(body)
+        document = json_tensors.load(body, limits)
     except InvalidRequest as error:
         raise InvalidRequest(f"failed to parse the request JSON buffer: {error}") from None
     if not isinstance(document, dict):
@@ -225,6 +272,7 @@ def _slow(body: bytes) -> _Document:
     inputs = document.get("inputs")
     if not isinstance(inputs, list):
         raise InvalidRequest("Unable to parse 'inputs': attempt to access JSON non-array")
+    check_count("inputs", len(inputs))
     return _checked(document, [_input(item) for item in inputs])
 
 
@@ -236,6 +284,9 @@ def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw
         raise InvalidRequest("Unable to parse 'id': it must be printable text")
     if not isinstance(parameters, dict):
         raise InvalidRequest("Unable to parse 'parameters': attempt to access JSON non-object as object")
+    if isinstance(outputs, list):
+        check_count("outputs", len(outputs))
+    check_count("parameters", len(parameters))
     if not isinstance(outputs, list) or not all(
         isinstance(o, dict) and isinstance(o.get("name"), str) for o in outputs
     ):
@@ -323,7 +374,7 @@ def _flat(value: list[Any]) -> list[Any]:
     return flat
 
 
-def render_infer(model: ServedModel, outputs: dict[str, Tensor], wanted: Wanted) -> Content:
+def render_infer(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Wanted) -> Rendered:
     """The answer to `/infer`, with the outputs that were asked for in the order that they were.
 
     Binary outputs follow the JSON, whose length is then in the header Inference-Header-Content-Length.
@@ -335,9 +386,9 @@ def render_infer(model: ServedModel, outputs: dict[str, Tensor], wanted: Wanted)
     document = orjson.dumps(head)
     buffers = [tensor.data for _, tensor, is_binary in shown if is_binary]
     if not buffers:
-        return Content(document)
+        return Rendered(document)
     headers = (("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(document))))
-    return Content(b"".join([document, *buffers]), headers)
+    return Rendered(b"".join([document, *buffers]), headers)
 
 
 def wanted_tensors(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Wanted) -> list[tuple[str, Tensor, bool]]:
@@ -449,3 +500,30 @@ def error_text(error: MillraceError) -> str:
         version = "" if error.version is None else f" version {error.version}"
         return f"Request for unknown model: '{error.model}'{version} is not found"
     return str(error)
+
+
+def _infer(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
+    return parse_infer(body.data, body.json_length, model, limits)
+
+
+def _inferred(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Wanted, limits: ReadLimits) -> Rendered:
+    check_quick_to_show(outputs, wanted, limits)
+    return render_infer(model, outputs, wanted)
+
+
+def check_quick_to_show(
+    outputs: Mapping[str, Tensor], wanted: Wanted, limits: ReadLimits, *, is_binary: bool = False
+) -> None:
+    """Raises `NotQuick` where showing what is wanted takes longer than the limits allow."""
+    if not limits.max_quick:
+        return
+    of_classes = {each.name for each in wanted.outputs if each.classes}
+    limits.check_quick(sum(math.prod(tensor.shape) for name, tensor in outputs.items() if name in of_classes))
+    are_binary = is_binary or (all(each.is_binary for each in wanted.outputs) if wanted.outputs else wanted.binary)
+    if are_binary:
+        limits.check_quick(sum(len(tensor.data) for tensor in outputs.values()) >> 10)
+    else:
+        check_quick_to_write(outputs, limits)
+
+
+INFER = Verb("oip/infer", "oip", Wanted, _infer, _inferred, error_text, "high", packs=True)

@@ -6,6 +6,8 @@ documentation differs from it.
 
 import base64
 import json
+import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,23 +18,38 @@ from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, TENSORFLOW_NAMES, Signature, Tensor, TensorSpec
 from serving.models.registry import ServedModel, only_input
 from serving.protocols import json_tensors
-from serving.protocols.examples import Example, classifications, inputs_of, regressions, with_context
-from serving.queueing.admission import Inference
-from serving.transport.responses import Content
+from serving.protocols.examples import (
+    Example,
+    ScoredClasses,
+    classifications,
+    inputs_of,
+    regressions,
+    with_context,
+)
+from serving.protocols.limits import QUICK_BYTES, NotQuick, ReadLimits
+from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
+from serving.queueing.admission import Inference, check_rows
 
 Form = Literal["row", "column"]
+_ANY = ReadLimits()
+_EXAMPLE_VALUES = 8  # reading an example costs as much as so many other values
+_SLICE_VALUES = 1 << 18
+_OTHER_STRINGS = 1024  # of keys that are passed over
 
 
-def parse_predict(body: bytes, model: ServedModel) -> tuple[Inference, Form]:
-    """What a `:predict` body asks for, and the form that the answer takes. Raises `InvalidRequest`."""
+def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> tuple[Inference, Form]:
+    """What a `:predict` body asks for, and the form that the answer takes. Raises `InvalidRequest`, `NotQuick`."""
+    if limits.max_quick and len(body) > QUICK_BYTES:
+        raise NotQuick
     if (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
         key, tensor = fast
         return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
-    document = _document(body)
+    document = _document(body, limits, _most_strings(model, limits))
     name = _signature_name(document)
     signature = model.signature(name)
     if "instances" in document and "inputs" in document:
         raise InvalidRequest("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+    _check_rows(model, document.get("instances", document.get("inputs")), limits)
     if "instances" in document:
         inputs, form = _rows(document["instances"], signature), "row"
     elif "inputs" in document:
@@ -42,9 +59,33 @@ def parse_predict(body: bytes, model: ServedModel) -> tuple[Inference, Form]:
     return Inference(model, name, inputs), form  # type: ignore[return-value]
 
 
-def parse_examples(body: bytes, model: ServedModel) -> Inference:
-    """What a `:classify` or `:regress` body asks for. Raises `InvalidRequest`."""
-    document = _document(body)
+def _most_strings(model: ServedModel, limits: ReadLimits) -> float | None:
+    """How many strings, keys among them, a body of as many rows as there may be can have; None: no end of them."""
+    if not model.max_batch_size:
+        return None
+    return max((_strings_of(each, limits) for each in model.announcement.signatures.values()), default=0) or None
+
+
+def _strings_of(signature: Signature, limits: ReadLimits) -> float:
+    """Of each row: every input's key, and each string of it, base64 perhaps, which has a key of its own."""
+    if any(size < 0 for spec in signature.inputs for size in spec.shape[1:]):
+        return math.inf
+    row = sum(1 + 2 * (math.prod(spec.shape[1:]) if spec.datatype == BYTES else 1) for spec in signature.inputs)
+    return limits.max_rows * row + _OTHER_STRINGS
+
+
+def _check_rows(model: ServedModel, value: Any, limits: ReadLimits) -> None:
+    """Count the rows before any of them is looked at."""
+    for each in value.values() if isinstance(value, dict) else (value,):
+        if isinstance(each, list):
+            check_rows(model, len(each), limits.max_rows)
+
+
+def parse_examples(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> Inference:
+    """What a `:classify` or `:regress` body asks for. Raises `InvalidRequest`, `NotQuick`."""
+    if limits.max_quick and len(body) > QUICK_BYTES:
+        raise NotQuick
+    document = _document(body, limits)
     name = _signature_name(document)
     signature = model.signature(name)
     context = _example(document.get("context", {}))
@@ -55,12 +96,14 @@ def parse_examples(body: bytes, model: ServedModel) -> Inference:
         raise InvalidRequest("Expecting 'examples' value to be an list/array")
     if not items:
         raise InvalidRequest("'examples' value is an empty array")
+    check_rows(model, len(items), limits.max_rows)
+    limits.check_quick(_EXAMPLE_VALUES * len(items) * (1 + len(context)))
     examples = with_context(context, [_example(item) for item in items])
     return Inference(model, name, inputs_of(examples, signature))
 
 
-def _document(body: bytes) -> dict[str, Any]:
-    document = json_tensors.load_first(body)
+def _document(body: bytes, limits: ReadLimits, most_strings: float | None = None) -> dict[str, Any]:
+    document = json_tensors.load_first(body, limits, most_strings)
     if not isinstance(document, dict):
         raise InvalidRequest("JSON Parse error: the document is not object")
     return document
@@ -134,23 +177,23 @@ def _is_named(value: Any, signature: Signature) -> bool:
     return value.keys() != {"b64"} or any(spec.name == "b64" for spec in signature.inputs)
 
 
-def render_predict(outputs: dict[str, Tensor], form: Form) -> Content:
+def render_predict(outputs: Mapping[str, Tensor], form: Form) -> Rendered:
     """The answer to `:predict`. Raises `InvalidRequest` where an output has no rows to show by row."""
     if form == "column":
-        return Content(b'{"outputs":%b}' % _columns_of(outputs))
+        return Rendered(b'{"outputs":%b}' % _columns_of(outputs))
     rows = {tensor.shape[:1] for tensor in outputs.values()}
     if rows == {()} or len(rows) > 1:
         raise InvalidRequest("the outputs have inconsistent batch size, so they can't be shown by row; send 'inputs'")
     if len(outputs) == 1:
         (name,) = outputs
-        return Content(b'{"predictions":%b}' % _value(name, outputs[name]))
+        return Rendered(b'{"predictions":%b}' % _value(name, outputs[name]))
     columns = {name: _row_values(name, tensor) for name, tensor in outputs.items()}
     (count,) = next(iter(rows))
     predictions = [{name: column[i] for name, column in columns.items()} for i in range(count)]
-    return Content(b'{"predictions":%b}' % orjson.dumps(predictions))
+    return Rendered(b'{"predictions":%b}' % orjson.dumps(predictions))
 
 
-def _columns_of(outputs: dict[str, Tensor]) -> bytes:
+def _columns_of(outputs: Mapping[str, Tensor]) -> bytes:
     if len(outputs) == 1:
         (name,) = outputs
         return _value(name, outputs[name])
@@ -179,18 +222,37 @@ def _strings(name: str, value: Any) -> Any:
     return {"b64": base64.b64encode(value).decode()} if name.endswith("_bytes") else value.decode("utf-8", "replace")
 
 
-def render_classify(outputs: Mapping[str, Tensor], signature: Signature, labels: Sequence[str]) -> Content:
+def render_classify(outputs: Mapping[str, Tensor], signature: Signature, labels: Sequence[str]) -> Rendered:
     """The answer to `:classify`. Raises `InvalidRequest` where the signature's outputs name no classes."""
-    return _results(classifications(outputs, signature, labels))
+    found = classifications(outputs, signature, labels)
+    rows, count = found.scores.shape
+    step = max(1, _SLICE_VALUES // max(1, count))
+    slices = [_pairs(found, start, min(rows, start + step)) for start in range(0, rows, step)]
+    return Rendered(b'{"results":[%b]}' % b",".join(slices))
 
 
-def render_regress(outputs: Mapping[str, Tensor], signature: Signature) -> Content:
+def _pairs(found: ScoredClasses, start: int, stop: int) -> bytes:
+    """Some rows, each as a list of pairs of a label and its score."""
+    count = found.scores.shape[1]
+    if not count:
+        return b",".join([b"[]"] * (stop - start))
+    scores = json_tensors.dumps_array(found.scores[start:stop].reshape(-1))[1:-1].split(b",")
+    shared = len(found.names) == count
+    labels = [_label(name) for name in found.names_of(0)] if shared else []
+    rows = []
+    for row in range(stop - start):
+        of_row = labels if shared else [_label(name) for name in found.names_of(start + row)]
+        rows.append(b"[%b]]" % b"],".join(map(operator.add, of_row, scores[row * count : (row + 1) * count])))
+    return b",".join(rows)
+
+
+def _label(name: str) -> bytes:
+    return b"[%b," % json.dumps(name).encode()
+
+
+def render_regress(outputs: Mapping[str, Tensor], signature: Signature) -> Rendered:
     """The answer to `:regress`. Raises `InvalidRequest` where the signature's outputs are not one value a row."""
-    return _results(regressions(outputs, signature))
-
-
-def _results(values: Any) -> Content:
-    return Content(json.dumps({"results": values}, separators=(",", ":")).encode())
+    return Rendered(b'{"results":%b}' % json_tensors.dumps_array(regressions(outputs, signature)))
 
 
 def render_status(versions: list[ModelAnnouncement]) -> dict[str, Any]:
@@ -264,3 +326,43 @@ def status_error_text(error: MillraceError) -> str:
         wanted = "any versions" if error.version is None else f"version {error.version}"
         return f"Could not find {wanted} of model {error.model}"
     return str(error)
+
+
+def _predict(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Form]:
+    return parse_predict(as_bytes(body.data, limits), model, limits)
+
+
+def _predicted(_model: ServedModel, outputs: Mapping[str, Tensor], form: Form, limits: ReadLimits) -> Rendered:
+    check_quick_to_write(outputs, limits)
+    return render_predict(outputs, form)
+
+
+def _examples(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, str]:
+    inference = parse_examples(as_bytes(body.data, limits), model, limits)
+    return inference, inference.signature
+
+
+def _classified(model: ServedModel, outputs: Mapping[str, Tensor], name: str, limits: ReadLimits) -> Rendered:
+    limits.check_quick(
+        sum(tensor.shape[0] * math.prod(tensor.shape[1:]) for tensor in outputs.values() if tensor.shape)
+    )
+    return render_classify(outputs, model.signature(name), model.announcement.labels)
+
+
+def _regressed(model: ServedModel, outputs: Mapping[str, Tensor], name: str, limits: ReadLimits) -> Rendered:
+    check_quick_to_write(outputs, limits)
+    return render_regress(outputs, model.signature(name))
+
+
+def as_bytes(data: bytes | memoryview, limits: ReadLimits) -> bytes:
+    """The body in one piece. Raises `NotQuick` where that takes long."""
+    if isinstance(data, bytes):
+        return data
+    if limits.max_quick and len(data) > QUICK_BYTES:
+        raise NotQuick
+    return bytes(data)
+
+
+PREDICT = Verb("tfs/predict", "tfs", Form, _predict, _predicted, predict_error_text, "normal")
+CLASSIFY = Verb("tfs/classify", "tfs", str, _examples, _classified, predict_error_text, "normal")
+REGRESS = Verb("tfs/regress", "tfs", str, _examples, _regressed, predict_error_text, "normal")

@@ -1,0 +1,1 @@
+"""Measurements of speed and memory, of this server and of others."""

@@ -1,0 +1,1 @@
+"""Measurements of single steps, without the stack around them."""

@@ -1,0 +1,5 @@
+"""What `millrace up` says when it gives up."""
+
+
+class UpError(Exception):
+    """Why the stack cannot be up, and what to do about it, on one line."""

@@ -1,0 +1,52 @@
+"""The command line of `millrace up`."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from millrace.commandline import Parser
+from ops.stopping import stop_timeouts
+
+
+def parser(environ: Mapping[str, str]) -> Parser:
+    """The options; where an environment variable says the same, it is the default."""
+    parser = Parser(
+        prog="millrace up",
+        description="Run the API, workers and a Redis on this machine.",
+        epilog=f"SIGTERM or Ctrl-C stops it: open requests are finished, for at most {_longest_stop_s(environ):g} s.",
+    )
+
+    def option(name: str, variable: str, default: str, text: str, **more: Any) -> None:
+        value = environ.get(variable, default)
+        parser.add_argument(name, default=value, help=f"{text} (default {value}; {variable})", **more)
+
+    option("--host", "MILLRACE_SERVING_HOST", "127.0.0.1", "the address to listen on")
+    option("--port", "MILLRACE_SERVING_PORT", "8000", "the HTTP port", type=_between(1, 65535))
+    grpc_text = "the gRPC port, 0 for none"
+    option("--grpc-port", "MILLRACE_SERVING_GRPC_PORT", "8001", grpc_text, type=_between(0, 65535))
+    option("--models", "MILLRACE_WORKER_MODELS", "models", "the model repository", type=Path)
+    option("--device", "MILLRACE_WORKER_DEVICE", "cpu", "where the models run", choices=["cpu", "cuda"])
+    levels = ["debug", "info", "warning", "error"]
+    option("--log-level", "MILLRACE_LOG_LEVEL", "warning", "the least important events to show", choices=levels)
+    parser.add_argument("--workers", type=_between(1, 1000), default=1, help="worker processes (default 1)")
+    parser.add_argument(
+        "--redis-url",
+        default=environ.get("MILLRACE_REDIS_URL"),
+        help="a Redis to use, without it one is started here; everybody on this machine sees a password here, so "
+        "better set MILLRACE_REDIS_URL",
+    )
+    return parser
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdigit() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
+def _longest_stop_s(environ: Mapping[str, str]) -> float:
+    return sum(stop_timeouts(environ).values())

@@ -1,0 +1,81 @@
+"""Who may change models: load, unload, reload, policies, labels, traffic.
+
+With `MILLRACE_SERVING_MODEL_CONTROL`
+
+    loopback   callers on this machine that are no web page and that no proxy speaks for
+    explicit   every caller that is no web page
+    none       nobody
+
+A browser lets any page send requests to this machine, and a page whose name suddenly means 127.0.0.1 (DNS rebinding)
+is even allowed to read the answers. What gives a page away are its `Origin` and `Sec-Fetch-Site`, and in the second
+case the `Host` that it asked for. CORS settings do not open this: they are for pages that use models.
+"""
+
+import re
+from collections.abc import Mapping
+
+from millrace.protocol.errors import NotAllowed
+from serving.access.callers import Caller, is_local
+from serving.settings import ServingSettings
+
+_SETTING = "MILLRACE_SERVING_MODEL_CONTROL"
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::\d{1,5})?")
+# Who has one of these is spoken for by a proxy: the connection's address is the proxy's.
+_FORWARDED = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
+
+
+class ControlRefused(NotAllowed):
+    """This caller may not change models."""
+
+    def __init__(self, text: str, caller: Caller) -> None:
+        super().__init__(text)
+        self.caller = caller
+
+
+class ControlAccess:
+    """Decides by the head of a request, before its body is read."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._mode = settings.model_control
+        self._hosts = frozenset({"localhost", *settings.control_host_names})
+
+    def check(self, headers: Mapping[bytes, bytes], caller: Caller, *, has_host: bool = True) -> ControlRefused | None:
+        """Why this caller may not change models, None where it may.
+
+        `headers` have names in lower case. gRPC does not show its servers the host that a caller asked for: `has_host`
+        is false then, and one among the headers is looked at all the same.
+        """
+        why = self._objection(headers, caller.address, has_host=has_host)
+        return ControlRefused(why, caller) if why else None
+
+    def _objection(self, headers: Mapping[bytes, bytes], address: str, *, has_host: bool) -> str:
+        if self._mode == "none":  # in Triton's words
+            return "explicit model load / unload is not allowed if polling is enabled"
+        if b"origin" in headers or headers.get(b"sec-fetch-site", b"none").strip().lower() != b"none":
+            return "a web page may not change models"
+        if self._mode == "explicit":
+            return ""
+        if not is_local(address):
+            return _elsewhere("this request came from another one")
+        if any(name in headers for name in _FORWARDED):
+            return _elsewhere("this request came through a proxy")
+        if (has_host or b"host" in headers) and not self._is_ours(headers.get(b"host", b"")):
+            return (
+                "models can be changed only under the name localhost or a loopback address; add the name in this "
+                "request's Host to MILLRACE_SERVING_CONTROL_HOSTS if it is this server's"
+            )
+        return ""
+
+    def _is_ours(self, host: bytes) -> bool:
+        match = _HOST.fullmatch(host.decode("latin-1"))
+        if not match:
+            return False
+        name = match[1].lower()
+        return name in self._hosts or is_local(name.strip("[]"))
+
+
+def _elsewhere(what: str) -> str:
+    return (
+        f"models can be changed only from the machine that the server runs on, and {what}; "
+        f"set {_SETTING}=explicit to let every caller change them"
+    )

@@ -1,0 +1,146 @@
+"""One call over HTTP: from the head and the body of a request to a response, whatever the protocol's JSON is."""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from millrace.protocol.errors import InvalidRequest, MillraceError
+from serving.call import Call
+from serving.execution import Execution, Response
+from serving.protocols.verb import Body
+from serving.routing import Target, target
+from serving.transport.budget import Reservation
+from serving.transport.responses import HttpResponse, error_body, error_headers
+from serving.transport.spooled_body import SpooledBody
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from serving.service import Service
+    from serving.transport.request_head import RequestHead
+
+Headers = Mapping[bytes, bytes]  # names in lower case
+_JSON = ("content-type", "application/json")
+
+
+class RestCalls:
+    """The hot verbs over HTTP. Its methods run on the event loop."""
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+
+    def check(self, head: "RequestHead", _peer: str) -> MillraceError | None:
+        """Why a request for a hot verb is refused before its body is read; None where it may go on."""
+        found = target(head.path)
+        if not found:
+            return None
+        service = self._service
+        try:
+            model = service.models.find(found.model, found.version, found.label)
+            timeout_s = timeout_ms(head.headers, service.settings.request_timeout_ms) / 1000
+            service.producer.refuse_if_late(model.name, model.version, found.verb.priority, timeout_s)
+        except MillraceError as error:
+            return error.with_traceback(None)
+        return None
+
+    def begin(
+        self,
+        target: Target,
+        headers: Headers,
+        body: bytes | SpooledBody,
+        peer: str,
+        reservation: Reservation | None,
+        done: "Callable[[HttpResponse], None]",
+    ) -> Execution | None:
+        """Answer a hot verb by calling `done` once, now or later; unless what is returned is withdrawn.
+
+        The body has no content coding any more. None is returned where the answer is there already.
+        """
+        service = self._service
+        call = Call(
+            target.verb.protocol,
+            service.request_id(headers),
+            model=target.model,
+            version=target.version,
+            label=target.label,
+            caller=peer,
+        )
+        error_text = target.verb.error_text
+
+        def finish(call: Call, response: Response | None) -> None:
+            done(self._response(call, response) if response else self._failure(call, error_text(call.error)))  # type: ignore[arg-type]
+
+        try:
+            call.timeout_ms = timeout_ms(headers, service.settings.request_timeout_ms)
+        except MillraceError as error:
+            if reservation:
+                reservation.release()
+            call.error, call.status = error.with_traceback(None), error.status
+            service.ended(call, error_text)
+            finish(call, None)
+            return None
+        accepted = headers.get(b"accept-encoding")
+        execution = Execution(service, call, target.verb, finish, accepted=accepted, reservation=reservation)
+        json_length = headers.get(b"inference-header-content-length")
+        if isinstance(body, bytes):
+            execution.begin(Body(body, json_length))
+        else:
+            execution.begin(Body(b"", json_length), body)
+        return execution
+
+    async def answer(self, target: Target, headers: Headers, body: bytes, peer: str = "") -> HttpResponse:
+        """The answer to a hot verb, for servers that wait for it."""
+        future: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
+        self.begin(target, headers, body, peer, None, future.set_result)
+        return await future
+
+    def refused(self, target: Target, headers: Headers, error: MillraceError) -> HttpResponse:
+        """The answer to a request for a hot verb whose body was not taken."""
+        call = Call(target.verb.protocol, self._service.request_id(headers), model=target.model)
+        call.error, call.status = error, error.status
+        self._service.ended(call, target.verb.error_text)
+        return self._failure(call, target.verb.error_text(error))
+
+    def refusal(self, call: Call) -> HttpResponse:
+        """The answer to a request that was refused before any verb saw it."""
+        return self._failure(call, str(call.error))
+
+    def _response(self, call: Call, response: Response) -> HttpResponse:
+        body, headers = response.rendered
+        return HttpResponse(
+            200, body, (*headers, *self._headers(call)), spooled=response.spooled, reservation=response.reservation
+        )
+
+    def _failure(self, call: Call, text: str) -> HttpResponse:
+        error = call.error
+        if error is None:
+            raise AssertionError("a call without a response has an error")
+        headers = (_JSON, *self._headers(call), *error_headers(error))
+        return HttpResponse(error.status, error_body(text), headers, error)
+
+    def _headers(self, call: Call) -> tuple[tuple[str, str], ...]:
+        stages = f"parse;dur={call.parse_ms:.3f}"
+        if t := call.timings:
+            stages += (
+                f", queue;dur={t.queue_ms:.3f}, batch;dur={t.batch_ms:.3f}, "
+                f"compute;dur={t.compute_ms:.3f}, reply;dur={t.reply_ms:.3f}"
+            )
+        return (("x-request-id", call.request_id), ("server-timing", stages), *self._service.cors)
+
+
+def timeout_ms(headers: Headers, longest_ms: float) -> float:
+    """The time that the request has, where its body names none: the shorter of its header's and the longest.
+
+    Raises `InvalidRequest` for a header that is no number above 0.
+    """
+    given = headers.get(b"x-request-timeout-ms")
+    if not given:
+        return float(longest_ms)
+    try:
+        milliseconds = float(given)
+    except ValueError:
+        milliseconds = math.nan
+    if not milliseconds > 0:
+        raise InvalidRequest(f"X-Request-Timeout-Ms must be a number above 0, got {given.decode('latin-1')!r}")
+    return min(float(longest_ms), milliseconds)

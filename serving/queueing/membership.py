@@ -1,0 +1,85 @@
+"""Who takes part: the live workers and what they announced, what operators want of the models, and whether the queue
+is there. Learned with a heartbeat.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from millrace.broker.base import ProducerLink
+from millrace.protocol.desired_state import DesiredState, DesiredStates
+from millrace.protocol.errors import MillraceError
+from millrace.protocol.messages import WorkerAnnouncement
+
+
+class Membership:
+    """What the last heartbeat told.
+
+    `workers` is what the live workers announced; while nothing changes but the times in it, it stays the same object.
+    `desired_states` is what operators want of the models. `is_connected`
+    says whether the queue answered. `on_lost` is called when the queue lost its memory, and so every request in it.
+    """
+
+    def __init__(self, link: ProducerLink, on_lost: Callable[[], None]) -> None:
+        self._link = link
+        self._on_lost = on_lost
+        self._had_stream = False
+        self._refreshing = asyncio.Lock()
+        self.desired_states = DesiredStates(link.clock.now_ms)
+        self.workers: Sequence[WorkerAnnouncement] = ()
+        self._counts: Counter[tuple[str, int]] = Counter()
+        self.is_connected = False
+
+    async def refresh(self) -> None:
+        """A heartbeat now. Raises `Unavailable`."""
+        async with self._refreshing:  # of two that find no reply stream only one may make it
+            try:
+                workers, kept, desired_states = await self._link.heartbeat()
+                self._take(workers)
+                self.desired_states.take(desired_states)
+                if forgotten := self.desired_states.forget():
+                    await self._link.forget(forgotten)
+                if missing := self.desired_states.missing_from(desired_states):
+                    await self._link.put_back(missing)
+            except MillraceError:
+                self.is_connected = False
+                raise
+            if self._had_stream and not kept:
+                self._on_lost()
+            self._had_stream = self.is_connected = True
+
+    def worker_count(self, model: str, version: int) -> int:
+        """How many live workers have that version available."""
+        return self._counts[model, version]
+
+    def _take(self, workers: Sequence[WorkerAnnouncement]) -> None:
+        if _said(workers) == _said(self.workers):
+            return
+        self.workers = workers
+        self._counts = Counter(
+            version
+            for worker in workers
+            for version in {(m.name, m.version) for m in worker.models if m.state == "AVAILABLE"}
+        )
+
+    async def change_desired_state(self, model: str, change: Callable[[DesiredState], DesiredState]) -> DesiredState:
+        """Change what is wanted of a model; `change` is asked again where somebody else was quicker.
+
+        Returns the document as it was written; its `generation` is what workers announce when they have done it.
+        Raises `Unavailable`, and what `change` raises.
+        """
+        while True:
+            known = self.desired_states.of(model)
+            generation = max(known.generation + 1, int(self._link.clock.now_ms()))
+            wanted = msgspec.structs.replace(change(known), generation=generation)
+            newer = await self._link.write_desired_state(wanted, replaces=known.generation)
+            self.desired_states.take([newer or wanted])
+            if newer is None:
+                return wanted
+
+
+def _said(workers: Sequence[WorkerAnnouncement]) -> list[object]:
+    """What announcements say, but for their times. Unchanged models are the same objects, and soon compared."""
+    return [(worker.worker, worker.models, worker.generations) for worker in workers]

@@ -1,0 +1,264 @@
+"""What gRPC callers send: bounded and counted before anybody reads it.
+
+grpc.aio receives the message of a unary method by itself, whatever waits already. So every method is registered as one
+whose callers stream: then its head alone is here, and its message comes when it is asked for. Until then the caller can
+have sent no more than a stream's window, `WINDOW_BYTES`.
+
+    head ──► may this caller? ──► room for a window? ──► message ──► room for all of it? ──► unpacked ──► handled
+              │                    │                      │           │                       └─ too large
+              └─ refused           └─ refused             │           └─ refused
+                                                          └─ slow: room for the largest message, or refused
+
+A caller is told of each refusal, and each is counted. Packed messages come here packed, so that they are unpacked
+within their limit; gRPC itself would unpack them whole before it looks at their size.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from millrace.protocol.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    MillraceError,
+    PayloadTooLarge,
+    QueueFull,
+)
+from serving.transport.budget import SMALL_BYTES, Budget
+from serving.transport.content_encoding import unpack
+from serving.transport.grpc_method import Call, Context, Method
+
+_log = logging.getLogger(__name__)
+WINDOW_BYTES = SMALL_BYTES
+_LARGE_BYTES = 256 * 1024
+_SWEEP_S = 0.1
+_NO_ROOM = "the server holds all the bytes that it may; try again"
+_FIRST_OF_PACKED = (b"\x1f", b"\x78")
+_GZIP = b"\x1f\x8b"
+
+Refuse = Callable[[Context, MillraceError], Awaitable[None]]
+
+
+class GrpcIntake:
+    """Takes in the calls of one server. `refuse` ends a call with an error, and counts it.
+
+    `most_bytes` is the largest message of any method; `most_open` how many calls may be open; a message that takes
+    longer than `timeout_s` is given up. `open` counts the calls that are open.
+    """
+
+    def __init__(self, budget: Budget, refuse: Refuse, *, most_bytes: int, most_open: int, timeout_s: float) -> None:
+        self._budget = budget
+        self._refuse = refuse
+        self._most_bytes = most_bytes
+        self._most_open = most_open
+        self._timeout_s = timeout_s
+        self.open = 0
+        self._slow = 0
+        self._most_slow = max(1, budget.limit // 2 // most_bytes)  # and the rest is for others
+        self._reading: dict[Context, Call] = {}
+        self._loop = asyncio.get_running_loop()
+        self._refusing: set[asyncio.Task[None]] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to look after slow callers."""
+        self._sweeping = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def stop(self) -> None:
+        """No calls come any more."""
+        if self._sweeping:
+            self._sweeping.cancel()
+
+    def registered(self, method: Method) -> grpc.RpcMethodHandler:
+        """What gRPC is to call for the method."""
+        handler = method.handler
+        written = {"response_serializer": handler.response_serializer}
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(self._streamed(method))
+        if handler.unary_stream:
+            return grpc.stream_stream_rpc_method_handler(self._watched(method), **written)
+        return grpc.stream_unary_rpc_method_handler(self._unary(method), **written)
+
+    # The kinds of methods
+
+    def _unary(self, method: Method) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def take(_requests: object, context: Context) -> Any:
+            call = self._begun(method)
+            try:
+                await self._admit(context, call)
+                request = await self._read(context, call)
+                return await self._answered(method.handler.unary_unary(request, context), context, call)
+            except grpc.aio.AbortError as error:
+                call.aborted = error
+                raise
+
+        return take
+
+    def _watched(self, method: Method) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def take(_requests: object, context: Context) -> AsyncIterator[Any]:
+            call = self._begun(method)
+            try:
+                await self._admit(context, call)
+                request = await self._read(context, call)
+                async for answer in method.handler.unary_stream(request, context):
+                    yield answer
+            except grpc.aio.AbortError as error:
+                call.aborted = error
+                raise
+
+        return take
+
+    def _streamed(self, method: Method) -> Callable[[Any, Context], Awaitable[None]]:
+        async def take(requests: AsyncIterator[bytes], context: Context) -> None:
+            call = self._begun(method)
+            try:
+                await self._admit(context, call)
+                plain = self._unpacked(method, requests)
+                await self._answered(method.handler.stream_stream(plain, context), context, call)
+            except grpc.aio.AbortError as error:
+                call.aborted = error
+                raise
+
+        return take
+
+    # The steps
+
+    def _begun(self, method: Method) -> Call:
+        """The call that gRPC's current task is for; the task ends when the answer is sent."""
+        call = Call(method)
+        if task := asyncio.current_task():
+            task.add_done_callback(partial(self._over, call))
+        return call
+
+    def _over(self, call: Call, _task: object) -> None:
+        if call.reservation:
+            self.open -= 1
+            call.method.open -= 1
+        call.forget()
+
+    async def _admit(self, context: Context, call: Call) -> None:
+        """Count the call, and reserve a window for it."""
+        method = call.method
+        if method.check and (error := method.check(context)):
+            await self._refuse(context, error)
+        if self.open >= self._most_open or method.open >= method.most_open:
+            await self._refuse(context, QueueFull("too many calls are open; try again"))
+        call.reservation = self._budget.reserve(WINDOW_BYTES)
+        if call.reservation is None:
+            await self._refuse(context, QueueFull(_NO_ROOM))
+        self.open += 1
+        method.open += 1
+
+    async def _read(self, context: Context, call: Call) -> bytes:
+        """The call's message, unpacked. Its bytes are counted twice: as they came, and as what is made of them."""
+        call.began = self._loop.time()
+        self._reading[context] = call
+        try:
+            request = await context.read()
+        finally:
+            del self._reading[context]
+            self._slow -= call.is_slow
+        if request is grpc.aio.EOF:
+            with contextlib.suppress(grpc.aio.InternalError):  # the caller went away
+                await self._refuse(context, InvalidRequest("the call has no message"))
+            raise asyncio.CancelledError
+        most_bytes = call.method.most_bytes
+        if request[:1] in _FIRST_OF_PACKED and len(request) <= most_bytes and (coding := _coding(request)):
+            request = await self._unpack(context, call, request, coding)
+        if len(request) > most_bytes:
+            await self._refuse(context, _too_large(most_bytes))
+        if not call.resize(2 * len(request)):
+            await self._refuse(context, QueueFull(_NO_ROOM))
+        return bytes(request)
+
+    async def _unpack(self, context: Context, call: Call, request: bytes, coding: bytes) -> bytes:
+        most_bytes = call.method.most_bytes
+        try:
+            plain = unpack(request, coding, min(_LARGE_BYTES, most_bytes))
+            if plain is None and most_bytes > _LARGE_BYTES:
+                if not call.resize(len(request) + most_bytes):
+                    raise QueueFull(_NO_ROOM)
+                plain = await self._loop.run_in_executor(None, unpack, request, coding, most_bytes)
+            if plain is not None:
+                return plain
+            refusal: MillraceError = _too_large(most_bytes)
+        except MillraceError as error:
+            refusal = error.with_traceback(None)
+        await self._refuse(context, refusal)
+        raise AssertionError("refuse raises")
+
+    async def _unpacked(self, method: Method, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The messages of a stream; one that cannot be unpacked within its limit comes as it is, and is refused."""
+        async for request in requests:
+            plain: bytes | None = None
+            if coding := _coding(request):
+                with contextlib.suppress(MillraceError):
+                    plain = await self._loop.run_in_executor(None, unpack, request, coding, method.most_bytes)
+            yield request if plain is None else plain
+
+    async def _answered(self, answering: Awaitable[Any], context: Context, call: Call) -> Any:
+        """What the handler returns; a large answer is counted until it is sent."""
+        try:
+            answer = await answering
+        except (grpc.aio.AbortError, grpc.aio.InternalError, grpc.aio.UsageError):
+            raise
+        except Exception:
+            _log.exception("a call failed")
+            answer = Internal("internal error; the server's log has it")
+        if isinstance(answer, MillraceError):
+            await self._refuse(context, answer)
+        if isinstance(answer, bytes) and len(answer) > _LARGE_BYTES and not call.resize(len(answer)):
+            await self._refuse(context, QueueFull(_NO_ROOM))
+        return answer
+
+    # Slow callers
+
+    def _sweep(self) -> None:
+        """Find room for the largest message for each caller that is slow to send one, or refuse it.
+
+        How much of a message has come nobody can ask gRPC.
+        """
+        now = self._loop.time()
+        for context, call in list(self._reading.items()):
+            if call.began > now - _SWEEP_S:
+                break  # those behind are younger
+            if not call.is_slow:
+                call.is_slow = self._slow < self._most_slow and call.resize(self._most_bytes)
+                self._slow += call.is_slow
+                if not call.is_slow:
+                    self._give_up(context, QueueFull(_NO_ROOM))
+            elif call.began < now - self._timeout_s:
+                self._give_up(context, DeadlineExceeded(f"no message came within {self._timeout_s:.0f} s"))
+        self._sweeping = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _give_up(self, context: Context, error: MillraceError) -> None:
+        async def give_up() -> None:
+            with contextlib.suppress(grpc.aio.AbortError, grpc.aio.InternalError, grpc.aio.UsageError):
+                await self._refuse(context, error)
+
+        task = self._loop.create_task(give_up())
+        self._refusing.add(task)
+        task.add_done_callback(self._refusing.discard)
+
+
+def _coding(request: bytes) -> bytes:
+    """What the message is packed with, b"" for nothing: gRPC does not show its servers the call's `grpc-encoding`.
+
+    No message of ours begins like this: gzip's first byte is no field, and zlib's is field 15, which none has.
+    """
+    if request.startswith(_GZIP):
+        return b"gzip"
+    if len(request) > 1 and request[0] == 0x78 and int.from_bytes(request[:2]) % 31 == 0:
+        return b"deflate"
+    return b""
+
+
+def _too_large(most_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the message is larger than the {most_bytes} bytes that are allowed")

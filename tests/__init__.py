@@ -1,0 +1,1 @@
+"""The tests, by what is real in them; the cheapest run first."""

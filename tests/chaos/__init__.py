@@ -1,0 +1,1 @@
+"""Breaking the running stack under load, with an account of every request."""

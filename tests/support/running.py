@@ -1,0 +1,245 @@
+"""The real parts that tests run as processes: Redis and the whole stack."""
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import redis
+
+from ops.embedded_redis import redis_server
+from ops.stopping import stop_timeouts
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class RedisServer:
+    """A Redis of the test's own, on a Unix socket."""
+
+    path: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.path}"
+
+    def start(self) -> None:
+        quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        where = ["--port", "0", "--unixsocket", str(self.path), "--dir", str(self.path.parent)]
+        self.process = subprocess.Popen([redis_server(), *where, *quiet], stdout=subprocess.DEVNULL)
+        until(self.answers)
+
+    def answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+
+def until(condition: Callable[[], object], timeout_s: float = 30.0, what: str = "the condition") -> None:
+    """Return when the condition holds; fail the test when it does not in time."""
+    ends = time.monotonic() + timeout_s
+    pause = selectors.DefaultSelector()
+    while not condition():
+        assert time.monotonic() < ends, f"{what} did not hold within {timeout_s} s"
+        pause.select(0.01)
+    pause.close()
+
+
+@dataclass
+class Stack:
+    """`millrace up` as a process; what it and its children print goes to the file `log`. `grpc` is HOST:PORT."""
+
+    url: str
+    grpc: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    redis_url: str = ""
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def children(self, word: str = "") -> list[psutil.Process]:
+        """The living processes below it whose command line has that word, the oldest first."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if is_alive(process) and word in " ".join(process.cmdline()):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.create_time())
+
+    def programs(self, name: str) -> list[psutil.Process]:
+        """The living processes below it that are a program, `python -m name`, without those that such a one started."""
+        return [process for process in self.children() if process.cmdline()[1:] == ["-m", name]]
+
+    def is_settled(self) -> bool:
+        """Whether it has said that it is ready, or has ended."""
+        return "Stop it with Ctrl-C" in self.output or self.process.poll() is not None
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Tell it to stop; its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=sum(stop_timeouts(os.environ).values()) + 10)
+
+
+def freeze(pid: int) -> None:
+    """Stop a program where it stands, with all the processes that it started."""
+    program = psutil.Process(pid)
+    for process in (program, *program.children(recursive=True)):
+        process.suspend()
+
+
+def thaw(pid: int) -> None:
+    """Let it go on."""
+    program = psutil.Process(pid)
+    for process in (program, *program.children(recursive=True)):
+        process.resume()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process still runs: one that ended and was not waited for does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def start_up(*arguments: str, port: int | None = None, waits: bool = True) -> Stack:
+    """Run `millrace up` and wait until it says that it is ready, or has ended; without `waits`, for nothing."""
+    port = port or free_port()
+    grpc = free_port()
+    command = [sys.executable, "-m", "millrace", "up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
+    with tempfile.NamedTemporaryFile("wb", prefix="millrace-up-", suffix=".log", delete=False) as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    stack = Stack(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc}", process, Path(log.name))
+    if waits:
+        until(stack.is_settled, 120, "millrace up")
+    return stack
+
+
+class Parts:
+    """A Redis, API processes and workers, each of which a test may break and start again. A context manager.
+
+    `folder` takes the Redis socket and the log; `settings` are environment variables for the programs; without `waits`
+    nothing is waited for.
+    """
+
+    def __init__(
+        self, folder: Path, models: Path, *, apis: int = 1, workers: int = 1, waits: bool = True, **settings: str
+    ) -> None:
+        self.redis = RedisServer(folder / "redis.sock")
+        self.ports = [free_port() for _ in range(apis)]
+        self.grpc_ports = [free_port() for _ in range(apis)]
+        self.apis: list[subprocess.Popen[bytes]] = []
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.log = folder / "log"
+        self._worker_count = workers
+        self._waits = waits
+        self._environment = os.environ | {
+            "MILLRACE_REDIS_URL": self.redis.url,
+            "MILLRACE_LOG_LEVEL": "error",
+            "MILLRACE_WORKER_MODELS": str(models),
+            **settings,
+        }
+
+    def __enter__(self) -> "Parts":
+        self.redis.start()
+        try:
+            self.apis = [self._start_api(number) for number in range(len(self.ports))]
+            self.workers = [self._start("worker") for _ in range(self._worker_count)]
+            if self._waits:
+                self.until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (*self.apis, *self.workers):
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+        for process in (*self.apis, *self.workers):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+            process.wait()
+        self.redis.kill()
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where the API processes listen."""
+        return [("127.0.0.1", port) for port in self.ports]
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self.ports]
+
+    def until_ready(self) -> None:
+        """Wait until every API process knows of all workers that run, each with all its models, and of no other."""
+
+        def is_ready() -> bool:
+            count = sum(process.poll() is None for process in self.workers)
+            return all(self._counts(url) == {float(count)} for url in self.urls)
+
+        until(is_ready, 60, "the stack to be ready")
+
+    def restart_worker(self, number: int) -> None:
+        """Start a worker in the place of one that has ended; `until_ready` waits for it."""
+        assert self.workers[number].poll() is not None
+        self.workers[number] = self._start("worker")
+
+    def restart_api(self, number: int) -> None:
+        """Start an API process in the place of one that has ended; `until_ready` waits for it."""
+        assert self.apis[number].poll() is not None
+        self.apis[number] = self._start_api(number)
+
+    @contextlib.contextmanager
+    def another_worker(self, models: Path) -> Iterator["subprocess.Popen[bytes]"]:
+        """One more worker, with a repository of its own."""
+        worker = self._start("worker", "--models", str(models))
+        try:
+            yield worker
+        finally:
+            worker.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(5)
+            worker.kill()
+            worker.wait()
+
+    def _start_api(self, number: int) -> "subprocess.Popen[bytes]":
+        return self._start("serving", "--port", str(self.ports[number]), "--grpc-port", str(self.grpc_ports[number]))
+
+    def _start(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", program, *arguments]
+            return subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def _counts(self, url: str) -> set[float]:
+        """The numbers of live workers that an API process states, one for each model."""
+        with contextlib.suppress(httpx.TransportError):
+            lines = httpx.get(f"{url}/metrics", timeout=5).text.splitlines()
+            return {float(line.split()[-1]) for line in lines if line.startswith("millrace_workers{")}
+        return set()

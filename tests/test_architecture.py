@@ -1,0 +1,153 @@
+"""Who may import whom: read from the source, and tried by importing each program beside its own extra only."""
+
+import sys
+from collections.abc import Iterable
+
+import pytest
+from packaging.utils import canonicalize_name
+
+from tests.support.imports import (
+    brought_by,
+    extras_of,
+    import_without,
+    imports_of,
+    installed,
+    is_within,
+    requirements,
+    sources,
+)
+from tests.support.running import ROOT
+
+PROGRAMS = ("serving", "worker", "training", "ops", "millrace_client", "benchmarks")
+_COMPOSITION = ("serving.__main__", "serving.api", "serving.service")
+_ABOVE_ROOMS = ("serving.__main__", "serving.api", "serving.web")
+
+# What must not be imported, by who must not.
+FORBIDDEN: dict[str, tuple[str, ...]] = {
+    # Programs know the contracts, never one another. Benchmarks measure programs; nobody knows benchmarks or tests.
+    "millrace": (*PROGRAMS, "tests"),
+    "serving": ("worker", "training", "ops", "millrace_client", "benchmarks", "tests"),
+    "worker": ("serving", "training", "ops", "millrace_client", "benchmarks", "tests"),
+    "training": ("serving", "worker", "ops", "millrace_client", "benchmarks", "tests", "millrace.broker"),
+    "ops": ("serving", "worker", "training", "millrace_client", "benchmarks", "tests"),
+    "millrace_client": ("millrace", "serving", "worker", "training", "ops", "benchmarks", "tests"),
+    "benchmarks": ("tests",),
+    # The contracts: what is said stands alone, and the broker carries it without looking at models.
+    "millrace.protocol": ("millrace.artifacts", "millrace.broker", "millrace.rpc", "millrace.settings"),
+    "millrace.artifacts": ("millrace.broker", "millrace.settings"),
+    "millrace.broker": ("millrace.artifacts", "millrace.rpc", "millrace.settings"),
+    "millrace.rpc": ("millrace.artifacts", "millrace.broker", "millrace.settings"),
+    # The rooms of serving: only what composes them knows all of them.
+    "serving.transport": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.queueing", "serving.models"),
+    "serving.protocols": _ABOVE_ROOMS,
+    "serving.queueing": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
+    "serving.models": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
+    "serving.monitoring": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
+    "serving.access": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport", "serving.queueing"),
+    "serving.offload": _ABOVE_ROOMS,
+    "serving.web": ("serving.__main__", "serving.api"),
+    "serving.service": _ABOVE_ROOMS,
+    "serving.settings": tuple(f"serving.{room}" for room in ("transport", "protocols", "queueing", "models", "web")),
+    # A backend is one file that can be read without the worker.
+    "worker.backends": ("worker.loop", "worker.process", "worker.model", "worker.versions", "worker.instances"),
+}
+# The gRPC server is given its services here; the HTTP server gets its handler from `serving.api`.
+COMPOSES = {"serving.transport.grpc_server"}
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_go_one_way(package: str) -> None:
+    found = [
+        f"{module} imports {name}"
+        for module, path in sources(package.partition(".")[0]).items()
+        if is_within(module, package) and module not in COMPOSES
+        for name in imports_of(path.read_text(encoding="utf-8"))
+        if any(is_within(name, forbidden) for forbidden in FORBIDDEN[package])
+    ]
+    assert found == []
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    source = "import a.b\nfrom c import d\nif TYPE_CHECKING:\n    import e\ndef f():\n    from g.h import i as j\n"
+    assert set(imports_of(source)) == {"a.b", "c.d", "e", "g.h.i"}
+    assert is_within("a.b", "a")
+    assert not is_within("ab", "a")
+
+
+# Each program with the extras that it may be installed with; the first alone must do to import it.
+EXTRAS = {
+    "ops": ("serving",),
+    "serving": ("serving",),
+    "worker": ("worker", "worker-tensorflow", "worker-litert", "worker-tfserving"),
+    "training": ("training",),
+    "millrace_client": ("grpc",),
+}
+OWN = {*PROGRAMS, "millrace", "tests", "examples"}
+
+
+def _importable(program: str, *extras: str) -> set[str]:
+    """The top-level names that are there when the program is installed with these extras."""
+    project = ROOT / "client" if program == "millrace_client" else ROOT
+    allowed = brought_by(requirements(project, *extras))
+    own = {program} if program == "millrace_client" else {program, "millrace"}
+    return own | {name for name, distributions in installed().items() if distributions & allowed and name not in OWN}
+
+
+@pytest.mark.parametrize("program", EXTRAS)
+def test_whatever_a_program_imports_at_any_time_its_extras_bring(program: str) -> None:
+    importable = _importable(program, *EXTRAS[program]) | set(sys.stdlib_module_names)
+    found = [
+        f"{module} imports {name}"
+        for module, path in sources(program).items()
+        for name in imports_of(path.read_text(encoding="utf-8"))
+        if name.partition(".")[0] not in importable
+    ]
+    assert found == []
+
+
+# The backends that need more than the worker itself, by the extra that brings it.
+BACKENDS = {
+    "worker-litert": "worker.backends.tflite",
+    "worker-tensorflow": "worker.backends.savedmodel",
+    "worker-tfserving": "worker.backends.tfserving",
+}
+
+
+@pytest.mark.parametrize(
+    ("program", "extras", "modules"),
+    [
+        ("ops", (), ["ops.supervisor", "millrace.__main__"]),
+        ("ops", ("serving",), sources("ops")),
+        ("serving", ("serving",), sources("serving")),
+        ("worker", ("worker",), sources("worker").keys() - BACKENDS.values()),
+        *(("worker", (extra,), [module]) for extra, module in BACKENDS.items()),
+        ("millrace_client", (), ["millrace_client", "millrace_client.cli"]),
+        ("millrace_client", ("grpc",), sources("millrace_client")),
+        ("training", ("training",), sources("training")),
+    ],
+)
+def test_a_program_can_be_imported_beside_its_own_extra_only(
+    program: str, extras: tuple[str, ...], modules: Iterable[str]
+) -> None:
+    missing = (installed().keys() | OWN) - _importable(program, *extras) - set(sys.stdlib_module_names)
+    assert import_without(missing, modules) == ""
+
+
+def test_what_no_extra_brings_is_missing_in_that_test() -> None:
+    assert "flask" not in _importable("worker", "worker")
+    assert "onnxruntime" not in _importable("serving", "serving")
+    assert "No module named" in import_without({"flask"}, ["serving.web.app"]).replace("no module", "No module")
+
+
+# Named after the library that the module is the way to.
+ADAPTERS = {"millrace.broker.redis", "serving.protocols.oip.grpc", "serving.protocols.tfs.grpc", "worker.backends.onnx"}
+
+
+def test_no_module_has_the_name_of_pythons_or_of_a_library_of_ours() -> None:
+    """A folder that comes first on the path would hide them; and a reader would look for the other one."""
+    needed = requirements(ROOT, *extras_of(ROOT)) + requirements(ROOT / "client", *extras_of(ROOT / "client"))
+    direct = {canonicalize_name(requirement.name) for requirement in needed} - {"millrace"}
+    libraries = {name for name, distributions in installed().items() if distributions & direct} - OWN
+    names = {name for package in (*OWN, *PROGRAMS) for name in sources(package)}
+    taken = {name for name in names if name.rpartition(".")[2] in libraries | set(sys.stdlib_module_names)}
+    assert taken == ADAPTERS

@@ -1,0 +1,73 @@
+"""What a heartbeat tells of the workers, and what asking for it costs."""
+
+import asyncio
+import timeit
+
+from millrace.broker.memory import MemoryBroker
+from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from serving.queueing.membership import Membership
+
+
+class Bench:
+    """Workers that announce models, and a membership that listens."""
+
+    def __init__(self) -> None:
+        self._broker = MemoryBroker()
+        self._link = self._broker.worker()
+        self.lost = 0
+        self.membership = Membership(self._broker.producer("api"), self._lose)
+
+    def _lose(self) -> None:
+        self.lost += 1
+
+    def announce(self, worker: str, *models: str, state: str = "AVAILABLE", sent_ms: int = 0) -> None:
+        announced = tuple(ModelAnnouncement(name=name, version=1, state=state) for name in models)
+        self._link.announce(
+            WorkerAnnouncement(worker=worker, sent_ms=sent_ms, expires_ms=2**50 + sent_ms, models=announced)
+        )
+
+    def leave(self, worker: str) -> None:
+        self._link.withdraw(worker)
+
+    def refresh(self) -> None:
+        asyncio.run(self.membership.refresh())
+
+
+def test_only_workers_that_have_the_version_available_are_counted() -> None:
+    bench = Bench()
+    bench.announce("1", "a", "b")
+    bench.announce("2", "a", "a")
+    bench.announce("3", "a", state="LOADING")
+    bench.refresh()
+    count = bench.membership.worker_count
+    assert [count("a", 1), count("b", 1), count("a", 2), count("c", 1)] == [2, 1, 0, 0]
+    bench.leave("1")
+    bench.refresh()
+    assert [count("a", 1), count("b", 1)] == [1, 0]
+
+
+def test_the_workers_are_the_same_object_until_one_says_something_new() -> None:
+    bench = Bench()
+    bench.announce("1", "a")
+    bench.refresh()
+    workers = bench.membership.workers
+    bench.announce("1", "a", sent_ms=1000)
+    bench.refresh()
+    assert bench.membership.workers is workers
+    bench.announce("1", "a", state="UNLOADING")
+    bench.refresh()
+    assert bench.membership.workers is not workers
+    assert bench.membership.workers[0].models[0].state == "UNLOADING"
+
+
+def test_counting_workers_costs_the_same_however_many_workers_and_models_there_are() -> None:
+    def cost(workers: int, models: int) -> float:
+        bench = Bench()
+        for worker in range(workers):
+            bench.announce(str(worker), *(f"m{number}" for number in range(models)))
+        bench.refresh()
+        name = f"m{models - 1}"
+        assert bench.membership.worker_count(name, 1) == workers
+        return min(timeit.repeat(lambda: bench.membership.worker_count(name, 1), number=1000, repeat=5))
+
+    assert cost(50, 100) < 10 * cost(1, 1)  # 2,000 times as much where they are searched

@@ -1,0 +1,73 @@
+"""From a block's tensors to pieces that can run: what a request's data do wrong is its own error."""
+
+import logging
+from collections.abc import Sequence
+
+from millrace.protocol.errors import InvalidRequest, MillraceError
+from millrace.protocol.messages import RequestBlock, RequestItem
+from millrace.protocol.tensors import Tensor, split_rows
+from worker.backends.base import Arrays
+from worker.block import Blocks
+from worker.model import Model
+from worker.piece import Piece, TakenBlock
+
+_log = logging.getLogger(__name__)
+
+
+class Preparer:
+    """Prepares blocks for one model. Items that cannot be prepared are refused, abandoned ones dropped."""
+
+    def __init__(self, model: Model, blocks: Blocks) -> None:
+        self._model = model
+        self._blocks = blocks
+
+    def pieces(self, taken: TakenBlock, block: RequestBlock) -> list[Piece]:
+        """What is to run of the block."""
+        try:
+            if self._model.preparation.is_needed(block.tensors):
+                return self._prepared_items(taken, block)
+            return [self._piece(taken, block.items, {name: t.to_numpy() for name, t in block.tensors.items()})]
+        except BaseException as error:  # whatever its data led to, it must not end the worker
+            if not isinstance(error, InvalidRequest):
+                _log.exception("a block cannot be prepared", extra={"model": self._model.announcement.name})
+            self._blocks.refuse(taken, [(item, self._model.failure(error)) for item in block.items])
+            return []
+
+    def _prepared_items(self, taken: TakenBlock, block: RequestBlock) -> list[Piece]:
+        """A piece for each item where lengths vary, else one for all that can be prepared."""
+        counts = [item.rows for item in block.items]
+        columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
+        items, parts = [], []
+        refused: list[tuple[RequestItem, MillraceError]] = []
+        for i, item in enumerate(block.items):
+            if self._blocks.is_abandoned(taken, item):
+                self._blocks.finish(taken, 1)
+                continue
+            try:
+                parts.append(self._prepared_rows({name: column[i] for name, column in columns.items()}, item.rows))
+                items.append(item)
+            except BaseException as error:  # whatever its data led to, it is no matter of its neighbours
+                if not isinstance(error, InvalidRequest):
+                    _log.exception("a request cannot be prepared", extra={"request_id": item.trace})
+                refused.append((item, self._model.failure(error)))
+        self._blocks.refuse(taken, refused)
+        if self._model.preparation.pads:
+            return [self._piece(taken, (item,), part) for item, part in zip(items, parts, strict=True)]
+        return [self._piece(taken, tuple(items), self._model.preparation.joined(parts))] if items else []
+
+    def _prepared_rows(self, tensors: dict[str, Tensor], rows: int) -> Arrays:
+        arrays = {name: tensor.to_numpy() for name, tensor in tensors.items()}
+        preparation = self._model.preparation
+        return preparation.joined(
+            [preparation.before({name: array[i : i + 1] for name, array in arrays.items()}) for i in range(rows)]
+        )
+
+    def _piece(self, taken: TakenBlock, items: Sequence[RequestItem], inputs: Arrays) -> Piece:
+        return Piece(
+            block=taken,
+            items=tuple(items),
+            inputs=inputs,
+            rows=sum(item.rows for item in items),
+            length=self._model.preparation.length(inputs),
+            due_ms=min(item.deadline_ms for item in items),
+        )

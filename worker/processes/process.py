@@ -1,0 +1,133 @@
+"""One model process, as its worker sees it: it may end at any time, and is started again after a pause."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+
+from worker.processes import memory
+from worker.processes.limits import own_memory
+from worker.processes.memory import SLOTS, ProcessMemory
+from worker.processes.messages import Channel, Setup, ToProcess, ToWorker
+from worker.processes.starter import ProcessStarter
+from worker.processes.verdict import Cause
+from worker.processes.version import RemoteVersion
+from worker.seats import Seat
+
+_FORGOTTEN_S = 60.0  # after so long without an end, the next is the first again
+_EXPLAINED_PAUSE_S = 0.02
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_MISSED_S = 2.0  # for so long a process may be away before its versions count as unable to serve
+
+
+class ModelProcess:
+    """The process that serves some versions; for its host's lock, and not for several threads.
+
+    `token` is the number of its present run, None while it does not run.
+    """
+
+    def __init__(self, *, is_exclusive: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.is_exclusive = is_exclusive
+        self.versions: dict[int, RemoteVersion] = {}
+        self.token: int | None = None
+        self.channel: Channel | None = None
+        self.memory: ProcessMemory | None = None
+        self.pid = 0
+        self.cause: Cause = "itself"
+        self.restart_at: float | None = None
+        self.last_words = ""
+        self._monotonic = monotonic
+        self._base_bytes = 0
+        self._ends: list[float] = []
+        self._away_since: float | None = None
+        self._free: list[int] = []
+
+    @property
+    def fault(self) -> str:
+        """Why its versions cannot serve: "" while it runs, and for a moment after it ended."""
+        if self._away_since is None or self._monotonic() - self._away_since < _MISSED_S:
+            return ""
+        return f"its process has ended ({self.last_words}) and is started again in a moment"
+
+    @property
+    def seats(self) -> list[Seat]:
+        """Those of all its running instances."""
+        return [seat for version in self.versions.values() for seat in version.seats.values()]
+
+    def begin(self, starter: ProcessStarter, token: int, setup: Setup) -> None:
+        """Start it. Raises `OSError` where the fork server is gone."""
+        mine, theirs = socket.socketpair()
+        fd = memory.make()
+        try:
+            self.memory = ProcessMemory(fd)
+            with theirs:
+                starter.start(token, theirs.fileno(), fd)
+        finally:
+            os.close(fd)
+        self.token, self.channel, self.cause = token, Channel(mine, ToWorker, waits=False), "itself"
+        self.restart_at = None
+        self._free = list(range(SLOTS - 1, -1, -1))
+        self.send(setup)
+
+    def send(self, message: ToProcess) -> None:
+        """Tell it something; one that is gone already hears nothing, and its end is reported in another way."""
+        if self.channel:
+            try:
+                self.channel.send(message)
+            except OSError:
+                self.channel.close()
+                self.channel = None
+
+    def flush(self) -> None:
+        """Send on what it could not take at once."""
+        if self.channel and self.channel.has_more:
+            with contextlib.suppress(OSError):
+                self.channel.flush()
+
+    def has_started(self, pid: int) -> None:
+        """It runs, with that process id."""
+        self.pid = pid
+        self._base_bytes = own_memory(pid)
+
+    def is_back(self) -> None:
+        """It serves."""
+        self._away_since = None
+
+    def has_ended(self, words: str, *, is_explained: bool) -> float:
+        """It has ended, for that reason; how many seconds to wait before it is started again.
+
+        Where it `is_explained` by a request that will not run again, that is no sign of more to come.
+        """
+        now = self._monotonic()
+        if self.channel:
+            self.channel.close()
+        self.token, self.channel, self.memory, self.pid = None, None, None, 0
+        self.last_words = words
+        self._away_since = self._away_since or now
+        if is_explained:
+            self._ends = []
+            return _EXPLAINED_PAUSE_S
+        if self._ends and now - self._ends[-1] > _FORGOTTEN_S:
+            self._ends = []
+        self._ends.append(now)
+        if len(self._ends) == 1:
+            return 0.0
+        return min(_FIRST_PAUSE_S * 2.0 ** min(len(self._ends) - 2, 10), _LONGEST_PAUSE_S)
+
+    def own_bytes(self) -> int:
+        """How much memory it took since it started."""
+        return own_memory(self.pid) - self._base_bytes if self.pid else 0
+
+    def take_seat(self, consumer: str) -> tuple[int, Seat]:
+        """A free slot of its memory for an instance of that name."""
+        assert self.memory  # noqa: S101 - it runs
+        slot = self._free.pop()
+        status = self.memory.status(slot)
+        status.clear()
+        return slot, Seat(consumer, status)
+
+    def leave_seats(self, version: RemoteVersion) -> None:
+        """The version's instances have ended."""
+        self._free += version.seats
+        version.seats = {}
