@@ -28,7 +28,8 @@ class Preparer:
                 return self._prepared_items(taken, block)
             return [self._piece(taken, block.items, {name: t.to_numpy() for name, t in block.tensors.items()})]
         except BaseException as error:  # whatever its data led to, it must not end the worker
-            _log.exception("a block cannot be prepared", extra={"model": self._model.announcement.name})
+            if not isinstance(error, InvalidRequest):
+                _log.exception("a block cannot be prepared", extra={"model": self._model.announcement.name})
             self._blocks.refuse(taken, [(item, self._model.failure(error)) for item in block.items])
             return []
 

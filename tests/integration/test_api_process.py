@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api_process import MB, ApiProcess
-from running import RedisServer, until
+
+from tests.support.api_process import MB, ApiProcess
+from tests.support.running import RedisServer, until
 
 LIVE = "/v2/health/live"
 

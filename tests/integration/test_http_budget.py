@@ -9,7 +9,8 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from echo_server import CHUNKED, GET, HUGE, post, running, served, slow_reader
+
+from tests.support.echo_server import CHUNKED, GET, HUGE, post, running, served, slow_reader
 
 MB = 2**20
 CHUNKED_HEAD = CHUNKED[: CHUNKED.index(b"5;ext")]

@@ -725,7 +725,7 @@ async def test_a_request_that_would_be_too_late_is_refused_at_once() -> None:
     async with bench() as b:
         kept = b.submit(*range(20), largest=2)
         await turns()
-        flow = b.producer._flows["m", 1]
+        flow = b.producer._flows["m", 1]  # noqa: SLF001 - the rate is set, not measured
         flow.rows_per_s, sent = 4.0, b.sent()
         with pytest.raises(QueueFull, match="'m' is too long to answer within 1000 ms") as caught:
             await b.submit(1, timeout_s=1.0, largest=2)

@@ -1,6 +1,8 @@
 """The worker's loop: real brokers, real threads, and models that break in every way."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +30,7 @@ from millrace.protocol.messages import ReplyBlock
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest, InferenceResponse
-from tests.support.running import ROOT, until
+from tests.support.running import ROOT, RedisServer, until
 from tests.support.workers import local_worker
 from tests.support.working import (
     QUEUE,
@@ -50,7 +52,7 @@ from tests.support.working import (
 )
 from worker import model as models
 from worker import preprocess
-from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.base import Arrays, Device, LoadError, RowErrors
 from worker.batcher import Cost
 from worker.loop import Instance
 from worker.model import Model
@@ -282,6 +284,33 @@ def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> Non
         raise answers[0]  # type: ignore[misc]
 
 
+def take_and_die(broker: Broker) -> None:
+    """Take a block from the queue, and never finish it."""
+    while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
+        pass
+
+
+def run_until_it_dies(redis_server: RedisServer, consumer: str) -> None:
+    """A worker's process that takes what there is, and claims, until a 666 ends it."""
+    command = [sys.executable, "-m", "tests.support.dying", redis_server.url, consumer]
+    assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == 66
+
+
+def test_neighbours_of_a_request_that_ends_the_process_are_answered(redis_server: RedisServer) -> None:
+    """A block of three whose middle one kills: its second delivery answers the last, its third the first."""
+    broker = RedisBroker(redis_server.url)
+    answers: list[InferenceResponse | BaseException] = []
+    requests = [request_of([[value]], timeout_s=60) for value in (1, 666, 3)]
+    asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
+    asking.start()
+    take_and_die(broker)
+    for number in (1, 2):
+        run_until_it_dies(redis_server, f"dies-{number}")
+    with serving(broker, model_of(Scripted(doubles))):  # would answer a 666, too
+        asking.join()
+    assert [shown(answer) for answer in answers] == [[[2]], ModelFailed, [[6]]]
+
+
 def test_what_was_computed_is_answered_before_a_block_that_may_end_the_process_runs(broker: Broker) -> None:
     """A suspect waits in its run until the reply to a fresh block that was taken with it has come."""
     entered, leave = threading.Event(), threading.Event()
@@ -312,23 +341,76 @@ def test_what_was_computed_is_answered_before_a_block_that_may_end_the_process_r
     assert codec.decode_reply(reply).tensors["y"].to_numpy().tolist() == [[2]]
 
 
-class Ends(BaseException):
-    """What is no `Exception`, as `sys.exit()` raises."""
-
-
-@pytest.mark.parametrize("error", [SystemExit("bye"), Ends("bye"), KeyboardInterrupt("bye")], ids=repr)
-def test_a_model_that_raises_what_is_no_exception_fails_its_own_request(broker: Broker, error: BaseException) -> None:
-    def raises(x: Any) -> Any:
+@pytest.mark.parametrize("error", [SystemExit("bye"), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_would_end_a_program_is_an_error_of_its_request(broker: Broker, error: BaseException) -> None:
+    def exits(x: Any) -> Any:
         if (x == 666).any():
             raise error
         return x * 2
 
-    with serving(broker, model_of(Scripted(raises))):
+    with serving(broker, model_of(Scripted(exits))):
         first, bad, last = ask(broker, request_of([[1]]), request_of([[666]]), request_of([[3]]))
         (after,) = ask(broker, request_of([[4]]))
-    assert [shown(first), shown(last), shown(after)] == [[[2]], [[6]], [[8]]]
-    assert isinstance(bad, ModelFailed)
-    assert str(bad) == f"model 'm' failed: {type(error).__name__}: bye"
+    assert [shown(answer) for answer in (first, last, after)] == [[[2]], [[6]], [[8]]]
+    with pytest.raises(ModelFailed, match=f"model 'm' failed: {type(error).__name__}"):
+        raise bad  # type: ignore[misc]
+
+
+def test_a_keyboard_interrupt_of_the_main_thread_ends_the_loop() -> None:
+    def interrupted(x: Any) -> Any:
+        raise KeyboardInterrupt
+
+    broker = MemoryBroker()
+    put(broker, request_of([[1]]))
+    instance = Instance(
+        model_of(Scripted(interrupted)),
+        broker.consumer(QUEUE, "w-0"),
+        worker="w",
+        clock=broker.worker().clock,
+        lease_ms=200,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        instance.run()
+
+
+def test_rows_that_a_backend_blames_fail_alone_and_the_others_run_once_more(broker: Broker) -> None:
+    def blames(x: Any) -> Any:
+        if bad := {row: InvalidRequest(f"row {row} is 666") for row in np.flatnonzero(x[:, 0] == 666).tolist()}:
+            raise RowErrors(bad)
+        return x * 2
+
+    backend = Scripted(blames)
+    requests = [request_of(rows) for rows in ([[1], [2]], [[3], [666]], [[4]], [[666]])]
+    with serving(broker, model_of(backend)):
+        answers = ask(broker, *requests)
+    assert [shown(answer) for answer in answers] == [[[2], [4]], InvalidRequest, [[8]], InvalidRequest]
+    assert [str(answer) for answer in answers[1::2]] == ["row 3 is 666", "row 5 is 666"]
+    assert backend.runs == [6, 3]
+
+
+def test_a_backend_that_blames_rows_that_there_are_not_fails_every_request(broker: Broker) -> None:
+    def blames(x: Any) -> Any:
+        raise RowErrors({7: InvalidRequest("row 7 is wrong"), -1: InvalidRequest("row -1, too")})
+
+    with serving(broker, model_of(Scripted(blames))):
+        answers = ask(broker, request_of([[1]]), request_of([[2]]))
+    assert [shown(answer) for answer in answers] == [ModelFailed, ModelFailed]
+
+
+def test_what_a_caller_did_wrong_is_one_line_without_a_trace(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    def refuses(x: Any) -> Any:
+        if (x == 666).any():
+            raise InvalidRequest("no 666, please")
+        return x
+
+    backend = Scripted(refuses)
+    with caplog.at_level("INFO"), serving(broker, model_of(backend)):
+        (alone,) = ask(broker, request_of([[666]]))
+        together = ask(broker, request_of([[1]]), request_of([[666]]))
+    assert [shown(answer) for answer in (alone, *together)] == [InvalidRequest, [[1]], InvalidRequest]
+    assert [record.message for record in caplog.records] == ["a request was refused"] * 2
+    assert not any(record.exc_info for record in caplog.records)
+    assert backend.runs == [1, 2, 1, 1]
 
 
 def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> None:

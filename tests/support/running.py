@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import selectors
 import signal
 import socket
@@ -79,15 +78,11 @@ class Stack:
         return self.log.read_text()
 
     def children(self, word: str = "") -> list[psutil.Process]:
-        """The living processes below it whose command line has that word, the oldest first.
-
-        "-m worker" finds workers, and no process of a module below `worker`.
-        """
-        whole = re.compile(rf"{re.escape(word)}(?![\w.])" if word else "")
+        """The living processes below it whose command line has that word, the oldest first."""
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if is_alive(process) and whole.search(" ".join(process.cmdline())):
+                if is_alive(process) and word in " ".join(process.cmdline()):
                     found.append(process)
         return sorted(found, key=lambda process: process.create_time())
 

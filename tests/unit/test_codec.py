@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from millrace.protocol import codec
 from millrace.protocol.codec import CodecError
 from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestBlock, RequestItem
-from millrace.protocol.tensors import DTYPES, Tensor, encode_strings
+from millrace.protocol.tensors import DTYPES, StringLayout, Tensor, encode_strings, string_tensor
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -166,3 +166,25 @@ def test_rows_that_nobody_asked_for_are_refused() -> None:
                 )
             )
         )
+
+
+def _block_of(tensor: Tensor) -> RequestBlock:
+    return msgspec.structs.replace(
+        request_block(), items=(RequestItem(1, "t", tensor.shape[0], 1),), tensors={"text": tensor}
+    )
+
+
+def test_where_the_rows_of_strings_end_travels_along() -> None:
+    tensor = string_tensor([b"a" * (i % 7) for i in range(900)], (300, 3))
+    assert tensor.layout
+    read = codec.decode_request(codec.encode_request(_block_of(tensor))).tensors["text"]
+    assert read == tensor
+    assert read.layout
+    assert read.layout.row_ends == tensor.layout.row_ends
+
+
+@pytest.mark.parametrize("ends", [[4], [8, 8, 9], [4, 3, 12], [-4, 8, 12], [4, 8, 12, 12]])
+def test_rows_that_cannot_be_are_refused(ends: list[int]) -> None:
+    layout = StringLayout(np.array(ends, "<i8").tobytes())
+    with pytest.raises(CodecError, match="rows"):
+        codec.decode_request(codec.encode_request(_block_of(Tensor("BYTES", (3,), bytes(12), layout))))

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.errors import InvalidRequest, PayloadTooLarge
 from millrace.protocol.tensors import TensorSpec
 from serving.protocols import json_tensors
+from serving.protocols.limits import NotQuick, ReadLimits
 
 IMAGE = TensorSpec(name="image", datatype="FP32", shape=(-1, 2, 3))
 
@@ -145,3 +147,63 @@ def test_decimals_are_the_shortest_that_read_back_the_same(value: float) -> None
 def test_malformed_json_is_an_error_of_the_callers(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="JSON Parse error"):
         json_tensors.load(body)
+
+
+@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=4)))
+def test_arrays_are_written_as_json_writes_them(array: Any) -> None:
+    written = json_tensors.dumps_array(array)
+    np.testing.assert_array_equal(np.array(json.loads(written), np.float32).reshape(array.shape), array)
+
+
+def test_every_number_that_json_lacks_keeps_its_place_in_a_long_array() -> None:
+    array = np.arange(400_000, dtype=np.float32).reshape(2, -1)
+    array[:, ::3], array[:, 1::5], array[:, 2::7] = np.nan, np.inf, -np.inf
+    np.testing.assert_array_equal(np.array(json.loads(json_tensors.dumps_array(array)), np.float32), array)
+
+
+FREE = TensorSpec(name="x", datatype="FP32", shape=(-1, -1, 2, -1))
+
+
+@given(hnp.arrays(np.float32, st.tuples(*[st.integers(1, 3)] * 4), elements=st.floats(-9, 9, width=32)))
+def test_regular_lists_of_free_sizes_take_the_fast_path(array: Any) -> None:
+    fast = _fast(json.dumps({"instances": array.tolist()}).encode(), FREE)
+    if array.shape[2] == 2:
+        assert fast == ("instances", array.shape, array.tobytes())
+    else:
+        assert fast is None
+
+
+@given(st.recursive(numbers, lambda inner: st.lists(inner, max_size=3), max_leaves=12))
+def test_other_lists_of_free_sizes_are_left_to_the_slow_path_or_mean_the_same(value: Any) -> None:
+    body = json.dumps({"instances": value}).encode()
+    fast = _fast(body, FREE)
+    assert fast is None or fast == ("instances", *_slow_any(body))
+
+
+def _slow_any(body: bytes) -> tuple[Any, bytes]:
+    tensor = json_tensors.to_tensor(json_tensors.load(body)["instances"], FREE)
+    return tensor.shape, bytes(tensor.data)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" + b",".join([b"[]"] * 600) + b"]", b"[" + b"{}," * 600 + b"{}]", b'{"a":[' + b"1," * 1100 + b"1]}"],
+)
+def test_values_are_counted_before_they_are_built(body: bytes) -> None:
+    with pytest.raises(PayloadTooLarge, match="more than 1000 values in JSON, which is the limit"):
+        json_tensors.load(body, ReadLimits(max_values=1000))
+    with pytest.raises(NotQuick):
+        json_tensors.load(body, ReadLimits(max_values=10_000, max_quick=1000))
+    json_tensors.load(body, ReadLimits(max_values=10_000))
+
+
+def test_commas_and_brackets_inside_of_strings_are_no_values() -> None:
+    text = 'a, b, [c], {d}, \\" e, ' * 200
+    assert json_tensors.load(json.dumps([text, text]).encode(), ReadLimits(max_values=10)) == [text, text]
+
+
+def test_strings_are_counted_before_they_are_built() -> None:
+    body = json.dumps(['\\"', "b"] * 50).encode()
+    with pytest.raises(PayloadTooLarge, match="more than 99 strings in JSON"):
+        json_tensors.load_first(body, most_strings=99)
+    assert len(json_tensors.load_first(body, most_strings=100)) == 100

@@ -14,7 +14,9 @@ from millrace.protocol.tensors import (
     datatype_of,
     decode_strings,
     encode_strings,
+    read_layout,
     split_rows,
+    string_tensor,
 )
 
 NUMERIC = sorted(name for name in DTYPES if name != "BYTES")
@@ -79,3 +81,66 @@ def test_rows_that_are_split_and_put_together_are_the_same(case: tuple[Tensor, l
     whole = concatenate_rows(parts)
     assert whole.shape == tensor.shape
     assert bytes(whole.data) == bytes(tensor.data)
+
+
+def _naive(elements: list[bytes], rows: int) -> tuple[list[int], int]:
+    sizes = np.array([4 + len(element) for element in elements]).reshape(rows, -1)
+    return np.cumsum(sizes.sum(axis=1)).tolist(), max(map(len, elements))
+
+
+@st.composite
+def large_strings(draw: st.DrawFn) -> tuple[list[bytes], tuple[int, int]]:
+    """More strings than are walked again: all of one length, or of any."""
+    rows, columns = draw(st.integers(1, 60)), draw(st.integers(6, 12))
+    count = rows * columns
+    length = draw(st.none() | st.integers(0, 3))
+    texts = st.binary(max_size=4) if length is None else st.binary(min_size=length, max_size=length)
+    few = draw(st.lists(texts, min_size=5, max_size=5))
+    return [few[i % 5] for i in range(count)], (rows, columns)
+
+
+@given(large_strings())
+def test_a_walk_over_strings_finds_the_rows_and_the_longest(case: tuple[list[bytes], tuple[int, int]]) -> None:
+    elements, shape = case
+    layout = read_layout(encode_strings(elements), shape)
+    assert (np.frombuffer(layout.row_ends, "<i8").tolist(), layout.longest) == _naive(elements, shape[0])
+    assert decode_strings(encode_strings(elements)) == elements
+
+
+@given(large_strings(), st.integers(1, 59))
+def test_large_tensors_of_strings_keep_their_layout(case: tuple[list[bytes], tuple[int, int]], cut: int) -> None:
+    elements, shape = case
+    tensor = string_tensor(elements, shape)
+    assert (tensor.layout is not None) == (len(elements) > 256)
+    counts = [min(cut, shape[0]), shape[0] - min(cut, shape[0])]
+    parts = split_rows(tensor, counts)
+    for part in parts:
+        if part.layout:
+            assert part.layout.row_ends == read_layout(part.data, part.shape).row_ends
+    whole = concatenate_rows(parts)
+    assert whole == tensor
+    if tensor.layout and whole.layout:
+        assert whole.layout == tensor.layout
+
+
+def test_a_tensor_is_walked_once() -> None:
+    tensor = string_tensor([b"a" * (i % 3) for i in range(1000)], (1000,))
+    assert tensor.layout
+    # Where the layout is known the elements are not looked at, so nobody sees that they are no strings.
+    blind = Tensor("BYTES", tensor.shape, b"\xff" * len(tensor.data), tensor.layout)
+    parts = split_rows(blind, [400, 600])
+    assert [len(part.data) for part in parts] == [len(part.data) for part in split_rows(tensor, [400, 600])]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\0" * 4 * 299, r"shape \[300\] needs 300 strings, got 299"),
+        (b"\0" * 4 * 301, r"needs 300 strings, got 301"),
+        (b"\0" * (4 * 299 + 2), "end inside a length"),
+        (b"\0" * 4 * 299 + b"\x09\0\0\0abc", "end inside an element"),
+    ],
+)
+def test_strings_that_do_not_fill_the_shape_are_counted(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        read_layout(data, (300,))

@@ -29,7 +29,7 @@ from serving.protocols import json_tensors
 from serving.protocols.examples import top_classes
 from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, NotQuick, ReadLimits, check_count
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
-from serving.queueing.admission import Inference, check_shape
+from serving.queueing.admission import Inference, check_rows, check_shape
 
 _EXTENSIONS = (
     "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",
@@ -183,6 +183,8 @@ def binary_tensor(
 def _string_tensor(
     name: str, shape: tuple[int, ...], count: int, data: bytes | memoryview, model: ServedModel, limits: ReadLimits
 ) -> Tensor:
+    if shape:
+        check_rows(model, shape[0], limits.max_rows)
     if count <= _SHORT_TENSOR and len(data) <= QUICK_BYTES:
         if len(elements := decode_strings(data)) != count:
             raise InvalidRequest(f"input '{name}' of shape {list(shape)} needs {count} strings, got {len(elements)}")

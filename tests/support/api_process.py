@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from running import ROOT, free_port, until
+
+from tests.support.running import ROOT, free_port, until
 
 MB = 2**20
 
