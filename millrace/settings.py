@@ -23,7 +23,7 @@ class SettingsError(Exception):
 class CommonSettings(BaseModel):
     """The settings that every program has. `prefix` begins the names of a program's own variables."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     prefix: ClassVar[str] = "MILLRACE_"
 
     redis_url: SecretStr = Field(

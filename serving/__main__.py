@@ -8,7 +8,6 @@ import uvloop
 from millrace.commandline import REDIS_URL_HELP, Parser
 from millrace.listening import check_port
 from millrace.settings import SettingsError, load
-from serving.api import serve
 from serving.settings import ServingSettings
 
 
@@ -29,7 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"millrace serve: {error}", file=sys.stderr)
         return 2
     # What gRPC's own library has to say comes as lines of no form, as many as callers like; our log has what matters.
+    # It looks when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from serving.api import serve
+
     uvloop.run(serve(settings))
     return 0
 

@@ -8,13 +8,16 @@ from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Mani
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 from worker import backends
 from worker.backends.base import Backend, Device, LoadError
+from worker.backends.texts import place, public
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Whether every model file was there when the version was published."""
     for file, _, _ in backends.FORMATS.values():
         if manifest.files and (folder / file).exists() and file not in manifest.files:
-            raise LoadError(f"{folder / file} was added after the version was published: the manifest does not list it")
+            raise LoadError(
+                f"{place(folder, file)} was added after the version was published: the manifest does not list it"
+            )
 
 
 def check_signatures(manifest: Manifest, runtime: Backend) -> None:
@@ -119,4 +122,4 @@ def labels(folder: Path, config: TritonConfig) -> tuple[str, ...]:
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path}: {error}") from error
+        raise LoadError(f"{config.labels_file}: {public(str(error), folder)}") from error

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,8 @@ from millrace.protocol.errors import MillraceError, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import TensorSpec
 from worker import backends, declared, preprocess, trial, warmup
-from worker.backends.base import Arrays, Backend, Device, LoadError
+from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, ends_the_program
+from worker.backends.texts import place, public
 from worker.batcher import Cost
 from worker.preprocess import Preparation
 from worker.trial import Evidence
@@ -40,14 +42,13 @@ class Model:
         preparation: Preparation,
         *,
         instances: int | None = None,
-        cost: Cost | None = None,
         length_axes: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         self.announcement = announcement
         self.instances = instances
         self.batching = batching
         self.preparation = preparation
-        self.cost = cost or Cost()
+        self.cost = Cost()
         self.length_axes = length_axes or {}
         self._backend = backend
 
@@ -60,13 +61,13 @@ class Model:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
 
         Without batching (`max_batch_size` 0), `rows` is 1, and what goes in and comes out carries one dimension of 1
-        more than the graph's tensors. Raises `ModelFailed` for an answer that does not fit; what the backend raises
-        passes through.
+        more than the graph's tensors. Raises `ModelFailed` for an answer that does not fit, and for what ends a
+        program (`sys.exit`); what else the backend raises passes through.
         """
         batches = self.batching.max_batch_size > 0
         if not batches:
             inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
-        outputs = self._backend.run(signature, inputs)
+        outputs = self._computed(signature, inputs)
         if not batches:
             outputs = {name: np.asarray(array)[np.newaxis] for name, array in outputs.items()}
         outputs = self.preparation.after({spec.name: outputs[spec.name] for spec in self._outputs(signature)})
@@ -75,16 +76,35 @@ class Model:
                 raise ModelFailed(f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows")
         return outputs
 
+    def _computed(self, signature: str, inputs: Arrays) -> Arrays:
+        try:
+            return self._backend.run(signature, inputs)
+        except RowErrors as error:
+            if self.batching.max_batch_size:
+                raise
+            raise next(iter(error.errors.values())) from error
+        except BaseException as error:
+            if isinstance(error, Exception) or ends_the_program(error):
+                raise
+            raise self.failure(error) from error
+
     def failure(self, error: BaseException) -> MillraceError:
         """What a caller is told of an error that its request led to."""
         if isinstance(error, MillraceError):
             return error
-        first_line = str(error).strip().partition("\n")[0][:300]
+        first_line = public(str(error).strip().partition("\n")[0])[:300]
         return ModelFailed(f"model '{self.announcement.name}' failed: {type(error).__name__}: {first_line}")
 
     def close(self) -> None:
         """Give back what it holds; nothing runs any more."""
         self._backend.close()
+
+    def warm_up(self) -> None:
+        """Run the largest batch on zeros, so that no caller waits for its first run, and measure the cost of runs."""
+        served = {name: self._backend.signatures[name] for name in self.announcement.signatures}
+        if self.batching.max_batch_size > 1:
+            warmup.run_on_zeros(self._backend, served, self.batching.max_batch_size)
+        self.cost = warmup.measured_cost(self._backend, served, self.preparation, self.batching.max_batch_size)
 
     def _outputs(self, signature: str) -> Sequence[TensorSpec]:
         return self.announcement.signatures[signature].outputs
@@ -116,7 +136,7 @@ def load(
             declared.check_files(folder, manifest)
         preparation = preprocess.load(folder, manifest)
     except (ManifestError, OSError) as error:
-        raise LoadError(str(error)) from error
+        raise LoadError(public(str(error), folder)) from error
     runtime = backends.load(folder, device, config.format or backend)
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
@@ -125,21 +145,13 @@ def load(
     declared.check_config(config, signatures, batching)
     if ignored := declared.ignored(config, manifest, device):
         _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
-    served = {name: runtime.signatures[name] for name in signatures}
-    shown = Evidence()
-    try:
-        warmup.run_on_zeros(runtime, served, min(1, batching.max_batch_size))
-        if manifest or config.max_batch_size is None:  # what config.pbtxt says of rows is taken at its word
-            shown = trial.of_model(runtime, signatures, preparation, batching.max_batch_size)
-        if shown.reason:
-            batching = msgspec.structs.replace(batching, max_batch_size=1 if manifest else 0)
-            _log.warning("requests are not batched", extra={"model": name, "reason": shown.reason})
-        if batching.max_batch_size > 1:
-            warmup.run_on_zeros(runtime, served, batching.max_batch_size)
-        cost = warmup.measured_cost(runtime, served, preparation, batching.max_batch_size)
-    except Exception as error:  # whatever the runtime raises
-        can_retry = getattr(error, "can_retry", False)
-        raise LoadError(f"{folder}: the model loads but fails on zeros: {error}", can_retry=can_retry) from error
+    with _load_errors(folder):
+        warmup.run_on_zeros(runtime, {s: runtime.signatures[s] for s in signatures}, min(1, batching.max_batch_size))
+        is_told = manifest is None and config.max_batch_size is not None  # config.pbtxt is taken at its word
+        shown = Evidence() if is_told else trial.of_model(runtime, signatures, preparation, batching.max_batch_size)
+    if shown.reason:
+        batching = msgspec.structs.replace(batching, max_batch_size=1 if manifest else 0)
+        _log.warning("requests are not batched", extra={"model": name, "reason": shown.reason})
     announcement = ModelAnnouncement(
         name=name,
         version=version,
@@ -150,15 +162,30 @@ def load(
         labels=manifest.labels if manifest and manifest.labels else declared.labels(folder.parent, config),
         max_batch_size=batching.max_batch_size,
     )
-    return Model(
+    model = Model(
         announcement,
         batching,
         runtime,
         preparation,
         instances=config.instances.get(device.kind) or config.instances.get("auto"),
-        cost=cost,
         length_axes=shown.length_axes,
     )
+    with _load_errors(folder):
+        model.warm_up()
+    return model
+
+
+@contextmanager
+def _load_errors(folder: Path) -> Iterator[None]:
+    """Turns whatever a runtime raises into a `LoadError`."""
+    try:
+        yield
+    except BaseException as error:
+        if ends_the_program(error):
+            raise
+        can_retry = getattr(error, "can_retry", False)
+        reason = f"{place(folder)}: the model loads but fails on zeros: {public(str(error), folder)}"
+        raise LoadError(reason, can_retry=can_retry) from error
 
 
 def _description(manifest: Manifest | None, ignored: Sequence[str], not_batched: str) -> str:

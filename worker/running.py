@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from millrace.broker.base import Reply
-from millrace.protocol.errors import DeadlineExceeded, Unavailable
+from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from millrace.protocol.messages import ReplyItem, RequestItem
-from worker.backends.base import Arrays
+from worker.backends.base import Arrays, RowErrors
 from worker.batcher import Batch
 from worker.block import Blocks
 from worker.model import Model
@@ -49,27 +49,53 @@ class Runner:
             _log.warning("a batch could not be run", extra={**self._about(pieces), "reason": str(error)})
             for piece in pieces:
                 self._blocks.refuse(piece.block, [(item, error) for item in piece.items])
-            return
-        except Exception:
-            _log.warning("a batch failed; its requests run one by one", extra=self._about(pieces), exc_info=True)
+        except RowErrors as error:
+            self._run_others(pieces, error)
+        except Exception as error:
+            self._run_apart(pieces, error)
+        else:
+            self._outbox.replies += replies
             for piece in pieces:
-                for single in piece.singly():
-                    self.run_alone(single)
+                self._blocks.finish(piece.block, len(piece.items))
+
+    def _run_others(self, pieces: Sequence[Piece], failed: RowErrors) -> None:
+        """Refuse the requests that have a bad row, and run the others together."""
+        others, first = [], 0
+        for single in (single for piece in pieces for single in piece.singly()):
+            end = first + single.rows
+            if bad := [row for row in failed.errors if first <= row < end]:
+                self._refuse(single, failed.errors[bad[0]])
+            else:
+                others.append(single)
+            first = end
+        if not any(0 <= row < first for row in failed.errors):
+            self._run_apart(pieces, failed)
+        elif others:
+            self.run(Batch(others, sum(piece.rows for piece in others)))
+
+    def _run_apart(self, pieces: Sequence[Piece], error: Exception) -> None:
+        """Run the requests of a batch that failed, one by one; the only request of one has failed alone."""
+        singles = [single for piece in pieces for single in piece.singly()]
+        if len(singles) == 1:
+            self._refuse(singles[0], error)
             return
-        self._outbox.replies += replies
-        for piece in pieces:
-            self._blocks.finish(piece.block, len(piece.items))
+        if not isinstance(error, InvalidRequest):
+            _log.warning("a batch failed; its requests run one by one", extra=self._about(pieces), exc_info=error)
+        for single in singles:
+            self.run_alone(single)
+
+    def _refuse(self, single: Piece, error: Exception) -> None:
+        """Answer a piece of one item with its error, which is logged with a trace unless the caller is to blame."""
+        about = self._about([single])
+        if isinstance(error, InvalidRequest):
+            _log.info("a request was refused", extra={**about, "reason": str(error)})
+        else:
+            _log.error("a request failed in its model", extra=about, exc_info=error)
+        self._blocks.refuse(single.block, [(single.items[0], self._model.failure(error))])
 
     def run_alone(self, single: Piece) -> None:
         """Run a piece of one item, so that if it fails it takes no other with it."""
-        for piece in self._blocks.without_abandoned([single]):
-            try:
-                self._outbox.replies += self._answers([piece])
-            except Exception as error:
-                _log.exception("a request failed in its model", extra=self._about([piece]))
-                self._blocks.refuse(piece.block, [(piece.items[0], self._model.failure(error))])
-            else:
-                self._blocks.finish(piece.block, 1)
+        self.run(Batch([single], single.rows))
 
     def _answers(self, pieces: Sequence[Piece]) -> list[Reply]:
         """Replies to each API process that has requests in the batch: one, or one for each length of its answers."""
@@ -88,10 +114,6 @@ class Runner:
         self._say_what_runs(pieces)
         try:
             return self._model.run(pieces[0].block.signature, inputs, rows)
-        except Exception:
-            raise
-        except BaseException as error:  # as sys.exit() raises: it ends no thread of ours
-            raise self._model.failure(error) from error
         finally:
             self._status.pause()
 

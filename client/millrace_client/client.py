@@ -10,13 +10,13 @@ from typing import Protocol, Self, TypeVar
 import httpx
 
 from millrace_client.conversations import SIMILAR_MODEL, Conversations
-from millrace_client.dialect import Transport
 from millrace_client.endpoint import Endpoint, endpoint, grpc_part
 from millrace_client.errors import MillraceError
 from millrace_client.exchange import Conversation, Response, Send, Wait
 from millrace_client.httpwire import AsyncHttpWire, HttpWire
 from millrace_client.models import ModelMetadata, ModelStatus
 from millrace_client.prediction import Prediction
+from millrace_client.protocol import Transport
 
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 3
@@ -257,4 +257,4 @@ def _conversations(
     found: Endpoint, *, timeout_s: float, retries: int, clock: Callable[[], float], rng: random.Random | None
 ) -> Conversations:
     rng = rng or random.SystemRandom()
-    return Conversations(dialect=found.dialect(), timeout_s=timeout_s, retries=retries, clock=clock, rng=rng)
+    return Conversations(protocol=found.protocol(), timeout_s=timeout_s, retries=retries, clock=clock, rng=rng)

@@ -16,11 +16,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from millrace_client.dialect import MALFORMED, Answer, Call
 from millrace_client.errors import InvalidResponse, excerpt
 from millrace_client.exchange import Request, Response
 from millrace_client.inputs import Array, Tensor
 from millrace_client.models import BYTES, DTYPES, TensorSpec
+from millrace_client.protocol import MALFORMED, InferenceRequest, InferenceResult
 from millrace_client.raw import from_raw, text_of, to_raw
 
 _JSON_LENGTH = "Inference-Header-Content-Length"
@@ -29,14 +29,14 @@ _JSON_LENGTH = "Inference-Header-Content-Length"
 class Encoding(Protocol):
     """One form in which requests and answers are written."""
 
-    def encode(self, call: Call) -> Request:
+    def encode(self, call: InferenceRequest) -> Request:
         """The request."""
 
-    def decode(self, response: Response, outputs: tuple[TensorSpec, ...]) -> Answer:
+    def decode(self, response: Response, outputs: tuple[TensorSpec, ...]) -> InferenceResult:
         """The tensors in the answer; `outputs` is what the metadata says of them. Raises `InvalidResponse`."""
 
 
-def encoding_for(call: Call, *, is_binary: bool) -> Encoding:
+def encoding_for(call: InferenceRequest, *, is_binary: bool) -> Encoding:
     """The form that can carry the call, the binary one if wanted."""
     if call.signature is not None or call.label is not None:
         return TensorFlowServingJson()
@@ -52,12 +52,12 @@ def _needs_tensorflow_serving(tensor: Tensor) -> bool:
 class OpenInferenceJson:
     """Open Inference Protocol v2: flat row-major data beside a shape and a datatype."""
 
-    def encode(self, call: Call) -> Request:
+    def encode(self, call: InferenceRequest) -> Request:
         """The request."""
         inputs = [_described(t) | {"data": _json_values(t.array.ravel().tolist())} for t in call.tensors]
         return _infer_request(call, json.dumps({"inputs": inputs}).encode(), {"Content-Type": "application/json"})
 
-    def decode(self, response: Response, outputs: tuple[TensorSpec, ...]) -> Answer:  # noqa: ARG002 - it says it all
+    def decode(self, response: Response, outputs: tuple[TensorSpec, ...]) -> InferenceResult:  # noqa: ARG002
         """The tensors in the answer. Raises `InvalidResponse`."""
         return _open_inference_answer(response.body, b"")
 
@@ -65,7 +65,7 @@ class OpenInferenceJson:
 class OpenInferenceBinary:
     """The same with the elements behind the JSON, both ways."""
 
-    def encode(self, call: Call) -> Request:
+    def encode(self, call: InferenceRequest) -> Request:
         """The request."""
         raw = [to_raw(t.array) for t in call.tensors]
         inputs = [
@@ -76,7 +76,7 @@ class OpenInferenceBinary:
         headers = {"Content-Type": "application/octet-stream", _JSON_LENGTH: str(len(head))}
         return _infer_request(call, b"".join([head, *raw]), headers)
 
-    def decode(self, response: Response, outputs: tuple[TensorSpec, ...]) -> Answer:  # noqa: ARG002 - it says it all
+    def decode(self, response: Response, outputs: tuple[TensorSpec, ...]) -> InferenceResult:  # noqa: ARG002
         """The tensors in the answer. Raises `InvalidResponse`."""
         length = response.headers.get(_JSON_LENGTH.lower(), str(len(response.body)))
         if not length.isdecimal():
@@ -87,7 +87,7 @@ class OpenInferenceBinary:
 class TensorFlowServingJson:
     """TensorFlow Serving's column format: nested lists by name, bytes as {"b64": ...}."""
 
-    def encode(self, call: Call) -> Request:
+    def encode(self, call: InferenceRequest) -> Request:
         """The request."""
         document: dict[str, Any] = {"inputs": {t.name: _json_values(t.array.tolist()) for t in call.tensors}}
         if call.signature is not None:
@@ -99,7 +99,7 @@ class TensorFlowServingJson:
             headers={"Content-Type": "application/json"},
         )
 
-    def decode(self, response: Response, outputs: tuple[TensorSpec, ...]) -> Answer:
+    def decode(self, response: Response, outputs: tuple[TensorSpec, ...]) -> InferenceResult:
         """The tensors in the answer. A sole output comes without its name, which is then taken from `outputs`."""
         document = json_of(response.body)
         try:
@@ -112,7 +112,7 @@ class TensorFlowServingJson:
             raise InvalidResponse(
                 f"the answer is no TensorFlow Serving response ({error!r}): {excerpt(response.body)}"
             ) from None
-        return Answer(outputs=tensors, version=None)
+        return InferenceResult(outputs=tensors, version=None)
 
 
 def model_path(model: str, version: str | None, label: str | None = None) -> str:
@@ -135,12 +135,12 @@ def _described(tensor: Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "shape": list(tensor.array.shape), "datatype": tensor.datatype}
 
 
-def _infer_request(call: Call, body: bytes, headers: dict[str, str]) -> Request:
+def _infer_request(call: InferenceRequest, body: bytes, headers: dict[str, str]) -> Request:
     path = f"/v2{model_path(call.model, call.version)}/infer"
     return Request(method="POST", path=path, body=body, headers=headers)
 
 
-def _open_inference_answer(head: bytes, binary: bytes) -> Answer:
+def _open_inference_answer(head: bytes, binary: bytes) -> InferenceResult:
     """The answer whose JSON is `head`; the elements of its binary outputs are in `binary`, one after the other."""
     document = json_of(head)
     try:
@@ -152,7 +152,7 @@ def _open_inference_answer(head: bytes, binary: bytes) -> Answer:
         version = document.get("model_version")
     except MALFORMED as error:
         raise InvalidResponse(f"the answer is no Open Inference response ({error!r}): {excerpt(head)}") from None
-    return Answer(outputs=tensors, version=None if version is None else str(version))
+    return InferenceResult(outputs=tensors, version=None if version is None else str(version))
 
 
 def _is_binary(item: object) -> bool:

@@ -5,8 +5,8 @@ from types import ModuleType
 
 import httpx
 
-from millrace_client.dialect import Dialect, Transport
-from millrace_client.rest import RestDialect
+from millrace_client.protocol import InferenceProtocol, Transport
+from millrace_client.rest import RestProtocol
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_GRPC_URL = "grpc://127.0.0.1:8001"
@@ -20,12 +20,12 @@ class Endpoint:
     url: str
     transport: Transport
 
-    def dialect(self) -> Dialect:
-        """How the transport words questions. Raises `ModuleNotFoundError` where its extra is not installed."""
+    def protocol(self) -> InferenceProtocol:
+        """The protocol of the transport. Raises `ModuleNotFoundError` where its extra is not installed."""
         if self.transport == "grpc":
-            dialect: Dialect = grpc_part("rpc").RpcDialect()
-            return dialect
-        return RestDialect(is_binary=self.transport == "binary")
+            protocol: InferenceProtocol = grpc_part("rpc").GrpcProtocol()
+            return protocol
+        return RestProtocol(is_binary=self.transport == "binary")
 
 
 def endpoint(url: str | None, transport: Transport | None) -> Endpoint:

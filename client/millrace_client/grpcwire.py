@@ -113,7 +113,6 @@ def _options(url: str) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         ("grpc.enable_retries", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", int(is_remote(url))),

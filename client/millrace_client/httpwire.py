@@ -8,6 +8,7 @@ import httpx
 
 from millrace_client.errors import ConnectionFailed, InvalidResponse, MillraceError, timed_out
 from millrace_client.exchange import Response, Send
+from millrace_client.network import DeadlineNetwork, deadline
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
@@ -19,13 +20,17 @@ class HttpWire:
 
     def __init__(self, url: str, network: httpx.BaseTransport | None, clock: Callable[[], float]) -> None:
         self._url, self._clock = url, clock
-        self._http = httpx.Client(headers=_HEADERS, limits=_LIMITS, transport=network, trust_env=is_remote(url))
+        network = network or DeadlineNetwork(httpx.URL(url), trusts_proxy=is_remote(url))
+        self._http = httpx.Client(headers=_HEADERS, transport=network, trust_env=is_remote(url))
 
     def send(self, step: Send) -> Response:
         """The answer, whatever its status. Raises `ConnectionFailed`, `DeadlineExceeded`, `InvalidResponse`."""
         until_s = self._clock() + step.timeout_s
         try:
-            with self._http.stream(**_arguments(self._url, step)) as response:
+            with (
+                deadline(lambda: until_s - self._clock()),
+                self._http.stream(**_arguments(self._url, step)) as response,
+            ):
                 body = b"".join(self._within(response.iter_bytes(), until_s, step.timeout_s))
         except httpx.RequestError as error:
             raise _error_of(error, self._url, step) from error
@@ -36,7 +41,7 @@ class HttpWire:
         self._http.close()
 
     def _within(self, chunks: Iterator[bytes], until_s: float, timeout_s: float) -> Iterator[bytes]:
-        """The chunks while there is time: httpx bounds the wait for each one, not that for all."""
+        """The chunks while there is time, whatever network the caller gave us."""
         for chunk in chunks:
             if self._clock() > until_s:
                 raise timed_out(self._url, timeout_s)
@@ -48,14 +53,24 @@ class AsyncHttpWire:
 
     def __init__(self, url: str, network: httpx.AsyncBaseTransport | None) -> None:
         self._url = url
+        self._is_secure = httpx.URL(url).scheme == "https"
         self._http = httpx.AsyncClient(headers=_HEADERS, limits=_LIMITS, transport=network, trust_env=is_remote(url))
 
     async def send(self, step: Send) -> Response:
         """As `HttpWire.send`."""
+        opened: list[Any] = []
+
+        async def note(event: str, info: dict[str, Any]) -> None:
+            if event == "connection.connect_tcp.complete":
+                opened.append(info["return_value"])
+
+        extensions = {"trace": note} if self._is_secure else {}
         try:
             async with asyncio.timeout(step.timeout_s):
-                response = await self._http.request(**_arguments(self._url, step))
+                response = await self._http.request(**_arguments(self._url, step), extensions=extensions)
         except TimeoutError:
+            for stream in opened:  # a handshake that is cut off leaves its connection open
+                await stream.aclose()
             raise timed_out(self._url, step.timeout_s) from None
         except httpx.RequestError as error:
             raise _error_of(error, self._url, step) from error

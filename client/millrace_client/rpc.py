@@ -1,4 +1,4 @@
-"""Questions over gRPC: the Open Inference Protocol, and TensorFlow Serving's where a signature or a label is named.
+"""Operations over gRPC: the Open Inference Protocol, and TensorFlow Serving's where a signature or a label is named.
 
 Needs the extra: `pip install 'millrace-client[grpc]'`.
 """
@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from millrace_client.dialect import MALFORMED, Answer, Call, Question
 from millrace_client.errors import InvalidResponse
 from millrace_client.exchange import Request, Response
 from millrace_client.inputs import Array, Tensor
@@ -25,6 +24,7 @@ from millrace_client.models import (
     VersionStatus,
     metadata_from_json,
 )
+from millrace_client.protocol import MALFORMED, InferenceRequest, InferenceResult, Operation
 from millrace_client.raw import from_raw, text_array, to_raw
 
 _INFERENCE = "/inference.GRPCInferenceService/"
@@ -51,45 +51,45 @@ _TENSORFLOW = {
 T = TypeVar("T")
 
 
-class RpcDialect:
-    """See `dialect.Dialect`."""
+class GrpcProtocol:
+    """See `protocol.InferenceProtocol`."""
 
-    def ready(self, model: str | None, version: str | None) -> Question[bool]:
+    def ready(self, model: str | None, version: str | None) -> Operation[bool]:
         """As Open Inference says it."""
         if model is None:
             request, answer = _request(_INFERENCE, "ServerReady", "inference.ServerReadyRequest"), "ServerReadyResponse"
         else:
             request = _request(_INFERENCE, "ModelReady", "inference.ModelReadyRequest", name=model, version=version)
             answer = "ModelReadyResponse"
-        return Question((request,), lambda responses: bool(_read(f"inference.{answer}", responses[0]).ready))
+        return Operation((request,), lambda responses: bool(_read(f"inference.{answer}", responses[0]).ready))
 
-    def models(self) -> Question[list[ModelStatus]]:
+    def models(self) -> Operation[list[ModelStatus]]:
         """From the repository's index, which has neither labels nor descriptions."""
         request = _request(_INFERENCE, "RepositoryIndex", "inference.RepositoryIndexRequest")
-        return Question((request,), _statuses)
+        return Operation((request,), _statuses)
 
-    def metadata(self, model: str, version: str | None) -> Question[ModelMetadata]:
+    def metadata(self, model: str, version: str | None) -> Operation[ModelMetadata]:
         """The tensors are in the metadata; what else we want to know of them, in the configuration."""
         requests = (
             _request(_INFERENCE, "ModelMetadata", "inference.ModelMetadataRequest", name=model, version=version),
             _request(_INFERENCE, "ModelConfig", "inference.ModelConfigRequest", name=model, version=version),
         )
-        return Question(requests, _metadata)
+        return Operation(requests, _metadata)
 
-    def version_of(self, model: str, label: str) -> Question[str]:
+    def version_of(self, model: str, label: str) -> Operation[str]:
         """From the status of the labelled version."""
         body = message("tensorflow.serving.GetModelStatusRequest")()
         body.model_spec.name, body.model_spec.version_label = model, label
         request = Request(method="POST", path=f"{_MODEL}GetModelStatus", body=body.SerializeToString())
-        return Question((request,), _version_in)
+        return Operation((request,), _version_in)
 
-    def predict(self, call: Call, outputs: tuple[TensorSpec, ...]) -> Question[Answer]:  # noqa: ARG002 - it says it all
+    def predict(self, call: InferenceRequest, outputs: tuple[TensorSpec, ...]) -> Operation[InferenceResult]:  # noqa: ARG002
         """ModelInfer with raw contents, or Predict."""
         if call.signature is None and call.label is None:
             request = Request(method="POST", path=f"{_INFERENCE}ModelInfer", body=_infer_body(call))
-            return Question((request,), _guarded(_infer_answer))
+            return Operation((request,), _guarded(_infer_answer))
         request = Request(method="POST", path=f"{_PREDICTION}Predict", body=_predict_body(call))
-        return Question((request,), _guarded(_predict_answer))
+        return Operation((request,), _guarded(_predict_answer))
 
 
 def _request(service: str, method: str, kind: str, **fields: str | None) -> Request:
@@ -163,7 +163,7 @@ def _version_in(responses: list[Response]) -> str:
     return str(found[0].version)
 
 
-def _infer_body(call: Call) -> bytes:
+def _infer_body(call: InferenceRequest) -> bytes:
     body = message("inference.ModelInferRequest")(
         model_name=call.model,
         model_version=call.version or "",
@@ -173,16 +173,16 @@ def _infer_body(call: Call) -> bytes:
     return bytes(body.SerializeToString())
 
 
-def _infer_answer(response: Response) -> Answer:
+def _infer_answer(response: Response) -> InferenceResult:
     found = _read("inference.ModelInferResponse", response)
     outputs = {
         output.name: from_raw(output.datatype, list(output.shape), raw)
         for output, raw in zip(found.outputs, found.raw_output_contents, strict=True)
     }
-    return Answer(outputs=outputs, version=found.model_version or None)
+    return InferenceResult(outputs=outputs, version=found.model_version or None)
 
 
-def _predict_body(call: Call) -> bytes:
+def _predict_body(call: InferenceRequest) -> bytes:
     body = message("tensorflow.serving.PredictRequest")()
     body.model_spec.name = call.model
     body.model_spec.signature_name = call.signature or ""
@@ -207,10 +207,10 @@ def _fill(proto: Any, tensor: Tensor) -> None:
         proto.tensor_content = to_raw(tensor.array)
 
 
-def _predict_answer(response: Response) -> Answer:
+def _predict_answer(response: Response) -> InferenceResult:
     found = _read("tensorflow.serving.PredictResponse", response)
     outputs = {name: _array(found.outputs[name]) for name in found.outputs}
-    return Answer(outputs=outputs, version=str(found.model_spec.version.value))
+    return InferenceResult(outputs=outputs, version=str(found.model_spec.version.value))
 
 
 def _array(proto: Any) -> Array:

@@ -114,11 +114,11 @@ class DesiredStates:
 
 
 def held_back(workers: Sequence[WorkerAnnouncement]) -> set[tuple[str, int]]:
-    """The models' versions that some worker which serves an older one is still loading, or has perhaps not seen yet.
+    """The versions that are not to get the traffic yet: a worker that serves an older one has still to load them.
 
-    Until it is done, whoever has loaded such a version already would have to carry everything alone: so requests that
-    name no version go on to the older one, and it stays where it is. A worker that has not said a word of a version
-    for `_SILENCE_MS` since another has it does not want it.
+    While one worker still loads version 2, version 1 keeps the traffic; otherwise the first worker that has version 2
+    would get all of it. A worker that has not reported version 2 for `_SILENCE_MS` since another has it is not waited
+    for.
     """
     since: dict[str, dict[int, int]] = {}
     for model in (model for worker in workers for model in worker.models if model.state == "AVAILABLE"):

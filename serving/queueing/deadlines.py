@@ -39,6 +39,11 @@ class Deadlines(Generic[Item]):
         """How many items are watched."""
         return sum(map(len, self._ticks.values()))
 
+    @property
+    def timers(self) -> int:
+        """How many of the event loop's timers they need."""
+        return len(self._ticks)
+
     def remove(self, item: Item, tick: int) -> None:
         """Forget an item; does nothing when it has expired."""
         if items := self._ticks.get(tick):

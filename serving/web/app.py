@@ -48,7 +48,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     app = Flask("serving.web", static_folder=None)
     app.url_map.converters["v1"] = _V1
     # Each path is one path or none: a redirect would tell callers to ask whatever host they named.
-    app.url_map.merge_slashes = app.url_map.strict_slashes = app.url_map.redirect_defaults = False
+    app.url_map.merge_slashes = app.url_map.redirect_defaults = False
     app.wsgi_app = PlainBodies(app.wsgi_app, service.settings.max_body_bytes)  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = service.settings.max_body_bytes
 
@@ -57,7 +57,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
         g.started = time.perf_counter()
         g.request_id = service.request_id(_headers())
         control_routes.check_request(service)
-        return _options(app, service) if request.method == "OPTIONS" else None
+        return _early_response(app, service)
 
     @app.after_request
     def _stamp(response: Response) -> Response:
@@ -111,8 +111,15 @@ def _response(answer: HttpResponse) -> Response:
     return Response(body, answer.status, answer.headers)
 
 
-def _options(app: Flask, service: Service) -> Response | None:
-    """The response to OPTIONS: the path's methods; to a browser's preflight, where pages may call, for every path."""
+def _early_response(app: Flask, service: Service) -> Response | None:
+    """The response to OPTIONS: the path's methods; to a browser's preflight, where pages may call, for every path.
+
+    Raises `NotFound` for a path with two slashes in front, which Flask takes for one.
+    """
+    if request.environ["PATH_INFO"].startswith("//"):
+        raise NotFound
+    if request.method != "OPTIONS":
+        return None
     allowed = allowed_methods(app, request.path)
     if not allowed and not service.cors:
         return None

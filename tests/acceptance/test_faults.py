@@ -1,82 +1,109 @@
 """One request at a time into a stack that is broken or full: what its caller sees. For load, see test_chaos.py."""
 
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
 from tests.chaos.calls import ask as ask_exact
+from tests.chaos.stack import QUEUE
 from tests.support import exact
-from tests.support.running import RedisServer, Stack, until
+from tests.support.gated import GatedModel
+from tests.support.running import RedisServer, Stack, freeze, thaw, until
 
 Up = Callable[..., Stack]
 
 
 @pytest.fixture
-def tiny(make_onnx: Callable[..., Path], tmp_path: Path) -> str:
-    """A repository with one tiny model."""
-    make_onnx(tmp_path / "models")
-    return str(tmp_path / "models")
+def model() -> Iterator[GatedModel]:
+    """A model whose runs wait for the test."""
+    with GatedModel().serving() as gated:
+        yield gated
 
 
 @pytest.mark.skipif(not exact.IS_KILLABLE, reason="only x86 processors stop the process at that division")
-def test_a_request_that_kills_its_worker_does_not_end_the_stack(up: Up, tmp_path: Path, own_redis: RedisServer) -> None:
+def test_a_request_that_kills_its_model_ends_neither_the_worker_nor_another_model(
+    up: Up, make_onnx: Callable[..., Path], tmp_path: Path, own_redis: RedisServer
+) -> None:
     exact.make(tmp_path / "models")
+    make_onnx(tmp_path / "models")
     stack = up("--models", str(tmp_path / "models"), "--redis-url", own_redis.url, "--log-level", "error")
-    given_up = ask_exact(stack.url, exact.KILLS, 30_000)
-    assert (given_up.status_code, given_up.json()) == (
-        500,
-        {"error": "model 'exact': the request was given up after 3 workers failed on it"},
-    )
-    assert ask_exact(stack.url, 5).json() == {"predictions": [[exact.answer(5)]]}
+    (worker,) = stack.programs("worker")
+    words = "model 'exact' ended its process on this request (SIGFPE, a wrong calculation)"
+    for number in range(5):
+        with ThreadPoolExecutor(2) as pool:
+            killing = pool.submit(ask_exact, stack.url, exact.KILLS, 30_000)
+            while not killing.done():
+                other = httpx.post(f"{stack.url}/v1/models/tiny:predict", content=b'{"instances": [[1, 2, 3]]}')
+                assert other.json() == {"predictions": [[14.0, 140.0]]}
+        assert (killing.result().status_code, killing.result().json()) == (500, {"error": words})
+        assert ask_exact(stack.url, number).json() == {"predictions": [[exact.answer(number)]]}
+    assert stack.programs("worker") == [worker]
 
 
 def test_overload_deadlines_and_absence_have_each_their_status(
-    up: Up, tiny: str, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    up: Up, model: GatedModel, tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILLRACE_SERVING_MAX_QUEUE_ROWS", "3")
-    stack = up("--models", tiny, "--redis-url", own_redis.url, "--log-level", "error")
-    (worker,) = stack.children("-m worker")
+    model.publish(tmp_path / "models")
+    stack = up("--models", str(tmp_path / "models"), "--redis-url", own_redis.url, "--log-level", "error")
+    (worker,) = stack.programs("worker")
 
     def ask(timeout_ms: int) -> httpx.Response:
-        headers = {"X-Request-Timeout-Ms": str(timeout_ms)}
-        body = b'{"instances": [[1, 2, 3]]}'
-        return httpx.post(f"{stack.url}/v1/models/tiny:predict", content=body, headers=headers, timeout=20)
+        return ask_exact(stack.url, 5, timeout_ms)
 
-    assert ask(5000).status_code == 200
-    worker.suspend()
+    assert ask(60_000).status_code == 200
+    model.close()
     late = ask(100)
     assert (late.status_code, late.json()) == (504, {"error": "no answer within 100 ms"})
-    until(lambda: ask(100).status_code == 429, what="a full queue")
-    full = ask(100)
-    assert full.status_code in (429, 503)
-    assert int(full.headers["retry-after"]) >= 1
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(ask, 60_000) for _ in range(3)]
+        until(lambda: _is_full(own_redis), what="a full queue")
+        full = ask(100)
+        assert full.status_code == 429
+        assert int(full.headers["retry-after"]) >= 1
+        model.open()
+        # The late request may still hold its row, so that one of the three is refused.
+        assert {answer.result().status_code for answer in waiting} <= {200, 429}
+    freeze(worker.pid)
     until(lambda: ask(100).status_code == 503, what="the worker's announcement to expire")
     absent = ask(100)
     assert "no worker is running" in absent.json()["error"]
     assert absent.headers["retry-after"] == "1"
     assert httpx.get(f"{stack.url}/v2/health/ready").status_code == 503
-    assert httpx.get(f"{stack.url}/v2/models/tiny/ready").status_code == 503
-    worker.resume()
-    until(lambda: ask(5000).status_code == 200, what="service after the worker is back")
+    assert httpx.get(f"{stack.url}/v2/models/exact/ready").status_code == 503
+    thaw(worker.pid)
+    until(lambda: ask(60_000).status_code == 200, what="service after the worker is back")
 
 
-def test_the_api_finishes_open_requests_before_it_stops(up: Up, tiny: str, own_redis: RedisServer) -> None:
-    stack = up("--models", tiny, "--redis-url", own_redis.url, "--log-level", "error")
-    (worker,) = stack.children("-m worker")
-    worker.suspend()
+def test_the_api_finishes_open_requests_before_it_stops(
+    up: Up, model: GatedModel, tmp_path: Path, own_redis: RedisServer
+) -> None:
+    model.publish(tmp_path / "models")
+    stack = up("--models", str(tmp_path / "models"), "--redis-url", own_redis.url, "--log-level", "error")
+    model.close()
     with ThreadPoolExecutor(1) as pool:
-        open_request = pool.submit(
-            httpx.post, f"{stack.url}/v1/models/tiny:predict", content=b'{"instances": [[1, 2, 3]]}', timeout=30
-        )
-        import redis
-
-        with redis.Redis.from_url(own_redis.url) as client:
-            until(lambda: client.hget("millrace:{tiny/1}:held", "rows") == b"1", what="the request to be on the queue")
+        open_request = pool.submit(ask_exact, stack.url, 5, 60_000)
+        model.until_busy()
         stack.process.send_signal(signal.SIGTERM)
-        worker.resume()
-        assert open_request.result().json() == {"predictions": [[14.0, 140.0]]}
+        until(lambda: not _listens(stack), what="the API to take no more requests")
+        assert not open_request.done()
+        model.open()
+        assert open_request.result().json() == {"predictions": [[exact.answer(5)]]}
     assert stack.process.wait(60) == 0
+
+
+def _is_full(server: RedisServer) -> bool:
+    with redis.Redis.from_url(server.url) as client:
+        return client.hget(QUEUE.held, "rows") == b"3"
+
+
+def _listens(stack: Stack) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{stack.url}/v2/health/live", timeout=5).is_success
+    return False

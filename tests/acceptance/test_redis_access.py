@@ -11,12 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import psutil
 import redis
 
 from millrace.broker import acl
 from millrace.broker.keys import Queue
-from tests.support.running import ROOT, RedisServer, free_port, until
+from tests.support.running import ROOT, RedisServer, free_port, freeze, thaw, until
 from tests.support.tls import Certificates, tls_in_front_of
 
 
@@ -65,11 +64,11 @@ def test_they_serve_and_drain_with_exactly_their_acls_through_tls(
         ):
             until(is_ready, 60, "the API to be ready")
             assert ask().json() == {"predictions": [[14.0, 140.0]]}
-            psutil.Process(worker.pid).suspend()
+            freeze(worker.pid)
             waiting = pool.submit(ask)
             until(lambda: client.hget(Queue("tiny", 1).held, "rows") == b"1", what="the request to be on the queue")
             serving.send_signal(signal.SIGTERM)
-            psutil.Process(worker.pid).resume()
+            thaw(worker.pid)
             assert waiting.result().json() == {"predictions": [[14.0, 140.0]]}
             assert serving.wait(60) == 0
             worker.send_signal(signal.SIGTERM)

@@ -9,7 +9,7 @@ import httpx
 import redis
 
 from millrace.broker.keys import WORKERS, Queue
-from tests.support.running import RedisServer, Stack, until
+from tests.support.running import RedisServer, Stack, freeze, thaw, until
 
 QUEUE = Queue("tiny", 1)
 
@@ -19,7 +19,7 @@ def test_a_full_redis_refuses_what_is_new_and_answers_what_it_has(
 ) -> None:
     make_onnx(tmp_path / "models")
     stack = up("--models", str(tmp_path / "models"), "--redis-url", own_redis.url, "--log-level", "error")
-    (worker,) = stack.children("-m worker")
+    (worker,) = stack.programs("worker")
 
     def ask(number: int) -> httpx.Response:
         body = {"instances": [[number, 0, 0]]}
@@ -31,11 +31,11 @@ def test_a_full_redis_refuses_what_is_new_and_answers_what_it_has(
             (announcement,) = client.hvals(WORKERS)
             return int(json.loads(announcement)["expires_ms"])
 
-        worker.suspend()
+        freeze(worker.pid)
         queued = [pool.submit(ask, number) for number in range(20)]
         until(lambda: client.hget(QUEUE.held, "rows") == "20", what="the requests to be on the queue")
         client.config_set("maxmemory", 1)
-        worker.resume()
+        thaw(worker.pid)
         assert [answer.result().json() for answer in queued] == [{"predictions": [[n, 10 * n]]} for n in range(20)]
         assert client.hgetall(QUEUE.held) == {"rows": "0", "bytes": "0"}
 

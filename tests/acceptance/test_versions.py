@@ -44,13 +44,13 @@ class Asking:
 
     def __init__(self, path: str = PATH) -> None:
         self.answered: list[int] = []
-        self._path = path
+        self.path = path
 
     def calls(self) -> Iterator[Call]:
         for number in itertools.count(1):
             inputs = [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [number % 1000, 0, 0]}]
             body = json.dumps({"inputs": inputs}).encode()
-            yield Call(path=self._path, body=body, is_right=self._is_right(number % 1000), timeout_ms=20_000)
+            yield Call(path=self.path, body=body, is_right=self._is_right(number % 1000), timeout_ms=20_000)
 
     def _is_right(self, x: int) -> Callable[[Any], bool]:
         def check(document: Any) -> bool:
@@ -139,11 +139,11 @@ def test_a_canary_is_tried_widened_and_rolled_back_under_load(parts: Parts, publ
     assert load.tally.faults() == []
     assert 0.15 < shares[2] / shares.total() < 0.35
     body = {"instances": [[1, 0, 0]]}
-    predicted = httpx.post(f"{parts.urls[0]}{labelled._path}", json=body)
+    predicted = httpx.post(f"{parts.urls[0]}{labelled.path}", json=body)
     assert predicted.json() == {"predictions": [[1, 10]]}
     # when the label moves
     assert put(parts, "labels/stable", {"version": 2})["labels"] == {"stable": 2}
-    assert httpx.post(f"{parts.urls[0]}{labelled._path}", json=body).json() == {"predictions": [[2, 20]]}
+    assert httpx.post(f"{parts.urls[0]}{labelled.path}", json=body).json() == {"predictions": [[2, 20]]}
     # then it cannot be moved to where nothing is
     refused = httpx.put(f"{parts.urls[0]}/v1/models/m/labels/stable", json={"version": 9})
     assert refused.status_code == 400

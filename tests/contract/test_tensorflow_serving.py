@@ -192,7 +192,7 @@ def test_a_wrong_request_is_refused_in_tensorflow_servings_words(stubs: Stubs) -
 
 @proves(_CLIENT, "Predict: the client's deadline")
 def test_a_deadline_that_passes_is_told(stubs: Stubs, stack: Stack) -> None:
-    workers = stack.children("-m worker")
+    workers = stack.children("-m worker")  # and what they started
     assert workers
     for worker in workers:  # so that no answer can come first
         worker.suspend()

@@ -205,7 +205,7 @@ def test_a_configuration_cannot_be_sent(client: Any) -> None:
 @pytest.mark.parametrize("model", ["digits"])
 def test_an_answer_is_that_of_the_rest_api(client: Any, stack: Stack, model: str) -> None:
     answer = client.infer(model, [image(3)], request_id="mine")
-    body = {"instances": image(3)._get_content()}
+    body = {"instances": image(3)._get_content()}  # noqa: SLF001 - the client has no other way to it
     rows = np.frombuffer(body["instances"], np.float32).reshape(3, 28, 28, 1).tolist()
     rest = httpx.post(f"{stack.url}/v1/models/{model}:predict", json={"instances": rows}).json()["predictions"]
     np.testing.assert_allclose(answer.as_numpy("probabilities"), rest, atol=1e-6)
@@ -309,7 +309,7 @@ def test_typed_contents_are_read(sync: Any, model: str) -> None:
     datatype = model.removeprefix("identity_")
     array = np.array([[b"a", b"bc"]], object) if datatype == "BYTES" else _FEW.astype(DTYPES[datatype])
     answer = _stub_infer(sync, model, datatype, array.shape, array.ravel().tolist())
-    given = tensor("INPUT0", array)._get_content()
+    given = tensor("INPUT0", array)._get_content()  # noqa: SLF001 - the client has no other way to it
     assert answer.raw_output_contents[0] == given
 
 
@@ -330,7 +330,7 @@ def _stub_infer(
     request.inputs.add(name="INPUT0", datatype=datatype, shape=shape, contents={f"{field}_contents": values})
     if raw:
         request.raw_input_contents.append(raw)
-    return sync._client_stub.ModelInfer(request)
+    return sync._client_stub.ModelInfer(request)  # noqa: SLF001 - the client has no other way to it
 
 
 # Many at once

@@ -246,11 +246,14 @@ async def test_what_does_not_come_in_time_is_given_up() -> None:
         patch.setattr(http_connection, "_HEAD_S", 0.1)
         async with running(request_timeout_ms=100, keep_alive_timeout_s=0.4) as r:
             head, body, idle = await r.asked(GET[:9]), await r.asked(post(b"xyz")[:-1]), await r.asked(GET)
+            silent = await r.connect()
             assert (await idle.answer())[0] == 200
             assert (await head.answer())[0] == 408
             status, _, text = await body.answer()
             assert status == 504
             assert b"did not arrive within 100 ms" in text
+            assert await silent.is_closed()  # before its keep-alive time
+            assert len(r.server.connections) >= 1
             for caller in (head, body, idle):
                 assert await caller.is_closed()
 
@@ -321,6 +324,20 @@ async def test_stopping_answers_what_is_open_and_what_is_on_its_way() -> None:
         await stopping
         with pytest.raises(OSError, match=r"[Cc]onnect"):
             await r.connect()
+
+
+@served
+async def test_stopping_answers_those_whom_only_the_system_has_accepted() -> None:
+    async with running() as r:
+        waiting = [socket.create_connection(("127.0.0.1", r.server.settings.port)) for _ in range(20)]
+        for caller in waiting:
+            caller.sendall(GET)
+        assert not r.server.connections
+        await r.server.stop()  # before the event loop has had a turn in which to accept them
+        for caller in waiting:
+            with caller:
+                caller.settimeout(5)
+                assert caller.recv(1000).startswith(b"HTTP/1.1 200 OK")
 
 
 @served

@@ -69,11 +69,11 @@ class Api:
 
     def ask(self, *, version: int | None = None, label: str | None = None) -> int:
         """The version of the model m that answered, by its scores for 1, 1, 1."""
-        first, second = self.do(self._asked(self.models.find("m", version, label))).outputs["scores"].to_numpy()[0]
+        first, second = self.do(self.asked(self.models.find("m", version, label))).outputs["scores"].to_numpy()[0]
         assert second == 10 * first
         return int(first) // 6
 
-    async def _asked(self, model: ServedModel) -> Any:
+    async def asked(self, model: ServedModel) -> Any:
         request = InferenceRequest(
             model="m",
             version=model.version,
@@ -184,7 +184,7 @@ def test_a_version_that_is_going_still_answers_those_who_have_not_heard(
         old = api.models.find("m")
         publish(2)
         api.until(v1="UNLOADING", v2="AVAILABLE")
-        assert api.do(api._asked(old)).outputs["scores"].shape == (1, 2)
+        assert api.do(api.asked(old)).outputs["scores"].shape == (1, 2)
 
 
 def test_a_bad_new_version_is_reported_and_the_old_one_stays_until_the_files_are_mended(

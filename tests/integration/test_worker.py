@@ -1,10 +1,11 @@
 """The worker's loop: real brokers, real threads, and models that break in every way."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
 from millrace.broker.redis import RedisBroker
 from millrace.protocol import codec
-from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
+from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Unavailable
 from millrace.protocol.messages import ReplyBlock
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest, InferenceResponse
-from tests.support.running import ROOT, until
+from tests.support.running import ROOT, RedisServer, until
 from tests.support.workers import local_worker
 from tests.support.working import (
     QUEUE,
@@ -51,7 +52,7 @@ from tests.support.working import (
 )
 from worker import model as models
 from worker import preprocess
-from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.base import Arrays, Device, LoadError, RowErrors
 from worker.batcher import Cost
 from worker.loop import Instance
 from worker.model import Model
@@ -244,6 +245,42 @@ def test_a_worker_waits_for_a_fuller_batch_where_the_model_asks_for_it(broker: B
     assert backend.runs == [2]
 
 
+def test_a_full_batch_does_not_wait_for_the_models_delay(broker: Broker) -> None:
+    started = time.monotonic()
+    with serving(broker, model_of(Scripted(doubles), max_batch_size=2, delay_ms=20_000.0)):
+        (answer,) = ask(broker, request_of([[1], [2]], largest=2))
+    assert shown(answer) == [[2], [4]]
+    assert time.monotonic() - started < 10
+
+
+class Counting(MemoryConsumerLink):
+    """A link that remembers how many blocks it was asked for."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker, QUEUE, "w")
+        self.counts: list[int] = []
+
+    def exchange(self, *args: Any, count: int, block_ms: int) -> list[Delivery]:
+        self.counts += [count] * bool(count)
+        return super().exchange(*args, count=count, block_ms=block_ms)
+
+
+@pytest.mark.parametrize(("pads", "batches"), [(False, 1), (True, 4)])
+def test_about_a_batch_is_taken_and_a_few_where_there_are_lengths_to_choose_from(pads: bool, batches: int) -> None:
+    """By the size of the blocks before: at first of one row each, then of two."""
+    broker = MemoryBroker()
+    link = Counting(broker)
+    model = model_of_texts(Sums()) if pads else model_of(Scripted(doubles))
+    instance = Instance(model, link, worker="w", clock=broker.worker().clock, lease_ms=10_000)
+    put(broker, request_of_texts([[1], [2]], [0.0, 0.0]) if pads else request_of([[1], [2]]))
+    thread = threading.Thread(target=instance.run)
+    thread.start()
+    until(lambda: len(link.counts) > 1, what="the exchange after the one that took the block")
+    instance.drain()
+    thread.join(30)
+    assert link.counts[:2] == [8 * batches, 4 * batches]
+
+
 def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) -> None:
     def take_and_die() -> None:
         while not broker.consumer(QUEUE, "dead-0").exchange([], [], count=1, block_ms=100):
@@ -258,6 +295,47 @@ def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) 
     with serving(broker, model_of(Scripted(doubles))):
         asking.join()
     assert [shown(answer) for answer in answers] == [[[2], [4]]]
+
+
+class Away(MemoryConsumerLink):
+    """A link to a queue that is out of reach for its first attempts."""
+
+    attempts = 0
+    fails = 3
+
+    def exchange(self, *args: Any, **options: Any) -> list[Delivery]:
+        self.attempts += 1
+        if self.attempts <= self.fails:
+            raise Unavailable("it is away")
+        return super().exchange(*args, **options)
+
+
+def instance_over(link: ConsumerLink, broker: Broker) -> Instance:
+    return Instance(model_of(Scripted(doubles)), link, worker="w", clock=broker.worker().clock, lease_ms=200)
+
+
+def test_a_queue_that_is_out_of_reach_is_asked_again_after_pauses_that_grow() -> None:
+    broker = MemoryBroker()
+    instance = instance_over(Away(broker, QUEUE, "w"), broker)
+    thread = threading.Thread(target=instance.run)
+    started = time.monotonic()
+    thread.start()
+    (answer,) = ask(broker, request_of([[1]]))
+    instance.drain()
+    thread.join(30)
+    assert shown(answer) == [[2]]
+    assert time.monotonic() - started >= 0.05 + 0.1 + 0.2
+
+
+def test_who_drains_does_not_wait_for_a_queue_that_is_out_of_reach() -> None:
+    """It tries once to say what it has left to say; then it is over."""
+    broker = MemoryBroker()
+    link = Away(broker, QUEUE, "w")
+    link.fails = 10**9
+    instance = instance_over(link, broker)
+    instance.drain()
+    instance.run()
+    assert link.attempts == 1
 
 
 def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> None:
@@ -283,54 +361,133 @@ def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> Non
         raise answers[0]  # type: ignore[misc]
 
 
-class Death(BaseException):
-    """What ends a worker's process, as far as a thread of a test can."""
-
-
-def dies(x: Any) -> Any:
-    """A model that doubles, and ends its process on 666."""
-    if (x == 666).any():
-        raise Death
-    return x * 2
-
-
-def test_neighbours_of_a_request_that_ends_the_process_are_answered(broker: Broker) -> None:
-    """A block of three whose middle one kills: its second delivery answers the last, its third the first."""
-
-    answers: list[InferenceResponse | BaseException] = []
-    requests = [request_of([[1]]), request_of([[666]]), request_of([[3]])]
-    asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
-    asking.start()
+def take_and_die(broker: Broker) -> None:
+    """Take a block from the queue, and never finish it."""
     while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
         pass
+
+
+def run_until_it_dies(redis_server: RedisServer, consumer: str) -> None:
+    """A worker's process that takes what there is, and claims, until a 666 ends it."""
+    command = [sys.executable, "-m", "tests.support.dying", redis_server.url, consumer]
+    assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == 66
+
+
+def test_neighbours_of_a_request_that_ends_the_process_are_answered(redis_server: RedisServer) -> None:
+    """A block of three whose middle one kills: its second delivery answers the last, its third the first."""
+    broker = RedisBroker(redis_server.url)
+    answers: list[InferenceResponse | BaseException] = []
+    requests = [request_of([[value]], timeout_s=60) for value in (1, 666, 3)]
+    asking = threading.Thread(target=lambda: answers.extend(ask(broker, *requests)))
+    asking.start()
+    take_and_die(broker)
     for number in (1, 2):
-        with closing(broker.consumer(QUEUE, f"dies-{number}")) as consumer, pytest.raises(Death):
-            Instance(model_of(Scripted(dies)), consumer, worker="w", clock=broker.worker().clock, lease_ms=20).run()
-    with serving(broker, model_of(Scripted(dies))):
+        run_until_it_dies(redis_server, f"dies-{number}")
+    with serving(broker, model_of(Scripted(doubles))):  # would answer a 666, too
         asking.join()
     assert [shown(answer) for answer in answers] == [[[2]], ModelFailed, [[6]]]
 
 
 def test_what_was_computed_is_answered_before_a_block_that_may_end_the_process_runs(broker: Broker) -> None:
+    """A suspect waits in its run until the reply to a fresh block that was taken with it has come."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def waits(x: Any) -> Any:
+        if (x == 666).any():
+            entered.set()
+            assert leave.wait(30)
+        return x * 2
+
     put(broker, request_of([[666]]))
     while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
         pass
-    lost: list[Delivery] = []
+    broker.worker().release(QUEUE, "dead", is_suspect=True)
 
-    async def run(consumer: ConsumerLink) -> list[bytes]:
+    async def run() -> list[bytes]:
         async with connected(broker) as link:
             await link.append([block_of(link, request_of([[1]]), [1])], Limits(10, 10**6))
-            taken = consumer.exchange([], [], count=1, block_ms=1000)
-            dying = Instance(model_of(Scripted(dies)), consumer, worker="w", clock=broker.worker().clock, lease_ms=20)
-            with pytest.raises(Death):
-                dying._serve([*taken, *lost])
-            async with asyncio.timeout(10):
-                return await link.replies()
+            with serving(broker, model_of(Scripted(waits))):
+                try:
+                    assert await asyncio.to_thread(entered.wait, 30)
+                    async with asyncio.timeout(10):
+                        return await link.replies()
+                finally:
+                    leave.set()
 
-    with closing(broker.consumer(QUEUE, "next")) as consumer:
-        until(lambda: lost.extend(consumer.claim(lease_ms=20, count=1)) or lost, what="a block to claim")
-        (reply,) = asyncio.run(run(consumer))
+    (reply,) = asyncio.run(run())
     assert codec.decode_reply(reply).tensors["y"].to_numpy().tolist() == [[2]]
+
+
+@pytest.mark.parametrize("error", [SystemExit("bye"), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+def test_what_would_end_a_program_is_an_error_of_its_request(broker: Broker, error: BaseException) -> None:
+    def exits(x: Any) -> Any:
+        if (x == 666).any():
+            raise error
+        return x * 2
+
+    with serving(broker, model_of(Scripted(exits))):
+        first, bad, last = ask(broker, request_of([[1]]), request_of([[666]]), request_of([[3]]))
+        (after,) = ask(broker, request_of([[4]]))
+    assert [shown(answer) for answer in (first, last, after)] == [[[2]], [[6]], [[8]]]
+    with pytest.raises(ModelFailed, match=f"model 'm' failed: {type(error).__name__}"):
+        raise bad  # type: ignore[misc]
+
+
+def test_a_keyboard_interrupt_of_the_main_thread_ends_the_loop() -> None:
+    def interrupted(x: Any) -> Any:
+        raise KeyboardInterrupt
+
+    broker = MemoryBroker()
+    put(broker, request_of([[1]]))
+    instance = Instance(
+        model_of(Scripted(interrupted)),
+        broker.consumer(QUEUE, "w-0"),
+        worker="w",
+        clock=broker.worker().clock,
+        lease_ms=200,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        instance.run()
+
+
+def test_rows_that_a_backend_blames_fail_alone_and_the_others_run_once_more(broker: Broker) -> None:
+    def blames(x: Any) -> Any:
+        if bad := {row: InvalidRequest(f"row {row} is 666") for row in np.flatnonzero(x[:, 0] == 666).tolist()}:
+            raise RowErrors(bad)
+        return x * 2
+
+    backend = Scripted(blames)
+    requests = [request_of(rows) for rows in ([[1], [2]], [[3], [666]], [[4]], [[666]])]
+    with serving(broker, model_of(backend)):
+        answers = ask(broker, *requests)
+    assert [shown(answer) for answer in answers] == [[[2], [4]], InvalidRequest, [[8]], InvalidRequest]
+    assert [str(answer) for answer in answers[1::2]] == ["row 3 is 666", "row 5 is 666"]
+    assert backend.runs == [6, 3]
+
+
+def test_a_backend_that_blames_rows_that_there_are_not_fails_every_request(broker: Broker) -> None:
+    def blames(x: Any) -> Any:
+        raise RowErrors({7: InvalidRequest("row 7 is wrong"), -1: InvalidRequest("row -1, too")})
+
+    with serving(broker, model_of(Scripted(blames))):
+        answers = ask(broker, request_of([[1]]), request_of([[2]]))
+    assert [shown(answer) for answer in answers] == [ModelFailed, ModelFailed]
+
+
+def test_what_a_caller_did_wrong_is_one_line_without_a_trace(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    def refuses(x: Any) -> Any:
+        if (x == 666).any():
+            raise InvalidRequest("no 666, please")
+        return x
+
+    backend = Scripted(refuses)
+    with caplog.at_level("INFO"), serving(broker, model_of(backend)):
+        (alone,) = ask(broker, request_of([[666]]))
+        together = ask(broker, request_of([[1]]), request_of([[666]]))
+    assert [shown(answer) for answer in (alone, *together)] == [InvalidRequest, [[1]], InvalidRequest]
+    assert [record.message for record in caplog.records] == ["a request was refused"] * 2
+    assert not any(record.exc_info for record in caplog.records)
+    assert backend.runs == [1, 2, 1, 1]
 
 
 def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> None:
@@ -478,6 +635,50 @@ def test_a_bad_row_fails_its_own_request_before_the_batch(broker: Broker) -> Non
     assert [shown(answer) for answer in answers] == [[[2]], InvalidRequest, [[6]]]
     assert str(answers[1]) == "no 666, please"
     assert backend.runs == [2]
+
+
+def test_a_row_of_too_many_words_is_refused_before_it_is_walked(broker: Broker, tmp_path: Path) -> None:
+    """What the tensor says of its shape is enough: its strings could not even be unpacked."""
+    Vocabulary(["king"]).write(tmp_path / "vocabulary.txt")
+    model = model_of(Scripted(doubles))
+    steps = _manifest(preprocessing=(LookUpWords(input="x", output="ids", weights="weights"),))
+    model.preparation = preprocess.load(tmp_path, steps)
+    words = Tensor("BYTES", (1, preprocess.MAX_WORDS + 1), b"")
+    with serving(broker, model):
+        (answer,) = ask(broker, replace(request_of([[0.0]]), inputs={"x": words}))
+    with pytest.raises(InvalidRequest, match=r"input 'x' has 4097 strings a row: at most 4096 are taken"):
+        raise answer  # type: ignore[misc]
+
+
+def test_an_unknown_word_is_named_and_no_more_than_its_beginning(tmp_path: Path) -> None:
+    Vocabulary(["king"]).write(tmp_path / "vocabulary.txt")
+    steps = _manifest(preprocessing=(LookUpWords(input="tokens", output="ids", weights="weights"),))
+    prepared = preprocess.load(tmp_path, steps)
+    with pytest.raises(InvalidRequest, match=f"^unknown word '{'x' * 60}…': it is not among the 1 words") as raised:
+        prepared.before({"tokens": np.array([[b"king", b"x" * 1_000_000, b"also unknown"]], object)})
+    assert len(str(raised.value)) < 200
+
+
+def test_a_request_that_expires_while_it_is_prepared_is_not_prepared_to_its_end(broker: Broker) -> None:
+    """Its rows may be large images, each of which takes long."""
+    prepared: list[bytes] = []
+    deadline_s = 0.3
+    ends = time.monotonic() + deadline_s + 0.1
+
+    def slow(row: Arrays) -> Arrays:
+        prepared.append(row["x"][0])
+        if row["x"][0] == b"1":
+            until(lambda: time.monotonic() > ends, what="the request's deadline")
+        return {"x": row["x"].astype(np.float32).reshape(-1, 1)}
+
+    put(broker, text_request("1", "2", "3", timeout_s=deadline_s))
+    backend = Scripted(doubles)
+    model = model_of(backend)
+    model.preparation = Preparation([slow], raw=["x"])
+    with serving(broker, model):
+        until(lambda: is_empty(broker), what="an empty queue")
+    assert prepared == [b"1"]
+    assert backend.runs == []
 
 
 # Rows of different length
@@ -830,7 +1031,7 @@ def test_a_run_that_never_ends_holds_up_nobody_but_its_own_batch(
     assert entered.wait(10)
     (of_another_model,) = ask(broker, replace(request_of([[1, 2, 3]]), model="other"), api="another")
     assert isinstance(of_another_model, InferenceResponse)
-    until(lambda: states(workers[0])["m"] == ("END", "all its instances are stuck in their runs"))
+    until(lambda: states(workers[0]).get("m") == ("END", "all its instances are stuck in their runs"))
     assert states(workers[0])["other"] == ("AVAILABLE", "")
     assert "an instance is stuck" in caplog.text
     threads[1].start()
@@ -859,7 +1060,7 @@ def test_an_error_of_ours_ends_the_worker_and_is_not_silent(
     worker = local_worker(WorkerSettings(models=tmp_path, log_level="info"), Breaks())
     worker.run()
     assert worker.has_failed
-    assert "an instance failed; the worker ends" in caplog.text
+    assert "an instance failed by an error of ours" in caplog.text
 
 
 def test_a_triton_configuration_sets_batching_instances_and_labels(

@@ -86,6 +86,10 @@ class Stack:
                     found.append(process)
         return sorted(found, key=lambda process: process.create_time())
 
+    def programs(self, name: str) -> list[psutil.Process]:
+        """The living processes below it that are a program, `python -m name`, without those that such a one started."""
+        return [process for process in self.children() if process.cmdline()[1:] == ["-m", name]]
+
     def is_settled(self) -> bool:
         """Whether it has said that it is ready, or has ended."""
         return "Stop it with Ctrl-C" in self.output or self.process.poll() is not None
@@ -94,6 +98,20 @@ class Stack:
         """Tell it to stop; its exit status."""
         self.process.send_signal(number)
         return self.process.wait(timeout=sum(stop_timeouts(os.environ).values()) + 10)
+
+
+def freeze(pid: int) -> None:
+    """Stop a program where it stands, with all the processes that it started."""
+    program = psutil.Process(pid)
+    for process in (program, *program.children(recursive=True)):
+        process.suspend()
+
+
+def thaw(pid: int) -> None:
+    """Let it go on."""
+    program = psutil.Process(pid)
+    for process in (program, *program.children(recursive=True)):
+        process.resume()
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -3,12 +3,13 @@
 import ast
 import subprocess
 import sys
-from importlib.metadata import requires
 from pathlib import Path
 
 import millrace_client
 
 from millrace import rpc
+from tests.support.imports import requirements
+from tests.support.running import ROOT
 
 PACKAGE = Path(millrace_client.__file__).parent
 _OF_THE_EXTRA = {"grpcwire", "messages", "rpc"}
@@ -40,9 +41,9 @@ def _imports(module: Path) -> set[str]:
     return imported - sys.stdlib_module_names - {"millrace_client"}
 
 
-def test_nothing_is_imported_but_numpy_httpx_and_for_grpc_what_its_extra_brings() -> None:
+def test_nothing_is_imported_but_numpy_httpx_httpcore_and_for_grpc_what_its_extra_brings() -> None:
     modules = {module: _imports(module) for module in PACKAGE.glob("*.py")}
-    assert set().union(*modules.values()) == {"google", "grpc", "httpx", "numpy"}
+    assert set().union(*modules.values()) == {"google", "grpc", "httpcore", "httpx", "numpy"}
     assert {module.stem for module, names in modules.items() if names & {"google", "grpc"}} == _OF_THE_EXTRA
 
 
@@ -65,6 +66,7 @@ def test_the_messages_are_the_servers() -> None:
 
 
 def test_the_distribution_declares_just_these_dependencies() -> None:
-    required = requires("millrace-client") or []
-    assert [requirement.partition(">")[0] for requirement in required] == ["httpx", "numpy", "grpcio", "protobuf"]
-    assert all("extra == 'grpc'" in requirement or 'extra == "grpc"' in requirement for requirement in required[2:])
+    project = ROOT / "client"
+    assert {needed.name for needed in requirements(project)} == {"httpcore", "httpx", "numpy"}
+    extra = {needed.name for needed in requirements(project, "grpc")} - {"httpcore", "httpx", "numpy"}
+    assert extra == {"grpcio", "protobuf"}

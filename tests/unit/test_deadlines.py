@@ -10,7 +10,7 @@ from serving.queueing.deadlines import TICK_S, Deadlines
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     def run_it() -> None:
-        asyncio.run(asyncio.wait_for(test(), 5))
+        asyncio.run(asyncio.wait_for(test(), 60))
 
     run_it.__name__ = test.__name__
     return run_it
@@ -73,7 +73,7 @@ async def test_deadlines_of_one_tick_share_a_timer() -> None:
     expired = Expired()
     ends = 100 * TICK_S + TICK_S * int(time.perf_counter() / TICK_S)
     ticks = {expired.deadlines.add(str(i), ends - TICK_S * (0.1 + i / 200)) for i in range(100)}
-    assert len(ticks) == len(expired.deadlines._ticks) == 1
+    assert len(ticks) == expired.deadlines.timers == 1
 
 
 @run

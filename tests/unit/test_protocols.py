@@ -505,10 +505,10 @@ def test_whatever_infer_is_sent_is_read_or_refused(body: Any, on: ServedModel, b
 
 
 def test_only_short_json_before_binary_tensors_is_remembered() -> None:
-    oip._remembered_document.cache_clear()
+    oip._remembered_document.cache_clear()  # noqa: SLF001 - a cache that shows in nothing else
     for length, remembered in ((10, 1), (5000, 1)):
         body = {"id": "i" * length, "inputs": [_input(data=None, parameters={"binary_data_size": 16})]}
         inference, wanted = _infer(body, ONE, b"\0" * 16)
         assert len(wanted.identity) == length
         assert inference.inputs.keys() == {"x"}
-        assert oip._remembered_document.cache_info().currsize == remembered
+        assert oip._remembered_document.cache_info().currsize == remembered  # noqa: SLF001 - a cache that shows in nothing else

@@ -1,9 +1,11 @@
 """Settings come from the environment that is given, and say what is wrong with it."""
 
 import importlib.util
+import traceback
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from millrace.settings import SettingsError, load
 from serving.settings import ServingSettings
@@ -39,6 +41,13 @@ def test_a_bad_value_names_its_variable() -> None:
 def test_a_queue_that_is_no_redis_url_is_named() -> None:
     with pytest.raises(SettingsError, match=r"MILLRACE_REDIS_URL: a Redis URL begins with redis://"):
         load(ServingSettings, {"MILLRACE_REDIS_URL": "localhost"})
+
+
+def test_settings_that_are_wrong_show_no_password_whoever_makes_them() -> None:
+    url = "redis://user:hunter2@queue:port"
+    with pytest.raises(ValidationError) as caught:
+        ServingSettings(redis_url=url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_settings_that_are_printed_show_no_password() -> None:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from worker.backends.base import Backend, Device, LoadError
+from worker.backends.texts import place
 
 # name -> (the file that says a version has this format, module, the runtime it needs), the first choice first
 FORMATS: dict[str, tuple[str, str, str]] = {
@@ -32,14 +33,14 @@ def load(folder: Path, device: Device, wanted: str = "auto") -> Backend:
     present = [name for name, (file, _, _) in FORMATS.items() if (folder / file).exists()]
     if not present:
         files = ", ".join(file for file, _, _ in FORMATS.values())
-        raise LoadError(f"{folder} holds no model: one of {files} is wanted")
+        raise LoadError(f"{place(folder)} holds no model: one of {files} is wanted")
     chosen = [name for name in present if wanted in ("auto", name)]
     if not chosen:
-        raise LoadError(f"{folder} has no {wanted} format, only {', '.join(present)}")
+        raise LoadError(f"{place(folder)} has no {wanted} format, only {', '.join(present)}")
     for name in chosen:
         _, module, runtime = FORMATS[name]
         if find_spec(runtime):
             loaded: Backend = importlib.import_module(module).load(folder, device)
             return loaded
     missing = " or ".join(FORMATS[name][2] for name in chosen)
-    raise LoadError(f"{folder} holds {', '.join(chosen)}, which needs {missing}, and that is not installed")
+    raise LoadError(f"{place(folder)} holds {', '.join(chosen)}, which needs {missing}, and that is not installed")

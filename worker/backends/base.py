@@ -1,11 +1,13 @@
 """The seam between the worker and a runtime."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
 
+from millrace.protocol.errors import MillraceError
 from millrace.protocol.tensors import Signature
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -20,6 +22,22 @@ class LoadError(Exception):
     def __init__(self, text: str, *, can_retry: bool = False) -> None:
         super().__init__(text)
         self.can_retry = can_retry
+
+
+class RowErrors(Exception):
+    """Some rows of a batch are wrong in themselves: each bad row's number, from 0, and its error.
+
+    A backend raises it in place of an answer; the other rows then run again without them.
+    """
+
+    def __init__(self, errors: Mapping[int, MillraceError]) -> None:
+        super().__init__(f"rows {sorted(errors)} are wrong: {next(iter(errors.values()))}")
+        self.errors = dict(errors)
+
+
+def ends_the_program(error: BaseException) -> bool:
+    """Whether the error is the operator's Ctrl-C. Anything else that a model raises, `SystemExit` too, is its own."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +63,11 @@ class Backend(Protocol):
         """Why the model cannot answer at present, "" where it can; asked at every heartbeat, so it must not wait."""
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
-        """The outputs by name. BYTES are object arrays of `bytes`. Raises whatever the runtime raises."""
+        """The outputs by name. BYTES are object arrays of `bytes`.
+
+        Raises `InvalidRequest` where the runtime blames its inputs, `RowErrors` where it blames some rows and nothing
+        was computed, and else whatever the runtime raises.
+        """
 
     def close(self) -> None:
         """Give back what the model holds; called once, when nothing runs any more."""

@@ -1,5 +1,7 @@
 """ONNX models, by ONNX Runtime."""
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
-from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.base import Arrays, Device, LoadError, RowErrors
+from worker.backends.texts import place, public
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -20,6 +24,13 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
     **{f"tensor({sign}int{bits})": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+# Its log cannot be led anywhere but to standard error, so only what ends the process is left of it.
+_FATAL = 4
+# What operators refuse comes as any of these; memory and devices do, too.
+_REFUSALS = (errors.InvalidArgument, errors.Fail, errors.RuntimeException)
+_RESOURCES = re.compile(r"alloc|out of memory|bad_alloc|cuda|cublas|cudnn", re.IGNORECASE)
+_AROUND = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_NODE = re.compile(r"^Non-zero status code returned while running (\w+) node\. Name:'.*?' Status Message: ?")
 
 
 class OnnxBackend:
@@ -37,11 +48,11 @@ class OnnxBackend:
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:  # noqa: ARG002 - ONNX has one signature
         """See `Backend`."""
+        strings = {name: _texts(array) for name, array in inputs.items() if array.dtype.kind == "O"}
         try:
-            strings = {name: _mapped(array, bytes.decode) for name, array in inputs.items() if array.dtype.kind == "O"}
-        except UnicodeDecodeError as error:
-            raise InvalidRequest(f"ONNX Runtime takes strings as UTF-8: {error}") from None
-        values = self._session.run(self._outputs, inputs | strings)
+            values = self._session.run(self._outputs, inputs | strings)
+        except _REFUSALS as error:
+            raise _failure(str(error)) from error
         values = (_mapped(value, str.encode) if value.dtype.kind == "O" else value for value in values)
         return dict(zip(self._outputs, values, strict=True))
 
@@ -53,9 +64,10 @@ class OnnxBackend:
 def load(folder: Path, device: Device) -> OnnxBackend:
     """The model in `model.onnx`. Raises `LoadError`."""
     onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(_FATAL)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = device.threads, 1
-    options.log_severity_level = 3
+    options.log_severity_level = _FATAL
     providers = ["CPUExecutionProvider"]
     if device.kind == "cuda":
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
@@ -67,7 +79,8 @@ def load(folder: Path, device: Device) -> OnnxBackend:
     try:
         session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=providers)
     except Exception as error:  # its errors share no base class
-        raise LoadError(f"{folder / 'model.onnx'}: {error}") from error
+        reason = public(_AROUND.sub("", str(error)), folder)
+        raise LoadError(f"{place(folder, 'model.onnx')}: {reason}") from error
     if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise LoadError("CUDA was asked for, and ONNX Runtime found no usable GPU")
     return OnnxBackend(session)
@@ -78,6 +91,27 @@ def _spec(value: Any) -> TensorSpec:
         raise LoadError(f"tensor {value.name!r} is a {value.type}, which is not supported")
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in value.shape)
     return TensorSpec(name=value.name, datatype=_DATATYPES[value.type], shape=shape)
+
+
+def _failure(text: str) -> MillraceError:
+    """What a run's error means: an operator that refuses what it is given blames the request's data."""
+    reason = public(_NODE.sub(r"\1: ", _AROUND.sub("", text)))
+    return ModelFailed(f"ONNX Runtime: {reason}") if _RESOURCES.search(text) else InvalidRequest(reason)
+
+
+def _texts(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The strings as ONNX Runtime takes them. Raises `RowErrors` for rows that are not UTF-8."""
+    try:
+        return _mapped(array, bytes.decode)
+    except UnicodeDecodeError:
+        bad: dict[int, MillraceError] = {}
+        width = max(1, math.prod(array.shape[1:]))
+        for position, value in enumerate(array.ravel()):
+            try:
+                value.decode()
+            except UnicodeDecodeError as error:
+                bad.setdefault(position // width, InvalidRequest(f"ONNX Runtime takes strings as UTF-8: {error}"))
+        raise RowErrors(bad) from None
 
 
 def _mapped(array: npt.NDArray[Any], convert: Callable[[Any], Any]) -> npt.NDArray[Any]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.errors import InvalidRequest, ModelFailed
 from millrace.protocol.tensors import Signature, TensorSpec, datatype_of
 from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.texts import place, public
 
 
 class SavedModelBackend:
@@ -28,9 +29,10 @@ class SavedModelBackend:
         try:
             with tf.device(self._device):
                 outputs = self._functions[signature](**{name: tf.constant(array) for name, array in inputs.items()})
-        except tf.errors.InvalidArgumentError as error:
-            reason = error.message.partition("\n\t [[")[0].rpartition("\n")[2]  # between stack and node
-            raise InvalidRequest(reason) from error
+        except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError) as error:
+            raise InvalidRequest(_reason(error)) from error
+        except tf.errors.OpError as error:
+            raise ModelFailed(f"TensorFlow: {_reason(error)}") from error
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
     def close(self) -> None:
@@ -46,10 +48,15 @@ def load(folder: Path, device: Device) -> SavedModelBackend:
     try:
         model = tf.saved_model.load(str(folder))
     except (OSError, ValueError, tf.errors.OpError) as error:
-        raise LoadError(f"{folder}: {error}") from error
+        raise LoadError(f"{place(folder)}: {public(str(error), folder)}") from error
     if not model.signatures:
-        raise LoadError(f"{folder}: the SavedModel has no signatures; export it with one")
+        raise LoadError(f"{place(folder)}: the SavedModel has no signatures; export it with one")
     return SavedModelBackend(model, "/GPU:0" if device.kind == "cuda" else "/CPU:0")
+
+
+def _reason(error: Any) -> str:
+    """What the operation says, out of the stack before it and the node's name after it."""
+    return public(error.message.partition("\n\t [[")[0].strip().rpartition("\n")[2])
 
 
 def _limit_threads(threads: int) -> None:

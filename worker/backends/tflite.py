@@ -1,5 +1,6 @@
 """TFLite models, by LiteRT."""
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,13 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec, datatype_of
-from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.base import Arrays, Device, LoadError, RowErrors
+from worker.backends.texts import place, public
+
+_NODE = re.compile(r"Node number \d+ \((\w+)\) ")  # which LiteRT writes right after the reason
+_RESOURCES = re.compile(r"alloc|memory", re.IGNORECASE)
 
 
 class TfliteBackend:
@@ -33,16 +39,29 @@ class TfliteBackend:
         rows = max((len(array) for name, array in inputs.items() if name in fixed), default=0)
         with self._lock:
             if rows <= 1:
-                return _copied(self._runners[signature](**inputs))
-            answers = [
-                _copied(self._runners[signature](**{name: array[i : i + 1] for name, array in inputs.items()}))
-                for i in range(rows)
-            ]
+                return self._answer(signature, inputs)
+            answers, bad = [], dict[int, MillraceError]()
+            for i in range(rows):
+                try:
+                    answers.append(self._answer(signature, {name: array[i : i + 1] for name, array in inputs.items()}))
+                except InvalidRequest as error:
+                    bad[i] = error
+        if bad:
+            raise RowErrors(bad)
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     def close(self) -> None:
         """See `Backend`."""
         self._runners, self._interpreter = {}, None
+
+    def _answer(self, signature: str, inputs: Arrays) -> Arrays:
+        try:
+            return {name: np.array(array) for name, array in self._runners[signature](**inputs).items()}
+        except (RuntimeError, ValueError) as error:  # LiteRT has no classes of errors: an operator refuses its inputs
+            reason = public(_NODE.sub(r": \1 ", str(error)))
+            if _RESOURCES.search(reason):
+                raise ModelFailed(f"LiteRT: {reason}") from error
+            raise InvalidRequest(reason) from error
 
 
 def load(folder: Path, device: Device) -> TfliteBackend:
@@ -53,14 +72,12 @@ def load(folder: Path, device: Device) -> TfliteBackend:
         interpreter = Interpreter(model_path=str(folder / "model.tflite"), num_threads=device.threads)
         backend = TfliteBackend(interpreter)
     except (RuntimeError, ValueError) as error:
-        raise LoadError(f"{folder / 'model.tflite'}: {error}") from error
+        raise LoadError(f"{place(folder, 'model.tflite')}: {public(str(error), folder)}") from error
     if DEFAULT_SIGNATURE not in backend.signatures:
-        raise LoadError(f"{folder / 'model.tflite'} has no signature named {DEFAULT_SIGNATURE}; convert it with one")
+        raise LoadError(
+            f"{place(folder, 'model.tflite')} has no signature named {DEFAULT_SIGNATURE}; convert it with one"
+        )
     return backend
-
-
-def _copied(outputs: Arrays) -> Arrays:
-    return {name: np.array(array) for name, array in outputs.items()}
 
 
 def _signature(runner: Any) -> Signature:

@@ -27,6 +27,7 @@ from millrace.protocol.errors import (
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, Tensor, TensorSpec
 from millrace.rpc import tensorprotos, wire
 from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.texts import place, public
 
 FILE_NAME = "tfserving.json"
 _PREDICTION = "/tensorflow.serving.PredictionService"
@@ -146,7 +147,7 @@ def load(folder: Path, device: Device) -> TensorFlowServingBackend:
     """The model that `tfserving.json` names. Raises `LoadError`; trying again can help where the remote is away."""
     if device.kind == "cuda":
         raise LoadError("a remote model runs where TensorFlow Serving runs; start the worker with --device cpu")
-    remote = _read(folder / FILE_NAME)
+    remote = _read(folder)
     channel = _channel(folder, remote)
     request = _message("GetModelMetadataRequest")(model_spec=remote.spec(), metadata_field=["signature_def"])
     try:
@@ -169,11 +170,12 @@ def load(folder: Path, device: Device) -> TensorFlowServingBackend:
     return TensorFlowServingBackend(remote, channel, names, {ours: found[theirs] for ours, theirs in names.items()})
 
 
-def _read(path: Path) -> Remote:
+def _read(folder: Path) -> Remote:
+    path = place(folder, FILE_NAME)
     try:
-        remote = msgspec.json.decode(path.read_bytes(), type=Remote)
+        remote = msgspec.json.decode((folder / FILE_NAME).read_bytes(), type=Remote)
     except (OSError, ValueError, RecursionError) as error:  # no JSON, of another form, no UTF-8, or nested too deep
-        raise LoadError(f"{path}: {error}") from error
+        raise LoadError(f"{path}: {public(str(error), folder)}") from error
     if remote.version is not None and remote.label:
         raise LoadError(f"{path}: version and label exclude each other")
     if not remote.address or not remote.model or remote.timeout_ms < 1:
@@ -189,7 +191,7 @@ def _channel(folder: Path, remote: Remote) -> grpc.Channel:
     try:
         files = [(folder / name).read_bytes() if name else None for name in (tls.authority, tls.key, tls.certificate)]
     except OSError as error:
-        raise LoadError(f"{folder / FILE_NAME}: {error}") from error
+        raise LoadError(f"{place(folder, FILE_NAME)}: {public(str(error), folder)}") from error
     return grpc.secure_channel(remote.address, grpc.ssl_channel_credentials(*files), options=options)
 
 

@@ -13,7 +13,7 @@ _RETRY_S = 0.25
 
 
 class Aftermath:
-    """Does what it is given, in order, and again until the queue was told. `close` gives up what is left after a while."""
+    """Does what it is given, in order, and again until the queue was told. `close` gives up what is left in the end."""
 
     def __init__(self, link: WorkerLink) -> None:
         self._link = link

@@ -6,8 +6,8 @@
            ──KILL token────────────────────────────►  SIGKILL
            ◄─STARTED token pid, ENDED token status──  as `os.waitpid` tells it
 
-A forked process shares the pages of what was imported, so it costs some milliseconds and few megabytes. Where forking is
-not safe (macOS, or a library that started a thread), each one is a new interpreter instead. When the worker is gone,
+A forked process shares the pages of what was imported, so it costs some milliseconds and few megabytes. Where forking
+is not safe (macOS, or a library that started a thread), each one is a new interpreter instead. When the worker is gone,
 this process ends; and with it, by the kernel's word, all that it started.
 """
 

@@ -49,7 +49,7 @@ _LISTEN_MS, _LISTEN_SHORTLY_MS = 500, 50
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parking:
-    """Versions that are idle for `idle_s` give their threads and connections back, where there are more than `beyond`."""
+    """Versions that are idle for `idle_s` give back threads and connections, where there are more than `beyond`."""
 
     beyond: int = 32
     idle_s: float = 10.0
@@ -100,6 +100,7 @@ class ModelProcesses:
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._selector = selectors.DefaultSelector()
+        self._ends = 0
         self._is_draining = False
         self._closing = threading.Event()
         link = broker.worker()
@@ -328,6 +329,7 @@ class ModelProcesses:
     def _report_end(self, process: ModelProcess, verdict: Verdict, words: str) -> None:
         if process.cause == "stopped" and not process.seats:
             return
+        self._ends += 1
         queues = {version.queue for version in process.versions.values()}
         _log.error(
             "a model's process ended",
@@ -544,12 +546,13 @@ class ModelProcesses:
         self._watcher.close()
 
     def statistics(self) -> Mapping[str, int]:
-        """How much there is of what a worker must not have too much of: processes, versions, instances."""
+        """How many processes, versions and instances there are, and how often a process ended that was to go on."""
         with self._changed:
             return {
                 "processes": len(self._processes),
                 "versions": len(self._versions()),
                 "instances": sum(len(version.seats) for version in self._versions()),
+                "ends": self._ends,
             }
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from worker.processes.forkserver import ENDED, KILL, REPORT, REQUEST, START
 
@@ -37,9 +38,9 @@ class ProcessStarter:
         with theirs:
             command = [sys.executable, "-m", "worker.processes.forkserver", str(theirs.fileno()), *modules]
             # The current folder, too, is where this process may have its modules from.
-            path = os.pathsep.join(part or os.getcwd() for part in sys.path)
+            path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
             environment = {**environ, **_NO_THREADS, "PYTHONPATH": path}
-            self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
+            self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])  # noqa: S603 - ours
 
     def fileno(self) -> int:
         """What a selector needs."""
@@ -55,7 +56,7 @@ class ProcessStarter:
         self._socket.sendall(REQUEST.pack(KILL, token))
 
     def receive(self) -> list[Report]:
-        """What was reported, without waiting. Raises `EOFError` when the fork server has ended, and all processes so."""
+        """What was reported, without waiting. Raises `EOFError` when the fork server has ended, and all with it."""
         try:
             received = self._socket.recv(4096, socket.MSG_DONTWAIT)
         except BlockingIOError:

@@ -1,0 +1,424 @@
+"""Models that break their process: real processes, a real Redis, and neighbours that must not notice."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import redis
+
+from millrace.broker.base import Limits
+from millrace.broker.keys import GROUP, Queue
+from millrace.broker.redis import RedisBroker
+from millrace.protocol.errors import DeadlineExceeded, ModelFailed
+from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.tensors import Tensor
+from serving.queueing.producer import Producer
+from serving.queueing.requests import InferenceRequest
+from tests.support import breaking, exact
+from tests.support.breaking import CRASHES, EATS, EXITS, GRABBED_S, GRABS, HIDES, LEAVES, LOOPS, RAISES
+from tests.support.running import ROOT, RedisServer, is_alive, until
+from worker.process import Worker
+from worker.processes.host import MODULES, ModelProcesses, Parking
+from worker.settings import WorkerSettings
+
+LEASE_MS = 400
+
+
+class Api:
+    """An API process's side of the queue, on an event loop in a thread."""
+
+    def __init__(self, url: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self.do(self._begin(url))
+
+    async def _begin(self, url: str) -> None:
+        self.producer = Producer(RedisBroker(url).producer("api"), limits=Limits(10_000, 10**9), heartbeat_s=0.1)
+        await self.producer.start()
+
+    def do(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def ask(self, *values: float, model: str = "m", timeout_s: float = 20.0) -> "list[Future[Any]]":
+        """Requests of one row each, submitted together; their answers, or errors, in the end."""
+
+        async def submit() -> "list[asyncio.Future[Any]]":
+            return [asyncio.ensure_future(self.producer.submit(_request(model, value, timeout_s))) for value in values]
+
+        async def answered(task: "asyncio.Future[Any]") -> Any:
+            answer = await task
+            (output,) = answer.outputs.values()
+            return output.to_numpy().ravel().tolist()
+
+        return [asyncio.run_coroutine_threadsafe(answered(task), self._loop) for task in self.do(submit())]
+
+    def announced(self) -> dict[str, ModelAnnouncement]:
+        return {model.name: model for worker in self.producer.workers for model in worker.models}
+
+    def stop(self) -> None:
+        self.do(self.producer.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _request(model: str, value: float, timeout_s: float) -> InferenceRequest:
+    dtype = np.int64 if model == "exact" else np.float32
+    return InferenceRequest(
+        model=model,
+        version=1,
+        signature="serving_default",
+        inputs={"x": Tensor.from_numpy(np.full((1, 3 if model.startswith("tiny") else 1), value, dtype))},
+        rows=1,
+        max_batch_size=32,
+        timeout_s=timeout_s,
+        trace="t",
+    )
+
+
+@pytest.fixture
+def api(redis_server: RedisServer) -> Iterator[Api]:
+    api = Api(redis_server.url)
+    yield api
+    api.stop()
+
+
+class Running:
+    """A worker in a thread of this process, its models in processes."""
+
+    def __init__(self, url: str, models: Path, **options: Any) -> None:
+        parking = options.pop("parking", Parking())
+        settings = WorkerSettings(
+            **{"redis_url": url, "models": models, "lease_ms": LEASE_MS, "poll_s": 0.1, "log_level": "error"} | options
+        )
+        make = partial(
+            ModelProcesses, environ=os.environ, modules=(*MODULES, "tests.support.breaking"), parking=parking
+        )
+
+        def make_host(context: Any) -> ModelProcesses:
+            self.host = make(settings, RedisBroker(url), context)
+            return self.host
+
+        self.worker = Worker(settings, RedisBroker(url), make_host, unload_grace_s=0.3)
+        self.thread = threading.Thread(target=self.worker.run)
+        self.thread.start()
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """The model processes."""
+        mine = psutil.Process().children(recursive=True)
+        return [process for process in mine if is_alive(process) and process.parent() in mine]
+
+    @property
+    def servers(self) -> set[psutil.Process]:
+        """What the model processes were started by."""
+        return {parent for process in self.processes if (parent := process.parent())}
+
+    def stop(self) -> None:
+        self.worker.stop()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+
+
+@contextmanager
+def running(url: str, models: Path, **options: Any) -> Iterator[Running]:
+    run = Running(url, models, **options)
+    try:
+        yield run
+    finally:
+        run.stop()
+
+
+@contextmanager
+def asking(api: Api, model: str = "other") -> Iterator[list[float]]:
+    """Somebody who asks one request after the other of a model, and must have every answer in time."""
+    stopping, took, errors = threading.Event(), list[float](), list[BaseException]()
+
+    def ask() -> None:
+        while not stopping.is_set():
+            started = time.monotonic()
+            try:
+                (future,) = api.ask(3.0, model=model, timeout_s=2.0)
+                assert future.result(10) == [6.0]
+            except BaseException as error:
+                errors.append(error)
+            took.append(time.monotonic() - started)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield took
+    finally:
+        stopping.set()
+        thread.join()
+    assert errors == []
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    for name in ("m", "other"):
+        breaking.make(tmp_path / "models", name)
+    return tmp_path / "models"
+
+
+def ready(api: Api, *names: str) -> None:
+    """Wait until an API process knows that these models are served."""
+
+    def are_ready() -> bool:
+        announced = api.announced()
+        return all(name in announced and announced[name].state == "AVAILABLE" for name in names)
+
+    until(are_ready, what=f"{names} to be served")
+
+
+@pytest.mark.parametrize(
+    ("value", "timeout_s", "error", "text", "options"),
+    [
+        pytest.param(EXITS, 20, ModelFailed, "model 'm' failed: SystemExit: bye", {}, id="sys.exit"),
+        pytest.param(RAISES, 20, ModelFailed, "model 'm' failed: _Ends: enough", {}, id="BaseException"),
+        pytest.param(LEAVES, 20, ModelFailed, "ended its process on this request (exit status 3)", {}, id="os._exit"),
+        pytest.param(CRASHES, 20, ModelFailed, "on this request (SIGSEGV, a wrong access to memory)", {}, id="SIGSEGV"),
+        pytest.param(EATS, 20, ModelFailed, "MemoryError", {"model_memory_mb": 200}, id="memory"),
+        pytest.param(HIDES, 20, ModelFailed, "it took more than 200 MB", {"model_memory_mb": 200}, id="shared memory"),
+        pytest.param(LOOPS, 1, DeadlineExceeded, "no answer within", {}, id="endless loop"),
+    ],
+)
+def test_a_model_that_breaks_fails_its_own_request_and_no_other(
+    redis_server: RedisServer,
+    api: Api,
+    repository: Path,
+    value: int,
+    timeout_s: float,
+    error: type[Exception],
+    text: str,
+    options: dict[str, int],
+) -> None:
+    with running(redis_server.url, repository, **options) as worker:
+        ready(api, "m", "other")
+        with asking(api) as took:
+            (broken,) = api.ask(value, timeout_s=timeout_s)
+            with pytest.raises(error) as raised:
+                broken.result(30)
+            assert text in str(raised.value)
+            (after,) = api.ask(5.0)
+            assert after.result(30) == [10.0]
+            until(lambda: len(took) > 20)
+            ends = 0 if value in (EXITS, RAISES, EATS) else 1
+            until(lambda: worker.host.statistics()["ends"] == ends, what="the end of the process")
+        assert not worker.worker.has_failed
+        assert worker.host.statistics()["ends"] == ends
+        assert api.announced()["m"].state == "AVAILABLE"
+
+
+@pytest.mark.skipif(not exact.IS_KILLABLE, reason="only x86 processors stop the process at that division")
+def test_a_division_that_stops_the_processor_ends_one_process_of_one_model(
+    redis_server: RedisServer, api: Api, repository: Path
+) -> None:
+    exact.make(repository)
+    with running(redis_server.url, repository) as worker:
+        ready(api, "exact", "other")
+        with asking(api):
+            for number in range(4):
+                killing, fine = api.ask(exact.KILLS, number, model="exact")
+                with pytest.raises(ModelFailed, match=r"model 'exact' ended its process on this request \(SIGFPE"):
+                    killing.result(30)
+                assert fine.result(30) == [exact.answer(number)]
+        assert worker.host.statistics()["ends"] <= 8
+
+
+def test_neighbours_in_the_block_of_killing_requests_are_answered(
+    redis_server: RedisServer, api: Api, repository: Path
+) -> None:
+    """They come together, so they lie in one block or two; none but the killing ones goes without its answer."""
+    with running(redis_server.url, repository, instances=2) as worker:
+        ready(api, "m", "other")
+        values = [1.0, CRASHES, 2.0, 3.0, LEAVES, 4.0, CRASHES, 5.0]
+        answers = api.ask(*values)
+        for value, answer in zip(values, answers, strict=True):
+            if value in (CRASHES, LEAVES):
+                with pytest.raises(ModelFailed, match="ended its process on this request"):
+                    answer.result(60)
+            else:
+                assert answer.result(60) == [2 * value]
+        assert worker.host.statistics()["ends"] <= 2 * 3
+        with redis.Redis.from_url(redis_server.url) as client:
+            assert client.xlen(Queue("m", 1).dead) == 0
+
+
+def test_heartbeats_and_leases_go_on_while_a_model_keeps_the_interpreter(
+    redis_server: RedisServer, api: Api, repository: Path
+) -> None:
+    """It sits in C for many leases, beside a worker that would take over what is not renewed."""
+    assert GRABBED_S * 1000 > 5 * LEASE_MS
+    with running(redis_server.url, repository), running(redis_server.url, repository):
+        ready(api, "m", "other")
+        seen: set[tuple[bytes, int]] = set()
+        with asking(api), redis.Redis.from_url(redis_server.url) as client:
+            (grabbing,) = api.ask(GRABS)
+            while not grabbing.done():
+                pending = client.xpending_range(Queue("m", 1).requests("normal"), GROUP, "-", "+", 10)
+                seen |= {(entry["consumer"], entry["times_delivered"]) for entry in pending}
+                assert len(api.producer.workers) == 2
+        assert grabbing.result() == [2.0 * GRABS]
+        assert [times for _, times in seen] == [1]
+
+
+def test_a_model_that_crashes_while_it_is_loaded_is_said_to(
+    redis_server: RedisServer, api: Api, repository: Path
+) -> None:
+    breaking.make(repository, "unloadable", str(CRASHES))
+    with running(redis_server.url, repository, model_processes=1):
+        ready(api, "m", "other")
+        until(lambda: "SIGSEGV" in api.announced()["unloadable"].error)
+        assert api.announced()["unloadable"].state == "END"
+        assert [future.result(30) for future in api.ask(1.0)] == [[2.0]]
+
+
+def test_when_what_starts_the_processes_ends_all_starts_again(
+    redis_server: RedisServer, api: Api, repository: Path
+) -> None:
+    with running(redis_server.url, repository) as worker:
+        ready(api, "m", "other")
+        before = worker.processes
+        (server,) = worker.servers
+        server.kill()
+        (answer,) = api.ask(1.0)
+        assert answer.result(30) == [2.0]
+        psutil.wait_procs(before, 10)
+        assert not any(map(is_alive, before))
+        assert not worker.worker.has_failed
+
+
+def test_model_processes_are_forked_from_one_without_threads(
+    redis_server: RedisServer, api: Api, repository: Path
+) -> None:
+    with running(redis_server.url, repository) as worker:
+        ready(api, "m", "other")
+        (server,) = worker.servers
+        assert server.num_threads() == 1
+        assert {tuple(process.cmdline()) for process in worker.processes} == {tuple(server.cmdline())}
+        adjusted = [int(Path(f"/proc/{process.pid}/oom_score_adj").read_text()) for process in worker.processes]
+        assert min(adjusted) > int(Path("/proc/self/oom_score_adj").read_text())
+
+
+def test_no_model_process_outlives_its_worker(own_redis: RedisServer, api: Api, repository: Path) -> None:
+    environment = os.environ | {"MILLRACE_REDIS_URL": own_redis.url, "MILLRACE_WORKER_MODELS": str(ROOT / "models")}
+    worker = subprocess.Popen([sys.executable, "-m", "worker"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    children: list[psutil.Process] = []
+
+    def look() -> bool:
+        children[:] = psutil.Process(worker.pid).children(recursive=True)
+        return len(children) >= 5
+
+    until(look)
+    children[-1].suspend()
+    worker.kill()
+    worker.wait()
+    _, alive = psutil.wait_procs(children, 10)
+    assert alive == []
+
+
+def test_a_model_that_hangs_is_ended_with_the_drain_and_its_requests_are_anothers(
+    redis_server: RedisServer, api: Api, repository: Path
+) -> None:
+    first = Running(redis_server.url, repository, drain_timeout_s=1.0, lease_ms=60_000)
+    ready(api, "m", "other")
+    loops, _ = api.ask(LOOPS, 1.0, timeout_s=3.0)
+
+    def is_in_work() -> bool:
+        with redis.Redis.from_url(redis_server.url) as client:
+            return bool(client.xpending_range(Queue("m", 1).requests("normal"), GROUP, "-", "+", 10))
+
+    until(is_in_work)
+    children = first.processes
+    started = time.monotonic()
+    first.stop()
+    assert time.monotonic() - started < 10
+    assert first.worker.has_failed
+    psutil.wait_procs(children, 10)
+    assert not any(map(is_alive, children))
+    with redis.Redis.from_url(redis_server.url) as client:
+        pending = client.xpending_range(Queue("m", 1).requests("normal"), GROUP, "-", "+", 10)
+    assert {entry["consumer"] for entry in pending} == {b"released"}
+    with pytest.raises(DeadlineExceeded):
+        loops.result(30)
+
+
+def test_many_versions_share_threads_and_connections_until_they_are_asked(
+    redis_server: RedisServer, api: Api, make_onnx: Callable[..., Path], tmp_path: Path
+) -> None:
+    count, parking = 60, Parking(beyond=4, idle_s=0.5)
+    for number in range(count):
+        make_onnx(tmp_path / "models", f"tiny{number}")
+    with running(redis_server.url, tmp_path / "models", parking=parking, model_processes=3) as worker:
+        names = [f"tiny{number}" for number in range(count)]
+        ready(api, *names)
+
+        def instances() -> int:
+            return worker.host.statistics()["instances"]
+
+        def connections() -> int:
+            with redis.Redis.from_url(redis_server.url) as client:
+                return len(client.client_list(_type="normal"))
+
+        until(lambda: instances() == 0, what="all versions to be parked")
+        assert len(worker.processes) == 3
+        assert connections() < count / 3
+        assert sum(process.num_threads() for process in worker.processes) < count / 3
+        for name in (names[7], names[50]):
+            (answer,) = api.ask(1.0, model=name)
+            assert answer.result(20) == [6.0, 60.0]
+        assert 0 < instances() <= 4
+        until(lambda: instances() == 0, what="all versions to be parked again")
+        everyone = [future for name in names for future in api.ask(1.0, model=name)]
+        assert all(future.result(30) == [6.0, 60.0] for future in everyone)
+        until(lambda: instances() == 0, what="all versions to be parked in the end")
+
+
+def test_few_versions_keep_their_instances(redis_server: RedisServer, api: Api, repository: Path) -> None:
+    with running(redis_server.url, repository, parking=Parking(beyond=2, idle_s=0.05), instances=2) as worker:
+        ready(api, "m", "other")
+        ends = time.monotonic() + 1
+        until(lambda: worker.host.statistics()["instances"] != 4 or time.monotonic() > ends)
+        assert worker.host.statistics()["instances"] == 4
+
+
+def test_a_version_that_is_unloaded_takes_its_process_along(
+    redis_server: RedisServer, api: Api, repository: Path
+) -> None:
+    with running(redis_server.url, repository) as worker:
+        ready(api, "m", "other")
+        assert len(worker.processes) == 2
+        (repository / "m" / "1" / breaking.FILE).unlink()
+        (repository / "m" / "1").rmdir()
+        (repository / "m").rmdir()
+        until(lambda: len(worker.processes) == 1)
+        assert "m" not in api.announced() or api.announced()["m"].state != "AVAILABLE"
+        assert [future.result(30) for future in api.ask(1.0, model="other")] == [[2.0]]
+        assert worker.host.statistics()["ends"] == 0
+
+
+def test_the_signals_of_a_terminal_do_not_reach_the_models(
+    redis_server: RedisServer, api: Api, repository: Path
+) -> None:
+    with running(redis_server.url, repository) as worker:
+        ready(api, "m", "other")
+        for process in worker.processes:
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
+        assert [future.result(30) for future in api.ask(1.0, 2.0)] == [[2.0], [4.0]]
+        assert worker.host.statistics()["ends"] == 0

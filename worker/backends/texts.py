@@ -1,0 +1,20 @@
+"""Texts that callers may read: without the server's paths, and without what a runtime puts around its reason."""
+
+from pathlib import Path
+
+from millrace.protocol.paths import without_paths
+
+_LONGEST, _MOST_READ = 1000, 20_000  # characters of a runtime's text: what is kept, and what is looked at
+
+
+def place(folder: Path, file: str = "") -> str:
+    """A version's folder, or a file in it, as callers may know it: `model/version/file`."""
+    return "/".join(part for part in (folder.parent.name, folder.name, file) if part)
+
+
+def public(text: str, folder: Path | None = None) -> str:
+    """The text with file names in place of absolute paths, those in a version's `folder` as in `place`."""
+    if folder is not None:
+        for form in {str(folder), str(folder.resolve())}:
+            text = text.replace(form, place(folder))
+    return without_paths(text[:_MOST_READ]).strip()[:_LONGEST]
