@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from echo_server import CHUNKED, post, running
+
+from tests.support.echo_server import CHUNKED, post, running
 
 MB = 2**20
 CHUNKED_HEAD = CHUNKED[: CHUNKED.index(b"5;ext")]

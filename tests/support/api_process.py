@@ -60,8 +60,15 @@ class ApiProcess:
         return next((int(line["memory_limit_bytes"]) for line in self.lines if "memory_limit_bytes" in line), 0)
 
     @property
+    def own_limit_bytes(self) -> int:
+        """The same without what its offload processes may take."""
+        return self.memory_limit_bytes - next(
+            int(line["offload_limit_bytes"]) for line in self.lines if "offload_limit_bytes" in line
+        )
+
+    @property
     def memory_bytes(self) -> int:
-        """What it takes now."""
+        """What it takes now, without its offload processes."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
     def ask(
