@@ -14,11 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import redis
 
+from millrace.broker.keys import Queue
 from tests.support.api_process import MB, ApiProcess
-from tests.support.running import ROOT, RedisServer, until
+from tests.support.running import ROOT, RedisServer, freeze, until
 
 LIVE = "/v2/health/live"
 
@@ -28,21 +32,25 @@ def api(tmp_path_factory: pytest.TempPathFactory, make_onnx: Callable[..., Path]
     """An API process with a budget of 50 MB and a worker with the model `tiny`; no test breaks them."""
     folder = tmp_path_factory.mktemp("api")
     make_onnx(folder / "models")
-    redis = RedisServer(folder / "redis.sock")
-    redis.start()
-    environment = os.environ | {"MILLRACE_REDIS_URL": redis.url, "MILLRACE_WORKER_MODELS": str(folder / "models")}
-    with (folder / "worker").open("wb") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "worker"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
+    server = RedisServer(folder / "redis.sock")
+    server.start()
+    worker = start_worker(server.url, folder)
     try:
-        with ApiProcess(redis.url, folder / "log", max_buffered_bytes=50 * MB, request_timeout_ms=4000) as process:
+        with ApiProcess(server.url, folder / "log", max_buffered_bytes=50 * MB, request_timeout_ms=4000) as process:
             until(lambda: process.ask("GET", "/v2/models/tiny/ready")[0] == 200, 60, "the model")
             yield process
     finally:
         worker.terminate()
         worker.wait(60)
-        redis.kill()
+        server.kill()
+
+
+def start_worker(redis_url: str, folder: Path) -> "subprocess.Popen[bytes]":
+    """A worker with the models in the folder."""
+    environment = os.environ | {"MILLRACE_REDIS_URL": redis_url, "MILLRACE_WORKER_MODELS": str(folder / "models")}
+    command = [sys.executable, "-m", "worker"]
+    with (folder / "worker").open("wb") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 # Memory
@@ -306,3 +314,45 @@ def test_stopping_takes_no_longer_than_the_drain_whatever_is_open(redis_server: 
         assert api.ask("GET", LIVE)[0] == 200
         assert api.stop() < 1 + 3
         assert api.process.returncode == 0
+
+
+# Callers that leave
+
+
+def rows_in_the_queue(redis_url: str) -> list[int]:
+    """How many rows each block has that waits for the model `tiny`."""
+    with redis.Redis.from_url(redis_url) as client:
+        stream: Any = client.xrange(Queue("tiny", 1).requests("normal"))
+    return [int(fields[b"r"]) for _, fields in stream]
+
+
+def test_a_large_body_whose_caller_has_left_is_not_queued(
+    own_redis: RedisServer, tmp_path: Path, make_onnx: Callable[..., Path]
+) -> None:
+    make_onnx(tmp_path / "models")
+    worker = start_worker(own_redis.url, tmp_path)
+    number = b"0." + b"1" * 3000  # whose digits take long to read
+    row = b"[%b,%b,%b]" % (number, number, number)
+    slow = b'{"instances": [%b]}' % b",".join([row] * 400)
+    with ApiProcess(own_redis.url, tmp_path / "log", offload_processes=1) as api:
+        until(lambda: api.ask("GET", "/v2/models/tiny/ready")[0] == 200, 60, "the model")
+        freeze(worker.pid)  # what is queued stays there
+        try:
+            with contextlib.ExitStack() as open_:
+                open_.enter_context(api.connect_and_send(predict(slow)))
+                two = b'{"instances": [[1, 2, 3], [1, 2, 3]]' + b" " * MB + b"}"
+                api.connect_and_send(predict(two)).close()
+                three = b'{"instances": [[1, 2, 3], [1, 2, 3], [1, 2, 3]]' + b" " * MB + b"}"
+                open_.enter_context(api.connect_and_send(predict(three)))
+                until(lambda: 3 in rows_in_the_queue(own_redis.url))
+                assert 2 not in rows_in_the_queue(own_redis.url)
+        finally:
+            program = psutil.Process(worker.pid)
+            for process in (*program.children(recursive=True), program):
+                process.kill()
+            worker.wait()
+
+
+def predict(body: bytes) -> bytes:
+    head = b"POST /v1/models/tiny:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    return head % len(body) + body
