@@ -36,11 +36,13 @@ def main(fd: int, memory_bytes: int) -> None:
 
 
 def _bound_memory(memory_bytes: int) -> None:
-    """Let this process have so many bytes more than it has now."""
+    """Let this process have so many bytes more than it has now, or less where whoever started it wants it so."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         now = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + memory_bytes, now + memory_bytes))
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = now + memory_bytes if most == resource.RLIM_INFINITY else min(now + memory_bytes, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _receive(connection: socket.socket) -> tuple[int, list[int]] | None:
