@@ -18,8 +18,8 @@ import msgspec
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, Unavailable
 from serving.call import Call
 from serving.models.registry import ServedModel
-from serving.offload.memory import map_file
-from serving.offload.messages import Parsed, ParseJob, RenderJob, Written, describe, encoder, with_elements
+from serving.offload.files import map_file
+from serving.offload.jobs import Parsed, ParseJob, RenderJob, Written, describe, encoder, with_elements
 from serving.offload.pool import Result, Ticket
 from serving.offload.work import packed
 from serving.protocols.limits import NotQuick

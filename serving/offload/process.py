@@ -14,8 +14,8 @@ import struct
 from pathlib import Path
 
 from millrace.protocol.errors import PayloadTooLarge
-from serving.offload.memory import description_of, map_file, write_file, write_plain
-from serving.offload.messages import Failed, encoder, job_decoder
+from serving.offload.files import description_of, map_file, write_file, write_plain
+from serving.offload.jobs import Failed, encoder, job_decoder
 from serving.offload.work import NO_MEMORY, Done, run
 
 MESSAGE = struct.Struct("<QQ")  # the job's number, and how many descriptors come with it

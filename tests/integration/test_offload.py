@@ -19,7 +19,7 @@ import uvloop
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, MillraceError, PayloadTooLarge
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
-from serving.offload.messages import Parsed, ParseJob, RenderJob, Written, describe, with_elements
+from serving.offload.jobs import Parsed, ParseJob, RenderJob, Written, describe, with_elements
 from serving.offload.pool import OffloadPool, Result
 from tests.support.running import ROOT
 
