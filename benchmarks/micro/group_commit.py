@@ -46,7 +46,7 @@ class AnsweringLink(MemoryProducerLink):
         self._consumer = broker.consumer(QUEUE, "consumer")
         self.answering_s = 0.0
 
-    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held]:
         """Append, answer."""
         started = time.perf_counter()
         held = await super().append(appends, limits)

@@ -10,7 +10,8 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "api": (
         *("script|load", "evalsha", "time", "hvals", "pexpire", "del"),
         *("xgroup|create", "xread", "xtrim"),
-        *("hmget", "xadd", "hincrby"),  # append.lua
+        *("hmget", "xadd", "hincrby", "zrem", "zrangebyscore"),  # append.lua, with zadd
+        *("rpush", "lrange", "unlink"),  # fragments
         *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
         *("hget", "hdel", "hset"),  # desired_state.lua
     ),
@@ -20,6 +21,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         *("xtrim", "xadd", "xack", "xdel", "hincrby", "xpending", "xclaim"),  # reply, finish, claim, renew, release.lua
         *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
         "xread",
+        *("rpush", "pexpire", "lrange", "unlink"),  # fragments, store.lua
     ),
     "dead-letters": ("scan", "xrange", "xlen", "xdel", "xtrim", "del"),
 }

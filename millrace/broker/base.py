@@ -18,18 +18,39 @@ from msgspec.structs import replace
 
 from millrace.broker.clock import BrokerClock as BrokerClock
 from millrace.broker.clock import Clock
+from millrace.broker.fragments import Reference
 from millrace.broker.keys import Queue
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """Room in a queue for blocks that follow, under an id of its own, without spaces.
+
+    It counts as held until it is taken or given back, and no longer than about until `expires_ms` of the broker's time.
+    """
+
+    id: str
+    rows: int
+    bytes: int
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
-    """Encoded request blocks for one queue, each with its rows, which are admitted together or not at all."""
+    """Encoded request blocks for one queue, each with its rows, which are admitted together or not at all.
+
+    `keeps` is room for blocks that follow. `takes` is the room that an earlier append kept: what is taken from it is
+    admitted, whatever the queue holds. Of a large request the first append keeps room for the rest. Each later one
+    takes that room and keeps what is left of it. An append that takes room and has nothing else gives it back.
+    """
 
     queue: Queue
     priority: str
     blocks: tuple[tuple[int, bytes], ...]
+    takes: Room | None = None
+    keeps: Room | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +63,32 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a queue held when it refused an append."""
+    """What a queue holds after an append, or held when it refused one."""
 
     rows: int
     bytes: int
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A block in a consumer's hands. `deliveries` counts how often it was handed out, this time included."""
+    """A block in a consumer's hands. `deliveries` counts how often it was handed out, this time included.
+
+    A large block came in `fragments`, whose key that is. `gone_bytes` is the size of a block that is not here any more.
+    """
 
     entry_id: bytes
     priority: str
     block: bytes
     rows: int
     deliveries: int = 1
+    fragments: str = ""
+    gone_bytes: int = 0
+
+    @property
+    def size(self) -> int:
+        """The bytes that it counts for in its queue."""
+        return self.gone_bytes or len(self.block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +140,14 @@ class ProducerLink(Protocol):
     async def close(self) -> None:
         """Disconnect; the reply stream goes away."""
 
-    def append(self, appends: Sequence[Append], limits: Limits) -> Awaitable[list[Held | None]]:
-        """Append in one round trip: None for each that was admitted, else what its queue holds already."""
+    def append(self, appends: Sequence[Append], limits: Limits) -> Awaitable[list[Held]]:
+        """Append in one round trip: what each queue holds, and whether it refused."""
+
+    def store(self, queue: Queue, fragments_id: str, fragment: bytes, expires_ms: int) -> Awaitable[None]:
+        """Put the next fragment of a large block where its reference will point; kept until the broker's time is up.
+
+        See `fragments.py`. An append of the reference must follow.
+        """
 
     async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
         """Say that nobody waits for these items any more: (id, deadline in ms of the broker's time) each.
@@ -118,7 +156,13 @@ class ProducerLink(Protocol):
         """
 
     async def replies(self) -> list[bytes]:
-        """Wait for the next reply blocks; each comes once, or again when the connection was lost after it."""
+        """Wait for the next reply blocks; each comes once, or again when the connection was lost after it.
+
+        In the place of a large one comes its reference, which `fetch` takes.
+        """
+
+    async def fetch(self, reference: Reference, /) -> bytes | None:
+        """The reply block of a reference, which is then forgotten; None where its fragments are gone."""
 
     async def heartbeat(self) -> Heartbeat:
         """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come."""

@@ -6,10 +6,13 @@ them together. MODEL and VERSION are those of the repository (digits, 1); API is
     key                                          type    holds
     millrace:{MODEL/VERSION}:requests:high       stream  request blocks "b" and their rows "r"; consumer group "workers"
     millrace:{MODEL/VERSION}:requests:normal     stream  the same, taken after "high"
-    millrace:{MODEL/VERSION}:held                hash    "rows" and "bytes" of both streams, waiting or in work
+    millrace:{MODEL/VERSION}:held                hash    "rows" and "bytes" of both streams, waiting, in work or kept
+    millrace:{MODEL/VERSION}:kept                zset    room for the rest of large requests, by when it is given up
+    millrace:{MODEL/VERSION}:fragments:ID        list    a block too large for one entry, which has a reference to it
     millrace:{MODEL/VERSION}:dead                stream  blocks given up: "b", "error", "deliveries", "consumer"
     millrace:{MODEL/VERSION}:cancelled           zset    "REPLY_STREAM ITEM_ID" that nobody awaits, by deadline in ms
     millrace:{API}:replies                       stream  reply blocks for that API process, field "b"; expires with it
+    millrace:{API}:replies:ID                    list    a reply block too large for one entry; expires
     millrace:{workers}                           hash    worker id -> its announcement as JSON, with the time it expires
     millrace:{workers}:controls                  hash    MODEL -> what is wanted of it at run time, as JSON
 
@@ -48,6 +51,15 @@ class Queue:
         return f"millrace:{{{self.model}/{self.version}}}:held"
 
     @property
+    def kept(self) -> str:
+        """The room that is kept for blocks that follow."""
+        return f"millrace:{{{self.model}/{self.version}}}:kept"
+
+    def fragments(self, fragments_id: str) -> str:
+        """The fragments of one large request block."""
+        return f"millrace:{{{self.model}/{self.version}}}:fragments:{fragments_id}"
+
+    @property
     def dead(self) -> str:
         """The dead-letter stream."""
         return f"millrace:{{{self.model}/{self.version}}}:dead"
@@ -72,3 +84,8 @@ def queue_of_dead_letters(key: str) -> Queue | None:
 def replies(api: str) -> str:
     """The reply stream of one API process."""
     return f"millrace:{{{api}}}:replies"
+
+
+def reply_fragments(reply_to: str, fragments_id: str) -> str:
+    """The fragments of one large reply block on that reply stream."""
+    return f"{reply_to}:{fragments_id}"

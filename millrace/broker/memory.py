@@ -12,11 +12,29 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply, moved
+from millrace.broker.base import (
+    Append,
+    BrokerClock,
+    DeadLetter,
+    Delivery,
+    Heartbeat,
+    Held,
+    Limits,
+    Reply,
+    Room,
+    moved,
+)
 from millrace.broker.clock import Clock
+from millrace.broker.fragments import Reference, read_reference
 from millrace.broker.keys import PRIORITIES, Queue, replies
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
+
+
+def _size(block: bytes) -> int:
+    """What a block, or the one that it refers to, counts for."""
+    reference = read_reference(block)
+    return reference.size if reference else len(block)
 
 
 @dataclass(slots=True)
@@ -32,8 +50,14 @@ class _QueueState:
     held: dict[bytes, _Lease] = field(default_factory=dict)
     dead: list[DeadLetter] = field(default_factory=list)
     cancelled: dict[tuple[str, int], int] = field(default_factory=dict)  # (reply stream, item) -> deadline
+    fragments: dict[str, tuple[float, list[bytes]]] = field(default_factory=dict)  # with the time they expire
+    kept: dict[Room, None] = field(default_factory=dict)
     rows: int = 0
     bytes: int = 0
+
+    def add(self, rows: int, size: int) -> None:
+        """Count what was appended, or with negative numbers what left."""
+        self.rows, self.bytes = self.rows + rows, self.bytes + size
 
 
 class MemoryBroker:
@@ -73,26 +97,64 @@ class MemoryBroker:
         now_s = clock.read()
         clock.sample(self._now_ms(), now_s, now_s)
 
-    def _append(self, append: Append, limits: Limits) -> Held | None:
+    def _append(self, append: Append, limits: Limits) -> Held:
         with self._changed:
             state = self._queues[append.queue]
-            rows = sum(rows for rows, _ in append.blocks)
-            size = sum(len(block) for _, block in append.blocks)
-            if state.rows + rows > limits.rows or state.bytes + size > limits.bytes:
-                return Held(state.rows, state.bytes)
-            state.rows, state.bytes = state.rows + rows, state.bytes + size
+            rows = sum(rows for rows, _ in append.blocks) + (append.keeps.rows if append.keeps else 0)
+            size = sum(_size(block) for _, block in append.blocks) + (append.keeps.bytes if append.keeps else 0)
+            is_kept = append.takes in state.kept
+            if append.takes and is_kept:
+                del state.kept[append.takes]
+                rows, size = rows - append.takes.rows, size - append.takes.bytes
+
+            def is_full() -> bool:
+                return state.rows + rows > limits.rows or state.bytes + size > limits.bytes
+
+            if not is_kept and is_full():
+                self._give_up_expired(state)
+                if is_full():
+                    return Held(state.rows, state.bytes, is_refused=True)
+            if append.keeps:
+                state.kept[append.keeps] = None
+            state.add(rows, size)
             state.waiting[append.priority] += [
                 Delivery(str(next(self._ids)).encode(), append.priority, block, rows) for rows, block in append.blocks
             ]
             self._changed.notify_all()
+            return Held(state.rows, state.bytes)
+
+    def _give_up_expired(self, state: _QueueState) -> None:
+        now_ms = self._now_ms()
+        for room in [room for room in state.kept if room.expires_ms <= now_ms]:
+            del state.kept[room]
+            state.add(-room.rows, -room.bytes)
+
+    def _store(self, queue: Queue, fragments_id: str, fragment: bytes, expires_ms: float) -> None:
+        with self._changed:
+            now_ms, state = self._now_ms(), self._queues[queue]
+            state.fragments = {name: kept for name, kept in state.fragments.items() if kept[0] > now_ms}
+            stored = state.fragments.setdefault(fragments_id, (expires_ms, []))[1]
+            state.fragments[fragments_id] = expires_ms, [*stored, fragment]
+
+    def _whole(self, state: _QueueState, delivery: Delivery) -> Delivery | None:
+        """The delivery with its block, in the place of a reference; None, and all forgotten, where that is gone."""
+        reference = read_reference(delivery.block)
+        if reference is None:
+            return delivery
+        expires_ms, fragments = state.fragments.get(reference.id, (0.0, []))
+        if expires_ms <= self._now_ms() or len(fragments) != reference.count:
+            state.fragments.pop(reference.id, None)
+            state.add(-delivery.rows, -reference.size)
             return None
+        return replace(delivery, block=b"".join(fragments), fragments=reference.id)
 
     def _take(self, queue: Queue, consumer: str, count: int, block_ms: int) -> list[Delivery]:
         with self._changed:
             state = self._queues[queue]
             if block_ms:
                 self._changed.wait_for(lambda: any(state.waiting.values()), block_ms / 1000)
-            taken = [delivery for priority in PRIORITIES for delivery in state.waiting[priority][:count]]
+            waiting = [delivery for priority in PRIORITIES for delivery in state.waiting[priority][:count]]
+            taken = [whole for delivery in waiting if (whole := self._whole(state, delivery))]
             for priority in PRIORITIES:
                 del state.waiting[priority][:count]
             now_ms = self._now_ms()
@@ -103,8 +165,8 @@ class MemoryBroker:
         with self._changed:
             state = self._queues[queue]
             if state.held.pop(delivery.entry_id, None):
-                state.rows -= delivery.rows
-                state.bytes -= len(delivery.block)
+                state.add(-delivery.rows, -delivery.size)
+                state.fragments.pop(delivery.fragments, None)
 
     def _claim(self, queue: Queue, consumer: str, lease_ms: int, count: int) -> list[Delivery]:
         with self._changed:
@@ -210,9 +272,17 @@ class MemoryProducerLink:
         """See `ProducerLink`."""
         self._broker._inboxes.pop(self.reply_to, None)
 
-    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held]:
         """See `ProducerLink`."""
         return [self._broker._append(append, limits) for append in appends]
+
+    async def store(self, queue: Queue, fragments_id: str, fragment: bytes, expires_ms: int) -> None:
+        """See `ProducerLink`."""
+        self._broker._store(queue, fragments_id, fragment, expires_ms)
+
+    async def fetch(self, _reference: Reference, /) -> bytes | None:
+        """See `ProducerLink`. Here replies come whole."""
+        return None
 
     async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
         """See `ProducerLink`."""

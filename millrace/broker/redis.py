@@ -3,20 +3,35 @@
 The keyspace is in `keys.py`, the scripts in `lua/`, the connections in `connections.py`.
 """
 
+import asyncio
 import itertools
 import time
+import uuid
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import hiredis
 import msgspec
 from pydantic import SecretStr
 
-from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply, moved
+from millrace.broker.base import (
+    Append,
+    BrokerClock,
+    DeadLetter,
+    Delivery,
+    Heartbeat,
+    Held,
+    Limits,
+    Reply,
+    Room,
+    moved,
+)
 from millrace.broker.clock import Clock
 from millrace.broker.connections import GRACE_S, BlockingConnections, Command, Connections, Routed, call, failure, sha
 from millrace.broker.discovery import Servers, servers
 from millrace.broker.documents import Documents, newer_desired_state
+from millrace.broker.fragments import Reference, fragment_count, fragments, read_reference
 from millrace.broker.keys import (
     DEAD_LETTERS,
     DEAD_LETTERS_BYTES,
@@ -29,6 +44,7 @@ from millrace.broker.keys import (
     consumer_name,
     queue_of_dead_letters,
     replies,
+    reply_fragments,
 )
 from millrace.broker.resp import Argument
 from millrace.protocol.desired_state import DesiredState
@@ -39,6 +55,8 @@ REPLY_STREAM_TTL_MS = 60_000
 REPLY_STREAM_ENTRIES = 100_000
 _BLOCK_MS = 2_000
 _UNTRIMMED_BYTES = 65_536
+_LARGE_REPLY_BYTES = 262_144  # from here on a reply travels in fragments
+_REPLIES_AT_ONCE = 64  # so that one read brings no more than 16 MB
 _EXPIRED_KEPT_MS = 60_000
 _LETTERS_AT_ONCE = 16  # a block has up to a megabyte, or one large row
 _CONSUMERS_KEPT_MS = 3_600_000
@@ -111,9 +129,14 @@ class RedisProducerLink:
             self._sending.lose()
             self._reading.lose()
 
-    def append(self, appends: Sequence[Append], limits: Limits) -> Awaitable[list[Held | None]]:
+    def append(self, appends: Sequence[Append], limits: Limits) -> Awaitable[list[Held]]:
         """See `ProducerLink`."""
         return _held(self._sending.begin(*(_append(append, limits) for append in appends)))
+
+    def store(self, queue: Queue, fragments_id: str, fragment: bytes, expires_ms: int) -> Awaitable[None]:
+        """See `ProducerLink`."""
+        key = queue.fragments(fragments_id)
+        return _done(self._sending.begin((key, ("RPUSH", key, fragment)), (key, ("PEXPIREAT", key, expires_ms))))
 
     async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
         """See `ProducerLink`."""
@@ -124,7 +147,7 @@ class RedisProducerLink:
     async def replies(self) -> list[bytes]:
         """See `ProducerLink`."""
         key = self.reply_to
-        read: Command = ("XREAD", "COUNT", 256, "BLOCK", _BLOCK_MS, "STREAMS", key, self._last_id)
+        read: Command = ("XREAD", "COUNT", _REPLIES_AT_ONCE, "BLOCK", _BLOCK_MS, "STREAMS", key, self._last_id)
         commands = [(key, read)]
         if self._untrimmed >= _UNTRIMMED_BYTES:  # what was read is dropped, in the same round trip, now and then
             self._untrimmed = 0
@@ -142,6 +165,17 @@ class RedisProducerLink:
         blocks = [fields[1] for _, fields in entries]
         self._untrimmed += sum(map(len, blocks))
         return blocks
+
+    async def fetch(self, reference: Reference, /) -> bytes | None:
+        """See `ProducerLink`. Fragments come one by one, so that no other answer waits for more than one of them."""
+        key, fragments = reply_fragments(self.reply_to, reference.id), []
+        for number in range(reference.count):
+            (found,) = await self._sending.execute((key, ("LRANGE", key, number, number)))
+            if not found:
+                return None
+            fragments.append(found[0])
+        await self._sending.execute((key, ("UNLINK", key)))
+        return await asyncio.to_thread(b"".join, fragments)  # which lets the event loop run meanwhile
 
     async def heartbeat(self) -> Heartbeat:
         """See `ProducerLink`."""
@@ -185,14 +219,25 @@ class RedisProducerLink:
         self._sample(told, sent_s)
 
 
-async def _held(answers: Awaitable[list[Any]]) -> list[Held | None]:
-    return [Held(*held) if held else None for held in await answers]
+async def _held(answers: Awaitable[list[Any]]) -> list[Held]:
+    return [Held(rows, size, not is_admitted) for is_admitted, rows, size in await answers]
+
+
+async def _done(answers: Awaitable[list[Any]]) -> None:
+    await answers
 
 
 def _append(append: Append, limits: Limits) -> Routed:
-    stream, held = append.queue.requests(append.priority), append.queue.held
+    queue = append.queue
+    keys = stream, _, _ = queue.requests(append.priority), queue.held, queue.kept
     blocks: Iterable[Argument] = itertools.chain.from_iterable(append.blocks)
-    return stream, ("EVALSHA", sha("append"), 2, stream, held, limits.rows, limits.bytes, *blocks)  # as `call` does
+    takes, keeps = append.takes, append.keeps
+    room = ("", "", 0) if takes is keeps is None else (_room(takes), _room(keeps), keeps.expires_ms if keeps else 0)
+    return stream, ("EVALSHA", sha("append"), 3, *keys, limits.rows, limits.bytes, *room, *blocks)  # as `call` does
+
+
+def _room(room: Room | None) -> str:
+    return f"{room.id} {room.rows} {room.bytes}" if room else ""
 
 
 def _checked(answers: list[Any]) -> list[Any]:
@@ -214,7 +259,7 @@ class RedisConsumerLink:
     """A worker thread's hold on one queue."""
 
     def __init__(self, servers: Servers, queue: Queue, consumer: str, forget_ms: int) -> None:
-        self._connections = BlockingConnections(servers, "reply", "finish", "claim")
+        self._connections = BlockingConnections(servers, "reply", "store", "finish", "claim")
         self._forget_ms = forget_ms
         self._queue = queue
         self._name = consumer
@@ -244,7 +289,7 @@ class RedisConsumerLink:
         if not count or not answers:
             return []
         taken, self.cancelled_count = answers[-2:]
-        return self._deliveries(taken or ())
+        return self._whole(self._deliveries(taken or ()))
 
     def cancelled(self, items: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         """See `ConsumerLink`."""
@@ -261,10 +306,12 @@ class RedisConsumerLink:
         if not answers or not answers[0]:
             return []
         claimed, self.cancelled_count = answers
-        return [
-            Delivery(entry_id, PRIORITIES[stream - 1], *_contents(fields), deliveries)
-            for stream, entry_id, deliveries, fields in claimed
-        ]
+        return self._whole(
+            [
+                Delivery(entry_id, PRIORITIES[stream - 1], *_contents(fields), deliveries)
+                for stream, entry_id, deliveries, fields in claimed
+            ]
+        )
 
     def bury(self, delivery: Delivery, error: str) -> None:
         """See `ConsumerLink`."""
@@ -289,13 +336,48 @@ class RedisConsumerLink:
     def _consumer(self) -> str:
         return consumer_name(self._name, self.losses)
 
+    def _whole(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """The deliveries with the blocks in the place of references. Blocks whose fragments are gone are finished."""
+        whole: list[Delivery] = []
+        gone: list[Delivery] = []
+        for delivery in deliveries:
+            reference = read_reference(delivery.block)
+            if reference is None:
+                whole.append(delivery)
+                continue
+            key = self._queue.fragments(reference.id)
+            block = self._fetched(key, reference)
+            (gone if block is None else whole).append(
+                replace(delivery, block=block or b"", gone_bytes=0 if block else reference.size, fragments=key)
+            )
+        self._execute(*self._finish(gone))
+        return whole
+
+    def _fetched(self, key: str, reference: Reference) -> bytes | None:
+        fragments: list[bytes] = []
+        for number in range(reference.count):
+            answers = self._execute((key, ("LRANGE", key, number, number)))
+            if not answers or not answers[0]:
+                return None  # they expired with the deadlines of their callers, or Redis lost them
+            fragments.append(answers[0][0])
+        return b"".join(fragments)
+
     @staticmethod
     def _replies(replies: Sequence[Reply]) -> list[Routed]:
-        """One script call for each API process."""
+        """One script call for each API process, after the fragments of large blocks."""
         blocks: dict[str, list[bytes]] = {}
+        commands: list[Routed] = []
         for reply in replies:
-            blocks.setdefault(reply.reply_to, []).append(reply.block)
-        return [call("reply", [reply_to], REPLY_STREAM_ENTRIES, *theirs) for reply_to, theirs in blocks.items()]
+            block = reply.block
+            if len(block) >= _LARGE_REPLY_BYTES:
+                reference = Reference(uuid.uuid4().hex, fragment_count(len(block)), len(block))
+                key = reply_fragments(reply.reply_to, reference.id)
+                commands += [call("store", [key], REPLY_STREAM_TTL_MS, fragment) for fragment in fragments([block])]
+                block = reference.encoded()
+            blocks.setdefault(reply.reply_to, []).append(block)
+        return commands + [
+            call("reply", [reply_to], REPLY_STREAM_ENTRIES, *theirs) for reply_to, theirs in blocks.items()
+        ]
 
     def _finish(self, finished: Sequence[Delivery]) -> list[Routed]:
         """One script call for all blocks."""
@@ -308,10 +390,12 @@ class RedisConsumerLink:
                 PRIORITIES.index(delivery.priority) + 2,
                 delivery.entry_id,
                 delivery.rows,
-                len(delivery.block),
+                delivery.size,
             )
         )
-        return [call("finish", [self._queue.held, *self._streams], GROUP, *blocks)]
+        keys = [delivery.fragments for delivery in finished if delivery.fragments]
+        drop: list[Routed] = [(keys[0], ("UNLINK", *keys))] if keys else []
+        return [call("finish", [self._queue.held, *self._streams], GROUP, *blocks), *drop]
 
     def _on_each_stream(self, *command: Argument) -> list[Any]:
         """The answers to a command on each request stream, whose name is put for {}."""

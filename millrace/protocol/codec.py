@@ -63,15 +63,21 @@ _reply_decoder = msgspec.msgpack.Decoder(_ReplyHead)
 
 def encode_request(block: RequestBlock) -> bytes:
     """The block's bytes."""
+    return b"".join(request_parts(block))
+
+
+def request_parts(block: RequestBlock) -> list[bytes | memoryview]:
+    """The buffers whose bytes, end to end, are the block's; the tensors are not copied."""
     b = block
     head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, _tensor_heads(b.tensors))
-    return _join(_REQUEST, head, b.tensors)
+    return _parts(_REQUEST, head, b.tensors)
 
 
 def encode_reply(block: ReplyBlock) -> bytes:
     """The block's bytes."""
     b = block
-    return _join(_REPLY, _ReplyHead(b.worker, b.compute_ms, b.batch_rows, b.items, _tensor_heads(b.tensors)), b.tensors)
+    head = _ReplyHead(b.worker, b.compute_ms, b.batch_rows, b.items, _tensor_heads(b.tensors))
+    return b"".join(_parts(_REPLY, head, b.tensors))
 
 
 def decode_request(data: bytes) -> RequestBlock:
@@ -100,14 +106,14 @@ def _tensor_heads(tensors: dict[str, Tensor]) -> tuple[_TensorHead, ...]:
     return tuple(_TensorHead(name, t.datatype, t.shape, len(t.data)) for name, t in tensors.items())
 
 
-def _join(kind: int, head: _RequestHead | _ReplyHead, tensors: dict[str, Tensor]) -> bytes:
+def _parts(kind: int, head: _RequestHead | _ReplyHead, tensors: dict[str, Tensor]) -> list[bytes | memoryview]:
     packed = _encoder.encode(head)
     parts: list[bytes | memoryview] = [_PREFIX.pack(b"MR", FORMAT_VERSION, kind, len(packed)), packed]
     last = len(packed)
     for tensor in tensors.values():
         parts += (bytes(-last % 8), tensor.data)
         last = len(tensor.data)
-    return b"".join(parts)
+    return parts
 
 
 def _split(kind: int, decoder: msgspec.msgpack.Decoder[_Head], data: bytes) -> tuple[_Head, dict[str, Tensor]]:

@@ -1,75 +1,103 @@
 """Requests cut into blocks: which rows travel together, and what is written of each."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from millrace.broker.base import Append
 from millrace.broker.keys import Queue
 from millrace.protocol import codec
-from millrace.protocol.messages import RequestBlock, RequestItem
+from millrace.protocol.messages import RequestBlock
 from millrace.protocol.tensors import Tensor, concatenate_rows, split_rows
 from serving.queueing.pending import Pending, PendingRequests
 
-_BLOCK_BYTES = 1_000_000
-_FIRST_BLOCKS = 2
+BLOCK_BYTES = 1_000_000  # of tensors, unless one row is larger
 
 
-class Part(NamedTuple):
-    """A request, or a run of its rows."""
+Part = tuple[Pending, dict[str, Tensor], int]  # a request, or a run of its rows: the tensors and how many rows
 
-    pending: Pending
-    tensors: dict[str, Tensor]
+
+class EncodedBlock(NamedTuple):
+    """A block as it will travel: the buffers that make it, end to end, and their size."""
+
     rows: int
+    parts: list[bytes | memoryview]
+    size: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is too large for one entry of a stream, since it has one large row."""
+        return self.size > 2 * BLOCK_BYTES
+
+    def joined(self) -> tuple[int, bytes]:
+        """The block as an append takes it."""
+        return self.rows, b"".join(self.parts)
 
 
 @dataclass(slots=True)
 class Call:
-    """An append and the requests in it. Of a large request it has the first blocks; the `rest` follows once these are
-    admitted, so that workers begin while it is still written and on its way.
+    """Requests that are admitted together or not at all: several in one block, or one that may have several blocks.
+
+    `size` is the bytes of all blocks.
     """
 
-    append: Append
+    queue: Queue
+    priority: str
     requests: list[Pending]
-    rest: list[RequestBlock]
+    blocks: list[EncodedBlock]
+    size: int
+    deadline_ms: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it takes more than one append."""
+        return self.size > 2 * BLOCK_BYTES
+
+    @property
+    def rows(self) -> int:
+        """The rows of all blocks."""
+        return sum([block.rows for block in self.blocks])
+
+    def append(self) -> Append:
+        """The one append that it takes, unless it is large."""
+        return Append(self.queue, self.priority, tuple([block.joined() for block in self.blocks]))
 
 
-def cut(group: list[Pending], workers: int) -> Iterator[list[list[Part]]]:
-    """Requests of one key as the parts of blocks, one list of blocks for each append.
+def cut(group: list[Pending], workers: int, max_rows: int) -> Iterator[list[list[Part]]]:
+    """Requests of one key as the parts of blocks, one list of blocks for each call.
 
-    As many blocks as there are live workers, none above the batch size or about a megabyte.
+    As many blocks as there are live workers, none above the batch size, `max_rows` or a megabyte; but a row is not cut.
     """
     largest = group[0].max_batch_size
     if not largest:
         for pending in group:
-            yield [[Part(pending, _as_one_row(pending.inputs), 1)]]
+            yield [[(pending, _as_one_row(pending.inputs), 1)]]
         return
-    rows = sum(pending.rows for pending in group)
-    row_bytes = sum(len(t.data) for p in group for t in p.inputs.values()) / max(1, rows)
-    share = math.ceil(rows / max(1, workers))
-    limit = max(1, min(largest, share, int(_BLOCK_BYTES / max(1.0, row_bytes))))
+    share = math.ceil(sum([pending.rows for pending in group]) / max(1, workers))
+    limit = max(1, min(largest, share, max_rows))
     together: list[Part] = []
-    filled = 0
+    rows = size = 0
     for pending in group:
-        if together and filled + pending.rows > limit:
+        if together and (rows + pending.rows > limit or size + pending.size > BLOCK_BYTES):
             yield [together]
-            together, filled = [], 0
-        if pending.rows > limit:
+            together, rows, size = [], 0, 0
+        if pending.rows > limit or (pending.size > BLOCK_BYTES and pending.rows > 1):
             yield _cut_one(pending, limit)
         else:
-            together.append(Part(pending, pending.inputs, pending.rows))
-            filled += pending.rows
+            together.append((pending, pending.inputs, pending.rows))
+            rows, size = rows + pending.rows, size + pending.size
     if together:
         yield [together]
 
 
 def _cut_one(pending: Pending, limit: int) -> list[list[Part]]:
-    """A large request's parts, each a block of its own, of at most `limit` rows."""
+    """A large request's parts, each a block of its own, of at most `limit` rows and about a megabyte."""
     rows = pending.rows
+    limit = max(1, min(limit, BLOCK_BYTES * rows // max(1, pending.size)))
     counts = [min(limit, rows - start) for start in range(0, rows, limit)]
     columns = {name: split_rows(tensor, counts) for name, tensor in pending.inputs.items()}
-    return [[Part(pending, {name: column[i] for name, column in columns.items()}, n)] for i, n in enumerate(counts)]
+    return [[(pending, {name: column[i] for name, column in columns.items()}, n)] for i, n in enumerate(counts)]
 
 
 class BlockWriter:
@@ -80,44 +108,27 @@ class BlockWriter:
         self._reply_to = reply_to
 
     def call(self, blocks: list[list[Part]], broker_ms: float) -> Call:
-        """One append of these blocks; of many, the first. `broker_ms` is the broker's time now."""
+        """The call of these blocks, either one or those of one request. `broker_ms` is the broker's time now."""
         offset_ms = broker_ms - self._pending.clock() * 1000
-        pendings = list(dict.fromkeys(part.pending for parts in blocks for part in parts))
-        first = pendings[0]
-        whole = [self._block(first, parts, broker_ms, offset_ms) for parts in blocks]
-        append = Append(Queue(first.model, first.version), first.priority, encoded(whole[:_FIRST_BLOCKS]))
-        return Call(append, pendings, whole[_FIRST_BLOCKS:])
+        first, _, _ = blocks[0][0]
+        encoded = [self._block(first, parts, broker_ms, offset_ms) for parts in blocks]
+        requests = [pending for pending, _, _ in blocks[0]]
+        deadline_ms = int(first.deadline * 1000 + offset_ms)
+        size = sum([block.size for block in encoded])
+        return Call(Queue(first.model, first.version), first.priority, requests, encoded, size, deadline_ms)
 
-    def _block(self, first: Pending, parts: list[Part], sent_ms: float, offset_ms: float) -> RequestBlock:
-        return RequestBlock(
+    def _block(self, first: Pending, parts: list[Part], sent_ms: float, offset_ms: float) -> EncodedBlock:
+        block = RequestBlock(
             reply_to=self._reply_to,
             model=first.model,
             version=first.version,
             signature=first.signature,
             sent_ms=sent_ms,
-            items=tuple([self._item(part.pending, part.rows, offset_ms) for part in parts]),
-            tensors={name: concatenate_rows([part.tensors[name] for part in parts]) for name in parts[0].tensors},
+            items=tuple([self._pending.add_part(pending, rows, offset_ms) for pending, _, rows in parts]),
+            tensors={name: concatenate_rows([tensors[name] for _, tensors, _ in parts]) for name in parts[0][1]},
         )
-
-    def _item(self, pending: Pending, rows: int, offset_ms: float) -> RequestItem:
-        """The item of one part; the offset is what the broker's clock is ahead of ours."""
-        number = self._pending.add_part(pending)
-        return RequestItem(number, pending.trace, rows, int(pending.deadline * 1000 + offset_ms))
-
-
-def rows_of(block: RequestBlock) -> int:
-    """How many rows the block has."""
-    return sum(item.rows for item in block.items)
-
-
-def bytes_of(block: RequestBlock) -> int:
-    """How large its tensors are."""
-    return sum(len(tensor.data) for tensor in block.tensors.values())
-
-
-def encoded(blocks: Iterable[RequestBlock]) -> tuple[tuple[int, bytes], ...]:
-    """The blocks as an append takes them."""
-    return tuple([(rows_of(block), codec.encode_request(block)) for block in blocks])
+        buffers = codec.request_parts(block)
+        return EncodedBlock(sum([rows for _, _, rows in parts]), buffers, sum(map(len, buffers)))
 
 
 def _as_one_row(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,24 +8,22 @@ busier it gets, the larger the blocks, and the cost per request falls as the loa
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from dataclasses import replace
 
 from millrace.broker.base import Held, Limits, ProducerLink
-from millrace.protocol.errors import MillraceError, QueueFull
-from serving.queueing.blocks import BlockWriter, Call, bytes_of, cut, encoded, rows_of
+from millrace.protocol.errors import MillraceError, PayloadTooLarge, QueueFull
+from serving.queueing.blocks import BlockWriter, Call, cut
+from serving.queueing.large_calls import LargeCalls
 from serving.queueing.pending import Pending, PendingRequests, release
 
 LONGEST_RETRY_S = 30.0
 _GROUPS = 3  # parts of what is open that are under way at once: one parsed, one computed, one answered
 _SMALLEST_GROUP = 8
-_REST_BLOCKS = 2
-_ANY = Limits(2**53, 2**53)
 
 
 class GroupCommit:
     """Appends requests in blocks.
 
-    `appends` are on their way now. `worker_count` says how many workers share a version's queue; `spawn` runs a
+    `worker_count` says how many workers share a version's queue; `spawn` runs a
     coroutine as a task that is cancelled when the producer stops.
     """
 
@@ -46,7 +44,14 @@ class GroupCommit:
         self._writer = BlockWriter(pending, link.reply_to)
         self._waiting: list[Pending] = []
         self._is_scheduled = False
-        self.appends = 0
+        self._large_calls = LargeCalls(link, limits, self._refuse)
+        self._small_appends = 0
+        self._large_appends = 0
+
+    @property
+    def appends(self) -> int:
+        """How many appends, and large requests of several, are on their way."""
+        return self._small_appends + self._large_appends
 
     def add(self, pending: Pending) -> None:
         """Send the request: now, after this turn of the event loop, or with the next block."""
@@ -62,7 +67,7 @@ class GroupCommit:
         self._pending.fail_all(waiting, error)
 
     def _schedule(self) -> None:
-        if not self.appends and not self._is_scheduled:
+        if not self._small_appends and not self._is_scheduled:
             self._is_scheduled = True
             # After the requests that this turn of the loop still brings.
             asyncio.get_running_loop().call_soon(self._send_scheduled)
@@ -83,53 +88,53 @@ class GroupCommit:
         except Exception as error:
             self._give_up(waiting, error)
             return
-        if whole := [call for call in calls if not call.rest]:
-            self._begin_append(whole, self._limits)
+        if small := [call for call in calls if not call.is_large]:
+            self._begin_append(small)
         for call in calls:
-            if call.rest:
-                room = Limits(
-                    self._limits.rows - sum(map(rows_of, call.rest)), self._limits.bytes - sum(map(bytes_of, call.rest))
-                )
-                self._begin_append([call], room)
+            if call.is_large:
+                self._large_appends += 1
+                self._spawn(self._append_large(call))
 
     def _calls(self, group: list[Pending]) -> list[Call]:
         workers = self._worker_count(group[0].model, group[0].version)
-        return [self._writer.call(blocks, self._link.clock.now_ms()) for blocks in cut(group, workers)]
+        now_ms = self._link.clock.now_ms()
+        return [self._writer.call(blocks, now_ms) for blocks in cut(group, workers, self._limits.rows)]
 
-    def _begin_append(self, calls: list[Call], limits: Limits) -> None:
+    def _begin_append(self, calls: list[Call]) -> None:
         try:
-            answering = self._link.append([call.append for call in calls], limits)
+            answering = self._link.append([call.append() for call in calls], self._limits)
         except Exception as error:
             self._give_up([pending for call in calls for pending in call.requests], error)
             return
-        self.appends += 1
+        self._small_appends += 1
         self._spawn(self._append(calls, answering))
 
-    async def _append(self, calls: list[Call], answering: Awaitable[list[Held | None]]) -> None:
+    async def _append(self, calls: list[Call], answering: Awaitable[list[Held]]) -> None:
+        requests = [pending for call in calls for pending in call.requests]
         try:
-            for call, full in zip(calls, await answering, strict=True):
-                if full:
-                    self._refuse(call, full)
-                else:
-                    await self._append_rest(call)
+            for call, held in zip(calls, await answering, strict=True):
+                call.requests[0].usage.told(held)
+                if held.is_refused:
+                    self._refuse(call, held)
         except Exception as error:
-            self._pending.fail_all([pending for call in calls for pending in call.requests], error)
+            self._pending.fail_all(requests, error)
         finally:
-            for call in calls:
-                for pending in call.requests:
-                    release(pending)
-            self.appends -= 1
+            for pending in requests:
+                release(pending)
+            self._small_appends -= 1
             if self._waiting:
                 self._schedule()
 
-    async def _append_rest(self, call: Call) -> None:
-        """Send what is left of a large request, for which there was room when its first blocks were admitted."""
-        answering = [
-            self._link.append([replace(call.append, blocks=encoded(call.rest[i : i + _REST_BLOCKS]))], _ANY)
-            for i in range(0, len(call.rest), _REST_BLOCKS)
-        ]
-        for answer in answering:
-            await answer
+    async def _append_large(self, call: Call) -> None:
+        """Send a large request, beside all others: they do not wait until it is sent."""
+        try:
+            await self._large_calls.send(call)
+        except Exception as error:
+            self._pending.fail_all(call.requests, error)
+        finally:
+            for pending in call.requests:
+                release(pending)
+            self._large_appends -= 1
 
     def _give_up(self, pendings: list[Pending], error: Exception) -> None:
         self._pending.fail_all(pendings, error)
@@ -137,9 +142,21 @@ class GroupCommit:
             release(pending)
 
     def _refuse(self, call: Call, held: Held) -> None:
+        queue, limits = call.queue.model, self._limits
+        if len(call.requests) == 1 and (call.rows > limits.rows or call.size > limits.bytes):
+            self._pending.fail_all(call.requests, never_fits(queue, call.rows, call.size, limits))
+            return
         error = QueueFull(
-            f"the queue of {call.append.queue.model!r} is full: it holds {held.rows} of {self._limits.rows} rows "
-            f"and {held.bytes} of {self._limits.bytes} bytes",
+            f"the queue of {queue!r} is full: it holds {held.rows} of {limits.rows} rows "
+            f"and {held.bytes} of {limits.bytes} bytes",
             retry_after_s=min(LONGEST_RETRY_S, call.requests[0].flow.seconds_until(held.rows)),
         )
         self._pending.fail_all(call.requests, error)
+
+
+def never_fits(model: str, rows: int, size: int, limits: Limits) -> PayloadTooLarge:
+    """The error of a request that is larger than the whole queue may be."""
+    return PayloadTooLarge(
+        f"the request has {rows} rows and {size} bytes; the queue of {model!r} holds at most {limits.rows} rows "
+        f"and {limits.bytes} bytes"
+    )

@@ -79,5 +79,5 @@ class Membership:
 
 
 def _said(workers: Sequence[WorkerAnnouncement]) -> list[object]:
-    """What announcements say, but for their times. Models that have not changed are the same objects, and soon compared."""
+    """What announcements say, but for their times. Unchanged models are the same objects, and soon compared."""
     return [(worker.worker, worker.models, worker.generations) for worker in workers]

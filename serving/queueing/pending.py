@@ -12,13 +12,16 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError
-from millrace.protocol.messages import ReplyItem
-from millrace.protocol.tensors import Tensor, concatenate_rows
+from millrace.protocol.messages import ReplyItem, RequestItem
+from millrace.protocol.tensors import BYTES, Tensor, concatenate_rows
 from serving.queueing.deadlines import Deadlines
+from serving.queueing.fairness import Usage
 from serving.queueing.flow import Flow
 from serving.queueing.requests import (
     Clock,
@@ -28,9 +31,13 @@ from serving.queueing.requests import (
     OnResponse,
     OnSent,
     Timings,
+    size_of,
 )
 
 _log = logging.getLogger(__name__)
+_NOTHING: dict[str, Tensor] = {}
+_NO_TIME = Timings(0.0, 0.0, 0.0, 0.0)
+_SMALL_BYTES = 1_000_000  # that the event loop may copy at once
 
 
 class Pending:
@@ -40,9 +47,9 @@ class Pending:
     """
 
     __slots__ = (
-        "deadline", "flow", "ids", "inputs", "is_done", "key", "max_batch_size", "missing", "model", "on_error",
-        "on_response", "on_sent", "parts", "priority", "rows", "signature", "started", "tick", "timeout_s", "timings",
-        "trace", "version",
+        "deadline", "flow", "ids", "inputs", "is_done", "key", "max_batch_size", "missing", "model",
+        "on_error", "on_response", "on_sent", "parts", "priority", "rows", "signature", "size", "started", "tick",
+        "timeout_s", "timings", "trace", "usage", "version",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +59,8 @@ class Pending:
         on_error: OnError,
         on_sent: OnSent | None,
         flow: Flow,
+        usage: Usage,
+        size: int,
         now: float,
     ) -> None:
         self.model = request.model
@@ -63,10 +72,12 @@ class Pending:
         self.timeout_s = request.timeout_s
         self.trace = request.trace
         self.inputs: dict[str, Tensor] = request.inputs
+        self.size = size
         self.on_response = on_response
         self.on_error = on_error
         self.on_sent = on_sent
         self.flow = flow
+        self.usage = usage
         self.started = now
         self.deadline = now + request.timeout_s
         self.ids: list[int] = []
@@ -78,18 +89,22 @@ class Pending:
         shapes = tuple([(name, t.datatype, t.shape[1:]) for name, t in request.inputs.items()])
         self.key: Hashable = (request.model, request.version, request.signature, request.priority, shapes)
 
-    def take(
-        self, part: int, item: ReplyItem, outputs: dict[str, Tensor], compute_ms: float, now: float
-    ) -> InferenceResponse | None:
-        """Take in one part's reply; the last one completes the response."""
+    def take(self, part: int, item: ReplyItem, outputs: dict[str, Tensor], compute_ms: float, now: float) -> bool:
+        """Take in one part's reply; whether it was the last one, so that the response is complete."""
         self._measure(item, compute_ms, now)
         self.parts[part] = outputs
         self.missing -= 1
-        if self.missing or not self.timings:
-            return None
-        if len(self.parts) > 1:
-            outputs = _joined(self.parts)
-        return InferenceResponse(outputs if self.max_batch_size else _out_of_one_row(outputs), self.timings)
+        return not self.missing
+
+    @property
+    def must_be_joined(self) -> bool:
+        """Whether to put the parts together takes long."""
+        return len(self.parts) > 1 and sum(map(size_of, self.parts)) > _SMALL_BYTES
+
+    def response(self) -> InferenceResponse:
+        """The complete response, of all parts. Raises `ValueError` where they do not fit together."""
+        outputs = self.parts[0] if len(self.parts) == 1 else _joined(self.parts)
+        return InferenceResponse(outputs if self.max_batch_size else _out_of_one_row(outputs), self.timings or _NO_TIME)
 
     def _measure(self, item: ReplyItem, compute_ms: float, now: float) -> None:
         """The part's timings, fitted to the time that really passed: the worker's clock may be a little off ours."""
@@ -108,13 +123,16 @@ class PendingCounts(NamedTuple):
 
 
 class PendingRequests:
-    """All requests of this process that have no answer yet, by the ids of their parts. Each of them ends here, once."""
+    """All requests of this process that have no answer yet. Each of them ends here, once.
+
+    `parts` are those that have been sent and have no reply, by their ids: the request, and which part of it.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.count = 0
         self._ids = itertools.count(1)
-        self._parts: dict[int, tuple[Pending, int]] = {}
+        self.parts: dict[int, tuple[Pending, int]] = {}
         self._deadlines = Deadlines(self._expire, clock)
         self._none_left: asyncio.Event | None = None
 
@@ -125,9 +143,11 @@ class PendingRequests:
         on_error: OnError,
         on_sent: OnSent | None,
         flow: Flow,
+        usage: Usage,
+        size: int,
     ) -> Pending:
-        """Begin the life of a request; its deadline is watched from now on."""
-        pending = Pending(request, on_response, on_error, on_sent, flow, self.clock())
+        """Begin the life of a request of `size` bytes; its deadline is watched from now on."""
+        pending = Pending(request, on_response, on_error, on_sent, flow, usage, size, self.clock())
         pending.tick = self._deadlines.add(pending, pending.deadline)
         flow.sent(request.priority, request.rows)
         self.count += 1
@@ -136,31 +156,35 @@ class PendingRequests:
     @property
     def counts(self) -> PendingCounts:
         """What is held now; all 0 when every request has ended."""
-        return PendingCounts(self.count, len(self._parts), len(self._deadlines))
+        return PendingCounts(self.count, len(self.parts), len(self._deadlines))
 
-    def add_part(self, pending: Pending) -> int:
-        """The id under which one part of the request, all of it perhaps, will be answered."""
+    def add_part(self, pending: Pending, rows: int, offset_ms: float) -> RequestItem:
+        """The item of so many of the request's rows; the offset is what the broker's clock is ahead of ours."""
         number = next(self._ids)
-        self._parts[number] = (pending, len(pending.parts))
+        self.parts[number] = (pending, len(pending.parts))
         pending.ids.append(number)
         pending.parts.append({})
         pending.missing += 1
-        return number
-
-    def pop_part(self, number: int) -> tuple[Pending, int] | None:
-        """The request that the part of that id belongs to, and which part it is; None the second time."""
-        return self._parts.pop(number, None)
+        return RequestItem(number, pending.trace, rows, int(pending.deadline * 1000 + offset_ms))
 
     def respond(self, pending: Pending, response: InferenceResponse) -> None:
-        """Answer with the response."""
+        """Answer with the response, unless the request has ended."""
+        if pending.is_done:
+            return
         self.end(pending, is_answered=True)
-        _call(pending, pending.on_response, response)
+        try:
+            pending.on_response(response)
+        except Exception:
+            _log_callback(pending)
 
     def fail(self, pending: Pending, error: MillraceError) -> None:
         """Answer with the error, unless there is an answer already."""
         if not pending.is_done:
             self.end(pending)
-            _call(pending, pending.on_error, error)
+            try:
+                pending.on_error(error)
+            except Exception:
+                _log_callback(pending)
 
     def fail_all(self, pendings: Iterable[Pending], error: Exception) -> None:
         """Answer all of them with the error; what is no error for callers is logged, and `Internal` to them."""
@@ -172,15 +196,16 @@ class PendingRequests:
 
     def fail_sent(self, error: MillraceError) -> None:
         """Answer all requests that were sent with the error."""
-        self.fail_all([pending for pending, _ in self._parts.values()], error)
+        self.fail_all([pending for pending, _ in self.parts.values()], error)
 
     def end(self, pending: Pending, *, is_answered: bool = False) -> None:
         """The request has its answer, or nobody waits for it any more; calls nothing but `on_sent`."""
         pending.is_done = True
         self._deadlines.remove(pending, pending.tick)
         for number in pending.ids:
-            self._parts.pop(number, None)
+            self.parts.pop(number, None)
         pending.flow.ended(pending.priority, pending.rows, is_answered=is_answered)
+        pending.usage.remove(pending.rows, pending.size)
         if not pending.ids:  # else its blocks may still be on their way
             release(pending)
         self.count -= 1
@@ -200,18 +225,18 @@ class PendingRequests:
 
 def release(pending: Pending) -> None:
     """Drop the request's inputs, and say so: its blocks are gone to the queue, or will not go there."""
-    pending.inputs = {}
-    on_sent, pending.on_sent = pending.on_sent, None
-    if on_sent:
-        _call(pending, on_sent)
+    pending.inputs = _NOTHING
+    if pending.on_sent:
+        on_sent, pending.on_sent = pending.on_sent, None
+        try:
+            on_sent()
+        except Exception:
+            _log_callback(pending)
 
 
-def _call(pending: Pending, callback: Callable[..., None], *arguments: object) -> None:
-    """Call back; a callback that raises must not keep the others from being called."""
-    try:
-        callback(*arguments)
-    except Exception:
-        _log.exception("a request's callback failed", extra={"request_id": pending.trace})
+def _log_callback(pending: Pending) -> None:
+    """A callback that raises must not keep the others from being called."""
+    _log.exception("a request's callback failed", extra={"request_id": pending.trace})
 
 
 def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -219,7 +244,16 @@ def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     forms = [{name: (tensor.datatype, tensor.shape[1:]) for name, tensor in part.items()} for part in parts]
     if any(form != forms[0] for form in forms):
         raise ValueError(f"the parts of a response differ: {forms[0]} and others")
-    return {name: concatenate_rows([part[name] for part in parts]) for name in parts[0]}
+    return {name: _end_to_end([part[name] for part in parts]) for name in parts[0]}
+
+
+def _end_to_end(tensors: Sequence[Tensor]) -> Tensor:
+    first = tensors[0]
+    if first.datatype == BYTES or sum([len(tensor.data) for tensor in tensors]) <= _SMALL_BYTES:
+        return concatenate_rows(tensors)
+    # numpy lets other threads run while it copies; bytes do not where they are joined of views
+    data = np.concatenate([np.frombuffer(tensor.data, np.uint8) for tensor in tensors])
+    return Tensor(first.datatype, (sum([tensor.shape[0] for tensor in tensors]), *first.shape[1:]), data.data)
 
 
 def _out_of_one_row(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,8 +15,9 @@ from millrace.broker.keys import Queue
 from millrace.protocol.desired_state import DesiredState, DesiredStates
 from millrace.protocol.errors import MillraceError, QueueFull, Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
+from serving.queueing.fairness import FairShares
 from serving.queueing.flow import Flow
-from serving.queueing.group_commit import LONGEST_RETRY_S, GroupCommit
+from serving.queueing.group_commit import LONGEST_RETRY_S, GroupCommit, never_fits
 from serving.queueing.membership import Membership
 from serving.queueing.pending import Pending, PendingRequests
 from serving.queueing.replies import BlockObserver, Replies
@@ -52,14 +53,16 @@ class Producer:
         clock: Clock = time.perf_counter,
     ) -> None:
         self._link = link
+        self._limits = limits
         self._heartbeat_s = heartbeat_s
         self._flows: dict[tuple[str, int], Flow] = {}
+        self._shares: dict[tuple[str, int], FairShares] = {}
         self._withdrawn: dict[Queue, list[tuple[int, int]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending = PendingRequests(clock)
         self._membership = Membership(link, self._lost)
         self._group_commit = GroupCommit(link, limits, self._pending, worker_count=self.worker_count, spawn=self._spawn)
-        self._replies = Replies(link, self._pending, observer or BlockObserver())
+        self._replies = Replies(link, self._pending, observer or BlockObserver(), self._spawn)
 
     async def start(self) -> None:
         """Begin to listen for replies and announcements; does not wait for the queue to be reachable."""
@@ -107,16 +110,38 @@ class Producer:
         """Submit a request; `on_response` or `on_error` is called later, on the event loop, unless it is withdrawn.
 
         `on_sent` is called once, when the request's tensors are no longer held here: its blocks are in the queue, or it
-        ended before. Raises `QueueFull` where so much is waiting that the answer would come too late.
+        ended before. Raises `PayloadTooLarge` for what the queue could never hold, and `QueueFull` where so much is
+        waiting that the answer would come too late, or the caller has more than a share of the queue (`fairness.py`).
         """
         key = request.model, request.version
         flow = self._flows.get(key)
         if flow is None:
             flow = self._flows[key] = Flow(request.max_batch_size)
+            self._shares[key] = FairShares(self._limits)
+        size = 0
+        for tensor in request.inputs.values():  # `size_of`, at half the time
+            size += len(tensor.data)
+        if request.rows > self._limits.rows or size > self._limits.bytes:
+            raise never_fits(request.model, request.rows, size, self._limits)
         self.refuse_if_late(request.model, request.version, request.priority, request.timeout_s)
-        pending = self._pending.add(request, on_response, on_error, on_sent, flow)
+        usage = self._shares[key].add(request.caller, request.rows, size)
+        if usage is None:
+            raise self._unfair(request, self._shares[key], size)
+        pending = self._pending.add(request, on_response, on_error, on_sent, flow, usage, size)
         self._group_commit.add(pending)
         return pending
+
+    def _unfair(self, request: InferenceRequest, shares: FairShares, size: int) -> QueueFull:
+        number = len(shares) + 1
+        share = f"1/{number}: {self._limits.rows // number} rows, {self._limits.bytes // number} bytes"
+        wait_s = self._flows[request.model, request.version].seconds_until(
+            shares.excess(request.caller, request.rows, size)
+        )
+        return QueueFull(
+            f"the queue of {request.model!r} is more than half full, and with this request the caller would hold more "
+            f"than a fair share of it ({share})",
+            retry_after_s=min(LONGEST_RETRY_S, wait_s),
+        )
 
     def refuse_if_late(self, model: str, version: int, priority: str, timeout_s: float) -> None:
         """Raises `QueueFull` where so much is waiting that the answer to a request would come too late.

@@ -1,12 +1,15 @@
 """The way out: reply blocks become the responses of the requests that they answer."""
 
+import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 
 from millrace.broker.base import ProducerLink
+from millrace.broker.fragments import Reference, read_reference
 from millrace.protocol import codec
-from millrace.protocol.errors import Internal, from_wire
-from millrace.protocol.messages import ReplyBlock, ReplyItem
-from millrace.protocol.tensors import Tensor, split_rows
+from millrace.protocol.errors import Internal, Unavailable, from_wire
+from millrace.protocol.messages import ReplyBlock
+from millrace.protocol.tensors import split_rows
 from serving.queueing.pending import Pending, PendingRequests
 
 _log = logging.getLogger(__name__)
@@ -20,45 +23,84 @@ class BlockObserver:
 
 
 class Replies:
-    """Reads this process's reply stream and answers the pending requests."""
+    """Reads this process's reply stream and answers the pending requests.
 
-    def __init__(self, link: ProducerLink, pending: PendingRequests, observer: BlockObserver) -> None:
+    `spawn` runs a coroutine as a task that is cancelled when the producer stops.
+    """
+
+    def __init__(
+        self,
+        link: ProducerLink,
+        pending: PendingRequests,
+        observer: BlockObserver,
+        spawn: Callable[[Coroutine[None, None, None]], None],
+    ) -> None:
         self._link = link
         self._pending = pending
         self._observer = observer
+        self._spawn = spawn
 
     async def read(self) -> None:
         """Wait for the next reply blocks and answer what they answer. Raises `Unavailable`."""
         for block in await self._link.replies():
-            try:
-                self._resolve(codec.decode_reply(block))
-            except Exception:
-                _log.exception("a reply could not be read")
+            if reference := read_reference(block):
+                self._spawn(self._fetch(reference))
+            else:
+                self._read(block)
+
+    async def _fetch(self, reference: Reference) -> None:
+        """Answer what a large reply block answers; the others' replies are read meanwhile."""
+        try:
+            block = await self._link.fetch(reference)
+        except Unavailable as error:
+            _log.warning("a large reply could not be fetched", extra={"reason": str(error)})
+            return
+        if block is not None:
+            self._read(block)
+
+    def _read(self, block: bytes) -> None:
+        try:
+            self._resolve(codec.decode_reply(block))
+        except Exception:
+            _log.exception("a reply could not be read")
 
     def _resolve(self, block: ReplyBlock) -> None:
         counts = [item.rows for item in block.items]
         columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
+        pending, now = self._pending, self._pending.clock()
         answered: Pending | None = None
         for i, item in enumerate(block.items):
-            found = self._pending.pop_part(item.id)
+            found = pending.parts.pop(item.id, None)
             if found is None:  # answered before, or nobody waits any more
                 continue
             answered, part = found
             if item.code:
-                self._pending.fail(answered, from_wire(item.code, item.message))
-            else:
-                self._take(answered, part, item, {name: c[i] for name, c in columns.items()}, block.compute_ms)
+                pending.fail(answered, from_wire(item.code, item.message))
+                continue
+            try:
+                outputs = {name: column[i] for name, column in columns.items()}
+                if not answered.take(part, item, outputs, block.compute_ms, now):
+                    continue
+                if answered.must_be_joined:
+                    self._spawn(self._join(answered))
+                    continue
+                response = answered.response()
+            except Exception as error:
+                self._misfit(answered, error)
+                continue
+            pending.respond(answered, response)
         if answered:
             self._observer.block_answered(answered.model, answered.version, block)
 
-    def _take(
-        self, pending: Pending, part: int, item: ReplyItem, outputs: dict[str, Tensor], compute_ms: float
-    ) -> None:
+    async def _join(self, pending: Pending) -> None:
+        """Answer with a large response of several parts, which are put together in a thread."""
         try:
-            response = pending.take(part, item, outputs, compute_ms, self._pending.clock())
-        except Exception:
-            _log.exception("an answer does not fit", extra={"request_id": pending.trace})
-            self._pending.fail(pending, Internal("the parts of the answer do not fit together"))
-            return
-        if response:
+            response = await asyncio.to_thread(pending.response)
+        except Exception as error:
+            self._misfit(pending, error)
+        else:
             self._pending.respond(pending, response)
+
+    def _misfit(self, pending: Pending, error: Exception) -> None:
+        _log.error("an answer does not fit", exc_info=error, extra={"request_id": pending.trace})
+        self._pending.fail(pending, Internal("the parts of the answer do not fit together"))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply
+from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply, Room
+from millrace.broker.fragments import Reference, read_reference
 from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue, consumer_name
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
@@ -33,15 +34,22 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 
 def appended(broker: Broker, *appends: Append, limit: int = 100, limit_bytes: int = 10**6) -> list[Held | None]:
+    """None for each that was admitted, what the queue holds for each that was refused."""
+
     async def run() -> list[Held | None]:
         link = broker.producer("api")
         try:
             await link.heartbeat()
-            return await link.append(appends, Limits(limit, limit_bytes))
+            answers = await link.append(appends, Limits(limit, limit_bytes))
+            return [held if held.is_refused else None for held in answers]
         finally:
             await link.close()
 
     return asyncio.run(run())
+
+
+def full(rows: int, size: int) -> Held:
+    return Held(rows, size, is_refused=True)
 
 
 def one(block: bytes, rows: int = 1, priority: str = "normal") -> Append:
@@ -89,13 +97,13 @@ def test_waiting_ends_empty_handed_in_time(broker: Broker) -> None:
 
 
 def test_a_full_queue_refuses_and_keeps_what_it_has(broker: Broker) -> None:
-    assert appended(broker, one(b"1", 6), one(b"2", 5), one(b"3", 4), limit=10) == [None, Held(6, 1), None]
+    assert appended(broker, one(b"1", 6), one(b"2", 5), one(b"3", 4), limit=10) == [None, full(6, 1), None]
     assert blocks(take(broker)) == [b"1", b"3"]
 
 
 def test_blocks_of_one_append_are_admitted_together_or_not_at_all(broker: Broker) -> None:
     both = Append(QUEUE, "normal", ((5, b"1"), (6, b"2")))
-    assert appended(broker, both, limit=10) == [Held(0, 0)]
+    assert appended(broker, both, limit=10) == [full(0, 0)]
     assert take(broker) == []
     assert appended(broker, both, limit=11) == [None]
     assert blocks(take(broker)) == [b"1", b"2"]
@@ -105,16 +113,139 @@ def test_rows_in_work_count_until_they_are_finished(broker: Broker) -> None:
     appended(broker, one(b"1", 10), limit=10)
     consumer = broker.consumer(QUEUE, "c")
     (delivery,) = consumer.exchange([], [], count=1, block_ms=0)
-    assert appended(broker, one(b"2"), limit=10) == [Held(10, 1)]
+    assert appended(broker, one(b"2"), limit=10) == [full(10, 1)]
     consumer.exchange([], [delivery], count=0, block_ms=0)
     assert appended(broker, one(b"2", 10), limit=10) == [None]
 
 
 def test_bytes_are_bounded_as_rows_are(broker: Broker) -> None:
-    assert appended(broker, one(b"12345"), one(b"123456"), limit_bytes=10) == [None, Held(1, 5)]
+    assert appended(broker, one(b"12345"), one(b"123456"), limit_bytes=10) == [None, full(1, 5)]
     consumer = broker.consumer(QUEUE, "c")
     consumer.exchange([], consumer.exchange([], [], count=9, block_ms=0), count=0, block_ms=0)
     assert appended(broker, one(b"123456"), limit_bytes=10) == [None]
+
+
+def test_an_append_is_told_what_the_queue_holds_with_it(broker: Broker) -> None:
+    async def run() -> list[Held]:
+        link = broker.producer("api")
+        await link.heartbeat()
+        held = await link.append([one(b"123", 2), one(b"45", 3), one(b"6", 9)], Limits(10, 100))
+        await link.close()
+        return held
+
+    assert asyncio.run(run()) == [Held(2, 3), Held(5, 5), full(5, 5)]
+
+
+def room(rows: int, size: int, for_ms: int = 60_000) -> Room:
+    return Room("api:1", rows, size, int(time.time() * 1000) + for_ms)
+
+
+def large(block: bytes, *, takes: Room | None = None, keeps: Room | None = None) -> Append:
+    """A part of a large request; no block is none."""
+    return Append(QUEUE, "normal", ((1, block),) if block else (), takes, keeps)
+
+
+def test_room_for_the_rest_of_a_request_counts_from_its_first_append_on(broker: Broker) -> None:
+    all_, some, last = room(5, 50), room(4, 40), room(1, 10)
+    assert appended(broker, large(b"1", keeps=all_), one(b"2", 5), limit=10) == [None, full(6, 51)]
+    assert appended(broker, one(b"2", 4), limit=10) == [None]
+    assert appended(broker, large(b"1" * 10, takes=all_, keeps=some), one(b"x"), limit=10) == [None, full(10, 52)]
+    between = Append(QUEUE, "normal", ((2, b"1" * 20), (1, b"1" * 10)), some, last)
+    assert appended(broker, between, large(b"1" * 10, takes=last), one(b"x"), limit=10) == [None, None, full(10, 52)]
+    consumer = broker.consumer(QUEUE, "c")
+    taken = consumer.exchange([], [], count=99, block_ms=0)
+    assert sum(delivery.rows for delivery in taken) == 10
+    consumer.exchange([], taken, count=0, block_ms=0)
+    assert appended(broker, one(b"x", 10), limit=10) == [None]
+
+
+def test_a_request_without_room_for_all_of_it_is_refused_whole(broker: Broker) -> None:
+    assert appended(broker, large(b"1", keeps=room(10, 10)), limit=10) == [full(0, 0)]
+    assert appended(broker, large(b"1", keeps=room(9, 100)), limit=10, limit_bytes=100) == [full(0, 0)]
+    assert take(broker) == []
+    assert appended(broker, one(b"x", 10), limit=10) == [None]
+
+
+def test_room_is_given_back_once(broker: Broker) -> None:
+    kept, left = room(9, 90), room(6, 60)
+    appended(broker, large(b"1", keeps=kept), limit=10)
+    part = Append(QUEUE, "normal", ((3, b"1" * 30),), kept, left)
+    assert appended(broker, part, large(b"", takes=left), large(b"", takes=left), limit=10) == [None] * 3
+    assert appended(broker, one(b"x", 7), one(b"x", 6), limit=10) == [full(4, 31), None]
+
+
+def test_room_that_nobody_took_in_time_is_given_up_when_it_is_needed(broker: Broker) -> None:
+    lost, kept = room(6, 60, for_ms=-1), Room("api:2", 2, 20, int(time.time() * 1000) + 60_000)
+    appended(broker, large(b"1", keeps=lost), large(b"2", keeps=kept), limit=10)
+    assert appended(broker, one(b"x", 7), one(b"x", 6), limit=10) == [full(4, 22), None]
+    assert appended(broker, large(b"1" * 20, takes=kept), limit=10) == [None]
+
+
+def test_what_comes_too_late_for_its_room_must_find_new_room(broker: Broker) -> None:
+    lost = room(6, 60, for_ms=-1)
+    appended(broker, large(b"1", keeps=lost), limit=10)
+    assert appended(broker, one(b"x", 8), limit=10) == [None]
+    assert appended(broker, large(b"2", takes=lost, keeps=room(5, 50)), limit=10) == [full(9, 2)]
+    assert appended(broker, large(b"2", takes=lost), limit=10) == [None]
+    assert appended(broker, one(b"x"), limit=10) == [full(10, 3)]
+
+
+def stored(broker: Broker, *fragments: bytes, for_ms: int = 60_000) -> bytes:
+    """The reference to a block in fragments."""
+
+    async def run() -> bytes:
+        link = broker.producer("api")
+        await link.heartbeat()
+        for fragment in fragments:
+            await link.store(QUEUE, "f", fragment, int(time.time() * 1000) + for_ms)
+        await link.close()
+        return Reference("f", len(fragments), sum(map(len, fragments))).encoded()
+
+    return asyncio.run(run())
+
+
+def test_a_block_in_fragments_is_delivered_whole_and_counts_as_it_is(broker: Broker) -> None:
+    reference = stored(broker, b"123", b"45")
+    assert appended(broker, one(b"a"), one(reference), one(b"b"), one(b"c" * 4), limit_bytes=10) == [
+        *(None, None, None),
+        full(3, 7),
+    ]
+    assert blocks(take(broker, "dead")) == [b"a", b"12345", b"b"]
+    consumer, claimed = broker.consumer(QUEUE, "c"), list[Delivery]()
+    until(lambda: claimed.extend(consumer.claim(lease_ms=20, count=5)) or len(claimed) == 3)
+    assert blocks(claimed) == [b"a", b"12345", b"b"]
+    consumer.exchange([], claimed, count=0, block_ms=0)
+    assert appended(broker, one(b"d" * 10), limit_bytes=10) == [None]
+    assert consumer.claim(lease_ms=0, count=5) == []
+
+
+def test_a_block_whose_fragments_are_gone_is_not_delivered_and_leaves_the_queue(broker: Broker) -> None:
+    expired, incomplete = stored(broker, b"123", for_ms=-1), Reference("other", 2, 6).encoded()
+    appended(broker, one(expired), one(incomplete), one(b"x"))
+    assert blocks(take(broker)) == [b"x"]
+    assert appended(broker, one(b"y" * 10), limit_bytes=10) == [full(1, 1)]
+    assert appended(broker, one(b"y" * 9), limit_bytes=10) == [None]
+
+
+def test_a_large_reply_comes_whole_and_keeps_no_small_one_waiting(broker: Broker) -> None:
+    large = bytes(range(256)) * 20_000
+
+    async def run() -> list[bytes]:
+        link = broker.producer("api")
+        await link.heartbeat()
+        sent = [Reply(link.reply_to, block) for block in (b"1", large, b"2")]
+        broker.consumer(QUEUE, "c").exchange(sent, [], count=0, block_ms=0)
+        received: list[bytes] = []
+        while len(received) < 3:
+            received += await link.replies()
+        assert [received[0], received[2]] == [b"1", b"2"]
+        if reference := read_reference(received[1]):
+            received[1] = await link.fetch(reference) or b""
+            assert await link.fetch(reference) is None
+        await link.close()
+        return received
+
+    assert asyncio.run(run())[1] == large
 
 
 def test_finishing_twice_counts_once(broker: Broker) -> None:
@@ -123,7 +254,7 @@ def test_finishing_twice_counts_once(broker: Broker) -> None:
     first, _ = consumer.exchange([], [], count=2, block_ms=0)
     for _ in range(2):
         consumer.exchange([], [first], count=0, block_ms=0)
-    assert appended(broker, one(b"3", 7), limit=10) == [Held(4, 1)]
+    assert appended(broker, one(b"3", 7), limit=10) == [full(4, 1)]
 
 
 def test_a_block_whose_consumer_fell_silent_is_claimed_with_its_count(
@@ -225,7 +356,7 @@ def test_what_a_dead_consumer_held_is_claimed_at_once_and_counted_only_where_it_
     count = 2 if is_suspect else 1
     assert [(d.block, d.rows, d.deliveries) for d in claimed] == [(b"high", 2, count), (b"normal", 3, count)]
     broker.consumer(QUEUE, "next").exchange([], claimed, count=0, block_ms=0)
-    assert appended(broker, one(b"more", 100), limit=100) == [Held(1, 7)]
+    assert appended(broker, one(b"more", 100), limit=100) == [full(1, 7)]
 
 
 def test_nothing_is_released_of_a_consumer_that_holds_nothing(broker: Broker) -> None:
@@ -662,6 +793,46 @@ class TestRedisAlone:
         asyncio.run(run())
         worker.close()
 
+    def test_room_that_redis_lost_is_as_none(self, redis_server: RedisServer) -> None:
+        broker, kept = RedisBroker(redis_server.url), room(5, 50)
+        appended(broker, large(b"1", keeps=kept), limit=10)
+        with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+            client.flushall()
+            assert appended(broker, large(b"2", takes=kept, keeps=room(4, 40)), limit=10) == [None]
+            assert client.hgetall(QUEUE.held) == {"rows": "5", "bytes": "41"}
+            client.flushall()
+            appended(broker, large(b"", takes=kept), limit=10)
+            assert client.hgetall(QUEUE.held) == {}
+
+    def test_nothing_is_left_of_large_blocks(self, redis_server: RedisServer) -> None:
+        broker, kept = RedisBroker(redis_server.url), room(1, 3)
+        appended(broker, large(b"1", keeps=kept))
+        appended(broker, large(stored(broker, b"123"), takes=kept))
+        with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+            assert 0 < client.pttl(QUEUE.fragments("f")) <= 60_000
+            consumer = broker.consumer(QUEUE, "c")
+            consumer.exchange([], consumer.exchange([], [], count=9, block_ms=0), count=0, block_ms=0)
+            assert client.hgetall(QUEUE.held) == {"rows": "0", "bytes": "0"}
+            assert client.keys("*fragments*") + client.keys("*kept*") == []
+
+    def test_large_replies_are_read_in_small_pieces_and_expire(self, redis_server: RedisServer) -> None:
+        async def run() -> None:
+            link = RedisBroker(redis_server.url).producer("api")
+            await link.heartbeat()
+            consumer = RedisBroker(redis_server.url).consumer(QUEUE, "c")
+            replies = [Reply(link.reply_to, bytes(200_000)) for _ in range(100)]
+            consumer.exchange([*replies, Reply(link.reply_to, bytes(5_000_000))], [], count=0, block_ms=0)
+            reads = [len(await link.replies()), len(await link.replies())]
+            assert sum(reads) == 101
+            assert max(reads) * 262_144 < 17 * 10**6
+            with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+                (key,) = client.keys("*replies:*")
+                assert 0 < client.pttl(key) <= 60_000
+                assert max(map(len, client.lrange(key, 0, -1))) <= 1_000_000
+            await link.close()
+
+        asyncio.run(run())
+
     def test_a_full_memory_is_unavailable_and_says_so(self, redis_server: RedisServer) -> None:
         url = redis_server.url
         with redis.Redis.from_url(url) as client:
@@ -713,7 +884,7 @@ class TestRedisAlone:
                     await stuck
                 good.is_deaf = False
                 await link.heartbeat()
-                assert await link.append([one(b"x")], Limits(10, 10**8)) == [None]
+                assert await link.append([one(b"x")], Limits(10, 10**8)) == [Held(1, 1)]
                 await link.close()
 
         server = RedisServer(tmp_path / "redis.sock")

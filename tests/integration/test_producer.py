@@ -1,6 +1,8 @@
 """Group commit, splitting and joining, deadlines: the producer over a broker whose append a test can hold back."""
 
 import asyncio
+import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,10 +11,19 @@ import numpy as np
 import pytest
 
 from millrace.broker.base import Append, Delivery, Heartbeat, Held, Limits, Reply
+from millrace.broker.fragments import read_reference
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryProducerLink
 from millrace.protocol import codec
-from millrace.protocol.errors import DeadlineExceeded, Internal, InvalidRequest, QueueFull, Unavailable
+from millrace.protocol.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    MillraceError,
+    PayloadTooLarge,
+    QueueFull,
+    Unavailable,
+)
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, RequestBlock, WorkerAnnouncement
 from millrace.protocol.tensors import Tensor
 from serving.queueing.producer import Producer
@@ -29,16 +40,35 @@ class GatedLink(MemoryProducerLink):
         self.gate = asyncio.Event()
         self.gate.set()
         self.appends: list[list[RequestBlock]] = []
+        self.stored: list[int] = []
+        self.in_flight: list[int] = []
+        self._now = 0
         self.cancels: list[tuple[Queue, list[tuple[int, int]]]] = []
         self.is_broken = False
         self.has_stream = True
 
-    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held | None]:
-        self.appends.append([codec.decode_request(block) for append in appends for _, block in append.blocks])
-        await self.gate.wait()
-        if self.is_broken:
-            raise Unavailable("broken")
-        return await super().append(appends, limits)
+    async def append(self, appends: Sequence[Append], limits: Limits) -> list[Held]:
+        if blocks := [block for append in appends for _, block in append.blocks if not read_reference(block)]:
+            self.appends.append([codec.decode_request(block) for block in blocks])
+        async with self._sending():
+            return await super().append(appends, limits)
+
+    async def store(self, queue: Queue, fragments_id: str, fragment: bytes, expires_ms: int) -> None:
+        self.stored.append(len(fragment))
+        async with self._sending():
+            await super().store(queue, fragments_id, fragment, expires_ms)
+
+    @asynccontextmanager
+    async def _sending(self) -> AsyncIterator[None]:
+        self._now += 1
+        self.in_flight.append(self._now)
+        try:
+            await self.gate.wait()
+            if self.is_broken:
+                raise Unavailable("broken")
+            yield
+        finally:
+            self._now -= 1
 
     async def cancel(self, queue: Queue, items: Sequence[tuple[int, int]]) -> None:
         self.cancels.append((queue, list(items)))
@@ -52,7 +82,8 @@ class Bench:
     """A producer on a gated link, and a worker that answers each row with its double."""
 
     def __init__(self, workers: int, max_queue_rows: int) -> None:
-        self.broker = MemoryBroker()
+        self.broker_s = 0.0
+        self.broker = MemoryBroker(lambda: time.monotonic() + self.broker_s)
         self.link = GatedLink(self.broker)
         self.producer = Producer(self.link, limits=Limits(max_queue_rows, 10**8), heartbeat_s=0.01)
         self.consumer = self.broker.consumer(QUEUE, "c")
@@ -60,16 +91,33 @@ class Bench:
         for number in range(workers):
             self.broker.worker().announce(WorkerAnnouncement(worker=str(number), expires_ms=2**60, models=(model,)))
 
-    def submit(self, *values: float, timeout_s: float = 5.0, largest: int = 8) -> "asyncio.Task[InferenceResponse]":
-        return asyncio.create_task(self.producer.submit(self.request(*values, timeout_s=timeout_s, largest=largest)))
+    def submit(
+        self, *values: float, timeout_s: float = 5.0, largest: int = 8, caller: str = ""
+    ) -> "asyncio.Task[InferenceResponse]":
+        request = self.request(*values, timeout_s=timeout_s, largest=largest, caller=caller)
+        return asyncio.create_task(self.producer.submit(request))
 
     def request(self, *values: float, timeout_s: float = 5.0, largest: int = 8, caller: str = "") -> InferenceRequest:
+        tensor = Tensor.from_numpy(np.array(values, np.float32))
+        return self.request_of(tensor, timeout_s=timeout_s, largest=largest, caller=caller)
+
+    def submit_tensor(self, tensor: Tensor, largest: int) -> "asyncio.Task[InferenceResponse]":
+        return asyncio.create_task(self.producer.submit(self.request_of(tensor, largest=largest)))
+
+    async def held(self) -> Held:
+        """What the queue holds."""
+        (held,) = await MemoryProducerLink.append(self.link, [Append(QUEUE, "normal", ())], Limits(2**50, 2**50))
+        return held
+
+    def request_of(
+        self, tensor: Tensor, timeout_s: float = 5.0, largest: int = 8, caller: str = ""
+    ) -> InferenceRequest:
         return InferenceRequest(
             model="m",
             version=1,
             signature="serving_default",
-            inputs={"x": Tensor.from_numpy(np.array(values, np.float32))},
-            rows=len(values) if largest else 1,
+            inputs={"x": tensor},
+            rows=tensor.shape[0] if largest else 1,
             max_batch_size=largest,
             timeout_s=timeout_s,
             trace="t",
@@ -200,24 +248,119 @@ async def test_a_request_larger_than_a_batch_is_cut_and_joined_in_order() -> Non
         assert values(await task) == [2 * i for i in numbers]
 
 
+def wide(*values: float, row_bytes: int = 400_000) -> Tensor:
+    """Rows of so many bytes, each full of its value."""
+    return Tensor.from_numpy(np.repeat(np.array(values, np.float32)[:, None], row_bytes // 4, axis=1))
+
+
+def first_values(blocks: Sequence[RequestBlock]) -> list[list[float]]:
+    """The value that each row of wide blocks is full of."""
+    return [block.tensors["x"].to_numpy()[:, 0].tolist() for block in blocks]
+
+
 @run
-async def test_the_rest_of_a_large_request_follows_its_first_blocks_once_they_are_admitted() -> None:
+async def test_the_rest_of_a_large_request_follows_its_first_blocks_in_a_window() -> None:
     async with bench() as b:
+        task = b.submit_tensor(wide(*range(10)), largest=2)
         b.link.gate.clear()
-        task = b.submit(*range(10), largest=2)
         await turns()
-        assert b.sent() == [[[0, 1], [2, 3]]]
+        assert [first_values(blocks) for blocks in b.link.appends] == [[[0, 1]]]
         b.link.gate.set()
         await turns()
-        assert b.sent()[1:] == [[[4, 5], [6, 7]], [[8, 9]]]
+        b.link.gate.clear()
+        await turns(20)
+        sent = len(b.link.appends)
+        small = b.submit(77)
+        await turns()
+        assert b.sent()[sent:] == [[[77]]]  # nobody waits until it is sent
+        b.link.gate.set()
+        await turns(30)
+        appended = [first_values(blocks) for number, blocks in enumerate(b.link.appends) if number != sent]
+        assert appended == [[[2 * i, 2 * i + 1]] for i in range(5)]
+        assert max(b.link.in_flight) <= 3  # two and the small one
         b.work()
-        assert values(await task) == [2.0 * i for i in range(10)]
+        assert (await task).outputs["y"].to_numpy()[:, 0].tolist() == [2.0 * i for i in range(10)]
+        assert values(await small) == [154]
+        assert_nothing_is_left(b)
+
+
+@run
+async def test_no_block_has_more_than_about_a_megabyte_unless_one_row_has() -> None:
+    async with bench(max_queue_rows=10_000) as b:
+        tasks = [b.submit_tensor(wide(*range(9), row_bytes=300_000), largest=8)]
+        tasks += [b.submit_tensor(wide(i, row_bytes=300_000), largest=8) for i in range(5)]
+        tasks += [b.submit_tensor(wide(i, row_bytes=1_500_000), largest=8) for i in range(2)]
+        await turns(30)
+        blocks = [block for append in b.link.appends for block in append]
+        sizes = sorted((len(block.tensors["x"].data), block.tensors["x"].shape[0]) for block in blocks)
+        assert sizes == [(600_000, 2)] + [(900_000, 3)] * 4 + [(1_500_000, 1)] * 2
+        b.work()
+        await asyncio.gather(*tasks)
+
+
+@run
+async def test_a_row_of_many_megabytes_travels_in_fragments_of_one() -> None:
+    async with bench() as b:
+        task = b.submit_tensor(wide(1, 2, row_bytes=5_000_000), largest=2)
+        await turns(60)
+        assert max(b.link.stored) <= 1_000_000
+        assert sum(b.link.stored) > 10_000_000
+        assert max(b.link.in_flight) <= 2
+        b.work()
+        assert (await task).outputs["y"].to_numpy()[:, 0].tolist() == [2, 4]
+        assert_nothing_is_left(b)
+        assert (await b.held()) == Held(0, 0)
+
+
+@run
+async def test_what_a_large_request_kept_room_for_and_did_not_send_is_given_back() -> None:
+    for row_bytes, end in itertools.product((400_000, 3_000_000), ("withdrawn", "deadline", "broken")):
+        async with bench() as b:
+            timeout_s = 0.05 if end == "deadline" else 5.0
+            tensor = wide(*range(12), row_bytes=row_bytes)
+            failed: list[MillraceError] = []
+            pending = b.producer.send(b.request_of(tensor, timeout_s=timeout_s, largest=2), nothing, failed.append)
+            await turns(6)
+            b.link.gate.clear()
+            await turns()
+            assert (await b.held()).rows == 12
+            if end == "withdrawn":
+                b.producer.withdraw(pending)
+            elif end == "deadline":
+                while not failed:
+                    await asyncio.sleep(0.005)
+            b.link.is_broken = end == "broken"
+            b.link.gate.set()
+            await turns(20)
+            b.link.is_broken = False
+            b.broker_s += 60  # where it could not be given back, or has fragments, it is given up later
+            for delivery in b.waiting():
+                b.consumer.exchange([], [delivery], count=0, block_ms=0)
+            whole = Append(QUEUE, "normal", ((1000, b"x"),))
+            (held,) = await MemoryProducerLink.append(b.link, [whole], Limits(1000, 10**9))
+            assert not held.is_refused, end
+            assert b.producer.snapshot().appends == 0
+            assert not pending.inputs
+
+
+@run
+async def test_a_request_larger_than_the_whole_queue_is_too_large_and_not_told_to_come_again() -> None:
+    async with bench(max_queue_rows=10) as b:
+        for request in (
+            b.request(*range(11), largest=4),
+            b.request_of(wide(1, row_bytes=100_000_004), largest=4),
+        ):
+            with pytest.raises(PayloadTooLarge, match="holds at most 10 rows and 100000000 bytes"):
+                b.producer.send(request, nothing, nothing)
+        with pytest.raises(PayloadTooLarge, match=r"1 rows and 1000000\d\d bytes"):  # with its head
+            await b.submit_tensor(wide(1, row_bytes=100_000_000), largest=4)
+        assert_nothing_is_left(b)
 
 
 @run
 async def test_a_cut_request_is_refused_whole() -> None:
     async with bench(max_queue_rows=10) as b:
-        small, large = b.submit(1, 2, largest=4), b.submit(*range(9), largest=4)
+        small, large = b.submit(1, 2, largest=4), b.submit(*range(9), largest=4, caller="another")
         await turns()
         with pytest.raises(QueueFull, match="holds 2 of 10 rows"):
             await large
@@ -243,7 +386,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again() -> Non
         kept = b.submit(1, 2, 3)
         await turns()
         with pytest.raises(QueueFull, match="'m' is full: it holds 3 of 3 rows") as caught:
-            await b.submit(4)
+            await b.submit(4, caller="another")
         assert 0 < caught.value.retry_after_s <= 30
         b.work()
         assert values(await kept) == [2, 4, 6]
@@ -251,6 +394,43 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again() -> Non
         await turns()
         b.work()
         assert values(await again) == [10]
+
+
+@run
+async def test_one_caller_cannot_fill_a_queue_for_the_others() -> None:
+    async with bench(max_queue_rows=100) as b:
+        floods, refused = [], []
+        for _ in range(100):
+            try:
+                floods.append(b.producer.send(b.request(1, 2, caller="flood"), nothing, nothing))
+            except QueueFull as error:
+                refused.append(error)
+            await turns(2)
+        assert len(floods) == 25
+        assert "more than a fair share of it (1/2: 50 rows, 50000000 bytes)" in str(refused[0])
+        assert 0 < refused[0].retry_after_s <= 30
+        others = [b.submit(*range(10), largest=4, caller=name) for name in "abcde"]
+        await turns()
+        for flood in floods[:5]:
+            b.producer.withdraw(flood)
+        with pytest.raises(QueueFull, match="a fair share"):
+            b.producer.send(b.request(1, caller="flood"), nothing, nothing)
+        b.work()
+        assert [len(values(await other)) for other in others] == [10] * 5
+
+
+@run
+async def test_a_queue_that_others_have_filled_is_shared_too() -> None:
+    async with bench(max_queue_rows=100) as b:
+        elsewhere = Append(QUEUE, "normal", ((55, b"x"),))
+        await MemoryProducerLink.append(b.link, [elsewhere], Limits(100, 10**6))
+        for _ in range(4):
+            b.producer.send(b.request(*range(10), caller="me"), nothing, nothing)
+            await turns()
+        with pytest.raises(QueueFull, match="is full: it holds 95 of 100 rows"):
+            await b.submit(*range(8), caller="me", largest=8)
+        with pytest.raises(QueueFull, match="a fair share"):
+            b.producer.send(b.request(*range(11), caller="me"), nothing, nothing)
 
 
 @run
@@ -272,6 +452,7 @@ async def test_parts_whose_rows_do_not_fit_together_are_an_error_and_no_answer()
         (np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32)),  # as many bytes a row less, and a wrong answer
         (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.int32)),
         (np.zeros((2, 1), np.float32), np.zeros(2, np.float32)),
+        (np.zeros((2, 10**6), np.float32), np.zeros((2, 10**6 + 1), np.float32)),  # so large that a thread joins them
     ):
         async with bench() as b:
             task = b.submit(*range(4), largest=2)
@@ -281,6 +462,29 @@ async def test_parts_whose_rows_do_not_fit_together_are_an_error_and_no_answer()
             with pytest.raises(Internal, match="do not fit together"):
                 await asyncio.wait_for(task, 2)
             assert_nothing_is_left(b)
+
+
+@run
+async def test_large_parts_are_joined_beside_the_event_loop() -> None:
+    async with bench() as b:
+        task = b.submit(*range(4), largest=2)
+        await turns()
+        parts = [np.full((2, 10**6), number, np.float32) for number in (1, 2)]
+        for delivery, part in zip(b.waiting(), parts, strict=True):
+            b.answer(delivery, part)
+        await turns(1)
+        assert not task.done()
+        outputs = (await asyncio.wait_for(task, 5)).outputs["y"].to_numpy()
+        assert (outputs == np.concatenate(parts)).all()
+        told: list[object] = []
+        leaver = b.producer.send(b.request(*range(4), largest=2), told.append, told.append)
+        await turns()
+        for delivery, part in zip(b.waiting(), parts, strict=True):
+            b.answer(delivery, part)
+        await turns(1)
+        b.producer.withdraw(leaver)  # while they are joined
+        assert_nothing_is_left(b)
+        assert told == []
 
 
 @run
@@ -573,8 +777,8 @@ async def test_an_append_that_cannot_even_begin_fails_its_requests_and_no_later_
 
 @run
 async def test_nothing_is_left_behind_however_requests_end() -> None:
-    async with bench(max_queue_rows=6) as b:
-        answered, refused = b.submit(1, 2, 3), b.submit(*range(9), largest=4)
+    async with bench(max_queue_rows=12) as b:
+        answered, refused = b.submit(1, 2, 3), b.submit(*range(10), largest=4, caller="another")
         await turns()
         b.work()
         b.link.is_broken = True

@@ -7,8 +7,9 @@ import pytest
 import redis
 
 from millrace.broker import acl
-from millrace.broker.base import Append, Limits, Reply
-from millrace.broker.keys import Queue
+from millrace.broker.base import Append, Limits, Reply, Room
+from millrace.broker.fragments import Reference
+from millrace.broker.keys import Queue, reply_fragments
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import Unavailable
@@ -27,11 +28,19 @@ async def api_does_all(url: str) -> None:
         await link.heartbeat()
         await link.write_desired_state(DesiredState(model="m", generation=1), replaces=0)
         await link.append([Append(QUEUE, "normal", ((1, b"x"), (1, b"y")))], Limits(10, 100))
+        later_ms = int(link.clock.now_ms()) + 60_000
+        kept = Room("api:1", 1, 10, 1)
+        assert not (await link.append([Append(QUEUE, "normal", (), keeps=kept)], Limits(10, 100)))[0].is_refused
+        assert (await link.append([Append(QUEUE, "normal", ((9, b"x"),))], Limits(10, 100)))[0].is_refused
+        await link.append([Append(QUEUE, "normal", (), takes=kept)], Limits(10, 100))
+        await link.store(QUEUE, "f", b"x", later_ms)
         await link.cancel(QUEUE, [(1, int(link.clock.now_ms()) + 60_000)])
         with redis.Redis.from_url(url.replace("api:secret@", "")) as client:
             for block in (bytes(2**16), b"2"):  # so much that it is trimmed with the next read
                 client.xadd(link.reply_to, {"b": block})
                 assert await link.replies() == [block]
+            client.rpush(reply_fragments(link.reply_to, "f"), b"x")
+            assert await link.fetch(Reference("f", 1, 1)) == b"x"
     finally:
         await link.close()
 
@@ -50,9 +59,11 @@ def worker_does_all(url: str) -> None:
     assert [worker.worker for worker in link.live()] == ["w"]
     link.put_back([DesiredState(model="m", generation=1)])
     assert link.block_count(QUEUE) == 1
-    first.exchange([], [], count=1, block_ms=10)
+    (delivery,) = first.exchange([], [], count=1, block_ms=10)
+    assert delivery.block == b"x"
     assert first.cancelled_count == 0
     first.cancelled([("millrace:{api}:replies", 1)])
+    second.exchange([Reply("millrace:{api}:replies", bytes(300_000))], [], count=0, block_ms=0)
     claimed = list(second.claim(lease_ms=0, count=1))
     link.renew([(QUEUE, "second")])
     second.bury(claimed[0], "why")
@@ -69,7 +80,9 @@ def worker_does_all(url: str) -> None:
 
 async def prepare(url: str) -> None:
     link = RedisBroker(url).producer("api")
-    await link.append([Append(QUEUE, "normal", ((1, b"x"),))], Limits(10, 100))
+    await link.heartbeat()
+    await link.store(QUEUE, "f", b"x", int(link.clock.now_ms()) + 60_000)
+    await link.append([Append(QUEUE, "normal", ((1, Reference("f", 1, 1).encoded()),))], Limits(10, 100))
     await link.close()
 
 

@@ -1,0 +1,7 @@
+-- Put the next fragment of a large reply block on its list.
+-- KEYS  1 list
+-- ARGV  1 for how long to keep it, in ms   2 fragment
+-- What adds nothing comes first, so that it works at Redis' memory limit, too (see reply.lua).
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+redis.call('RPUSH', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
