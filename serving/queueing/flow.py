@@ -137,12 +137,11 @@ class Flow:
         if self._row_s is None:
             is_early = self._clock() - self._window_began < _COLD_SHARE * timeout_s
             return 0.0 if is_early and ahead + rows <= max(_COLD_ROWS, 2 * self._batch) else 1.0
-        before_last_run_s = timeout_s - self._run_s
-        queue_s = min(before_last_run_s, max(_SPEED_RESERVE * timeout_s, _LEAST_RUNS * self._run_s))
+        queue_s = max(_SPEED_RESERVE * timeout_s, _LEAST_RUNS * self._run_s)
         return max(
             0.0,
             self._row_s * (ahead + min(rows, self._batch)) - queue_s,
-            self._row_s * (ahead + rows) - before_last_run_s,  # a large request takes more than its turn
+            self._row_s * (ahead + rows) - (timeout_s - self._run_s),  # the last run before the deadline is kept free
         )
 
     def seconds_until(self, rows: int) -> float:

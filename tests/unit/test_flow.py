@@ -170,7 +170,7 @@ def test_a_request_that_was_let_in_alone_and_was_late_says_nothing_of_the_queue(
     run(flow, clock, BATCH, 0.1)
     fast, sent = flow.seconds_until(1), clock.now
     ahead = flow.sent("normal", 1)
-    clock.now += 0.001
+    clock.now += 0.5
     flow.expired("normal", 1, ahead, sent)
     clock.now += 1
     run(flow, clock, 1, 0.1)
