@@ -59,7 +59,6 @@ class Service:
         self.cors = cors_headers(settings.cors_origin)
         self._numbers = itertools.count(1)
         self._refusals = Thinning(_REFUSALS_LOGGED_PER_S)
-        self._refusals = Thinning(_REFUSALS_LOGGED_PER_S)
 
     async def start(self) -> None:
         """Begin to listen to the queue; does not wait for it to be reachable."""
