@@ -19,6 +19,11 @@ class Quarantine:
         self._waiting_alone = 0
         self._admitted = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many wait to work side by side."""
+        return self._waiting
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Work beside others, while no suspect works or waits to."""
