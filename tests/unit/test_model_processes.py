@@ -189,7 +189,7 @@ def test_a_suspect_works_alone_and_nobody_waits_for_ever(are_alone: list[bool]) 
     def work(is_alone: bool) -> None:
         nonlocal together, alone
         for _ in range(3):
-            with quarantine.alone() if is_alone else quarantine.together():
+            with quarantine.alone if is_alone else quarantine.together:
                 with lock:
                     together, alone = together + (not is_alone), alone + is_alone
                     seen.append((together, alone))
@@ -213,13 +213,13 @@ def test_a_long_row_of_suspects_lets_others_work_in_between() -> None:
 
     def suspects() -> None:
         for name in ("first", "second"):
-            with quarantine.alone():
+            with quarantine.alone:
                 order.append(name)
                 first.set()
                 assert leave.wait(20)
 
     def other() -> None:
-        with quarantine.together():
+        with quarantine.together:
             order.append("other")
 
     row, beside = threading.Thread(target=suspects), threading.Thread(target=other)

@@ -22,6 +22,7 @@ NO_THREADS = {  # what would start a thread when it is imported: a process with 
     "MKL_NUM_THREADS": "1",
     "ORT_DISABLE_TELEMETRY": "1",
 }
+_FD = 3
 _ENDS_WITHIN_S = 1.0
 
 
@@ -73,12 +74,12 @@ class ProcessStarter:
         """One in a new interpreter. The modules are imported in it once, where they are installed."""
         mine, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "worker.processes.forkserver", str(theirs.fileno()), *modules]
+            command = [sys.executable, "-m", "worker.processes.forkserver", str(_FD), *modules]
             # The current folder, too, is where this process may have its modules from.
             path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
             environment = {**environ, **NO_THREADS, "PYTHONPATH": path}
-            os.set_inheritable(theirs.fileno(), True)
-            return cls(mine, os.posix_spawn(sys.executable, command, environment))
+            actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), _FD)]  # the only one that it inherits
+            return cls(mine, os.posix_spawn(sys.executable, command, environment, file_actions=actions))
 
     def fileno(self) -> int:
         """What a selector needs."""
