@@ -201,7 +201,7 @@ class Execution:
             raise self._late()
         self._pending = service.producer.send(request, self._respond, self._fail, self._sent)
         if shadow := inference.model.shadow:
-            service.shadows.cast(shadow, inference, request)
+            service.shadows.send_copy(shadow, inference, request)
 
     def _sent(self) -> None:
         self.call.inputs = {}

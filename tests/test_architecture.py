@@ -19,6 +19,12 @@ from tests.support.imports import (
 from tests.support.running import ROOT
 
 PROGRAMS = ("serving", "worker", "training", "ops", "millrace_client", "benchmarks")
+
+
+def _rooms(*names: str) -> tuple[str, ...]:
+    return tuple(f"serving.{name}" for name in names)
+
+
 _COMPOSITION = ("serving.__main__", "serving.api", "serving.service")
 _ABOVE_ROOMS = ("serving.__main__", "serving.api", "serving.web")
 
@@ -47,7 +53,10 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "serving.offload": _ABOVE_ROOMS,
     "serving.web": ("serving.__main__", "serving.api"),
     "serving.service": _ABOVE_ROOMS,
-    "serving.settings": tuple(f"serving.{room}" for room in ("transport", "protocols", "queueing", "models", "web")),
+    "serving.execution": _ABOVE_ROOMS,
+    "serving.call": (*_COMPOSITION, *_rooms("transport", "protocols", "models", "access", "web")),
+    "serving.routing": (*_COMPOSITION, *_rooms("transport", "queueing", "models", "web")),
+    "serving.settings": _rooms("transport", "protocols", "queueing", "models", "web"),
     # A backend is one file that can be read without the worker.
     "worker.backends": ("worker.loop", "worker.process", "worker.model", "worker.versions", "worker.instances"),
 }
@@ -65,6 +74,12 @@ def test_imports_go_one_way(package: str) -> None:
         if any(is_within(name, forbidden) for forbidden in FORBIDDEN[package])
     ]
     assert found == []
+
+
+def test_the_rules_name_what_there_is() -> None:
+    modules = {name for package in {*PROGRAMS, "millrace", "tests"} for name in sources(package)}
+    named = {*FORBIDDEN, *COMPOSES, *(name for forbidden in FORBIDDEN.values() for name in forbidden)}
+    assert {name for name in named if not any(is_within(module, name) for module in modules)} == set()
 
 
 def test_imports_are_found_wherever_they_stand() -> None:

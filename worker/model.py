@@ -67,18 +67,7 @@ class Model:
         batches = self.batching.max_batch_size > 0
         if not batches:
             inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
-        try:
-            outputs = self._backend.run(signature, inputs)
-        except RowErrors as error:
-            if batches:
-                raise
-            raise next(iter(error.errors.values())) from error
-        except Exception:
-            raise
-        except BaseException as error:
-            if ends_the_program(error):
-                raise
-            raise self.failure(error) from error
+        outputs = self._computed(signature, inputs)
         if not batches:
             outputs = {name: np.asarray(array)[np.newaxis] for name, array in outputs.items()}
         outputs = self.preparation.after({spec.name: outputs[spec.name] for spec in self._outputs(signature)})
@@ -86,6 +75,18 @@ class Model:
             if array.shape[:1] != (rows,):
                 raise ModelFailed(f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows")
         return outputs
+
+    def _computed(self, signature: str, inputs: Arrays) -> Arrays:
+        try:
+            return self._backend.run(signature, inputs)
+        except RowErrors as error:
+            if self.batching.max_batch_size:
+                raise
+            raise next(iter(error.errors.values())) from error
+        except BaseException as error:
+            if isinstance(error, Exception) or ends_the_program(error):
+                raise
+            raise self.failure(error) from error
 
     def failure(self, error: BaseException) -> MillraceError:
         """What a caller is told of an error that its request led to."""

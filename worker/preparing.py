@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from millrace.protocol.errors import InvalidRequest, MillraceError
 from millrace.protocol.messages import RequestBlock, RequestItem
-from millrace.protocol.tensors import Tensor, split_rows
 from worker.backends.base import Arrays
 from worker.block import Blocks
 from worker.model import Model
@@ -51,32 +50,37 @@ class Preparer:
 
     def _prepared_items(self, taken: TakenBlock, block: RequestBlock) -> list[Piece]:
         """A piece for each item where lengths vary, else one for all that can be prepared."""
-        counts = [item.rows for item in block.items]
-        columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
-        items, parts = [], []
+        self._model.preparation.check(block.tensors)
+        arrays = {name: tensor.to_numpy() for name, tensor in block.tensors.items()}  # which walks all strings once
+        items, parts, end = [], [], 0
         refused: list[tuple[RequestItem, MillraceError]] = []
-        for i, item in enumerate(block.items):
-            if self._blocks.is_abandoned(taken, item):
-                self._blocks.finish(taken, 1)
-                continue
+        for item in block.items:
+            first, end = end, end + item.rows
             try:
-                parts.append(self._prepared_rows({name: column[i] for name, column in columns.items()}, item.rows))
-                items.append(item)
+                part = self._prepared_rows(taken, item, arrays, range(first, end))
             except BaseException as error:  # whatever its data led to, it is no matter of its neighbours
                 if not isinstance(error, InvalidRequest):
                     _log.exception("a request cannot be prepared", extra={"request_id": item.trace})
                 refused.append((item, self._model.failure(error)))
+                continue
+            if part is None:
+                self._blocks.finish(taken, 1)
+            else:
+                parts.append(part)
+                items.append(item)
         self._blocks.refuse(taken, refused)
         if self._model.preparation.pads:
             return [self._piece(taken, (item,), part) for item, part in zip(items, parts, strict=True)]
         return [self._piece(taken, tuple(items), self._model.preparation.joined(parts))] if items else []
 
-    def _prepared_rows(self, tensors: dict[str, Tensor], rows: int) -> Arrays:
-        arrays = {name: tensor.to_numpy() for name, tensor in tensors.items()}
-        preparation = self._model.preparation
-        return preparation.joined(
-            [preparation.before({name: array[i : i + 1] for name, array in arrays.items()}) for i in range(rows)]
-        )
+    def _prepared_rows(self, taken: TakenBlock, item: RequestItem, arrays: Arrays, rows: range) -> Arrays | None:
+        """The item's rows; None as soon as nobody waits for them any more: a row may be a large image."""
+        preparation, prepared = self._model.preparation, []
+        for row in rows:
+            if self._blocks.is_abandoned(taken, item):
+                return None
+            prepared.append(preparation.before({name: array[row : row + 1] for name, array in arrays.items()}))
+        return preparation.joined(prepared)
 
     def _piece(self, taken: TakenBlock, items: Sequence[RequestItem], inputs: Arrays) -> Piece:
         return Piece(

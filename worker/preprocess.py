@@ -3,6 +3,7 @@
 Works row by row, so that a row that cannot be prepared fails its own request and nobody else's.
 """
 
+import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,15 +19,18 @@ from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, Tensor
 from worker.backends.base import Arrays
 
+MAX_WORDS = 4_096  # a row, of words that are looked up one by one
+_SHOWN = 60  # characters of a caller's word in an error
 _Step = Callable[[Arrays], Arrays]
 
 
 class Preparation:
     """One model version's steps before and after its graph.
 
-    `raw` names the inputs that steps take as BYTES. `padding` says of the graph's inputs whose last axis may be filled
-    up with what ("zero", "edge"), and `max_length` how long it may get; `together` are
-    the inputs that are always as long as one another (those that one step makes), `ids` which ids steps make for them.
+    `raw` names the inputs that steps take as BYTES, `most` how many strings a row of them may have. `padding` says of
+    the graph's inputs whose last axis may be filled up with what ("zero", "edge"), and `max_length` how long it may
+    get; `together` are the inputs that are always as long as one another (those that one step makes), `ids` which ids
+    steps make for them.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Preparation:
         after: Sequence[_Step] = (),
         *,
         raw: Collection[str] = (),
+        most: Mapping[str, int] | None = None,
         padding: Mapping[str, str] | None = None,
         together: Sequence[Collection[str]] = (),
         ids: Mapping[str, range] | None = None,
@@ -42,6 +47,7 @@ class Preparation:
     ) -> None:
         self._steps, self._after = steps, after
         self._raw = frozenset(raw)
+        self._most = dict(most or {})
         self._padding = dict(padding or {})
         self._ids = dict(ids or {})
         self._group = {name: number for number, names in enumerate(together) for name in names}
@@ -50,6 +56,12 @@ class Preparation:
     def is_needed(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether `before` would change these tensors; where not, whole blocks may skip it."""
         return any(name in self._raw and tensor.datatype == BYTES for name, tensor in tensors.items())
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises `InvalidRequest` for rows that are larger than a step takes, before anything walks through them."""
+        for name, most in self._most.items():
+            if name in tensors and (count := math.prod(tensors[name].shape[1:])) > most:
+                raise InvalidRequest(f"input '{name}' has {count} strings a row: at most {most} are taken")
 
     def before(self, row: Arrays) -> Arrays:
         """The graph's inputs for one row. Raises `InvalidRequest` in the caller's words."""
@@ -75,11 +87,6 @@ class Preparation:
     def length_group(self, name: str) -> int:
         """The number of the padded inputs that are always as long as this one, from 0."""
         return self._group.get(name, 0)
-
-    @property
-    def has_one_length(self) -> bool:
-        """Whether all inputs of a row that may be padded are as long as one another."""
-        return not any(self._group.values())
 
     def ids(self, name: str) -> range | None:
         """The ids that a step may make for that input, without its padding; None where no step makes ids for it."""
@@ -151,6 +158,7 @@ def load(folder: Path, manifest: Manifest | None) -> Preparation:
         steps,
         [_naming(step, _vocabulary(folder, step.vocabulary)) for step in manifest.postprocessing],
         raw=[step.input for step in manifest.preprocessing],
+        most={step.input: MAX_WORDS for step in manifest.preprocessing if isinstance(step, LookUpWords)},
         padding=padding,
         together=together,
         ids=ids,
@@ -193,20 +201,24 @@ def _tokenizing(step: Tokenize, vocabulary: Vocabulary) -> _Step:
 
 
 def _looking_up(step: LookUpWords, vocabulary: Vocabulary, model: str) -> _Step:
-    def look_up(row: Arrays) -> Arrays:
-        words = [_text(raw) for raw in row[step.input][0]]
-        ids = [vocabulary.find(word.lower()) for word in words]
-        unknown = [word for word, number in zip(words, ids, strict=True) if number is None]
-        if unknown:
+    def find(raw: bytes) -> int:
+        word = _text(raw)
+        number = vocabulary.find(word.lower())
+        if number is None:
+            shown = word if len(word) <= _SHOWN else f"{word[:_SHOWN]}…"
             raise InvalidRequest(
-                f"unknown word {unknown[0]!r}: it is not among the {len(vocabulary)} words of model '{model}'"
+                f"unknown word {shown!r}: it is not among the {len(vocabulary)} words of model '{model}'"
             )
+        return number
+
+    def look_up(row: Arrays) -> Arrays:
+        ids = [find(raw) for raw in row[step.input][0]]
         found = np.array([ids], np.int32)
         weights = row.get(step.weights, np.ones(found.shape, np.float32))
         if weights.shape != found.shape:
             raise InvalidRequest(
                 f"inputs '{step.input}' and '{step.weights}' of model '{model}' must have the same shape, "
-                f"got {len(words)} and {weights.shape[-1]} a row"
+                f"got {len(ids)} and {weights.shape[-1]} a row"
             )
         return {name: a for name, a in row.items() if name != step.input} | {step.output: found, step.weights: weights}
 

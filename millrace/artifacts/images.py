@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from millrace.artifacts.imagefiles import bounded
 from millrace.protocol.errors import InvalidRequest
 
 SIDE = 28
@@ -34,10 +35,11 @@ Pixels = npt.NDArray[np.float32]
 def read_digit(file: bytes) -> Pixels:
     """Pixels [28, 28, 1], float32, 0 (background) to 255 (ink), of an encoded image of any size and polarity.
 
-    Raises `InvalidRequest` for bytes that are no PNG or JPEG, are damaged, or hold more than 20 million pixels.
+    Raises `InvalidRequest` for bytes that are no PNG or JPEG, are damaged, hold more than 20 million pixels, or take
+    more work to decode than an image of that many pixels does (see `imagefiles`).
     """
     try:
-        with Image.open(io.BytesIO(file), formats=("PNG", "JPEG")) as image:
+        with Image.open(io.BytesIO(bounded(file)), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InvalidRequest(f"an image of {image.width} x {image.height} pixels is too large")
             grey = _grey(image)
@@ -54,7 +56,7 @@ def read_digit(file: bytes) -> Pixels:
 def _grey(image: Image.Image) -> Pixels:
     image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # a JPEG can be decoded small
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
-        layer = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+        layer = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     else:
         layer = image.convert("RGBA" if image.has_transparency_data else "L")
     layer = ImageOps.exif_transpose(layer)

@@ -21,7 +21,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         *("xtrim", "xadd", "xack", "xdel", "hincrby", "xpending", "xclaim"),  # reply, finish, claim, renew, release.lua
         *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
         "xread",
-        *("rpush", "pexpire", "lrange", "unlink"),  # fragments, store.lua
+        *("exists", "rpush", "pexpire", "lrange", "unlink"),  # fragments, store.lua
     ),
     "dead-letters": ("scan", "xrange", "xlen", "xdel", "xtrim", "del"),
 }

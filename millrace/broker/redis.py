@@ -380,7 +380,10 @@ class RedisConsumerLink:
             if len(block) >= _LARGE_REPLY_BYTES:
                 reference = Reference(uuid.uuid4().hex, fragment_count(len(block)), len(block))
                 key = reply_fragments(reply.reply_to, reference.id)
-                commands += [call("store", [key], REPLY_STREAM_TTL_MS, fragment) for fragment in fragments([block])]
+                commands += [
+                    call("store", [key, reply.reply_to], REPLY_STREAM_TTL_MS, fragment)
+                    for fragment in fragments([block])
+                ]
                 block = reference.encoded()
             blocks.setdefault(reply.reply_to, []).append(block)
         return commands + [

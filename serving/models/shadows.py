@@ -55,7 +55,7 @@ class Shadows:
             self._producer.withdraw(copy)
         self._open.clear()
 
-    def cast(self, shadow: ServedShadow, inference: Inference, request: InferenceRequest) -> None:
+    def send_copy(self, shadow: ServedShadow, inference: Inference, request: InferenceRequest) -> None:
         """Send a copy of a request that has just been sent, if its turn comes; raises nothing."""
         if self._is_stopped or self._chance() >= shadow.share:
             return

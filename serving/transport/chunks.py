@@ -15,7 +15,7 @@ _TRAILER_BEGINNING = re.compile(rb"(?:%b(?::[\t -~\x80-\xff]*)?)?\r?" % _TOKEN)
 _MAX_LINE_BYTES = 4096
 _MAX_SPARE_BYTES = 16_384
 _FREE_LINE_BYTES = 16
-_CHUNKS_AT_ONCE = 256
+_CHUNKS_AT_ONCE = 64
 
 
 class ChunkedDecoder:
@@ -45,7 +45,7 @@ class ChunkedDecoder:
         self._position = 0
 
     def decode(self) -> tuple[list[bytes], bool]:
-        """Decode at most 256 chunks: the pieces of the body, and whether there is more to decode right now.
+        """Decode at most 64 chunks: the pieces of the body, and whether there is more to decode right now.
 
         A caller who sends tiny chunks thus holds the event loop no longer than one who does not. Raises
         `RequestHeadError` for what is no chunk.

@@ -47,6 +47,7 @@ class ConnectionTable:
         self.limit = limit
         self.date = ""
         self.idle_ends = _NEVER
+        self.accepted = 0
         self.evicted = 0
         self.reclaimed = 0
         self._next_search = 0.0
@@ -66,6 +67,7 @@ class ConnectionTable:
     def add(self, connection: OpenConnection) -> bool:
         """Add a connection; False where the table is full of connections that all have a request."""
         self._open.add(connection)
+        self.accepted += 1
         if len(self._open) > self.limit:
             self._evict(connection)
         return len(self._open) <= self.limit

@@ -311,7 +311,10 @@ class Connection(asyncio.Protocol):
         """Take in more of the body; no bytes where what came is to be decoded further."""
         self._is_taking = True
         try:
-            has_more = arrival.feed(data) if data else arrival.go_on()
+            if data:
+                arrival.feed(data)
+            else:
+                arrival.go_on()
         except MillraceError as error:
             self._refuse(arrival.head, error)
             return
@@ -332,13 +335,18 @@ class Connection(asyncio.Protocol):
             return
         if data:
             self.ends = min(self._body_ends, self._server.loop.time() + _STALL_S)
-        self._read(not has_more)
-        if has_more:
-            self._server.pacer.add(self._decode_on)
+        if arrival.has_more or arrival.size > LARGE_BYTES:
+            self._read(False)  # for as long as the others have their turns
+            self._server.pacer.add(self._take_more)
+        else:
+            self._read(True)
 
-    def _decode_on(self) -> None:
-        if self._arrival:
+    def _take_more(self) -> None:
+        """Decode more of the body, or read more once that is done."""
+        if self._arrival and self._arrival.has_more:
             self._take_body(self._arrival, b"")
+        elif self._arrival:
+            self._read(True)
 
     def _unpack(self, head: RequestHead, body: Body, reservation: Reservation) -> None:
         def unpacked(result: Body | MillraceError) -> None:
@@ -484,7 +492,7 @@ class Connection(asyncio.Protocol):
             if self._server.is_stopping:
                 self.linger()
         if self._buffer or self._is_paused:
-            self._server.loop.call_soon(self._resume)
+            self._server.pacer.add(self._resume)
 
     def _close(self) -> None:
         """Close once the response is read: the system would throw it away if more came from the caller meanwhile."""

@@ -45,13 +45,14 @@ class IncomingBody:
         self.reservation = reservation
         self._limit = limit_bytes
         self._decoder = ChunkedDecoder() if head.length < 0 else None
+        self.has_more = False
         self._small = bytearray()
         self._rest = b""
         self._spooled: SpooledBody | None = None
         self._size = 0
 
-    def feed(self, data: bytes) -> bool:
-        """Take in bytes that came; whether there is more to do with them at once, by `go_on`.
+    def feed(self, data: bytes) -> None:
+        """Take in bytes that came. If it `has_more` then, `go_on` is to be called.
 
         Raises `RequestHeadError`, `PayloadTooLarge`, or `Unavailable`.
         """
@@ -59,23 +60,22 @@ class IncomingBody:
             mine = data[: self.head.length - self._size]
             self._keep([mine])
             self._rest = data[len(mine) :]
-            return False
+            return
         if not self.reservation.grow(len(data)):
             raise no_room()
         self._decoder.feed(data)
-        return self.go_on()
+        self.go_on()
 
-    def go_on(self) -> bool:
-        """Decode what waits to be decoded; like `feed`."""
+    def go_on(self) -> None:
+        """Decode more of what came; like `feed`."""
         decoder = self._decoder
         if decoder is None:
-            return False
-        parts, has_more = decoder.decode()
+            return
+        parts, self.has_more = decoder.decode()
         if decoder.announced > self._limit:
             raise body_error(self._limit)
         self._keep(parts)
         self.reservation.shrink_to(self._size + decoder.pending)
-        return has_more
 
     @property
     def size(self) -> int:

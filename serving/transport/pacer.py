@@ -27,11 +27,11 @@ class Pacer:
         self._loop.call_soon(self._run)
 
     def _run(self) -> None:
-        self._is_scheduled = False
         ends = time.perf_counter() + _TURN_S  # the loop's own clock stands still within a turn
-        for _ in range(len(self._pieces)):
+        while self._pieces:
             self._pieces.popleft()()
             if time.perf_counter() > ends:
                 break
-        if self._pieces and not self._is_scheduled:
+        self._is_scheduled = False
+        if self._pieces:
             self._schedule()

@@ -16,7 +16,7 @@ from serving.transport.request_target import check_host, read_target
 MAX_HEAD_BYTES = 65_536
 _MAX_FIELDS = 256
 _MAX_REMEMBERED_BYTES = 2048
-_EMPTY_LINES = re.compile(rb"(?:\r\n)*")
+_EMPTY_LINES = re.compile(rb"(?:\r\n){0,8}")
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}"
 _REQUEST_LINE = re.compile(rb"(%b) ([!-\"$-~]+) HTTP/1\.([01])" % _TOKEN)
 _LINE_BEGINNING = re.compile(rb"%b(?: [!-\"$-~]*(?: H?T?T?P?/?1?\.?[01]?)?)?" % _TOKEN)
@@ -47,7 +47,7 @@ def read_head(raw: bytes) -> RequestHead:
 
 
 def without_empty_lines(data: bytes) -> bytes:
-    """What comes behind the empty lines that some clients send after a body."""
+    """What comes behind the empty lines, at most eight, that some clients send after a body."""
     return data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]  # it always matches
 
 

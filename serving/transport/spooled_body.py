@@ -1,7 +1,12 @@
 """A large body outside of the heap: an anonymous file in memory, which is written piece by piece and read elsewhere."""
 
 import os
+import queue
 import tempfile
+import threading
+from functools import cache
+
+_LARGE_BYTES = 2**20
 
 
 class SpooledBody:
@@ -41,13 +46,30 @@ class SpooledBody:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Give back the memory. Closing again does nothing."""
+        """Give back the memory, that of a large body a moment later. Closing again does nothing."""
         fd, self.fd = self.fd, -1
-        if fd >= 0:
+        if fd < 0:
+            return
+        if self.size > _LARGE_BYTES:
+            _closer().put(fd)
+        else:
             os.close(fd)
 
     def __del__(self) -> None:
         self.close()
+
+
+@cache
+def _closer() -> "queue.SimpleQueue[int]":
+    """Takes the descriptors of large files: to free their pages takes milliseconds, too long for the event loop."""
+    descriptors: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def close() -> None:
+        while True:
+            os.close(descriptors.get())
+
+    threading.Thread(target=close, name="closer", daemon=True).start()
+    return descriptors
 
 
 def _unnamed_file() -> int:

@@ -1,14 +1,14 @@
-"""Break the running stack and keep account of every request: `make chaos`.
+"""Break the running stack and account for every request: `make chaos`.
 
-Each scenario starts a Redis, API processes and workers, puts load on them, breaks something, and mends it. What is sent
-must come to: answered right + refused with a stated error, with none wrong, none lost and none that hangs. The exit
-status is 1 where it does not, or where a limit that the scenario states is missed.
+Each scenario starts a Redis, API processes and workers, puts load on them, breaks something, and mends it. Every
+request must be answered right or be refused with a stated error; none may be wrong, lost or hang. The exit status is 1
+if one is, or if a limit of the scenario is missed.
 
     .venv/bin/python -m tests.chaos                                   # all, 100,000 requests and more: minutes
     .venv/bin/python -m tests.chaos kill_worker overload              # some
     .venv/bin/python -m tests.chaos --requests 5000 --out results     # short, and written down
 
-`docs/explanation/delivery-guarantees.md` says what is promised; `tests/acceptance/test_chaos.py` runs the short form.
+`docs/explanation/delivery-guarantees.md` states the promises; `tests/acceptance/test_chaos.py` runs short forms.
 """
 
 import argparse
@@ -49,7 +49,7 @@ SCENARIOS: dict[str, Callable[[Path, int], Result]] = {
 
 
 def main() -> int:
-    """Run the scenarios that are named, print the tally; the exit status is 1 where anything is not as promised."""
+    """Run the named scenarios and print their accounts; the exit status is 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="tests.chaos", description="Break the running stack; count what it costs.")
     parser.add_argument("scenarios", nargs="*", help=f"which ones (default all): {', '.join(SCENARIOS)}")
     parser.add_argument(

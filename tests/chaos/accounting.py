@@ -1,4 +1,4 @@
-"""What a scenario found: the outcome of each request, and what was measured beside it."""
+"""The result of a scenario: the outcome of each request, and measured facts."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from tests.support.load import Tally
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something that was measured, with the limit that it must keep, if it has one."""
+    """A measured value, with its limits if it has any."""
 
     value: float
     unit: str = ""
@@ -29,16 +29,16 @@ class Fact:
 
 @dataclass(slots=True)
 class Result:
-    """What a scenario found. `allowed` are the statuses with which it may refuse requests."""
+    """The result of a scenario. `allowed` are the statuses with which requests may be refused."""
 
     tally: Tally
     allowed: tuple[int, ...] = ()
     facts: dict[str, Fact] = field(default_factory=dict)
 
     def faults(self) -> list[str]:
-        """What must not be with any request, whatever the machine."""
+        """The requests that broke a promise; there must be none on any machine."""
         return self.tally.faults(*self.allowed)
 
     def missed(self) -> list[str]:
-        """The facts outside their limits, which hold for a machine with two cores to itself."""
+        """The facts outside their limits. The limits are for a machine whose two cores have nothing else to do."""
         return [f"{name}: {fact}" for name, fact in self.facts.items() if not fact.is_kept]

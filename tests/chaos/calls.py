@@ -13,7 +13,7 @@ _PREDICT = "/v1/models/exact:predict"
 
 
 def calls(timeouts_ms: tuple[int, ...] = (10_000,)) -> Iterator[Call]:
-    """Requests with numbers that no other has, most of one row and some of three; the deadlines take turns."""
+    """Requests with numbers that no other request has, most of one row, some of three; the deadlines alternate."""
     for number in itertools.count():
         xs = [10 * number + row for row in range(1 if number % 8 else 3)]
         yield call_of(xs, timeouts_ms[number % len(timeouts_ms)])

@@ -1,4 +1,4 @@
-"""What is done to the processes of a running stack."""
+"""The faults: processes of a running stack are killed, stopped and started again."""
 
 import contextlib
 import subprocess
@@ -14,7 +14,7 @@ from tests.support.running import Parts, until
 
 
 def kill_and_wait(parts: Parts, number: int) -> float:
-    """Kill a worker while blocks are in work; the seconds until none of those is in its hands any more."""
+    """Kill a worker while it has blocks; the seconds until other workers have claimed all of them."""
     with redis.Redis.from_url(parts.redis.url) as client:
 
         def in_work() -> dict[bytes, bytes]:
@@ -31,7 +31,7 @@ def kill_and_wait(parts: Parts, number: int) -> float:
 
 
 def stopped(process: "subprocess.Popen[bytes]") -> float:
-    """Tell it to stop; the seconds until it has. Its exit status must be 0."""
+    """Stop a process by SIGTERM; the seconds that it takes. Its exit status must be 0."""
     process.terminate()
     started = time.monotonic()
     status = process.wait(60)
@@ -41,7 +41,7 @@ def stopped(process: "subprocess.Popen[bytes]") -> float:
 
 @contextlib.contextmanager
 def revived(parts: Parts) -> Iterator[list[int]]:
-    """Starts every worker that dies again, as a supervisor does; the list has one entry for each death."""
+    """Start every worker that dies again, as a supervisor does. The list has one entry for each death."""
     deaths: list[int] = []
 
     def look() -> None:
@@ -56,7 +56,7 @@ def revived(parts: Parts) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
-    """Calls the function again and again meanwhile, in a thread."""
+    """Call the function again and again in a thread while the block runs."""
     stopping = threading.Event()
 
     def watch() -> None:

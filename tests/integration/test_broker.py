@@ -499,14 +499,19 @@ def test_a_cancellation_is_forgotten_after_its_deadline(broker: Broker) -> None:
 
 
 def test_a_reply_to_a_process_that_is_gone_is_dropped(broker: Broker) -> None:
-    async def run() -> str:
-        link = broker.producer("gone")
-        await link.heartbeat()
-        await link.close()
-        return link.reply_to
+    async def run() -> None:
+        gone = broker.producer("gone")
+        await gone.heartbeat()
+        await gone.close()
+        sent = [Reply(gone.reply_to, b"x"), Reply(gone.reply_to, bytes(300_000))]
+        broker.consumer(QUEUE, "c").exchange(sent, [], count=0, block_ms=0)
+        again = broker.producer("gone")
+        assert not (await again.heartbeat()).had_stream
+        broker.consumer(QUEUE, "c").exchange([Reply(again.reply_to, b"y")], [], count=0, block_ms=0)
+        assert await again.replies() == [b"y"]
+        await again.close()
 
-    reply_to = asyncio.run(run())
-    broker.consumer(QUEUE, "c").exchange([Reply(reply_to, b"x")], [], count=0, block_ms=0)
+    asyncio.run(run())
 
 
 def test_a_block_that_is_given_up_is_kept_with_its_error_until_it_is_dropped(broker: Broker) -> None:
@@ -814,6 +819,52 @@ class TestRedisAlone:
             consumer.exchange([], consumer.exchange([], [], count=9, block_ms=0), count=0, block_ms=0)
             assert client.hgetall(QUEUE.held) == {"rows": "0", "bytes": "0"}
             assert client.keys("*fragments*") + client.keys("*kept*") == []
+
+    def test_nothing_is_kept_for_a_process_that_is_gone(self, redis_server: RedisServer) -> None:
+        sent = [Reply("millrace:{gone}:replies", block) for block in (b"x", bytes(300_000))]
+        RedisBroker(redis_server.url).consumer(QUEUE, "c").exchange(sent, [], count=0, block_ms=0)
+        with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+            assert client.keys("*replies*") == []
+
+    def test_replies_that_were_read_are_trimmed(self, redis_server: RedisServer) -> None:
+        async def run() -> None:
+            link = RedisBroker(redis_server.url).producer("api")
+            await link.heartbeat()
+            consumer = RedisBroker(redis_server.url).consumer(QUEUE, "c")
+            lengths = []
+            with redis.Redis.from_url(redis_server.url) as client:
+                for number in range(40):
+                    consumer.exchange([Reply(link.reply_to, bytes(10_000 + number))], [], count=0, block_ms=0)
+                    assert [len(block) for block in await link.replies()] == [10_000 + number]
+                    lengths.append(client.xlen(link.reply_to))
+            assert max(lengths) < 12
+            await link.close()
+
+        asyncio.run(run())
+
+    def test_after_a_lost_connection_replies_are_read_from_the_first_that_is_there(
+        self, redis_server: RedisServer
+    ) -> None:
+        """A replica that takes over may have lower ids than the server that it follows."""
+
+        async def run() -> None:
+            link = RedisBroker(redis_server.url).producer("api")
+            await link.heartbeat()
+            with redis.Redis.from_url(redis_server.url) as client:
+                client.xadd(link.reply_to, {"b": b"first"}, id="5000-0")
+                assert await link.replies() == [b"first"]
+                client.delete(link.reply_to)
+                client.xadd(link.reply_to, {"b": b"second"}, id="3000-0")
+                me = client.client_id()
+                for other in client.client_list():
+                    if int(other["id"]) != me:
+                        client.client_kill_filter(_id=other["id"])
+            with pytest.raises(Unavailable):
+                await link.replies()
+            assert await link.replies() == [b"second"]
+            await link.close()
+
+        asyncio.run(run())
 
     def test_large_replies_are_read_in_small_pieces_and_expire(self, redis_server: RedisServer) -> None:
         async def run() -> None:

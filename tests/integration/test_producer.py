@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -35,8 +36,8 @@ QUEUE = Queue("m", 1)
 class GatedLink(MemoryProducerLink):
     """A link that records each append and lets it through only while the gate is open."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
-        super().__init__(broker, "api")
+    def __init__(self, broker: MemoryBroker, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(broker, "api", clock)
         self.gate = asyncio.Event()
         self.gate.set()
         self.appends: list[list[RequestBlock]] = []
@@ -81,11 +82,19 @@ class GatedLink(MemoryProducerLink):
 class Bench:
     """A producer on a gated link, and a worker that answers each row with its double."""
 
-    def __init__(self, workers: int, max_queue_rows: int) -> None:
+    def __init__(
+        self,
+        workers: int,
+        max_queue_rows: int,
+        producer_clock: Callable[[], float],
+        link_clock: Callable[[], float],
+    ) -> None:
         self.broker_s = 0.0
         self.broker = MemoryBroker(lambda: time.monotonic() + self.broker_s)
-        self.link = GatedLink(self.broker)
-        self.producer = Producer(self.link, limits=Limits(max_queue_rows, 10**8), heartbeat_s=0.01)
+        self.link = GatedLink(self.broker, link_clock)
+        self.producer = Producer(
+            self.link, limits=Limits(max_queue_rows, 10**8), heartbeat_s=0.01, clock=producer_clock
+        )
         self.consumer = self.broker.consumer(QUEUE, "c")
         model = ModelAnnouncement(name="m", version=1, state="AVAILABLE")
         for number in range(workers):
@@ -128,16 +137,23 @@ class Bench:
         """The blocks that wait, which are taken."""
         return self.consumer.exchange([], [], count=100, block_ms=0)
 
-    def answer(self, delivery: Delivery, outputs: "np.typing.NDArray[Any] | None", error: str = "") -> None:
-        """Answer every item of a block, with rows of the outputs or the error."""
+    def answer(
+        self,
+        delivery: Delivery,
+        outputs: "np.typing.NDArray[Any] | None",
+        error: str = "",
+        times_ms: tuple[float, float, float] = (0.0, 0.0, 1.0),
+    ) -> None:
+        """Answer every item of a block, with rows of the outputs or the error; after times in queue, batch and run."""
+        queue_ms, batch_ms, compute_ms = times_ms
         block = codec.decode_request(delivery.block)
         items = tuple(
-            ReplyItem(item.id, 0 if error else item.rows, 0.0, 0.0, "INTERNAL" if error else "", error)
+            ReplyItem(item.id, 0 if error else item.rows, queue_ms, batch_ms, "INTERNAL" if error else "", error)
             for item in block.items
         )
         reply = ReplyBlock(
             worker="w",
-            compute_ms=1.0,
+            compute_ms=compute_ms,
             batch_rows=delivery.rows,
             items=items,
             tensors={} if outputs is None else {"y": Tensor.from_numpy(outputs)},
@@ -159,8 +175,13 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(workers: int = 1, max_queue_rows: int = 1000) -> AsyncIterator[Bench]:
-    made = Bench(workers, max_queue_rows)
+async def bench(
+    workers: int = 1,
+    max_queue_rows: int = 1000,
+    producer_clock: Callable[[], float] = time.perf_counter,
+    link_clock: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[Bench]:
+    made = Bench(workers, max_queue_rows, producer_clock, link_clock)
     await made.producer.start()
     while not made.producer.is_connected:
         await asyncio.sleep(0)
@@ -341,6 +362,7 @@ async def test_what_a_large_request_kept_room_for_and_did_not_send_is_given_back
             assert not held.is_refused, end
             assert b.producer.snapshot().appends == 0
             assert not pending.inputs
+            assert len(asyncio.all_tasks()) == 3  # this one, and the producer's two
 
 
 @run
@@ -352,7 +374,7 @@ async def test_a_request_larger_than_the_whole_queue_is_too_large_and_not_told_t
         ):
             with pytest.raises(PayloadTooLarge, match="holds at most 10 rows and 100000000 bytes"):
                 b.producer.send(request, nothing, nothing)
-        with pytest.raises(PayloadTooLarge, match=r"1 rows and 1000000\d\d bytes"):  # with its head
+        with pytest.raises(PayloadTooLarge, match=r"1 rows and 100000\d\d\d bytes"):  # with its head
             await b.submit_tensor(wide(1, row_bytes=100_000_000), largest=4)
         assert_nothing_is_left(b)
 
@@ -417,6 +439,19 @@ async def test_one_caller_cannot_fill_a_queue_for_the_others() -> None:
             b.producer.send(b.request(1, caller="flood"), nothing, nothing)
         b.work()
         assert [len(values(await other)) for other in others] == [10] * 5
+
+
+@run
+async def test_a_queue_that_others_have_filled_is_shared_too_for_large_requests() -> None:
+    async with bench(max_queue_rows=100) as b:
+        elsewhere = Append(QUEUE, "normal", ((70, b"x"),))
+        await MemoryProducerLink.append(b.link, [elsewhere], Limits(100, 10**6))
+        task = b.submit_tensor(wide(*range(20)), largest=2)
+        await turns(40)
+        with pytest.raises(QueueFull, match="a fair share"):
+            b.producer.send(b.request(*range(31)), nothing, nothing)
+        b.producer.send(b.request(*range(5)), nothing, nothing)
+        task.cancel()
 
 
 @run
@@ -548,6 +583,53 @@ async def test_the_tensors_of_a_request_are_dropped_when_its_blocks_are_in_the_q
         await turns()
         assert sorted(sent) == [0, 1, 2, 3]
         assert not any(pending.inputs for pending in (*pendings, later))
+
+
+class OddClock:
+    """A machine's clock: wrong by `ahead_s` and running by `drift` too fast."""
+
+    def __init__(self, ahead_s: float, drift: float) -> None:
+        self.ahead_s, self._drift = ahead_s, drift
+
+    def __call__(self) -> float:
+        return time.monotonic() * (1 + self._drift) + self.ahead_s
+
+
+@run
+async def test_clocks_that_differ_by_minutes_and_drift_mean_the_same_deadline() -> None:
+    ours, theirs = OddClock(-600, 1e-4), OddClock(900, -1e-4)
+    async with bench(producer_clock=OddClock(12_345, -2e-4), link_clock=ours) as b:
+        worker = b.broker.worker(clock=theirs)
+        ours.ahead_s += 300  # as where the time of day is wrong
+        theirs.ahead_s -= 300
+        await b.producer.refresh()
+        worker.live()
+        task = b.submit(1, timeout_s=7.0)
+        await turns()
+        ((block,),) = b.link.appends
+        assert block.items[0].deadline_ms - worker.clock.now_ms() == pytest.approx(7000, abs=100)
+        assert block.sent_ms == pytest.approx(worker.clock.now_ms(), abs=100)
+        b.work()
+        assert values(await task) == [2]
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(b.submit(2, timeout_s=0.02), 2)
+
+
+@run
+async def test_the_timings_of_a_response_add_up_to_the_time_that_passed() -> None:
+    now_s = 50.0
+    async with bench(producer_clock=lambda: now_s) as b:
+        for queue_ms, expected in (
+            (100.0, (100, 50, 150, 200)),
+            (9000.0, (300, 50, 150, 0)),
+            (-5.0, (0, 50, 150, 300)),
+        ):
+            task = b.submit(1)
+            await turns()
+            now_s += 0.5
+            for delivery in b.waiting():
+                b.answer(delivery, np.ones(1, np.float32), times_ms=(queue_ms, 50.0, 150.0))
+            assert tuple(msgspec.structs.astuple((await task).timings)) == pytest.approx(expected)
 
 
 @run

@@ -47,6 +47,7 @@ async def api_does_all(url: str) -> None:
 
 def worker_does_all(url: str) -> None:
     """Everything that a worker asks of Redis, with a block that is claimed, renewed, buried, answered and finished."""
+    make_reply_stream(url.replace("worker:secret@", ""))
     asyncio.run(prepare(url.replace("worker:secret@", "")))
     broker = RedisBroker(url)
     link, first, second = (
@@ -63,7 +64,7 @@ def worker_does_all(url: str) -> None:
     assert delivery.block == b"x"
     assert first.cancelled_count == 0
     first.cancelled([("millrace:{api}:replies", 1)])
-    second.exchange([Reply("millrace:{api}:replies", bytes(300_000))], [], count=0, block_ms=0)
+    second.exchange([Reply("millrace:{reads}:replies", bytes(300_000))], [], count=0, block_ms=0)
     claimed = list(second.claim(lease_ms=0, count=1))
     link.renew([(QUEUE, "second")])
     second.bury(claimed[0], "why")
@@ -78,7 +79,15 @@ def worker_does_all(url: str) -> None:
     link.close()
 
 
+def make_reply_stream(url: str) -> None:
+    """That of an API process that waits for replies."""
+    made = redis.RedisCluster if "cluster" in url else redis.Redis
+    with made.from_url(url.replace("+cluster", "").partition(",")[0]) as client:
+        client.xadd("millrace:{reads}:replies", {"b": b"x"})
+
+
 async def prepare(url: str) -> None:
+    """A block in fragments on the queue."""
     link = RedisBroker(url).producer("api")
     await link.heartbeat()
     await link.store(QUEUE, "f", b"x", int(link.clock.now_ms()) + 60_000)

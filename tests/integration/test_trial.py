@@ -20,11 +20,11 @@ from millrace.artifacts.vocabulary import Vocabulary
 from millrace.broker.base import Limits
 from millrace.broker.memory import MemoryBroker
 from millrace.protocol import codec
-from millrace.protocol.errors import Unavailable
+from millrace.protocol.errors import InvalidRequest, Unavailable
 from millrace.protocol.messages import ReplyBlock
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
 from serving.queueing.requests import InferenceRequest, InferenceResponse
-from tests.support.onnxmodels import FLOAT, INT32, constant, info, node, save
+from tests.support.onnxmodels import FLOAT, INT32, STRING, constant, info, node, save
 from tests.support.working import ask, block_of, connected, request_of, serving, text_request
 from worker import model as models
 from worker import trial
@@ -349,3 +349,36 @@ def test_a_model_whose_answers_show_padding_runs_row_by_row(kind: str, tmp_path:
     assert "output 'tag'" in model.announcement.description
     requests = [replace(request_of_numbers(model, text), max_batch_size=1) for text in TEXTS]
     assert answers_of(model, *requests) == [answers_of(model, request)[0] for request in requests]
+
+
+def two_texts_model(folder: Path, nodes: Sequence[Any], output: Any) -> Model:
+    """A model of two texts a row, each with a length of its own."""
+    save(folder, nodes, [info("a", INT32, ["b", "n"]), info("c", INT32, ["b", "m"])], [output])
+    Vocabulary(["<pad>", "<unk>", *WORDS]).write(folder / "vocabulary.txt")
+    shape = tuple(dim.dim_value or -1 for dim in output.type.tensor_type.shape.dim)
+    signature = Signature(
+        inputs=(TEXT, replace(TEXT, name="z")), outputs=(TensorSpec(name="tag", datatype="INT32", shape=shape),)
+    )
+    steps = (Tokenize(input="x", output="a", max_length=9), Tokenize(input="z", output="c", max_length=9))
+    manifest = Manifest(name="m", version=1, signatures={"serving_default": signature}, preprocessing=steps)
+    manifests.write(folder, manifest)
+    return load(folder)
+
+
+def test_an_output_that_is_as_long_as_one_of_two_texts_is_not_cut_by_guess(tmp_path: Path) -> None:
+    model = two_texts_model(tmp_path, [node("Identity", ["a"], ["tag"])], TAG)
+    assert model.announcement.max_batch_size == 1
+    assert "output 'tag' changes its shape" in model.announcement.description
+
+
+def test_two_texts_of_different_length_run_together_where_no_answer_shows_it(tmp_path: Path) -> None:
+    largest = [node("ReduceMax", [name], [f"most {name}"], axes=[1], keepdims=1) for name in ("a", "c")]
+    output = info("tag", INT32, ["b", 1])
+    model = two_texts_model(tmp_path, [*largest, node("Add", ["most a", "most c"], ["tag"])], output)
+    assert model.announcement.max_batch_size == 32
+
+
+def test_a_backend_without_batches_that_blames_its_one_row_fails_the_request(tmp_path: Path) -> None:
+    folder = save(tmp_path, [node("Identity", ["s"], ["y"])], [info("s", STRING, [2])], [info("y", STRING, [2])])
+    with pytest.raises(InvalidRequest, match="takes strings as UTF-8"):
+        load(folder).run("serving_default", {"s": np.array([[b"a", b"\xff"]], object)}, 1)

@@ -20,12 +20,12 @@ from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import TritonConfig, read_triton_config
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from millrace.broker.base import Append, Broker, Delivery, Limits
+from millrace.broker.base import Append, Broker, ConsumerLink, Delivery, Limits
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
 from millrace.broker.redis import RedisBroker
 from millrace.protocol import codec
-from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed
+from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Unavailable
 from millrace.protocol.messages import ReplyBlock
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.queueing.producer import Producer
@@ -245,6 +245,42 @@ def test_a_worker_waits_for_a_fuller_batch_where_the_model_asks_for_it(broker: B
     assert backend.runs == [2]
 
 
+def test_a_full_batch_does_not_wait_for_the_models_delay(broker: Broker) -> None:
+    started = time.monotonic()
+    with serving(broker, model_of(Scripted(doubles), max_batch_size=2, delay_ms=20_000.0)):
+        (answer,) = ask(broker, request_of([[1], [2]], largest=2))
+    assert shown(answer) == [[2], [4]]
+    assert time.monotonic() - started < 10
+
+
+class Counting(MemoryConsumerLink):
+    """A link that remembers how many blocks it was asked for."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker, QUEUE, "w")
+        self.counts: list[int] = []
+
+    def exchange(self, *args: Any, count: int, block_ms: int) -> list[Delivery]:
+        self.counts += [count] * bool(count)
+        return super().exchange(*args, count=count, block_ms=block_ms)
+
+
+@pytest.mark.parametrize(("pads", "batches"), [(False, 1), (True, 4)])
+def test_about_a_batch_is_taken_and_a_few_where_there_are_lengths_to_choose_from(pads: bool, batches: int) -> None:
+    """By the size of the blocks before: at first of one row each, then of two."""
+    broker = MemoryBroker()
+    link = Counting(broker)
+    model = model_of_texts(Sums()) if pads else model_of(Scripted(doubles))
+    instance = Instance(model, link, worker="w", clock=broker.worker().clock, lease_ms=10_000)
+    put(broker, request_of_texts([[1], [2]], [0.0, 0.0]) if pads else request_of([[1], [2]]))
+    thread = threading.Thread(target=instance.run)
+    thread.start()
+    until(lambda: len(link.counts) > 1, what="the exchange after the one that took the block")
+    instance.drain()
+    thread.join(30)
+    assert link.counts[:2] == [8 * batches, 4 * batches]
+
+
 def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) -> None:
     def take_and_die() -> None:
         while not broker.consumer(QUEUE, "dead-0").exchange([], [], count=1, block_ms=100):
@@ -259,6 +295,47 @@ def test_the_block_of_a_worker_that_died_is_answered_by_another(broker: Broker) 
     with serving(broker, model_of(Scripted(doubles))):
         asking.join()
     assert [shown(answer) for answer in answers] == [[[2], [4]]]
+
+
+class Away(MemoryConsumerLink):
+    """A link to a queue that is out of reach for its first attempts."""
+
+    attempts = 0
+    fails = 3
+
+    def exchange(self, *args: Any, **options: Any) -> list[Delivery]:
+        self.attempts += 1
+        if self.attempts <= self.fails:
+            raise Unavailable("it is away")
+        return super().exchange(*args, **options)
+
+
+def instance_over(link: ConsumerLink, broker: Broker) -> Instance:
+    return Instance(model_of(Scripted(doubles)), link, worker="w", clock=broker.worker().clock, lease_ms=200)
+
+
+def test_a_queue_that_is_out_of_reach_is_asked_again_after_pauses_that_grow() -> None:
+    broker = MemoryBroker()
+    instance = instance_over(Away(broker, QUEUE, "w"), broker)
+    thread = threading.Thread(target=instance.run)
+    started = time.monotonic()
+    thread.start()
+    (answer,) = ask(broker, request_of([[1]]))
+    instance.drain()
+    thread.join(30)
+    assert shown(answer) == [[2]]
+    assert time.monotonic() - started >= 0.05 + 0.1 + 0.2
+
+
+def test_who_drains_does_not_wait_for_a_queue_that_is_out_of_reach() -> None:
+    """It tries once to say what it has left to say; then it is over."""
+    broker = MemoryBroker()
+    link = Away(broker, QUEUE, "w")
+    link.fails = 10**9
+    instance = instance_over(link, broker)
+    instance.drain()
+    instance.run()
+    assert link.attempts == 1
 
 
 def test_a_request_that_three_workers_died_of_is_given_up(broker: Broker) -> None:
@@ -558,6 +635,50 @@ def test_a_bad_row_fails_its_own_request_before_the_batch(broker: Broker) -> Non
     assert [shown(answer) for answer in answers] == [[[2]], InvalidRequest, [[6]]]
     assert str(answers[1]) == "no 666, please"
     assert backend.runs == [2]
+
+
+def test_a_row_of_too_many_words_is_refused_before_it_is_walked(broker: Broker, tmp_path: Path) -> None:
+    """What the tensor says of its shape is enough: its strings could not even be unpacked."""
+    Vocabulary(["king"]).write(tmp_path / "vocabulary.txt")
+    model = model_of(Scripted(doubles))
+    steps = _manifest(preprocessing=(LookUpWords(input="x", output="ids", weights="weights"),))
+    model.preparation = preprocess.load(tmp_path, steps)
+    words = Tensor("BYTES", (1, preprocess.MAX_WORDS + 1), b"")
+    with serving(broker, model):
+        (answer,) = ask(broker, replace(request_of([[0.0]]), inputs={"x": words}))
+    with pytest.raises(InvalidRequest, match=r"input 'x' has 4097 strings a row: at most 4096 are taken"):
+        raise answer  # type: ignore[misc]
+
+
+def test_an_unknown_word_is_named_and_no_more_than_its_beginning(tmp_path: Path) -> None:
+    Vocabulary(["king"]).write(tmp_path / "vocabulary.txt")
+    steps = _manifest(preprocessing=(LookUpWords(input="tokens", output="ids", weights="weights"),))
+    prepared = preprocess.load(tmp_path, steps)
+    with pytest.raises(InvalidRequest, match=f"^unknown word '{'x' * 60}…': it is not among the 1 words") as raised:
+        prepared.before({"tokens": np.array([[b"king", b"x" * 1_000_000, b"also unknown"]], object)})
+    assert len(str(raised.value)) < 200
+
+
+def test_a_request_that_expires_while_it_is_prepared_is_not_prepared_to_its_end(broker: Broker) -> None:
+    """Its rows may be large images, each of which takes long."""
+    prepared: list[bytes] = []
+    deadline_s = 0.3
+    ends = time.monotonic() + deadline_s + 0.1
+
+    def slow(row: Arrays) -> Arrays:
+        prepared.append(row["x"][0])
+        if row["x"][0] == b"1":
+            until(lambda: time.monotonic() > ends, what="the request's deadline")
+        return {"x": row["x"].astype(np.float32).reshape(-1, 1)}
+
+    put(broker, text_request("1", "2", "3", timeout_s=deadline_s))
+    backend = Scripted(doubles)
+    model = model_of(backend)
+    model.preparation = Preparation([slow], raw=["x"])
+    with serving(broker, model):
+        until(lambda: is_empty(broker), what="an empty queue")
+    assert prepared == [b"1"]
+    assert backend.runs == []
 
 
 # Rows of different length

@@ -19,6 +19,7 @@ from serving.transport.responses import HttpResponse, error_body, error_headers
 from tests.support.running import free_port
 
 HUGE = 16_000_000  # more than the system holds for a caller that does not read
+LARGE_RESPONSE, HUGE_RESPONSE = b"x" * 2_000_000, b"x" * HUGE
 CHUNKED = (
     b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     b"5;ext=1\r\nhello\r\n6\r\n world\r\n0\r\ntrailer: t\r\n\r\n"
@@ -38,6 +39,7 @@ class Echo:
         self.seen: list[tuple[RequestHead, bytes]] = []
         self.held: list[Done] = []
         self.withdrawn = 0
+        self.keeps_nothing = False
         self.peers: list[str] = []
         self.limit = limit
 
@@ -53,15 +55,15 @@ class Echo:
         assert reservation.bytes == (len(body) if isinstance(body, bytes) else body.size)
         if not isinstance(body, bytes):
             assert body.size > LARGE_BYTES
-            body = body.read()
-        self.seen.append((head, body))
+            body = b"" if self.keeps_nothing else body.read()
+        self.seen.append((head, b"" if self.keeps_nothing else body))
         reservation.release()
         if head.path == "/held":
             self.held.append(done)
         elif head.path == "/large":
-            done(HttpResponse(200, b"x" * 2_000_000))
+            done(HttpResponse(200, LARGE_RESPONSE))
         elif head.path == "/huge":
-            done(HttpResponse(200, b"x" * HUGE))
+            done(HttpResponse(200, HUGE_RESPONSE))
         else:
             done(HttpResponse(200, f"{head.method} {head.path} ".encode() + body))
         return self._withdraw

@@ -1,17 +1,21 @@
 """What training hands over: repository, manifest, vocabulary, image preprocessing."""
 
 import io
+import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.images import read_digit
 from millrace.artifacts.manifest import LookUpWords, Manifest, ManifestError, NameWords, Tokenize
 from millrace.artifacts.repository import ModelRepository, RepositoryError
-from millrace.artifacts.vocabulary import Vocabulary, words
+from millrace.artifacts.vocabulary import Vocabulary, first_words, last_words, words
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature, TensorSpec
 
@@ -113,6 +117,27 @@ def test_a_folder_without_a_manifest_has_none(tmp_path: Path) -> None:
 def test_words_are_lower_case_without_markup_and_contractions_stay_whole() -> None:
     text = "It isn’t <br /><br />GOOD at all; don't see it (1/10)!"
     assert words(text) == ["it", "isn't", "good", "at", "all", "don't", "see", "it", "1", "10", "!"]
+
+
+@given(st.text("<br/> a'’!?İ\u212aΣé_7\n.b>", max_size=150), st.integers(1, 12))
+def test_the_first_and_the_last_words_are_those_of_the_whole_text(text: str, count: int) -> None:
+    assert first_words(text, count) == words(text)[:count]
+    assert last_words(text, count) == words(text)[-count:]
+
+
+@pytest.mark.parametrize("keep", ["start", "end"])
+def test_the_rest_of_a_long_text_is_not_looked_at(keep: Literal["start", "end"]) -> None:
+    """A text 100 times as long costs about the same; the words of the whole text would cost 100 times as much."""
+    vocabulary = Vocabulary(["<pad>", "<unk>", "good", "film"])
+
+    def cost_s(text: str) -> float:
+        started = time.process_time()
+        for _ in range(20):
+            assert len(vocabulary.encode(text, 256, keep)) == 256
+        return time.process_time() - started
+
+    short, long = "good film <br /> " * 1000, "good film <br /> " * 100_000
+    assert min(cost_s(long) for _ in range(3)) < 20 * min(cost_s(short) for _ in range(3))
 
 
 def test_unknown_words_and_empty_texts_have_an_id(tmp_path: Path) -> None:
@@ -220,7 +245,7 @@ def test_an_empty_image_is_an_empty_digit() -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (b"GIF89a....", "not a PNG or JPEG"),
+        (b"GIF89a....", "GIF images are not supported"),
         (b"", "not a PNG or JPEG"),
         (_file(_stroke(60, 6, 8))[:60], "cannot be decoded"),
     ],

@@ -3,19 +3,37 @@
 import asyncio
 import timeit
 
-from millrace.broker.memory import MemoryBroker
+import pytest
+
+from millrace.broker.base import Heartbeat
+from millrace.broker.memory import MemoryBroker, MemoryProducerLink
+from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from serving.queueing.membership import Membership
+
+
+class _Link(MemoryProducerLink):
+    """A link that answers unless the bench is down."""
+
+    def __init__(self, bench: "Bench") -> None:
+        super().__init__(bench.broker, "api")
+        self._bench = bench
+
+    async def heartbeat(self) -> Heartbeat:
+        if self._bench.is_down:
+            raise Unavailable("down")
+        return await super().heartbeat()
 
 
 class Bench:
     """Workers that announce models, and a membership that listens."""
 
     def __init__(self) -> None:
-        self._broker = MemoryBroker()
-        self._link = self._broker.worker()
+        self.broker = MemoryBroker()
+        self._link = self.broker.worker()
         self.lost = 0
-        self.membership = Membership(self._broker.producer("api"), self._lose)
+        self.is_down = False
+        self.membership = Membership(_Link(self), self._lose)
 
     def _lose(self) -> None:
         self.lost += 1
@@ -58,6 +76,18 @@ def test_the_workers_are_the_same_object_until_one_says_something_new() -> None:
     bench.refresh()
     assert bench.membership.workers is not workers
     assert bench.membership.workers[0].models[0].state == "UNLOADING"
+
+
+def test_it_is_connected_while_the_queue_answers() -> None:
+    bench = Bench()
+    assert not bench.membership.is_connected
+    bench.refresh()
+    assert bench.membership.is_connected
+    bench.is_down = True
+    with pytest.raises(Unavailable):
+        bench.refresh()
+    assert not bench.membership.is_connected
+    assert bench.lost == 0
 
 
 def test_counting_workers_costs_the_same_however_many_workers_and_models_there_are() -> None:

@@ -67,7 +67,7 @@ class Bench:
             priority="high",
         )
         self.callers.append(self.producer.send(request, lambda _: None, self.errors.append))
-        self.shadows.cast(ServedShadow(shadow or version(2), share), inference, request)
+        self.shadows.send_copy(ServedShadow(shadow or version(2), share), inference, request)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 

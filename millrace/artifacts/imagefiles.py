@@ -1,0 +1,94 @@
+"""Encoded images before they are decoded: what decoding would cost is bounded here, by looks at the file alone.
+
+A file says how large it is, but not how much work it makes: a progressive JPEG may refine its pixels thousands of
+times, and a PNG may carry compressed text of any size. Both are counted, or left out, before a decoder sees them.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+
+from millrace.protocol.errors import InvalidRequest
+
+MAX_FILE_BYTES = 32_000_000
+MAX_SCANS = 32  # of a JPEG: encoders write up to 10 for colour and 18 for print (CMYK)
+MAX_SEGMENTS = 1_000  # of a JPEG: long colour profiles come in some dozens
+_MAX_METADATA_BYTES = 65_536  # of a PNG's EXIF or XMP, which say how a photograph is turned; a JPEG's have no more
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+# What else people send: the beginning of a file, from where, and what it is.
+_OTHERS = (
+    (b"GIF8", 0, "GIF"),
+    (b"WEBP", 8, "WebP"),
+    (b"BM", 0, "BMP"),
+    (b"II*\0", 0, "TIFF"),
+    (b"MM\0*", 0, "TIFF"),
+    (b"ftypavi", 4, "AVIF"),
+    (b"ftyphei", 4, "HEIF"),
+    (b"ftypmif1", 4, "HEIF"),
+    (b"\xff\x0a", 0, "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", 0, "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", 0, "JPEG 2000"),
+    (b"%PDF", 0, "PDF"),
+    (b"<svg", 0, "SVG"),
+)
+_PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_XMP = b"XML:com.adobe.xmp\0\0"  # and not compressed
+_SCAN, _END = 0xDA, 0xD9
+_NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # not a byte of data, and no restart within a scan
+_LENGTH = struct.Struct(">H")
+_CHUNK = struct.Struct(">I4s")
+
+
+def bounded(file: bytes) -> bytes:
+    """The file, a PNG without what does not matter to its pixels.
+
+    Raises `InvalidRequest` for what is no PNG or JPEG, is too large, or takes too much work to decode.
+    """
+    if len(file) > MAX_FILE_BYTES:
+        raise InvalidRequest(f"an image file of {len(file)} bytes is too large: at most {MAX_FILE_BYTES} are taken")
+    if file.startswith(_PNG):
+        return _PNG + b"".join(_needed_chunks(memoryview(file)))
+    if not file.startswith(_JPEG):
+        raise InvalidRequest(_what_else(file))
+    _check_segments(file)
+    return file
+
+
+def _what_else(file: bytes) -> str:
+    for beginning, place, name in _OTHERS:
+        if file.startswith(beginning, place):
+            return f"{name} images are not supported: send a PNG or JPEG"
+    return "the bytes are not a PNG or JPEG image"
+
+
+def _needed_chunks(file: memoryview) -> Iterator[memoryview]:
+    """The PNG's chunks that hold pixels, and the first EXIF and XMP; whatever is damaged is the decoder's to find."""
+    place, kept = len(_PNG), set[bytes]()
+    while place + _CHUNK.size <= len(file):
+        length, kind = _CHUNK.unpack_from(file, place)
+        end = place + length + 12
+        data = file[place + 8 : place + 8 + len(_XMP)]
+        is_metadata = kind == b"eXIf" or (kind == b"iTXt" and data == _XMP)
+        if is_metadata and length <= _MAX_METADATA_BYTES and kind not in kept:
+            kept.add(kind)
+            yield file[place:end]
+        elif kind in _PIXEL_CHUNKS:
+            yield file[place:end]
+        place = end
+
+
+def _check_segments(file: bytes) -> None:
+    """Counts a JPEG's segments and scans as a decoder meets them, so that a thumbnail inside a segment counts not."""
+    scans = segments = 0
+    place = 2
+    while found := _NEXT_MARKER.search(file, place):
+        marker, place = found[1][0], found.end()
+        if marker == _END or place + _LENGTH.size > len(file):
+            return
+        segments += 1
+        scans += marker == _SCAN
+        if scans > MAX_SCANS:
+            raise InvalidRequest(f"a JPEG of more than {MAX_SCANS} scans is not decoded: save it with fewer")
+        if segments > MAX_SEGMENTS:
+            raise InvalidRequest(f"a JPEG of more than {MAX_SEGMENTS} segments is not decoded")
+        place += max(2, _LENGTH.unpack_from(file, place)[0])
