@@ -142,9 +142,10 @@ def test_where_it_is_read_makes_no_difference(offload_processes: int) -> None:
         body = body.replace(b"nan", b"NaN").replace(b"inf", b"Infinity")
         answer = await bench.answered(body)
         np.testing.assert_array_equal(np.array(json.loads(answer.body)["predictions"][0], np.float32), array * 2)
-        for wrong in (body[:-1], body.replace(b"NaN", b'"a"'), b'{"instances":[' + b"[]," * 100_000 + b"[]]}"):
+        many_rows = b'{"instances":[' + b"[]," * 100_000 + b"[]]}"
+        for wrong, status in ((body[:-1], 400), (body.replace(b"NaN", b'"a"'), 400), (many_rows, 413)):
             refused = await bench.answered(wrong)
-            assert refused.answers[0].status == 400
+            assert refused.answers[0].status == status
 
     run(test, offload_processes=offload_processes)
 
