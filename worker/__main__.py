@@ -15,7 +15,8 @@ from millrace.commandline import REDIS_URL_HELP, Parser
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
 from worker.process import Worker
-from worker.processes.host import ModelProcesses
+from worker.processes.host import MODULES, ModelProcesses
+from worker.processes.starter import ProcessStarter
 from worker.settings import WorkerSettings
 
 
@@ -32,7 +33,10 @@ def main(argv: list[str] | None = None) -> int:
         settings = load(WorkerSettings, os.environ, **vars(arguments))
         logs.configure("worker", settings.log_level)
         broker = RedisBroker(settings.redis_url)
-        worker = Worker(settings, broker, partial(ModelProcesses, settings, broker, environ=os.environ))
+        starter = ProcessStarter.forked(MODULES)  # first of all, for nothing has started a thread yet
+        worker = Worker(
+            settings, broker, partial(ModelProcesses, settings, broker, environ=os.environ, starter=starter)
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             # In a thread: a handler that sets an event may meet the main thread inside that event's lock.
             signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())

@@ -56,6 +56,9 @@ class ModelHost(Protocol):
     def start(self) -> None:
         """Get ready; called once, before anything is loaded."""
 
+    def expect(self, versions: int) -> None:
+        """Say how many versions there will be, before they are loaded."""
+
     def load(self, model: DesiredModel, version: int) -> "Future[ServedVersion]":
         """Load and warm up one version; the future's error is a `LoadError` where the model cannot be loaded."""
 

@@ -100,6 +100,9 @@ class LocalHost:
     def start(self) -> None:
         """See `ModelHost`."""
 
+    def expect(self, versions: int) -> None:
+        """See `ModelHost`."""
+
     def load(self, model: DesiredModel, version: int) -> "Future[ServedVersion]":
         """See `ModelHost`. It is loaded when this returns."""
         future: Future[ServedVersion] = Future()

@@ -66,7 +66,7 @@ class Instance:
             monotonic=monotonic,
         )
         self._blocks = Blocks(name, link, outbox, clock=clock, monotonic=monotonic)
-        self._preparer = Preparer(model, self._blocks)
+        self._preparer = Preparer(model, self._blocks, self._status)
         self._runner = Runner(model, self._blocks, outbox, status=self._status, monotonic=monotonic)
         self._suspects = Suspects(
             model,
@@ -97,20 +97,10 @@ class Instance:
         for taken, block in self._blocks.opened(deliveries):
             (fresh if taken.delivery.deliveries == 1 else suspects).append((taken, block))
         if fresh:
-            with self._quarantine.together():
-                self._run_batches([piece for taken, block in fresh for piece in self._prepared(taken, block)])
+            with self._quarantine.together:
+                self._run_batches([piece for taken, block in fresh for piece in self._preparer.pieces(taken, block)])
         for taken, block in suspects:
             self._suspects.run(taken, block)
-
-    def _prepared(self, taken: TakenBlock, block: RequestBlock) -> list[Piece]:
-        if len(block.items) == 1:
-            item = block.items[0]
-            self._status.work_alone(block.reply_to, item.id, item.deadline_ms, taken.delivery.deliveries)
-        else:
-            self._status.work(max(item.deadline_ms for item in block.items))
-        pieces = self._preparer.pieces(taken, block)
-        self._status.pause()
-        return pieces
 
     def _run_batches(self, pieces: Sequence[Piece]) -> None:
         preparation = self._model.preparation

@@ -9,28 +9,44 @@ from worker.backends.base import Arrays
 from worker.block import Blocks
 from worker.model import Model
 from worker.piece import Piece, TakenBlock
+from worker.status import InstanceStatus
 
 _log = logging.getLogger(__name__)
 
 
 class Preparer:
-    """Prepares blocks for one model. Items that cannot be prepared are refused, abandoned ones dropped."""
+    """Prepares blocks for one model. Items that cannot be prepared are refused, abandoned ones dropped.
 
-    def __init__(self, model: Model, blocks: Blocks) -> None:
+    What takes more than to read tensors where they lie counts as work in the instance's `status`.
+    """
+
+    def __init__(self, model: Model, blocks: Blocks, status: InstanceStatus) -> None:
         self._model = model
         self._blocks = blocks
+        self._status = status
 
     def pieces(self, taken: TakenBlock, block: RequestBlock) -> list[Piece]:
         """What is to run of the block."""
         try:
             if self._model.preparation.is_needed(block.tensors):
-                return self._prepared_items(taken, block)
+                return self._worked_on(taken, block)
             return [self._piece(taken, block.items, {name: t.to_numpy() for name, t in block.tensors.items()})]
         except BaseException as error:  # whatever its data led to, it must not end the worker
             if not isinstance(error, InvalidRequest):
                 _log.exception("a block cannot be prepared", extra={"model": self._model.announcement.name})
             self._blocks.refuse(taken, [(item, self._model.failure(error)) for item in block.items])
             return []
+
+    def _worked_on(self, taken: TakenBlock, block: RequestBlock) -> list[Piece]:
+        if len(block.items) == 1:
+            item = block.items[0]
+            self._status.work_alone(block.reply_to, item.id, item.deadline_ms, taken.delivery.deliveries)
+        else:
+            self._status.work(max(item.deadline_ms for item in block.items))
+        try:
+            return self._prepared_items(taken, block)
+        finally:
+            self._status.pause()
 
     def _prepared_items(self, taken: TakenBlock, block: RequestBlock) -> list[Piece]:
         """A piece for each item where lengths vary, else one for all that can be prepared."""

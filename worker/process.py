@@ -26,6 +26,7 @@ from worker.versions import UNLOAD_GRACE_S, Versions
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT_S, _SHORTEST_HEARTBEAT_S = 0.5, 0.02
+_SHARE = 9  # a heartbeat because of news takes a tenth of the time at most
 _ANNOUNCED_FOR_MS = 2000
 _LAST_WORDS_S = 1.0  # for the heartbeat to end, once all models have
 
@@ -60,7 +61,7 @@ class Worker:
         self._versions = Versions(
             now_ms=self._link.clock.now_ms,
             load=self._host.load,
-            loads_at_once=self._host.loads_at_once,
+            loads_at_once=lambda: self._host.loads_at_once,
             is_idle=self._is_idle,
             on_change=self._has_changed.set,
             unload_grace_s=unload_grace_s,
@@ -137,6 +138,7 @@ class Worker:
             self._log_catalogue_error(str(error))
             return
         self._log_catalogue_error("")
+        self._host.expect(sum(len(model.versions()) for model in desired.values() if model.is_loaded))
         generations = {name: state.generation for name, state in desired_states.items()}
         self._versions.reconcile(desired, generations, lambda: self._others)
 
@@ -167,6 +169,7 @@ class Worker:
         is_announced = True
         while is_announced or not self._is_drained.is_set():
             self._has_changed.clear()
+            began = time.monotonic()
             try:
                 if not self._stopping.is_set():
                     self._announce()
@@ -178,14 +181,14 @@ class Worker:
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error)})
             self._knows_desired_states.set()
-            self._pause(period_s)
+            self._pause(period_s, shortest_s=max(_SHORTEST_HEARTBEAT_S, _SHARE * (time.monotonic() - began)))
 
-    def _pause(self, period_s: float) -> None:
+    def _pause(self, period_s: float, shortest_s: float) -> None:
         """Until the next heartbeat: sooner where there is news, but not at once, for more may come with it."""
         if self._stopping.is_set():
             self._is_drained.wait(period_s)
         elif self._has_changed.wait(period_s):
-            self._stopping.wait(_SHORTEST_HEARTBEAT_S)
+            self._stopping.wait(min(shortest_s, period_s))
 
     def _announce(self) -> None:
         announced = self._versions.announcements()

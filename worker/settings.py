@@ -30,8 +30,8 @@ class WorkerSettings(CommonSettings):
     model_processes: int | None = Field(
         None,
         ge=1,
-        description="Processes that run models: one for each model version, until there are so many; by default 8, and "
-        "1 with cuda.",
+        description="Processes that run models: one for each model version, until there are so many; by default 8, 2 "
+        "where there are more than 32 versions, and 1 with cuda.",
     )
     model_memory_mb: int = Field(
         0,

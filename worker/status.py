@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 SLOT_BYTES = 512
 _NUMBERS_BYTES = 64
+_TEXT_LIMIT = SLOT_BYTES - _NUMBERS_BYTES
 _DEADLINE, _STATE, _SINCE, _LOSSES, _ITEM, _ITEM_DEADLINE, _DELIVERIES, _TEXT_BYTES = range(8)
 _IDLE, _HOLDING, _WORKING = 0.0, 1.0, 2.0
 
@@ -53,37 +54,43 @@ class InstanceStatus:
 
     def idle(self) -> None:
         """It has nothing in hand."""
-        if self._numbers[_STATE] != _IDLE:
-            self._become(_IDLE)
+        numbers = self._numbers
+        if numbers[_STATE] != _IDLE:
+            numbers[_SINCE] = self._monotonic()
+            numbers[_STATE] = _IDLE
 
     def hold(self, losses: int) -> None:
         """It has blocks in hand, taken after so many lost connections (`ConsumerLink.losses`)."""
-        self._numbers[_LOSSES] = losses
-        self._become(_HOLDING)
+        numbers = self._numbers
+        numbers[_LOSSES] = losses
+        numbers[_SINCE] = self._monotonic()
+        numbers[_STATE] = _HOLDING
 
     def work(self, last_deadline_ms: float) -> None:
         """It prepares or runs items, whose callers wait until then at the latest."""
-        self._numbers[_TEXT_BYTES] = 0.0
-        self._numbers[_DEADLINE] = last_deadline_ms
-        self._become(_WORKING)
+        numbers = self._numbers
+        numbers[_TEXT_BYTES] = 0.0
+        numbers[_DEADLINE] = last_deadline_ms
+        numbers[_STATE] = _WORKING
 
     def work_alone(self, reply_to: str, item: int, deadline_ms: int, deliveries: int) -> None:
         """It prepares or runs a single item (see `LoneItem`)."""
         numbers, text = self._numbers, reply_to.encode()
         size = len(text)
-        if size > len(self._text):
+        if size > _TEXT_LIMIT:
             size = 0  # then nobody can answer it in this process's place
         self._text[:size] = text[:size]
         numbers[_ITEM], numbers[_ITEM_DEADLINE], numbers[_DELIVERIES] = item, deadline_ms, deliveries
         numbers[_TEXT_BYTES] = size
         numbers[_DEADLINE] = deadline_ms
-        self._become(_WORKING)
+        numbers[_STATE] = _WORKING
 
     def pause(self) -> None:
         """It still has blocks in hand, and works on none of them."""
-        self._become(_HOLDING)
-        self._numbers[_TEXT_BYTES] = 0.0
-        self._numbers[_DEADLINE] = 0.0
+        numbers = self._numbers
+        numbers[_STATE] = _HOLDING
+        numbers[_TEXT_BYTES] = 0.0
+        numbers[_DEADLINE] = 0.0
 
     # Read by whoever watches over it
 
@@ -99,7 +106,7 @@ class InstanceStatus:
 
     @property
     def since_s(self) -> float:
-        """Since when it does what it does, on the monotonic clock."""
+        """Since when it is idle, or has what it has in hand, on the monotonic clock."""
         return self._numbers[_SINCE]
 
     @property
@@ -124,7 +131,3 @@ class InstanceStatus:
         """For how long it works on after its callers' last deadline, by the broker's time; 0 where it does not."""
         deadline_ms = self._numbers[_DEADLINE]
         return max(0.0, now_ms - deadline_ms) if deadline_ms else 0.0
-
-    def _become(self, state: float) -> None:
-        self._numbers[_SINCE] = self._monotonic()
-        self._numbers[_STATE] = state

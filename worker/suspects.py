@@ -55,7 +55,7 @@ class Suspects:
 
     def _run_alone(self, taken: TakenBlock, single: RequestBlock) -> None:
         (item,) = single.items
-        with self._quarantine.alone():
+        with self._quarantine.alone:
             if self._blocks.is_abandoned(taken, item):
                 self._blocks.finish(taken, 1)
                 return

@@ -54,7 +54,8 @@ class Taking:
         taken = self._exchange(takes=True)
         if taken is None:
             return []
-        if taken:
+        has_taken = bool(taken)
+        if has_taken:
             self._status.hold(self._link.losses)
         try:
             taken = self._topped_up(taken)
@@ -63,7 +64,8 @@ class Taking:
         except Unavailable as error:
             _log.warning("the queue does not answer", extra={"reason": str(error)})
         if taken:
-            self._status.hold(self._link.losses)
+            if not has_taken:
+                self._status.hold(self._link.losses)
             self._rows_per_block = sum(max(1, delivery.rows) for delivery in taken) / len(taken)
         return taken
 

@@ -98,7 +98,7 @@ class Versions:
         is_idle: Callable[[Queue], bool],
         on_change: Callable[[], None],
         now_ms: Callable[[], float],
-        loads_at_once: int = 1,
+        loads_at_once: Callable[[], int] = lambda: 1,
         unload_grace_s: float = UNLOAD_GRACE_S,
     ) -> None:
         self._load = load
@@ -291,7 +291,7 @@ class Versions:
 
     def _begin_more(self) -> None:
         """Begin to load what is due next, while another one is being loaded."""
-        while self._due_later and len(self._begun) + 1 < self._loads_at_once and not self._is_closed:
+        while self._due_later and len(self._begun) + 1 < self._loads_at_once() and not self._is_closed:
             (name, version), model = next(iter(self._due_later.items()))
             self._begun[name, version] = self._begin(model, version)
 

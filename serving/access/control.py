@@ -7,8 +7,8 @@ With `MILLRACE_SERVING_MODEL_CONTROL`
     none       nobody
 
 A browser lets any page send requests to this machine, and a page whose name suddenly means 127.0.0.1 (DNS rebinding)
-is even allowed to read the answers. What gives a page away are its `Origin` and `Sec-Fetch-Site`, and in the second
-case the `Host` that it asked for. CORS settings do not open this: they are for pages that use models.
+is even allowed to read the answers. What gives a page away are headers such as `Origin` and `Sec-Fetch-Site`, and in
+the second case the `Host` that it asked for. CORS settings do not open this: they are for pages that use models.
 """
 
 import re
@@ -20,6 +20,8 @@ from serving.settings import ServingSettings
 
 _SETTING = "MILLRACE_SERVING_MODEL_CONTROL"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::\d{1,5})?")
+# What browsers send for pages, and gRPC-Web's clients; old browsers have only the second.
+_OF_PAGES = (b"origin", b"referer", b"x-grpc-web")
 # Who has one of these is spoken for by a proxy: the connection's address is the proxy's.
 _FORWARDED = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
 
@@ -51,7 +53,7 @@ class ControlAccess:
     def _objection(self, headers: Mapping[bytes, bytes], address: str, *, has_host: bool) -> str:
         if self._mode == "none":  # in Triton's words
             return "explicit model load / unload is not allowed if polling is enabled"
-        if b"origin" in headers or headers.get(b"sec-fetch-site", b"none").strip().lower() != b"none":
+        if any(name in headers for name in _OF_PAGES) or headers.get(b"sec-fetch-site", b"none").lower() != b"none":
             return "a web page may not change models"
         if self._mode == "explicit":
             return ""

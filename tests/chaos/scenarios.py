@@ -176,7 +176,7 @@ def poison(folder: Path, requests: int) -> Result:
         with redis.Redis.from_url(parts.redis.url) as client:
             dead = client.xlen(QUEUE.dead)
     statuses = [status for status, _, _ in stated]
-    assert statuses == [500, 500, 504, 500][: len(poisons)] * (len(stated) // len(poisons)), stated
+    assert statuses == [400, 500, 504, 500][: len(poisons)] * (len(stated) // len(poisons)), stated
     facts = {
         "requests that broke the model": Fact(len(stated)),
         "workers that died of them": Fact(len(deaths), at_most=0),

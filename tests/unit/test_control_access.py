@@ -95,6 +95,8 @@ def test_a_name_that_the_settings_have_is_this_machines() -> None:
     "page",
     [
         *[{b"origin": value} for value in (b"https://example.org", b"http://localhost:8000", b"null", b"")],
+        {b"referer": b"http://localhost:8000/page"},
+        {b"x-grpc-web": b"1"},
         *[{b"sec-fetch-site": value} for value in (b"cross-site", b"same-site", b"same-origin", b"", b"None x")],
     ],
 )

@@ -23,7 +23,7 @@ import struct
 import sys
 import threading
 import traceback
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -63,7 +63,10 @@ class ForkServer:
                     return
 
     def _take_request(self) -> bool:
-        content, fds, _, _ = socket.recv_fds(self._socket, REQUEST.size, 2)
+        try:
+            content, fds, _, _ = socket.recv_fds(self._socket, REQUEST.size, 2)
+        except ConnectionError:  # the worker is gone, with something of ours unread
+            return False
         if len(content) < REQUEST.size:
             return False
         kind, token = REQUEST.unpack(content)
@@ -140,18 +143,27 @@ def thread_count() -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Import the modules that are installed, then serve the worker at the other end of the file descriptor."""
+    """Serve the worker at the other end of the file descriptor; the other arguments name modules to import."""
+    serve(socket.socket(fileno=int(argv[0])), argv[1:])
+    return 0
+
+
+def serve(sock: socket.socket, modules: Sequence[str]) -> None:
+    """Import the modules that are installed, have them prepare what can be shared, and serve the worker."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the worker decides when models end
-    for name in argv[1:]:
-        if find_spec(name.partition(".")[0]):
-            importlib.import_module(name)
+    for name in modules:
+        try:
+            module = importlib.import_module(name)
+        except ImportError:  # not in this image; a model that needs it says so when it is loaded
+            continue
+        if hasattr(module, "prepare"):
+            module.prepare()
     importlib.import_module("worker.processes.child")
     forks = sys.platform != "darwin" and hasattr(os, "fork") and thread_count() == 1
     gc.collect()
     gc.freeze()
-    ForkServer(socket.socket(fileno=int(argv[0])), forks=forks).run()
-    return 0
+    ForkServer(sock, forks=forks).run()
 
 
 if __name__ == "__main__":

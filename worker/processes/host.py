@@ -39,10 +39,11 @@ from worker.settings import WorkerSettings
 from worker.status import LoneItem
 
 _log = logging.getLogger(__name__)
-MODULES = ("numpy", "onnxruntime", "PIL.Image", "millrace.broker.redis")  # what every model process needs, or most do
+MODULES = ("worker.backends.onnx", "PIL.Image")  # what most model processes need, beside what all do
 _SERVER_PAUSE_S = 1.0
 _RELOAD_S = 5.0
 _MB = 1_000_000
+_CROWD, _CROWD_LOADS = 4, 32
 _FLUSH_S = 0.01
 _LISTEN_MS, _LISTEN_SHORTLY_MS = 500, 50
 
@@ -58,7 +59,7 @@ class Parking:
 class ModelProcesses:
     """A `ModelHost` whose versions run in other processes. `modules` are imported once for all of these.
 
-    `environ` is the environment that they get.
+    `environ` is the environment that they get. `starter` is a fork server that runs already.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ModelProcesses:
         *,
         environ: Mapping[str, str],
         modules: Sequence[str] = MODULES,
+        starter: ProcessStarter | None = None,
         parking: Parking = Parking(),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -91,11 +93,11 @@ class ModelProcesses:
             memory_mb=settings.model_memory_mb,
             log_level=settings.log_level,
         )
-        self._most = settings.model_processes or (1 if settings.device == "cuda" else 8)
+        self._most = self._most_ever = settings.model_processes or (1 if settings.device == "cuda" else 8)
         self._numbers = itertools.count(1)  # no name comes twice
         self._changed = threading.Condition(threading.RLock())
         self._processes: list[ModelProcess] = []
-        self._starter: ProcessStarter | None = None
+        self._starter = starter
         self._starter_at = 0.0
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
@@ -121,6 +123,13 @@ class ModelProcesses:
         self._aftermath.start()
         self._thread.start()
         self._listener.start()
+
+    def expect(self, versions: int) -> None:
+        """See `ModelHost`. A crowd is given fewer processes: each costs memory, and none would be for one version."""
+        with self._changed:
+            is_crowd = versions > self._parking.beyond and not self._settings.model_processes
+            self._most = max(1, self._most_ever // _CROWD) if is_crowd else self._most_ever
+            self.loads_at_once = _CROWD_LOADS if is_crowd else os.cpu_count() or 1  # a process loads one at a time
 
     def load(self, model: DesiredModel, version: int) -> "Future[ServedVersion]":
         """See `ModelHost`."""
@@ -416,7 +425,8 @@ class ModelProcesses:
                 version.process.send(version.load)
 
     def _start_server(self) -> None:
-        self._starter = ProcessStarter(self._modules, self._environ)
+        if self._starter is None:
+            self._starter = ProcessStarter.spawned(self._modules, self._environ)
         self._selector.register(self._starter, selectors.EVENT_READ, self._take_reports)
 
     def _take_reports(self) -> None:

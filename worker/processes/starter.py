@@ -2,21 +2,27 @@
 
 import array
 import contextlib
+import gc
 import os
+import signal
 import socket
-import subprocess
 import sys
+import threading
+import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from worker.processes import forkserver
 from worker.processes.forkserver import ENDED, KILL, REPORT, REQUEST, START
 
-_NO_THREADS = {  # what would start a thread when it is imported: a process with threads cannot be forked safely
+NO_THREADS = {  # what would start a thread when it is imported: a process with threads cannot be forked safely
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "ORT_DISABLE_TELEMETRY": "1",
 }
+_FD = 3
 _ENDS_WITHIN_S = 1.0
 
 
@@ -30,17 +36,50 @@ class Report:
 
 
 class ProcessStarter:
-    """A running fork server. `modules` are imported in it once, where they are installed."""
+    """A running fork server, at the other end of the socket."""
 
-    def __init__(self, modules: Sequence[str], environ: Mapping[str, str]) -> None:
-        self._socket, theirs = socket.socketpair()
+    def __init__(self, sock: socket.socket, pid: int) -> None:
+        self._socket = sock
+        self._pid = pid
         self._buffer = b""
+
+    @classmethod
+    def forked(cls, modules: Sequence[str]) -> "ProcessStarter | None":
+        """One that shares what this process has imported; None where that is not safe.
+
+        To be called before this process has threads.
+        """
+        if sys.platform != "linux" or threading.active_count() > 1:
+            return None
+        mine, theirs = socket.socketpair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        gc.collect()
+        gc.freeze()
+        pid = os.fork()
+        if not pid:
+            mine.close()
+            os.environ.update(NO_THREADS)
+            try:
+                forkserver.serve(theirs, modules)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        theirs.close()
+        return cls(mine, pid)
+
+    @classmethod
+    def spawned(cls, modules: Sequence[str], environ: Mapping[str, str]) -> "ProcessStarter":
+        """One in a new interpreter. The modules are imported in it once, where they are installed."""
+        mine, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "worker.processes.forkserver", str(theirs.fileno()), *modules]
+            command = [sys.executable, "-m", "worker.processes.forkserver", str(_FD), *modules]
             # The current folder, too, is where this process may have its modules from.
             path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
-            environment = {**environ, **_NO_THREADS, "PYTHONPATH": path}
-            self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])  # noqa: S603 - ours
+            environment = {**environ, **NO_THREADS, "PYTHONPATH": path}
+            actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), _FD)]  # the only one that it inherits
+            return cls(mine, os.posix_spawn(sys.executable, command, environment, file_actions=actions))
 
     def fileno(self) -> int:
         """What a selector needs."""
@@ -76,7 +115,11 @@ class ProcessStarter:
     def close(self) -> None:
         """End the fork server, and whatever of its processes still runs."""
         self._socket.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_ENDS_WITHIN_S)
-        self._process.kill()
-        self._process.wait()
+        ends = time.monotonic() + _ENDS_WITHIN_S
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > ends:
+                    os.kill(self._pid, signal.SIGKILL)
+                    os.waitpid(self._pid, 0)
+                    return
+                time.sleep(0.005)
