@@ -143,7 +143,8 @@ async def serve(settings: ServingSettings) -> None:
         grpc_connections=grpc_connections(settings.max_grpc_connections) if grpc else 0,
         offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
     )
-    _log.info(f"serving with {limit}", extra={"memory_limit_bytes": limit.bytes, "connections": connections})
+    parts = {"memory_limit_bytes": limit.bytes, "offload_limit_bytes": limit.offload_bytes}
+    _log.info(f"serving with {limit}", extra={**parts, "connections": connections})
     await stopping.wait()
     await _stop(service, http, grpc)
 

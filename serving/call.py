@@ -1,13 +1,13 @@
 """One call: what a caller asked of a model and what was answered, in no protocol's form."""
 
-import time
+import msgspec
 
 from millrace.protocol.errors import MillraceError
 from millrace.protocol.tensors import Tensor
 from serving.queueing.requests import Timings
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """What was asked, and what was answered.
 
     Asked: `target_version` or `label` of `target_model`, None where any will do; `signature`, `inputs`, `timeout_ms`
@@ -20,43 +20,26 @@ class Call:
     end, 499 where nobody waited.
     """
 
-    __slots__ = (
-        "caller", "error", "form", "inputs", "label", "model", "outputs", "parse_ms", "priority", "protocol",
-        "request_id", "seconds", "signature", "started", "status", "target_model", "target_version",
-        "timeout_ms", "timings", "version",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        protocol: str,
-        request_id: str,
-        *,
-        model: str = "",
-        version: int | None = None,
-        label: str | None = None,
-        timeout_ms: float = 0.0,
-        caller: str = "",
-    ) -> None:
-        self.protocol = protocol
-        self.request_id = request_id
-        self.caller = caller
-        self.target_model = model
-        self.target_version = version
-        self.label = label
-        self.timeout_ms = timeout_ms
-        self.priority = "normal"
-        self.signature = ""
-        self.inputs: dict[str, Tensor] = {}
-        self.form: object = None
-        self.started = time.perf_counter()
-        self.model = ""
-        self.version = 0
-        self.outputs: dict[str, Tensor] = {}
-        self.error: MillraceError | None = None
-        self.timings: Timings | None = None
-        self.parse_ms = 0.0
-        self.seconds = 0.0
-        self.status = 0
+    protocol: str
+    request_id: str
+    started: float
+    caller: str = ""
+    target_model: str = ""
+    target_version: int | None = None
+    label: str | None = None
+    timeout_ms: float = 0.0
+    priority: str = "normal"
+    signature: str = ""
+    inputs: dict[str, Tensor] = {}
+    form: object = None
+    model: str = ""
+    version: int = 0
+    outputs: dict[str, Tensor] = {}
+    error: MillraceError | None = None
+    timings: Timings | None = None
+    parse_ms: float = 0.0
+    seconds: float = 0.0
+    status: int = 0
 
     @property
     def deadline(self) -> float:

@@ -1,7 +1,7 @@
 """The execution of one call: from the bytes of its body to those of its response, whatever the protocol.
 
 begin ──► parsed ──► sent ──► answered ──► rendered ──► ended
-   │                  │                                   ├─ `on_done` has the response, or None and the call's error
+   │                  │                                   ├─ `on_done` has the response, or None: the call has the error
    │                  └─ withdraw: nobody waits any more, `on_done` is not called
    └─ MillraceError at any place: ended
 
@@ -10,9 +10,8 @@ Parsing and rendering run here as long as they are quick; what is not runs in an
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -40,23 +39,20 @@ _NO_ROOM = "the server holds as many bytes of requests and responses as it may; 
 _PACKED_HERE_BYTES = 16_384  # of outputs, whose response is packed in about a millisecond
 
 
-class Response:
-    """A call's response: `rendered`, or where it is large the file `spooled` with its headers in the place of a body.
+class OnDone(Protocol):
+    """Called with a call and its response; without one where the call has an error.
 
-    The reservation counts the file's bytes; whoever sends it releases it.
+    A large response is `spooled`, with its headers in `rendered`; `held` counts it, and whoever sends it releases that.
     """
 
-    __slots__ = ("rendered", "reservation", "spooled")
-
-    def __init__(
-        self, rendered: Rendered, spooled: SpooledBody | None = None, reservation: Reservation | None = None
+    def __call__(
+        self,
+        call: Call,
+        rendered: Rendered | None,
+        spooled: SpooledBody | None = None,
+        held: Reservation | None = None,
     ) -> None:
-        self.rendered = rendered
-        self.spooled = spooled
-        self.reservation = reservation
-
-
-OnDone = Callable[[Call, Response | None], None]
+        """The call has ended."""
 
 
 class Execution:
@@ -76,7 +72,6 @@ class Execution:
         call: Call,
         verb: Verb,
         on_done: OnDone,
-        *,
         accepted: bytes | None = None,
         reservation: Reservation | None = None,
     ) -> None:
@@ -109,8 +104,9 @@ class Execution:
             except NotQuick:
                 self._parse_elsewhere(body, model)
                 return
-            self._close_body()  # if it was a file, the tensors are views of its mapping
-            self._send(inference, rows)
+            if spooled:
+                self._close_body()  # the tensors are views of its mapping
+            self._send(inference, rows, is_small=not spooled and len(body.data) <= SMALL_BYTES)
         except MillraceError as error:
             self._fail(error)
         except Exception:
@@ -171,14 +167,13 @@ class Execution:
 
     # The queue
 
-    def _send(self, inference: Inference, rows: int) -> None:
+    def _send(self, inference: Inference, rows: int, *, is_small: bool = False) -> None:
         call, service = self.call, self._service
         call.signature, call.inputs, call.priority = inference.signature, inference.inputs, inference.priority
         if inference.timeout_ms is not None:
             call.timeout_ms = min(call.timeout_ms, inference.timeout_ms)
         call.parse_ms = (time.perf_counter() - call.started) * 1000
-        size = size_of(inference.inputs)
-        if SMALL_BYTES < size < LARGE_BYTES:
+        if not is_small and SMALL_BYTES < (size := size_of(inference.inputs)) < LARGE_BYTES:
             start = partial(self._send_in_turn, inference, rows)
             self._place = service.window.enter(size, start, self._left_s(), self._is_late)
             if call.status:  # it failed at once
@@ -228,7 +223,7 @@ class Execution:
             except NotQuick:
                 self._render_elsewhere()
                 return
-            self._succeed(Response(packed(rendered, self._accepted)))
+            self._succeed(packed(rendered, self._accepted) if self._accepted else rendered)
         except MillraceError as error:
             self._fail(error)
         except Exception:
@@ -261,7 +256,7 @@ class Execution:
             if held:
                 held.shrink_to(spooled.size)
             self._held = None  # it goes with the response
-            self._succeed(Response(Rendered(b"", written.headers), spooled, held))
+            self._succeed(Rendered(b"", written.headers), spooled, held)
         except MillraceError as error:
             self._fail(error)
         except Exception:
@@ -282,11 +277,15 @@ class Execution:
             raise self._late()
         return left_s
 
-    def _succeed(self, response: Response) -> None:
+    def _succeed(self, rendered: Rendered, spooled: SpooledBody | None = None, held: Reservation | None = None) -> None:
         on_done, self._on_done = self._on_done, None
         self._end(200)
         if on_done:
-            on_done(self.call, response)
+            on_done(self.call, rendered, spooled, held)
+        elif spooled:
+            spooled.close()
+            if held:
+                held.release()
 
     def _fail(self, error: MillraceError) -> None:
         # What an error refers to, by its traceback, would stay until the next garbage collection.

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import re
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -59,7 +60,6 @@ class Service:
         self.cors = cors_headers(settings.cors_origin)
         self._numbers = itertools.count(1)
         self._refusals = Thinning(_REFUSALS_LOGGED_PER_S)
-        self._refusals = Thinning(_REFUSALS_LOGGED_PER_S)
 
     async def start(self) -> None:
         """Begin to listen to the queue; does not wait for it to be reachable."""
@@ -84,7 +84,7 @@ class Service:
     def refused(self, headers: Headers, error: MillraceError, protocol: str = "http") -> HttpResponse:
         """The answer to a request that was refused before any verb saw it."""
         known = error.caller.request_id if isinstance(error, ControlRefused) else ""  # its record has one already
-        call = Call(protocol, known or self.request_id(headers))
+        call = Call(protocol, known or self.request_id(headers), time.perf_counter())
         call.error, call.status = error, error.status
         left_out = self._refusals.count()
         if left_out is not None:

@@ -85,7 +85,7 @@ class Blocks:
     def finish(self, block: TakenBlock, items: int) -> None:
         """So many more of the block's items are answered or dropped; the last ones finish it."""
         block.unanswered -= items
-        if items and not block.unanswered:
+        if not block.unanswered:
             self._outbox.finished.append(block.delivery)
 
     def _read(self, delivery: Delivery) -> RequestBlock | None:

@@ -145,10 +145,12 @@ def load(
     declared.check_config(config, signatures, batching)
     if ignored := declared.ignored(config, manifest, device):
         _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
+    shown = Evidence()
     with _load_errors(folder):
         warmup.run_on_zeros(runtime, {s: runtime.signatures[s] for s in signatures}, min(1, batching.max_batch_size))
         is_told = manifest is None and config.max_batch_size is not None  # config.pbtxt is taken at its word
-        shown = Evidence() if is_told else trial.of_model(runtime, signatures, preparation, batching.max_batch_size)
+        if not is_told:
+            shown = trial.of_model(runtime, signatures, preparation, batching.max_batch_size, device)
     if shown.reason:
         batching = msgspec.structs.replace(batching, max_batch_size=1 if manifest else 0)
         _log.warning("requests are not batched", extra={"model": name, "reason": shown.reason})

@@ -17,15 +17,20 @@ import numpy.typing as npt
 
 from millrace.protocol.errors import DeadlineExceeded, Unavailable
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, DTYPES, Signature, TensorSpec
-from worker.backends.base import Arrays, Backend
+from worker.backends.base import Arrays, Backend, Device
 from worker.preprocess import Preparation
 
 _Run = Callable[[Arrays], Arrays]
+_Alike = Callable[[npt.NDArray[Any], npt.NDArray[Any]], bool]
 _LENGTHS = (5, 2, 11)  # of the sample rows, where rows may differ in length
 _SCALES = (1.0, 8.0, 0.25)  # of the sample rows' numbers: what is computed over a batch shows where rows differ in size
 _GUESSES = ((4, 10), (1, 10), (4, 2), (1, 2))  # sizes of free axes, and what whole numbers stay below
 _WORDS, _NUMERALS = (b"a", b"good film", b"it's", b"B"), (b"7", b"1", b"22", b"3")
-_TOLERANCE = {"f2": 2e-2, "f4": 1e-4, "f8": 1e-6}  # of a row's largest number; runs of another size round differently
+# Of a row's largest number, by device: runs of another size round differently, most where a GPU computes with TF32.
+_TOLERANCES = {
+    "cpu": {"f2": 2e-2, "f4": 1e-4, "f8": 1e-6},
+    "cuda": {"f2": 2e-2, "f4": 5e-3, "f8": 1e-6},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,11 @@ class _Dependent(Exception):
 
 
 def of_model(
-    backend: Backend, signatures: Mapping[str, Signature], preparation: Preparation, max_batch_size: int
+    backend: Backend,
+    signatures: Mapping[str, Signature],
+    preparation: Preparation,
+    max_batch_size: int,
+    device: Device | None = None,
 ) -> Evidence:
     """Try each of these signatures of a model, as callers see them, on up to three rows.
 
@@ -57,12 +66,14 @@ def of_model(
     `DeadlineExceeded` when the model depends on something that is away.
     """
     length_axes = {}
+    alike = partial(_are_alike, _TOLERANCES[(device or Device()).kind])
     for name, signature in signatures.items():
         if max_batch_size < 2 or signature.examples_input:
             continue
         outputs = [spec.name for spec in signature.outputs]
         try:
-            axes = _tried(partial(_run, backend, name, outputs), backend.signatures[name], preparation, max_batch_size)
+            run = partial(_run, backend, name, outputs)
+            axes = _tried(run, alike, backend.signatures[name], preparation, max_batch_size)
         except (_NotShown, _Dependent) as error:
             return Evidence(str(error) if name == DEFAULT_SIGNATURE else f"signature {name!r}: {error}")
         if axes:
@@ -75,29 +86,31 @@ def _run(backend: Backend, signature: str, outputs: Sequence[str], inputs: Array
     return {name: np.asarray(answers[name]) for name in outputs}
 
 
-def _tried(run: _Run, signature: Signature, preparation: Preparation, max_rows: int) -> Mapping[str, int]:
+def _tried(
+    run: _Run, alike: _Alike, signature: Signature, preparation: Preparation, max_rows: int
+) -> Mapping[str, int]:
     """The length axes that the first telling sample shows. Raises `_NotShown` or `_Dependent`."""
     error = _NotShown("")
     for size, below in _GUESSES:
         rows = _samples(signature, preparation, min(len(_SCALES), max_rows), size, below)
         try:
-            return _compared(run, rows, preparation)
+            return _compared(run, alike, rows, preparation)
         except _NotShown as shows_nothing:
             error = shows_nothing
         except _Dependent:
-            if _repeats(run, rows[0]):
+            if _repeats(run, alike, rows[0]):
                 raise
             raise _NotShown("its answers to one row differ from run to run, so a trial shows nothing") from None
     raise error
 
 
-def _repeats(run: _Run, row: Arrays) -> bool:
+def _repeats(run: _Run, alike: _Alike, row: Arrays) -> bool:
     """Whether the row's answer is the same twice: else a trial shows nothing of other rows."""
     one, other = run(row), run(row)
-    return all(_are_alike(one[name], other[name]) for name in one)
+    return all(alike(one[name], other[name]) for name in one)
 
 
-def _compared(run: _Run, rows: Sequence[Arrays], preparation: Preparation) -> Mapping[str, int]:
+def _compared(run: _Run, alike: _Alike, rows: Sequence[Arrays], preparation: Preparation) -> Mapping[str, int]:
     """The length axes. Raises `_Dependent` for rows that depend on one another."""
     alone = [_answer(run, row, _NotShown) for row in rows]
     together = _answer(run, preparation.joined(rows), _Dependent)
@@ -107,11 +120,11 @@ def _compared(run: _Run, rows: Sequence[Arrays], preparation: Preparation) -> Ma
             raise _Dependent(f"output {name!r} has shape {list(array.shape)} for {len(rows)} rows")
     axes = {name: axis for name in together if (axis := _length_axis(name, alone, together[name], lengths))}
     for i, answer in enumerate(alone):
-        _compare(answer, together, slice(i, i + 1), lengths[i], axes)
+        _compare(alike, answer, together, slice(i, i + 1), lengths[i], axes)
     if preparation.pads and len(rows) > 1:  # a request of two rows, padded to its own longest
         pair = _answer(run, preparation.joined(rows[:2]), _Dependent)
-        _compare(pair, together, slice(0, 2), max(lengths[:2]), axes)
-    if len(rows) > 1 and all(_are_alike(alone[0][name], other[name]) for other in alone[1:] for name in alone[0]):
+        _compare(alike, pair, together, slice(0, 2), max(lengths[:2]), axes)
+    if len(rows) > 1 and all(alike(alone[0][name], other[name]) for other in alone[1:] for name in alone[0]):
         raise _NotShown("its answers to different samples are the same, which shows nothing")
     return axes
 
@@ -148,17 +161,19 @@ def cut(array: npt.NDArray[Any], axis: int, length: int) -> npt.NDArray[Any]:
     return array[(slice(None),) * axis + (slice(0, length),)] if axis else array
 
 
-def _compare(answer: Arrays, together: Arrays, rows: slice, length: int, axes: Mapping[str, int]) -> None:
+def _compare(
+    alike: _Alike, answer: Arrays, together: Arrays, rows: slice, length: int, axes: Mapping[str, int]
+) -> None:
     for name, array in together.items():
         expected, found = answer[name], cut(array[rows], axes.get(name, 0), length)
-        if not _are_alike(expected, found):
+        if not alike(expected, found):
             raise _Dependent(f"output {name!r} of a sample row changes with the rows beside it")
 
 
-def _are_alike(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+def _are_alike(tolerances: Mapping[str, float], one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
     if one.shape != other.shape:
         return False
-    if (tolerance := _TOLERANCE.get(one.dtype.str[1:])) is None:
+    if (tolerance := tolerances.get(one.dtype.str[1:])) is None:
         return bool(np.array_equal(one, other))
     finite = np.abs(one[np.isfinite(one)])
     return np.allclose(one, other, rtol=0, atol=tolerance * float(finite.max(initial=0.0)), equal_nan=True)

@@ -15,22 +15,17 @@ from importlib import resources
 from typing import Any
 
 import hiredis
-from redis.exceptions import AskError, MovedError
 
 from millrace.broker.clock import Clock
+from millrace.broker.cluster_pipeline import PAUSE_S, ClusterPipeline
 from millrace.broker.discovery import ClusterServers, Servers
-from millrace.broker.resp import Argument, BlockingConnection, Connection, connect, connect_blocking
+from millrace.broker.resp import Argument, BlockingConnection, Command, Connection, Routed, connect, connect_blocking
 from millrace.protocol.errors import Unavailable
 
 GRACE_S = 5.0  # beyond a blocking read's own limit, before the server counts as gone
-_REDIRECTS_S = 5.0  # for as long a slot may be on its way from node to node
-_PAUSE_S = 0.01
 _OTHER_SERVER = ("NOSCRIPT", "READONLY", "CLUSTERDOWN", "MASTERDOWN")  # it is not the server that it was
 _NO_PERMISSION = ("can't run this command", "has no permissions to")  # a script's, of Redis and of Valkey
 _CODE = re.compile(r"(?:^(?!ERR Error running script)| -)([A-Z]+) ")
-
-Command = tuple[Argument, ...]
-Routed = tuple[str, Command]  # a key that the command touches, and the command
 
 
 @functools.cache
@@ -123,7 +118,7 @@ class Connections:
 
     async def _answers(self, commands: Sequence[Routed], limit_s: float | None) -> list[Any]:
         if isinstance(self._servers, ClusterServers):
-            return await self._spread(_ClusterPipeline(self._servers, commands), limit_s)
+            return await self._spread(ClusterPipeline(self._servers, commands), limit_s)
         connection = self._only
         if connection is None or not connection.is_open:
             connection = await self._reconnected(commands[0][0])
@@ -151,7 +146,7 @@ class Connections:
             raise
         return connection
 
-    async def _spread(self, pipeline: "_ClusterPipeline", limit_s: float | None) -> list[Any]:
+    async def _spread(self, pipeline: "ClusterPipeline", limit_s: float | None) -> list[Any]:
         while not pipeline.is_over:
             parts = pipeline.parts({key: self._servers.known(key) or await self._find(key) for key in pipeline.keys})
             outcomes = await asyncio.gather(
@@ -164,7 +159,7 @@ class Connections:
                     raise outcome
                 pipeline.take(part, outcome)
             if pipeline.must_pause:
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
         return pipeline.answers
 
     async def _ask(self, server: str, commands: list[Command], limit_s: float | None) -> list[Any]:
@@ -208,7 +203,7 @@ class BlockingConnections:
             return []
         try:
             if isinstance(self._servers, ClusterServers):
-                return self._spread(_ClusterPipeline(self._servers, commands), wait_ms)
+                return self._spread(ClusterPipeline(self._servers, commands), wait_ms)
             if self._only is None:
                 self._only = _entered(self._servers.find(commands[0][0]), self._scripts)
             return _exchange([(self._only, [command for _, command in commands])], wait_ms)[0]
@@ -244,14 +239,14 @@ class BlockingConnections:
             self._nodes[server] = _entered(server, self._scripts)
         return self._nodes[server]
 
-    def _spread(self, pipeline: "_ClusterPipeline", wait_ms: int) -> list[Any]:
+    def _spread(self, pipeline: "ClusterPipeline", wait_ms: int) -> list[Any]:
         while not pipeline.is_over:
             parts = pipeline.parts({key: self._servers.find(key) for key in pipeline.keys})
             pipelines = [(self._node(server), pipeline.commands(part)) for server, part in parts.items()]
             for part, answers in zip(parts.values(), _exchange(pipelines, wait_ms), strict=True):
                 pipeline.take(part, answers)
             if pipeline.must_pause:
-                time.sleep(_PAUSE_S)
+                time.sleep(PAUSE_S)
         return pipeline.answers
 
 
@@ -273,67 +268,3 @@ def _exchange(pipelines: Sequence[tuple[BlockingConnection, Sequence[Command]]],
     for connection, commands in pipelines:
         connection.send(commands)
     return [connection.receive(len(commands), wait_ms / 1000 + GRACE_S) for connection, commands in pipelines]
-
-
-class _ClusterPipeline:
-    """One pipeline's way through a Cluster: the commands that still lack an answer, and where each goes next.
-
-    In rounds, until it `is_over`: `parts` says which commands go where, `commands` what to send there, and `take` takes
-    in what came back.
-    """
-
-    def __init__(self, servers: ClusterServers, commands: Sequence[Routed]) -> None:
-        self._servers = servers
-        self._commands = commands
-        self._missing = list(range(len(commands)))
-        self._asking: dict[int, str] = {}
-        self._ends = time.monotonic() + _REDIRECTS_S
-        self._rounds = 0
-        self.answers: list[Any] = [None] * len(commands)
-        self.must_pause = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether every command has its answer."""
-        return not self._missing
-
-    @property
-    def keys(self) -> set[str]:
-        """The keys whose servers must be known for the next round."""
-        return {self._commands[i][0] for i in self._missing}
-
-    def parts(self, places: dict[str, str]) -> dict[str, list[int]]:
-        """Begin a round: the commands' numbers by the server that each goes to."""
-        parts: dict[str, list[int]] = {}
-        for i in self._missing:
-            parts.setdefault(self._asking.get(i) or places[self._commands[i][0]], []).append(i)
-        self._missing, self.must_pause = [], self._rounds > 1
-        self._rounds += 1
-        return parts
-
-    def commands(self, part: Sequence[int]) -> list[Command]:
-        """What to send for these commands; one that follows an ASK has to say so."""
-        asking: Command = ("ASKING",)
-        return [c for i in part for c in ((asking,) if i in self._asking else ()) + (self._commands[i][1],)]
-
-    def take(self, part: Sequence[int], answers: Sequence[Any]) -> None:
-        """Take in the answers to such a pipeline. Raises `Unavailable` when a slot has been under way for too long."""
-        left = iter(answers)
-        for i in part:
-            if self._asking.pop(i, None):
-                next(left)
-            answer = next(left)
-            kind, _, where = str(answer).partition(" ") if isinstance(answer, hiredis.ReplyError) else ("", "", "")
-            if kind not in ("MOVED", "ASK", "TRYAGAIN"):
-                self.answers[i] = answer
-                continue
-            self._missing.append(i)
-            if kind == "MOVED":
-                self._servers.moved(MovedError(where))
-            elif kind == "ASK":
-                there = AskError(where)
-                self._asking[i] = self._servers.at(there.host, there.port)
-            else:
-                self.must_pause = True
-        if self._missing and time.monotonic() > self._ends:
-            raise Unavailable("a slot of the queue's Redis Cluster is on its way from node to node")

@@ -12,18 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from millrace.broker.base import (
-    Append,
-    BrokerClock,
-    DeadLetter,
-    Delivery,
-    Heartbeat,
-    Held,
-    Limits,
-    Reply,
-    Room,
-    moved,
-)
+from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply, Room, moved
 from millrace.broker.clock import Clock
 from millrace.broker.fragments import Reference, read_reference
 from millrace.broker.keys import PRIORITIES, Queue, replies

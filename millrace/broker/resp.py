@@ -22,6 +22,8 @@ from millrace.protocol.errors import Unavailable
 from millrace.protocol.paths import without_paths
 
 Argument = bytes | str | int | float
+Command = tuple[Argument, ...]
+Routed = tuple[str, Command]  # a key that the command touches, and the command
 CONNECT_TIMEOUT_S = 2.0
 _RECEIVED_BYTES = 2**16
 _VERIFY = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}

@@ -40,6 +40,8 @@ TENSORFLOW_NAMES: dict[str, str] = {name: tensorflow for name, (_, tensorflow) i
 _EXAMPLES_INPUTS = ("inputs", "examples")
 _LENGTH = struct.Struct("<I")
 _LENGTHS = tuple(_LENGTH.pack(length) for length in range(1024))  # of short elements, packed
+_MOST_COUNTED_BYTES = 2**20  # of strings that are counted for an error's text
+_FEW = 16
 _LAYOUT_FROM = 256  # elements; walking over fewer again costs less than keeping where they end
 
 
@@ -176,6 +178,8 @@ def _raw(elements: Iterable[bytes | str]) -> list[bytes]:
 
 
 def _join(raw: list[bytes]) -> bytes:
+    if len(raw) < _FEW:
+        return b"".join([part for element in raw for part in (_LENGTH.pack(len(element)), element)])
     lengths = [*map(len, raw)]
     packed = map(_LENGTHS.__getitem__ if max(lengths, default=0) < len(_LENGTHS) else _LENGTH.pack, lengths)
     return b"".join(itertools.chain.from_iterable(zip(packed, raw, strict=True)))
@@ -184,7 +188,7 @@ def _join(raw: list[bytes]) -> bytes:
 def decode_strings(data: bytes | memoryview) -> list[bytes]:
     """The elements of BYTES data. Raises `InvalidRequest` where a length runs past the end."""
     view, elements, offset, size = memoryview(data), [], 0, len(data)
-    if size > _LAYOUT_FROM * _LENGTH.size and (length := _common_length(view, 0)) is not None:
+    if size > _LAYOUT_FROM * _LENGTH.size and (length := _common_length(view)) is not None:
         whole, step = bytes(view), _LENGTH.size + length
         return [whole[at : at + length] for at in range(_LENGTH.size, size, step)] if length else [b""] * (size // step)
     while offset < size:
@@ -199,13 +203,13 @@ def decode_strings(data: bytes | memoryview) -> list[bytes]:
     return elements
 
 
-def _common_length(view: memoryview, count: int) -> int | None:
-    """The length that all elements have; None where they differ, or are not `count` (0: any number). No walk."""
+def _common_length(view: memoryview) -> int | None:
+    """The length that all elements have; None where they differ. No walk."""
     if len(view) < _LENGTH.size:
         return None
     (length,) = _LENGTH.unpack_from(view)
     step = _LENGTH.size + length
-    if len(view) % step or (count and len(view) != count * step):
+    if len(view) % step:
         return None
     lengths = np.frombuffer(view, np.uint8).reshape(-1, step)[:, : _LENGTH.size]
     return length if (np.ascontiguousarray(lengths).view("<u4") == length).all() else None
@@ -218,12 +222,16 @@ def read_layout(data: bytes | memoryview, shape: tuple[int, ...]) -> StringLayou
     """
     view, count = memoryview(data), math.prod(shape)
     rows = shape[0] if shape else 1
-    if count > _LAYOUT_FROM and (length := _common_length(view, count)) is not None:
+    if count > _LAYOUT_FROM and (length := _common_length(view)) is not None:
+        found = len(view) // (_LENGTH.size + length)
+        if found != count:
+            raise InvalidRequest(f"shape {list(shape)} needs {count} strings, got {found}")
         row_bytes = len(view) // rows
         return StringLayout((np.arange(1, rows + 1, dtype="<i8") * row_bytes).tobytes(), length)
     ends, longest = _walk(view, rows, count // rows if rows else 0)
     if ends is None or (ends[-1] if ends else 0) != len(view):
-        raise InvalidRequest(f"shape {list(shape)} needs {count} strings, got {_count(view)}")
+        found_text = str(_count(view)) if len(view) <= _MOST_COUNTED_BYTES else "another number"
+        raise InvalidRequest(f"shape {list(shape)} needs {count} strings, got {found_text}")
     return StringLayout(np.array(ends, "<i8").tobytes(), longest)
 
 

@@ -5,6 +5,7 @@ Messages are read and written here, and not by gRPC: a handler gets bytes and re
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -14,12 +15,14 @@ from millrace.protocol.errors import Internal, MillraceError
 from serving.access import audit
 from serving.access.callers import Caller, grpc_address
 from serving.call import Call
-from serving.execution import Execution, Response
+from serving.execution import Execution
 from serving.protocols import messages
 from serving.protocols.rest_calls import Headers, timeout_ms
-from serving.protocols.verb import Body, Verb
+from serving.protocols.verb import Body, Rendered, Verb
 from serving.service import Service
+from serving.transport.budget import Reservation
 from serving.transport.responses import HttpResponse, shortened
+from serving.transport.spooled_body import SpooledBody
 
 _log = logging.getLogger(__name__)
 _MOST: dict[str, int] = {"config": 1024, "version_labels": 1024, "versions": 1024}  # of a reload, by field
@@ -98,22 +101,24 @@ def hot(service: Service, question: Question, words: Words) -> grpc.RpcMethodHan
 
 
 class Outcome(NamedTuple):
-    """What came of a call: its response, or none and the call's error."""
+    """What came of a call: its response, spooled where it is large and counted then; or none and the call's error."""
 
     call: Call
-    response: Response | None
+    rendered: Rendered | None
+    spooled: SpooledBody | None = None
+    held: Reservation | None = None
 
     async def body(self) -> bytes:
         """The response's bytes. A large one is read in a thread, since that takes a moment."""
-        if self.response is None:
+        if self.rendered is None:
             raise AssertionError("a call that failed has no body")
-        if spooled := self.response.spooled:
-            body = await asyncio.get_running_loop().run_in_executor(None, spooled.read)
-            spooled.close()
-            if self.response.reservation:
-                self.response.reservation.release()
-            return body
-        return bytes(self.response.rendered.body)
+        if self.spooled is None:
+            return self.rendered.body
+        body = await asyncio.get_running_loop().run_in_executor(None, self.spooled.read)
+        self.spooled.close()
+        if self.held:
+            self.held.release()
+        return body
 
 
 async def answered(service: Service, outcome: Outcome, context: Context, words: Words) -> bytes:
@@ -130,19 +135,19 @@ async def ask(service: Service, asked: Asked, context: Context) -> Outcome:
     """What comes of a question; cancelling this withdraws the request."""
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
-    def settle(call: Call, response: Response | None) -> None:
+    def settle(
+        call: Call,
+        rendered: Rendered | None,
+        spooled: SpooledBody | None = None,
+        held: Reservation | None = None,
+    ) -> None:
         if not future.done():  # cancelled in this turn of the loop, before it could be withdrawn
-            future.set_result(Outcome(call, response))
+            future.set_result(Outcome(call, rendered, spooled, held))
 
     headers = headers_of(context)
-    call = Call(
-        asked.verb.protocol,
-        service.request_id(headers),
-        model=asked.model,
-        version=asked.version,
-        label=asked.label,
-        caller=grpc_address(context.peer()),
-    )
+    verb, model, version, label, _ = asked
+    request_id, peer = service.request_id(headers), grpc_address(context.peer())
+    call = Call(verb.protocol, request_id, time.perf_counter(), peer, model, version, label)
     try:
         call.timeout_ms = timeout_ms(headers, service.settings.request_timeout_ms)
     except MillraceError as error:

@@ -34,7 +34,7 @@ _NOT_STRUCTURE = b"0123456789.eE+- \t\r\n"
 UNREADABLE = (ValueError, KeyError, TypeError, RuntimeError)  # what simdjson raises, numbers above 64 bits included
 _MAX_RANK = 32
 _MAX_SIZE = 2**31 - 1
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _PIECE_BYTES = 1 << 20
 _REMEMBERED_ELEMENTS = 1 << 16
 _HEADS = (("instances", b'{"instancs":'), ("inputs", b'{"inputs":'))  # the letter e goes with the numbers
@@ -54,6 +54,8 @@ def count_values(body: bytes, limits: ReadLimits, most_strings: float | None = N
     Raises `PayloadTooLarge` for more than `limits.max_values` values, or more than `most_strings` strings, keys among
     them; `NotQuick` for more than the event loop has time for.
     """
+    if most_strings is None and len(body) <= (limits.max_quick or limits.max_values):
+        return  # there cannot be as many
     if most_strings is not None:
         strings = (body.count(b'"') - body.count(b'\\"')) // 2
         if strings > most_strings:
@@ -207,7 +209,7 @@ def to_tensor(value: Any, spec: TensorSpec) -> Tensor:
 
 
 def _strings(leaves: list[Any]) -> list[bytes]:
-    if {*map(type, leaves)} == {str}:
+    if len(leaves) > 1 and {*map(type, leaves)} == {str}:
         try:
             return [*map(str.encode, leaves)]
         except UnicodeEncodeError:

@@ -2,15 +2,16 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from millrace.protocol.errors import InvalidRequest, MillraceError
 from serving.call import Call
-from serving.execution import Execution, Response
-from serving.protocols.verb import Body
+from serving.execution import Execution
+from serving.protocols.verb import Body, Rendered
 from serving.routing import Target, target
-from serving.transport.budget import Reservation
+from serving.transport.budget import SMALL_BYTES, Reservation
 from serving.transport.responses import HttpResponse, error_body, error_headers
 from serving.transport.spooled_body import SpooledBody
 
@@ -31,9 +32,12 @@ class RestCalls:
         self._service = service
 
     def check(self, head: "RequestHead", _peer: str) -> MillraceError | None:
-        """Why a request for a hot verb is refused before its body is read; None where it may go on."""
+        """Why a request for a hot verb is refused before its body is read; None where it may go on.
+
+        A small body is here already, or almost: `begin` asks the same at once.
+        """
         found = target(head.path)
-        if not found:
+        if not found or 0 <= head.length <= SMALL_BYTES:
             return None
         service = self._service
         try:
@@ -58,18 +62,21 @@ class RestCalls:
         The body has no content coding any more. None is returned where the answer is there already.
         """
         service = self._service
-        call = Call(
-            target.verb.protocol,
-            service.request_id(headers),
-            model=target.model,
-            version=target.version,
-            label=target.label,
-            caller=peer,
-        )
-        error_text = target.verb.error_text
+        verb, model, version, label = target
+        call = Call(verb.protocol, service.request_id(headers), time.perf_counter(), peer, model, version, label)
+        error_text = verb.error_text
 
-        def finish(call: Call, response: Response | None) -> None:
-            done(self._response(call, response) if response else self._failure(call, error_text(call.error)))  # type: ignore[arg-type]
+        def finish(
+            call: Call,
+            rendered: Rendered | None,
+            spooled: SpooledBody | None = None,
+            held: Reservation | None = None,
+        ) -> None:
+            if rendered is None:
+                done(self._failure(call, error_text))
+            else:
+                headers = (*rendered.headers, *self._headers(call))
+                done(HttpResponse(200, rendered.body, headers, None, spooled, held))
 
         try:
             call.timeout_ms = timeout_ms(headers, service.settings.request_timeout_ms)
@@ -81,7 +88,7 @@ class RestCalls:
             finish(call, None)
             return None
         accepted = headers.get(b"accept-encoding")
-        execution = Execution(service, call, target.verb, finish, accepted=accepted, reservation=reservation)
+        execution = Execution(service, call, verb, finish, accepted, reservation)
         json_length = headers.get(b"inference-header-content-length")
         if isinstance(body, bytes):
             execution.begin(Body(body, json_length))
@@ -97,27 +104,21 @@ class RestCalls:
 
     def refused(self, target: Target, headers: Headers, error: MillraceError) -> HttpResponse:
         """The answer to a request for a hot verb whose body was not taken."""
-        call = Call(target.verb.protocol, self._service.request_id(headers), model=target.model)
+        call = Call(target.verb.protocol, self._service.request_id(headers), time.perf_counter())
         call.error, call.status = error, error.status
         self._service.ended(call, target.verb.error_text)
-        return self._failure(call, target.verb.error_text(error))
+        return self._failure(call, target.verb.error_text)
 
     def refusal(self, call: Call) -> HttpResponse:
         """The answer to a request that was refused before any verb saw it."""
-        return self._failure(call, str(call.error))
+        return self._failure(call, str)
 
-    def _response(self, call: Call, response: Response) -> HttpResponse:
-        body, headers = response.rendered
-        return HttpResponse(
-            200, body, (*headers, *self._headers(call)), spooled=response.spooled, reservation=response.reservation
-        )
-
-    def _failure(self, call: Call, text: str) -> HttpResponse:
+    def _failure(self, call: Call, error_text: "Callable[[MillraceError], str]") -> HttpResponse:
         error = call.error
         if error is None:
             raise AssertionError("a call without a response has an error")
         headers = (_JSON, *self._headers(call), *error_headers(error))
-        return HttpResponse(error.status, error_body(text), headers, error)
+        return HttpResponse(error.status, error_body(error_text(error)), headers, error)
 
     def _headers(self, call: Call) -> tuple[tuple[str, str], ...]:
         stages = f"parse;dur={call.parse_ms:.3f}"

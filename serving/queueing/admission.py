@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.errors import InvalidRequest, PayloadTooLarge
 from millrace.protocol.tensors import BYTES, Signature, Tensor, TensorSpec, read_layout
 from serving.models.registry import ServedModel
 from serving.queueing.requests import InferenceRequest
@@ -31,13 +31,16 @@ def admit(
 ) -> InferenceRequest:
     """The request for the queue, checked against the model's signature.
 
-    `deadline` is a time of `time.perf_counter`. Raises `InvalidRequest` with the words that Triton's users know.
+    `deadline` is a time of `time.perf_counter`. Raises as `check` does, with the words that Triton's users know.
     """
     return request_of(inference, check(inference, max_queue_rows), trace=trace, deadline=deadline, caller=caller)
 
 
 def check(inference: Inference, max_queue_rows: int) -> int:
-    """Check what is asked against the model's signature: how many rows it has. Raises `InvalidRequest`."""
+    """Check what is asked against the model's signature: how many rows it has.
+
+    Raises `InvalidRequest`, or `PayloadTooLarge` for more rows than the queue takes.
+    """
     model = inference.model
     rows = _check_inputs(model, model.signature(inference.signature), inference.inputs)
     check_rows(model, rows, max_queue_rows)
@@ -45,15 +48,17 @@ def check(inference: Inference, max_queue_rows: int) -> int:
 
 
 def check_rows(model: ServedModel, rows: int, max_queue_rows: int) -> None:
-    """Raises `InvalidRequest` for more rows than the queue takes; where the model does not batch, it has no rows."""
+    """Raises `PayloadTooLarge` for more rows than the queue takes; where the model does not batch, it has no rows."""
     if model.max_batch_size and rows > max_queue_rows:
-        raise InvalidRequest(f"inference request batch-size must be <= {max_queue_rows} for '{model.name}', got {rows}")
+        raise PayloadTooLarge(
+            f"inference request batch-size must be <= {max_queue_rows} for '{model.name}', got {rows}"
+        )
 
 
 def check_shape(
     model: ServedModel, spec: TensorSpec | None, datatype: str, shape: tuple[int, ...], max_queue_rows: int
 ) -> None:
-    """Check what an input says of itself, before its elements are looked at. Raises `InvalidRequest`.
+    """Check what an input says of itself, before its elements are looked at. Raises as `check` does.
 
     `spec` is None for an input that the signature does not know: `check` has the words for it.
     """

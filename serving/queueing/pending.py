@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Hashable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,8 @@ from serving.queueing.requests import (
 )
 
 _log = logging.getLogger(__name__)
+# How a request ended, for the estimate of the wait: a worker replied, its deadline passed, or for another reason.
+Outcome = Literal["answered", "expired", "left"]
 _NOTHING: dict[str, Tensor] = {}
 _NO_TIME = Timings(0.0, 0.0, 0.0, 0.0)
 _SMALL_BYTES = 1_000_000  # that the event loop may copy at once
@@ -47,7 +49,7 @@ class Pending:
     """
 
     __slots__ = (
-        "deadline", "flow", "ids", "inputs", "is_done", "key", "max_batch_size", "missing", "model",
+        "ahead", "deadline", "flow", "ids", "inputs", "is_done", "key", "max_batch_size", "missing", "model",
         "on_error", "on_response", "on_sent", "parts", "priority", "rows", "signature", "size", "started", "tick",
         "timeout_s", "timings", "trace", "usage", "version",
     )  # fmt: skip
@@ -79,6 +81,7 @@ class Pending:
         self.flow = flow
         self.usage = usage
         self.started = now
+        self.ahead = 0
         self.deadline = now + request.timeout_s
         self.ids: list[int] = []
         self.parts: list[dict[str, Tensor]] = []
@@ -149,7 +152,7 @@ class PendingRequests:
         """Begin the life of a request of `size` bytes; its deadline is watched from now on."""
         pending = Pending(request, on_response, on_error, on_sent, flow, usage, size, self.clock())
         pending.tick = self._deadlines.add(pending, pending.deadline)
-        flow.sent(request.priority, request.rows)
+        pending.ahead = flow.sent(request.priority, request.rows)
         self.count += 1
         return pending
 
@@ -171,16 +174,16 @@ class PendingRequests:
         """Answer with the response, unless the request has ended."""
         if pending.is_done:
             return
-        self.end(pending, is_answered=True)
+        self.end(pending, "answered")
         try:
             pending.on_response(response)
         except Exception:
             _log_callback(pending)
 
-    def fail(self, pending: Pending, error: MillraceError) -> None:
-        """Answer with the error, unless there is an answer already."""
+    def fail(self, pending: Pending, error: MillraceError, outcome: Outcome = "left") -> None:
+        """Answer with the error, unless there is an answer already; `outcome` is what the error says of the workers."""
         if not pending.is_done:
-            self.end(pending)
+            self.end(pending, outcome)
             try:
                 pending.on_error(error)
             except Exception:
@@ -198,13 +201,20 @@ class PendingRequests:
         """Answer all requests that were sent with the error."""
         self.fail_all([pending for pending, _ in self.parts.values()], error)
 
-    def end(self, pending: Pending, *, is_answered: bool = False) -> None:
+    def end(self, pending: Pending, outcome: Outcome = "left") -> None:
         """The request has its answer, or nobody waits for it any more; calls nothing but `on_sent`."""
         pending.is_done = True
         self._deadlines.remove(pending, pending.tick)
         for number in pending.ids:
             self.parts.pop(number, None)
-        pending.flow.ended(pending.priority, pending.rows, is_answered=is_answered)
+        if outcome == "answered":
+            timings = pending.timings
+            run_s = (timings.batch_ms + timings.compute_ms) / 1000 if timings else 0.0
+            pending.flow.answered(pending.priority, pending.rows, pending.ahead, pending.started, run_s)
+        elif outcome == "expired":
+            pending.flow.expired(pending.priority, pending.rows, pending.ahead, pending.started)
+        else:
+            pending.flow.left(pending.priority, pending.rows)
         pending.usage.remove(pending.rows, pending.size)
         if not pending.ids:  # else its blocks may still be on their way
             release(pending)
@@ -220,7 +230,8 @@ class PendingRequests:
                 await asyncio.wait_for(self._none_left.wait(), timeout_s)
 
     def _expire(self, pending: Pending) -> None:
-        self.fail(pending, DeadlineExceeded(f"no answer within {max(0.0, pending.timeout_s) * 1000:.0f} ms"))
+        error = DeadlineExceeded(f"no answer within {max(0.0, pending.timeout_s) * 1000:.0f} ms")
+        self.fail(pending, error, "expired")
 
 
 def release(pending: Pending) -> None:

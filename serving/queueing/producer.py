@@ -116,14 +116,14 @@ class Producer:
         key = request.model, request.version
         flow = self._flows.get(key)
         if flow is None:
-            flow = self._flows[key] = Flow(request.max_batch_size)
+            flow = self._flows[key] = Flow(request.max_batch_size, self._pending.clock)
             self._shares[key] = FairShares(self._limits)
         size = 0
         for tensor in request.inputs.values():  # `size_of`, at half the time
             size += len(tensor.data)
         if request.rows > self._limits.rows or size > self._limits.bytes:
             raise never_fits(request.model, request.rows, size, self._limits)
-        self.refuse_if_late(request.model, request.version, request.priority, request.timeout_s)
+        self.refuse_if_late(request.model, request.version, request.priority, request.timeout_s, request.rows)
         usage = self._shares[key].add(request.caller, request.rows, size)
         if usage is None:
             raise self._unfair(request, self._shares[key], size)
@@ -143,13 +143,14 @@ class Producer:
             retry_after_s=min(LONGEST_RETRY_S, wait_s),
         )
 
-    def refuse_if_late(self, model: str, version: int, priority: str, timeout_s: float) -> None:
+    def refuse_if_late(self, model: str, version: int, priority: str, timeout_s: float, rows: int = 1) -> None:
         """Raises `QueueFull` where so much is waiting that the answer to a request would come too late.
 
-        Under overload, asking this before a body is read leaves the time that reading takes to what is accepted.
+        `rows` may be left out where they are not known yet. Under overload, asking this before a body is read leaves
+        the time that reading takes to what is accepted.
         """
         flow = self._flows.get((model, version))
-        if flow and (too_late_s := flow.seconds_too_late(priority, timeout_s)):
+        if flow and (too_late_s := flow.seconds_too_late(priority, timeout_s, rows)):
             raise QueueFull(
                 f"the queue of {model!r} is too long to answer within {timeout_s * 1000:.0f} ms",
                 retry_after_s=min(LONGEST_RETRY_S, too_late_s),

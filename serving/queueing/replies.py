@@ -75,7 +75,7 @@ class Replies:
                 continue
             answered, part = found
             if item.code:
-                pending.fail(answered, from_wire(item.code, item.message))
+                pending.fail(answered, from_wire(item.code, item.message), "answered")
                 continue
             try:
                 outputs = {name: column[i] for name, column in columns.items()}

@@ -45,6 +45,7 @@ _HEAD_S = 10.0
 _STALL_S = 10.0
 _LINGER_S = 0.5
 _DISCARD_S = 10.0
+_DISCARD_PAUSE_S = 3.0
 _LOOK_S = 0.01
 _GRACE_S = 1.0
 _BUFFERED_BYTES = 65_536
@@ -142,7 +143,7 @@ class Connection(asyncio.Protocol):
             self._take_body(self._arrival, data)
         elif self._is_discarding:
             if self._discard_ends < _NEVER and not self._is_full:
-                self.ends = min(self._server.loop.time() + _LINGER_S, self._discard_ends)
+                self.ends = min(self._server.loop.time() + _DISCARD_PAUSE_S, self._discard_ends)
         elif self._head or self._sending or self._is_full:
             self._hold_for_later(self._buffer + data if self._buffer else data)
         elif self._buffer:
@@ -438,6 +439,8 @@ class Connection(asyncio.Protocol):
             self._arrival = None
         self._closes = True
         self._write(self._handler.refused(head, error), head)
+        if head and not self._is_full and not self._server.is_stopping:
+            self.ends = self._server.loop.time() + _DISCARD_PAUSE_S  # a body is on its way
 
     def _write(self, response: HttpResponse, head: RequestHead | None) -> None:
         length = body_bytes(response, head)

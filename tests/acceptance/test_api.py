@@ -288,7 +288,7 @@ BAD_PREDICT = [
     ("text of 1 MB", "/v1/models/sentiment:predict", {"instances": ["x" * 2**20]}, 400, "takes at most 65536 bytes an element, got 1048576"),
     ("unknown word", "/v1/models/word2vec:predict", {"instances": [["qwrtzpsdf"]]}, 400, "unknown word 'qwrtzpsdf'"),
     ("unequal weights", "/v1/models/word2vec:predict", {"instances": [{"tokens": ["king"], "weights": [1, 2]}]}, 400, "must have the same shape"),
-    ("too many rows", DIGITS, {"instances": [_nested(28, 28, 1)] * 4097}, 400, "inference request batch-size must be <= 4096 for 'digits', got 4097"),
+    ("too many rows", DIGITS, {"instances": [_nested(28, 28, 1)] * 4097}, 413, "inference request batch-size must be <= 4096 for 'digits', got 4097"),
     ("half a character", "/v1/models/sentiment:predict", b'{"instances": ["\\ud800"]}', 400, "is not valid UTF-8"),
     ("half a character as name", DIGITS, b'{"signature_name": "\\ud800", "instances": [1]}', 400, "Serving signature name"),
     ("huge number", DIGITS, b'{"instances": [%s]}' % (b"9" * 40), 400, "Expected [-1,28,28,1], got [1]"),

@@ -160,9 +160,10 @@ def test_high_priority_is_computed_first_and_normal_is_not_starved(one_worker: P
     assert sum(place < max(places["high"]) for place in places["normal"]) >= 4
 
 
-def test_overload_is_turned_away_at_once_and_the_rest_is_answered_in_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slower", [1, 2])
+def test_overload_is_turned_away_at_once_and_the_rest_is_answered_in_time(tmp_path: Path, slower: int) -> None:
     """Limits for a machine that has others to serve; those of `make chaos` are the promised ones."""
-    result = overload(tmp_path, 1000)
+    result = overload(tmp_path, 1000, slower)
     facts = result.facts
     assert result.faults() == []
     assert facts["goodput"].value > 60

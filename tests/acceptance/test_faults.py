@@ -49,7 +49,7 @@ def test_a_request_that_kills_its_model_ends_neither_the_worker_nor_another_mode
 def test_overload_deadlines_and_absence_have_each_their_status(
     up: Up, model: GatedModel, tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MILLRACE_SERVING_MAX_QUEUE_ROWS", "3")
+    monkeypatch.setenv("MILLRACE_SERVING_MAX_QUEUE_ROWS", "6")  # of which one caller may have a half
     model.publish(tmp_path / "models")
     stack = up("--models", str(tmp_path / "models"), "--redis-url", own_redis.url, "--log-level", "error")
     (worker,) = stack.programs("worker")
@@ -63,13 +63,12 @@ def test_overload_deadlines_and_absence_have_each_their_status(
     assert (late.status_code, late.json()) == (504, {"error": "no answer within 100 ms"})
     with ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(ask, 60_000) for _ in range(3)]
-        until(lambda: _is_full(own_redis), what="a full queue")
+        until(lambda: _holds_three(own_redis), what="a caller with its share of the queue")
         full = ask(100)
         assert full.status_code == 429
         assert int(full.headers["retry-after"]) >= 1
         model.open()
-        # The late request may still hold its row, so that one of the three is refused.
-        assert {answer.result().status_code for answer in waiting} <= {200, 429}
+        assert {answer.result().status_code for answer in waiting} == {200}
     freeze(worker.pid)
     until(lambda: ask(100).status_code == 503, what="the worker's announcement to expire")
     absent = ask(100)
@@ -98,9 +97,9 @@ def test_the_api_finishes_open_requests_before_it_stops(
     assert stack.process.wait(60) == 0
 
 
-def _is_full(server: RedisServer) -> bool:
+def _holds_three(server: RedisServer) -> bool:
     with redis.Redis.from_url(server.url) as client:
-        return client.hget(QUEUE.held, "rows") == b"3"
+        return int(client.hget(QUEUE.held, "rows") or 0) >= 3  # the late request may hold its row still
 
 
 def _listens(stack: Stack) -> bool:

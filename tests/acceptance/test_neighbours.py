@@ -9,9 +9,9 @@ import contextlib
 import gzip
 import http.client
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -187,16 +187,29 @@ AT_ONCE: dict[str, tuple[Callable[[], Http | Grpc], int]] = {
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
-    """An API process, a worker for the models of the table, and one for the neighbour's model alone."""
-    folder = tmp_path_factory.mktemp("neighbours")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of the table, and in a folder of its own the neighbour's."""
+    folder = tmp_path_factory.mktemp("models")
     for name, kind in (("numbers", models.FLOAT), ("wholes", models.INT32), ("texts", models.STRING)):
         _identity(folder / "heavy" / name / "1", kind)
     _identity(folder / "light" / "small" / "1", models.FLOAT)
-    offload = os.environ.get("MILLRACE_TEST_OFFLOAD_PROCESSES", "2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Parts]:
+    """An API process, a worker for the models of the table, and one for the neighbour's model alone."""
+    with _running(tmp_path_factory.mktemp("stack"), repository) as parts:
+        yield parts
+
+
+@contextmanager
+def _running(folder: Path, repository: Path, offload_processes: int = 2) -> Iterator[Parts]:
     with (
-        Parts(folder, folder / "heavy", waits=False, MILLRACE_SERVING_OFFLOAD_PROCESSES=offload) as parts,
-        parts.another_worker(folder / "light"),
+        Parts(
+            folder, repository / "heavy", waits=False, MILLRACE_SERVING_OFFLOAD_PROCESSES=str(offload_processes)
+        ) as parts,
+        parts.another_worker(repository / "light"),
     ):
         until(lambda: _are_ready(parts.urls[0]), 60, "the models to be ready")
         yield parts
@@ -221,8 +234,12 @@ def _are_ready(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def neighbour(stack: Parts) -> Iterator[Neighbour]:
-    with Neighbour(stack.ports[0], "/v1/models/small:predict", '{"instances": [[1, 2, 3]]}') as found:
+    with _neighbour(stack) as found:
         yield found
+
+
+def _neighbour(stack: Parts) -> Neighbour:
+    return Neighbour(stack.ports[0], "/v1/models/small:predict", '{"instances": [[1, 2, 3]]}')
 
 
 def _send_at_once(stack: Parts, request: Http | Grpc, count: int) -> set[int]:
@@ -235,17 +252,20 @@ def _send_at_once(stack: Parts, request: Http | Grpc, count: int) -> set[int]:
     return statuses
 
 
+def _excess(stack: Parts, neighbour: Neighbour, request: Http | Grpc, count: int, statuses: set[int]) -> float:
+    """By how many seconds the neighbour waits longer for the requests than beside other programs."""
+    with neighbour.waits() as waits:
+        assert _send_at_once(stack, request, count) <= statuses
+    with burning(BURNERS):
+        beside_others_s = neighbour.longest_s(1.0)
+    return max(waits) - beside_others_s
+
+
 def _check(stack: Parts, neighbour: Neighbour, request: Http | Grpc, count: int, statuses: set[int]) -> None:
-    measured = []
-    for _ in range(ATTEMPTS):
-        with neighbour.waits() as waits:
-            assert _send_at_once(stack, request, count) <= statuses
-        with burning(BURNERS):
-            beside_others_s = neighbour.longest_s(1.0)
-        if max(waits) - beside_others_s < ALLOWED_S:
-            return
-        measured.append(f"{max(waits) * 1000:.0f} ms, beside other programs {beside_others_s * 1000:.0f} ms")
-    pytest.fail(f"the neighbour waited too long: {'; '.join(measured)}")
+    measured: list[float] = []
+    while not measured or measured[-1] >= ALLOWED_S:
+        assert len(measured) < ATTEMPTS, f"the neighbour waited too long, by {measured} s"
+        measured.append(_excess(stack, neighbour, request, count, statuses))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -267,3 +287,13 @@ def test_a_neighbour_does_not_wait_for_many_requests_at_once(stack: Parts, neigh
     make, status = AT_ONCE[name]
     # Those for which there is no room, or no time, are refused.
     _check(stack, neighbour, make(), 64, {status, 413, 429, 500, 503, 504})
+
+
+def test_a_neighbour_does_wait_where_the_event_loop_reads_large_bodies(tmp_path: Path, repository: Path) -> None:
+    """Else the table would show nothing."""
+    make, status = CASES["numbers as JSON with one NaN"]
+    with (
+        _running(tmp_path, repository, offload_processes=0) as stack,
+        _neighbour(stack) as neighbour,
+    ):
+        assert all(_excess(stack, neighbour, make(), 1, {status}) > ALLOWED_S for _ in range(ATTEMPTS))

@@ -36,8 +36,8 @@ class Callers:
         self._url = f"{stack.url}/v1/models/tiny:predict"
         self._pool = ThreadPoolExecutor(count)
         self._stopping = threading.Event()
-        self._futures = [self._pool.submit(self._ask, number) for number in range(count)]
         self.tally: Counter[object] = Counter()
+        self._futures = [self._pool.submit(self._ask, number) for number in range(count)]
 
     def __enter__(self) -> "Callers":
         self.answered(50)

@@ -23,12 +23,16 @@ _DEADLINE_MS = 1_000
 _SENTIMENT = "/v1/models/sentiment:predict"
 
 
-def overload(folder: Path, requests: int) -> Result:
-    """The LSTM, 32 texts of 400 words a request: its peak in a closed loop, then three times that on a schedule."""
+def overload(folder: Path, requests: int, slower: int = 1) -> Result:
+    """The LSTM, 32 texts of 400 words a request: its peak in a closed loop, then three times that on a schedule.
+
+    `slower` makes texts and deadlines so many times longer, as on a slower machine.
+    """
+    deadline_ms = slower * _DEADLINE_MS
     (folder / "models").mkdir()
     (folder / "models" / "sentiment").symlink_to(ROOT / "models" / "sentiment")
     with Parts(folder, folder / "models") as parts:
-        texts = _texts(parts.urls[0])
+        texts = _texts(parts.urls[0], slower)
         seconds = max(4.0, requests / 1000)
         idle = _median_alone(parts, texts)
         with Load(parts.addresses, texts, connections=16) as closed:
@@ -38,7 +42,7 @@ def overload(folder: Path, requests: int) -> Result:
         before = _memory(parts)
         with Load(parts.addresses, texts, rate=3 * peak) as load, _watched(parts) as most:
             pass_for(seconds + 1)
-        again = _asked_again(parts, texts, [o for o in load.tally.of("refused") if o.status == 429][-8:])
+        again = _asked_again(parts, texts, [o for o in load.tally.of("refused") if o.status == 429][-8:], deadline_ms)
         after = _median_alone(parts, texts)
     tally = load.tally
     start = tally.outcomes[0].due
@@ -53,9 +57,9 @@ def overload(folder: Path, requests: int) -> Result:
         "goodput": Fact(_rate(right, seconds) / peak * 100, "% of the peak", at_least=90),
         "turned away, p99": Fact(percentile(turned_away, 99), "ms", at_most=100),
         "turned away without Retry-After": Fact(sum(not o.retry_after_s for o in turned_away), at_most=0),
-        "Retry-After, at most": Fact(told_s, "s", at_most=2 * _DEADLINE_MS / 1000),
+        "Retry-After, at most": Fact(told_s, "s", at_most=2 * deadline_ms / 1000),
         "came again when told, and were refused": Fact(len(again) - sum(again), at_most=0),
-        "accepted, p99": Fact(percentile(accepted, 99), "ms", at_most=_DEADLINE_MS),
+        "accepted, p99": Fact(percentile(accepted, 99), "ms", at_most=deadline_ms),
         "accepted, and not answered in time": Fact(100 * len(too_late) / len(accepted), "%", at_most=1),
         "a request alone before, median": Fact(idle, "ms"),
         "a request alone after, median": Fact(after, "ms", at_most=2 * idle),
@@ -66,17 +70,17 @@ def overload(folder: Path, requests: int) -> Result:
     return Result(tally, (429, 504), facts)
 
 
-def _texts(url: str) -> Iterator[Call]:
+def _texts(url: str, slower: int) -> Iterator[Call]:
     """Requests for 32 texts of 400 words, and what the model says of each when it is asked alone, over and over."""
     words = (ROOT / "models" / "sentiment" / "1" / "vocabulary.txt").read_text(encoding="utf-8").split()[2:4000]
     draw = random.Random(3)
     found = []
     for _ in range(8):
-        texts = [" ".join(draw.choices(words, k=400)) for _ in range(32)]
+        texts = [" ".join(draw.choices(words, k=slower * 400)) for _ in range(32)]
         alone = [httpx.post(url + _SENTIMENT, json={"instances": [text]}, timeout=30).json() for text in texts]
         right = [row for answer in alone for row in answer["predictions"]]
         body = json.dumps({"instances": texts}).encode()
-        found.append(Call(path=_SENTIMENT, body=body, is_right=_near(right), timeout_ms=_DEADLINE_MS))
+        found.append(Call(path=_SENTIMENT, body=body, is_right=_near(right), timeout_ms=slower * _DEADLINE_MS))
     return itertools.cycle(found)
 
 
@@ -105,14 +109,14 @@ def _median_alone(parts: Parts, texts: Iterator[Call]) -> float:
     return percentile(load.tally.of("right"), 50)
 
 
-def _asked_again(parts: Parts, texts: Iterator[Call], refused: list[Outcome]) -> list[bool]:
+def _asked_again(parts: Parts, texts: Iterator[Call], refused: list[Outcome], timeout_ms: int) -> list[bool]:
     """Whether each is answered when it comes again, once the load has ended, after the time that it was told."""
     answered = []
     for outcome in refused:
         pass_for(max(0.0, outcome.ended + (outcome.retry_after_s or 0) - time.perf_counter()))
         call = next(texts)
         with httpx.Client(timeout=30) as client:
-            headers = {"X-Request-Timeout-Ms": str(_DEADLINE_MS)}
+            headers = {"X-Request-Timeout-Ms": str(timeout_ms)}
             answered.append(client.post(parts.urls[0] + call.path, content=call.body, headers=headers).is_success)
     return answered
 

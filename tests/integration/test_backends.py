@@ -1,5 +1,7 @@
 """Each backend with its real runtime, on one tiny model in its format."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from millrace.protocol.errors import InvalidRequest, ModelFailed
 from tests.support.onnxmodels import FLOAT, INT32, INT64, STRING, constant, info, node, save
+from tests.support.running import ROOT
 from worker import backends
 from worker.backends import texts
 from worker.backends.base import Backend, Device, LoadError, RowErrors
@@ -228,6 +231,36 @@ def test_tensorflow_blames_the_request_where_an_operation_blames_its_argument(te
         backend.run("pairs", {"x": np.zeros(3, np.float32)})
     with pytest.raises(ModelFailed, match=r"^TensorFlow: OOM when allocating tensor"):
         backend.run("fill", {"n": np.array([2**45])})
+
+
+def test_tensorflow_writes_nothing_of_a_request_to_standard_error_by_itself(saved_model: Path) -> None:
+    """In a process of its own, where nobody else has set TensorFlow's logging up before."""
+    program = """
+import sys, logging, numpy as np
+from pathlib import Path
+from worker import backends
+from worker.backends.base import Device
+logging.basicConfig(format="ours %(message)s")
+backend = backends.load(Path(sys.argv[1]), Device())
+print("loaded", file=sys.stderr, flush=True)
+try:
+    backend.run("serving_default", {"x": np.zeros((1, 5), np.float32)})
+except Exception as error:
+    print(type(error).__name__)
+import tensorflow
+tensorflow.get_logger().warning("a warning")
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, saved_model],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "InvalidRequest\n"
+    assert done.stderr.partition("loaded\n")[2] == "ours a warning\n"
 
 
 def test_litert_blames_the_request_where_an_operator_refuses_what_it_is_given(tensorflow: Any, tmp_path: Path) -> None:

@@ -571,7 +571,7 @@ def test_of_two_who_change_the_same_document_one_is_told_to_read_again(broker: B
 
 
 def test_a_document_that_is_put_back_does_not_undo_a_newer_one(broker: Broker) -> None:
-    older, newer = DesiredState(model="m", generation=7), DesiredState(model="m", generation=9, is_loaded=False)
+    older, newer = DesiredState(model="m", generation=8), DesiredState(model="m", generation=9, is_loaded=False)
     gone = DesiredState(model="gone", generation=1)
 
     async def run() -> list[DesiredState]:

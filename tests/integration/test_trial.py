@@ -5,7 +5,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -199,6 +199,25 @@ def test_a_model_that_depends_on_something_that_is_away_has_no_trial() -> None:
     backend = Computed(signature, away)
     with pytest.raises(Unavailable):
         trial.of_model(backend, backend.signatures, Preparation(), 16)
+
+
+@pytest.mark.parametrize(("kind", "is_batched"), [("cpu", False), ("cuda", True)])
+def test_a_gpu_may_round_more_than_a_cpu(kind: Literal["cpu", "cuda"], is_batched: bool) -> None:
+    """A thousandth, as TF32 does; a hundredth is too much anywhere."""
+    signature = Signature(
+        inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1,)),),
+        outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1,)),),
+    )
+
+    def reason(rounding: float) -> str:
+        def rounded(inputs: Arrays) -> Arrays:
+            return {"y": inputs["x"] * np.float32(1 + rounding * (len(inputs["x"]) > 1))}
+
+        backend = Computed(signature, rounded)
+        return trial.of_model(backend, backend.signatures, Preparation(), 16, Device(kind)).reason
+
+    assert (reason(0.001) == "") is is_batched
+    assert "changes with the rows beside it" in reason(0.01)
 
 
 class Computed:

@@ -25,7 +25,7 @@ from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
 from millrace.broker.redis import RedisBroker
 from millrace.protocol import codec
-from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Unavailable
+from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ReplyBlock
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.queueing.producer import Producer
@@ -565,6 +565,106 @@ def test_a_block_that_cannot_be_read_is_buried_and_the_rest_served(broker: Broke
     with serving(broker, model_of(Scripted(doubles))):
         (answer,) = ask(broker, request_of([[1]]))
     assert shown(answer) == [[2]]
+
+
+def test_a_block_without_requests_is_buried(broker: Broker) -> None:
+    async def put_empty() -> None:
+        async with connected(broker) as link:
+            await link.append([block_of(link, request_of(np.zeros((0, 1))), [])], Limits(10, 10**6))
+
+    asyncio.run(put_empty())
+    operator = broker.operator()
+    with serving(broker, model_of(Scripted(doubles))):
+        until(lambda: list(operator.dead_letters(QUEUE)), what="a dead letter")
+    assert [letter.error for letter in operator.dead_letters(QUEUE)] == ["the block holds no requests"]
+    operator.close()
+
+
+@pytest.mark.parametrize("error", [Unavailable("it is away"), DeadlineExceeded("it took too long")], ids=repr)
+def test_what_a_model_depends_on_fails_the_whole_batch_at_once(broker: Broker, error: MillraceError) -> None:
+    """To ask once for each request would be no use, and the more load the more of it."""
+
+    def depends(x: Any) -> Any:
+        raise error
+
+    backend = Scripted(depends)
+    with serving(broker, model_of(backend)):
+        answers = ask(broker, request_of([[1]]), request_of([[2]]), request_of([[3]]))
+    assert [shown(answer) for answer in answers] == [type(error)] * 3
+    assert backend.runs == [3]
+
+
+class Buries(MemoryConsumerLink):
+    """A link that cannot bury at first, and must not be asked for cancelled requests: there are none."""
+
+    attempts = 0
+
+    def bury(self, delivery: Delivery, error: str) -> None:
+        self.attempts += 1
+        if self.attempts == 1:
+            raise Unavailable("it is away")
+        super().bury(delivery, error)
+
+    def cancelled(self, items: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        raise AssertionError("nothing was cancelled")
+
+
+def test_a_block_that_cannot_be_buried_yet_is_left_to_be_claimed_again() -> None:
+    broker = MemoryBroker()
+    link = Buries(broker, QUEUE, "w")
+
+    async def put_garbage() -> None:
+        async with connected(broker) as sender:
+            await sender.append([Append(QUEUE, "normal", ((7, b"garbage"),))], Limits(10, 100))
+
+    asyncio.run(put_garbage())
+    instance = instance_over(link, broker)
+    thread = threading.Thread(target=instance.run)
+    thread.start()
+    until(lambda: is_empty(broker), what="an empty queue")
+    (answer,) = ask(broker, request_of([[1]]))
+    instance.drain()
+    thread.join(30)
+    assert link.attempts == 2
+    assert shown(answer) == [[2]]
+
+
+def test_replies_say_how_long_requests_waited_and_ran() -> None:
+    """By clocks that are passed in: a run takes 2 s, a block waited 5 s on the queue, a second batch for the first."""
+    broker, now_s = MemoryBroker(), [100.0]
+
+    def slow(x: Any) -> Any:
+        now_s[0] += 2.0
+        return x
+
+    async def run() -> list[ReplyBlock]:
+        async with connected(broker) as link:
+            for row in ([1.0], [1.0, 2.0]):
+                append = block_of(link, request_of([row], timeout_s=60), [1])
+                block = codec.decode_request(append.blocks[0][1])
+                late = replace(block, sent_ms=block.sent_ms - 5000)
+                await link.append([Append(QUEUE, "normal", ((1, codec.encode_request(late)),))], Limits(10, 10**6))
+            instance = Instance(
+                model_of(Scripted(slow)),
+                broker.consumer(QUEUE, "w"),
+                worker="w",
+                clock=broker.worker().clock,
+                lease_ms=10_000,
+                monotonic=lambda: now_s[0],
+            )
+            thread = threading.Thread(target=instance.run)
+            thread.start()
+            replies: list[bytes] = []
+            while len(replies) < 2:
+                replies += await link.replies()
+            instance.drain()
+            await asyncio.to_thread(thread.join, 30)
+        return [codec.decode_reply(reply) for reply in replies]
+
+    replies = asyncio.run(run())
+    assert [reply.compute_ms for reply in replies] == [2000, 2000]
+    assert [reply.items[0].batch_ms for reply in replies] == [0, 2000]
+    assert all(5000 <= reply.items[0].queue_ms < 60_000 for reply in replies)
 
 
 def test_draining_answers_what_was_taken(broker: Broker) -> None:

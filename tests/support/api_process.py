@@ -60,8 +60,15 @@ class ApiProcess:
         return next((int(line["memory_limit_bytes"]) for line in self.lines if "memory_limit_bytes" in line), 0)
 
     @property
+    def own_limit_bytes(self) -> int:
+        """The same without what its offload processes may take."""
+        return self.memory_limit_bytes - next(
+            int(line["offload_limit_bytes"]) for line in self.lines if "offload_limit_bytes" in line
+        )
+
+    @property
     def memory_bytes(self) -> int:
-        """What it takes now."""
+        """What it takes now, without its offload processes."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
     def ask(
@@ -91,6 +98,12 @@ class ApiProcess:
         if data:
             with contextlib.suppress(BlockingIOError):
                 connection.send(data)
+        return connection
+
+    def connect_and_send(self, data: bytes) -> socket.socket:
+        """A connection that has sent all of these bytes."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection.sendall(data)
         return connection
 
     @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.errors import InvalidRequest, PayloadTooLarge
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.models.registry import ServedModel
@@ -55,12 +55,16 @@ def test_a_file_is_taken_in_place_of_numbers() -> None:
         ({"x": _floats(0, 2)}, r"input 'x' of model 'm' is empty: its shape is \[0,2\]"),
         ({"x": _floats(2, 2), "text": [b"a"]}, r"different numbers of rows: \[1, 2\]"),
         ({"x": _floats(1, 2), "text": [b"sixsix"]}, "takes at most 5 bytes an element, got 6"),
-        ({"x": _floats(5, 2)}, "inference request batch-size must be <= 4 for 'm', got 5"),
     ],
 )
 def test_what_does_not_fit_the_signature_is_refused(inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         _admit(inputs)
+
+
+def test_more_rows_than_the_queue_can_ever_hold_are_too_many() -> None:
+    with pytest.raises(PayloadTooLarge, match="inference request batch-size must be <= 4 for 'm', got 5"):
+        _admit({"x": _floats(5, 2)})
 
 
 def test_without_batching_the_first_dimension_counts_nothing() -> None:

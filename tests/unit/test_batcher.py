@@ -85,6 +85,13 @@ def test_what_goes_to_one_caller_lies_side_by_side(given: list[Piece], cost: Cos
         assert len(callers) == len(set(callers))
 
 
+def test_callers_that_take_turns_lie_side_by_side_in_the_order_of_their_requests() -> None:
+    given = [piece_of({"x": np.zeros((1, 2))}, [1], to=caller) for caller in "srsrrs"]
+    (batch,) = formed(given)
+    assert [piece.block.reply_to for piece in batch.pieces] == list("rrrsss")
+    assert batch.pieces == [given[place] for place in (1, 3, 4, 0, 2, 5)]
+
+
 @given(st.lists(st.integers(1, 6), max_size=12))
 def test_rows_of_one_shape_stay_in_order_and_fill_each_batch_before_the_next(counts: list[int]) -> None:
     given = [piece_of({"x": np.zeros((rows, 2))}, [rows]) for rows in counts]

@@ -76,6 +76,19 @@ def test_what_has_ended_counts_no_more() -> None:
     assert shares.add("me", 49, 1)
 
 
+def test_the_rows_and_bytes_of_a_request_that_has_ended_are_free_again() -> None:
+    shares = FairShares(Limits(100, 1000))
+    kept = shares.add("me", 1, 1)
+    assert kept
+    for _ in range(20):
+        usage = shares.add("me", 49, 499)
+        assert usage
+        usage.remove(49, 499)
+    assert shares.add("other", 49, 499)  # nor does the queue count as full
+    assert shares.add("me", 32, 332)
+    assert shares.add("me", 1, 1) is None
+
+
 def test_a_request_costs_the_same_however_many_callers_there_are() -> None:
     def cost(callers: int) -> float:
         shares = FairShares(Limits(10**9, 10**9))

@@ -1,9 +1,13 @@
 """TensorFlow SavedModels, by TensorFlow."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
+# TensorFlow reads this when it is imported. It writes its warnings to standard error by itself, with what callers sent
+# in them; the exceptions say the same. An operator's own value stays.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
 from millrace.protocol.errors import InvalidRequest, ModelFailed
@@ -45,6 +49,7 @@ def load(folder: Path, device: Device) -> SavedModelBackend:
     if device.kind == "cuda" and not tf.config.list_physical_devices("GPU"):
         raise LoadError("CUDA was asked for, and TensorFlow found no usable GPU")
     _limit_threads(device.threads)
+    _log_as_we_do()
     try:
         model = tf.saved_model.load(str(folder))
     except (OSError, ValueError, tf.errors.OpError) as error:
@@ -57,6 +62,13 @@ def load(folder: Path, device: Device) -> SavedModelBackend:
 def _reason(error: Any) -> str:
     """What the operation says, out of the stack before it and the node's name after it."""
     return public(error.message.partition("\n\t [[")[0].strip().rpartition("\n")[2])
+
+
+def _log_as_we_do() -> None:
+    """Lead what TensorFlow's Python part logs to our handlers, in our form."""
+    logger = tf.get_logger()
+    logger.handlers.clear()
+    logger.propagate = True
 
 
 def _limit_threads(threads: int) -> None:

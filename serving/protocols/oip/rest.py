@@ -28,7 +28,7 @@ from serving.models.registry import ServedModel
 from serving.protocols import json_tensors
 from serving.protocols.examples import top_classes
 from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, NotQuick, ReadLimits, check_count
-from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
+from serving.protocols.verb import Body, Rendered, Verb, are_small, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows, check_shape
 
 _EXTENSIONS = (
@@ -515,7 +515,7 @@ def check_quick_to_show(
     outputs: Mapping[str, Tensor], wanted: Wanted, limits: ReadLimits, *, is_binary: bool = False
 ) -> None:
     """Raises `NotQuick` where showing what is wanted takes longer than the limits allow."""
-    if not limits.max_quick:
+    if not limits.max_quick or are_small(outputs):
         return
     of_classes = {each.name for each in wanted.outputs if each.classes}
     limits.check_quick(sum(math.prod(tensor.shape) for name, tensor in outputs.items() if name in of_classes))

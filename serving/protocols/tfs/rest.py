@@ -26,7 +26,7 @@ from serving.protocols.examples import (
     regressions,
     with_context,
 )
-from serving.protocols.limits import QUICK_BYTES, NotQuick, ReadLimits
+from serving.protocols.limits import QUICK_BYTES, QUICK_VALUES, NotQuick, ReadLimits
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows
 
@@ -44,7 +44,8 @@ def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) ->
     if (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
         key, tensor = fast
         return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
-    document = _document(body, limits, _most_strings(model, limits))
+    most_strings = _most_strings(model, limits) if len(body) > QUICK_VALUES else None
+    document = _document(body, limits, most_strings)
     name = _signature_name(document)
     signature = model.signature(name)
     if "instances" in document and "inputs" in document:
