@@ -102,12 +102,11 @@ class Running:
 
     def __init__(self, url: str, models: Path, **options: Any) -> None:
         parking = options.pop("parking", Parking())
+        modules = (*MODULES, *options.pop("modules", ("tests.support.breaking",)))
         settings = WorkerSettings(
             **{"redis_url": url, "models": models, "lease_ms": LEASE_MS, "poll_s": 0.1, "log_level": "error"} | options
         )
-        make = partial(
-            ModelProcesses, environ=os.environ, modules=(*MODULES, "tests.support.breaking"), parking=parking
-        )
+        make = partial(ModelProcesses, environ=os.environ, modules=modules, parking=parking)
 
         def make_host(context: Any) -> ModelProcesses:
             self.host = make(settings, RedisBroker(url), context)
@@ -313,6 +312,23 @@ def test_model_processes_are_forked_from_one_without_threads(
         assert {tuple(process.cmdline()) for process in worker.processes} == {tuple(server.cmdline())}
         adjusted = [int(Path(f"/proc/{process.pid}/oom_score_adj").read_text()) for process in worker.processes]
         assert min(adjusted) > int(Path("/proc/self/oom_score_adj").read_text())
+
+
+def test_where_forking_is_not_safe_each_model_process_is_a_new_interpreter(
+    redis_server: RedisServer, api: Api, make_onnx: Callable[..., Path], tmp_path: Path
+) -> None:
+    make_onnx(tmp_path / "models")
+    with running(redis_server.url, tmp_path / "models", modules=("tests.support.threaded",)) as worker:
+        ready(api, "tiny")
+        (process,) = worker.processes
+        assert "worker.processes.child" in process.cmdline()
+        assert [future.result(30) for future in api.ask(1.0, model="tiny")] == [[6.0, 60.0]]
+        process.kill()
+        until(lambda: worker.processes not in ([], [process]), what="the next process")
+        assert [future.result(30) for future in api.ask(1.0, model="tiny")] == [[6.0, 60.0]]
+        children = worker.processes
+    psutil.wait_procs(children, 10)
+    assert not any(map(is_alive, children))
 
 
 def test_no_model_process_outlives_its_worker(own_redis: RedisServer, api: Api, repository: Path) -> None:
