@@ -242,8 +242,11 @@ def test_a_division_that_stops_the_processor_ends_one_process_of_one_model(
 def test_neighbours_in_the_block_of_killing_requests_are_answered(
     redis_server: RedisServer, api: Api, repository: Path
 ) -> None:
-    """They come together, so they lie in one block or two; none but the killing ones goes without its answer."""
-    with running(redis_server.url, repository, instances=2) as worker:
+    """They come together, so they lie in one block or two; none but the killing ones goes without its answer.
+
+    No lease runs out meanwhile: what a process held that ended can be claimed at once.
+    """
+    with running(redis_server.url, repository, instances=2, lease_ms=120_000) as worker:
         ready(api, "m", "other")
         values = [1.0, CRASHES, 2.0, 3.0, LEAVES, 4.0, CRASHES, 5.0]
         answers = api.ask(*values)
