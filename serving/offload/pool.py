@@ -107,14 +107,14 @@ class Ticket:
         """Nobody waits for it any more."""
         self._pool.cancel(self)
 
-    def finish(self, result: Result | MillraceError) -> None:
-        """Tell who waits, once, and let go of the memory."""
+    def finish(self, result: Result | MillraceError | None = None) -> None:
+        """Tell who waits, once, and let go of the memory. Without a result, nobody may be waiting."""
         on_done, self.on_done = self.on_done, None
         self.buffers, self.body = (), None
         if self.timer:
             self.timer.cancel()
             self.timer = None
-        if on_done:
+        if on_done and result is not None:
             on_done(result)
 
 
@@ -182,13 +182,10 @@ class OffloadPool:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """See `Ticket`. What a process has begun it ends, for nobody."""
+        """See `Ticket`. What a process has begun it ends, for nobody, or is killed with at the deadline."""
         ticket.on_done = None
-        if ticket.timer:
-            ticket.timer.cancel()
-            ticket.timer = None
         if all(process.ticket is not ticket for process in self._processes):
-            ticket.buffers, ticket.body = (), None
+            ticket.finish()
 
     def assign(self) -> None:
         """Give the jobs that wait to the processes that are free."""
@@ -284,6 +281,7 @@ class _Process:
             return
         try:
             if ticket.on_done is None or self._is_ended:  # cancelled, or expired, while it was written
+                ticket.finish()
                 self.ticket = None
                 if not self._is_ended:
                     self._loop.call_soon(self._pool.assign)
@@ -308,7 +306,7 @@ class _Process:
             return
         ticket, self.ticket = self.ticket, None
         result = _read(fds)
-        if ticket and ticket.on_done:
+        if ticket:
             ticket.finish(result)
         self._pool.assign()
 
@@ -336,8 +334,9 @@ class _Process:
             return
         status = self._close()
         ticket, self.ticket = self.ticket, None
-        if ticket and ticket.on_done:
-            _log.error("an offload process ended", extra={"status": status})
+        if ticket:
+            if ticket.on_done:
+                _log.error("an offload process ended", extra={"status": status})
             ticket.finish(_error_of(status))
         self._pool.has_ended(self, after_s=self._loop.time() - self._began)
 

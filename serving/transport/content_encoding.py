@@ -82,7 +82,8 @@ class Unpacker:
 
 
 def _name(coding: bytes) -> str:
-    return coding.strip().lower().decode("latin-1")
+    name = coding.strip().lower().decode("latin-1")
+    return "gzip" if name == "x-gzip" else name  # its old name (RFC 9110, 8.4.1.3)
 
 
 def coding_for(accepted: bytes | None, body_bytes: int) -> str:

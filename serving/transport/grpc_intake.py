@@ -7,7 +7,8 @@ have sent no more than a stream's window, `WINDOW_BYTES`.
     head ──► may this caller? ──► room for a window? ──► message ──► room for all of it? ──► unpacked ──► handled
               │                    │                      │           │                       └─ too large
               └─ refused           └─ refused             │           └─ refused
-                                                          └─ slow: room for the largest message, or refused
+                                                          └─ slow: room for the largest message, which the one that
+                                                             has had it longest gives up; or refused
 
 A caller is told of each refusal, and each is counted. Packed messages come here packed, so that they are unpacked
 within their limit; gRPC itself would unpack them whole before it looks at their size.
@@ -39,7 +40,9 @@ _log = logging.getLogger(__name__)
 WINDOW_BYTES = SMALL_BYTES
 _LARGE_BYTES = 256 * 1024
 _SWEEP_S = 0.1
+_PATIENCE_S = 1.0  # which a slow message has, whoever else waits for its room
 _NO_ROOM = "the server holds all the bytes that it may; try again"
+_TOO_SLOW = "the message came slowly, and others need its room; try again"
 _FIRST_OF_PACKED = (b"\x1f", b"\x78")
 _GZIP = b"\x1f\x8b"
 
@@ -229,16 +232,37 @@ class GrpcIntake:
         for context, call in list(self._reading.items()):
             if call.began > now - _SWEEP_S:
                 break  # those behind are younger
+            if call.is_given_up:
+                continue
             if not call.is_slow:
-                call.is_slow = self._slow < self._most_slow and call.resize(self._most_bytes)
-                self._slow += call.is_slow
-                if not call.is_slow:
-                    self._give_up(context, QueueFull(_NO_ROOM))
+                if not self._has_room(call) and not (self._take_from_oldest(now) and self._has_room(call)):
+                    self._give_up(context, call, QueueFull(_NO_ROOM))
             elif call.began < now - self._timeout_s:
-                self._give_up(context, DeadlineExceeded(f"no message came within {self._timeout_s:.0f} s"))
+                self._give_up(context, call, DeadlineExceeded(f"no message came within {self._timeout_s:.0f} s"))
         self._sweeping = self._loop.call_later(_SWEEP_S, self._sweep)
 
-    def _give_up(self, context: Context, error: MillraceError) -> None:
+    def _has_room(self, call: Call) -> bool:
+        """Whether there is room for the largest message, which the call has then."""
+        call.is_slow = self._slow < self._most_slow and call.resize(self._most_bytes)
+        self._slow += call.is_slow
+        return call.is_slow
+
+    def _take_from_oldest(self, now: float) -> bool:
+        """Give up the slow call that began first, if it has had its time: else a few could keep all others out."""
+        for context, call in self._reading.items():
+            if call.is_slow:
+                if call.began > now - _PATIENCE_S:
+                    return False
+                call.is_slow = False
+                self._slow -= 1
+                call.resize(WINDOW_BYTES)
+                self._give_up(context, call, QueueFull(_TOO_SLOW))
+                return True
+        return False
+
+    def _give_up(self, context: Context, call: Call, error: MillraceError) -> None:
+        call.is_given_up = True
+
         async def give_up() -> None:
             with contextlib.suppress(grpc.aio.AbortError, grpc.aio.InternalError, grpc.aio.UsageError):
                 await self._refuse(context, error)

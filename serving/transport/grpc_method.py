@@ -33,11 +33,11 @@ class Method:
 class Call:
     """One call until its answer is sent. `reservation` counts its bytes, once it is admitted.
 
-    Its message is awaited since `began`, on the loop's clock; `is_slow` says that there is room for the largest.
-    `aborted` is the exception with which it ended.
+    Its message is awaited since `began`, on the loop's clock; `is_slow` says that there is room for the largest,
+    `is_given_up` that it is about to be refused. `aborted` is the exception with which it ended.
     """
 
-    __slots__ = ("aborted", "began", "is_slow", "method", "reservation")
+    __slots__ = ("aborted", "began", "is_given_up", "is_slow", "method", "reservation")
 
     def __init__(self, method: Method) -> None:
         self.method = method
@@ -45,6 +45,7 @@ class Call:
         self.aborted: BaseException | None = None
         self.began = 0.0
         self.is_slow = False
+        self.is_given_up = False
 
     def resize(self, bytes_: int) -> bool:
         """Reserve so many bytes in all; False where there is no room for them."""

@@ -606,6 +606,30 @@ async def test_callers_that_never_send_their_message_take_a_bounded_share_and_ar
 
 
 @run
+async def test_callers_that_never_send_their_message_cannot_keep_slow_ones_out() -> None:
+    async with running(max_buffered_bytes=8_000_000, max_body_bytes=1_000_000, request_timeout_ms=20_000) as b:
+        silent = [asyncio.ensure_future(refused(b.channel.stream_unary(INFER)())) for _ in range(4)]
+        await b.until(lambda: b.service.budget.used == 4_000_000)  # all the room that there is for slow messages
+
+        def has_room(call: Any) -> bool:
+            return not call.done() and b.service.budget.used >= 4_000_000 and any(end.done() for end in silent)
+
+        async with asyncio.timeout(10):
+            slow = b.channel.stream_unary(INFER)()
+            while not has_room(slow):  # it is refused as long as the others have not had their time
+                await asyncio.sleep(0.005)
+                if slow.done():
+                    slow = b.channel.stream_unary(INFER)()
+        await slow.write(infer_request(1).SerializeToString())
+        await slow.done_writing()
+        assert infer_response(await b.answered(slow)) == ("", [2])
+        ends = [end.result() for end in silent if end.done()]
+        assert ends == [
+            (grpc.StatusCode.RESOURCE_EXHAUSTED, "the message came slowly, and others need its room; try again")
+        ]
+
+
+@run
 async def test_a_call_for_which_there_is_no_room_is_refused_and_leaves_none_taken() -> None:
     async with running(max_buffered_bytes=2_000_000, max_queue_rows=200_000) as b:
         others = b.service.budget.reserve(500_000)

@@ -162,6 +162,20 @@ def test_a_job_ends_with_its_deadline_and_the_next_one_is_done() -> None:
     run(test)
 
 
+def test_a_job_whose_caller_left_ends_with_its_deadline_too() -> None:
+    async def test(bench: Bench) -> None:
+        small = b'{"instances": [[1]]}'
+        assert isinstance(await bench.do(parse(small), small), Result)  # it has started
+        body = b'{"instances":[[' + b",".join([b'"a"'] * 3_900_000) + b"]]}"
+        ticket = bench.pool.submit(parse(body, model=TEXTS), [body], None, lambda _: pytest.fail("nobody waits"), 0.1)
+        await bench.until(lambda: not ticket.buffers)  # the process has them
+        ticket.cancel()
+        assert isinstance(await bench.do(parse(small), small), Result)
+        assert bench.pool.statistics.ended == 1
+
+    run(test)
+
+
 def test_short_jobs_are_not_stuck_behind_long_ones() -> None:
     async def test(bench: Bench) -> None:
         body = b'{"instances":[[' + b",".join([b'"a"'] * 500_000) + b"]]}"

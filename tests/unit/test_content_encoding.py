@@ -22,6 +22,10 @@ def test_a_body_is_unpacked_where_it_fits(body: bytes, coding: str) -> None:
         assert unpack(arrived, b" %b " % coding.upper().encode(), len(body) - 1) is None
 
 
+def test_gzip_is_known_by_its_old_name() -> None:
+    assert unpack(gzip.compress(b"text"), b"X-gzip", 100) == b"text"
+
+
 def test_a_bomb_takes_no_more_room_than_is_allowed() -> None:
     bomb = gzip.compress(bytes(100_000_000))
     assert len(bomb) < 100_000
