@@ -14,15 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-import redis
 
-from millrace.broker.keys import Queue
 from tests.support.api_process import MB, ApiProcess
-from tests.support.running import ROOT, RedisServer, freeze, until
+from tests.support.running import ROOT, RedisServer, until
 
 LIVE = "/v2/health/live"
 
@@ -314,45 +310,3 @@ def test_stopping_takes_no_longer_than_the_drain_whatever_is_open(redis_server: 
         assert api.ask("GET", LIVE)[0] == 200
         assert api.stop() < 1 + 3
         assert api.process.returncode == 0
-
-
-# Callers that leave
-
-
-def rows_in_the_queue(redis_url: str) -> list[int]:
-    """How many rows each block has that waits for the model `tiny`."""
-    with redis.Redis.from_url(redis_url) as client:
-        stream: Any = client.xrange(Queue("tiny", 1).requests("normal"))
-    return [int(fields[b"r"]) for _, fields in stream]
-
-
-def test_a_large_body_whose_caller_has_left_is_not_queued(
-    own_redis: RedisServer, tmp_path: Path, make_onnx: Callable[..., Path]
-) -> None:
-    make_onnx(tmp_path / "models")
-    worker = start_worker(own_redis.url, tmp_path)
-    number = b"0." + b"1" * 3000  # whose digits take long to read
-    row = b"[%b,%b,%b]" % (number, number, number)
-    slow = b'{"instances": [%b]}' % b",".join([row] * 400)
-    with ApiProcess(own_redis.url, tmp_path / "log", offload_processes=1) as api:
-        until(lambda: api.ask("GET", "/v2/models/tiny/ready")[0] == 200, 60, "the model")
-        freeze(worker.pid)  # what is queued stays there
-        try:
-            with contextlib.ExitStack() as open_:
-                open_.enter_context(api.connect_and_send(predict(slow)))
-                two = b'{"instances": [[1, 2, 3], [1, 2, 3]]' + b" " * MB + b"}"
-                api.connect_and_send(predict(two)).close()
-                three = b'{"instances": [[1, 2, 3], [1, 2, 3], [1, 2, 3]]' + b" " * MB + b"}"
-                open_.enter_context(api.connect_and_send(predict(three)))
-                until(lambda: 3 in rows_in_the_queue(own_redis.url))
-                assert 2 not in rows_in_the_queue(own_redis.url)
-        finally:
-            program = psutil.Process(worker.pid)
-            for process in (*program.children(recursive=True), program):
-                process.kill()
-            worker.wait()
-
-
-def predict(body: bytes) -> bytes:
-    head = b"POST /v1/models/tiny:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
-    return head % len(body) + body

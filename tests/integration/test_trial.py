@@ -345,6 +345,26 @@ PADDING_SHOWS = {
         [],
         info("tag", FLOAT, ["b", 1]),
     ),
+    "the batch's length in a padded row": (  # a request of rows of different length has such places of its own
+        [
+            node("Shape", ["ids"], ["shape"]),
+            node("Gather", ["shape", "one"], ["n"]),
+            node("Cast", ["n"], ["n32"], to=INT32),
+            node("Equal", ["ids", "zero"], ["is padding"]),
+            node("Where", ["is padding", "n32", "ids"], ["tag"]),
+        ],
+        [constant("one", np.array([1], np.int64)), constant("zero", np.array(0, np.int32))],
+        TAG,
+    ),
+    "a square of lengths": (
+        [
+            node("Unsqueeze", ["ids", "two"], ["column"]),
+            node("Unsqueeze", ["ids", "one"], ["row"]),
+            node("Mul", ["column", "row"], ["tag"]),
+        ],
+        [constant("one", np.array([1], np.int64)), constant("two", np.array([2], np.int64))],
+        info("tag", INT32, ["b", "n", "m"]),
+    ),
     "a length": (
         [
             node("Shape", ["ids"], ["shape"]),

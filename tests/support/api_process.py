@@ -100,12 +100,6 @@ class ApiProcess:
                 connection.send(data)
         return connection
 
-    def connect_and_send(self, data: bytes) -> socket.socket:
-        """A connection that has sent all of these bytes."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
-        connection.sendall(data)
-        return connection
-
     @contextmanager
     def watched(self) -> Iterator[list[int]]:
         """A list whose only item is the most memory that the process had meanwhile."""
