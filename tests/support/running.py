@@ -88,7 +88,8 @@ class Stack:
 
     def programs(self, name: str) -> list[psutil.Process]:
         """The living processes below it that are a program, `python -m name`, without those that such a one started."""
-        return [process for process in self.children() if process.cmdline()[1:] == ["-m", name]]
+        mine = (process for process in self.children() if process.ppid() == self.process.pid)
+        return [process for process in mine if process.cmdline()[1:] == ["-m", name]]
 
     def is_settled(self) -> bool:
         """Whether it has said that it is ready, or has ended."""
