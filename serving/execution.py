@@ -18,8 +18,8 @@ import msgspec
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, Unavailable
 from serving.call import Call
 from serving.models.registry import ServedModel
-from serving.offload.memory import map_file
-from serving.offload.messages import Parsed, ParseJob, RenderJob, Written, describe, encoder, with_elements
+from serving.offload.files import map_file
+from serving.offload.jobs import Parsed, ParseJob, RenderJob, Written, describe, encoder, with_elements
 from serving.offload.pool import Result, Ticket
 from serving.offload.work import packed
 from serving.protocols.limits import NotQuick
@@ -62,8 +62,8 @@ class Execution:
     """
 
     __slots__ = (
-        "_accepted", "_held", "_model", "_on_done", "_pending", "_place", "_reservation", "_service", "_spooled",
-        "_ticket", "_verb", "call",
+        "_accepted", "_body_bytes", "_held", "_model", "_on_done", "_pending", "_place", "_reservation", "_service",
+        "_spooled", "_ticket", "_verb", "call",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +82,7 @@ class Execution:
         self._accepted = accepted if verb.packs else None
         self._reservation = reservation
         self._held: Reservation | None = None
+        self._body_bytes = 0
         self._spooled: SpooledBody | None = None
         self._model: ServedModel | None = None
         self._pending: Pending | None = None
@@ -134,7 +135,7 @@ class Execution:
     def _parse_elsewhere(self, body: Body, model: ServedModel) -> None:
         spooled, settings = self._spooled, self._service.settings
         buffers = [] if spooled else [body.data]
-        size = sum(map(len, buffers))
+        size = self._body_bytes = sum(map(len, buffers))
         job = ParseJob(self._verb.name, model.announcement, size, settings.max_queue_rows, body.json_length, body.task)
         self._ticket = self._service.pool.submit(job, buffers, spooled, self._parsed, self._left_s())
 
@@ -143,7 +144,7 @@ class Execution:
         self._close_body()
         try:
             if isinstance(result, MillraceError):
-                self._fail(result)
+                self._fail(self._late() if isinstance(result, DeadlineExceeded) else result)
                 return
             parsed: Parsed = result.outcome  # type: ignore[assignment]  # which a ParseJob has
             self._hold(len(result.contents))
@@ -160,6 +161,10 @@ class Execution:
         """Count the tensors in the place of the body. Raises `Unavailable` where there is no room for them."""
         held = self._reservation
         if held is None:
+            # The body is counted elsewhere; a few bytes of it may stand for many.
+            self._reservation = self._service.budget.reserve(max(0, size - self._body_bytes))
+            if self._reservation is None:
+                raise Unavailable(_NO_ROOM)
             return
         if size > held.bytes and not held.grow(size - held.bytes):
             raise Unavailable(_NO_ROOM)
@@ -246,7 +251,7 @@ class Execution:
         self._ticket = None
         try:
             if isinstance(result, MillraceError):
-                self._fail(result)
+                self._fail(self._late() if isinstance(result, DeadlineExceeded) else result)
                 return
             written: Written = result.outcome  # type: ignore[assignment]  # which a RenderJob has
             spooled, held = result.take_body(), self._held

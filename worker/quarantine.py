@@ -26,6 +26,11 @@ class Quarantine:
         """How many wait to work side by side."""
         return self._waiting
 
+    @property
+    def suspects_waiting(self) -> int:
+        """How many wait to work alone."""
+        return self._waiting_alone
+
     def enter_together(self) -> None:
         """See `together`."""
         with self._changed:

@@ -27,8 +27,8 @@ from typing import NamedTuple
 import msgspec
 
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, PayloadTooLarge, Unavailable
-from serving.offload.memory import Buffer, buffers_of, description_of, map_file, write_file
-from serving.offload.messages import Failed, Job, Outcome, encoder, outcome_decoder
+from serving.offload.files import Buffer, buffers_of, description_of, map_file, write_file
+from serving.offload.jobs import Failed, Job, Outcome, encoder, outcome_decoder
 from serving.offload.process import MESSAGE
 from serving.transport.spooled_body import SpooledBody
 

@@ -14,8 +14,8 @@ import struct
 from pathlib import Path
 
 from millrace.protocol.errors import PayloadTooLarge
-from serving.offload.memory import description_of, map_file, write_file, write_plain
-from serving.offload.messages import Failed, encoder, job_decoder
+from serving.offload.files import description_of, map_file, write_file, write_plain
+from serving.offload.jobs import Failed, encoder, job_decoder
 from serving.offload.work import NO_MEMORY, Done, run
 
 MESSAGE = struct.Struct("<QQ")  # the job's number, and how many descriptors come with it
@@ -36,11 +36,13 @@ def main(fd: int, memory_bytes: int) -> None:
 
 
 def _bound_memory(memory_bytes: int) -> None:
-    """Let this process have so many bytes more than it has now."""
+    """Let this process have so many bytes more than it has now, or less where whoever started it wants it so."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         now = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + memory_bytes, now + memory_bytes))
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = now + memory_bytes if most == resource.RLIM_INFINITY else min(now + memory_bytes, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _receive(connection: socket.socket) -> tuple[int, list[int]] | None:

@@ -10,8 +10,8 @@ import msgspec
 from millrace.protocol.errors import MillraceError, PayloadTooLarge
 from millrace.protocol.messages import ModelAnnouncement
 from serving.models.registry import ServedModel
-from serving.offload.memory import Buffer, buffers_of
-from serving.offload.messages import (
+from serving.offload.files import Buffer, buffers_of
+from serving.offload.jobs import (
     Failed,
     Job,
     Outcome,

@@ -16,7 +16,7 @@ from serving.access import audit
 from serving.access.callers import Caller, grpc_address
 from serving.call import Call
 from serving.execution import Execution
-from serving.protocols import messages
+from serving.protocols import counted_messages
 from serving.protocols.rest_calls import Headers, timeout_ms
 from serving.protocols.verb import Body, Rendered, Verb
 from serving.service import Service
@@ -82,8 +82,8 @@ def milliseconds_left(context: Context) -> float | None:
 
 async def read(message_class: Any, request: bytes) -> Any:
     """The message in the bytes, of a method that needs no queue. Raises `InvalidRequest`, `PayloadTooLarge`."""
-    messages.check_fields(message_class, request, _MOST, _MAX_FIELDS)
-    return messages.read(message_class, request)
+    counted_messages.check_fields(message_class, request, _MOST, _MAX_FIELDS)
+    return counted_messages.read(message_class, request)
 
 
 def hot(service: Service, question: Question, words: Words) -> grpc.RpcMethodHandler:
@@ -94,13 +94,13 @@ def hot(service: Service, question: Question, words: Words) -> grpc.RpcMethodHan
             asked = question(request)
         except MillraceError as error:
             await abort(context, service.refused(headers_of(context), error, "grpc"), error, words)
-        outcome = await ask(service, asked, context)
-        return await answered(service, outcome, context, words)
+        result = await ask(service, asked, context)
+        return await answered(service, result, context, words)
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
-class Outcome(NamedTuple):
+class CallResult(NamedTuple):
     """What came of a call: its response, spooled where it is large and counted then; or none and the call's error."""
 
     call: Call
@@ -121,19 +121,19 @@ class Outcome(NamedTuple):
         return body
 
 
-async def answered(service: Service, outcome: Outcome, context: Context, words: Words) -> bytes:
+async def answered(service: Service, result: CallResult, context: Context, words: Words) -> bytes:
     """The bytes that answer a call; ends it with its error where it has one."""
-    call = outcome.call
+    call = result.call
     if call.error:
         await abort(context, service.rest.refusal(call), call.error, words)
-    body = await outcome.body()
+    body = await result.body()
     context.set_trailing_metadata((("x-request-id", call.request_id),))
     return body
 
 
-async def ask(service: Service, asked: Asked, context: Context) -> Outcome:
+async def ask(service: Service, asked: Asked, context: Context) -> CallResult:
     """What comes of a question; cancelling this withdraws the request."""
-    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    future: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
 
     def settle(
         call: Call,
@@ -142,7 +142,7 @@ async def ask(service: Service, asked: Asked, context: Context) -> Outcome:
         held: Reservation | None = None,
     ) -> None:
         if not future.done():  # cancelled in this turn of the loop, before it could be withdrawn
-            future.set_result(Outcome(call, rendered, spooled, held))
+            future.set_result(CallResult(call, rendered, spooled, held))
 
     headers = headers_of(context)
     verb, model, version, label, _ = asked
@@ -153,7 +153,7 @@ async def ask(service: Service, asked: Asked, context: Context) -> Outcome:
     except MillraceError as error:
         call.error, call.status = error.with_traceback(None), error.status
         service.ended(call, asked.verb.error_text)
-        return Outcome(call, None)
+        return CallResult(call, None)
     left_ms = milliseconds_left(context)
     call.timeout_ms = call.timeout_ms if left_ms is None else min(call.timeout_ms, left_ms)
     execution = Execution(service, call, asked.verb, settle)

@@ -133,7 +133,7 @@ CASES: dict[str, tuple[Callable[[], Http | Grpc], int]] = {
         200,
     ),
     "strings that are too few": (lambda: binary("texts", "BYTES", [1, 8 * MB], bytes(32 * MB - 4)), 400),
-    "rows that are too many": (lambda: binary("texts", "BYTES", [8 * MB, 1], bytes(32 * MB)), 400),
+    "rows that are too many": (lambda: binary("texts", "BYTES", [8 * MB, 1], bytes(32 * MB)), 413),
     "all classes of 4,096 rows": (
         lambda: binary(
             "numbers",

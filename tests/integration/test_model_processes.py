@@ -102,12 +102,11 @@ class Running:
 
     def __init__(self, url: str, models: Path, **options: Any) -> None:
         parking = options.pop("parking", Parking())
+        modules = (*MODULES, *options.pop("modules", ("tests.support.breaking",)))
         settings = WorkerSettings(
             **{"redis_url": url, "models": models, "lease_ms": LEASE_MS, "poll_s": 0.1, "log_level": "error"} | options
         )
-        make = partial(
-            ModelProcesses, environ=os.environ, modules=(*MODULES, "tests.support.breaking"), parking=parking
-        )
+        make = partial(ModelProcesses, environ=os.environ, modules=modules, parking=parking)
 
         def make_host(context: Any) -> ModelProcesses:
             self.host = make(settings, RedisBroker(url), context)
@@ -243,8 +242,11 @@ def test_a_division_that_stops_the_processor_ends_one_process_of_one_model(
 def test_neighbours_in_the_block_of_killing_requests_are_answered(
     redis_server: RedisServer, api: Api, repository: Path
 ) -> None:
-    """They come together, so they lie in one block or two; none but the killing ones goes without its answer."""
-    with running(redis_server.url, repository, instances=2) as worker:
+    """They come together, so they lie in one block or two; none but the killing ones goes without its answer.
+
+    No lease runs out meanwhile: what a process held that ended can be claimed at once.
+    """
+    with running(redis_server.url, repository, instances=2, lease_ms=120_000) as worker:
         ready(api, "m", "other")
         values = [1.0, CRASHES, 2.0, 3.0, LEAVES, 4.0, CRASHES, 5.0]
         answers = api.ask(*values)
@@ -313,6 +315,23 @@ def test_model_processes_are_forked_from_one_without_threads(
         assert {tuple(process.cmdline()) for process in worker.processes} == {tuple(server.cmdline())}
         adjusted = [int(Path(f"/proc/{process.pid}/oom_score_adj").read_text()) for process in worker.processes]
         assert min(adjusted) > int(Path("/proc/self/oom_score_adj").read_text())
+
+
+def test_where_forking_is_not_safe_each_model_process_is_a_new_interpreter(
+    redis_server: RedisServer, api: Api, make_onnx: Callable[..., Path], tmp_path: Path
+) -> None:
+    make_onnx(tmp_path / "models")
+    with running(redis_server.url, tmp_path / "models", modules=("tests.support.threaded",)) as worker:
+        ready(api, "tiny")
+        (process,) = worker.processes
+        assert "worker.processes.child" in process.cmdline()
+        assert [future.result(30) for future in api.ask(1.0, model="tiny")] == [[6.0, 60.0]]
+        process.kill()
+        until(lambda: worker.processes not in ([], [process]), what="the next process")
+        assert [future.result(30) for future in api.ask(1.0, model="tiny")] == [[6.0, 60.0]]
+        children = worker.processes
+    psutil.wait_procs(children, 10)
+    assert not any(map(is_alive, children))
 
 
 def test_no_model_process_outlives_its_worker(own_redis: RedisServer, api: Api, repository: Path) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,8 +19,9 @@ import uvloop
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, MillraceError, PayloadTooLarge
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
-from serving.offload.messages import Parsed, ParseJob, RenderJob, Written, describe, with_elements
+from serving.offload.jobs import Parsed, ParseJob, RenderJob, Written, describe, with_elements
 from serving.offload.pool import OffloadPool, Result
+from tests.support.running import ROOT
 
 MB = 2**20
 MEMORY = 1536 * MB
@@ -184,3 +187,20 @@ def test_no_process_is_left_behind(processes: int) -> None:
 
     run(test, processes=processes)
     assert children() == []
+
+
+_UNDER_A_LIMIT = """
+import resource
+from tests.integration.test_offload import Result, parse, running
+import asyncio
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+async def main():
+    async with running(memory_bytes=64 << 30) as bench:
+        body = b'{"instances": [[1]]}'
+        assert isinstance(await bench.do(parse(body), body), Result)
+asyncio.run(main())
+"""
+
+
+def test_a_limit_that_the_api_was_started_with_holds_for_its_processes() -> None:
+    subprocess.run([sys.executable, "-c", _UNDER_A_LIMIT], check=True, cwd=ROOT, timeout=60)

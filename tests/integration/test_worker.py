@@ -58,6 +58,7 @@ from worker.loop import Instance
 from worker.model import Model
 from worker.preprocess import Preparation
 from worker.process import Worker
+from worker.quarantine import Quarantine
 from worker.settings import WorkerSettings
 
 
@@ -386,6 +387,42 @@ def test_neighbours_of_a_request_that_ends_the_process_are_answered(redis_server
     with serving(broker, model_of(Scripted(doubles))):  # would answer a 666, too
         asking.join()
     assert [shown(answer) for answer in answers] == [[[2]], ModelFailed, [[6]]]
+
+
+def test_a_suspect_runs_while_no_other_instance_of_its_process_does(broker: Broker) -> None:
+    """Else nobody could say who ended the process. A fresh block runs while another instance holds the suspect."""
+    seen: list[tuple[float, int]] = []  # what each run was given, and how many ran then
+    under_way, lock = 0, threading.Lock()
+    entered, leave = threading.Event(), threading.Event()
+
+    def notes(x: Any) -> Any:
+        nonlocal under_way
+        with lock:
+            under_way += 1
+            seen.append((float(x[0, 0]), under_way))
+        if x[0, 0] == 1:
+            entered.set()
+            assert leave.wait(30)
+        with lock:
+            under_way -= 1
+        return x
+
+    quarantine = Quarantine()
+    put(broker, request_of([[1]]))
+    with serving(broker, model_of(Scripted(notes)), "first", quarantine):
+        try:
+            assert entered.wait(30)
+            put(broker, request_of([[666]]))
+            while not broker.consumer(QUEUE, "dead").exchange([], [], count=1, block_ms=100):
+                pass
+            broker.worker().release(QUEUE, "dead", is_suspect=True)
+            with serving(broker, model_of(Scripted(notes)), "second", quarantine):
+                until(lambda: quarantine.suspects_waiting, what="the suspect to wait")
+                leave.set()
+                until(lambda: is_empty(broker), what="an empty queue")
+        finally:
+            leave.set()
+    assert seen == [(1, 1), (666, 1)]
 
 
 def test_what_was_computed_is_answered_before_a_block_that_may_end_the_process_runs(broker: Broker) -> None:

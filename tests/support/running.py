@@ -88,8 +88,8 @@ class Stack:
 
     def programs(self, name: str) -> list[psutil.Process]:
         """The living processes below it that are a program, `python -m name`, without those that such a one started."""
-        mine = (process for process in self.children() if process.ppid() == self.process.pid)
-        return [process for process in mine if process.cmdline()[1:] == ["-m", name]]
+        found = self.children()
+        return [process for process in found if process.cmdline()[1:] == ["-m", name] and process.parent() not in found]
 
     def is_settled(self) -> bool:
         """Whether it has said that it is ready, or has ended."""

@@ -23,6 +23,7 @@ from worker import preprocess
 from worker.backends.base import Arrays
 from worker.loop import Instance
 from worker.model import Model
+from worker.quarantine import Quarantine
 
 QUEUE = Queue("m", 1)
 SIGNATURE = Signature(
@@ -77,11 +78,10 @@ def model_of(backend: Scripted, max_batch_size: int = 8, delay_ms: float = 0.0) 
 
 
 @contextmanager
-def serving(broker: Broker, model: Model, name: str = "w") -> Iterator[Instance]:
+def serving(broker: Broker, model: Model, name: str = "w", quarantine: Quarantine | None = None) -> Iterator[Instance]:
     """An instance in a thread, drained at the end."""
-    instance = Instance(
-        model, broker.consumer(QUEUE, f"{name}-0"), worker=name, clock=broker.worker().clock, lease_ms=200
-    )
+    consumer, clock = broker.consumer(QUEUE, f"{name}-0"), broker.worker().clock
+    instance = Instance(model, consumer, worker=name, clock=clock, lease_ms=200, quarantine=quarantine)
     thread = threading.Thread(target=instance.run)
     thread.start()
     try:

@@ -98,7 +98,7 @@ def test_a_shape_is_refused_before_the_strings_behind_it_are_looked_at(shape: li
     no_strings = b"\xff" * 40_000
     document = _described(shape, len(no_strings))
     body = Body(document + no_strings, str(len(document)).encode())
-    with pytest.raises(InvalidRequest, match=r"batch-size must be <= 100|unexpected shape"):
+    with pytest.raises((InvalidRequest, PayloadTooLarge), match=r"batch-size must be <= 100|unexpected shape"):
         oip.INFER.parse(body, TEXTS, QUICK)
 
 

@@ -31,7 +31,7 @@ REQUEST = struct.Struct("<II")
 REPORT = struct.Struct("<IIi")
 START, KILL = 1, 2
 STARTED, ENDED = 1, 2
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _FAILED = 70  # exit status: a fault of ours
 _OOM_SCORE = 500  # so that the kernel, out of memory, ends a model before its worker
 
@@ -44,6 +44,7 @@ class ForkServer:
         self._forks = forks
         self._pids: dict[int, int] = {}  # token -> the process, until it is reaped
         self._prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+        self._call_itself(b"millrace-fork")
 
     def run(self) -> None:
         """Start, kill and reap."""
@@ -103,6 +104,7 @@ class ForkServer:
             os._exit(status)
 
     def _leave_server(self, parent: int) -> None:
+        self._call_itself(b"millrace-model")
         if self._prctl:
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it went before it could be watched
@@ -110,6 +112,11 @@ class ForkServer:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._socket.close()
+
+    def _call_itself(self, name: bytes) -> None:
+        """What `ps` and `top` show beside the command line, which is the worker's in all of its processes."""
+        if self._prctl:
+            self._prctl(_PR_SET_NAME, name)
 
     def _reap(self) -> None:
         while self._pids:

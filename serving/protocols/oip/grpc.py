@@ -179,8 +179,8 @@ class OpenInference:
             error = raised.with_traceback(None)
             self._service.refused(calls.headers_of(context), error, "grpc")
         else:
-            outcome = await calls.ask(self._service, asked, context)
-            error = outcome.call.error
+            result = await calls.ask(self._service, asked, context)
+            error = result.call.error
         finally:
             if reservation:
                 reservation.release()
@@ -189,7 +189,7 @@ class OpenInference:
             refusal = _StreamResponse(error_message=shortened(text), infer_response={"id": identity})
             written: bytes = refusal.SerializeToString()
             return written
-        return b"".join(wire.field(_IN_STREAM, await outcome.body(), _FINAL))
+        return b"".join(wire.field(_IN_STREAM, await result.body(), _FINAL))
 
 
 def question(request: bytes) -> calls.Asked:

@@ -11,7 +11,7 @@ from millrace.protocol.errors import InvalidRequest, NotSupported, PayloadTooLar
 from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, string_tensor
 from millrace.rpc import wire
 from serving.models.registry import ServedModel
-from serving.protocols import json_tensors, messages
+from serving.protocols import counted_messages, json_tensors
 from serving.protocols.limits import MAX_NAMED, MAX_RANK, ReadLimits, check_count
 from serving.protocols.oip import rest as oip
 from serving.protocols.oip.rest import Wanted
@@ -53,19 +53,19 @@ def read_request(data: bytes) -> tuple[Any, _Request | None]:
 
     Raw contents are not copied. Raises `InvalidRequest`, `PayloadTooLarge`.
     """
-    if len(data) <= messages.SMALL_BYTES:
-        message = messages.read(InferRequest, data)
+    if len(data) <= counted_messages.SMALL_BYTES:
+        message = counted_messages.read(InferRequest, data)
         return message, _Request(message, message.raw_input_contents)
     try:
-        light = messages.without(InferRequest, data, (_RAW_INPUT,))
+        light = counted_messages.without(InferRequest, data, (_RAW_INPUT,))
         return light.message, _Request(*light)
     except PayloadTooLarge:  # its inputs carry their elements, which others than the event loop have time for
-        return messages.without(InferRequest, data, _HEAVY).message, None
+        return counted_messages.without(InferRequest, data, _HEAVY).message, None
 
 
 def identity_of(body: Body, data: bytes) -> str:
     """The id that a request gives itself."""
-    message = body.message.message if body.message else messages.without(InferRequest, data, _HEAVY).message
+    message = body.message.message if body.message else counted_messages.without(InferRequest, data, _HEAVY).message
     identity: str = message.id
     return identity
 
@@ -74,7 +74,7 @@ def _infer(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inferenc
     """What a ModelInferRequest asks for, and how its answer is written. Raises `InvalidRequest`, `NotSupported`."""
     request = body.message
     if request is None:
-        whole = messages.counted(InferRequest, body.data, _MOST, limits)
+        whole = counted_messages.counted(InferRequest, body.data, _MOST, limits)
         request = _Request(whole, whole.raw_input_contents)
     message = request.message
     check_count("inputs", len(message.inputs))

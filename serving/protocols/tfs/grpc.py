@@ -87,8 +87,8 @@ class TensorFlowServing:
             ]
         except MillraceError as error:
             await calls.abort(context, self._service.refused(calls.headers_of(context), error, "grpc"), error, words)
-        outcomes = await asyncio.gather(*(calls.ask(self._service, each, context) for each in asked))
-        bodies = [await calls.answered(self._service, outcome, context, words) for outcome in outcomes]
+        results = await asyncio.gather(*(calls.ask(self._service, each, context) for each in asked))
+        bodies = [await calls.answered(self._service, result, context, words) for result in results]
         return b"".join(itertools.chain.from_iterable(wire.field(_RESULTS, body) for body in bodies))
 
     # What needs no queue

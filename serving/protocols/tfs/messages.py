@@ -13,7 +13,7 @@ from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, Signature, Tensor
 from millrace.rpc import tensorprotos, wire
 from serving.models.registry import ServedModel
-from serving.protocols import examples, messages
+from serving.protocols import counted_messages, examples
 from serving.protocols.examples import Example
 from serving.protocols.limits import MAX_NAMED, MAX_RANK, NotQuick, ReadLimits, check_count
 from serving.protocols.tfs import rest as tfs
@@ -55,9 +55,9 @@ def read_request(message: Any, data: bytes, max_rows: int, max_quick: int) -> tu
     Raises `InvalidRequest`, `PayloadTooLarge`.
     """
     try:
-        whole = messages.counted(message, data, _most(max_rows), ReadLimits(max_rows, max_quick=max_quick))
+        whole = counted_messages.counted(message, data, _most(max_rows), ReadLimits(max_rows, max_quick=max_quick))
     except NotQuick:
-        return messages.without(message, data, _HEAVY[message]).message, None
+        return counted_messages.without(message, data, _HEAVY[message]).message, None
     return whole, whole
 
 
@@ -72,7 +72,7 @@ def _most(max_rows: int) -> dict[str, int]:
 def _message(message: Any, body: Body, limits: ReadLimits) -> Any:
     if body.message is not None:
         return body.message
-    return messages.counted(message, body.data, _most(limits.max_rows), limits)
+    return counted_messages.counted(message, body.data, _most(limits.max_rows), limits)
 
 
 # Predict

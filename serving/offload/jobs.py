@@ -1,4 +1,4 @@
-"""What the API process and its offload processes say to each other."""
+"""Jobs of the offload processes and what comes of them, as they are written to files."""
 
 from collections.abc import Mapping
 
