@@ -163,6 +163,7 @@ def load(
         signatures=signatures,
         labels=manifest.labels if manifest and manifest.labels else declared.labels(folder.parent, config),
         max_batch_size=batching.max_batch_size,
+        has_whole_requests=bool(shown.length_axes),
     )
     model = Model(
         announcement,

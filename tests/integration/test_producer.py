@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 
 from millrace.broker.base import Append, Delivery, Heartbeat, Held, Limits, Reply
 from millrace.broker.fragments import read_reference
@@ -267,6 +268,21 @@ async def test_a_request_larger_than_a_batch_is_cut_and_joined_in_order() -> Non
         assert [len(block) for block in blocks] == [8, 8, 5]
         b.work()
         assert values(await task) == [2 * i for i in numbers]
+
+
+@run
+async def test_a_request_whose_rows_belong_together_is_not_cut() -> None:
+    async with bench(workers=2) as b:
+        whole = [structs.replace(b.request(*numbers), is_whole=True) for numbers in ([0, 1, 2, 3, 4], [5], [6, 7])]
+        tasks = [asyncio.create_task(b.producer.submit(request)) for request in whole]
+        large = b.request_of(wide(8, 9, 10), largest=8)
+        tasks.append(asyncio.create_task(b.producer.submit(structs.replace(large, is_whole=True))))
+        await turns()
+        assert b.sent()[0][:2] == [[0, 1, 2, 3, 4], [5, 6, 7]]
+        served = b.work()
+        assert [len(block) for block in served] == [5, 3, 3 * 100_000]
+        assert [values(await task) for task in tasks[:3]] == [[0, 2, 4, 6, 8], [10], [12, 14]]
+        assert (await tasks[3]).outputs["y"].shape == (3, 100_000)
 
 
 def wide(*values: float, row_bytes: int = 400_000) -> Tensor:
