@@ -32,7 +32,7 @@ from serving.web.probes import Probes
 _log = logging.getLogger(__name__)
 _LEAVE_S = 2.0  # for what comes after the drain: leaving the queue
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
-_MMAP_THRESHOLD_BYTES = 32_768
+_MMAP_THRESHOLD_BYTES = 2**20  # blocks of requests are smaller: mapping each anew costs more than packing it
 _SWITCH_S = 0.0005  # how long a thread may keep the event loop from the interpreter
 
 Check = Callable[[RequestHead, str], MillraceError | None]
