@@ -518,6 +518,18 @@ async def test_parts_whose_rows_do_not_fit_together_are_an_error_and_no_answer()
 
 
 @run
+async def test_rows_that_run_alone_and_are_answered_in_different_shapes_must_be_sent_alone() -> None:
+    async with bench() as b:
+        task = b.submit(0, 1, largest=1)
+        await turns()
+        for delivery, array in zip(b.waiting(), (np.zeros((1, 3)), np.zeros((1, 4))), strict=True):
+            b.answer(delivery, array)
+        with pytest.raises(InvalidRequest, match=r"'m' runs row by row: .* send each row as a request of its own"):
+            await asyncio.wait_for(task, 2)
+        assert_nothing_is_left(b)
+
+
+@run
 async def test_large_parts_are_joined_beside_the_event_loop() -> None:
     async with bench() as b:
         task = b.submit(*range(4), largest=2)
