@@ -93,7 +93,8 @@ class Model:
         if isinstance(error, MillraceError):
             return error
         first_line = public(str(error).strip().partition("\n")[0])[:300]
-        return ModelFailed(f"model '{self.announcement.name}' failed: {type(error).__name__}: {first_line}")
+        what = type(error).__name__ + (f": {first_line}" if first_line else "")
+        return ModelFailed(f"model '{self.announcement.name}' failed: {what}")
 
     def close(self) -> None:
         """Give back what it holds; nothing runs any more."""
@@ -163,6 +164,7 @@ def load(
         signatures=signatures,
         labels=manifest.labels if manifest and manifest.labels else declared.labels(folder.parent, config),
         max_batch_size=batching.max_batch_size,
+        has_whole_requests=bool(shown.length_axes),
     )
     model = Model(
         announcement,

@@ -96,12 +96,12 @@ class MemoryBroker:
                 del state.kept[append.takes]
                 rows, size = rows - append.takes.rows, size - append.takes.bytes
 
-            def is_full() -> bool:
-                return state.rows + rows > limits.rows or state.bytes + size > limits.bytes
+            def is_beyond(part: float) -> bool:
+                return state.rows + rows > limits.rows * part or state.bytes + size > limits.bytes * part
 
-            if not is_kept and is_full():
+            if not is_kept and is_beyond(0.5):
                 self._give_up_expired(state)
-                if is_full():
+                if is_beyond(1):
                     return Held(state.rows, state.bytes, is_refused=True)
             if append.keeps:
                 state.kept[append.keeps] = None

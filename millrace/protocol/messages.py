@@ -65,7 +65,8 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     """One model version at one worker. `state` is TensorFlow Serving's; `error` says why a version failed to load.
 
     `labels` are the names of classes, `version_labels` those that the configuration gives to this version.
-    `available_ms` is since when it is AVAILABLE there.
+    `available_ms` is since when it is AVAILABLE there. `has_whole_requests` says that a request's rows must run in one
+    batch: its outputs are as long as the longest of them.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     max_batch_size: int = 0
     version_labels: tuple[str, ...] = ()
     available_ms: int = 0
+    has_whole_requests: bool = False
 
 
 class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ class ServedModel:
         self.name = announcement.name
         self.version = announcement.version
         self.max_batch_size = announcement.max_batch_size
+        self.has_whole_requests = announcement.has_whole_requests
         self.shadow: ServedShadow | None = None
 
     def signature(self, name: str = "") -> Signature:

@@ -48,11 +48,13 @@ def check(inference: Inference, max_queue_rows: int) -> int:
 
 
 def check_rows(model: ServedModel, rows: int, max_queue_rows: int) -> None:
-    """Raises `PayloadTooLarge` for more rows than the queue takes; where the model does not batch, it has no rows."""
-    if model.max_batch_size and rows > max_queue_rows:
-        raise PayloadTooLarge(
-            f"inference request batch-size must be <= {max_queue_rows} for '{model.name}', got {rows}"
-        )
+    """Raises `PayloadTooLarge` for more rows than the queue takes, or than a batch where requests are not cut.
+
+    Where the model does not batch, a request has no rows.
+    """
+    most = min(max_queue_rows, model.max_batch_size) if model.has_whole_requests else max_queue_rows
+    if model.max_batch_size and rows > most:
+        raise PayloadTooLarge(f"inference request batch-size must be <= {most} for '{model.name}', got {rows}")
 
 
 def check_shape(
@@ -82,6 +84,7 @@ def request_of(inference: Inference, rows: int, *, trace: str, deadline: float, 
         trace=trace,
         priority=inference.priority,
         caller=caller,
+        is_whole=model.has_whole_requests,
     )
 
 

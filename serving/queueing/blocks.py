@@ -67,7 +67,8 @@ class Call:
 def cut(group: list[Pending], workers: int, max_rows: int) -> Iterator[list[list[Part]]]:
     """Requests of one key as the parts of blocks, one list of blocks for each call.
 
-    As many blocks as there are live workers, none above the batch size, `max_rows` or a megabyte; but a row is not cut.
+    As many blocks as there are live workers, none above the batch size, `max_rows` or a megabyte; but a row is not cut,
+    nor a request that is whole.
     """
     largest = group[0].max_batch_size
     if not largest:
@@ -82,7 +83,8 @@ def cut(group: list[Pending], workers: int, max_rows: int) -> Iterator[list[list
         if together and (rows + pending.rows > limit or size + pending.size > BLOCK_BYTES):
             yield [together]
             together, rows, size = [], 0, 0
-        if pending.rows > limit or (pending.size > BLOCK_BYTES and pending.rows > 1):
+        is_cut = pending.rows > limit or (pending.size > BLOCK_BYTES and pending.rows > 1)
+        if is_cut and not pending.is_whole:
             yield _cut_one(pending, limit)
         else:
             together.append((pending, pending.inputs, pending.rows))

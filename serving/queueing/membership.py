@@ -3,6 +3,7 @@ is there. Learned with a heartbeat.
 """
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -31,6 +32,12 @@ class Membership:
         self.workers: Sequence[WorkerAnnouncement] = ()
         self._counts: Counter[tuple[str, int]] = Counter()
         self.is_connected = False
+        self._has_asked = asyncio.Event()
+
+    async def asked(self, within_s: float) -> None:
+        """Return when the first heartbeat was answered or has failed, after `within_s` at the latest."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._has_asked.wait(), within_s)
 
     async def refresh(self) -> None:
         """A heartbeat now. Raises `Unavailable`."""
@@ -46,6 +53,8 @@ class Membership:
             except MillraceError:
                 self.is_connected = False
                 raise
+            finally:
+                self._has_asked.set()
             if self._had_stream and not kept:
                 self._on_lost()
             self._had_stream = self.is_connected = True

@@ -49,9 +49,9 @@ class Pending:
     """
 
     __slots__ = (
-        "ahead", "deadline", "flow", "ids", "inputs", "is_done", "key", "max_batch_size", "missing", "model",
-        "on_error", "on_response", "on_sent", "parts", "priority", "rows", "signature", "size", "started", "tick",
-        "timeout_s", "timings", "trace", "usage", "version",
+        "ahead", "deadline", "flow", "ids", "inputs", "is_done", "is_whole", "key", "max_batch_size", "missing",
+        "model", "on_error", "on_response", "on_sent", "parts", "priority", "rows", "signature", "size", "started",
+        "tick", "timeout_s", "timings", "trace", "usage", "version",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,7 @@ class Pending:
         self.rows = request.rows
         self.signature = request.signature
         self.max_batch_size = request.max_batch_size
+        self.is_whole = request.is_whole
         self.timeout_s = request.timeout_s
         self.trace = request.trace
         self.inputs: dict[str, Tensor] = request.inputs

@@ -25,6 +25,7 @@ from serving.queueing.requests import Clock, InferenceRequest, InferenceResponse
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
+_FIRST_ANSWER_S = 1.0  # that the first heartbeat may take before requests are taken all the same
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
 
 
@@ -65,9 +66,13 @@ class Producer:
         self._replies = Replies(link, self._pending, observer or BlockObserver(), self._spawn)
 
     async def start(self) -> None:
-        """Begin to listen for replies and announcements; does not wait for the queue to be reachable."""
+        """Begin to listen for replies and announcements, and learn who serves.
+
+        A queue that is out of reach, or does not answer soon, is not waited for.
+        """
         for job in (self._beat, self._replies.read):
             self._spawn(self._forever(job))
+        await self._membership.asked(_FIRST_ANSWER_S)
 
     async def stop(self) -> None:
         """Stop at once; requests without an answer get `Unavailable`. Call `drain` first to let them finish."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from millrace.broker.base import ProducerLink
 from millrace.broker.fragments import Reference, read_reference
 from millrace.protocol import codec
-from millrace.protocol.errors import Internal, Unavailable, from_wire
+from millrace.protocol.errors import Internal, InvalidRequest, Unavailable, from_wire
 from millrace.protocol.messages import ReplyBlock
 from millrace.protocol.tensors import split_rows
 from serving.queueing.pending import Pending, PendingRequests
@@ -102,5 +102,9 @@ class Replies:
             self._pending.respond(pending, response)
 
     def _misfit(self, pending: Pending, error: Exception) -> None:
+        if pending.max_batch_size == 1 and isinstance(error, ValueError):  # rows that never ran together may differ
+            words = "its answers to these rows differ in shape; send each row as a request of its own"
+            self._pending.fail(pending, InvalidRequest(f"model {pending.model!r} runs row by row: {words}"))
+            return
         _log.error("an answer does not fit", exc_info=error, extra={"request_id": pending.trace})
         self._pending.fail(pending, Internal("the parts of the answer do not fit together"))

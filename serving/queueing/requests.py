@@ -14,7 +14,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A valid request. `max_batch_size` 0: its tensors are not cut and not put beside another's.
 
     `timeout_s` is what is left until the deadline; `trace` is the X-Request-Id; `caller` is the peer's address, ""
-    where it is not known.
+    where it is not known. `is_whole`: its rows are not cut, but go beside others'.
     """
 
     model: str
@@ -27,6 +27,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     trace: str
     priority: str = "normal"
     caller: str = ""
+    is_whole: bool = False
 
 
 class Timings(msgspec.Struct, frozen=True, gc=False):

@@ -181,6 +181,18 @@ def test_room_that_nobody_took_in_time_is_given_up_when_it_is_needed(broker: Bro
     assert appended(broker, large(b"1" * 20, takes=kept), limit=10) == [None]
 
 
+def test_room_that_nobody_took_in_time_does_not_make_a_queue_look_half_full(broker: Broker) -> None:
+    async def run() -> list[Held]:
+        link = broker.producer("api")
+        await link.heartbeat()
+        lost = large(b"1", keeps=room(6, 60, for_ms=-1))
+        held = await link.append([lost, one(b"2"), lost, one(b"2")], Limits(20, 120))
+        await link.close()
+        return held
+
+    assert asyncio.run(run()) == [Held(7, 61), Held(2, 2), Held(9, 63), Held(4, 4)]
+
+
 def test_what_comes_too_late_for_its_room_must_find_new_room(broker: Broker) -> None:
     lost = room(6, 60, for_ms=-1)
     appended(broker, large(b"1", keeps=lost), limit=10)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 
 from millrace.broker.base import Append, Delivery, Heartbeat, Held, Limits, Reply
 from millrace.broker.fragments import read_reference
@@ -269,6 +270,21 @@ async def test_a_request_larger_than_a_batch_is_cut_and_joined_in_order() -> Non
         assert values(await task) == [2 * i for i in numbers]
 
 
+@run
+async def test_a_request_whose_rows_belong_together_is_not_cut() -> None:
+    async with bench(workers=2) as b:
+        whole = [structs.replace(b.request(*numbers), is_whole=True) for numbers in ([0, 1, 2, 3, 4], [5], [6, 7])]
+        tasks = [asyncio.create_task(b.producer.submit(request)) for request in whole]
+        large = b.request_of(wide(8, 9, 10), largest=8)
+        tasks.append(asyncio.create_task(b.producer.submit(structs.replace(large, is_whole=True))))
+        await turns()
+        assert b.sent()[0][:2] == [[0, 1, 2, 3, 4], [5, 6, 7]]
+        served = b.work()
+        assert [len(block) for block in served] == [5, 3, 3 * 100_000]
+        assert [values(await task) for task in tasks[:3]] == [[0, 2, 4, 6, 8], [10], [12, 14]]
+        assert (await tasks[3]).outputs["y"].shape == (3, 100_000)
+
+
 def wide(*values: float, row_bytes: int = 400_000) -> Tensor:
     """Rows of so many bytes, each full of its value."""
     return Tensor.from_numpy(np.repeat(np.array(values, np.float32)[:, None], row_bytes // 4, axis=1))
@@ -499,6 +515,18 @@ async def test_parts_whose_rows_do_not_fit_together_are_an_error_and_no_answer()
             with pytest.raises(Internal, match="do not fit together"):
                 await asyncio.wait_for(task, 2)
             assert_nothing_is_left(b)
+
+
+@run
+async def test_rows_that_run_alone_and_are_answered_in_different_shapes_must_be_sent_alone() -> None:
+    async with bench() as b:
+        task = b.submit(0, 1, largest=1)
+        await turns()
+        for delivery, array in zip(b.waiting(), (np.zeros((1, 3)), np.zeros((1, 4))), strict=True):
+            b.answer(delivery, array)
+        with pytest.raises(InvalidRequest, match=r"'m' runs row by row: .* send each row as a request of its own"):
+            await asyncio.wait_for(task, 2)
+        assert_nothing_is_left(b)
 
 
 @run

@@ -308,6 +308,7 @@ def test_rows_of_one_request_are_as_long_as_its_longest(tmp_path: Path) -> None:
         request_of_numbers(model, [5]),
     ]
     assert answers_of(model, *requests) == [{"tag": [[3, 0], [4, 5]]}, {"tag": [[6] * 9]}, {"tag": [[7]]}]
+    assert model.announcement.has_whole_requests  # or its parts would be of different length
 
 
 def test_texts_of_different_length_share_a_batch_where_answers_are_cut(tmp_path: Path) -> None:

@@ -17,10 +17,15 @@ TEXT = TensorSpec(name="text", datatype="BYTES", shape=(-1,), optional=True, max
 OUT = TensorSpec(name="y", datatype="FP32", shape=(-1,))
 
 
-def _admit(inputs: dict[str, Any], max_batch_size: int = 8) -> Any:
+def _admit(inputs: dict[str, Any], max_batch_size: int = 8, *, has_whole_requests: bool = False) -> Any:
     signature = Signature(inputs=(X, TEXT), outputs=(OUT,))
     announcement = ModelAnnouncement(
-        name="m", version=1, state="AVAILABLE", signatures={"serving_default": signature}, max_batch_size=max_batch_size
+        name="m",
+        version=1,
+        state="AVAILABLE",
+        signatures={"serving_default": signature},
+        max_batch_size=max_batch_size,
+        has_whole_requests=has_whole_requests,
     )
     tensors = {name: Tensor.from_numpy(np.array(value)) for name, value in inputs.items()}
     inference = Inference(ServedModel(announcement), "serving_default", tensors)
@@ -35,6 +40,13 @@ def test_a_valid_request_counts_its_rows_and_the_time_it_has_left() -> None:
     request = _admit({"x": _floats(3, 2), "text": [b"a", b"b", b"c"]})
     assert (request.rows, request.max_batch_size) == (3, 8)
     assert 0 < request.timeout_s <= 1
+
+
+def test_a_request_that_is_not_cut_has_at_most_the_rows_of_a_batch() -> None:
+    assert _admit({"x": _floats(3, 2)}, 3, has_whole_requests=True).is_whole
+    assert not _admit({"x": _floats(4, 2)}, 3).is_whole
+    with pytest.raises(PayloadTooLarge, match="batch-size must be <= 3 for 'm', got 4"):
+        _admit({"x": _floats(4, 2)}, 3, has_whole_requests=True)
 
 
 def test_a_file_is_taken_in_place_of_numbers() -> None:

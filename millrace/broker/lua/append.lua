@@ -6,6 +6,7 @@
 -- Room is "ID ROWS BYTES". It counts as held from the append that keeps it. So what takes from room that is still there
 -- is always admitted; an append of no blocks that keeps none gives the room back. Room that was given up, or lost with
 -- Redis' memory, is as none.
+-- Room whose time has passed is given up from half of the limits on, where callers are held to fair shares.
 -- Returns {1 if admitted, rows, bytes}: what the queue holds then, or what it holds already.
 local function size_of_room(room)
   local rows, bytes = string.match(room, ' (%d+) (%d+)$')
@@ -37,13 +38,13 @@ if is_kept then
   rows, bytes = rows - kept_rows, bytes - kept_bytes
 end
 local held_rows, held_bytes = held()
-local function is_full()
-  return held_rows + rows > tonumber(ARGV[1]) or held_bytes + bytes > tonumber(ARGV[2])
+local function is_beyond(part)
+  return held_rows + rows > tonumber(ARGV[1]) * part or held_bytes + bytes > tonumber(ARGV[2]) * part
 end
-if not is_kept and is_full() then
+if not is_kept and is_beyond(0.5) then
   give_up_expired(redis.call('TIME'))
   held_rows, held_bytes = held()
-  if is_full() then
+  if is_beyond(1) then
     return {0, held_rows, held_bytes}
   end
 end

@@ -1,0 +1,39 @@
+"""Who a producer knows when it has started: the first request after a restart must not be told that nobody serves."""
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from millrace.broker.base import Limits
+from millrace.broker.redis import RedisBroker
+from millrace.protocol.messages import WorkerAnnouncement
+from serving.queueing.producer import Producer
+from tests.support.running import RedisServer
+
+
+async def _started(url: str) -> list[str]:
+    """The workers that a producer knows when its start returns."""
+    producer = Producer(RedisBroker(url).producer("api"), limits=Limits(10, 100))
+    await producer.start()
+    known = [worker.worker for worker in producer.workers]
+    await producer.stop()
+    return known
+
+
+def test_it_knows_the_live_workers(redis_server: RedisServer) -> None:
+    RedisBroker(redis_server.url).worker().announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
+    assert asyncio.run(_started(redis_server.url)) == ["w"]
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["refused", "silent"])
+def test_it_starts_without_a_queue(listens: bool, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "redis.sock"))
+        if listens:
+            silent.listen()
+        began = time.monotonic()
+        assert asyncio.run(_started(f"unix://{tmp_path}/redis.sock")) == []
+        assert time.monotonic() - began < 20
