@@ -33,6 +33,9 @@ class OpenConnection(Protocol):
     def expire(self) -> None:
         """What the connection waited for has not come in time."""
 
+    def count_unsent(self) -> None:
+        """Count what the socket has not taken."""
+
     def look_for_caller(self) -> None:
         """Close it where the caller, who has ended its side, has left for good."""
 
@@ -108,6 +111,8 @@ class ConnectionTable:
         self.idle_ends = now + self._keep_alive_timeout_s
         for connection in [c for c in self._open if c.ends < now]:
             connection.expire()
+        for connection in tuple(self._open):
+            connection.count_unsent()
         for connection in tuple(self._half_closed):
             connection.look_for_caller()
 

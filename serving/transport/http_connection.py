@@ -118,9 +118,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of `asyncio.Protocol`."""
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(
-            high=0
-        )  # so that whatever the socket does not take is told, and counted
         peer = transport.get_extra_info("peername")
         self._peer = peer[0] if isinstance(peer, tuple) else ""
         if self._server.is_stopping:
@@ -169,9 +166,19 @@ class Connection(asyncio.Protocol):
         if self._unsent is None:
             self._transport.abort()
 
+    def count_unsent(self) -> None:
+        """Count what the socket has not taken of a small response, and wait until it has: `pause_writing` is called.
+
+        Usually it takes all of it at the end of the turn in which it was written.
+        """
+        if self._transport.get_write_buffer_size() and not self._is_full:
+            self._transport.set_write_buffer_limits(high=0)
+
     def resume_writing(self) -> None:
         """Part of `asyncio.Protocol`."""
         self._is_full = False
+        if not self._sending:
+            self._transport.set_write_buffer_limits()
         if self._unsent:
             self._unsent.release()
             self._unsent = None
@@ -233,6 +240,10 @@ class Connection(asyncio.Protocol):
 
     def _take_head(self, data: bytes, known: int = 0) -> None:
         """Go on with what came; the first `known` bytes of it were looked at before."""
+        self.count_unsent()
+        if self._is_full:
+            self._hold_for_later(data)
+            return
         if data[0] == 13:
             data, known = without_empty_lines(data), 0
         end = data.find(b"\r\n\r\n") + 4
@@ -465,6 +476,7 @@ class Connection(asyncio.Protocol):
         body = response.body if response.spooled is None else response.spooled
         self._since = self._server.loop.time()
         self._sending = Sending(self._transport, body, reservation, self._since)
+        self._transport.set_write_buffer_limits(high=0)  # each slice is written at once, and what is left of it told
         self._transport.write(start[len(STATUS_LINE_BEGINNING) :] if self._has_begun else start)
         self._send_on()
 
@@ -479,6 +491,7 @@ class Connection(asyncio.Protocol):
         elif sending.is_written:
             sending.close()
             self._sending = None
+            self._transport.set_write_buffer_limits()
             self._written()
         else:
             self._server.pacer.add(self._send_on)
