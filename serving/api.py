@@ -12,7 +12,7 @@ from functools import partial
 from millrace import logs
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.errors import MillraceError, Unavailable
-from serving.memory import memory_limit
+from serving.memory import excess_bytes, memory_limit
 from serving.routing import target
 from serving.service import Service
 from serving.settings import ServingSettings
@@ -144,6 +144,8 @@ async def serve(settings: ServingSettings) -> None:
         offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
     )
     parts = {"memory_limit_bytes": limit.bytes, "offload_limit_bytes": limit.offload_bytes}
+    if grpc:
+        grpc.intake.excess_bytes = partial(excess_bytes, limit.bytes - limit.offload_bytes)
     _log.info(f"serving with {limit}", extra={**parts, "connections": connections})
     await stopping.wait()
     await _stop(service, http, grpc)

@@ -1,5 +1,6 @@
 """How much memory one API process may take: the sum of what its settings allow, and what the machine has."""
 
+import ctypes
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -73,6 +74,16 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def excess_bytes(limit_bytes: int) -> int:
+    """How much more memory than that this process has, when it has given back what it does not use."""
+    if resident_bytes() <= limit_bytes:
+        return 0
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
+    return max(0, resident_bytes() - limit_bytes)
 
 
 def _cgroup_limits(root: Path) -> Iterable[int]:

@@ -10,6 +10,9 @@ have sent no more than a stream's window, `WINDOW_BYTES`.
                                                           └─ slow: room for the largest message, which the one that
                                                              has had it longest gives up; or refused
 
+The messages of an open stream come whole, too, and nobody can ask how much of them has come. So where the process takes
+more memory than it may, streams that wait for a message are given up, first those that have waited longest.
+
 A caller is told of each refusal, and each is counted. Packed messages come here packed, so that they are unpacked
 within their limit; gRPC itself would unpack them whole before it looks at their size.
 """
@@ -43,6 +46,7 @@ _SWEEP_S = 0.1
 _PATIENCE_S = 1.0  # which a slow message has, whoever else waits for its room
 _NO_ROOM = "the server holds all the bytes that it may; try again"
 _TOO_SLOW = "the message came slowly, and others need its room; try again"
+_NO_MEMORY = "the server has all the memory that it may have, and the stream waited for a message; open it again"
 _FIRST_OF_PACKED = (b"\x1f", b"\x78")
 _GZIP = b"\x1f\x8b"
 
@@ -53,7 +57,8 @@ class GrpcIntake:
     """Takes in the calls of one server. `refuse` ends a call with an error, and counts it.
 
     `most_bytes` is the largest message of any method; `most_open` how many calls may be open; a message that takes
-    longer than `timeout_s` is given up. `open` counts the calls that are open.
+    longer than `timeout_s` is given up. `open` counts the calls that are open. `excess_bytes` says how much more memory
+    the process has than it may have; it is asked ten times a second while streams wait for messages.
     """
 
     def __init__(self, budget: Budget, refuse: Refuse, *, most_bytes: int, most_open: int, timeout_s: float) -> None:
@@ -66,6 +71,8 @@ class GrpcIntake:
         self._slow = 0
         self._most_slow = max(1, budget.limit // 2 // most_bytes)  # and the rest is for others
         self._reading: dict[Context, Call] = {}
+        self._idle_streams: dict[Context, Call] = {}  # they wait for a message, the first one for longest
+        self.excess_bytes: Callable[[], int] = lambda: 0
         self._loop = asyncio.get_running_loop()
         self._refusing: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
@@ -123,7 +130,7 @@ class GrpcIntake:
             call = self._begun(method)
             try:
                 await self._admit(context, call)
-                plain = self._unpacked(method, requests)
+                plain = self._unpacked(method, requests, context, call)
                 await self._answered(method.handler.stream_stream(plain, context), context, call)
             except grpc.aio.AbortError as error:
                 call.aborted = error
@@ -197,14 +204,22 @@ class GrpcIntake:
         await self._refuse(context, refusal)
         raise AssertionError("refuse raises")
 
-    async def _unpacked(self, method: Method, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _unpacked(
+        self, method: Method, requests: AsyncIterator[bytes], context: Context, call: Call
+    ) -> AsyncIterator[bytes]:
         """The messages of a stream; one that cannot be unpacked within its limit comes as it is, and is refused."""
-        async for request in requests:
-            plain: bytes | None = None
-            if coding := _coding(request):
-                with contextlib.suppress(MillraceError):
-                    plain = await self._loop.run_in_executor(None, unpack, request, coding, method.most_bytes)
-            yield request if plain is None else plain
+        self._idle_streams[context] = call
+        try:
+            async for request in requests:
+                self._idle_streams.pop(context, None)
+                plain: bytes | None = None
+                if coding := _coding(request):
+                    with contextlib.suppress(MillraceError):
+                        plain = await self._loop.run_in_executor(None, unpack, request, coding, method.most_bytes)
+                yield request if plain is None else plain
+                self._idle_streams[context] = call
+        finally:
+            self._idle_streams.pop(context, None)
 
     async def _answered(self, answering: Awaitable[Any], context: Context, call: Call) -> Any:
         """What the handler returns; a large answer is counted until it is sent."""
@@ -239,6 +254,10 @@ class GrpcIntake:
                     self._give_up(context, call, QueueFull(_NO_ROOM))
             elif call.began < now - self._timeout_s:
                 self._give_up(context, call, DeadlineExceeded(f"no message came within {self._timeout_s:.0f} s"))
+        if self._idle_streams and (excess := self.excess_bytes()):
+            for context, call in list(self._idle_streams.items())[: 1 + excess // self._most_bytes]:
+                del self._idle_streams[context]
+                self._give_up(context, call, QueueFull(_NO_MEMORY))
         self._sweeping = self._loop.call_later(_SWEEP_S, self._sweep)
 
     def _has_room(self, call: Call) -> bool:

@@ -106,6 +106,9 @@ class Open:
     def linger(self) -> None:
         """Not asked for."""
 
+    def count_unsent(self) -> None:
+        """Nothing was written."""
+
     def expire(self) -> None:
         """Not asked for."""
 
