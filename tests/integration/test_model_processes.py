@@ -102,7 +102,7 @@ class Running:
 
     def __init__(self, url: str, models: Path, **options: Any) -> None:
         parking = options.pop("parking", Parking())
-        modules = (*MODULES, *options.pop("modules", ("tests.support.breaking",)))
+        modules = (*MODULES, *options.pop("modules", ("tests.support.breaking_format",)))
         settings = WorkerSettings(
             **{"redis_url": url, "models": models, "lease_ms": LEASE_MS, "poll_s": 0.1, "log_level": "error"} | options
         )

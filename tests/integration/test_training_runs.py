@@ -205,6 +205,7 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path, capsys: pytest
         "    epochs: int = 1\n"
         "    seed: int = 1\n"
         "def train(settings, folder, target, run):\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background has not\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
     )
 
