@@ -14,7 +14,6 @@ MAX_RANK = 32  # dimensions of a tensor, as in TensorFlow and numpy
 MAX_CLASSES = 2**23  # classes that one response may name, each of which becomes a string
 QUICK_VALUES = 2048  # objects that are built in about a millisecond
 QUICK_BYTES = 65_536  # JSON numbers that are read in about half a millisecond
-LOOP_BYTES = 262_144  # raw elements that are handed on as they are
 
 
 class NotQuick(Exception):
