@@ -108,7 +108,7 @@ def _read_digit(file: Any) -> Any:
 
 def _jpeg(file: Any) -> Any:
     size = tf.io.extract_jpeg_shape(file)[:2]
-    _check_size(size)
+    file = _of_bounded_size(file, size)
     smallest = tf.reduce_min(size // images.WORKING_SIDE)  # a JPEG can be decoded small
 
     def decode(ratio: int) -> Any:
@@ -124,14 +124,17 @@ def _png(file: Any) -> Any:
     known = tf.debugging.assert_equal(is_png, True, "the bytes are not a PNG or JPEG image")
     with tf.control_dependencies([known]):
         file = tf.identity(file)
-    _check_size(tf.io.decode_raw(tf.strings.substr(file, 16, 8), tf.int32, little_endian=False))
+    file = _of_bounded_size(file, tf.io.decode_raw(tf.strings.substr(file, 16, 8), tf.int32, little_endian=False))
     pixels = tf.cast(tf.io.decode_png(file, channels=0), tf.float32)
     return tf.cond(tf.shape(pixels)[-1] % 2 == 0, lambda: _on_paper(pixels), lambda: _grey(_reduced(pixels)))
 
 
-def _check_size(size: Any) -> None:
+def _of_bounded_size(file: Any, size: Any) -> Any:
+    """The file itself, once its size is known to be allowed: nothing decodes it before."""
     pixels = tf.reduce_prod(tf.cast(size, tf.int64))
-    tf.debugging.assert_less_equal(pixels, tf.constant(images.MAX_PIXELS, tf.int64), "the image is too large")
+    limit = tf.constant(images.MAX_PIXELS, tf.int64)
+    with tf.control_dependencies([tf.debugging.assert_less_equal(pixels, limit, "the image is too large")]):
+        return tf.identity(file)
 
 
 def _on_paper(pixels: Any) -> Any:
