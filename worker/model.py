@@ -59,18 +59,19 @@ class Model:
         """Why it cannot answer at present, "" where it can."""
         return self._backend.fault
 
-    def run(self, signature: str, inputs: Arrays, rows: int) -> Arrays:
+    def run(self, signature: str, inputs: Arrays, rows: int, *, has_rows: bool | None = None) -> Arrays:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
 
-        Without batching (`max_batch_size` 0), `rows` is 1, and what goes in and comes out carries one dimension of 1
-        more than the graph's tensors. Raises `ModelFailed` for an answer that does not fit, and for what ends a
-        program (`sys.exit`); what else the backend raises passes through.
+        Where requests have no rows (`has_rows`; by default where the model does not batch), `rows` is 1, and what goes
+        in and comes out carries one dimension of 1 more than the graph's tensors. Raises `ModelFailed` for an answer
+        that does not fit, and for what ends a program (`sys.exit`); what else the backend raises passes through.
         """
-        batches = self.batching.max_batch_size > 0
-        if not batches:
+        if has_rows is None:
+            has_rows = self.batching.max_batch_size > 0
+        if not has_rows:
             inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
-        outputs = self._computed(signature, inputs)
-        if not batches:
+        outputs = self._computed(signature, inputs, has_rows=has_rows)
+        if not has_rows:
             outputs = {name: np.asarray(array)[np.newaxis] for name, array in outputs.items()}
         outputs = self.preparation.after({spec.name: outputs[spec.name] for spec in self._outputs(signature)})
         for name, array in outputs.items():
@@ -78,11 +79,11 @@ class Model:
                 raise ModelFailed(f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows")
         return outputs
 
-    def _computed(self, signature: str, inputs: Arrays) -> Arrays:
+    def _computed(self, signature: str, inputs: Arrays, *, has_rows: bool) -> Arrays:
         try:
             return self._backend.run(signature, inputs)
         except RowErrors as error:
-            if self.batching.max_batch_size:
+            if has_rows:
                 raise
             raise next(iter(error.errors.values())) from error
         except BaseException as error:

@@ -73,10 +73,11 @@ class Subject:
         """The inputs that a request must have."""
         return [spec for spec in self.signature.inputs if not spec.optional]
 
-    def guesses(self) -> Iterator[Guess]:
-        """From the likeliest on; those that would make the same inputs as one before are left out."""
+    def guesses(self, *, has_rows: bool = True) -> Iterator[Guess]:
+        """From the likeliest on, of one row or of a request that is not cut into rows."""
         specs = self.required
-        free = any(size < 0 for spec in specs for size in spec.shape[1:] or spec.shape) or not specs
+        free = any(size < 0 for spec in specs for size in spec.shape[1 if has_rows else 0 :])
+        free |= any(spec.unknown_rank for spec in specs)
         has_past = any("past" in name for spec in specs for name in self.axes.get(spec.name, ()))
         has_numbers = any(spec.datatype != BYTES and DTYPES[spec.datatype].kind in "iu" for spec in specs)
         has_strings = any(spec.datatype == BYTES for spec in specs)
@@ -98,10 +99,15 @@ class Subject:
             for axis, size in enumerate(shape)
         )
 
-    def whole(self, guess: Guess) -> Arrays:
-        """One request that is not cut into rows."""
-        rng = np.random.default_rng(0)
-        return {spec.name: _sample(rng, spec, self.shape(spec, guess), 0, guess, None) for spec in self.required}
+    def whole(self, guess: Guess, first: int) -> Arrays:
+        """One request that is not cut into rows; where its tensors' first axis is free, it has that size."""
+        rng, inputs = np.random.default_rng(0), {}
+        for spec in self.required:
+            shape = self.shape(spec, guess)
+            if spec.shape[:1] == (-1,):
+                shape = (first, *shape[1:])
+            inputs[spec.name] = _sample(rng, spec, shape, 0, guess, None)
+        return inputs
 
     def rows(self, guess: Guess, count: int) -> list[Arrays]:
         """So many requests of one row each, which differ."""
