@@ -15,6 +15,7 @@ from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 from worker.backends.base import Arrays, Device, LoadError, RowErrors
 from worker.backends.texts import place, public
+from worker.graphs import rowaxes
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -49,8 +50,11 @@ class OnnxBackend:
     axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, mixed_rows: str = "") -> None:
         self._session = session
+        if mixed_rows:
+            self.mixed_rows = {DEFAULT_SIGNATURE: mixed_rows}
+        self.axes = {value.name: _axis_names(value) for value in (*session.get_inputs(), *session.get_outputs())}
         inputs = tuple(_spec(value) for value in session.get_inputs())
         outputs = tuple(_spec(value) for value in session.get_outputs())
         self._outputs = [spec.name for spec in outputs]
@@ -109,7 +113,7 @@ def load(folder: Path, device: Device) -> OnnxBackend:
         raise LoadError(f"{place(folder, 'model.onnx')}: {reason}") from error
     if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise LoadError("CUDA was asked for, and ONNX Runtime found no usable GPU")
-    return OnnxBackend(session)
+    return OnnxBackend(session, rowaxes.of_file(folder / "model.onnx").mixed)
 
 
 def _spec(value: Any) -> TensorSpec:
@@ -117,6 +121,10 @@ def _spec(value: Any) -> TensorSpec:
         raise LoadError(f"tensor {value.name!r} is a {value.type}, which is not supported")
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in value.shape)
     return TensorSpec(name=value.name, datatype=_DATATYPES[value.type], shape=shape)
+
+
+def _axis_names(value: Any) -> list[str]:
+    return [size if isinstance(size, str) else "" for size in value.shape or ()]
 
 
 def _failure(text: str) -> MillraceError:
