@@ -59,6 +59,11 @@ class Model:
         """Why it cannot answer at present, "" where it can."""
         return self._backend.fault
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first dimension of its tensors counts rows, so that requests may be batched."""
+        return self.batching.max_batch_size > 0
+
     def run(self, signature: str, inputs: Arrays, rows: int, *, has_rows: bool | None = None) -> Arrays:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
 
@@ -66,8 +71,7 @@ class Model:
         in and comes out carries one dimension of 1 more than the graph's tensors. Raises `ModelFailed` for an answer
         that does not fit, and for what ends a program (`sys.exit`); what else the backend raises passes through.
         """
-        if has_rows is None:
-            has_rows = self.batching.max_batch_size > 0
+        has_rows = self.has_rows if has_rows is None else has_rows
         if not has_rows:
             inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
         outputs = self._computed(signature, inputs, has_rows=has_rows)
@@ -95,7 +99,7 @@ class Model:
         """What a caller is told of an error that its request led to."""
         if isinstance(error, MillraceError):
             return error
-        kind, reason = type(error).__name__, reason_of(error)
+        kind, reason = type(error).__name__, reason_of(error, whole=False)
         what = kind if reason == kind else f"{kind}: {reason}"
         return ModelFailed(f"model '{self.announcement.name}' failed: {what}")
 
@@ -166,6 +170,7 @@ def load(
     ignored = declared.ignored(config, manifest, device)
     if ignored:
         _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
+    said = [*_notes(ignored), *grouping.notes(shown)]
     if shown.not_warmed:
         _log.warning("a model was not warmed up", extra={"model": name, "reason": shown.not_warmed})
     announcement = ModelAnnouncement(
@@ -173,13 +178,13 @@ def load(
         version=version,
         state="AVAILABLE",
         platform=runtime.platform,
-        description=manifest.description if manifest else "",
+        description=" ".join(filter(None, [manifest.description if manifest else "", *said])),
         signatures=signatures,
         labels=manifest.labels if manifest and manifest.labels else declared.labels(folder.parent, config),
         max_batch_size=batching.max_batch_size,
         has_whole_requests=bool(shown.length_axes),
         warmed=not shown.not_warmed,
-        notes=(*runtime.notes, *_notes(ignored), *grouping.notes(shown), *given.notes, *_warm_notes(shown)),
+        notes=(*runtime.notes, *said, *given.notes, *_warm_notes(shown)),
     )
     return Model(
         announcement,
