@@ -299,9 +299,11 @@ def render_metadata(model: ServedModel) -> dict[str, Any]:
     """The body of `GET /v1/models/NAME/metadata`."""
     definitions = {
         name: {
-            "inputs": {spec.name: _tensor_info(spec, f"{name}_{spec.name}:0") for spec in signature.inputs},
+            "inputs": {
+                spec.name: _tensor_info(spec, spec.graph_name or f"{name}_{spec.name}:0") for spec in signature.inputs
+            },
             "outputs": {
-                spec.name: _tensor_info(spec, f"StatefulPartitionedCall:{i}")
+                spec.name: _tensor_info(spec, spec.graph_name or f"StatefulPartitionedCall:{i}")
                 for i, spec in enumerate(signature.outputs)
             },
             "method_name": signature.method_name,
@@ -316,7 +318,7 @@ def render_metadata(model: ServedModel) -> dict[str, Any]:
 
 
 def _tensor_info(spec: TensorSpec, name: str) -> dict[str, Any]:
-    shape = {"dim": [{"size": str(size), "name": ""} for size in spec.shape], "unknown_rank": False}
+    shape = {"dim": [{"size": str(size), "name": ""} for size in spec.shape], "unknown_rank": spec.unknown_rank}
     return {"dtype": TENSORFLOW_NAMES[spec.datatype], "tensor_shape": shape, "name": name}
 
 
