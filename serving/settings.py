@@ -24,7 +24,13 @@ class ServingSettings(CommonSettings):
     max_body_bytes: int = Field(
         64 * 2**20,
         ge=1024,
-        description="The largest request body, or gRPC message; a larger one gets 413, or RESOURCE_EXHAUSTED.",
+        description="The largest request body over HTTP; a larger one gets 413.",
+    )
+    max_grpc_message_bytes: int = Field(
+        32 * 2**20,
+        ge=1024,
+        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED. The event loop takes "
+        "about a millisecond for each megabyte of one, and keeps all callers waiting meanwhile.",
     )
     max_buffered_bytes: int = Field(
         0,
