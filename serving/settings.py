@@ -29,8 +29,8 @@ class ServingSettings(CommonSettings):
     max_grpc_message_bytes: int = Field(
         32 * 2**20,
         ge=1024,
-        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED. The event loop takes "
-        "about a millisecond for each megabyte of one, and keeps all callers waiting meanwhile.",
+        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED. Each megabyte of one "
+        "takes the event loop about a millisecond, in which all other callers wait.",
     )
     max_buffered_bytes: int = Field(
         0,
