@@ -46,6 +46,8 @@ class OnnxBackend:
     fault = ""
     notes: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, session: Any) -> None:
         self._session = session

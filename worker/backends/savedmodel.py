@@ -24,6 +24,8 @@ class SavedModelBackend:
     fault = ""
     notes: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, model: Any, device: str) -> None:
         self._model = model  # the functions below do not keep the model's variables alive

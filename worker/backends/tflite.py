@@ -28,6 +28,8 @@ class TfliteBackend:
     fault = ""
     notes: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter

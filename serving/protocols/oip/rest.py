@@ -207,7 +207,7 @@ def _of_raw_body(body: bytes | memoryview, model: ServedModel, limits: ReadLimit
         raise InvalidRequest(f"a raw binary request needs a model with one input, '{model.name}' has not")
     row = (1, *spec.shape[1:]) if model.max_batch_size else spec.shape
     free = [axis for axis, size in enumerate(row) if size < 0]
-    if len(free) > 1 or (spec.datatype == BYTES and math.prod(row) not in (1, -1)):
+    if spec.unknown_rank or len(free) > 1 or (spec.datatype == BYTES and math.prod(row) not in (1, -1)):
         raise InvalidRequest(f"a raw binary request cannot say the shape of input '{spec.name}': {list(spec.shape)}")
     if spec.datatype == BYTES:
         limits.check_quick(len(body) >> 7)
@@ -502,12 +502,12 @@ def _tensor_config(model: ServedModel, spec: TensorSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
         "data_type": f"TYPE_{datatype}",
-        "dims": list(spec.shape[1:] if model.max_batch_size else spec.shape),
+        "dims": [-1] if spec.unknown_rank else list(spec.shape[1:] if model.max_batch_size else spec.shape),
     }
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    return {"name": spec.name, "datatype": spec.datatype, "shape": (-1,) if spec.unknown_rank else spec.shape}
 
 
 def refusal(path: str) -> NotSupported | None:
