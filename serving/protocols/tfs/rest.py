@@ -305,9 +305,11 @@ def render_metadata(model: ServedModel) -> dict[str, Any]:
     """The body of `GET /v1/models/NAME/metadata`."""
     definitions = {
         name: {
-            "inputs": {spec.name: _tensor_info(spec, f"{name}_{spec.name}:0") for spec in signature.inputs},
+            "inputs": {
+                spec.name: _tensor_info(spec, spec.graph_name or f"{name}_{spec.name}:0") for spec in signature.inputs
+            },
             "outputs": {
-                spec.name: _tensor_info(spec, f"StatefulPartitionedCall:{i}")
+                spec.name: _tensor_info(spec, spec.graph_name or f"StatefulPartitionedCall:{i}")
                 for i, spec in enumerate(signature.outputs)
             },
             "method_name": signature.method_name,
