@@ -226,6 +226,7 @@ class Computed:
     platform = "scripted"
     fault = ""
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
 
     def __init__(self, signature: Signature, compute: Callable[[Arrays], Arrays]) -> None:

@@ -71,6 +71,7 @@ class BreakingBackend:
     platform = "breaking"
     fault = ""
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
 
     def __init__(self) -> None:

@@ -40,6 +40,7 @@ class Scripted:
     platform: str = "scripted"
     fault: str = ""
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.signatures: Mapping[str, Signature] = {"serving_default": SIGNATURE}

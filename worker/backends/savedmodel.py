@@ -23,6 +23,7 @@ class SavedModelBackend:
     platform = "tensorflow_savedmodel"
     fault = ""
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
 
     def __init__(self, model: Any, device: str) -> None:

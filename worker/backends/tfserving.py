@@ -89,6 +89,7 @@ class TensorFlowServingBackend:
 
     platform = "tensorflow_serving"
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
 
     def __init__(self, remote: Remote, channel: grpc.Channel, names: Mapping[str, str], signatures: Any) -> None:
