@@ -175,7 +175,7 @@ def load(
         platform=runtime.platform,
         description=manifest.description if manifest else "",
         signatures=signatures,
-        labels=manifest.labels if manifest and manifest.labels else declared.labels(folder.parent, config),
+        labels=(manifest and manifest.labels) or declared.labels(folder.parent, config) or tuple(runtime.labels),
         max_batch_size=batching.max_batch_size,
         has_whole_requests=bool(shown.length_axes),
         warmed=not shown.not_warmed,

@@ -28,6 +28,7 @@ class SavedModelBackend:
 
     platform = "tensorflow_savedmodel"
     fault = ""
+    labels: Sequence[str] = ()
     axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""
 

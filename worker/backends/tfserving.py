@@ -89,6 +89,7 @@ class TensorFlowServingBackend:
 
     platform = "tensorflow_serving"
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
     axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""
