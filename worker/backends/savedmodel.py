@@ -28,6 +28,9 @@ class SavedModelBackend:
 
     platform = "tensorflow_savedmodel"
     fault = ""
+    labels: Sequence[str] = ()
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(
         self, session: Any, calls: Mapping[str, SignatureCall], found: Announced, mixed_rows: Mapping[str, str]

@@ -27,10 +27,11 @@ from serving.protocols.examples import (
     with_context,
 )
 from serving.protocols.limits import QUICK_BYTES, QUICK_VALUES, NotQuick, ReadLimits
+from serving.protocols.tfs.shapes import fitted, without_last_axes
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows
 
-Form = Literal["row", "column"]
+Form = Literal["row", "column", "flat row", "flat column"]  # flat: without the outputs' last axis, which has size 1
 _ANY = ReadLimits()
 _EXAMPLE_VALUES = 8  # reading an example costs as much as so many other values
 _SLICE_VALUES = 1 << 18
@@ -57,7 +58,10 @@ def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) ->
         inputs, form = _columns(document["inputs"], signature), "column"
     else:
         raise InvalidRequest("Missing 'inputs' or 'instances' key")
-    return Inference(model, name, inputs), form  # type: ignore[return-value]
+    inputs, lacking = fitted(inputs, signature)
+    if lacking == 1:
+        form = f"flat {form}"
+    return Inference(model, name, inputs, is_lenient=True), form  # type: ignore[return-value]
 
 
 def _most_strings(model: ServedModel, limits: ReadLimits) -> float | None:
@@ -180,7 +184,9 @@ def _is_named(value: Any, signature: Signature) -> bool:
 
 def render_predict(outputs: Mapping[str, Tensor], form: Form) -> Rendered:
     """The answer to `:predict`. Raises `InvalidRequest` where an output has no rows to show by row."""
-    if form == "column":
+    if form.startswith("flat"):
+        outputs = without_last_axes(outputs, 1)
+    if form.endswith("column"):
         return Rendered(b'{"outputs":%b}' % _columns_of(outputs))
     rows = {tensor.shape[:1] for tensor in outputs.values()}
     if rows == {()} or len(rows) > 1:
