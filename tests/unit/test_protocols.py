@@ -205,6 +205,21 @@ def test_metadata_has_the_doubled_signature_def_and_sizes_as_strings() -> None:
     assert x["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}, {"size": "2", "name": ""}], "unknown_rank": False}
 
 
+def test_metadata_has_what_the_file_says_of_its_tensors() -> None:
+    y = TensorSpec(name="y", datatype="FP32", shape=(), unknown_rank=True, graph_name="Add:0")
+    signature = Signature(inputs=(), outputs=(y,), method_name="tensorflow/serving/regress")
+    signatures = {"serving_default": signature}
+    announced = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, max_batch_size=0)
+    document = tfs.render_metadata(ServedModel(announced))
+    definition = document["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert definition["method_name"] == "tensorflow/serving/regress"
+    assert definition["outputs"]["y"] == {
+        "dtype": "DT_FLOAT",
+        "tensor_shape": {"dim": [], "unknown_rank": True},
+        "name": "Add:0",
+    }
+
+
 def test_the_configuration_is_tritons_without_the_rows() -> None:
     config = oip.render_config(OPTIONAL)
     assert (config["name"], config["max_batch_size"]) == ("m", 8)
