@@ -40,8 +40,7 @@ _OTHER_STRINGS = 1024  # of keys that are passed over
 
 def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> tuple[Inference, Form]:
     """What a `:predict` body asks for, and the form that the answer takes. Raises `InvalidRequest`, `NotQuick`."""
-    if limits.max_quick and len(body) > QUICK_BYTES:
-        raise NotQuick
+    limits.check_quick_json(body, len(body))
     if (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
         key, tensor = fast
         return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
@@ -88,8 +87,7 @@ def _check_rows(model: ServedModel, value: Any, limits: ReadLimits) -> None:
 
 def parse_examples(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> Inference:
     """What a `:classify` or `:regress` body asks for. Raises `InvalidRequest`, `NotQuick`."""
-    if limits.max_quick and len(body) > QUICK_BYTES:
-        raise NotQuick
+    limits.check_quick_json(body, len(body))
     document = _document(body, limits)
     name = _signature_name(document)
     signature = model.signature(name)
