@@ -228,6 +228,8 @@ class Computed:
     notes: Sequence[str] = ()
     labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, signature: Signature, compute: Callable[[Arrays], Arrays]) -> None:
         self.signatures: Mapping[str, Signature] = {"serving_default": signature}

@@ -40,6 +40,8 @@ class OnnxBackend:
     platform = "onnxruntime_onnx"
     fault = ""
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, session: Any, tensors: OnnxTensors, narrow: Sequence[NarrowInput] = ()) -> None:
         self._session = session

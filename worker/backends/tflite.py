@@ -42,6 +42,8 @@ class TfliteBackend:
     platform = "litert_tflite"
     fault = ""
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, make: _Make, file: TfliteFile, content: bytes) -> None:
         self._make = make
