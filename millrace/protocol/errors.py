@@ -2,7 +2,8 @@
 
 MillraceError                       status  code                 again?
 ├── InvalidRequest                  400     INVALID_ARGUMENT     no      the request itself is wrong
-│   └── SignatureNotFound           400     INVALID_ARGUMENT     no
+│   ├── SignatureNotFound           400     INVALID_ARGUMENT     no
+│   └── VersionOutOfRange           400     INVALID_ARGUMENT     no
 ├── NotAllowed                      403     PERMISSION_DENIED    no      this server's settings do not let callers do it
 ├── ModelNotFound                   404     NOT_FOUND            no      no such model, or no such version of it
 ├── PayloadTooLarge                 413     INVALID_ARGUMENT     no      larger than the server takes
@@ -14,6 +15,7 @@ MillraceError                       status  code                 again?
 ├── NotSupported                    501     UNIMPLEMENTED        no
 ├── Unavailable                     503     UNAVAILABLE          yes     the queue cannot be reached or takes no writes
 │   └── NoWorker                    503     UNAVAILABLE          yes     no live worker has the model
+│       └── NotReady                503     UNAVAILABLE          yes     one has it, and it cannot answer yet
 └── DeadlineExceeded                504     DEADLINE_EXCEEDED    yes     not answered before the request's deadline
 
 Errors cross the queue as `{code, message}` (see `from_wire`), never as a pickled exception.
@@ -45,6 +47,14 @@ class SignatureNotFound(InvalidRequest):
     def __init__(self, signature: str) -> None:
         super().__init__(f'Serving signature name: "{signature}" not found in signature def')
         self.signature = signature
+
+
+class VersionOutOfRange(InvalidRequest):
+    """A version is a number of 64 bits; each protocol words this in its own way, hence the attribute."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"the version {version} is not a number of 64 bits")
+        self.version = version
 
 
 class NotAllowed(MillraceError):
@@ -129,6 +139,16 @@ class Unavailable(MillraceError):
 
 class NoWorker(Unavailable):
     """No live worker has the model loaded."""
+
+
+class NotReady(NoWorker):
+    """A version that workers know and that cannot answer; Triton has words of its own, hence the attributes."""
+
+    def __init__(self, model: str, version: int, reason: str) -> None:
+        super().__init__(f"no live worker has model {model!r} version {version} available: {reason}")
+        self.model = model
+        self.version = version
+        self.reason = reason
 
 
 class DeadlineExceeded(MillraceError):

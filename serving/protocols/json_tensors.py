@@ -21,6 +21,7 @@ import simdjson
 
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, string_tensor
+from serving.protocols.json_errors import json_error
 from serving.protocols.limits import ReadLimits, too_many
 
 # The words that TensorFlow Serving uses for types in its messages.
@@ -82,7 +83,7 @@ def load(body: bytes, limits: ReadLimits = ReadLimits()) -> Any:  # noqa: B008 -
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"JSON Parse error: {error}") from None
+        raise json_error(error) from None
 
 
 def load_first(
@@ -102,7 +103,7 @@ def load_first(
     try:
         return _decoding.raw_decode(text)[0]
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"JSON Parse error: {error}") from None
+        raise json_error(error) from None
 
 
 def quote(value: Any) -> str:
@@ -262,18 +263,22 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _leaves(value: Any, shape: tuple[int, ...]) -> list[Any]:
-    level = [value]
-    for size in shape:
-        for item in level:
-            if not isinstance(item, list) or len(item) != size:
+    items, rank = [value], len(shape)
+    for level, size in enumerate(shape):
+        for item in items:
+            if not isinstance(item, list):
                 raise InvalidRequest(
-                    f"Encountered list at unexpected size: JSON Value: {quote(item)} expected size {size}: "
-                    "the lists of a tensor must be of equal length"
+                    f"JSON Value: {quote(item)} found at incorrect level: {level + 1} in the JSON DOM. "
+                    f"Expected at level: {rank}"
                 )
-        level = [leaf for item in level for leaf in item]
-    if any(isinstance(leaf, list) for leaf in level):
-        raise InvalidRequest(f"Encountered a list where a value was expected: {quote(value)}")
-    return level
+            if len(item) != size:
+                raise InvalidRequest(
+                    f"Encountered list at unexpected size: {len(item)} at level: {level} expected size: {size}"
+                )
+        items = [leaf for item in items for leaf in item]
+    if any(isinstance(leaf, list) for leaf in items):
+        raise InvalidRequest(f"Encountered list at unexpected level: {rank} expected < {rank}")
+    return items
 
 
 def to_bytes(value: Any) -> bytes:
@@ -283,6 +288,8 @@ def to_bytes(value: Any) -> bytes:
             return value.encode()
         except UnicodeEncodeError:
             raise InvalidRequest(f"JSON Value: {quote(value)} is not valid UTF-8") from None
+    if isinstance(value, dict) and not is_b64(value):
+        raise InvalidRequest(f"JSON Value: {quote(value)} not formatted correctly for base64 data")
     if not is_b64(value):
         raise _unexpected(value, BYTES)
     try:

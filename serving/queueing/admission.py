@@ -1,7 +1,7 @@
 """What is checked before a request is queued, so that one bad request cannot fail its neighbours in a batch."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -54,7 +54,10 @@ def check_rows(model: ServedModel, rows: int, max_queue_rows: int) -> None:
     """
     most = min(max_queue_rows, model.max_batch_size) if model.has_whole_requests else max_queue_rows
     if model.max_batch_size and rows > most:
-        raise PayloadTooLarge(f"inference request batch-size must be <= {most} for '{model.name}', got {rows}")
+        why = "the rows that its queue may hold are set by MILLRACE_SERVING_MAX_QUEUE_ROWS"
+        if most < max_queue_rows:
+            why = "the model needs all rows of a request in one batch"
+        raise PayloadTooLarge(f"inference request batch-size must be <= {most} for '{model.name}', got {rows}; {why}")
 
 
 def check_shape(
@@ -108,14 +111,19 @@ def _check_names(model: str, signature: Signature, inputs: Mapping[str, Tensor])
             raise InvalidRequest(f"unexpected inference input '{name}' for model '{model}'")
     if missing := required - inputs.keys():
         raise InvalidRequest(
-            f"expected {_between(len(required), len(names))} inputs but got {len(inputs)} inputs for model '{model}'. "
-            f"Got input(s) {sorted(inputs)}, but missing required input(s) {sorted(missing)}. "
+            f"expected {_between(len(required), len(names))} but got {len(inputs)} inputs for model '{model}'. "
+            f"Got input(s) {_listed(inputs)}, but missing required input(s) {_listed(missing)}. "
             "Please provide all required input(s)."
         )
 
 
 def _between(least: int, most: int) -> str:
-    return str(least) if least == most else f"number of inputs between {least} and {most}"
+    return f"{least} inputs" if least == most else f"number of inputs between {least} and {most}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The names as Triton lists them."""
+    return "[" + ",".join(f"'{name}'" for name in sorted(names)) + "]"
 
 
 def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> int:

@@ -82,18 +82,29 @@ def test_predict_takes_another_signature() -> None:
     ("body", "on", "message"),
     [
         (b"", ONE, "JSON Parse error: The document is empty"),
-        (b"[1]", ONE, "is not object"),
+        (b"[1]", ONE, r"JSON Value: \[1\] Is not object"),
+        (b'{"instances": [1', ONE, r"Missing a comma or \] after an array element. at offset: 16"),
         ({"signature_name": 3, "instances": [1]}, ONE, "'signature_name' key must be a string value"),
         ({"instances": [1], "inputs": [1]}, ONE, "expecting only one of 'inputs' or 'instances' keys to exist"),
         ({}, ONE, "Missing 'inputs' or 'instances' key"),
-        ({"instances": []}, ONE, "Expecting 'instances' to be an list/array"),
+        ({"instances": []}, ONE, "No values in 'instances' array"),
         ({"instances": {"x": 1}}, ONE, "Expecting 'instances' to be an list/array"),
-        ({"instances": [{"y": [1, 2]}]}, ONE, "JSON object keys must be equal to: x"),
-        ({"instances": [{"a": 1}]}, TWO, "JSON object keys must be equal to: a,b"),
-        ({"instances": [[1, 2]]}, TWO, "Expecting object but got list"),
+        (
+            {"instances": [{"y": [1, 2]}]},
+            ONE,
+            "process element: 0 key: y of 'instances' list. .* JSON object: does not have named input: y",
+        ),
+        ({"instances": [{"a": 1}]}, TWO, 'process element: 0 .* JSON object: {"a": 1} keys must be equal to: a,b'),
+        ({"instances": [[1, 2]]}, TWO, "instances is a plain list, but expecting list of objects"),
+        ({"instances": [{"a": 1, "b": "s"}, [1]]}, TWO, "Expecting object but got list at item 1 of input list"),
+        ({"instances": [[1, 2], {"x": 1}]}, ONE, "Expecting value/list but got object at item 1 of input list"),
+        ({"instances": [[1, 2], [3]]}, ONE, "element: 1 of .* INVALID_ARGUMENT: Expecting tensor size: 2 but got: 1"),
+        ({"instances": [[1, 2], [[3, 4]]]}, ONE, r"Expecting shape \[2\] but got: \[1,2\]"),
+        ({"instances": [[1, 2], [3, "4"]]}, ONE, 'element: 1 of .* "4" Type: String is not of expected type: float'),
+        ({"instances": [{"a": 1, "b": "s"}, {"a": 2, "b": 3}]}, TWO, "element: 1 key: b of .* Type: Number is not of"),
         ({"instances": [{"tokens": ["k"], "weights": [1]}, {"tokens": ["k"]}]}, OPTIONAL, "keys must be equal to"),
         ({"inputs": {"a": [1]}}, TWO, "Missing named input: b in 'inputs' object"),
-        ({"inputs": [1]}, TWO, "'inputs' must be an object"),
+        ({"inputs": [1]}, TWO, "inputs is a plain value/list, but expecting an object"),
     ],
 )
 def test_predict_says_what_is_wrong(body: Any, on: ServedModel, message: str) -> None:
@@ -141,7 +152,7 @@ def test_examples_are_features_of_any_kind_and_the_context_goes_for_all() -> Non
     ("body", "message"),
     [
         (b"", "JSON Parse error: The document is empty"),
-        (b"[]", "is not object"),
+        (b"[]", "Is not object"),
         ({}, "key 'examples' is expected and was not found"),
         ({"examples": {}}, "Expecting 'examples' value to be an list/array"),
         ({"examples": []}, "'examples' value is an empty array"),
@@ -276,11 +287,11 @@ def test_infer_reads_strings_parameters_and_wanted_outputs() -> None:
             {"inputs": [_input(shape=[3, 2])]},
             "Shape does not match true shape of 'data' field: .* needs 6 values, got 4",
         ),
-        ({"inputs": [_input(datatype="FP16")]}, "sending FP16 data via JSON is not supported"),
+        ({"inputs": [_input(datatype="FP16")]}, "receiving FP16 data via JSON is not supported"),
         ({"inputs": [_input(data=["a", 2, 3, 4])]}, "is not of expected type: float"),
         ({"inputs": [_input(datatype="BYTES")]}, "non-string as string"),
         ({"inputs": [_input(data=7)]}, "Unable to parse 'data' of input 'x'"),
-        ({"inputs": [_input(), _input()]}, "given twice"),
+        ({"inputs": [_input(), _input()]}, "input 'x' already exists in request"),
         ({"inputs": [_input()], "outputs": [{"name": "z"}]}, "unexpected inference output 'z' for model 'm'"),
         ({"inputs": [_input()], "id": 7}, "Unable to parse 'id'"),
         ({"inputs": [_input()], "parameters": {"timeout": "soon"}}, "'timeout' must be a number of microseconds"),
@@ -288,7 +299,7 @@ def test_infer_reads_strings_parameters_and_wanted_outputs() -> None:
         ({"inputs": [_input(parameters=[])]}, "Unable to parse 'parameters' of 'x'"),
         (
             {"inputs": [_input(parameters={"binary_data_size": 16})]},
-            "unexpected total byte size 0 for input .x., expecting 16",
+            "unexpected size for input 'x', expecting 16 additional bytes for model 'm'",
         ),
         ({"inputs": [_input(parameters={"binary_data_size": -1})]}, "'binary_data_size' of input 'x'"),
     ],
@@ -334,11 +345,15 @@ def test_a_body_without_json_is_the_elements_of_the_only_input(on: ServedModel) 
 @pytest.mark.parametrize(
     ("inputs", "binary", "message"),
     [
-        ([_raw(16)], bytes(15), "unexpected total byte size 15 for input 'x', expecting 16"),
-        ([_raw(16)], bytes(17), "the inputs take 16 bytes behind the JSON, but 17 came"),
-        ([_raw(12)], bytes(12), "unexpected total byte size 12 for input 'x', expecting 16"),
+        ([_raw(16)], bytes(15), "unexpected size for input 'x', expecting 1 additional bytes for model 'm'"),
+        ([_raw(16)], bytes(17), "unexpected additional input data for model 'm'"),
+        ([_raw(12)], bytes(12), "input byte size mismatch for input 'x' for model 'm'. Expected 16, got 12"),
         ([_raw(4, datatype="BOOL")], b"\x00\x01\x02\x00", "neither 0 nor 1"),
-        ([_raw(4, datatype="BYTES")], bytes(4), r"of shape \[2, 2\] needs 4 strings, got 1"),
+        (
+            [_raw(4, datatype="BYTES")],
+            bytes(4),
+            "expected 4 string elements for inference input 'x' for model 'm', got 1",
+        ),
         ([_raw(5, datatype="BYTES", shape=[1])], b"\x09\x00\x00\x00a", "BYTES data end inside an element"),
     ],
 )
@@ -353,10 +368,29 @@ def test_a_json_length_that_cannot_be_is_refused(length: bytes) -> None:
         oip.parse_infer(b"{}\x00\x00", length, ONE)
 
 
-@pytest.mark.parametrize("on", [TWO, model(_spec("x", shape=(-1, -1, -1)))])
-def test_a_body_without_json_needs_one_input_of_known_shape(on: ServedModel) -> None:
-    with pytest.raises(InvalidRequest, match="a raw binary request"):
+@pytest.mark.parametrize(
+    ("on", "message"),
+    [
+        (TWO, "Raw request must only have 1 input"),
+        (model(_spec("x", shape=(-1, -1, -1))), "more than one variable-sized dimension"),
+        (model(_spec("x", "BYTES", (-1, -1))), r"the model must have input shape \[1\]"),
+    ],
+)
+def test_a_body_without_json_needs_one_input_of_known_shape(on: ServedModel, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         _infer(b"", on, bytes(8))
+
+
+def _nested(value: int, depth: int) -> Any:
+    return value if not depth else [_nested(value, depth - 1)]
+
+
+@pytest.mark.parametrize(("datatype", "value"), [("FP32", 1), ("BYTES", "a")])
+def test_lists_are_nested_as_deep_as_triton_takes_them(datatype: str, value: Any) -> None:
+    inference, _ = _infer({"inputs": [_input(datatype=datatype, shape=[1, 1], data=_nested(value, 100))]})
+    assert inference.inputs["x"].shape == (1, 1)
+    with pytest.raises(InvalidRequest, match=r"JSON nesting depth exceeds maximum allowed limit \(100\)"):
+        _infer({"inputs": [_input(datatype=datatype, shape=[1, 1], data=_nested(value, 101))]})
 
 
 @pytest.mark.parametrize(
@@ -388,11 +422,10 @@ def test_outputs_are_binary_where_the_request_or_the_output_says_so() -> None:
     assert _infer(body)[1] == ("", (), True)
 
 
-def test_an_output_that_is_asked_for_again_is_answered_once() -> None:
+def test_an_output_that_is_asked_for_twice_is_refused() -> None:
     again = {"name": "y", "parameters": {"classification": 1}}
-    assert _infer({"inputs": [_input()], "outputs": [{"name": "y"}, again]})[1].outputs == (
-        oip.WantedOutput("y", False),
-    )
+    with pytest.raises(InvalidRequest, match="output 'y' already exists in request"):
+        _infer({"inputs": [_input()], "outputs": [{"name": "y"}, again]})
 
 
 def test_classes_are_wanted_in_place_of_an_output() -> None:

@@ -205,10 +205,7 @@ def version_of(text: str) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise InvalidRequest(
-            f"failed to get model version from specified version string '{text}': "
-            "version should be an integral value > 0"
-        )
+        raise InvalidRequest(oip.version_text(text))
     return int(text)
 
 

@@ -11,7 +11,14 @@ import orjson
 import simdjson
 
 import millrace
-from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported
+from millrace.protocol.errors import (
+    InvalidRequest,
+    MillraceError,
+    ModelNotFound,
+    NotReady,
+    NotSupported,
+    VersionOutOfRange,
+)
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import (
     BYTES,
@@ -51,6 +58,8 @@ _MAX_PLAIN_BYTES = 65_536  # of parameters, outputs and shapes
 _SHORT_TENSOR = 256  # strings, which are counted as fast as a shape is checked
 _ANY = ReadLimits()
 _KNOWN = ("id", "parameters", "outputs")
+_MAX_DEPTH = 100  # of lists in `data`, as in Triton
+_TOO_DEEP = b"[" * (_MAX_DEPTH + 1)
 
 
 class WantedOutput(NamedTuple):
@@ -121,7 +130,9 @@ def read_infer(
 
 def _asked(document: _Document, inputs: dict[str, Tensor], model: ServedModel) -> tuple[Inference, Wanted]:
     if len(inputs) != len(document.inputs):
-        raise InvalidRequest(f"an input is given twice for model '{model.name}'")
+        names = [name for name, _ in document.inputs]
+        again = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InvalidRequest(f"input '{again}' already exists in request")
     for name, _, _ in document.wanted.outputs:
         if name not in model.output_names:
             raise InvalidRequest(f"unexpected inference output '{name}' for model '{model.name}'")
@@ -153,11 +164,16 @@ def _with_binary(
         if isinstance(tensor, _Raw):
             data = binary[offset : offset + tensor.size]
             offset += tensor.size
+            if offset > len(binary):
+                raise InvalidRequest(
+                    f"unexpected size for input '{name}', expecting {offset - len(binary)} additional bytes "
+                    f"for model '{model.name}'"
+                )
             tensors[name] = binary_tensor(name, tensor.datatype, tensor.shape, data, model, limits)
         else:
             tensors[name] = tensor
     if offset != len(binary):
-        raise InvalidRequest(f"the inputs take {offset} bytes behind the JSON, but {len(binary)} came")
+        raise InvalidRequest(f"unexpected additional input data for model '{model.name}'")
     return tensors
 
 
@@ -174,7 +190,9 @@ def binary_tensor(
     if datatype == BYTES:
         return _string_tensor(name, shape, count, data, model, limits)
     if len(data) != (size := count * DTYPES[datatype].itemsize):
-        raise InvalidRequest(f"unexpected total byte size {len(data)} for input '{name}', expecting {size}")
+        raise InvalidRequest(
+            f"input byte size mismatch for input '{name}' for model '{model.name}'. Expected {size}, got {len(data)}"
+        )
     if datatype == "BOOL" and count and np.frombuffer(data, np.uint8).max() > 1:
         raise InvalidRequest(f"input '{name}' has a byte that is neither 0 nor 1, as BOOL must be")
     return Tensor(datatype, shape, data)
@@ -187,7 +205,10 @@ def _string_tensor(
         check_rows(model, shape[0], limits.max_rows)
     if count <= _SHORT_TENSOR and len(data) <= QUICK_BYTES:
         if len(elements := decode_strings(data)) != count:
-            raise InvalidRequest(f"input '{name}' of shape {list(shape)} needs {count} strings, got {len(elements)}")
+            raise InvalidRequest(
+                f"expected {count} string elements for inference input '{name}' for model '{model.name}', "
+                f"got {len(elements)}"
+            )
         return Tensor(BYTES, shape, data)
     spec = next((spec for spec in model.signature().inputs if spec.name == name), None)
     check_shape(model, spec, BYTES, shape, limits.max_rows)
@@ -202,17 +223,27 @@ def _of_raw_body(body: bytes | memoryview, model: ServedModel, limits: ReadLimit
     """A body that is the elements of a model's only input, one row of it; the answer's outputs are all binary."""
     spec = model.only_input
     if spec is None:
-        raise InvalidRequest(f"a raw binary request needs a model with one input, '{model.name}' has not")
+        raise InvalidRequest(
+            "Raw request must only have 1 input (found 1) to be deduced but got "
+            f"{len(model.signature().inputs)} inputs in '{model.name}' model configuration"
+        )
     row = (1, *spec.shape[1:]) if model.max_batch_size else spec.shape
-    free = [axis for axis, size in enumerate(row) if size < 0]
-    if len(free) > 1 or (spec.datatype == BYTES and math.prod(row) not in (1, -1)):
-        raise InvalidRequest(f"a raw binary request cannot say the shape of input '{spec.name}': {list(spec.shape)}")
+    if row.count(-1) > 1:
+        raise InvalidRequest(
+            f"The shape of the raw input '{spec.name}' can not be deduced because there are more than one "
+            "variable-sized dimension"
+        )
     if spec.datatype == BYTES:
+        if math.prod(row) != 1:
+            raise InvalidRequest(
+                f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1], it has "
+                f"{list(spec.shape)}"
+            )
         limits.check_quick(len(body) >> 7)
-        whole = Tensor(BYTES, tuple(map(abs, row)), encode_strings([bytes(body)]))
+        whole = Tensor(BYTES, row, encode_strings([bytes(body)]))
         return Inference(model, DEFAULT_SIGNATURE, {spec.name: whole}), Wanted(binary=True)
     fixed = abs(math.prod(row)) * DTYPES[spec.datatype].itemsize
-    shape = tuple(len(body) // fixed if size < 0 else size for size in row)
+    shape = tuple(len(body) // max(1, fixed) if size < 0 else size for size in row)
     tensor = binary_tensor(spec.name, spec.datatype, shape, body, model, limits)
     return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), Wanted(binary=True)
 
@@ -228,6 +259,8 @@ def _timeout_ms(parameters: dict[str, Any]) -> float | None:
 
 def _fast(body: bytes) -> _Document | None:
     """The document with its numbers read by simdjson; None where any part of it needs the slow way."""
+    if _TOO_DEEP in body:
+        return None
     try:
         return _read_fast(json_tensors.parse(body))
     except json_tensors.UNREADABLE:
@@ -292,15 +325,22 @@ def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw
     ):
         raise InvalidRequest("Unable to parse 'outputs': each needs a 'name'")
     binary = _flag(parameters, "binary_data_output", default=False)
-    wanted: dict[str, WantedOutput] = {}
-    for output in outputs:  # asked for again, each could multiply the answer
-        wanted.setdefault(output["name"], _wanted_output(output, is_binary=binary))
+    wanted = tuple([_wanted_output(output, is_binary=binary) for output in outputs])
+    if len(wanted) > 1:
+        _check_distinct([output.name for output in wanted])
     return _Document(
         inputs=tuple(inputs),
-        wanted=Wanted(identity, tuple(wanted.values()), binary),
+        wanted=Wanted(identity, wanted, binary),
         timeout_ms=_timeout_ms(parameters),
         priority="high" if parameters.get("priority") == _HIGH else "normal",
     )
+
+
+def _check_distinct(names: list[str]) -> None:
+    """Raises `InvalidRequest` where an output is asked for twice."""
+    if len(set(names)) != len(names):
+        again = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InvalidRequest(f"output '{again}' already exists in request")
 
 
 def _wanted_output(output: dict[str, Any], *, is_binary: bool) -> WantedOutput:
@@ -345,7 +385,9 @@ def _input(item: Any) -> tuple[str, Tensor | _Raw]:
 
 def _json_tensor(item: dict[str, Any], name: str, datatype: str, shape: list[int], count: int) -> Tensor:
     if datatype == "FP16":
-        raise InvalidRequest(f"sending FP16 data via JSON is not supported, input '{name}'")
+        raise InvalidRequest(
+            f"receiving FP16 data via JSON is not supported. Please use the binary data format for input {name}"
+        )
     if not isinstance(item.get("data"), list):
         raise InvalidRequest(f"Unable to parse 'data' of input '{name}': attempt to access JSON non-array")
     flat = _flat(item["data"])
@@ -361,11 +403,15 @@ def _json_tensor(item: dict[str, Any], name: str, datatype: str, shape: list[int
 
 
 def _flat(value: list[Any]) -> list[Any]:
-    """The leaves of a list nested in any way, in order."""
+    """The leaves of a list nested in any way, in order. Raises `InvalidRequest` where it is nested too deep."""
     flat, stack = [], [iter(value)]
     while stack:
         for item in stack[-1]:
             if isinstance(item, list):
+                if len(stack) >= _MAX_DEPTH:
+                    raise InvalidRequest(
+                        f"Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit ({_MAX_DEPTH})"
+                    )
                 stack.append(iter(item))
                 break
             flat.append(item)
@@ -499,7 +545,20 @@ def error_text(error: MillraceError) -> str:
     if isinstance(error, ModelNotFound):
         version = "" if error.version is None else f" version {error.version}"
         return f"Request for unknown model: '{error.model}'{version} is not found"
+    if isinstance(error, NotReady):
+        where = f"'{error.model}' version {error.version}"
+        return f"Request for unknown model: {where} is not at ready state: {error.reason}"
+    if isinstance(error, VersionOutOfRange):
+        return version_text(str(error.version))
     return str(error)
+
+
+def version_text(text: str) -> str:
+    """Triton's words for a version that is no number, or too large a one."""
+    return (
+        f"failed to get model version from specified version string '{text}' (details: stol), "
+        "version should be an integral value > 0"
+    )
 
 
 def _infer(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
