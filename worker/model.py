@@ -165,6 +165,7 @@ def load(
         labels=manifest.labels if manifest and manifest.labels else declared.labels(folder.parent, config),
         max_batch_size=batching.max_batch_size,
         has_whole_requests=bool(shown.length_axes),
+        triton_config=config.message,
     )
     model = Model(
         announcement,

@@ -26,6 +26,7 @@ _FORMATS = {
     "tensorflow": "savedmodel",
     "tflite": "tflite",
 }
+_MOST_BYTES = 16_384  # that go with every heartbeat
 _HAS_BATCH_SIZE = re.compile(r"(?m)^[^#\n]*\bmax_batch_size\s*:")
 _KINDS = {0: "auto", 1: "cuda", 2: "cpu"}
 # Without these the model would answer something else, or nothing.
@@ -62,7 +63,8 @@ class TensorConfig(msgspec.Struct, frozen=True):
 class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A `config.pbtxt`. What it does not say is None or empty; `ignored` names the fields that have no effect here.
 
-    `instances` are by the kind of device: "cpu", "cuda", or "auto" for both.
+    `instances` are by the kind of device: "cpu", "cuda", or "auto" for both. `message` is all of it, as a serialized
+    `inference.ModelConfig`; empty where that is long.
     """
 
     format: str | None = None
@@ -74,6 +76,7 @@ class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
     labels_file: str | None = None
     instances: dict[str, int] = {}
     ignored: tuple[str, ...] = ()
+    message: bytes = b""
 
 
 def read_models_config(path: Path) -> ModelsConfig:
@@ -135,6 +138,7 @@ def read_triton_config(folder: Path) -> TritonConfig | None:
         labels_file=next((output.label_filename for output in config.output if output.label_filename), None),
         instances=_instances(config),
         ignored=tuple(_ignored_of_triton(config)),
+        message=message if len(message := config.SerializeToString()) <= _MOST_BYTES else b"",
     )
 
 

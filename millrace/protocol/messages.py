@@ -66,7 +66,8 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
     `labels` are the names of classes, `version_labels` those that the configuration gives to this version.
     `available_ms` is since when it is AVAILABLE there. `has_whole_requests` says that a request's rows must run in one
-    batch: its outputs are as long as the longest of them.
+    batch: its outputs are as long as the longest of them. `triton_config` is what its `config.pbtxt` says, as a
+    serialized `inference.ModelConfig`.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     version_labels: tuple[str, ...] = ()
     available_ms: int = 0
     has_whole_requests: bool = False
+    triton_config: bytes = b""
 
 
 class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):

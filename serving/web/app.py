@@ -19,6 +19,7 @@ from werkzeug.routing import BaseConverter
 from millrace.protocol.errors import MillraceError
 from serving.monitoring import peer_metrics
 from serving.protocols.oip import rest as oip
+from serving.protocols.oip.config import render_config
 from serving.protocols.rest_calls import Headers
 from serving.protocols.tfs import rest as tfs
 from serving.routing import target
@@ -204,7 +205,7 @@ def _add_open_inference(app: Flask, service: Service) -> None:
 
     @_get_of_model(app, "/config")
     def _config(name: str, number: int | None) -> Response:
-        return _json(oip.render_config(service.models.find(name, number)))
+        return _json(render_config(service.models.find(name, number)))
 
     @_get_of_model(app, "")
     def _metadata(name: str, number: int | None) -> Response:

@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millrace import rpc
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotSupported, SignatureNotFound
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
 from serving.models.registry import ServedModel
 from serving.protocols.oip import rest as oip
+from serving.protocols.oip.config import render_config
 from serving.protocols.tfs import rest as tfs
 from serving.queueing.admission import Inference, admit
 
@@ -217,19 +220,61 @@ def test_metadata_has_the_doubled_signature_def_and_sizes_as_strings() -> None:
 
 
 def test_the_configuration_is_tritons_without_the_rows() -> None:
-    config = oip.render_config(OPTIONAL)
+    config = render_config(OPTIONAL)
     assert (config["name"], config["max_batch_size"]) == ("m", 8)
+    both = {"is_shape_tensor": False, "is_non_linear_format_io": False}
+    of_input = {"format": "FORMAT_NONE", "allow_ragged_batch": False, **both}
     assert config["input"] == [
-        {"name": "tokens", "data_type": "TYPE_STRING", "dims": [-1], "optional": False},
-        {"name": "weights", "data_type": "TYPE_FP32", "dims": [-1], "optional": True},
+        {"name": "tokens", "data_type": "TYPE_STRING", "dims": [-1], "optional": False, **of_input},
+        {"name": "weights", "data_type": "TYPE_FP32", "dims": [-1], "optional": True, **of_input},
     ]
-    assert config["output"] == [{"name": "y", "data_type": "TYPE_FP32", "dims": []}]
+    assert config["output"] == [{"name": "y", "data_type": "TYPE_FP32", "dims": [], "label_filename": "", **both}]
     assert {"dynamic_batching", "sequence_batching", "ensemble_scheduling"} & config.keys() == {"dynamic_batching"}
+    assert config["version_policy"] == {"latest": {"num_versions": 1}}
+    assert (config["instance_group"][0]["name"], config["instance_group"][0]["count"]) == ("m", 1)
+    assert config["optimization"]["input_pinned_memory"] == {"enable": True}
+
+
+def test_the_configuration_has_what_the_models_file_says_and_what_is_true_here() -> None:
+    text = """
+        backend: "onnxruntime" max_batch_size: 16 default_model_filename: "net.onnx"
+        version_policy { specific { versions: [3, 5] } }
+        input { name: "x" data_type: TYPE_FP32 dims: [2] format: FORMAT_NCHW reshape { shape: [2] } }
+        output { name: "y" data_type: TYPE_FP32 dims: [2] label_filename: "labels.txt" }
+        instance_group { count: 2 kind: KIND_GPU gpus: [0] }
+        dynamic_batching { max_queue_delay_microseconds: 100 preferred_batch_size: [4] }
+        parameters { key: "mine" value { string_value: "yes" } }
+        """
+    message = text_format.Parse(text, rpc.message("inference.ModelConfig")(), descriptor_pool=rpc.pool())
+    signatures = {"serving_default": Signature(inputs=(_spec("x", shape=(-1, 2)),), outputs=(_spec("y"), _spec("z")))}
+    announcement = ModelAnnouncement(
+        name="m",
+        version=1,
+        state="AVAILABLE",
+        platform="onnxruntime_onnx",
+        signatures=signatures,
+        max_batch_size=8,
+        triton_config=message.SerializeToString(),
+    )
+    config = render_config(ServedModel(announcement))
+    assert (config["backend"], config["max_batch_size"]) == ("onnxruntime", 8)
+    assert config["default_model_filename"] == "net.onnx"
+    assert config["version_policy"] == {"specific": {"versions": [3, 5]}}
+    assert config["input"][0]["format"] == "FORMAT_NCHW"
+    assert config["input"][0]["reshape"] == {"shape": [2]}
+    assert [(output["name"], output["dims"], output["label_filename"]) for output in config["output"]] == [
+        ("y", [], "labels.txt"),
+        ("z", [], ""),
+    ]
+    assert (config["instance_group"][0]["kind"], config["instance_group"][0]["gpus"]) == ("KIND_GPU", [0])
+    assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 100
+    assert config["dynamic_batching"]["preferred_batch_size"] == [4]
+    assert config["parameters"] == {"mine": {"string_value": "yes"}}
 
 
 def test_the_configuration_of_a_model_that_does_not_batch_has_the_whole_shape() -> None:
     whole = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=ONE.announcement.signatures)
-    config = oip.render_config(ServedModel(whole))
+    config = render_config(ServedModel(whole))
     assert config["input"][0]["dims"] == [-1, 2]
     assert "dynamic_batching" not in config
 
@@ -237,8 +282,8 @@ def test_the_configuration_of_a_model_that_does_not_batch_has_the_whole_shape() 
 def test_the_configurations_parameters_carry_what_triton_has_no_field_for() -> None:
     signatures = ONE.announcement.signatures
     named = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, labels=("no", "yes"))
-    assert oip.render_config(ServedModel(named))["parameters"] == {"labels": {"string_value": '["no","yes"]'}}
-    assert "parameters" not in oip.render_config(ONE)
+    assert render_config(ServedModel(named))["parameters"] == {"labels": {"string_value": '["no","yes"]'}}
+    assert render_config(ONE)["parameters"] == {}
 
 
 def _infer(body: Any, on: ServedModel = ONE, binary: bytes | None = None) -> tuple[Inference, oip.Wanted]:

@@ -18,6 +18,7 @@ from serving.protocols import grpc_calls as calls
 from serving.protocols.grpc_calls import Context
 from serving.protocols.oip import messages as infer
 from serving.protocols.oip import rest as oip
+from serving.protocols.oip.config import config_message
 from serving.protocols.verb import Body
 from serving.service import Service
 from serving.transport.responses import shortened
@@ -107,7 +108,7 @@ class OpenInference:
 
     async def _config(self, message: Any) -> Any:
         model = self._service.models.find(message.name, version_of(message.version))
-        return json_format.ParseDict({"config": oip.render_config(model)}, _message("ModelConfigResponse")())
+        return _message("ModelConfigResponse")(config=config_message(model))
 
     async def _statistics(self, message: Any) -> Any:
         document = self._service.statistics.render(message.name or None, version_of(message.version))

@@ -24,7 +24,6 @@ from millrace.protocol.tensors import (
     BYTES,
     DEFAULT_SIGNATURE,
     DTYPES,
-    Signature,
     Tensor,
     TensorSpec,
     decode_strings,
@@ -53,7 +52,6 @@ _REFUSED = (
 )
 _MAX_REMEMBERED_BYTES = 4096
 _HIGH = 1  # Triton's highest priority; 0 is "the default"
-_PRIORITY_LEVELS = 2
 _MAX_PLAIN_BYTES = 65_536  # of parameters, outputs and shapes
 _SHORT_TENSOR = 256  # strings, which are counted as fast as a shape is checked
 _ANY = ReadLimits()
@@ -485,46 +483,6 @@ def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[
         "inputs": [_tensor_metadata(spec) for spec in signature.inputs],
         "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
         "parameters": {key: value for key, value in parameters.items() if value},
-    }
-
-
-def render_config(model: ServedModel) -> dict[str, Any]:
-    """Triton's configuration of the model, as the JSON form of its `inference.ModelConfig`: what is known here."""
-    platform, signature = model.announcement.platform, model.signature()
-    config: dict[str, Any] = {
-        "name": model.name,
-        "platform": platform,
-        "backend": platform.partition("_")[0],
-        "max_batch_size": model.max_batch_size,
-        "input": [_tensor_config(model, spec) | {"optional": spec.optional} for spec in signature.inputs],
-        "output": [_tensor_config(model, spec) for spec in signature.outputs],
-        "model_transaction_policy": {"decoupled": False},
-    }
-    if model.max_batch_size:
-        config["dynamic_batching"] = {"priority_levels": _PRIORITY_LEVELS, "default_priority_level": _PRIORITY_LEVELS}
-    if parameters := _config_parameters(model, signature):
-        config["parameters"] = parameters
-    return config
-
-
-def _config_parameters(model: ServedModel, signature: Signature) -> dict[str, Any]:
-    """What Triton's configuration has no field for, as its parameters carry it: text, or JSON in a text."""
-    media = {spec.name: spec.media for spec in signature.inputs if spec.media}
-    found = {
-        "description": model.announcement.description,
-        "labels": orjson.dumps(model.announcement.labels).decode() if model.announcement.labels else "",
-        "media": orjson.dumps(media).decode() if media else "",
-    }
-    return {name: {"string_value": value} for name, value in found.items() if value}
-
-
-def _tensor_config(model: ServedModel, spec: TensorSpec) -> dict[str, Any]:
-    """Its `dims` leave out the first dimension, the rows, where the model batches."""
-    datatype = "STRING" if spec.datatype == BYTES else spec.datatype
-    return {
-        "name": spec.name,
-        "data_type": f"TYPE_{datatype}",
-        "dims": list(spec.shape[1:] if model.max_batch_size else spec.shape),
     }
 
 
