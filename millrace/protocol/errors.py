@@ -5,7 +5,8 @@ MillraceError                       status  code                 again?
 │   ├── SignatureNotFound           400     INVALID_ARGUMENT     no
 │   └── VersionOutOfRange           400     INVALID_ARGUMENT     no
 ├── NotAllowed                      403     PERMISSION_DENIED    no      this server's settings do not let callers do it
-├── ModelNotFound                   404     NOT_FOUND            no      no such model, or no such version of it
+├── NotFound                        404     NOT_FOUND            no      no such thing
+│   └── ModelNotFound               404     NOT_FOUND            no      no such model, or no such version of it
 ├── PayloadTooLarge                 413     INVALID_ARGUMENT     no      larger than the server takes
 ├── CodingNotSupported              415     INVALID_ARGUMENT     no      the body is packed in a way that is not known
 ├── QueueFull                       429     RESOURCE_EXHAUSTED   yes     refused at once; `retry_after_s` says when
@@ -64,14 +65,18 @@ class NotAllowed(MillraceError):
     status = 403
 
 
-class ModelNotFound(MillraceError):
+class NotFound(MillraceError):
+    """Something that is asked for by its name, and is not here."""
+
+    code = "NOT_FOUND"
+    status = 404
+
+
+class ModelNotFound(NotFound):
     """No live worker has announced that model, or that version of it.
 
     Each protocol words this in its own way, hence the two attributes; `version` is None for "the latest".
     """
-
-    code = "NOT_FOUND"
-    status = 404
 
     def __init__(self, model: str, version: int | None = None) -> None:
         super().__init__(

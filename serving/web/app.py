@@ -216,8 +216,10 @@ def _add_open_inference(app: Flask, service: Service) -> None:
     def _model_ready(name: str, number: int | None) -> Response:
         return _readiness(probes.model_ready(service, name, number))
 
-    @app.get("/v2/<any(systemsharedmemory, cudasharedmemory):_>/status")
-    def _shared_memory(**_: object) -> Response:
+    @app.get("/v2/<any(systemsharedmemory, cudasharedmemory):kind>/status")
+    @app.get("/v2/<any(systemsharedmemory, cudasharedmemory):kind>/region/<name>/status")
+    def _shared_memory(kind: str, name: str = "") -> Response:
+        oip.check_no_region(kind.removesuffix("sharedmemory"), name)
         return _json([])  # as in Triton where no region is registered, and here none ever is
 
 

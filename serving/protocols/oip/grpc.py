@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -64,6 +65,8 @@ class OpenInference:
             "ModelConfig": self._config,
             "ModelStatistics": self._statistics,
             "RepositoryIndex": self._index,
+            "SystemSharedMemoryStatus": partial(self._no_regions, "System"),
+            "CudaSharedMemoryStatus": partial(self._no_regions, "Cuda"),
         }
         changes = {"RepositoryModelLoad": self._load, "RepositoryModelUnload": self._unload}
         plain = {
@@ -118,6 +121,11 @@ class OpenInference:
         _refuse_repository(message)
         entries = self._service.repository.index(ready=message.ready)
         return _message("RepositoryIndexResponse")(models=[entry._asdict() for entry in entries])
+
+    async def _no_regions(self, kind: str, message: Any) -> Any:
+        """As Triton answers where no region is registered, and here none ever is."""
+        oip.check_no_region(kind.lower(), message.name)
+        return _message(f"{kind}SharedMemoryStatusResponse")()
 
     async def _load(self, message: Any, caller: Caller) -> Any:
         _refuse_repository(message)

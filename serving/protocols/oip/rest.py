@@ -15,6 +15,7 @@ from millrace.protocol.errors import (
     InvalidRequest,
     MillraceError,
     ModelNotFound,
+    NotFound,
     NotReady,
     NotSupported,
     VersionOutOfRange,
@@ -46,7 +47,7 @@ _REFUSED = (
     (r"/v2(/models/[^/]+)?/trace/setting", "tracing is not supported; every answer has its stages in Server-Timing"),
     (r"/v2/logging", "log settings cannot be changed at run time; start the server with MILLRACE_LOG_LEVEL"),
     (
-        r"/v2/(system|cuda)sharedmemory(/region/[^/]+)?/(status|register|unregister)",
+        r"/v2/(system|cuda)sharedmemory(/region/[^/]+)?/(register|unregister)",
         "shared memory is not supported; send tensors with the request",
     ),
 )
@@ -496,6 +497,12 @@ def refusal(path: str) -> NotSupported | None:
         if re.fullmatch(pattern, path):
             return NotSupported(text)
     return None
+
+
+def check_no_region(kind: str, name: str) -> None:
+    """Raises `NotFound` for the name of a region of shared memory, "" stands for all: none is ever registered."""
+    if name:
+        raise NotFound(f"Unable to find {kind} shared memory region: '{name}'")
 
 
 def error_text(error: MillraceError) -> str:
