@@ -112,6 +112,7 @@ def _beyond(model: ServedModel) -> dict[str, str]:
         "description": announcement.description,
         "labels": orjson.dumps(announcement.labels).decode() if announcement.labels else "",
         "media": orjson.dumps(media).decode() if media else "",
+        "notes": orjson.dumps(announcement.notes).decode() if announcement.notes else "",
     }
     return {name: text for name, text in found.items() if text}
 
