@@ -411,7 +411,7 @@ def test_no_region_of_shared_memory_is_registered(client: Any) -> None:
         ("cuda", client.get_cuda_shared_memory_status),
     ):
         assert ask(as_json=True) == {}
-        assert refusal(lambda ask=ask: ask("mine")) == (
+        assert refusal(partial(ask, "mine")) == (
             "NOT_FOUND",
             f"Unable to find {kind} shared memory region: 'mine'",
         )

@@ -1,7 +1,7 @@
 """The Open Inference Protocol over gRPC, with Triton's extensions: its messages in, its answers and error texts out."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
@@ -56,7 +56,7 @@ class OpenInference:
 
     def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         """What answers each path."""
-        methods = {
+        methods: dict[str, Callable[[Any], Awaitable[Any]]] = {
             "ServerLive": self._live,
             "ServerReady": self._ready,
             "ModelReady": self._model_ready,
