@@ -73,4 +73,5 @@ def _key(piece: Piece, may_pad: Callable[[str], bool]) -> Hashable:
         return shape[1:-1] if may_pad(name) else shape[1:]
 
     inputs = sorted((name, array.dtype.str, row_shape(name, array.shape)) for name, array in piece.inputs.items())
-    return piece.block.signature, tuple(inputs)
+    alone = id(piece) if piece.block.is_alone else 0  # the pieces are all there while the keys are compared
+    return piece.block.signature, alone, tuple(inputs)

@@ -57,14 +57,16 @@ class Model:
         """Why it cannot answer at present, "" where it can."""
         return self._backend.fault
 
-    def run(self, signature: str, inputs: Arrays, rows: int) -> Arrays:
+    def run(self, signature: str, inputs: Arrays, rows: int, *, is_alone: bool = False) -> Arrays:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
 
-        Without batching (`max_batch_size` 0), `rows` is 1, and what goes in and comes out carries one dimension of 1
-        more than the graph's tensors. Raises `ModelFailed` for an answer that does not fit, and for what ends a
+        Without batching (`max_batch_size` 0), and for a request that `is_alone`, `rows` is 1, and what goes in and
+        comes out carries one dimension of 1 more than the graph's tensors.
+
+        Raises `ModelFailed` for an answer that does not fit, and for what ends a
         program (`sys.exit`); what else the backend raises passes through.
         """
-        batches = self.batching.max_batch_size > 0
+        batches = self.batching.max_batch_size > 0 and not is_alone
         if not batches:
             inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
         outputs = self._computed(signature, inputs)

@@ -47,6 +47,7 @@ class _RequestHead(msgspec.Struct, array_like=True, frozen=True):
     sent_ms: float
     items: tuple[RequestItem, ...]
     tensors: tuple[_TensorHead, ...]
+    is_alone: bool = False  # which blocks of before it do not say
 
 
 class _ReplyHead(msgspec.Struct, array_like=True, frozen=True):
@@ -71,7 +72,8 @@ def encode_request(block: RequestBlock) -> bytes:
 def request_parts(block: RequestBlock) -> list[bytes | memoryview]:
     """The buffers whose bytes, end to end, are the block's; the tensors are not copied."""
     b = block
-    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, _tensor_heads(b.tensors))
+    tensors = _tensor_heads(b.tensors)
+    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, tensors, b.is_alone)
     return _parts(_REQUEST, head, b.tensors)
 
 
@@ -93,6 +95,7 @@ def decode_request(data: bytes) -> RequestBlock:
         sent_ms=head.sent_ms,
         items=head.items,
         tensors=tensors,
+        is_alone=head.is_alone,
     )
 
 

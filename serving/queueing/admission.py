@@ -16,7 +16,8 @@ _MAX_FILE_BYTES = 16 * 2**20
 class Inference(msgspec.Struct, frozen=True):
     """What a request asks of a model, as its protocol's parser read it.
 
-    `timeout_ms` is None where the body names none.
+    `timeout_ms` is None where the body names none. `is_alone`: its shapes may be others than the signature's, so it
+    runs with no other, and the model says whether it takes them.
     """
 
     model: ServedModel
@@ -24,6 +25,7 @@ class Inference(msgspec.Struct, frozen=True):
     inputs: dict[str, Tensor]
     timeout_ms: float | None = None
     priority: str = "normal"
+    is_alone: bool = False
 
 
 def admit(
@@ -42,6 +44,8 @@ def check(inference: Inference, max_queue_rows: int) -> int:
     Raises `InvalidRequest`, or `PayloadTooLarge` for more rows than the queue takes.
     """
     model = inference.model
+    if inference.is_alone:
+        return _check_alone(model, model.signature(inference.signature), inference.inputs, max_queue_rows)
     rows = _check_inputs(model, model.signature(inference.signature), inference.inputs)
     check_rows(model, rows, max_queue_rows)
     return rows
@@ -82,7 +86,8 @@ def request_of(inference: Inference, rows: int, *, trace: str, deadline: float, 
         signature=inference.signature,
         inputs=inference.inputs,
         rows=rows,
-        max_batch_size=model.max_batch_size,
+        max_batch_size=0 if inference.is_alone else model.max_batch_size,
+        largest_batch=model.max_batch_size,
         timeout_s=deadline - time.perf_counter(),
         trace=trace,
         priority=inference.priority,
@@ -101,6 +106,26 @@ def _check_inputs(model: ServedModel, signature: Signature, inputs: Mapping[str,
     if len(rows) != 1:
         raise InvalidRequest(f"the inputs of model '{model.name}' have different numbers of rows: {sorted(rows)}")
     return rows.pop()
+
+
+def fits(signature: Signature, inputs: Mapping[str, Tensor]) -> bool:
+    """Whether the inputs have the shapes that the signature says, as far as it knows them."""
+    return all(
+        _fits(inputs[spec.name].shape, spec.shape) or bool(spec.media) or spec.unknown_rank
+        for spec in signature.inputs
+        if spec.name in inputs
+    )
+
+
+def _check_alone(model: ServedModel, signature: Signature, inputs: Mapping[str, Tensor], max_queue_rows: int) -> int:
+    """Check all but the shapes, for a request that counts as one row."""
+    _check_names(model.name, signature, inputs)
+    for spec in signature.inputs:
+        if tensor := inputs.get(spec.name):
+            _check_datatype(model, spec, tensor.datatype)
+            _check_longest(model, spec, tensor)
+            check_rows(model, max(tensor.shape[:1], default=1), max_queue_rows)
+    return 1
 
 
 def _check_names(model: str, signature: Signature, inputs: Mapping[str, Tensor]) -> None:
@@ -132,12 +157,17 @@ def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> int:
     _check_described(model, spec, tensor.datatype, shape)
     if 0 in shape:
         raise InvalidRequest(f"input '{spec.name}' of model '{model.name}' is empty: its shape is {_shape(shape)}")
+    if tensor.datatype == BYTES:
+        _check_longest(model, spec, tensor)
+    return shape[0] if model.max_batch_size else 1
+
+
+def _check_longest(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> None:
     most = _MAX_FILE_BYTES if spec.media and tensor.datatype == BYTES else spec.max_bytes
     if most and tensor.datatype == BYTES and (longest := _longest(tensor)) > most:
         raise InvalidRequest(
             f"input '{spec.name}' of model '{model.name}' takes at most {most} bytes an element, got {longest}"
         )
-    return shape[0] if model.max_batch_size else 1
 
 
 def _longest(tensor: Tensor) -> int:
@@ -148,18 +178,22 @@ def _longest(tensor: Tensor) -> int:
 
 def _check_described(model: ServedModel, spec: TensorSpec, datatype: str, shape: tuple[int, ...]) -> None:
     """Raises `InvalidRequest` where a datatype and a shape are not what the signature says."""
+    _check_datatype(model, spec, datatype)
     is_file = bool(spec.media) and datatype == BYTES
-    if datatype != spec.datatype and not is_file:
-        also = f" or, for {spec.media} files, BYTES" if spec.media else ""
-        raise InvalidRequest(
-            f"inference input '{spec.name}' data-type is '{datatype}', but model '{model.name}' expects "
-            f"'{spec.datatype}'{also}"
-        )
     expected = (-1,) if is_file else spec.shape
     if not _fits(shape, expected):
         raise InvalidRequest(
             f"unexpected shape for input '{spec.name}' for model '{model.name}'. "
             f"Expected {_shape(expected)}, got {_shape(shape)}"
+        )
+
+
+def _check_datatype(model: ServedModel, spec: TensorSpec, datatype: str) -> None:
+    if datatype != spec.datatype and not (spec.media and datatype == BYTES):
+        also = f" or, for {spec.media} files, BYTES" if spec.media else ""
+        raise InvalidRequest(
+            f"inference input '{spec.name}' data-type is '{datatype}', but model '{model.name}' expects "
+            f"'{spec.datatype}'{also}"
         )
 
 

@@ -121,7 +121,7 @@ class Producer:
         key = request.model, request.version
         flow = self._flows.get(key)
         if flow is None:
-            flow = self._flows[key] = Flow(request.max_batch_size, self._pending.clock)
+            flow = self._flows[key] = Flow(request.largest_batch or request.max_batch_size, self._pending.clock)
             self._shares[key] = FairShares(self._limits)
         size = 0
         for tensor in request.inputs.values():  # `size_of`, at half the time

@@ -95,7 +95,7 @@ def _predict(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Infere
     check_count("inputs", len(message.inputs), MAX_NAMED)
     inputs = {alias: _tensor(alias, proto, model, signature, limits) for alias, proto in message.inputs.items()}
     _check_inputs(inputs, signature)
-    return Inference(model, name, inputs), PredictForm(name, wanted)
+    return tfs.inference_of(model, name, inputs), PredictForm(name, wanted)
 
 
 def _tensor(alias: str, proto: Any, model: ServedModel, signature: Signature, limits: ReadLimits) -> Tensor:
@@ -104,7 +104,8 @@ def _tensor(alias: str, proto: Any, model: ServedModel, signature: Signature, li
     count = math.prod(shape)
     if count > _SHORT_TENSOR:
         datatype = tensorprotos.datatype_of(proto.dtype)
-        spec = next((spec for spec in signature.inputs if spec.name == alias), None)
+        known = () if tfs.is_lenient(model) else signature.inputs
+        spec = next((spec for spec in known if spec.name == alias), None)
         check_shape(model, spec, datatype, shape, limits.max_rows)
         limits.check_quick(count if datatype == BYTES else count >> 5 if proto.tensor_content else count >> 3)
     return tensorprotos.to_tensor(proto, alias)

@@ -28,10 +28,11 @@ from serving.protocols.examples import (
 )
 from serving.protocols.limits import QUICK_BYTES, QUICK_VALUES, NotQuick, ReadLimits
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
-from serving.queueing.admission import Inference, check_rows
+from serving.queueing.admission import Inference, check_rows, fits
 
 Form = Literal["row", "column"]
 _ANY = ReadLimits()
+_TENSORFLOW = ("tensorflow_savedmodel", "tensorflow_serving")
 _EXAMPLE_VALUES = 8  # reading an example costs as much as so many other values
 _SLICE_VALUES = 1 << 18
 _OTHER_STRINGS = 1024  # of keys that are passed over
@@ -60,7 +61,18 @@ def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) ->
         inputs, form = _columns(document["inputs"], signature), "column"
     else:
         raise InvalidRequest("Missing 'inputs' or 'instances' key")
-    return Inference(model, name, inputs), form  # type: ignore[return-value]
+    return inference_of(model, name, inputs), form  # type: ignore[return-value]
+
+
+def is_lenient(model: ServedModel) -> bool:
+    """Whether TensorFlow runs it: TensorFlow Serving holds no request against the shapes of such a signature."""
+    return model.announcement.platform in _TENSORFLOW
+
+
+def inference_of(model: ServedModel, signature: str, inputs: dict[str, Tensor]) -> Inference:
+    """What is asked for. Inputs of other shapes than the signature's go to the model alone, where it may take them."""
+    is_alone = is_lenient(model) and not fits(model.signature(signature), inputs)
+    return Inference(model, signature, inputs, is_alone=is_alone)
 
 
 def _most_strings(model: ServedModel, limits: ReadLimits) -> float | None:
@@ -240,16 +252,30 @@ def render_predict(outputs: Mapping[str, Tensor], form: Form) -> Rendered:
     """The answer to `:predict`. Raises `InvalidRequest` where an output has no rows to show by row."""
     if form == "column":
         return Rendered(b'{"outputs":%b}' % _columns_of(outputs))
-    rows = {tensor.shape[:1] for tensor in outputs.values()}
-    if rows == {()} or len(rows) > 1:
-        raise InvalidRequest("the outputs have inconsistent batch size, so they can't be shown by row; send 'inputs'")
+    count = _row_count(outputs)
     if len(outputs) == 1:
         (name,) = outputs
         return Rendered(b'{"predictions":%b}' % _value(name, outputs[name]))
     columns = {name: _row_values(name, tensor) for name, tensor in outputs.items()}
-    (count,) = next(iter(rows))
     predictions = [{name: column[i] for name, column in columns.items()} for i in range(count)]
     return Rendered(b'{"predictions":%b}' % orjson.dumps(predictions))
+
+
+def _row_count(outputs: Mapping[str, Tensor]) -> int:
+    """How many rows all outputs have."""
+    count = -1
+    for name, tensor in outputs.items():
+        if not tensor.shape:
+            raise InvalidRequest(
+                f"Tensor name: {name} has no shape information, so it can't be shown by row; send 'inputs'"
+            )
+        if count not in (-1, tensor.shape[0]):
+            raise InvalidRequest(
+                f"Tensor name: {name} has inconsistent batch size: {tensor.shape[0]} expecting: {count}, so it can't "
+                "be shown by row; send 'inputs'"
+            )
+        count = tensor.shape[0]
+    return count
 
 
 def _columns_of(outputs: Mapping[str, Tensor]) -> bytes:
