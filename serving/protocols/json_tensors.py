@@ -35,6 +35,7 @@ _NOT_STRUCTURE = b"0123456789.eE+- \t\r\n"
 UNREADABLE = (ValueError, KeyError, TypeError, RuntimeError)  # what simdjson raises, numbers above 64 bits included
 _MAX_RANK = 32
 _MAX_SIZE = 2**31 - 1
+_MOST = 2**63 - 1
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _PIECE_BYTES = 1 << 20
 _REMEMBERED_ELEMENTS = 1 << 16
@@ -234,15 +235,32 @@ def _regular(leaves: list[Any], datatype: str) -> npt.NDArray[Any] | None:
     return np.array(leaves, dtype) if limits.min <= min(leaves) and max(leaves) <= limits.max else None
 
 
-def element_count(name: str, shape: Any) -> int:
+def element_count(name: str, shape: Any, datatype: str) -> int:
     """How many elements a tensor of that shape has. Raises `InvalidRequest` for what is no shape, or out of bounds."""
     is_shape = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
     if not is_shape or len(shape) > _MAX_RANK or max(shape, default=0) > _MAX_SIZE:
+        if is_shape and len(shape) <= _MAX_RANK:
+            _check_overflow(name, shape, DTYPES[datatype].itemsize)
         raise InvalidRequest(
             f"Unable to parse 'shape' of input '{name}': it must be a list of at most {_MAX_RANK} whole numbers "
             f"from 0 to {_MAX_SIZE}"
         )
     return math.prod(shape)
+
+
+def _check_overflow(name: str, shape: list[int], item_bytes: int) -> None:
+    """Raises `InvalidRequest` in Triton's words for a tensor beyond what numbers of 64 bits can count."""
+    count = math.prod(shape)
+    if count > _MOST:
+        raise InvalidRequest(
+            f"invalid shape for input '{name}': shape [{','.join(map(str, shape))}] causes total element count to "
+            f"exceed maximum size of {_MOST}"
+        )
+    if count * item_bytes > _MOST:
+        raise InvalidRequest(
+            f"byte size overflow for input '{name}': element count ({count}) * data type size ({item_bytes}) exceeds "
+            f"maximum allowed size ({_MOST})"
+        )
 
 
 def is_b64(value: Any) -> bool:

@@ -328,6 +328,12 @@ def test_infer_reads_strings_parameters_and_wanted_outputs() -> None:
         ({"inputs": [{}]}, "each needs a 'name'"),
         ({"inputs": [_input(datatype="FP99")]}, "invalid datatype for input 'x'"),
         ({"inputs": [_input(shape=[-1, 2])]}, "Unable to parse 'shape' of input 'x'"),
+        ({"inputs": [_input(shape=[2**31, 2])]}, "Unable to parse 'shape' of input 'x'"),
+        ({"inputs": [_input(shape=[2**4, 2**60 + 2])]}, "causes total element count to exceed maximum size of"),
+        (
+            {"inputs": [_input(shape=[2**2, 2**60 + 2])]},
+            r"byte size overflow for input 'x': .* \* data type size \(4\)",
+        ),
         (
             {"inputs": [_input(shape=[3, 2])]},
             "Shape does not match true shape of 'data' field: .* needs 6 values, got 4",

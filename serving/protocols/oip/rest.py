@@ -274,7 +274,7 @@ def _read_fast(document: Any) -> _Document | None:
         name, datatype, shape = item["name"], item["datatype"], _plain(item["shape"])
         if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DTYPES or "parameters" in item:
             return None
-        count = json_tensors.element_count(name, shape)
+        count = json_tensors.element_count(name, shape, datatype)
         flat = json_tensors.numbers(item["data"], datatype)
         if flat is None or flat.size != count:
             return None
@@ -373,7 +373,7 @@ def _input(item: Any) -> tuple[str, Tensor | _Raw]:
     name, datatype, shape = item["name"], item.get("datatype"), item.get("shape", [])
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise InvalidRequest(f"invalid datatype for input '{name}': {json_tensors.quote(datatype)}")
-    count = json_tensors.element_count(name, shape)
+    count = json_tensors.element_count(name, shape, datatype)
     size = _parameters(item).get("binary_data_size")
     if size is not None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
