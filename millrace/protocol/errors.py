@@ -75,15 +75,17 @@ class NotFound(MillraceError):
 class ModelNotFound(NotFound):
     """No live worker has announced that model, or that version of it.
 
-    Each protocol words this in its own way, hence the two attributes; `version` is None for "the latest".
+    Each protocol words this in its own way, hence the attributes; `version` is None for "the latest". What `was_here`
+    was unloaded or deleted.
     """
 
-    def __init__(self, model: str, version: int | None = None) -> None:
+    def __init__(self, model: str, version: int | None = None, *, was_here: bool = False) -> None:
         super().__init__(
             f"model {model!r} not found" if version is None else f"model {model!r} has no version {version}"
         )
         self.model = model
         self.version = version
+        self.was_here = was_here
 
 
 class PayloadTooLarge(MillraceError):

@@ -84,6 +84,7 @@ class ModelControl:
         """
         with recorded(caller, "load", name) as action:
             self._check_allowed()
+            _check_loadable(name)
             await self._seek([name])
             control = await self._change(name, lambda known: replace(known, is_loaded=True), action)
             await self._done([control])
@@ -366,6 +367,14 @@ def _check_settings(config: ModelSettings) -> None:
 
 def _not_found(name: str) -> str:
     return f"failed to load {shown(name)}, failed to poll from model repository"
+
+
+def _check_loadable(name: str) -> None:
+    """Raises `InvalidRequest` for what is no folder's name, in Triton's words."""
+    if not name.strip():
+        raise InvalidRequest("Model name cannot be empty. Please enter a valid name to deploy.")
+    if name.strip() == ".." or "/" in name:
+        raise InvalidRequest(f"invalid model name {shown(name)}, model name must not contain path traversal characters")
 
 
 def shown(name: str) -> str:

@@ -151,9 +151,11 @@ class ModelRegistry:
         if version is not None and version >= _VERSIONS:
             return VersionOutOfRange(version)
         versions = self._versions.get(name, {})
-        expected = [known for known in versions.values() if version in (None, known.version) and self._may_come(known)]
+        asked = [v for v in versions.values() if v.version == version or (version is None and v.state != "UNLOADING")]
+        expected = [known for known in asked if self._may_come(known)]
         if not expected:
-            return ModelNotFound(name, version)
+            was_here = bool(versions) if version is None else version in versions
+            return ModelNotFound(name, version, was_here=was_here)
         newest = max(expected, key=lambda known: known.version)
         return NotReady(name, newest.version, newest.error or f"its state is {newest.state}")
 

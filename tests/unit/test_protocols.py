@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace import rpc
-from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotSupported, SignatureNotFound
+from millrace.protocol.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    NotReady,
+    NotSupported,
+    SignatureNotFound,
+    VersionOutOfRange,
+)
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
 from serving.models.registry import ServedModel
@@ -209,6 +216,14 @@ def test_unknown_models_have_each_protocols_words() -> None:
     assert tfs.status_error_text(third) == "Could not find version 3 of model half"
     assert oip.error_text(latest) == "Request for unknown model: 'half' is not found"
     assert oip.error_text(third) == "Request for unknown model: 'half' version 3 is not found"
+    latest, third = ModelNotFound("half", was_here=True), ModelNotFound("half", 3, was_here=True)
+    assert oip.error_text(latest) == "Request for unknown model: 'half' has no available versions"
+    assert oip.error_text(third) == "Request for unknown model: 'half' version 3 is not at ready state"
+    assert tfs.predict_error_text(third) == "Servable not found for request: Specific(half, 3)"
+    not_ready = NotReady("half", 3, "its state is LOADING")
+    assert oip.error_text(not_ready).startswith("Request for unknown model: 'half' version 3 is not at ready state")
+    assert oip.error_text(VersionOutOfRange(2**63)).endswith("version should be an integral value > 0")
+    assert tfs.status_error_text(VersionOutOfRange(2**63)) == f"Failed to convert version: {2**63} to numeric."
 
 
 def test_metadata_has_the_doubled_signature_def_and_sizes_as_strings() -> None:

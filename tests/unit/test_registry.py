@@ -98,6 +98,15 @@ def test_a_version_that_a_living_worker_has_no_more_is_not_found(left: tuple[tup
         view.models.find("m", 1)
 
 
+def test_a_model_that_only_goes_has_no_latest_version() -> None:
+    view = View(worker("w", ("m", 1, "UNLOADING"), ("other", 1, "AVAILABLE")))
+    with pytest.raises(NotReady):
+        view.models.find("m", 1)
+    with pytest.raises(ModelNotFound) as caught:
+        view.models.find("m")
+    assert caught.value.was_here
+
+
 def test_a_version_beyond_64_bits_is_no_version() -> None:
     view = View(worker("w", ("m", 1, "AVAILABLE")))
     for ask in (view.models.find, view.models.versions):

@@ -215,7 +215,7 @@ def _string_tensor(
     try:
         return Tensor(BYTES, shape, data, read_layout(data, shape))
     except InvalidRequest as error:
-        raise InvalidRequest(f"input '{name}': {error}") from None
+        raise InvalidRequest(f"inference input '{name}' for model '{model.name}': {error}") from None
 
 
 def _of_raw_body(body: bytes | memoryview, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
@@ -509,7 +509,11 @@ def check_no_region(kind: str, name: str) -> None:
 def error_text(error: MillraceError) -> str:
     """The error in Triton's words."""
     if isinstance(error, ModelNotFound):
+        if error.was_here and error.version is None:
+            return f"Request for unknown model: '{error.model}' has no available versions"
         version = "" if error.version is None else f" version {error.version}"
+        if error.was_here:
+            return f"Request for unknown model: '{error.model}'{version} is not at ready state"
         return f"Request for unknown model: '{error.model}'{version} is not found"
     if isinstance(error, NotReady):
         where = f"'{error.model}' version {error.version}"

@@ -31,6 +31,7 @@ def beside_stack(
         timeout=timeout_s,
         check=False,
     )
+    (folder / "suite.log").write_text(ran.stdout + ran.stderr)
     assert report.exists(), ran.stdout + ran.stderr
     found: Outcomes = json.loads(report.read_text())
     return found

@@ -3,58 +3,63 @@
 It runs in the suite's own interpreter, so it imports nothing of ours.
 """
 
-import importlib.util
+import importlib
 import json
 import sys
 import traceback
 import unittest
 from pathlib import Path
+from typing import Any
+
+
+OUTCOMES: dict[str, str] = {}
 
 
 class Result(unittest.TextTestResult):
     """Keeps the first line of why each test did not pass."""
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.outcomes = {}
-
-    def addSuccess(self, test):
+    def addSuccess(self, test: Any) -> None:
+        """See `unittest.TestResult`."""
         super().addSuccess(test)
-        self.outcomes.setdefault(name(test), "passed")
+        OUTCOMES.setdefault(name(test), "passed")
 
-    def addError(self, test, err):
+    def addError(self, test: Any, err: Any) -> None:
+        """See `unittest.TestResult`."""
         super().addError(test, err)
-        self.outcomes[name(test)] = reason(err)
+        OUTCOMES[name(test)] = reason(err)
 
-    def addFailure(self, test, err):
+    def addFailure(self, test: Any, err: Any) -> None:
+        """See `unittest.TestResult`."""
         super().addFailure(test, err)
-        self.outcomes[name(test)] = reason(err)
+        OUTCOMES[name(test)] = reason(err)
 
-    def addSubTest(self, test, subtest, err):
+    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:
+        """See `unittest.TestResult`."""
         super().addSubTest(test, subtest, err)
         if err:
-            self.outcomes[name(test)] = reason(err)
+            OUTCOMES[name(test)] = reason(err)
 
 
-def name(test):
-    return test.id().rpartition(".")[2]
+def name(test: Any) -> str:
+    """The test's name, without those of its module and class."""
+    return str(test.id().rpartition(".")[2])
 
 
-def reason(err):
+def reason(err: Any) -> str:
+    """What it was that did not hold, in one line."""
     text = "".join(traceback.format_exception_only(*err[:2])).strip()
     return " ".join(text.split())[:300]
 
 
-def main(report, file, *tests):
+def main(report: str, file: str, *tests: str) -> None:
+    """Run those tests of the file, all where none is named."""
     sys.path.insert(0, str(Path(file).parent.absolute()))
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    module = importlib.import_module(Path(file).stem)
     loader = unittest.TestLoader()
     suite = loader.loadTestsFromNames(tests, module) if tests else loader.loadTestsFromModule(module)
-    result = unittest.TextTestRunner(verbosity=2, resultclass=Result).run(suite)
-    Path(report).write_text(json.dumps(result.outcomes))
+    unittest.TextTestRunner(verbosity=2, resultclass=Result).run(suite)
+    Path(report).write_text(json.dumps(OUTCOMES))
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])
