@@ -11,7 +11,6 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-
 OUTCOMES: dict[str, str] = {}
 
 
@@ -57,7 +56,8 @@ def main(report: str, file: str, *tests: str) -> None:
     module = importlib.import_module(Path(file).stem)
     loader = unittest.TestLoader()
     suite = loader.loadTestsFromNames(tests, module) if tests else loader.loadTestsFromModule(module)
-    unittest.TextTestRunner(verbosity=2, resultclass=Result).run(suite)
+    runner: Any = unittest.TextTestRunner
+    runner(verbosity=2, resultclass=Result).run(suite)
     Path(report).write_text(json.dumps(OUTCOMES))
 
 
