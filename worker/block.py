@@ -54,7 +54,7 @@ class Blocks:
                     queue_ms=now_ms - block.sent_ms,
                     taken=now,
                     unanswered=len(block.items),
-                    is_alone=block.is_alone,
+                    has_rows=block.has_rows,
                 ),
                 block,
             )

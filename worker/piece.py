@@ -14,8 +14,9 @@ from worker.backends.base import Arrays
 class TakenBlock:
     """A block in hand. `unanswered` counts its items that are neither answered nor dropped; at 0 it is finished.
 
-    `queue_ms` is how long the block waited on the queue, `taken` when it was taken (`time.perf_counter`). `is_alone`:
-    see `RequestBlock`.
+    `has_rows` says whether its tensors' first dimension is the model's own, which counts rows (see `RequestBlock`).
+
+    `queue_ms` is how long the block waited on the queue, `taken` when it was taken (`time.perf_counter`).
     """
 
     delivery: Delivery
@@ -24,7 +25,7 @@ class TakenBlock:
     queue_ms: float
     taken: float
     unanswered: int
-    is_alone: bool = False
+    has_rows: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,7 @@ class Runner:
         self._say_what_runs(pieces)
         try:
             block = pieces[0].block
-            return self._model.run(block.signature, inputs, rows, is_alone=block.is_alone)
+            return self._model.run(block.signature, inputs, rows, has_rows=block.has_rows)
         finally:
             self._status.pause()
 

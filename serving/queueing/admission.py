@@ -65,7 +65,11 @@ def check_rows(model: ServedModel, rows: int, max_queue_rows: int) -> None:
 
 
 def check_shape(
-    model: ServedModel, spec: TensorSpec | None, datatype: str, shape: tuple[int, ...], max_queue_rows: int
+    model: ServedModel,
+    spec: TensorSpec | None,
+    datatype: str,
+    shape: tuple[int, ...],
+    max_queue_rows: int,
 ) -> None:
     """Check what an input says of itself, before its elements are looked at. Raises as `check` does.
 
@@ -97,12 +101,14 @@ def request_of(inference: Inference, rows: int, *, trace: str, deadline: float, 
 
 
 def _check_inputs(model: ServedModel, signature: Signature, inputs: Mapping[str, Tensor]) -> int:
-    """How many rows the inputs have."""
+    """How many rows the inputs have; 1 where requests are not cut into rows."""
     specs = signature.inputs
     if len(specs) == len(inputs) == 1 and specs[0].name in inputs:
         return _check_tensor(model, specs[0], inputs[specs[0].name])
     _check_names(model.name, signature, inputs)
     rows = {_check_tensor(model, spec, inputs[spec.name]) for spec in specs if spec.name in inputs}
+    if not model.max_batch_size:
+        return 1
     if len(rows) != 1:
         raise InvalidRequest(f"the inputs of model '{model.name}' have different numbers of rows: {sorted(rows)}")
     return rows.pop()
@@ -155,7 +161,7 @@ def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> int:
     """How many rows the tensor has."""
     shape = tensor.shape
     _check_described(model, spec, tensor.datatype, shape)
-    if 0 in shape:
+    if model.max_batch_size and not shape[0]:
         raise InvalidRequest(f"input '{spec.name}' of model '{model.name}' is empty: its shape is {_shape(shape)}")
     if tensor.datatype == BYTES:
         _check_longest(model, spec, tensor)
@@ -181,7 +187,7 @@ def _check_described(model: ServedModel, spec: TensorSpec, datatype: str, shape:
     _check_datatype(model, spec, datatype)
     is_file = bool(spec.media) and datatype == BYTES
     expected = (-1,) if is_file else spec.shape
-    if not _fits(shape, expected):
+    if not _fits(shape, expected) and not spec.unknown_rank:
         raise InvalidRequest(
             f"unexpected shape for input '{spec.name}' for model '{model.name}'. "
             f"Expected {_shape(expected)}, got {_shape(shape)}"

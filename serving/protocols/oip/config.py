@@ -89,7 +89,7 @@ def _tensor(model: ServedModel, kind: Any, spec: TensorSpec, declared: Any) -> A
         tensor.CopyFrom(declared)
     tensor.name = spec.name
     tensor.data_type = "TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}"
-    tensor.dims[:] = spec.shape[1:] if model.max_batch_size else spec.shape
+    tensor.dims[:] = (-1,) if spec.unknown_rank else spec.shape[1:] if model.max_batch_size else spec.shape
     return tensor
 
 

@@ -34,7 +34,7 @@ from millrace.protocol.tensors import (
 from serving.models.registry import ServedModel
 from serving.protocols import json_tensors
 from serving.protocols.examples import top_classes
-from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, NotQuick, ReadLimits, check_count
+from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, ReadLimits, check_count
 from serving.protocols.verb import Body, Rendered, Verb, are_small, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows, check_shape
 
@@ -59,6 +59,8 @@ _ANY = ReadLimits()
 _KNOWN = ("id", "parameters", "outputs")
 _MAX_DEPTH = 100  # of lists in `data`, as in Triton
 _TOO_DEEP = b"[" * (_MAX_DEPTH + 1)
+
+_HeaderFields = tuple[tuple[str, str], ...]
 
 
 class WantedOutput(NamedTuple):
@@ -108,8 +110,7 @@ def parse_infer(
     length = len(body) if header_length is None else _json_length(header_length, len(body))
     if length == 0 and body:
         return _of_raw_body(body, model, limits)
-    if limits.max_quick and length > QUICK_BYTES:
-        raise NotQuick
+    limits.check_quick_json(body, length)
     if length == len(body):
         document, binary = _document(bytes(body), limits), memoryview(b"")
     elif length <= _MAX_REMEMBERED_BYTES:
@@ -227,7 +228,7 @@ def _of_raw_body(body: bytes | memoryview, model: ServedModel, limits: ReadLimit
             f"{len(model.signature().inputs)} inputs in '{model.name}' model configuration"
         )
     row = (1, *spec.shape[1:]) if model.max_batch_size else spec.shape
-    if row.count(-1) > 1:
+    if spec.unknown_rank or row.count(-1) > 1:
         raise InvalidRequest(
             f"The shape of the raw input '{spec.name}' can not be deduced because there are more than one "
             "variable-sized dimension"
@@ -424,16 +425,36 @@ def render_infer(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Want
 
     Binary outputs follow the JSON, whose length is then in the header Inference-Header-Content-Length.
     """
-    head: dict[str, Any] = {"id": wanted.identity} if wanted.identity else {}
-    head |= {"model_name": model.name, "model_version": str(model.version)}
     shown = wanted_tensors(model, outputs, wanted)
-    head["outputs"] = [_output(name, tensor, is_binary=is_binary) for name, tensor, is_binary in shown]
-    document = orjson.dumps(head)
     buffers = [tensor.data for _, tensor, is_binary in shown if is_binary]
-    if not buffers:
-        return Rendered(document)
-    headers = (("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(document))))
-    return Rendered(b"".join([document, *buffers]), headers)
+    if not wanted.identity and len(buffers) == len(shown):  # then the JSON is the same for all answers of one shape
+        described = tuple([(name, tensor.datatype, tensor.shape, len(tensor.data)) for name, tensor, _ in shown])
+        document, headers = _remembered_head(model.name, model.version, described)
+    else:
+        document, headers = _head(model.name, model.version, [_output(*each) for each in shown], wanted.identity)
+    return Rendered(b"".join([document, *buffers]), headers) if buffers else Rendered(document)
+
+
+def _head(name: str, version: int, outputs: Sequence[Mapping[str, Any]], identity: str) -> tuple[bytes, _HeaderFields]:
+    """The JSON of an answer, and the headers of one that has binary outputs behind it."""
+    head: dict[str, Any] = {"id": identity} if identity else {}
+    document = orjson.dumps(head | {"model_name": name, "model_version": str(version), "outputs": outputs})
+    return document, (
+        ("content-type", "application/octet-stream"),
+        ("inference-header-content-length", str(len(document))),
+    )
+
+
+@lru_cache(maxsize=256)
+def _remembered_head(
+    name: str, version: int, described: tuple[tuple[str, str, tuple[int, ...], int], ...]
+) -> tuple[bytes, _HeaderFields]:
+    """The same for binary outputs alone: the name, datatype, shape and size of each."""
+    return _head(name, version, [_described(*each) for each in described], "")
+
+
+def _described(name: str, datatype: str, shape: tuple[int, ...], size: int) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
 
 
 def wanted_tensors(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Wanted) -> list[tuple[str, Tensor, bool]]:
@@ -453,10 +474,10 @@ def _classes(model: ServedModel, tensor: Tensor, count: int) -> Tensor:
     return top_classes(tensor, count, model.announcement.labels, has_rows=bool(model.max_batch_size))
 
 
-def _output(name: str, tensor: Tensor, *, is_binary: bool) -> dict[str, Any]:
-    described = {"name": name, "datatype": tensor.datatype, "shape": tensor.shape}
+def _output(name: str, tensor: Tensor, is_binary: bool) -> dict[str, Any]:
     if is_binary:
-        return described | {"parameters": {"binary_data_size": len(tensor.data)}}
+        return _described(name, tensor.datatype, tensor.shape, len(tensor.data))
+    described = {"name": name, "datatype": tensor.datatype, "shape": tensor.shape}
     flat = tensor.to_numpy().ravel()
     if tensor.datatype == BYTES:
         return described | {"data": [value.decode("utf-8", "replace") for value in flat.tolist()]}
@@ -489,7 +510,7 @@ def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    return {"name": spec.name, "datatype": spec.datatype, "shape": (-1,) if spec.unknown_rank else spec.shape}
 
 
 def refusal(path: str) -> NotSupported | None:

@@ -26,11 +26,12 @@ from serving.protocols.examples import (
     regressions,
     with_context,
 )
-from serving.protocols.limits import QUICK_BYTES, QUICK_VALUES, NotQuick, ReadLimits
+from serving.protocols.limits import QUICK_BYTES, QUICK_TEXT_BYTES, QUICK_VALUES, NotQuick, ReadLimits
+from serving.protocols.tfs.shapes import fitted, without_last_axes
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows, fits
 
-Form = Literal["row", "column"]
+Form = Literal["row", "column", "flat row", "flat column"]  # flat: without the outputs' last axis, which has size 1
 _ANY = ReadLimits()
 _TENSORFLOW = ("tensorflow_savedmodel", "tensorflow_serving")
 _EXAMPLE_VALUES = 8  # reading an example costs as much as so many other values
@@ -40,9 +41,10 @@ _OTHER_STRINGS = 1024  # of keys that are passed over
 
 def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> tuple[Inference, Form]:
     """What a `:predict` body asks for, and the form that the answer takes. Raises `InvalidRequest`, `NotQuick`."""
-    if limits.max_quick and len(body) > QUICK_BYTES:
+    if limits.max_quick and len(body) > QUICK_TEXT_BYTES:
         raise NotQuick
-    if (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
+    is_short = not limits.max_quick or len(body) <= QUICK_BYTES
+    if is_short and (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
         key, tensor = fast
         return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
     most_strings = _most_strings(model, limits) if len(body) > QUICK_VALUES else None
@@ -61,17 +63,22 @@ def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) ->
         inputs, form = _columns(document["inputs"], signature), "column"
     else:
         raise InvalidRequest("Missing 'inputs' or 'instances' key")
-    return inference_of(model, name, inputs), form  # type: ignore[return-value]
+    if is_tensorflow(model):
+        return inference_of(model, name, inputs), form  # type: ignore[return-value]
+    inputs, lacking = fitted(inputs, signature)
+    if lacking == 1:
+        form = f"flat {form}"
+    return Inference(model, name, inputs), form  # type: ignore[return-value]
 
 
-def is_lenient(model: ServedModel) -> bool:
+def is_tensorflow(model: ServedModel) -> bool:
     """Whether TensorFlow runs it: TensorFlow Serving holds no request against the shapes of such a signature."""
     return model.announcement.platform in _TENSORFLOW
 
 
 def inference_of(model: ServedModel, signature: str, inputs: dict[str, Tensor]) -> Inference:
-    """What is asked for. Inputs of other shapes than the signature's go to the model alone, where it may take them."""
-    is_alone = is_lenient(model) and not fits(model.signature(signature), inputs)
+    """What is asked of TensorFlow. Inputs of other shapes than the signature's, or no rows, go to the model alone."""
+    is_alone = not fits(model.signature(signature), inputs) or any(not t.shape[0] for t in inputs.values() if t.shape)
     return Inference(model, signature, inputs, is_alone=is_alone)
 
 
@@ -99,8 +106,7 @@ def _check_rows(model: ServedModel, value: Any, limits: ReadLimits) -> None:
 
 def parse_examples(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> Inference:
     """What a `:classify` or `:regress` body asks for. Raises `InvalidRequest`, `NotQuick`."""
-    if limits.max_quick and len(body) > QUICK_BYTES:
-        raise NotQuick
+    limits.check_quick_json(body, len(body))
     document = _document(body, limits)
     name = _signature_name(document)
     signature = model.signature(name)
@@ -250,7 +256,9 @@ def _is_named(value: Any, signature: Signature) -> bool:
 
 def render_predict(outputs: Mapping[str, Tensor], form: Form) -> Rendered:
     """The answer to `:predict`. Raises `InvalidRequest` where an output has no rows to show by row."""
-    if form == "column":
+    if form.startswith("flat"):
+        outputs = without_last_axes(outputs, 1)
+    if form.endswith("column"):
         return Rendered(b'{"outputs":%b}' % _columns_of(outputs))
     count = _row_count(outputs)
     if len(outputs) == 1:
@@ -383,9 +391,11 @@ def render_metadata(model: ServedModel) -> dict[str, Any]:
     """The body of `GET /v1/models/NAME/metadata`."""
     definitions = {
         name: {
-            "inputs": {spec.name: _tensor_info(spec, f"{name}_{spec.name}:0") for spec in signature.inputs},
+            "inputs": {
+                spec.name: _tensor_info(spec, spec.graph_name or f"{name}_{spec.name}:0") for spec in signature.inputs
+            },
             "outputs": {
-                spec.name: _tensor_info(spec, f"StatefulPartitionedCall:{i}")
+                spec.name: _tensor_info(spec, spec.graph_name or f"StatefulPartitionedCall:{i}")
                 for i, spec in enumerate(signature.outputs)
             },
             "method_name": signature.method_name,
@@ -400,7 +410,7 @@ def render_metadata(model: ServedModel) -> dict[str, Any]:
 
 
 def _tensor_info(spec: TensorSpec, name: str) -> dict[str, Any]:
-    shape = {"dim": [{"size": str(size), "name": ""} for size in spec.shape], "unknown_rank": False}
+    shape = {"dim": [{"size": str(size), "name": ""} for size in spec.shape], "unknown_rank": spec.unknown_rank}
     return {"dtype": TENSORFLOW_NAMES[spec.datatype], "tensor_shape": shape, "name": name}
 
 
