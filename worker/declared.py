@@ -4,11 +4,12 @@ import itertools
 from pathlib import Path
 
 from millrace.artifacts.configs import CONFIG_PBTXT, TensorConfig, TritonConfig
-from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, Tokenize
+from millrace.artifacts.manifest import Batching, DecodeImage, Manifest, Tokenize
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 from worker import backends
 from worker.backends.base import Backend, Device, LoadError
 from worker.backends.texts import place, public
+from worker.presented import made_by
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -22,8 +23,10 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 def check_signatures(manifest: Manifest, runtime: Backend) -> None:
     """Whether the graph takes what the manifest lets callers send, and has what it promises."""
-    replaced = {step.input for step in manifest.preprocessing if not isinstance(step, DecodeImage)}
-    made = {made for step in manifest.preprocessing for made in _made_by(step)}
+    steps = manifest.preprocessing
+    replaced = {step.input for step in steps if not isinstance(step, DecodeImage)}
+    replaced |= {step.pair for step in steps if isinstance(step, Tokenize)}
+    made = {made for step in manifest.preprocessing for made in made_by(step)}
     renamed = {step.output for step in manifest.postprocessing}
     for name, signature in manifest.signatures.items():
         graph = runtime.signatures.get(name, Signature(inputs=(), outputs=()))
@@ -45,17 +48,6 @@ def check_signatures(manifest: Manifest, runtime: Backend) -> None:
         known = made.union(spec.name for spec in signature.inputs)
         if unknown := [spec.name for spec in graph.inputs if spec.name not in known and not spec.optional]:
             raise LoadError(f"the manifest's signature {name!r} lacks the input {unknown[0]!r} of the model's file")
-
-
-def _made_by(step: DecodeImage | Tokenize | LookUpWords) -> tuple[str, ...]:
-    """The graph's inputs that a step makes."""
-    match step:
-        case DecodeImage():
-            return (step.input,)
-        case Tokenize():
-            return (step.output,)
-        case LookUpWords():
-            return (step.output, step.weights)
 
 
 def _fits(one: TensorSpec, other: TensorSpec) -> bool:

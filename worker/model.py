@@ -15,7 +15,7 @@ from millrace.artifacts.manifest import Batching, ManifestError
 from millrace.protocol.errors import MillraceError, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import TensorSpec
-from worker import backends, declared, preprocess, trial, warmup
+from worker import backends, declared, preprocess, presented, trial, warmup
 from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, ends_the_program
 from worker.backends.texts import place, public
 from worker.batcher import Cost
@@ -130,30 +130,31 @@ def load(
     config = config or TritonConfig()
     if not _NAME.fullmatch(name):
         raise LoadError(f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-' can be used")
-    try:
+    with _manifest_errors(folder):
         manifest = manifests.read(folder)
         if manifest:
             manifests.verify(folder, manifest)
             declared.check_files(folder, manifest)
-        preparation = preprocess.load(folder, manifest)
-    except (ManifestError, OSError) as error:
-        raise LoadError(public(str(error), folder)) from error
     runtime = backends.load(folder, device, config.format or backend)
+    with _manifest_errors(folder):
+        manifest = presented.completed(manifest, runtime.signatures) if manifest else None
+        preparation = preprocess.load(folder, manifest, presented.inputs_of(runtime.signatures))
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
         declared.check_signatures(manifest, runtime)
-    batching = manifest.batching if manifest else declared.batching(runtime, config, max_batch_size)
+    told = manifest.batching if manifest else None
+    batching = told or declared.batching(runtime, config, max_batch_size)
     declared.check_config(config, signatures, batching)
     if ignored := declared.ignored(config, manifest, device):
         _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
     shown = Evidence()
     with _load_errors(folder):
         warmup.run_on_zeros(runtime, {s: runtime.signatures[s] for s in signatures}, min(1, batching.max_batch_size))
-        is_told = manifest is None and config.max_batch_size is not None  # config.pbtxt is taken at its word
+        is_told = told is None and config.max_batch_size is not None  # config.pbtxt is taken at its word
         if not is_told:
             shown = trial.of_model(runtime, signatures, preparation, batching.max_batch_size, device)
     if shown.reason:
-        batching = msgspec.structs.replace(batching, max_batch_size=1 if manifest else 0)
+        batching = msgspec.structs.replace(batching, max_batch_size=1 if told else 0)
         _log.warning("requests are not batched", extra={"model": name, "reason": shown.reason})
     announcement = ModelAnnouncement(
         name=name,
@@ -178,6 +179,15 @@ def load(
     with _load_errors(folder):
         model.warm_up()
     return model
+
+
+@contextmanager
+def _manifest_errors(folder: Path) -> Iterator[None]:
+    """Turns what is wrong with a manifest, or with a file that it names, into a `LoadError`."""
+    try:
+        yield
+    except (ManifestError, OSError) as error:
+        raise LoadError(public(str(error), folder)) from error
 
 
 @contextmanager

@@ -843,7 +843,7 @@ class Sums:
 
 def model_of_texts(backend: Sums) -> Model:
     model = model_of(backend)  # type: ignore[arg-type]
-    model.preparation = Preparation([in_words], raw=["x"], padding={"x": "zero"})
+    model.preparation = Preparation([in_words], raw=["x"], padding={"x": 0})
     model.cost = Cost(batch=0.01, step=0.0001, element=0.001)
     return model
 
