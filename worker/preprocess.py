@@ -167,7 +167,7 @@ def load(folder: Path, manifest: Manifest | None, graph: Mapping[str, TensorSpec
                 parts.pad({step.output: 0}, {step.output: range(1, max(2, len(vocabulary)))}, step.max_length)
             case LookUpWords():
                 vocabulary = _vocabulary(folder, step.vocabulary)
-                parts.steps.append(_looking_up(step, vocabulary, manifest.name))
+                parts.steps.append(_looking_up(step, vocabulary, manifest.name or folder.parent.name))
                 parts.pad({step.output: "edge", step.weights: 0}, {step.output: range(max(1, len(vocabulary)))})
     return Preparation(
         parts.steps,
