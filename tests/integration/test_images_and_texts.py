@@ -33,12 +33,12 @@ def load(folder: Path, *steps: Any, **manifest: Any) -> Model:
     return models.load(folder, "m", 1, device=Device(), backend="auto", max_batch_size=16)
 
 
-def request_for(**inputs: Sequence[Any]) -> InferenceRequest:
+def request_for(**inputs: Any) -> InferenceRequest:
     tensors = {name: Tensor.from_numpy(_array(rows)) for name, rows in inputs.items()}
     return replace(request_of([[0.0]]), inputs=tensors, rows=max(len(rows) for rows in inputs.values()))
 
 
-def _array(rows: Sequence[Any]) -> Any:
+def _array(rows: Any) -> Any:
     if isinstance(rows, np.ndarray):
         return rows
     array = np.empty(len(rows), object)
