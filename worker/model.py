@@ -137,14 +137,15 @@ def load(
             declared.check_files(folder, manifest)
     runtime = backends.load(folder, device, config.format or backend)
     with _manifest_errors(folder):
+        is_complete = bool(manifest and manifest.signatures)
         manifest = presented.completed(manifest, runtime.signatures) if manifest else None
-        preparation = preprocess.load(folder, manifest, presented.inputs_of(runtime.signatures))
+        preparation = preprocess.load(folder, manifest, presented.inputs_of(manifest, runtime.signatures))
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
         declared.check_signatures(manifest, runtime)
     told = manifest.batching if manifest else None
     batching = told or declared.batching(runtime, config, max_batch_size)
-    declared.check_config(config, signatures, batching)
+    declared.check_config(config, signatures if is_complete else dict(runtime.signatures), batching)
     if ignored := declared.ignored(config, manifest, device):
         _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
     shown = Evidence()

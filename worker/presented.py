@@ -6,7 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, ManifestError, Tokenize
-from millrace.protocol.tensors import BYTES, Signature, TensorSpec
+from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, Signature, TensorSpec
 
 _IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
 _Step = TypeVar("_Step", bound=DecodeImage | Tokenize | LookUpWords)
@@ -15,25 +15,35 @@ _Step = TypeVar("_Step", bound=DecodeImage | Tokenize | LookUpWords)
 def completed(manifest: Manifest, graph: Mapping[str, Signature]) -> Manifest:
     """The manifest with the names that its steps leave out, with signatures, and with batching where that is known.
 
-    Without signatures, callers see the graph's, less the inputs that steps make and with those that they take. Where
-    every tensor has a first dimension of exactly 1, steps show that it counts rows, which then run one by one. Raises
-    `ManifestError` for a step that fits no input of the graph.
+    Without signatures, callers see the graph's, less the inputs that steps make and with those that they take; not
+    those that take images or texts of the same name themselves, as some graphs do. Where every tensor has a first
+    dimension of exactly 1, steps show that it counts rows, which then run one by one. Raises `ManifestError` for a step
+    that fits no input of the graph.
     """
-    inputs = inputs_of(graph)
+    inputs = inputs_of(manifest, graph)
     steps = tuple(_named(step, inputs) for step in manifest.preprocessing)
     manifest = msgspec.structs.replace(manifest, preprocessing=steps)
     if manifest.signatures:
         return msgspec.structs.replace(manifest, batching=manifest.batching or Batching())
-    signatures = {name: _presented(signature, manifest) for name, signature in graph.items()}
+    graph = {name: each for name, each in graph.items() if not any(_takes_itself(each, step) for step in steps)}
+    signatures = {name: _presented(each, manifest) for name, each in graph.items()}
     if steps and not manifest.batching and _is_for_one_row(graph):
         signatures = {name: _by_rows(signature) for name, signature in signatures.items()}
         manifest = msgspec.structs.replace(manifest, batching=Batching(max_batch_size=1))
     return msgspec.structs.replace(manifest, signatures=signatures)
 
 
-def inputs_of(graph: Mapping[str, Signature]) -> dict[str, TensorSpec]:
-    """All inputs that a graph has in any of its signatures, by name."""
-    return {spec.name: spec for signature in graph.values() for spec in signature.inputs}
+def inputs_of(manifest: Manifest | None, graph: Mapping[str, Signature]) -> dict[str, TensorSpec]:
+    """The graph's inputs in any signature that is served, by name: as the default signature has them, if it does."""
+    served = [each for name, each in graph.items() if not manifest or name in (manifest.signatures or graph)]
+    served.sort(key=lambda each: each is not graph.get(DEFAULT_SIGNATURE))
+    return {spec.name: spec for signature in reversed(served) for spec in signature.inputs}
+
+
+def _takes_itself(graph: Signature, step: DecodeImage | Tokenize | LookUpWords) -> bool:
+    """Whether the graph has an input that it takes as the step does, so that the step would get in its way."""
+    taken = (step.input, step.pair) if isinstance(step, Tokenize) else (step.input,)
+    return any(spec.name in taken and spec.datatype == BYTES for spec in graph.inputs)
 
 
 def _named(step: _Step, inputs: Mapping[str, TensorSpec]) -> _Step:

@@ -69,7 +69,9 @@ class Tokenizing:
         encoded = np.empty(texts.size, object)
         try:
             encoded[:] = self._encoded(rows)
-        except Exception:  # of one text, which then fails alone
+        except BaseException as error:  # of one text, which then fails alone; the library panics with no `Exception`
+            if ends_the_program(error):
+                raise
             return rows
         return rows | {self._step.input: encoded.reshape(texts.shape)}
 
