@@ -65,6 +65,10 @@ def test_an_image_file_is_taken_as_base64_and_means_the_same(api: str, examples:
     np.testing.assert_allclose(by_file, [*by_pixels, *by_pixels], atol=1e-6)
     named = post(api, DIGITS, {"instances": [{"image": file}]}).json()["predictions"]
     np.testing.assert_allclose(named, by_pixels, atol=1e-6)
+    content, kind = (examples / "seven.png").read_bytes(), {"Content-Type": "image/png"}
+    alone = httpx.post(api + DIGITS, content=content, headers=kind, timeout=60).json()["predictions"]
+    form = httpx.post(api + DIGITS, files=[("image", content), ("image", content)], timeout=60).json()["predictions"]
+    np.testing.assert_allclose([*alone, *form], by_pixels * 3, atol=1e-6)
 
 
 @pytest.mark.parametrize(("text", "label"), [("a dull, lifeless film", 0), ("what a wonderful film", 1)])
