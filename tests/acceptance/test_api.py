@@ -287,7 +287,7 @@ BAD_PREDICT = [
     ("empty body", DIGITS, b"", 400, "JSON Parse error: The document is empty"),
     ("empty batch", DIGITS, {"instances": []}, 400, "Expecting 'instances' to be an list/array"),
     ("empty columns", DIGITS, {"inputs": []}, 400, "Expected [-1,28,28,1], got [0]"),
-    ("not an image", DIGITS, {"instances": [{"b64": "aGVsbG8="}]}, 400, "the bytes are not a PNG or JPEG image"),
+    ("not an image", DIGITS, {"instances": [{"b64": "aGVsbG8="}]}, 400, "the bytes are not a JPEG, PNG, WebP or GIF image"),
     ("not base64", DIGITS, {"instances": [{"b64": "!"}]}, 400, "Unable to base64 decode"),
     ("text of 1 MB", "/v1/models/sentiment:predict", {"instances": ["x" * 2**20]}, 400, "takes at most 65536 bytes an element, got 1048576"),
     ("unknown word", "/v1/models/word2vec:predict", {"instances": [["qwrtzpsdf"]]}, 400, "unknown word 'qwrtzpsdf'"),
