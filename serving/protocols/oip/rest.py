@@ -32,7 +32,7 @@ from millrace.protocol.tensors import (
     read_layout,
 )
 from serving.models.registry import ServedModel
-from serving.protocols import json_tensors
+from serving.protocols import json_tensors, uploads
 from serving.protocols.examples import top_classes
 from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, ReadLimits, check_count
 from serving.protocols.verb import Body, Rendered, Verb, are_small, check_quick_to_write
@@ -553,6 +553,8 @@ def version_text(text: str) -> str:
 
 
 def _infer(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
+    if body.content_type is not None:
+        return Inference(model, *uploads.read(body, body.content_type, model, limits)), Wanted()
     return parse_infer(body.data, body.json_length, model, limits)
 
 

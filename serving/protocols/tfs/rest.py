@@ -17,7 +17,7 @@ from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFoun
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, TENSORFLOW_NAMES, Signature, Tensor, TensorSpec
 from serving.models.registry import ServedModel, only_input
-from serving.protocols import json_tensors
+from serving.protocols import json_tensors, uploads
 from serving.protocols.examples import (
     Example,
     ScoredClasses,
@@ -437,6 +437,8 @@ def _version_text(error: MillraceError) -> str:
 
 
 def _predict(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Form]:
+    if body.content_type is not None:
+        return Inference(model, *uploads.read(body, body.content_type, model, limits)), "row"
     return parse_predict(as_bytes(body.data, limits), model, limits)
 
 
@@ -446,6 +448,9 @@ def _predicted(_model: ServedModel, outputs: Mapping[str, Tensor], form: Form, l
 
 
 def _examples(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, str]:
+    if body.content_type is not None:
+        upload = uploads.read(body, body.content_type, model, limits)
+        return Inference(model, *upload), upload.signature
     inference = parse_examples(as_bytes(body.data, limits), model, limits)
     return inference, inference.signature
 
