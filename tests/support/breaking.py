@@ -8,6 +8,7 @@ import mmap
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ class BreakingBackend:
 
     platform = "breaking"
     fault = ""
+    notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self) -> None:
         inputs, outputs = (TensorSpec(name="x", **_SPEC),), (TensorSpec(name="y", **_SPEC),)

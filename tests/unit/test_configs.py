@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from millrace import rpc
 from millrace.artifacts.configs import (
     ConfigError,
     ModelsConfig,
     TensorConfig,
     TritonConfig,
+    WarmupInput,
+    WarmupRequest,
     read_models_config,
     read_triton_config,
 )
@@ -106,7 +110,10 @@ def test_what_models_config_asks_for_in_vain_is_named(tmp_path: Path) -> None:
 def test_a_triton_configuration_is_read_for_what_is_done_and_the_rest_is_named(
     triton: Callable[[str], TritonConfig | None],
 ) -> None:
-    assert triton(TRITON) == TritonConfig(
+    config = triton(TRITON)
+    assert config
+    assert rpc.message("inference.ModelConfig").FromString(config.message).model_warmup[0].batch_size == 1
+    assert msgspec.structs.replace(config, message=b"") == TritonConfig(
         format="onnx",
         policy=VersionPolicy(latest=2),
         max_batch_size=64,
@@ -115,10 +122,10 @@ def test_a_triton_configuration_is_read_for_what_is_done_and_the_rest_is_named(
         outputs=(TensorConfig("scores", "FP32", (2,)),),
         labels_file="labels.txt",
         instances={"cpu": 3, "cuda": 1},
+        warmup=(WarmupRequest(batch_size=1, inputs=(WarmupInput(name="x", datatype="FP32", dims=(3,)),)),),
         ignored=(
             "dynamic_batching.preferred_batch_size",
             "dynamic_batching.default_queue_policy",
-            "model_warmup: every version is warmed up on zeros",
             "response_cache",
             "instance_group.gpus",
         ),
