@@ -1,7 +1,6 @@
 """A model version as a worker holds it: its manifest, its backend and the steps around it."""
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +11,11 @@ import numpy as np
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import CONFIG_PBTXT, TritonConfig
 from millrace.artifacts.manifest import Batching, ManifestError
+from millrace.protocol import names
 from millrace.protocol.errors import MillraceError, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import TensorSpec
-from worker import backends, declared, preprocess, trial, warmup
+from worker import backends, declared, preprocess, reshaping, trial, warmup
 from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, ends_the_program
 from worker.backends.texts import place, public
 from worker.batcher import Cost
@@ -23,7 +23,6 @@ from worker.preprocess import Preparation
 from worker.trial import Evidence
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Model:
@@ -128,17 +127,17 @@ def load(
     they may be; `config.pbtxt` can say so instead.
     """
     config = config or TritonConfig()
-    if not _NAME.fullmatch(name):
-        raise LoadError(f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-' can be used")
+    if why := names.unfit(name):
+        raise LoadError(f"{names.quoted(name)} cannot be served: {why}")
     try:
-        manifest = manifests.read(folder)
+        manifest = None if config.is_alone else manifests.read(folder)
         if manifest:
             manifests.verify(folder, manifest)
             declared.check_files(folder, manifest)
         preparation = preprocess.load(folder, manifest)
     except (ManifestError, OSError) as error:
         raise LoadError(public(str(error), folder)) from error
-    runtime = backends.load(folder, device, config.format or backend)
+    runtime = reshaping.reshaped(backends.load(folder, device, config.format or backend, config.model_file), config)
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
         declared.check_signatures(manifest, runtime)

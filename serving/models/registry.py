@@ -19,7 +19,7 @@ import msgspec
 
 from millrace.protocol.desired_state import DesiredState, Shadow, held_back
 from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NoWorker, SignatureNotFound
-from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from millrace.protocol.messages import NO_VERSION, ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.paths import without_paths
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
@@ -144,7 +144,8 @@ class ModelRegistry:
         }
         newest = states[max(states)]
         reason = newest.error or f"its state is {newest.state}"
-        return NoWorker(f"no live worker has model {name!r} version {newest.version} available: {reason}")
+        what = f"model {name!r}" + ("" if newest.version == NO_VERSION else f" version {newest.version}")
+        return NoWorker(f"no live worker has {what} available: {reason}")
 
     def versions(self, name: str, version: int | None = None, label: str | None = None) -> list[ModelAnnouncement]:
         """Every version ever announced to this process, newest first, or just one. Raises as `find` does."""
@@ -183,7 +184,7 @@ class ModelRegistry:
         found = {
             name: ended
             for name, versions in self._versions.items()
-            if (ended := {v: _ended(m) for v, m in versions.items() if v})  # 0 stood for there being none
+            if (ended := {v: _ended(m) for v, m in versions.items() if v != NO_VERSION})
         }
         for announced in (_for_callers(model) for worker in workers for model in worker.models):
             versions = found.setdefault(announced.name, {})

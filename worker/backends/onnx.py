@@ -89,8 +89,8 @@ def _options(threads: int) -> Any:
     return options
 
 
-def load(folder: Path, device: Device) -> OnnxBackend:
-    """The model in `model.onnx`. Raises `LoadError`."""
+def load(folder: Path, device: Device, file: str = "model.onnx") -> OnnxBackend:
+    """The model in that file of the folder. Raises `LoadError`."""
     options = _options(device.threads)
     providers = ["CPUExecutionProvider"]
     if device.kind == "cuda":
@@ -101,10 +101,10 @@ def load(folder: Path, device: Device) -> OnnxBackend:
         onnxruntime.preload_dlls()  # CUDA's libraries are in wheels of their own, where the loader does not look
         providers.insert(0, "CUDAExecutionProvider")
     try:
-        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=providers)
+        session = onnxruntime.InferenceSession(folder / file, options, providers=providers)
     except Exception as error:  # its errors share no base class
         reason = public(_AROUND.sub("", str(error)), folder)
-        raise LoadError(f"{place(folder, 'model.onnx')}: {reason}") from error
+        raise LoadError(f"{place(folder, file)}: {reason}") from error
     if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise LoadError("CUDA was asked for, and ONNX Runtime found no usable GPU")
     return OnnxBackend(session)

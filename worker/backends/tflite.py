@@ -67,18 +67,18 @@ class TfliteBackend:
             raise InvalidRequest(reason) from error
 
 
-def load(folder: Path, device: Device) -> TfliteBackend:
-    """The model in `model.tflite`. Raises `LoadError`."""
+def load(folder: Path, device: Device, file: str = "model.tflite") -> TfliteBackend:
+    """The model in that file of the folder. Raises `LoadError`."""
     if device.kind == "cuda":
         raise LoadError("TFLite models run on the CPU only; start the worker with --device cpu")
     try:
-        interpreter = Interpreter(model_path=str(folder / "model.tflite"), num_threads=device.threads)
+        interpreter = Interpreter(model_path=str(folder / file), num_threads=device.threads)
         backend = TfliteBackend(interpreter)
     except (RuntimeError, ValueError) as error:
-        raise LoadError(f"{place(folder, 'model.tflite')}: {public(str(error), folder)}") from error
+        raise LoadError(f"{place(folder, file)}: {public(str(error), folder)}") from error
     if DEFAULT_SIGNATURE not in backend.signatures:
         raise LoadError(
-            f"{place(folder, 'model.tflite')} has no signature named {DEFAULT_SIGNATURE}; convert it with one"
+            f"{place(folder, file)} has no signature named {DEFAULT_SIGNATURE}; convert it with one"
         )
     return backend
 

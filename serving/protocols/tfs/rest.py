@@ -261,7 +261,7 @@ def render_status(versions: list[ModelAnnouncement]) -> dict[str, Any]:
     return {
         "model_version_status": [
             {
-                "version": str(model.version),
+                "version": model.shown_version,
                 "state": model.state,
                 "status": {"error_code": "UNKNOWN" if model.error else "OK", "error_message": model.error},
                 **({"notes": model.notes, "warmed": model.warmed} if model.notes else {}),
@@ -281,7 +281,7 @@ def render_list(models: list[list[ModelAnnouncement]]) -> dict[str, Any]:
                 "labels": versions[0].labels,
                 "versions": [
                     {
-                        "version": str(model.version),
+                        "version": model.shown_version,
                         "state": model.state,
                         "error_message": model.error,
                         "notes": model.notes,
@@ -310,7 +310,7 @@ def render_metadata(model: ServedModel) -> dict[str, Any]:
         for name, signature in model.announcement.signatures.items()
     }
     return {
-        "model_spec": {"name": model.name, "signature_name": "", "version": str(model.version)},
+        "model_spec": {"name": model.name, "signature_name": "", "version": model.shown_version},
         "metadata": {"signature_def": {"signature_def": definitions}},
     }
 
