@@ -160,7 +160,9 @@ class Catalogue:
                 folder = self._inside(control.base_path)
             if not one and folder.is_dir():
                 folders, notes = version_folders(folder), self._passed_over(settings.name, folder)
-            config = TritonConfig(model_file=one.file, is_alone=True) if one and one.file else self._triton_config(folder)
+            config = (
+                TritonConfig(model_file=one.file, is_alone=True) if one and one.file else self._triton_config(folder)
+            )
         except (ConfigError, RepositoryError, OSError) as problem:
             error = str(problem)
         if not folders and not error:

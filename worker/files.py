@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from millrace.artifacts.configs import CONFIG_PBTXT
 from worker.catalogue import DesiredModel
@@ -18,7 +17,8 @@ _Stamp = tuple[int, int]
 class VersionFiles:
     """Each file's time of change in ns and size, by path; `newest_ns` is the last change of any file or folder.
 
-    `numbers` are the files' numbers in their file system, which some file systems give anew at each look. Hidden files and what Python caches are left out: no model is made of them.
+    `numbers` are the files' numbers in their file system, which some file systems give anew at each look. Hidden files
+    and what Python caches are left out: no model is made of them.
     """
 
     stamps: Mapping[str, _Stamp] = field(default_factory=dict)
@@ -73,8 +73,8 @@ def _below(folder: str) -> Iterator[str]:
 class Stillness:
     """Tells when a version's files stand still: nobody writes them any more.
 
-    Files that changed last `QUIET_S` ago or earlier do at once; others when two looks, at least `between_s` apart, found
-    them alike. `wall` is the time that files have, `monotonic` any other, both in seconds.
+    Files that changed last `QUIET_S` ago or earlier do at once; others when two looks, at least `between_s` apart,
+    found them alike. `wall` is the time that files have, `monotonic` any other, both in seconds.
     """
 
     def __init__(

@@ -1,8 +1,10 @@
 """Tensors that callers see in another shape than the model's file has them: `reshape` of `config.pbtxt`."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
+import msgspec
+import numpy.typing as npt
 
 from millrace.artifacts.configs import CONFIG_PBTXT, TensorConfig, TritonConfig
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
@@ -30,12 +32,10 @@ class ReshapedBackend:
         self.notes = backend.notes
         self.mixed_rows = backend.mixed_rows
         own = backend.signatures[DEFAULT_SIGNATURE]
-        seen = Signature(
-            inputs=tuple(_with_shape(spec, inputs[spec.name][0]) if spec.name in inputs else spec for spec in own.inputs),
-            outputs=tuple(
-                _with_shape(spec, outputs[spec.name][1]) if spec.name in outputs else spec for spec in own.outputs
-            ),
-            method_name=own.method_name,
+        seen = msgspec.structs.replace(
+            own,
+            inputs=tuple(_seen(spec, inputs[spec.name][0] if spec.name in inputs else None) for spec in own.inputs),
+            outputs=tuple(_seen(spec, outputs[spec.name][1] if spec.name in outputs else None) for spec in own.outputs),
         )
         self.signatures: Mapping[str, Signature] = {**backend.signatures, DEFAULT_SIGNATURE: seen}
 
@@ -81,7 +81,7 @@ def _shapes(
         # Where max_batch_size is not given, the file says whether there is a dimension more.
         rows: _Shape = (-1,) if is_batched or len(spec.shape) == len(tensor.reshape) + 1 else ()
         own = (*rows, *tensor.reshape)
-        if len(own) != len(spec.shape) or any(a != b and -1 not in (a, b) for a, b in zip(own, spec.shape, strict=True)):
+        if len(own) != len(spec.shape) or not all(map(_fit, own, spec.shape)):
             raise LoadError(
                 f"{CONFIG_PBTXT} reshapes {what} '{tensor.name}' to {list(own)}, but the model has {list(spec.shape)}"
             )
@@ -89,22 +89,19 @@ def _shapes(
     return found
 
 
-def _with_shape(spec: TensorSpec, shape: _Shape) -> TensorSpec:
-    return TensorSpec(
-        name=spec.name,
-        datatype=spec.datatype,
-        shape=shape,
-        optional=spec.optional,
-        media=spec.media,
-        max_bytes=spec.max_bytes,
-    )
+def _fit(one: int, other: int) -> bool:
+    return one == other or -1 in (one, other)
+
+
+def _seen(spec: TensorSpec, shape: _Shape | None) -> TensorSpec:
+    return spec if shape is None else msgspec.structs.replace(spec, shape=shape)
 
 
 def _reshaped(arrays: Arrays, shapes: Mapping[str, tuple[_Shape, _Shape]]) -> Arrays:
     return {name: _one(array, *shapes[name]) if name in shapes else array for name, array in arrays.items()}
 
 
-def _one(array: np.ndarray, seen: _Shape, wanted: _Shape) -> np.ndarray:  # type: ignore[type-arg]
+def _one(array: npt.NDArray[Any], seen: _Shape, wanted: _Shape) -> npt.NDArray[Any]:
     """The array of one shape in the other; the free dimensions keep their sizes, in their order."""
     free = [size for size, declared in zip(array.shape, seen, strict=True) if declared < 0]
     return array.reshape([free.pop(0) if size < 0 else size for size in wanted])

@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -58,7 +58,7 @@ class _Held:
 
     announcement: ModelAnnouncement
     served: ServedVersion | None = None
-    files: VersionFiles = VersionFiles()
+    files: VersionFiles = field(default_factory=VersionFiles)
     generation: int = 0
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

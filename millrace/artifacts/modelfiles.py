@@ -55,7 +55,7 @@ def candidates(folder: Path) -> list[str]:
 
 
 def is_model(name: str) -> bool:
-    """Whether a file or folder of that name is a model, or Python code that is one, once it is in a version's folder."""
+    """Whether a file or folder of that name is a model, or Python code that makes one, once it is in its place."""
     return name in (*_SAVED_MODELS, *FOLDERS, _REMOTE, *_CODE) or Path(name).suffix.lower() in _FORMATS
 
 

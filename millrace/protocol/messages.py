@@ -11,7 +11,6 @@ import msgspec
 
 from millrace.protocol.tensors import Signature, Tensor
 
-
 NO_VERSION = -1  # of a model that is announced, and has none
 
 
@@ -65,7 +64,9 @@ class ReplyBlock(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model version at one worker, or `NO_VERSION` where the model has none. `state` is TensorFlow Serving's; `error` says why a version failed to load.
+    """One model version at one worker, or `NO_VERSION` where the model has none.
+
+    `state` is TensorFlow Serving's; `error` says why a version failed to load, or is not loaded yet.
 
     `labels` are the names of classes, `version_labels` those that the configuration gives to this version.
     `available_ms` is since when it is AVAILABLE there. `has_whole_requests` says that a request's rows must run in one

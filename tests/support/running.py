@@ -87,9 +87,13 @@ class Stack:
         return sorted(found, key=lambda process: process.create_time())
 
     def programs(self, name: str) -> list[psutil.Process]:
-        """The living processes below it that are a program, `python -m name`, without those that such a one started."""
+        """The living processes below it that are a program of that name, without those that such a one started."""
         found = self.children()
-        return [process for process in found if process.cmdline()[1:] == ["-m", name] and process.parent() not in found]
+        return [
+            process
+            for process in found
+            if process.cmdline()[1:] == ["-P", "-m", name] and process.parent() not in found
+        ]
 
     def is_settled(self) -> bool:
         """Whether it has said that it is ready, or has ended."""

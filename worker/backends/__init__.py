@@ -31,8 +31,8 @@ def needs_own_process(folder: Path) -> bool:
 def load(folder: Path, device: Device, wanted: str = "auto", file: str = "") -> Backend:
     """The model in a version's folder, loaded by the first runtime that is installed and has a format there.
 
-    `wanted` names one format instead, `file` the file or folder that is the model. Raises `LoadError` with what is there
-    and what is missing.
+    `wanted` names one format instead, `file` the file or folder that is the model. Raises `LoadError` with what is
+    there and what is missing.
     """
     present = _present(folder, file)
     chosen = [name for name in present if wanted in ("auto", name)]

@@ -77,9 +77,7 @@ def load(folder: Path, device: Device, file: str = "model.tflite") -> TfliteBack
     except (RuntimeError, ValueError) as error:
         raise LoadError(f"{place(folder, file)}: {public(str(error), folder)}") from error
     if DEFAULT_SIGNATURE not in backend.signatures:
-        raise LoadError(
-            f"{place(folder, file)} has no signature named {DEFAULT_SIGNATURE}; convert it with one"
-        )
+        raise LoadError(f"{place(folder, file)} has no signature named {DEFAULT_SIGNATURE}; convert it with one")
     return backend
 
 

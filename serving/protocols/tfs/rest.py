@@ -310,7 +310,7 @@ def render_metadata(model: ServedModel) -> dict[str, Any]:
         for name, signature in model.announcement.signatures.items()
     }
     return {
-        "model_spec": {"name": model.name, "signature_name": "", "version": model.shown_version},
+        "model_spec": {"name": model.name, "signature_name": "", "version": str(model.version)},
         "metadata": {"signature_def": {"signature_def": definitions}},
     }
 
