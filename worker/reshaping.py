@@ -102,6 +102,11 @@ def _reshaped(arrays: Arrays, shapes: Mapping[str, tuple[_Shape, _Shape]]) -> Ar
 
 
 def _one(array: npt.NDArray[Any], seen: _Shape, wanted: _Shape) -> npt.NDArray[Any]:
-    """The array of one shape in the other; the free dimensions keep their sizes, in their order."""
+    """The array of one shape in the other; the free dimensions keep their sizes, in their order.
+
+    One of another rank is for the runtime to judge.
+    """
+    if array.ndim != len(seen):
+        return array
     free = [size for size, declared in zip(array.shape, seen, strict=True) if declared < 0]
     return array.reshape([free.pop(0) if size < 0 else size for size in wanted])
