@@ -30,7 +30,10 @@ class ReshapedBackend:
         self._outputs = outputs
         self.platform = backend.platform
         self.notes = backend.notes
+        self.labels = backend.labels
         self.mixed_rows = backend.mixed_rows
+        self.keeps_state = backend.keeps_state
+        self.axes: Mapping[str, Sequence[str]] = _axes(backend.axes, {**inputs, **outputs})
         own = backend.signatures[DEFAULT_SIGNATURE]
         seen = msgspec.structs.replace(
             own,
@@ -87,6 +90,12 @@ def _shapes(
             )
         found.append((tensor.name, ((*rows, *tensor.dims), own)))
     return found
+
+
+def _axes(names: Mapping[str, Sequence[str]], shapes: Mapping[str, tuple[_Shape, _Shape]]) -> dict[str, Sequence[str]]:
+    """The dimensions' names; of a tensor in another shape only that of its rows is left."""
+    has_rows = {name: all(shape[:1] == (-1,) for shape in both) for name, both in shapes.items()}
+    return {name: own[: int(has_rows[name])] if name in has_rows else own for name, own in names.items()}
 
 
 def _fit(one: int, other: int) -> bool:

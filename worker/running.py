@@ -113,7 +113,8 @@ class Runner:
     def _computed(self, pieces: Sequence[Piece], inputs: Arrays, rows: int) -> Arrays:
         self._say_what_runs(pieces)
         try:
-            return self._model.run(pieces[0].block.signature, inputs, rows)
+            block = pieces[0].block
+            return self._model.run(block.signature, inputs, rows, has_rows=block.has_rows)
         finally:
             self._status.pause()
 

@@ -1,7 +1,7 @@
 """Which file or folder of a version is its model: our names, Triton's, or the only one there is.
 
     model.onnx, model.ort             ONNX; Triton's model.onnx/model.onnx, with its data beside it
-    saved_model.pb, saved_model.pbtxt SavedModel; Triton's model.savedmodel/saved_model.pb
+    saved_model.pb                    SavedModel; Triton's model.savedmodel/saved_model.pb
     model.tflite                      TFLite
     tfserving.json                    a model on a remote TensorFlow Serving
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FORMATS = {".onnx": "onnx", ".ort": "onnx", ".tflite": "tflite"}
-_SAVED_MODELS = ("saved_model.pb", "saved_model.pbtxt")
+_SAVED_MODEL = "saved_model.pb"
 FOLDERS = ("model.savedmodel", "model.onnx")
 _REMOTE = "tfserving.json"
 _CODE = ("model.py", "MLmodel")
@@ -56,7 +56,7 @@ def candidates(folder: Path) -> list[str]:
 
 def is_model(name: str) -> bool:
     """Whether a file or folder of that name is a model, or Python code that makes one, once it is in its place."""
-    return name in (*_SAVED_MODELS, *FOLDERS, _REMOTE, *_CODE) or Path(name).suffix.lower() in _FORMATS
+    return name in (_SAVED_MODEL, *FOLDERS, _REMOTE, *_CODE) or Path(name).suffix.lower() in _FORMATS
 
 
 def _by_name(folder: Path) -> Iterator[ModelFile]:
@@ -87,14 +87,11 @@ def _named(path: Path) -> list[ModelFile]:
         return [ModelFile("onnx", path, inside.name)] if inside.is_file() else []
     if not path.is_file():
         return []
-    if path.name in _SAVED_MODELS:
+    if path.name == _SAVED_MODEL:
         return [ModelFile("savedmodel", path.parent, path.name)]
     format_name = "tfserving" if path.name == _REMOTE else _FORMATS.get(path.suffix.lower())
     return [ModelFile(format_name, path.parent, path.name)] if format_name else []
 
 
 def _saved_model(folder: Path) -> ModelFile | None:
-    for name in _SAVED_MODELS:
-        if (folder / name).is_file():
-            return ModelFile("savedmodel", folder, name)
-    return None
+    return ModelFile("savedmodel", folder, _SAVED_MODEL) if (folder / _SAVED_MODEL).is_file() else None

@@ -47,6 +47,7 @@ class _RequestHead(msgspec.Struct, array_like=True, frozen=True):
     sent_ms: float
     items: tuple[RequestItem, ...]
     tensors: tuple[_TensorHead, ...]
+    has_rows: bool = True  # which blocks of before it have not
 
 
 class _ReplyHead(msgspec.Struct, array_like=True, frozen=True):
@@ -71,7 +72,8 @@ def encode_request(block: RequestBlock) -> bytes:
 def request_parts(block: RequestBlock) -> list[bytes | memoryview]:
     """The buffers whose bytes, end to end, are the block's; the tensors are not copied."""
     b = block
-    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, _tensor_heads(b.tensors))
+    tensors = _tensor_heads(b.tensors)
+    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, tensors, b.has_rows)
     return _parts(_REQUEST, head, b.tensors)
 
 
@@ -93,6 +95,7 @@ def decode_request(data: bytes) -> RequestBlock:
         sent_ms=head.sent_ms,
         items=head.items,
         tensors=tensors,
+        has_rows=head.has_rows,
     )
 
 
@@ -140,8 +143,9 @@ def _split(kind: int, decoder: msgspec.msgpack.Decoder[_Head], data: bytes) -> t
         offset += spec.payload_bytes
     if offset != len(data) or len(tensors) != len(specs):
         raise CodecError("the buffers are not those that the head lists")
-    rows = sum(item.rows for item in head.items)
-    if any(item.rows < 0 for item in head.items) or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
+    counts = [item.rows for item in head.items]
+    rows = sum(counts)
+    if min(counts, default=0) < 0 or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
         raise CodecError("the items do not account for the tensors' rows")
     return head, tensors
 

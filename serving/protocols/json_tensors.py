@@ -199,6 +199,8 @@ def to_tensor(value: Any, spec: TensorSpec) -> Tensor:
     """
     shape = _shape(value)
     leaves = _leaves(value, shape)
+    if not leaves:
+        shape = _with_lost_axes(shape, spec)
     if spec.datatype == BYTES or (spec.media and leaves and is_b64(leaves[0])):
         return string_tensor(_strings(leaves), shape)
     array = _regular(leaves, spec.datatype)
@@ -259,6 +261,17 @@ def _shape(value: Any) -> tuple[int, ...]:
             break
         value = value[0]
     return tuple(shape)
+
+
+def _with_lost_axes(shape: tuple[int, ...], spec: TensorSpec) -> tuple[int, ...]:
+    """The shape with the axes behind an empty list, which JSON cannot say, as the signature has them."""
+    lost = spec.shape[len(shape) :]
+    if -1 in lost:
+        raise InvalidRequest(
+            f"input '{spec.name}' has an empty list, and JSON cannot say how large the axes behind it are; "
+            "send the shape, as the Open Inference Protocol does"
+        )
+    return (*shape, *lost)
 
 
 def _leaves(value: Any, shape: tuple[int, ...]) -> list[Any]:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from millrace.broker.keys import Queue
 from millrace.broker.redis import RedisBroker
 from worker import model as models
 from worker.backends.base import Device, LoadError
+from worker.budget import MEMORY_BYTES
 from worker.instances import InstanceGroup
 from worker.processes.forkserver import prefer_for_oom
 from worker.processes.limits import limit_memory
@@ -42,6 +44,7 @@ from worker.seats import Seat
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.25
+_MEMORY_PART = 4
 _FAILED = 70  # exit status: a fault of ours
 
 
@@ -122,6 +125,9 @@ class ModelProcess:
             backend=setup.backend,
             max_batch_size=setup.max_batch_size,
             config=message.config,
+            not_run=message.not_run,
+            memory_bytes=_first_runs_bytes(setup),
+            before_runs=self._begin_first_runs,
         )
         number = message.number
         group = InstanceGroup(
@@ -138,6 +144,9 @@ class ModelProcess:
         self._versions[number] = _Version(group, model.fault)
         instances = model.instances or setup.instances
         return Loaded(number=number, announcement=model.announcement, instances=instances)
+
+    def _begin_first_runs(self) -> None:
+        self._memory.first_runs_since_s = time.monotonic()
 
     def _stop(self, message: Stop) -> None:
         version = self._versions[message.number]
@@ -167,6 +176,11 @@ class ModelProcess:
             self._channel.send(message)
         except OSError:  # the worker is gone: nothing that this process does matters any more
             os._exit(0)
+
+
+def _first_runs_bytes(setup: Setup) -> int:
+    """The memory that the first runs may take: a part of what the process may have."""
+    return min(MEMORY_BYTES, setup.memory_mb * 1_000_000 // _MEMORY_PART) if setup.memory_mb else MEMORY_BYTES
 
 
 def run(channel_fd: int, memory_fd: int) -> int:
