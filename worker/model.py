@@ -58,6 +58,11 @@ class Model:
         """Why it cannot answer at present, "" where it can."""
         return self._backend.fault
 
+    @property
+    def axes(self) -> Mapping[str, Sequence[str]]:
+        """See `Backend.axes`."""
+        return self._backend.axes
+
     def run(self, signature: str, inputs: Arrays, rows: int, *, has_rows: bool | None = None) -> Arrays:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
 
