@@ -159,7 +159,9 @@ class Catalogue:
             elif control.base_path:
                 folder = self._inside(control.base_path)
             if not one and folder.is_dir():
-                folders, notes = version_folders(folder), self._passed_over(settings.name, folder)
+                folders = version_folders(folder)
+            if folder.is_dir() and (not one or one.is_whole):
+                notes = self._passed_over(settings.name, folder)
             config = (
                 TritonConfig(model_file=one.file, is_alone=True) if one and one.file else self._triton_config(folder)
             )

@@ -16,13 +16,15 @@ _GENERIC = ("model", "saved_model", "tfserving")
 class OneModel:
     """A model's name, the folder where its configuration would be, and its versions' folders.
 
-    `file` is the name of the model's file where the folder around it holds other things, too.
+    `file` is the name of the model's file where the folder around it holds other things, too. `is_whole` says that all
+    versions in the model's folder are meant.
     """
 
     name: str
     folder: Path
     versions: Mapping[int, Path]
     file: str = ""
+    is_whole: bool = False
 
 
 def one_model(path: Path) -> OneModel | None:
@@ -56,8 +58,9 @@ def _of_folder(path: Path) -> OneModel | None:
         return _of_version(path)
     versions = version_folders(path)
     if any(modelfiles.has_one(folder) for folder in versions.values()):
-        return OneModel(path.name, path, versions)
-    return None
+        return OneModel(path.name, path, versions, is_whole=True)
+    is_repository = any(version_folders(folder) for folder in versions.values())  # of models that are called by numbers
+    return OneModel(path.name, path, versions, is_whole=True) if versions and not is_repository else None
 
 
 def _of_version(folder: Path) -> OneModel:

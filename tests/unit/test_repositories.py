@@ -1,5 +1,6 @@
 """Repositories as strangers have them: what is a model, where it is looked for, and what is said of the rest."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,13 @@ def test_a_path_names_one_model(
     put(tmp_path, "files/yolo v8.onnx", "files/model.tflite", "files/manifest.json", "export/saved_model.pb")
     put(tmp_path, "repository/m/3/model.onnx", "repository/m/0012/model.onnx", "repository/m/config.pbtxt")
     found = one_model(tmp_path / path)
-    assert found == OneModel(name, tmp_path / folder, {v: tmp_path / of for v, of in versions.items()}, file)
+    paths = {version: tmp_path / of for version, of in versions.items()}
+    assert found == OneModel(name, tmp_path / folder, paths, file, is_whole=path == "repository/m")
+
+
+def test_a_models_folder_is_one_also_where_its_versions_cannot_be_loaded(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/best.pt")
+    assert one_model(tmp_path / "m") == OneModel("m", tmp_path / "m", {1: tmp_path / "m" / "1"}, is_whole=True)
 
 
 def test_a_repository_is_none_also_where_its_models_are_called_by_numbers(tmp_path: Path) -> None:
@@ -193,7 +200,7 @@ def test_one_model_is_read_as_a_repository_would_be_and_stays_one(tmp_path: Path
     put(tmp_path, "m/0004/model.onnx")
     assert catalogue.read({})["m"].versions() == [4]
     for number in ("3", "0004"):
-        (tmp_path / "m" / number / "model.onnx").unlink()
+        shutil.rmtree(tmp_path / "m" / number)
     with pytest.raises(RepositoryError, match="holds no model any more"):
         catalogue.read({})
 

@@ -24,7 +24,7 @@ from millrace.artifacts import manifest as manifests
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature
 from worker import model as models
 from worker import warmup_requests
-from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.base import Arrays, Device, LoadError, ends_the_program
 from worker.backends.texts import reason_of
 from worker.check import requests
 from worker.check.report import Job, Phase, Report, Runs
@@ -68,8 +68,11 @@ def probe(job: Job, tell: Callable[[Phase | Report], None]) -> None:
             not_run=job.not_run,
             before_runs=lambda: tell(Phase("first runs")),
         )
-    except LoadError as error:
-        tell(Report(model=job.name, version=job.version, folder=job.folder, error=str(error)))
+    except BaseException as error:  # as in a worker, where a broken version must not take the others with it
+        if ends_the_program(error):
+            raise
+        why = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
+        tell(Report(model=job.name, version=job.version, folder=job.folder, error=why))
         return
     report = Report(
         model=job.name,
