@@ -137,7 +137,7 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def _ours() -> dict[str, str]:
+def our_environment() -> dict[str, str]:
     """The environment in which Python finds this checkout's modules, wherever it is started."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "client"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     return {**os.environ, "PYTHONPATH": path}
@@ -149,7 +149,7 @@ def start_up(*arguments: str, port: int | None = None, waits: bool = True, folde
     grpc = free_port()
     command = [sys.executable, "-P", "-m", "millrace", "up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
     with tempfile.NamedTemporaryFile("wb", prefix="millrace-up-", suffix=".log", delete=False) as log:
-        process = subprocess.Popen(command, cwd=folder, env=_ours(), stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder, env=our_environment(), stdout=log, stderr=subprocess.STDOUT)
     stack = Stack(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc}", process, Path(log.name))
     if waits:
         until(stack.is_settled, 120, "millrace up")
