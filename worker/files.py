@@ -40,14 +40,15 @@ class VersionFiles:
 
 
 def version_files(model: DesiredModel, version: int) -> VersionFiles:
-    """What there is of a version now, with the model's `config.pbtxt`."""
+    """What there is of a version now, with the model's `config.pbtxt` and what that names."""
     found: dict[str, _Stamp] = {}
     numbers: dict[str, int] = {}
     newest = 0
-    config = model.folder / CONFIG_PBTXT
+    labels = (model.config.labels_file if model.config else None) or CONFIG_PBTXT
+    of_model = {str(model.folder / CONFIG_PBTXT), str(model.folder / labels)}
     folder = model.version_folder(version)
     paths = [str(folder / model.file)] if model.file else _below(str(folder))
-    for path in (str(config), *paths):
+    for path in (*of_model, *paths):
         with contextlib.suppress(OSError):  # it went away, or was never there
             status = os.stat(path)  # noqa: PTH116 - of very many files
             newest = max(newest, status.st_mtime_ns)
