@@ -45,6 +45,7 @@ def model(*inputs: TensorSpec) -> ServedModel:
 
 ONE = model(_spec("x", shape=(-1, 2)))
 TWO = model(_spec("a"), _spec("b", "BYTES"))
+DEFAULTED = model(_spec("x", shape=(1,), optional=True))
 OPTIONAL = model(_spec("tokens", "BYTES", (-1, -1)), _spec("weights", shape=(-1, -1), optional=True))
 
 
@@ -67,6 +68,9 @@ def _predict(body: Any, on: ServedModel) -> tuple[dict[str, Any], str, str]:
             "row",
         ),
         ({"inputs": {"a": [1], "b": ["s"], "extra": 0}}, TWO, {"a": [1], "b": [b"s"]}, "column"),
+        ({"instances": [1, 2]}, DEFAULTED, {"x": [1, 2]}, "row"),
+        ({"inputs": [1, 2]}, DEFAULTED, {"x": [1, 2]}, "column"),
+        ({"inputs": {}}, DEFAULTED, {}, "column"),
         ({"instances": [["k", "m"]]}, OPTIONAL, {"tokens": [[b"k", b"m"]]}, "row"),
         (
             {"instances": [{"tokens": ["k", "m"], "weights": [1, -1]}]},
