@@ -4,6 +4,7 @@ import contextlib
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -236,6 +237,12 @@ def test_metadata_has_the_doubled_signature_def_and_sizes_as_strings() -> None:
     x = document["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]["x"]
     assert x["dtype"] == "DT_FLOAT"
     assert x["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}, {"size": "2", "name": ""}], "unknown_rank": False}
+
+
+def test_tensorflow_gets_more_rows_than_the_signature_says() -> None:
+    announced = msgspec.structs.replace(DEFAULTED.announcement, platform="tensorflow_savedmodel", max_batch_size=0)
+    inference, form = tfs.parse_predict(b'{"instances": [1.0, 2.0]}', ServedModel(announced))
+    assert (inference.inputs["x"].to_numpy().tolist(), form, inference.is_alone) == ([1, 2], "row", True)
 
 
 def test_metadata_has_what_the_file_says_of_its_tensors() -> None:
