@@ -62,7 +62,7 @@ class ServedModel:
 
     @cached_property
     def only_input(self) -> TensorSpec | None:
-        """The default signature's one required input, None where there are several or none."""
+        """The default signature's `only_input`."""
         signature = self.announcement.signatures.get(DEFAULT_SIGNATURE)
         return only_input(signature) if signature else None
 
@@ -75,9 +75,9 @@ class ServedShadow(NamedTuple):
 
 
 def only_input(signature: Signature) -> TensorSpec | None:
-    """The signature's one required input, None where there are several or none."""
-    required = [spec for spec in signature.inputs if not spec.optional]
-    return required[0] if len(required) == 1 else None
+    """The signature's one required input, else the only one that it has; None where neither is there."""
+    specs = [spec for spec in signature.inputs if not spec.optional] or signature.inputs
+    return specs[0] if len(specs) == 1 else None
 
 
 class _WeightedVersions:

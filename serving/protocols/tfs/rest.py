@@ -46,7 +46,8 @@ def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) ->
     is_short = not limits.max_quick or len(body) <= QUICK_BYTES
     if is_short and (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
         key, tensor = fast
-        return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
+        if spec.shape[0] in (-1, tensor.shape[0]):
+            return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
     most_strings = _most_strings(model, limits) if len(body) > QUICK_VALUES else None
     document = _document(body, limits, most_strings)
     name = _signature_name(document)
