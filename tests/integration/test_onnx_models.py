@@ -280,6 +280,31 @@ def test_a_file_that_is_too_new_says_so_in_the_runtimes_words_and_what_to_do(
     assert ".cc:" not in reason
 
 
+def test_a_request_that_the_runtime_refuses_is_the_callers_error_with_its_whole_reason(tmp_path: Path) -> None:
+    made = graph([node("Neg", ["x"], ["y"])], [info("x", FLOAT, ["N", 2])], [info("y", FLOAT, ["N", 2])])
+    backend = load(written(tmp_path, made), CPU)
+    for given, said in (
+        ({"x": X.reshape(1, 4)}, "index: 1 Got: 4 Expected: 2"),
+        ({"x": X.ravel()}, "Invalid rank for input: x Got: 1 Expected: 2"),
+        ({"x": X.astype(float)}, "Actual: (tensor(double)) , expected: (tensor(float))"),
+        ({}, "Required inputs (['x']) are missing"),
+        ({"x": X, "z": X}, "Invalid input name: z"),
+    ):
+        with pytest.raises(InvalidRequest) as raised:
+            backend.run("serving_default", given)
+        assert said in str(raised.value)
+
+
+def test_a_file_that_is_refused_leaves_nothing_on_the_standard_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = graph([node("Neg", ["x"], ["y"])], [info("x", TensorProto.COMPLEX64, ["N"])],
+                 [info("y", TensorProto.COMPLEX64, ["N"])])  # fmt: skip
+    refusal(written(tmp_path / "a", made))
+    refusal(written(tmp_path / "b", graph([node("Neg", ["x"], ["y"])], [], [])))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     assert "`git lfs pull`" in refusal(tmp_path)

@@ -213,7 +213,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_whatever_graph_is_said_to_keep_rows_apart_does(
     folder: Path, steps: list[tuple[str, int, int]], seed: int
 ) -> None:
-    open("/tmp/wu/last","w").write(repr(steps)); model = _model(steps)
+    open("/tmp/wu/last", "w").write(repr(steps))
+    model = _model(steps)
     found = _found(model, folder)
     try:
         session = _session(model)
