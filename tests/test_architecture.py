@@ -93,7 +93,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
 EXTRAS = {
     "ops": ("serving",),
     "serving": ("serving",),
-    "worker": ("worker", "worker-tensorflow", "worker-litert", "worker-tfserving"),
+    "worker": ("worker", "worker-tensorflow", "worker-litert", "worker-tfserving", "worker-tokenizers"),
     "training": ("training",),
     "millrace_client": ("grpc",),
 }

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from millrace.artifacts.manifest import Batching, ManifestError
 from millrace.protocol.errors import DeadlineExceeded, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
-from worker import backends, declared, preprocess, warmup_requests
+from worker import backends, declared, preprocess, presented, warmup_requests
 from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, ends_the_program
 from worker.backends.texts import place, public, reason_of
 from worker.batcher import Cost
@@ -132,20 +133,21 @@ def load(
     config = config or TritonConfig()
     if not _NAME.fullmatch(name):
         raise LoadError(f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-' can be used")
-    try:
+    with _manifest_errors(folder):
         manifest = manifests.read(folder)
         if manifest:
             manifests.verify(folder, manifest)
             declared.check_files(folder, manifest)
-        preparation = preprocess.load(folder, manifest)
-    except (ManifestError, OSError) as error:
-        raise LoadError(public(str(error), folder)) from error
     runtime = backends.load(folder, device, config.format or backend)
+    with _manifest_errors(folder):
+        is_complete = bool(manifest and manifest.signatures)
+        manifest = presented.completed(manifest, runtime.signatures) if manifest else None
+        preparation = preprocess.load(folder, manifest, presented.inputs_of(manifest, runtime.signatures))
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
         declared.check_signatures(manifest, runtime)
     grouping = declared.grouping(runtime, manifest, config, max_batch_size)
-    declared.check_config(config, signatures, grouping.batching)
+    declared.check_config(config, signatures if is_complete else dict(runtime.signatures), grouping.batching)
     has_rows = bool(grouping.batching.max_batch_size)
     given = warmup_requests.read(folder, manifest, config, runtime.signatures, preparation, has_rows=has_rows)
     subjects = {
@@ -178,6 +180,7 @@ def load(
         labels=(manifest and manifest.labels) or declared.labels(folder.parent, config) or tuple(runtime.labels),
         max_batch_size=batching.max_batch_size,
         has_whole_requests=bool(shown.length_axes),
+        triton_config=config.message,
         warmed=not shown.not_warmed,
         notes=(*runtime.notes, *_notes(ignored), *grouping.notes(shown), *given.notes, *_warm_notes(shown)),
     )
@@ -190,6 +193,15 @@ def load(
         length_axes=shown.length_axes,
         cost=shown.cost,
     )
+
+
+@contextmanager
+def _manifest_errors(folder: Path) -> Iterator[None]:
+    """Turns what is wrong with a manifest, or with a file that it names, into a `LoadError`."""
+    try:
+        yield
+    except (ManifestError, OSError) as error:
+        raise LoadError(public(str(error), folder)) from error
 
 
 def _shown(

@@ -103,7 +103,10 @@ def test_a_changed_file_is_found_and_a_missing_one_is_not_minded(tmp_path: Path)
         manifests.verify(tmp_path, written)
 
 
-@pytest.mark.parametrize("text", ["{", '{"name": "m"}', '{"name": "m", "version": 1, "signatures": {}, "surprise": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", '{"name": 1}', '{"name": "m", "version": 1, "signatures": {}, "surprise": 1}', '{"signatures": {"s": {}}}'],
+)
 def test_an_unreadable_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ManifestError, match=r"manifest\.json"):
@@ -245,8 +248,9 @@ def test_an_empty_image_is_an_empty_digit() -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (b"GIF89a....", "GIF images are not supported"),
-        (b"", "not a PNG or JPEG"),
+        (b"GIF89a....", "cannot be decoded|not a JPEG, PNG, WebP or GIF"),
+        (b"%PDF-1.7", "PDF images are not supported"),
+        (b"", "not a JPEG, PNG, WebP or GIF"),
         (_file(_stroke(60, 6, 8))[:60], "cannot be decoded"),
     ],
 )

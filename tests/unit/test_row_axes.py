@@ -140,7 +140,6 @@ STEPS: dict[str, _Step] = {
     **{f"largest {axis}": _cast("ArgMax", axis=axis) for axis in (0, 1)},
     **{f"unsqueezed {axis}": _one("Unsqueeze", f"i{axis}") for axis in (0, 1, 2)},
     **{f"gemm {a}{b}": _one("Gemm", "weights", "row", transA=a, transB=b) for a in (0, 1) for b in (0, 1)},
-    **{f"summed {rule}": _one("Einsum", equation=rule) for rule in ("ij->ji", "ij->i", "ij->j", "ijk->ik")},
     "squeezed": _one("Squeeze"),
     "transposed": _one("Transpose"),
     "turned": _one("Transpose", perm=[1, 0, 2]),
