@@ -222,7 +222,7 @@ def test_the_scale_and_zero_point_of_quantized_tensors_are_told(tmp_path: Path) 
     graph.ends([q], [y])
     backend = loaded(tmp_path, file.content())
     (spec,) = backend.signatures["serving_default"].inputs
-    assert spec == TensorSpec(name="q", datatype="UINT8", shape=(1, 2), scale=0.5, zero_point=128)
+    assert spec == TensorSpec(name="q", datatype="UINT8", shape=(1, 2), graph_name="q", scale=0.5, zero_point=128)
     assert backend.notes == ["Tensor 'q' is quantized: its real values are 0.5 x (value -128)."]
     assert answer(backend, q=np.array([[128, 130]], np.uint8))["y"].tolist() == [[0.0, 1.0]]
 

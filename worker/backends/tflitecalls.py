@@ -116,8 +116,14 @@ def _call(inputs: Mapping[str, _Details], outputs: Mapping[str, _Details], run: 
 def _spec(name: str, details: _Details) -> TensorSpec:
     shape = tuple(int(size) for size in details["shape_signature"])
     scale, zero_point = details["quantization"]
-    datatype = datatype_of(np.dtype(details["dtype"]))
-    return TensorSpec(name=name, datatype=datatype, shape=shape, scale=float(scale), zero_point=int(zero_point))
+    return TensorSpec(
+        name=name,
+        datatype=datatype_of(np.dtype(details["dtype"])),
+        shape=shape,
+        graph_name=details["name"],
+        scale=float(scale),
+        zero_point=int(zero_point),
+    )
 
 
 def _aliased(aliases: Mapping[str, str], tensors: Iterable[_Details]) -> dict[str, _Details]:
