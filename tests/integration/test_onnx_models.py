@@ -384,15 +384,15 @@ def test_weights_that_are_missing_or_too_short_are_named(tmp_path: Path) -> None
     assert "out of bounds" in refusal(folder)
 
 
-def test_large_data_files_are_copied_to_the_disk_while_a_session_is_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("small_bytes", [0, 2**20])
+def test_data_files_are_copied_to_the_disk_or_into_memory(tmp_path: Path, small_bytes: int) -> None:
     data = tmp_path / "w.bin"
-    with data.open("wb") as file:
-        file.truncate(65 * 2**20)
-    with onnxdata.copied({"w.bin": data}, tmp_path) as contents:
-        os.truncate(data, 0)
-        assert len(contents["w.bin"]) == 65 * 2**20
-        assert not any(contents["w.bin"][:: 2**20])
-        assert "millrace-onnx-" not in " ".join(str(path) for path in tmp_path.iterdir())
+    write_data(data)
+    with onnxdata.copied({"w.bin": data}, tmp_path, small_bytes=small_bytes) as contents:
+        write_data(data, WEIGHTS + 1)
+        os.truncate(data, 10)
+        assert bytes(contents["w.bin"])[4096:] == WEIGHTS.tobytes()
+        assert [path.name for path in tmp_path.iterdir()] == ["w.bin"]
 
 
 def test_a_model_file_may_be_overwritten_while_it_is_served(tmp_path: Path) -> None:
