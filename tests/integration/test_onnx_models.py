@@ -227,6 +227,18 @@ def test_scalars_empty_tensors_and_unknown_ranks_are_as_the_runtime_has_them(tmp
     assert answer(backend, **given | {"d": np.array(7, np.int32)})["D"].shape == ()
 
 
+def test_a_file_in_onnx_runtimes_own_format_is_known_by_its_bytes(tmp_path: Path) -> None:
+    made = written(
+        tmp_path / "onnx", graph([node("Neg", ["x"], ["y"])], [info("x", FLOAT, ["N"])], [info("y", FLOAT, ["N"])])
+    )
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.onnx")
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(made / "model.onnx", options)
+    assert answer(load(tmp_path, CPU), x=X[0])["y"].tolist() == [-1.0, 2.0]
+
+
 # What is not loaded, and what to do
 
 

@@ -150,8 +150,14 @@ def _session(path: Path, found: OnnxFile, device: Device, providers: list[str], 
         if contents:
             sizes = [len(content) for content in contents.values()]
             options.add_external_initializers_from_files_in_memory([*contents], [*contents.values()], sizes)
-        source = path.read_bytes() + addition if contents or addition else path
+        source = path.read_bytes() + addition if contents or addition or _is_ort_format(path) else path
         return onnxruntime.InferenceSession(source, options, providers, **_NO_FALLBACK)
+
+
+def _is_ort_format(path: Path) -> bool:
+    """Whether the file is in ONNX Runtime's own format, which it knows by the name `.ort`, or by its bytes."""
+    with path.open("rb") as file:
+        return file.read(8)[4:] == b"ORTM"
 
 
 def _register_extensions(options: Any) -> None:
