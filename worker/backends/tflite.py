@@ -163,7 +163,7 @@ def _with_custom_operators(make: _Make, names: Sequence[str]) -> _Make:
             ) from error
         if "custom op" in str(error):
             named = f"The model has the custom operators {', '.join(names)}; export it without them"
-            raise LoadError(f"{error} {named}") from error
+            raise LoadError(f"{' '.join(str(error).split())} {named}") from error
         # The sizes that the file has may not be those that callers send, so what else fails shows nothing.
     return make
 

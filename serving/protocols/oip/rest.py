@@ -497,6 +497,11 @@ def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[
         "labels": announcement.labels,
         "optional_inputs": [spec.name for spec in signature.inputs if spec.optional],
         "media": {spec.name: spec.media for spec in signature.inputs if spec.media},
+        "quantization": {
+            spec.name: {"scale": spec.scale, "zero_point": spec.zero_point}
+            for spec in (*signature.inputs, *signature.outputs)
+            if spec.scale
+        },
         "notes": announcement.notes,
     }
     return {
