@@ -29,7 +29,7 @@ class ServingSettings(CommonSettings):
     max_grpc_message_bytes: int = Field(
         32 * 2**20,
         ge=1024,
-        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED. Each megabyte of one "
+        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED. A megabyte "
         "takes the event loop about a millisecond, in which all other callers wait.",
     )
     max_buffered_bytes: int = Field(

@@ -21,7 +21,7 @@ import simdjson
 
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, string_tensor
-from serving.protocols.limits import ReadLimits, too_many
+from serving.protocols.limits import ReadLimits, most_values, too_many
 
 # The words that TensorFlow Serving uses for types in its messages.
 TYPE_WORDS = {
@@ -60,15 +60,10 @@ def count_values(body: bytes, limits: ReadLimits, most_strings: float | None = N
         strings = (body.count(b'"') - body.count(b'\\"')) // 2
         if strings > most_strings:
             raise too_many("strings in JSON", int(most_strings))
-    values = _separators(body)
+    values = most_values(body)
     limits.check_quick(values)
-    if values > limits.max_values and _separators(_STRING.sub(b"", body)) > limits.max_values:
+    if values > limits.max_values and most_values(_STRING.sub(b"", body)) > limits.max_values:
         raise too_many("values in JSON", limits.max_values)
-
-
-def _separators(body: bytes) -> int:
-    """How many values there are at most: each stands behind one of these; those inside of strings count too."""
-    return body.count(b",") + body.count(b"[") + body.count(b"{") + 1
 
 
 def load(body: bytes, limits: ReadLimits = ReadLimits()) -> Any:  # noqa: B008 - it is immutable

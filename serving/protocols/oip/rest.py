@@ -27,7 +27,7 @@ from millrace.protocol.tensors import (
 from serving.models.registry import ServedModel
 from serving.protocols import json_tensors, uploads
 from serving.protocols.examples import top_classes
-from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, NotQuick, ReadLimits, check_count
+from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, ReadLimits, check_count
 from serving.protocols.verb import Body, Rendered, Verb, are_small, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows, check_shape
 
@@ -102,8 +102,7 @@ def parse_infer(
     length = len(body) if header_length is None else _json_length(header_length, len(body))
     if length == 0 and body:
         return _of_raw_body(body, model, limits)
-    if limits.max_quick and length > QUICK_BYTES:
-        raise NotQuick
+    limits.check_quick_json(body, length)
     if length == len(body):
         document, binary = _document(bytes(body), limits), memoryview(b"")
     elif length <= _MAX_REMEMBERED_BYTES:
