@@ -158,7 +158,8 @@ class Execution:
             self._hold(len(result.contents))
             inputs = with_elements(parsed.tensors, result.buffers([each.size for each in parsed.tensors]))
             self.call.form = msgspec.msgpack.decode(parsed.form, type=self._verb.form)
-            inference = Inference(self._found, parsed.signature, inputs, parsed.timeout_ms, parsed.priority)
+            asked = parsed.signature, inputs, parsed.timeout_ms, parsed.priority, parsed.is_alone
+            inference = Inference(self._found, *asked)
             self._send(inference, parsed.rows)
         except MillraceError as error:
             self._fail(error)

@@ -180,6 +180,7 @@ def load(
         labels=(manifest and manifest.labels) or declared.labels(folder.parent, config) or tuple(runtime.labels),
         max_batch_size=batching.max_batch_size,
         has_whole_requests=bool(shown.length_axes),
+        triton_config=config.message,
         warmed=not shown.not_warmed,
         notes=(*runtime.notes, *_notes(ignored), *grouping.notes(shown), *given.notes, *_warm_notes(shown)),
     )

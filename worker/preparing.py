@@ -29,6 +29,8 @@ class Preparer:
         """What is to run of the block."""
         try:
             if self._model.preparation.is_needed(block.tensors):
+                if not taken.has_rows and self._model.batching.max_batch_size:
+                    raise InvalidRequest(f"the inputs have other shapes than model '{block.model}' can prepare")
                 return self._worked_on(taken, block)
             piece = self._piece(taken, block.items, {name: t.to_numpy() for name, t in block.tensors.items()})
             return [piece] if self._model.batching.max_batch_size else piece.singly()

@@ -371,10 +371,12 @@ def _in_words(error: str) -> str:
 
 
 def _files(model: DesiredModel, version: int) -> _Files:
-    """What tells whether anything of a version has changed."""
+    """What tells whether anything of a version has changed: its own files, and those that its configuration names."""
     found = set()
+    labels = (model.config.labels_file if model.config else None) or CONFIG_PBTXT
+    of_model = {model.folder / CONFIG_PBTXT, model.folder / labels}
     with contextlib.suppress(OSError):  # a folder went away while it was looked at
-        for path in itertools.chain([model.folder / CONFIG_PBTXT], (model.folder / str(version)).rglob("*")):
+        for path in itertools.chain(of_model, (model.folder / str(version)).rglob("*")):
             with contextlib.suppress(OSError):  # it went away, or was never there
                 status = path.stat()
                 found.add((str(path), status.st_mtime_ns, status.st_size))

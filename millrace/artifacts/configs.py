@@ -26,6 +26,7 @@ _FORMATS = {
     "tensorflow": "savedmodel",
     "tflite": "tflite",
 }
+_MOST_BYTES = 16_384  # that go with every heartbeat
 _HAS_BATCH_SIZE = re.compile(r"(?m)^[^#\n]*\bmax_batch_size\s*:")
 _KINDS = {0: "auto", 1: "cuda", 2: "cpu"}
 # Without these the model would answer something else, or nothing.
@@ -82,7 +83,8 @@ class WarmupRequest(msgspec.Struct, frozen=True, kw_only=True):
 class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A `config.pbtxt`. What it does not say is None or empty; `ignored` names the fields that have no effect here.
 
-    `instances` are by the kind of device: "cpu", "cuda", or "auto" for both.
+    `instances` are by the kind of device: "cpu", "cuda", or "auto" for both. `message` is all of it, as a serialized
+    `inference.ModelConfig`; empty where that is long.
     """
 
     format: str | None = None
@@ -95,6 +97,7 @@ class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
     instances: dict[str, int] = {}
     warmup: tuple[WarmupRequest, ...] = ()
     ignored: tuple[str, ...] = ()
+    message: bytes = b""
 
 
 def read_models_config(path: Path) -> ModelsConfig:
@@ -157,6 +160,7 @@ def read_triton_config(folder: Path) -> TritonConfig | None:
         instances=_instances(config),
         warmup=tuple(_warmup(request) for request in config.model_warmup),
         ignored=tuple(_ignored_of_triton(config)),
+        message=message if len(message := config.SerializeToString()) <= _MOST_BYTES else b"",
     )
 
 

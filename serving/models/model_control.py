@@ -5,6 +5,7 @@ on it with their next heartbeat. A change that workers must carry out is waited 
 """
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -24,7 +25,8 @@ from serving.settings import ServingSettings
 
 _NOBODY = Caller()
 _LOOK_S = 0.1
-_SEEK_S = 3.0  # a worker looks at its repository every second, and has a heartbeat every half
+_SEEK_S = 3.0  # that workers have to look, which may be busy with loading
+_LOOK = "/"  # no model can have this name: a document of it asks for nothing but a look at the repository
 MOST_MODELS = 1000
 _MOST_UNSEEN = 16
 _MOST_BYTES = 1_000_000
@@ -82,6 +84,7 @@ class ModelControl:
         """
         with recorded(caller, "load", name) as action:
             self._check_allowed()
+            _check_loadable(name)
             await self._seek([name])
             control = await self._change(name, lambda known: replace(known, is_loaded=True), action)
             await self._done([control])
@@ -224,7 +227,10 @@ class ModelControl:
             return False
 
     async def _seek(self, names: Collection[str]) -> None:
-        """Return when workers have seen all these models; one that was just published takes their next look."""
+        """Return when workers have seen all these models. Raises `InvalidRequest` when all have looked and one is not.
+
+        They are asked to look now, so that a model that was just published is found, and one that is not is told soon.
+        """
 
         def missing() -> list[str]:
             known = set(self._models.names())
@@ -232,27 +238,27 @@ class ModelControl:
 
         if not missing():
             return
-        try:
-            await self._until(lambda: not missing(), _SEEK_S)
-        except TimeoutError:
-            name = missing()[:1]
-            if name:
-                raise InvalidRequest(_not_found(name[0])) from None
+        look = await self._producer.change_desired_state(_LOOK, lambda known: known)
+        with contextlib.suppress(TimeoutError):
+            await self._until(lambda: not missing() or self._have_done([look]), _SEEK_S)
+        if name := missing()[:1]:
+            raise InvalidRequest(_not_found(name[0]))
 
     async def _done(self, desired_states: Sequence[DesiredState]) -> None:
         """Return when every live worker has done what these ask for. Raises `NoWorker` where none is there to do it."""
 
-        def is_done() -> bool:
-            workers = self._producer.workers
-            if not workers:
-                raise NoWorker("no worker is running; what was asked for is done when one starts")
-            return all(w.generations.get(c.model, 0) >= c.generation for w in workers for c in desired_states)
-
         limit_s = self._settings.load_timeout_s
         try:
-            await self._until(is_done, limit_s)
+            await self._until(lambda: self._have_done(desired_states), limit_s)
         except TimeoutError:
             raise Unavailable(f"not done within {limit_s:.0f} s; the workers go on, see the index") from None
+
+    def _have_done(self, desired_states: Sequence[DesiredState]) -> bool:
+        """Whether every live worker has done what these ask for. Raises `NoWorker` where there is none."""
+        workers = self._producer.workers
+        if not workers:
+            raise NoWorker("no worker is running; what was asked for is done when one starts")
+        return all(w.generations.get(c.model, 0) >= c.generation for w in workers for c in desired_states)
 
     async def _until(self, condition: Callable[[], bool], limit_s: float) -> None:
         """Return when what workers announce fulfils the condition. Raises `TimeoutError`, or `Unavailable`."""
@@ -361,6 +367,14 @@ def _check_settings(config: ModelSettings) -> None:
 
 def _not_found(name: str) -> str:
     return f"failed to load {shown(name)}, failed to poll from model repository"
+
+
+def _check_loadable(name: str) -> None:
+    """Raises `InvalidRequest` for what is no folder's name, in Triton's words."""
+    if not name.strip():
+        raise InvalidRequest("Model name cannot be empty. Please enter a valid name to deploy.")
+    if name.strip() == ".." or "/" in name:
+        raise InvalidRequest(f"invalid model name {shown(name)}, model name must not contain path traversal characters")
 
 
 def shown(name: str) -> str:

@@ -51,6 +51,7 @@ class Parsed(msgspec.Struct, tag="parsed", frozen=True):
     rows: int
     form: msgspec.Raw
     tensors: tuple[DescribedTensor, ...]
+    is_alone: bool = False
 
 
 class Written(msgspec.Struct, tag="written", frozen=True):

@@ -61,7 +61,15 @@ def _parse(job: ParseJob, contents: memoryview, body: memoryview | None) -> Done
     rows = check(inference, job.max_rows)
     raw = msgspec.Raw(encoder.encode(form))
     tensors = inference.inputs
-    parsed = Parsed(inference.signature, inference.timeout_ms, inference.priority, rows, raw, describe(tensors))
+    parsed = Parsed(
+        signature=inference.signature,
+        timeout_ms=inference.timeout_ms,
+        priority=inference.priority,
+        rows=rows,
+        form=raw,
+        tensors=describe(tensors),
+        is_alone=inference.is_alone,
+    )
     return Done(parsed, [tensor.data for tensor in tensors.values()])
 
 

@@ -285,7 +285,7 @@ BAD_PREDICT = [
     ("unknown signature", DIGITS, {"signature_name": "x", "instances": [1]}, 400, 'Serving signature name: "x" not found in signature def'),
     ("malformed JSON", DIGITS, b'{"instances": [', 400, "JSON Parse error"),
     ("empty body", DIGITS, b"", 400, "JSON Parse error: The document is empty"),
-    ("empty batch", DIGITS, {"instances": []}, 400, "Expecting 'instances' to be an list/array"),
+    ("empty batch", DIGITS, {"instances": []}, 400, "No values in 'instances' array"),
     ("empty columns", DIGITS, {"inputs": []}, 400, "Expected [-1,28,28,1], got [0]"),
     ("not an image", DIGITS, {"instances": [{"b64": "aGVsbG8="}]}, 400, "the bytes are not a JPEG, PNG, WebP or GIF image"),
     ("not base64", DIGITS, {"instances": [{"b64": "!"}]}, 400, "Unable to base64 decode"),

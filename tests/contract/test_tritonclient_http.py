@@ -251,7 +251,7 @@ def test_half_precision_is_answered_as_json_too(asked: Asked) -> None:
     result = asked("infer", "identity_FP16", inputs({"INPUT0": values}), outputs=wanted)
     assert result.as_numpy("OUTPUT0").tolist() == values.tolist()
     tensors = inputs({"INPUT0": values}, binary=False)
-    asked.refused("400", "sending FP16 data via JSON is not supported", "infer", "identity_FP16", tensors)
+    asked.refused("400", "receiving FP16 data via JSON is not supported", "infer", "identity_FP16", tensors)
 
 
 @both("infer: request_compression_algorithm")

@@ -351,6 +351,58 @@ def test_loading_says_why_a_version_failed_and_tries_it_again(
             api.do(api.repository.load("nobody"))
 
 
+def test_a_model_is_looked_for_when_it_is_asked_for_whenever_the_worker_would_look_by_itself(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    with running(broker, repository, poll_s=600):
+        api.until(v1="AVAILABLE")
+        publish(1, "late")
+        api.do(api.repository.load("late"))
+        assert api.states("late") == {1: "AVAILABLE"}
+        with pytest.raises(InvalidRequest, match="failed to load 'nobody', failed to poll from model repository"):
+            api.do(api.repository.load("nobody"))
+
+
+def test_labels_and_a_configuration_that_changed_are_loaded_when_it_is_asked_for(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    output = 'output { name: "scores" data_type: TYPE_FP32 dims: 2 label_filename: "labels.txt" }'
+    (repository / "m" / "config.pbtxt").write_text(output)
+    (repository / "m" / "labels.txt").write_text("cat\ndog\n")
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        assert api.models.versions("m")[0].labels == ("cat", "dog")
+        (repository / "m" / "labels.txt").write_text("cow\npig\n")
+        os.utime(repository / "m" / "labels.txt", ns=(0, 0))
+        api.do(api.repository.load("m"))
+        assert api.models.versions("m")[0].labels == ("cow", "pig")
+        (repository / "m" / "config.pbtxt").write_text(f"max_batch_size: 3 {output}")
+        api.do(api.repository.load("m"))
+        assert api.models.versions("m")[0].max_batch_size == 3
+
+
+def test_a_model_that_was_unloaded_or_deleted_is_not_found(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    folder = publish(1)
+    publish(1, "other")
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        api.do(api.repository.unload("m"))
+        api.until(v1="END")
+        with pytest.raises(ModelNotFound):
+            api.models.find("m")
+        api.do(api.repository.load("m"))
+        assert api.ask() == 1
+        remove(folder)
+        folder.parent.rmdir()
+        api.until(v1="END")
+        with pytest.raises(ModelNotFound):
+            api.models.find("m")
+
+
 def test_files_that_changed_in_place_are_loaded_when_it_is_asked_for_with_the_version_serving_on(
     broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
 ) -> None:

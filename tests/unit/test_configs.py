@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from millrace import rpc
 from millrace.artifacts.configs import (
     ConfigError,
     ModelsConfig,
@@ -108,7 +110,10 @@ def test_what_models_config_asks_for_in_vain_is_named(tmp_path: Path) -> None:
 def test_a_triton_configuration_is_read_for_what_is_done_and_the_rest_is_named(
     triton: Callable[[str], TritonConfig | None],
 ) -> None:
-    assert triton(TRITON) == TritonConfig(
+    config = triton(TRITON)
+    assert config
+    assert rpc.message("inference.ModelConfig").FromString(config.message).model_warmup[0].batch_size == 1
+    assert msgspec.structs.replace(config, message=b"") == TritonConfig(
         format="onnx",
         policy=VersionPolicy(latest=2),
         max_batch_size=64,

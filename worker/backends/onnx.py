@@ -20,6 +20,8 @@ from worker.backends.base import Arrays, Device, LoadError
 from worker.backends.onnxfile import OnnxFile
 from worker.backends.onnxtensors import OnnxTensors
 from worker.backends.onnxtypes import NarrowInput, narrow_input, strings_from_caller, strings_to_caller
+from worker.graphs import rowaxes
+from worker.protofields import Malformed
 
 FILE_NAME = "model.onnx"
 # Its log cannot be led anywhere but to standard error, so only what ends the process is left of it.
@@ -39,12 +41,14 @@ class OnnxBackend:
 
     platform = "onnxruntime_onnx"
     fault = ""
-    mixed_rows: Mapping[str, str] = {}
-    axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""
 
-    def __init__(self, session: Any, tensors: OnnxTensors, narrow: Sequence[NarrowInput] = ()) -> None:
+    def __init__(
+        self, session: Any, tensors: OnnxTensors, narrow: Sequence[NarrowInput] = (), mixed_rows: str = ""
+    ) -> None:
         self._session = session
+        self.mixed_rows: Mapping[str, str] = {DEFAULT_SIGNATURE: mixed_rows} if mixed_rows else {}
+        self.axes: Mapping[str, Sequence[str]] = tensors.axes
         self._outputs = [spec.name for spec in tensors.outputs]
         self._fetched = tensors.fetched
         self._narrow = {one.name: one for one in narrow}
@@ -99,7 +103,7 @@ def load(folder: Path, device: Device) -> OnnxBackend:
         raise LoadError(onnxrefusals.of_load(str(error), path, found)) from error
     if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise LoadError("CUDA was asked for, and ONNX Runtime found no usable GPU")
-    return OnnxBackend(session, tensors, narrow)
+    return OnnxBackend(session, tensors, narrow, rowaxes.of_file(path).mixed)
 
 
 def _options(threads: int) -> Any:
@@ -127,7 +131,7 @@ def _read(path: Path) -> OnnxFile:
     """What the file says; nothing where it cannot be read, and ONNX Runtime has the better words."""
     try:
         return onnxfile.read(path)
-    except ValueError:
+    except Malformed:
         return OnnxFile()
 
 

@@ -14,7 +14,7 @@ _OF_ARGUMENTS = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.e
 # InvalidArgument, too, but of a graph that cannot run whatever it is given.
 _OF_GRAPHS = re.compile(
     r"No OpKernel was registered|Op type not registered|Cannot assign a device|[Cc]ould not satisfy.*device"
-    r"|callback \w+ is not found|Session was not created|not found in library"
+    r"|Could not find callback|not found in (function )?library"
 )
 _NODE = re.compile(r"\{\{(function_)?node [^}]*\}\} ?")
 _ROOT = re.compile(r"\(\d+\) ?[A-Za-z_ ]+: ")
@@ -30,6 +30,8 @@ def refusal(error: Any) -> MillraceError:
     """
     reason = reason_of(error)
     if isinstance(error, _OF_ARGUMENTS) and not _OF_GRAPHS.search(reason):
+        return InvalidRequest(reason)
+    if isinstance(error, tf.errors.NotFoundError) and "No such file" in reason:  # files are there that the model needs
         return InvalidRequest(reason)
     return ModelFailed(f"TensorFlow: {reason}")
 

@@ -30,6 +30,7 @@ from worker import backends
 from worker.backends.base import LoadError
 from worker.catalogue import DesiredModel
 from worker.hosts import HostContext, ServedVersion
+from worker.processes import standard_error
 from worker.processes.aftermath import Aftermath
 from worker.processes.messages import Fault, Load, Loaded, LoadFailed, Serve, Setup, Stop, Stopped, ToWorker
 from worker.processes.process import ModelProcess
@@ -439,6 +440,7 @@ class ModelProcesses:
     def _start_server(self) -> None:
         if self._starter is None:
             self._starter = ProcessStarter.spawned(self._modules, self._environ)
+        standard_error.relay(self._starter.stderr)
         self._selector.register(self._starter, selectors.EVENT_READ, self._take_reports)
 
     def _take_reports(self) -> None:
