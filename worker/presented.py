@@ -9,6 +9,7 @@ from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Mani
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, Signature, TensorSpec
 
 _IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
+_ONE_BY_ONE = Batching(max_batch_size=1)
 _Step = TypeVar("_Step", bound=DecodeImage | Tokenize | LookUpWords)
 
 
@@ -29,8 +30,18 @@ def completed(manifest: Manifest, graph: Mapping[str, Signature]) -> Manifest:
     signatures = {name: _presented(each, manifest) for name, each in graph.items()}
     if steps and not manifest.batching and _is_for_one_row(graph):
         signatures = {name: _by_rows(signature) for name, signature in signatures.items()}
-        manifest = msgspec.structs.replace(manifest, batching=Batching(max_batch_size=1))
+        manifest = msgspec.structs.replace(manifest, batching=_ONE_BY_ONE)
     return msgspec.structs.replace(manifest, signatures=signatures)
+
+
+def notes(completed: Manifest | None, graph: Mapping[str, Signature]) -> Iterator[str]:
+    """What the steps of a manifest that was completed changed in what the model's file has, a sentence each."""
+    if completed is None or not completed.preprocessing:
+        return
+    for name in graph.keys() - completed.signatures.keys():
+        yield f"Signature {name!r} is left out: it takes itself what the manifest's steps take."
+    if completed.batching == _ONE_BY_ONE and _is_for_one_row(graph):
+        yield "Rows run one by one: every tensor of the model's file has a first dimension of 1."
 
 
 def inputs_of(manifest: Manifest | None, graph: Mapping[str, Signature]) -> dict[str, TensorSpec]:

@@ -4,7 +4,7 @@ import pytest
 
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, ManifestError, NameWords, Tokenize
 from millrace.protocol.tensors import Signature, TensorSpec
-from worker.presented import completed, inputs_of
+from worker.presented import completed, inputs_of, notes
 
 IDS, MASK, TYPES = (
     TensorSpec(name=name, datatype="INT64", shape=(-1, -1))
@@ -59,6 +59,9 @@ def test_a_signature_that_decodes_images_itself_is_left_out() -> None:
         manifest = completed(Manifest(preprocessing=(DecodeImage(input="image"),)), given)
         assert list(manifest.signatures) == ["serving_default"]
         assert inputs_of(manifest, given) == {"image": PIXELS}
+    assert list(notes(manifest, graph)) == [
+        "Signature 'serving_image' is left out: it takes itself what the manifest's steps take."
+    ]
     (spec,) = manifest.signatures["serving_default"].inputs
     assert (spec.datatype, spec.media) == ("FP32", "image")
 
