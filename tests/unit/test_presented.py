@@ -78,6 +78,9 @@ def test_a_first_dimension_of_one_counts_rows_where_steps_make_them() -> None:
     found = completed(Manifest(preprocessing=(DecodeImage(),)), graph_of(one, output=scores))
     assert found.batching == Batching(max_batch_size=1)
     assert {spec.shape[0] for each in found.signatures.values() for spec in (*each.inputs, *each.outputs)} == {-1}
+    weights = TensorSpec(name="w", datatype="FP32", shape=(64, 3), optional=True)
+    with_weights = completed(Manifest(preprocessing=(DecodeImage(),)), graph_of(one, weights, output=scores))
+    assert with_weights.signatures == found.signatures
     assert completed(Manifest(), graph_of(one, output=scores)).batching is None
     told = completed(Manifest(preprocessing=(DecodeImage(),), batching=Batching(max_batch_size=0)), graph_of(one))
     assert told.batching == Batching(max_batch_size=0)
