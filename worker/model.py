@@ -147,6 +147,7 @@ def load(
         is_complete = bool(manifest and manifest.signatures)
         manifest = presented.completed(manifest, runtime.signatures) if manifest else None
         preparation = preprocess.load(folder, manifest, presented.inputs_of(manifest, runtime.signatures))
+    presenting = () if is_complete else tuple(presented.notes(manifest, runtime.signatures))
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
         declared.check_signatures(manifest, runtime)
@@ -186,7 +187,14 @@ def load(
         has_whole_requests=bool(shown.length_axes),
         triton_config=config.message,
         warmed=not shown.not_warmed,
-        notes=(*runtime.notes, *_notes(ignored), *grouping.notes(shown), *given.notes, *_warm_notes(shown)),
+        notes=(
+            *runtime.notes,
+            *presenting,
+            *_notes(ignored),
+            *grouping.notes(shown),
+            *given.notes,
+            *_warm_notes(shown),
+        ),
     )
     return Model(
         announcement,

@@ -122,6 +122,19 @@ def test_an_unreadable_manifest_is_named(tmp_path: Path, text: str) -> None:
         manifests.read(tmp_path)
 
 
+def test_labels_may_be_the_lines_of_a_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"labels_file": "labels.txt"}')
+    with pytest.raises(ManifestError, match=r"labels\.txt"):
+        manifests.read(tmp_path)
+    (tmp_path / "labels.txt").write_text("red\nlight blue\n")
+    read = manifests.read(tmp_path)
+    assert read
+    assert read.labels == ("red", "light blue")
+    (tmp_path / "manifest.json").write_text('{"labels_file": "../labels.txt"}')
+    with pytest.raises(ManifestError, match="must be a file beside the manifest"):
+        manifests.read(tmp_path)
+
+
 def test_a_folder_without_a_manifest_has_none(tmp_path: Path) -> None:
     assert manifests.read(tmp_path) is None
 
