@@ -9,9 +9,8 @@ import hypothesis
 import pytest
 import redis
 
-from ops.embedded_redis import redis_server
 from ops.errors import UpError
-from tests.support.running import RedisServer, Stack, start_up
+from tests.support.running import RedisServer, Stack, server_under_test, start_up
 from tests.support.tls import Certificates
 from tests.support.topologies import Cluster
 
@@ -40,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def _session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     try:
-        redis_server()
+        server_under_test()
     except UpError as error:
         if os.environ.get("CI"):
             raise
@@ -137,4 +136,6 @@ def _make_onnx(root: Path, name: str = "tiny", version: int = 1, *, batched: boo
     folder.mkdir(parents=True)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, folder / "model.onnx")
+    for path in (folder / "model.onnx", folder):  # or a worker would wait to see whether they stand still
+        os.utime(path, (0, 0))
     return folder

@@ -143,8 +143,9 @@ def _split(kind: int, decoder: msgspec.msgpack.Decoder[_Head], data: bytes) -> t
         offset += spec.payload_bytes
     if offset != len(data) or len(tensors) != len(specs):
         raise CodecError("the buffers are not those that the head lists")
-    rows = sum(item.rows for item in head.items)
-    if any(item.rows < 0 for item in head.items) or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
+    counts = [item.rows for item in head.items]
+    rows = sum(counts)
+    if min(counts, default=0) < 0 or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
         raise CodecError("the items do not account for the tensors' rows")
     return head, tensors
 

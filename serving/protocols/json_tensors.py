@@ -21,7 +21,8 @@ import simdjson
 
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, string_tensor
-from serving.protocols.limits import ReadLimits, too_many
+from serving.protocols.json_errors import json_error
+from serving.protocols.limits import ReadLimits, most_values, too_many
 
 # The words that TensorFlow Serving uses for types in its messages.
 TYPE_WORDS = {
@@ -34,6 +35,7 @@ _NOT_STRUCTURE = b"0123456789.eE+- \t\r\n"
 UNREADABLE = (ValueError, KeyError, TypeError, RuntimeError)  # what simdjson raises, numbers above 64 bits included
 _MAX_RANK = 32
 _MAX_SIZE = 2**31 - 1
+_MOST = 2**63 - 1
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _PIECE_BYTES = 1 << 20
 _REMEMBERED_ELEMENTS = 1 << 16
@@ -60,15 +62,10 @@ def count_values(body: bytes, limits: ReadLimits, most_strings: float | None = N
         strings = (body.count(b'"') - body.count(b'\\"')) // 2
         if strings > most_strings:
             raise too_many("strings in JSON", int(most_strings))
-    values = _separators(body)
+    values = most_values(body)
     limits.check_quick(values)
-    if values > limits.max_values and _separators(_STRING.sub(b"", body)) > limits.max_values:
+    if values > limits.max_values and most_values(_STRING.sub(b"", body)) > limits.max_values:
         raise too_many("values in JSON", limits.max_values)
-
-
-def _separators(body: bytes) -> int:
-    """How many values there are at most: each stands behind one of these; those inside of strings count too."""
-    return body.count(b",") + body.count(b"[") + body.count(b"{") + 1
 
 
 def load(body: bytes, limits: ReadLimits = ReadLimits()) -> Any:  # noqa: B008 - it is immutable
@@ -82,7 +79,7 @@ def load(body: bytes, limits: ReadLimits = ReadLimits()) -> Any:  # noqa: B008 -
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"JSON Parse error: {error}") from None
+        raise json_error(error) from None
 
 
 def load_first(
@@ -102,7 +99,7 @@ def load_first(
     try:
         return _decoding.raw_decode(text)[0]
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"JSON Parse error: {error}") from None
+        raise json_error(error) from None
 
 
 def quote(value: Any) -> str:
@@ -235,15 +232,32 @@ def _regular(leaves: list[Any], datatype: str) -> npt.NDArray[Any] | None:
     return np.array(leaves, dtype) if limits.min <= min(leaves) and max(leaves) <= limits.max else None
 
 
-def element_count(name: str, shape: Any) -> int:
+def element_count(name: str, shape: Any, datatype: str) -> int:
     """How many elements a tensor of that shape has. Raises `InvalidRequest` for what is no shape, or out of bounds."""
     is_shape = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
     if not is_shape or len(shape) > _MAX_RANK or max(shape, default=0) > _MAX_SIZE:
+        if is_shape and len(shape) <= _MAX_RANK:
+            _check_overflow(name, shape, DTYPES[datatype].itemsize)
         raise InvalidRequest(
             f"Unable to parse 'shape' of input '{name}': it must be a list of at most {_MAX_RANK} whole numbers "
             f"from 0 to {_MAX_SIZE}"
         )
     return math.prod(shape)
+
+
+def _check_overflow(name: str, shape: list[int], item_bytes: int) -> None:
+    """Raises `InvalidRequest` in Triton's words for a tensor beyond what numbers of 64 bits can count."""
+    count = math.prod(shape)
+    if count > _MOST:
+        raise InvalidRequest(
+            f"invalid shape for input '{name}': shape [{','.join(map(str, shape))}] causes total element count to "
+            f"exceed maximum size of {_MOST}"
+        )
+    if count * item_bytes > _MOST:
+        raise InvalidRequest(
+            f"byte size overflow for input '{name}': element count ({count}) * data type size ({item_bytes}) exceeds "
+            f"maximum allowed size ({_MOST})"
+        )
 
 
 def is_b64(value: Any) -> bool:
@@ -275,18 +289,22 @@ def _with_lost_axes(shape: tuple[int, ...], spec: TensorSpec) -> tuple[int, ...]
 
 
 def _leaves(value: Any, shape: tuple[int, ...]) -> list[Any]:
-    level = [value]
-    for size in shape:
-        for item in level:
-            if not isinstance(item, list) or len(item) != size:
+    items, rank = [value], len(shape)
+    for level, size in enumerate(shape):
+        for item in items:
+            if not isinstance(item, list):
                 raise InvalidRequest(
-                    f"Encountered list at unexpected size: JSON Value: {quote(item)} expected size {size}: "
-                    "the lists of a tensor must be of equal length"
+                    f"JSON Value: {quote(item)} found at incorrect level: {level + 1} in the JSON DOM. "
+                    f"Expected at level: {rank}"
                 )
-        level = [leaf for item in level for leaf in item]
-    if any(isinstance(leaf, list) for leaf in level):
-        raise InvalidRequest(f"Encountered a list where a value was expected: {quote(value)}")
-    return level
+            if len(item) != size:
+                raise InvalidRequest(
+                    f"Encountered list at unexpected size: {len(item)} at level: {level} expected size: {size}"
+                )
+        items = [leaf for item in items for leaf in item]
+    if any(isinstance(leaf, list) for leaf in items):
+        raise InvalidRequest(f"Encountered list at unexpected level: {rank} expected < {rank}")
+    return items
 
 
 def to_bytes(value: Any) -> bytes:
@@ -296,6 +314,8 @@ def to_bytes(value: Any) -> bytes:
             return value.encode()
         except UnicodeEncodeError:
             raise InvalidRequest(f"JSON Value: {quote(value)} is not valid UTF-8") from None
+    if isinstance(value, dict) and not is_b64(value):
+        raise InvalidRequest(f"JSON Value: {quote(value)} not formatted correctly for base64 data")
     if not is_b64(value):
         raise _unexpected(value, BYTES)
     try:

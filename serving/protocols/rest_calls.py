@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from millrace.protocol.errors import InvalidRequest, MillraceError
 from serving.call import Call
 from serving.execution import Execution
+from serving.protocols import uploads
 from serving.protocols.verb import Body, Rendered
 from serving.routing import Target, target
 from serving.transport.budget import SMALL_BYTES, Reservation
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from serving.transport.request_head import RequestHead
 
 Headers = Mapping[bytes, bytes]  # names in lower case
+_STAGES = "parse;dur=%.3f, queue;dur=%.3f, batch;dur=%.3f, compute;dur=%.3f, reply;dur=%.3f"
 _JSON = ("content-type", "application/json")
 
 
@@ -36,8 +38,7 @@ class RestCalls:
 
         A small body is here already, or almost: `begin` asks the same at once.
         """
-        found = target(head.path)
-        if not found or 0 <= head.length <= SMALL_BYTES:
+        if 0 <= head.length <= SMALL_BYTES or not (found := target(head.path)):
             return None
         service = self._service
         try:
@@ -89,11 +90,12 @@ class RestCalls:
             return None
         accepted = headers.get(b"accept-encoding")
         execution = Execution(service, call, verb, finish, accepted, reservation)
-        json_length = headers.get(b"inference-header-content-length")
+        kind = uploads.content_type(headers)
+        json_length = headers.get(b"inference-header-content-length") if kind is None else None
         if isinstance(body, bytes):
-            execution.begin(Body(body, json_length))
+            execution.begin(Body(body, json_length, content_type=kind))
         else:
-            execution.begin(Body(b"", json_length), body)
+            execution.begin(Body(b"", json_length, content_type=kind), body)
         return execution
 
     async def answer(self, target: Target, headers: Headers, body: bytes, peer: str = "") -> HttpResponse:
@@ -121,12 +123,10 @@ class RestCalls:
         return HttpResponse(error.status, error_body(error_text(error)), headers, error)
 
     def _headers(self, call: Call) -> tuple[tuple[str, str], ...]:
-        stages = f"parse;dur={call.parse_ms:.3f}"
         if t := call.timings:
-            stages += (
-                f", queue;dur={t.queue_ms:.3f}, batch;dur={t.batch_ms:.3f}, "
-                f"compute;dur={t.compute_ms:.3f}, reply;dur={t.reply_ms:.3f}"
-            )
+            stages = _STAGES % (call.parse_ms, t.queue_ms, t.batch_ms, t.compute_ms, t.reply_ms)
+        else:
+            stages = f"parse;dur={call.parse_ms:.3f}"
         return (("x-request-id", call.request_id), ("server-timing", stages), *self._service.cors)
 
 

@@ -404,11 +404,25 @@ def test_an_asyncio_stream_answers_each_request_and_errors_do_not_end_it(aio: Ai
 # What is not offered
 
 
-@both("system and CUDA shared memory", refused="UNIMPLEMENTED: tensors in shared memory are not supported")
+@both("get_system_shared_memory_status, get_cuda_shared_memory_status")
+def test_no_region_of_shared_memory_is_registered(client: Any) -> None:
+    for kind, ask in (
+        ("system", client.get_system_shared_memory_status),
+        ("cuda", client.get_cuda_shared_memory_status),
+    ):
+        assert ask(as_json=True) == {}
+        assert refusal(partial(ask, "mine")) == (
+            "NOT_FOUND",
+            f"Unable to find {kind} shared memory region: 'mine'",
+        )
+
+
+@both(
+    "register_ and unregister_ system_ and cuda_shared_memory",
+    refused="UNIMPLEMENTED: tensors in shared memory are not supported",
+)
 def test_shared_memory_is_refused_by_name(client: Any) -> None:
     for ask in (
-        client.get_system_shared_memory_status,
-        client.get_cuda_shared_memory_status,
         client.unregister_system_shared_memory,
         client.unregister_cuda_shared_memory,
         lambda: client.register_system_shared_memory("region", "/key", 16),

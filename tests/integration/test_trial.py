@@ -226,6 +226,7 @@ class Computed:
     platform = "scripted"
     fault = ""
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
     axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""

@@ -71,6 +71,7 @@ class BreakingBackend:
     platform = "breaking"
     fault = ""
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
     axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""

@@ -41,6 +41,7 @@ class Scripted:
     fault: str = ""
     notes: Sequence[str] = ()
     keeps_state: str = ""
+    labels: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.signatures: Mapping[str, Signature] = {"serving_default": SIGNATURE}

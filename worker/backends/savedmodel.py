@@ -1,8 +1,7 @@
-"""TensorFlow SavedModels, by TensorFlow."""
+"""TensorFlow SavedModels, by TensorFlow: those that TensorFlow Serving loads, of TensorFlow 1 and 2 alike."""
 
-import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,21 @@ from typing import Any
 # in them; the exceptions say the same. An operator's own value stays.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 
-from millrace.protocol.errors import InvalidRequest, ModelFailed
-from millrace.protocol.tensors import Signature, TensorSpec, datatype_of
+from millrace.protocol.errors import NotSupported
+from millrace.protocol.tensors import Signature
+from worker.backends import savedmodelfile, savedmodelstate, signaturedefs
 from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.savedmodelcall import SignatureCall
+from worker.backends.savedmodelfunctions import FunctionCall, function_calls
+from worker.backends.savedmodelrefusals import reason_of, refusal
+from worker.backends.savedmodelsession import open_session, unset_variables
+from worker.backends.savedmodelstate import Operators
+from worker.backends.signaturedefs import Announced, TensorFound
 from worker.backends.texts import place, public
+
+_PARSERS = ("ParseExample", "ParseExampleV2")  # which take serialized examples as their first input
 
 
 class SavedModelBackend:
@@ -22,51 +31,51 @@ class SavedModelBackend:
 
     platform = "tensorflow_savedmodel"
     fault = ""
-    notes: Sequence[str] = ()
-    mixed_rows: Mapping[str, str] = {}
+    labels: Sequence[str] = ()
     axes: Mapping[str, Sequence[str]] = {}
-    keeps_state = ""
+    mixed_rows: Mapping[str, str] = {}
 
-    def __init__(self, model: Any, device: str) -> None:
-        self._model = model  # the functions below do not keep the model's variables alive
-        self._functions = dict(model.signatures)
-        self._device = device
-        self.signatures = {name: _signature(function) for name, function in self._functions.items()}
+    def __init__(
+        self, session: Any, calls: Mapping[str, SignatureCall | FunctionCall], found: Announced, keeps_state: str
+    ) -> None:
+        self._session = session
+        self._calls = dict(calls)
+        self.signatures: Mapping[str, Signature] = found.signatures
+        self.notes: Sequence[str] = found.notes
+        self.keeps_state = keeps_state
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """See `Backend`. Like TensorFlow Serving, blames the request where an operation blames its argument."""
         try:
-            with tf.device(self._device):
-                outputs = self._functions[signature](**{name: tf.constant(array) for name, array in inputs.items()})
-        except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError) as error:
-            raise InvalidRequest(_reason(error)) from error
+            return self._calls[signature].run(inputs)
         except tf.errors.OpError as error:
-            raise ModelFailed(f"TensorFlow: {_reason(error)}") from error
-        return {name: tensor.numpy() for name, tensor in outputs.items()}
+            raise refusal(error) from error
 
     def close(self) -> None:
         """See `Backend`."""
-        self._model, self._functions = None, {}
+        self._calls.clear()
+        self._session.close()
 
 
 def load(folder: Path, device: Device) -> SavedModelBackend:
     """The SavedModel in the folder. Raises `LoadError`."""
     if device.kind == "cuda" and not tf.config.list_physical_devices("GPU"):
         raise LoadError("CUDA was asked for, and TensorFlow found no usable GPU")
-    _limit_threads(device.threads)
     _log_as_we_do()
+    graph, notes = savedmodelfile.read_graph(folder, for_gpu=device.kind == "cuda")
     try:
-        model = tf.saved_model.load(str(folder))
-    except (OSError, ValueError, tf.errors.OpError) as error:
+        session = open_session(folder, graph, device)
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise LoadError(f"{place(folder)}: {public(str(error), folder)}") from error
-    if not model.signatures:
-        raise LoadError(f"{place(folder)}: the SavedModel has no signatures; export it with one")
-    return SavedModelBackend(model, "/GPU:0" if device.kind == "cuda" else "/CPU:0")
-
-
-def _reason(error: Any) -> str:
-    """What the operation says, out of the stack before it and the node's name after it."""
-    return public(error.message.partition("\n\t [[")[0].strip().rpartition("\n")[2])
+    except tf.errors.OpError as error:
+        raise LoadError(f"{place(folder)}: {reason_of(error, folder)}") from error
+    found = signaturedefs.announced(graph.signature_def, lambda info: _find(session.graph, info))
+    operators = Operators(graph.graph_def)
+    calls = _functions(folder, session, graph, found, operators, device) or _calls(session, graph, found)
+    if not calls:
+        raise LoadError(_nothing_to_serve(folder, found))
+    found.notes[:0] = notes
+    return SavedModelBackend(session, calls, found, _state(operators, found))
 
 
 def _log_as_we_do() -> None:
@@ -76,25 +85,95 @@ def _log_as_we_do() -> None:
     logger.propagate = True
 
 
-def _limit_threads(threads: int) -> None:
-    """TensorFlow has one pool for all models of the process, whose size is settled by the first of them."""
-    if tf.config.threading.get_intra_op_parallelism_threads() != threads:
-        with contextlib.suppress(RuntimeError):  # TensorFlow is at work already, in a process that is not ours alone
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
+def _find(graph: Any, info: Any) -> TensorFound:
+    """The tensor as the graph has it, which is what counts; its shape also as the file's signature describes it."""
+    said = signaturedefs.as_said(info)
+    try:
+        tensor = graph.get_tensor_by_name(info.name)
+    except (KeyError, ValueError):
+        raise NotSupported(f"names the tensor {info.name!r}, which the graph lacks") from None
+    has = None if tensor.shape.rank is None else tuple(-1 if size is None else size for size in tensor.shape)
+    takes_examples = any(node.type in _PARSERS and node.inputs[0] is tensor for node in tensor.consumers())
+    dtype = tensor.dtype.base_dtype.as_datatype_enum
+    shape = _shape(said, has) if said.dtype == dtype else has
+    if dtype == types_pb2.DT_BFLOAT16:
+        return TensorFound(types_pb2.DT_FLOAT, shape, remark="is DT_BFLOAT16 and goes as FP32, which holds all of it")
+    return TensorFound(dtype, shape, takes_examples)
 
 
-def _signature(function: Any) -> Signature:
-    inputs = function.structured_input_signature[1]
-    outputs = function.structured_outputs
-    return Signature(
-        inputs=tuple(_spec(name, spec) for name, spec in inputs.items()),
-        outputs=tuple(_spec(name, spec) for name, spec in sorted(outputs.items())),
+def _shape(said: TensorFound, has: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """What the signature says, as far as the graph allows it."""
+    if has is None or said.shape is None or len(said.shape) != len(has):
+        return said.shape if has is None else has
+    return tuple(one if other < 0 else other for one, other in zip(said.shape, has, strict=True))
+
+
+def _functions(
+    folder: Path, session: Any, graph: Any, found: Announced, operators: Operators, device: Device
+) -> dict[str, FunctionCall]:
+    """The signatures of a file that restores no variables into its graph, as `tf.saved_model.save` writes Keras 3's."""
+    needed = {name for of in found.signatures.values() for name in operators.variables(*_ends(of))}
+    unset = unset_variables(session, needed)
+    if not unset:
+        return {}
+    try:
+        calls = function_calls(folder, found.signatures, graph.signature_def, device)
+    except Exception as error:  # whatever TensorFlow raises for objects that it cannot rebuild
+        reason = public(str(error), folder)
+        found.notes.append(f"Variable {unset[0]!r} gets no value, and requests that need it fail: {reason}.")
+        return {}
+    found.notes.append(
+        f"Variable {unset[0]!r} gets no value in the file's graph, so the file's Python functions answer, which is "
+        "slower. TensorFlow Serving cannot serve it; `model.export` of Keras 3 writes a file that it can."
     )
+    return calls
 
 
-def _spec(name: str, spec: Any) -> TensorSpec:
-    if spec.shape.rank is None:
-        raise LoadError(f"tensor {name!r} has no known rank, so requests can't be checked; export it with a shape")
-    shape = tuple(-1 if size is None else size for size in spec.shape)
-    datatype = "BYTES" if spec.dtype == tf.string else datatype_of(spec.dtype.as_numpy_dtype().dtype)
-    return TensorSpec(name=name, datatype=datatype, shape=shape)
+def _calls(session: Any, graph: Any, found: Announced) -> dict[str, SignatureCall]:
+    """The signatures that can run; those that cannot are taken out of what was found."""
+    calls = {}
+    for name, signature in list(found.signatures.items()):
+        try:
+            calls[name] = SignatureCall(session, signature, graph.signature_def[name].defaults)
+        except tf.errors.OpError as error:
+            del found.signatures[name]
+            found.refuse(name, reason_of(error))
+    return calls
+
+
+def _nothing_to_serve(folder: Path, found: Announced) -> str:
+    reasons = " ".join(found.refusals) or "it has none; export it with one."
+    return f"{place(folder)}: the SavedModel has no signature that can be served: {reasons}"
+
+
+def _state(operators: Operators, found: Announced) -> str:
+    """What the signatures change that later runs read, "" for nothing; notes it, and which call Python."""
+    written, python = {}, []
+    for name, signature in found.signatures.items():
+        needed = operators.needed(*_ends(signature))
+        if writes := savedmodelstate.writes(needed):
+            written[name] = ", ".join(writes)
+        if savedmodelstate.calls_python(needed):
+            python.append(name)
+    if python:
+        found.notes.append(
+            f"Python functions, which no file holds, are called in {_named(python)}: requests that get there fail."
+        )
+    if not written:
+        return ""
+    found.notes.append(
+        f"Variables or tables are changed in {_named(written)}: what one caller sends reaches the answers to others, "
+        "as in TensorFlow Serving."
+    )
+    name, operations = next(iter(written.items()))
+    return f"signature {name!r} changes variables or tables ({operations})"
+
+
+def _ends(signature: Signature) -> tuple[list[str], list[str]]:
+    """What the graph calls the outputs, and the inputs."""
+    return [spec.graph_name for spec in signature.outputs], [spec.graph_name for spec in signature.inputs]
+
+
+def _named(names: Iterable[str]) -> str:
+    quoted = [repr(name) for name in names]
+    return f"{'signature' if len(quoted) == 1 else 'signatures'} {', '.join(quoted)}"

@@ -30,6 +30,7 @@ from worker import backends
 from worker.backends.base import LoadError
 from worker.catalogue import DesiredModel
 from worker.hosts import HostContext, ServedVersion
+from worker.processes import standard_error
 from worker.processes.aftermath import Aftermath
 from worker.processes.messages import Fault, Load, Loaded, LoadFailed, Serve, Setup, Stop, Stopped, ToWorker
 from worker.processes.process import ModelProcess
@@ -135,7 +136,7 @@ class ModelProcesses:
 
     def load(self, model: DesiredModel, version: int) -> "Future[ServedVersion]":
         """See `ModelHost`."""
-        folder = model.folder / str(version)
+        folder = model.version_folder(version)
         load = Load(
             number=next(self._numbers), folder=str(folder), name=model.name, version=version, config=model.config
         )
@@ -439,6 +440,7 @@ class ModelProcesses:
     def _start_server(self) -> None:
         if self._starter is None:
             self._starter = ProcessStarter.spawned(self._modules, self._environ)
+        standard_error.relay(self._starter.stderr)
         self._selector.register(self._starter, selectors.EVENT_READ, self._take_reports)
 
     def _take_reports(self) -> None:
