@@ -64,8 +64,7 @@ def _first_that_runs(run: Run, subject: Subject, max_batch_size: int, budget: Bu
 def _samples(subject: Subject, *, has_rows: bool) -> Iterator[list[Arrays]]:
     if not has_rows:
         yield from ([given] for given in subject.given)
-        for guess in subject.guesses(has_rows=False):
-            yield from ([subject.whole(guess, first)] for first in sorted({1, guess.size}))
+        yield from ([request] for request in subject.wholes())
         return
     if rows := subject.given_rows(1):
         yield rows
