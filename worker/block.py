@@ -54,6 +54,7 @@ class Blocks:
                     queue_ms=now_ms - block.sent_ms,
                     taken=now,
                     unanswered=len(block.items),
+                    via=block.via,
                 ),
                 block,
             )

@@ -7,7 +7,7 @@ from millrace.artifacts.configs import CONFIG_PBTXT, TensorConfig, TritonConfig
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, Tokenize
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 from worker import backends
-from worker.backends.base import Backend, Device, LoadError
+from worker.backends.base import Backend, Device, LoadError, SelfDescribed
 from worker.backends.texts import place, public
 
 
@@ -102,12 +102,16 @@ def _check_tensor(what: str, tensor: TensorConfig, spec: TensorSpec, batching: B
         )
 
 
-def ignored(config: TritonConfig, manifest: Manifest | None, device: Device) -> tuple[str, ...]:
+def ignored(config: TritonConfig, manifest: Manifest | None, device: Device, runtime: Backend) -> tuple[str, ...]:
     """What `config.pbtxt` says that has no effect."""
     fields = list(config.ignored)
     if manifest and (config.max_batch_size is not None or config.max_queue_delay_ms is not None):
         fields.append("batching: the manifest says how requests are grouped")
-    if config.instances and not {device.kind, "auto"} & config.instances.keys():
+    if isinstance(runtime, SelfDescribed):
+        batched = config.max_batch_size is not None or config.max_queue_delay_ms is not None
+        fields += ["batching: the model's code says how its rows run"] if batched else []
+        fields += ["instance_group: the model's code says how many calls it stands"] if config.instances else []
+    elif config.instances and not {device.kind, "auto"} & config.instances.keys():
         fields.append(f"instance_group: it is for another kind of device than {device.kind}")
     return tuple(fields)
 

@@ -12,11 +12,12 @@ import numpy as np
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import CONFIG_PBTXT, TritonConfig
 from millrace.artifacts.manifest import Batching, Manifest, ManifestError
+from millrace.model import Models
 from millrace.protocol.errors import MillraceError, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import TensorSpec
 from worker import backends, declared, preprocess, trial, warmup
-from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, ends_the_program
+from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, SelfDescribed, ends_the_program
 from worker.backends.texts import place, public
 from worker.batcher import Cost
 from worker.preprocess import Preparation
@@ -31,7 +32,7 @@ class Model:
 
     `cost` is what a run takes by its rows' length, where that may differ; measured at warm-up. `length_axes` are, by
     signature, the outputs that are as long as the padded input, and in which axis. `instances` is how many threads are
-    to serve it, where its configuration says so.
+    to serve it, where its configuration says so. `is_self_described`: see `SelfDescribed`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Model:
         self.preparation = preparation
         self.cost = Cost()
         self.length_axes = length_axes or {}
+        self.is_self_described = isinstance(backend, SelfDescribed)
         self._backend = backend
 
     @property
@@ -102,6 +104,8 @@ class Model:
 
     def warm_up(self) -> None:
         """Run the largest batch on zeros, so that no caller waits for its first run, and measure the cost of runs."""
+        if self.is_self_described:
+            return
         served = {name: self._backend.signatures[name] for name in self.announcement.signatures}
         if self.batching.max_batch_size > 1:
             warmup.run_on_zeros(self._backend, served, self.batching.max_batch_size)
@@ -120,8 +124,11 @@ def load(
     backend: str,
     max_batch_size: int,
     config: TritonConfig | None = None,
+    models: Models | None = None,
 ) -> Model:
     """The version in the folder, warmed up. Raises `LoadError`.
+
+    `models` is what a model's code calls others with; without it code does not run.
 
     A manifest says how requests are grouped, else the `config.pbtxt` of its model; without both, up to `max_batch_size`
     rows where every tensor's first dimension is free, else not at all. Rows are batched only where a trial shows that
@@ -138,18 +145,24 @@ def load(
         preparation = preprocess.load(folder, manifest)
     except (ManifestError, OSError) as error:
         raise LoadError(public(str(error), folder)) from error
-    runtime = backends.load(folder, device, config.format or backend)
+    runtime = backends.load(folder, device, config.format or backend, models)
+    own = runtime if isinstance(runtime, SelfDescribed) else None
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
         declared.check_signatures(manifest, runtime)
-    batching = manifest.batching if manifest else declared.batching(runtime, config, max_batch_size)
+    if own:
+        batching = own.batching
+    else:
+        batching = manifest.batching if manifest else declared.batching(runtime, config, max_batch_size)
     declared.check_config(config, signatures, batching)
-    if ignored := declared.ignored(config, manifest, device):
+    if ignored := declared.ignored(config, manifest, device, runtime):
         _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
     shown = Evidence()
     with _load_errors(folder):
-        warmup.run_on_zeros(runtime, {s: runtime.signatures[s] for s in signatures}, min(1, batching.max_batch_size))
-        is_told = manifest is None and config.max_batch_size is not None  # config.pbtxt is taken at its word
+        if not own:
+            rows = min(1, batching.max_batch_size)
+            warmup.run_on_zeros(runtime, {s: runtime.signatures[s] for s in signatures}, rows)
+        is_told = own or (manifest is None and config.max_batch_size is not None)  # config.pbtxt is taken at its word
         if not is_told:
             shown = trial.of_model(runtime, signatures, preparation, batching.max_batch_size, device)
     if shown.reason:
@@ -171,7 +184,7 @@ def load(
         batching,
         runtime,
         preparation,
-        instances=config.instances.get(device.kind) or config.instances.get("auto"),
+        instances=own.instances if own else config.instances.get(device.kind) or config.instances.get("auto"),
         length_axes=shown.length_axes,
     )
     with _load_errors(folder):

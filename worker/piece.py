@@ -14,7 +14,8 @@ from worker.backends.base import Arrays
 class TakenBlock:
     """A block in hand. `unanswered` counts its items that are neither answered nor dropped; at 0 it is finished.
 
-    `queue_ms` is how long the block waited on the queue, `taken` when it was taken (`time.perf_counter`).
+    `queue_ms` is how long the block waited on the queue, `taken` when it was taken (`time.perf_counter`). `via` is the
+    block's.
     """
 
     delivery: Delivery
@@ -23,6 +24,7 @@ class TakenBlock:
     queue_ms: float
     taken: float
     unanswered: int
+    via: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,12 @@ class _RequestHead(msgspec.Struct, array_like=True, frozen=True):
     tensors: tuple[_TensorHead, ...]
 
 
+class _CalledRequestHead(_RequestHead, array_like=True, frozen=True):
+    """What a model asks of another; a head without `via` is read as one with none."""
+
+    via: tuple[str, ...] = ()
+
+
 class _ReplyHead(msgspec.Struct, array_like=True, frozen=True):
     worker: str
     compute_ms: float
@@ -57,9 +63,9 @@ class _ReplyHead(msgspec.Struct, array_like=True, frozen=True):
     tensors: tuple[_TensorHead, ...]
 
 
-_Head = TypeVar("_Head", _RequestHead, _ReplyHead)
+_Head = TypeVar("_Head", _CalledRequestHead, _ReplyHead)
 _encoder = msgspec.msgpack.Encoder()
-_request_decoder = msgspec.msgpack.Decoder(_RequestHead)
+_request_decoder = msgspec.msgpack.Decoder(_CalledRequestHead)
 _reply_decoder = msgspec.msgpack.Decoder(_ReplyHead)
 
 
@@ -70,8 +76,10 @@ def encode_request(block: RequestBlock) -> bytes:
 
 def request_parts(block: RequestBlock) -> list[bytes | memoryview]:
     """The buffers whose bytes, end to end, are the block's; the tensors are not copied."""
-    b = block
-    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, _tensor_heads(b.tensors))
+    b, heads = block, _tensor_heads(block.tensors)
+    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, heads)
+    if b.via:
+        head = _CalledRequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, heads, b.via)
     return _parts(_REQUEST, head, b.tensors)
 
 
@@ -93,6 +101,7 @@ def decode_request(data: bytes) -> RequestBlock:
         sent_ms=head.sent_ms,
         items=head.items,
         tensors=tensors,
+        via=head.via,
     )
 
 

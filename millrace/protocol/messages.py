@@ -26,6 +26,9 @@ class RequestBlock(msgspec.Struct, frozen=True, kw_only=True):
 
     Where the model does not batch (`max_batch_size` 0) there is one item of one row, and each tensor has a first
     dimension of 1 before the shape that the caller sent.
+
+    `via` names the models that call this one to answer their own requests, the first caller first; it is empty where an
+    API process asks.
     """
 
     reply_to: str
@@ -35,6 +38,7 @@ class RequestBlock(msgspec.Struct, frozen=True, kw_only=True):
     sent_ms: float
     items: tuple[RequestItem, ...]
     tensors: dict[str, Tensor]
+    via: tuple[str, ...] = ()
 
 
 class ReplyItem(msgspec.Struct, array_like=True, frozen=True):
