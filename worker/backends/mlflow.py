@@ -1,9 +1,11 @@
 """MLflow's model folders: an `MLmodel` with the flavor `python_function`, by MLflow itself, with its signature.
 
 A column is an input of shape [-1], so that a request has a value for each row; a tensor is an input as it is declared.
-The model is given a DataFrame, or arrays, with all rows of a request or a batch. It is code: only where that is allowed.
+The model is given a DataFrame, or arrays, with all rows of a request or a batch. It is code, which must be allowed.
+MLflow and pandas come with no extra of ours: whoever has such models installs them, in the versions that these need.
 """
 
+import importlib
 import logging
 import os
 import sys
@@ -58,14 +60,12 @@ class MlflowBackend:
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:  # noqa: ARG002 - such a model has one signature
         """See `Backend`."""
-        from mlflow.exceptions import MlflowException
-
         given = self._given(values.given(self._inputs, inputs))
         try:
             with self._one_call:
                 answer = self._model.predict(given)
-        except MlflowException as error:
-            if error.error_code in _BLAMES_CALLER:
+        except Exception as error:
+            if getattr(error, "error_code", "") in _BLAMES_CALLER:
                 raise InvalidRequest(public(str(error))) from error
             raise
         return {field.spec.name: self._tensor(field, answer) for field in self._outputs}
@@ -79,10 +79,8 @@ class MlflowBackend:
             return dict(by_name) if self._has_names else by_name[_INPUT]
         if not self._has_names and self._model.metadata._is_signature_from_type_hint():
             return by_name[_INPUT].tolist()
-        import pandas as pd
-
         columns = {name: array.tolist() if array.dtype.kind == "O" else array for name, array in by_name.items()}
-        return pd.DataFrame(columns if self._has_names else {0: columns[_INPUT]})
+        return importlib.import_module("pandas").DataFrame(columns if self._has_names else {0: columns[_INPUT]})
 
     def _tensor(self, field: Field, answer: Any) -> Any:
         spec = field.spec
@@ -101,7 +99,7 @@ def _has(answer: Any, name: str) -> bool:
     return hasattr(answer, "keys") and name in answer
 
 
-def load(folder: Path, device: Device, models: Models) -> MlflowBackend:  # noqa: ARG001 - MLflow's models have no such wishes
+def load(folder: Path, device: Device, models: Models) -> MlflowBackend:  # noqa: ARG001 - it has no use for these
     """The model that `MLmodel` describes. Raises `LoadError`, which names what its requirements lack, too."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     sys.dont_write_bytecode = True  # beside the model, that would look like a change of the version
@@ -109,14 +107,12 @@ def load(folder: Path, device: Device, models: Models) -> MlflowBackend:  # noqa
     unmet = [each for each in requirements.unmet(folder) if not each.startswith("mlflow")]
     lacks = f"{requirements.FILE} asks for what the worker's Python has not: {'; '.join(unmet)}" if unmet else ""
     try:
-        import mlflow.pyfunc
-        from mlflow.models import Model
-
-        described = Model.load(str(folder))
+        pyfunc = importlib.import_module("mlflow.pyfunc")
+        described = importlib.import_module("mlflow.models").Model.load(str(folder))
         if "python_function" not in described.flavors:
             raise LoadError(f"{where} has no flavor python_function, only {', '.join(described.flavors)}")
         signature = _checked(described.signature, where)
-        return MlflowBackend(mlflow.pyfunc.load_model(str(folder)), signature, _notes(signature, lacks))
+        return MlflowBackend(pyfunc.load_model(str(folder)), signature, _notes(signature, lacks))
     except BaseException as error:
         if isinstance(error, LoadError) or ends_the_program(error):
             raise
@@ -136,9 +132,7 @@ def _notes(signature: Any, lacks: str) -> list[str]:
 def _checked(signature: Any, where: str) -> Any:
     for what in ("inputs", "outputs"):
         if signature is None or not getattr(signature, what):
-            raise LoadError(
-                f"{where} has no signature with {what}: save the model with signature=infer_signature(x, y)"
-            )
+            raise LoadError(f"{where} has no signature with {what}: save it with signature=infer_signature(x, y)")
     return signature
 
 

@@ -104,7 +104,8 @@ def _hints(predict: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def _inputs(cls: type[Any], hints: Mapping[str, Any], *, has_rows: bool) -> tuple[Field, ...]:
-    parameters = list(inspect.signature(cls.predict).parameters.values())[1:]  # without self
+    is_bound = isinstance(inspect.getattr_static(cls, "predict"), staticmethod | classmethod)
+    parameters = list(inspect.signature(cls.predict).parameters.values())[0 if is_bound else 1 :]  # without self
     named = {each.name: each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
     declared = getattr(cls, "inputs", None)
