@@ -11,7 +11,7 @@ import numpy as np
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import CONFIG_PBTXT, TritonConfig
-from millrace.artifacts.manifest import Batching, Manifest, ManifestError
+from millrace.artifacts.manifest import Batching, ManifestError
 from millrace.model import Models
 from millrace.protocol.errors import MillraceError, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
@@ -173,11 +173,12 @@ def load(
         version=version,
         state="AVAILABLE",
         platform=runtime.platform,
-        description=_description(manifest, ignored, shown.reason),
+        description=manifest.description if manifest else "",
         signatures=signatures,
         labels=manifest.labels if manifest and manifest.labels else declared.labels(folder.parent, config),
         max_batch_size=batching.max_batch_size,
         has_whole_requests=bool(shown.length_axes),
+        notes=_notes(runtime, ignored, shown.reason, is_batched=bool(batching.max_batch_size)),
     )
     model = Model(
         announcement,
@@ -205,10 +206,10 @@ def _load_errors(folder: Path) -> Iterator[None]:
         raise LoadError(reason, can_retry=can_retry) from error
 
 
-def _description(manifest: Manifest | None, ignored: Sequence[str], not_batched: str) -> str:
-    parts = [manifest.description] if manifest and manifest.description else []
+def _notes(runtime: Backend, ignored: Sequence[str], not_batched: str, *, is_batched: bool) -> tuple[str, ...]:
+    notes = [*runtime.notes]
     if ignored:
-        parts.append(f"{CONFIG_PBTXT} asks for what is not done: {'; '.join(ignored)}.")
+        notes.append(f"{CONFIG_PBTXT} asks for what is not done: {'; '.join(ignored)}.")
     if not_batched:
-        parts.append(f"{'Rows run one by one' if manifest else 'Requests are not batched'}: {not_batched}.")
-    return " ".join(parts)
+        notes.append(f"{'Rows run one by one' if is_batched else 'Requests are not batched'}: {not_batched}.")
+    return tuple(notes)

@@ -15,7 +15,7 @@ from millrace_client.arguments import query_of
 from millrace_client.client import DEFAULT_TIMEOUT_S, Client
 from millrace_client.endpoint import DEFAULT_GRPC_URL, DEFAULT_URL
 from millrace_client.errors import ConnectionFailed, MillraceError
-from millrace_client.models import ModelStatus, VersionStatus
+from millrace_client.models import ModelMetadata, ModelStatus, VersionStatus
 from millrace_client.prediction import Prediction
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -152,15 +152,20 @@ def _declare_models(parser: argparse.ArgumentParser) -> None:
 
 def _models(client: Client, options: argparse.Namespace) -> None:  # noqa: ARG001 - as all commands
     header = ("NAME", "VERSION", "STATE", "INPUTS", "OUTPUTS", "DESCRIPTION")
-    rows = [_row(client, model, version) for model in client.models() for version in model.versions]
+    rows, notes = [], []
+    for model, version in [(listed, version) for listed in client.models() for version in listed.versions]:
+        metadata = client.metadata(model.name, version=version.version) if version.state == "AVAILABLE" else None
+        rows.append(_row(model, version, metadata))
+        notes += [f"{model.name}/{version.version}: {note}" for note in (metadata.notes if metadata else ())]
     _print_table([header, *rows])
+    if notes:
+        print("", *notes, sep="\n")
 
 
-def _row(client: Client, model: ModelStatus, version: VersionStatus) -> tuple[str, ...]:
+def _row(model: ModelStatus, version: VersionStatus, metadata: ModelMetadata | None) -> tuple[str, ...]:
     """A version that is not available has no tensors to show; why not stands in place of its description."""
-    if version.state != "AVAILABLE":
+    if metadata is None:
         return model.name, version.version, version.state, "-", "-", version.error_message or model.description
-    metadata = client.metadata(model.name, version=version.version)
     inputs, outputs = (", ".join(map(str, specs)) for specs in (metadata.inputs, metadata.outputs))
     return model.name, version.version, version.state, inputs, outputs, model.description or metadata.description
 

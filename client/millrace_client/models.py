@@ -49,7 +49,10 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelMetadata:
-    """A model as its server describes it. `labels` and `description` are empty where the server does not say."""
+    """A model as its server describes it. `labels` and `description` are empty where the server does not say.
+
+    `notes` are sentences about what of its files is left out or special, and about why its rows are not batched.
+    """
 
     name: str
     versions: tuple[str, ...]
@@ -58,6 +61,7 @@ class ModelMetadata:
     outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...] = ()
     description: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def required_inputs(self) -> tuple[TensorSpec, ...]:
@@ -96,6 +100,7 @@ def metadata_from_json(document: Any) -> ModelMetadata:
             outputs=tuple(_tensor_spec(spec, {}) for spec in document.get("outputs") or ()),
             labels=tuple(map(str, parameters.get("labels") or ())),
             description=str(parameters.get("description", "")),
+            notes=tuple(map(str, parameters.get("notes") or ())),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidResponse(f"the server's metadata cannot be read: {error!r}") from None

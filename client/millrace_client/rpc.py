@@ -133,6 +133,7 @@ def _metadata(responses: list[Response]) -> ModelMetadata:
     extra = {name: value.string_value for name, value in config.parameters.items()}
     try:
         labels, media = json.loads(extra.get("labels", "[]")), json.loads(extra.get("media", "{}"))
+        notes = json.loads(extra.get("notes", "[]"))
     except ValueError as error:
         raise InvalidResponse(f"the parameters of the model's configuration cannot be read: {error}") from None
     return metadata_from_json(
@@ -147,6 +148,7 @@ def _metadata(responses: list[Response]) -> ModelMetadata:
                 "labels": labels,
                 "optional_inputs": [tensor.name for tensor in config.input if tensor.optional],
                 "media": media,
+                "notes": notes,
             },
         }
     )

@@ -70,7 +70,8 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
     `labels` are the names of classes, `version_labels` those that the configuration gives to this version.
     `available_ms` is since when it is AVAILABLE there. `has_whole_requests` says that a request's rows must run in one
-    batch: its outputs are as long as the longest of them.
+    batch: its outputs are as long as the longest of them. `warmed` is False where its first run is a caller's. `notes`
+    are sentences: what of its files is left out or special, why its rows are not batched, why it is not warmed up.
     """
 
     name: str
@@ -85,6 +86,8 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     version_labels: tuple[str, ...] = ()
     available_ms: int = 0
     has_whole_requests: bool = False
+    warmed: bool = True
+    notes: tuple[str, ...] = ()
 
 
 class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,6 +60,7 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `optional` inputs may be left out. `media` names a kind of file ("image") that is taken too, as BYTES of shape
     [-1], in place of the declared datatype and shape. `max_bytes` bounds each element of a BYTES tensor (0: no bound).
+    A tensor of `unknown_rank` may have any number of dimensions; its `shape` is then ().
     """
 
     name: str
@@ -68,6 +69,7 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     optional: bool = False
     media: str = ""
     max_bytes: int = 0
+    unknown_rank: bool = False
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

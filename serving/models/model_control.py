@@ -38,12 +38,17 @@ _STATES = {AVAILABLE: "READY", "START": "LOADING", "LOADING": "LOADING", "UNLOAD
 
 
 class IndexEntry(NamedTuple):
-    """One version in the index, in Triton's words; `reason` says why it is not ready."""
+    """One version in the index, in Triton's words; `reason` says why it is not ready.
+
+    `notes` and `warmed`, which Triton has not, are what its worker announced.
+    """
 
     name: str
     version: str
     state: str
     reason: str
+    notes: tuple[str, ...] = ()
+    warmed: bool = True
 
 
 class ModelControl:
@@ -374,7 +379,8 @@ def _size(state: DesiredState) -> int:
 
 def _entry(version: ModelAnnouncement) -> IndexEntry:
     state = _STATES.get(version.state, "UNKNOWN")
-    return IndexEntry(version.name, str(version.version), state, "" if state == "READY" else _reason(version))
+    reason = "" if state == "READY" else _reason(version)
+    return IndexEntry(version.name, str(version.version), state, reason, version.notes, version.warmed)
 
 
 def _reason(version: ModelAnnouncement) -> str:

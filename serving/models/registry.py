@@ -238,9 +238,10 @@ def _cast(shadow: Shadow, served: Mapping[int, ServedModel]) -> None:
 def _for_callers(model: ModelAnnouncement) -> ModelAnnouncement:
     """The announcement without the paths that its texts name: callers read them."""
     error, description = without_paths(model.error), without_paths(model.description)
-    if error == model.error and description == model.description:
+    notes = tuple(map(without_paths, model.notes))
+    if (error, description, notes) == (model.error, model.description, model.notes):
         return model
-    return msgspec.structs.replace(model, error=error, description=description)
+    return msgspec.structs.replace(model, error=error, description=description, notes=notes)
 
 
 def _ended(model: ModelAnnouncement) -> ModelAnnouncement:

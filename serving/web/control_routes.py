@@ -19,6 +19,7 @@ from millrace.protocol.desired_state import DesiredState, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, Unavailable
 from serving.access import audit
 from serving.access.callers import UNKNOWN, Caller
+from serving.models.model_control import IndexEntry
 from serving.protocols.rest_calls import Headers
 from serving.service import Service
 from serving.web import schemas
@@ -118,7 +119,7 @@ def _add_repository(app: Flask, service: Service, changes: _Changes) -> None:
     @app.post("/v2/repository/index")
     def _repository_index() -> Response:
         wanted = _read(schemas.IndexRequest, empty=b"{}")
-        return _json([entry._asdict() for entry in repository.index(ready=wanted.ready)])
+        return _json([_index_entry(entry) for entry in repository.index(ready=wanted.ready)])
 
     @app.post("/v2/repository/models/<name>/load")
     def _load(name: str) -> Response:
@@ -175,6 +176,12 @@ def _add_traffic(app: Flask, service: Service, changes: _Changes) -> None:
     def _remove_policy(name: str) -> Response:
         changes.wait_for(repository.set_policy(name, None, caller=_caller()))
         return now(name)
+
+
+def _index_entry(entry: IndexEntry) -> dict[str, Any]:
+    """As Triton has it; what it has no words for only where that says something."""
+    shown = entry._asdict()
+    return shown if entry.notes else {name: shown[name] for name in ("name", "version", "state", "reason")}
 
 
 def _json(value: Any) -> Response:

@@ -12,6 +12,8 @@ Datatype = Literal[
 ]
 VersionState = Literal["UNKNOWN", "START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
 SignatureName = Annotated[str, Meta(description="The signature to run; the default one where it is left out.")]
+Notes = Annotated[list[str], Meta(description="What of the version is left out or special, and why.")]
+Warmed = Annotated[bool, Meta(description="Whether the version ran before its first request.")]
 Size = Annotated[int, Meta(ge=0, description="How many elements the tensor has along this dimension.")]
 Number = Annotated[str, Meta(pattern="^[0-9]+$")]
 
@@ -90,6 +92,8 @@ class VersionStatus(Struct):
     version: Number
     state: VersionState
     status: Status
+    notes: Notes | UnsetType = UNSET
+    warmed: Warmed | UnsetType = UNSET
 
 
 class ModelStatus(Struct):
@@ -162,6 +166,8 @@ class ListedVersion(Struct):
     version: Number
     state: VersionState
     error_message: str
+    notes: Notes
+    warmed: Warmed
 
 
 class ListedModel(Struct):
@@ -232,6 +238,7 @@ class ModelParameters(Struct):
     media: Annotated[dict[str, str], Meta(description="Inputs that also take files, and of what kind.")] | UnsetType = (
         UNSET
     )
+    notes: Notes | UnsetType = UNSET
 
 
 class ModelMetadata(Struct):
@@ -422,6 +429,8 @@ class IndexEntry(Struct):
     version: Number
     state: Literal["UNKNOWN", "READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
     reason: str
+    notes: Notes | UnsetType = UNSET
+    warmed: Warmed | UnsetType = UNSET
 
 
 class LoadRequest(Struct):

@@ -89,7 +89,7 @@ def test_a_model_that_mixes_rows_is_not_batched_and_says_so(kind: str, tmp_path:
     nodes, constants = MIXING[kind]
     model = load(save(tmp_path, nodes, [X], [Y], *constants))
     assert model.announcement.max_batch_size == 0
-    assert "Requests are not batched: output 'y'" in model.announcement.description
+    assert "Requests are not batched: output 'y'" in " ".join(model.announcement.notes)
     requests = [request_of([row], largest=0) for row in ROWS]
     alone = [answers_of(model, request)[0] for request in requests]
     assert answers_of(model, *requests) == alone
@@ -110,7 +110,7 @@ def test_a_manifest_keeps_rows_apart_whose_model_mixes_them(tmp_path: Path) -> N
     manifests.write(folder, Manifest(name="m", version=1, signatures={"serving_default": signature}))
     model = load(folder)
     assert model.announcement.max_batch_size == 1
-    assert "Rows run one by one: output 'y'" in model.announcement.description
+    assert "Rows run one by one: output 'y'" in " ".join(model.announcement.notes)
     assert answers_of(model, request_of(ROWS, largest=1)) == [{"y": [[1.0] * 4] * 3}]
 
 
@@ -149,7 +149,7 @@ def test_whatever_the_graph_a_batched_row_is_answered_as_if_alone(steps: list[st
         save(Path(folder), chained(steps), [X], [Y], WEIGHTS, COLUMNS, constant("first", np.array(0, np.int64)))
         model = load(Path(folder))
     if set(steps) <= set(SEPARATE):
-        assert model.batching.max_batch_size == 16 or "shows nothing" in model.announcement.description
+        assert model.batching.max_batch_size == 16 or "shows nothing" in " ".join(model.announcement.notes)
     if model.batching.max_batch_size:
         rng = np.random.default_rng(random.randrange(2**32))
         rows = (rng.standard_normal((7, 4)) * 10.0 ** rng.integers(-2, 3, (7, 1))).astype(np.float32)
@@ -166,7 +166,7 @@ def test_a_model_whose_trial_shows_nothing_is_not_batched(tmp_path: Path, fault:
     }[fault]
     model = load(save(tmp_path, nodes, [X], [Y], *[constant("nothing", np.float32(0))] * (fault == "same")))
     assert model.announcement.max_batch_size == 0
-    assert text in model.announcement.description
+    assert text in " ".join(model.announcement.notes)
 
 
 def test_samples_fit_models_that_take_few_ids_or_numerals(tmp_path: Path) -> None:
@@ -225,6 +225,8 @@ class Computed:
 
     platform = "scripted"
     fault = ""
+    notes: Sequence[str] = ()
+    mixed_rows: Mapping[str, str] = {}
 
     def __init__(self, signature: Signature, compute: Callable[[Arrays], Arrays]) -> None:
         self.signatures: Mapping[str, Signature] = {"serving_default": signature}
@@ -386,7 +388,7 @@ def test_a_model_whose_answers_show_padding_runs_row_by_row(kind: str, tmp_path:
     nodes, constants, output = PADDING_SHOWS[kind]
     model = padded_model(tmp_path, nodes, *constants, output=output)
     assert model.announcement.max_batch_size == 1
-    assert "output 'tag'" in model.announcement.description
+    assert "output 'tag'" in " ".join(model.announcement.notes)
     requests = [replace(request_of_numbers(model, text), max_batch_size=1) for text in TEXTS]
     assert answers_of(model, *requests) == [answers_of(model, request)[0] for request in requests]
 
@@ -408,7 +410,7 @@ def two_texts_model(folder: Path, nodes: Sequence[Any], output: Any) -> Model:
 def test_an_output_that_is_as_long_as_one_of_two_texts_is_not_cut_by_guess(tmp_path: Path) -> None:
     model = two_texts_model(tmp_path, [node("Identity", ["a"], ["tag"])], TAG)
     assert model.announcement.max_batch_size == 1
-    assert "output 'tag' changes its shape" in model.announcement.description
+    assert "output 'tag' changes its shape" in " ".join(model.announcement.notes)
 
 
 def test_two_texts_of_different_length_run_together_where_no_answer_shows_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import mmap
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ class BreakingBackend:
 
     platform = "breaking"
     fault = ""
+    notes: Sequence[str] = ()
+    mixed_rows: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         inputs, outputs = (TensorSpec(name="x", **_SPEC),), (TensorSpec(name="y", **_SPEC),)

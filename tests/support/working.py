@@ -39,9 +39,11 @@ class Scripted:
     compute: Callable[[Any], Any]
     platform: str = "scripted"
     fault: str = ""
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.signatures: Mapping[str, Signature] = {"serving_default": SIGNATURE}
+        self.mixed_rows: Mapping[str, str] = {}
         self.runs: list[int] = []
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:

@@ -86,7 +86,7 @@ SCRIPT = {
                 "name": "digits",
                 "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 2, 2, 1]}],
                 "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}],
-                "parameters": {"media": {"image": "image"}},
+                "parameters": {"media": {"image": "image"}, "notes": ["Requests are not batched: rows mix."]},
             }
         )
     ],
@@ -248,6 +248,8 @@ def test_models_prints_an_aligned_table_with_the_reason_for_what_is_not_availabl
         "NAME    VERSION  STATE      INPUTS                               OUTPUTS                    DESCRIPTION",
         "digits  2        END        -                                    -                          out of memory",
         "digits  1        AVAILABLE  image FP32 [-1,2,2,1] or image file  probabilities FP32 [-1,3]  three digits",
+        "",
+        "digits/1: Requests are not batched: rows mix.",
     ]
 
 

@@ -51,7 +51,12 @@ def test_a_workers_error_is_cut_when_it_comes_in() -> None:
 def test_nothing_that_callers_read_of_a_model_names_a_path_of_its_worker() -> None:
     path = "/srv/secret/models/m/1/model.onnx"
     broken = ModelAnnouncement(
-        name="m", version=1, state="END", error=f"Load model from {path} failed", description=f"made of {path}"
+        name="m",
+        version=1,
+        state="END",
+        error=f"Load model from {path} failed",
+        description=f"made of {path}",
+        notes=(f"from {path}",),
     )
     workers = [WorkerAnnouncement(worker="w", expires_ms=2**60, models=(broken,))]
     service = Service(ServingSettings(), MemoryBroker())

@@ -1,7 +1,7 @@
 """The seam between the worker and a runtime."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -42,11 +42,15 @@ class Backend(Protocol):
     """A loaded model. `run` may be called from several threads at once.
 
     `platform` is the name that the Open Inference Protocol shows; `signatures` are read from the model's file, with -1
-    where any size fits.
+    where any size fits. `notes` are sentences for whoever uses the model: what of its file is left out or is special,
+    and why. `mixed_rows` says, by signature, why the file itself shows that rows must not run together; a signature
+    that is not there is judged by a trial.
     """
 
     platform: str
     signatures: Mapping[str, Signature]
+    notes: Sequence[str]
+    mixed_rows: Mapping[str, str]
 
     @property
     def fault(self) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ class SavedModelBackend:
 
     platform = "tensorflow_savedmodel"
     fault = ""
+    notes: Sequence[str] = ()
+    mixed_rows: Mapping[str, str] = {}
 
     def __init__(self, model: Any, device: str) -> None:
         self._model = model  # the functions below do not keep the model's variables alive

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class TfliteBackend:
 
     platform = "litert_tflite"
     fault = ""
+    notes: Sequence[str] = ()
+    mixed_rows: Mapping[str, str] = {}
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter

@@ -7,7 +7,7 @@ It is as available as the remote model is: see `TensorFlowServingBackend.fault`.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class TensorFlowServingBackend:
     """A remote model. Its calls may be made from several threads."""
 
     platform = "tensorflow_serving"
+    notes: Sequence[str] = ()
+    mixed_rows: Mapping[str, str] = {}
 
     def __init__(self, remote: Remote, channel: grpc.Channel, names: Mapping[str, str], signatures: Any) -> None:
         self._remote = remote

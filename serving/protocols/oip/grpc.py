@@ -116,7 +116,8 @@ class OpenInference:
     async def _index(self, message: Any) -> Any:
         _refuse_repository(message)
         entries = self._service.repository.index(ready=message.ready)
-        return _message("RepositoryIndexResponse")(models=[entry._asdict() for entry in entries])
+        models = [{"name": e.name, "version": e.version, "state": e.state, "reason": e.reason} for e in entries]
+        return _message("RepositoryIndexResponse")(models=models)
 
     async def _load(self, message: Any, caller: Caller) -> Any:
         _refuse_repository(message)

@@ -431,6 +431,7 @@ def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[
         "labels": announcement.labels,
         "optional_inputs": [spec.name for spec in signature.inputs if spec.optional],
         "media": {spec.name: spec.media for spec in signature.inputs if spec.media},
+        "notes": announcement.notes,
     }
     return {
         "name": model.name,
@@ -468,6 +469,7 @@ def _config_parameters(model: ServedModel, signature: Signature) -> dict[str, An
         "description": model.announcement.description,
         "labels": orjson.dumps(model.announcement.labels).decode() if model.announcement.labels else "",
         "media": orjson.dumps(media).decode() if media else "",
+        "notes": orjson.dumps(model.announcement.notes).decode() if model.announcement.notes else "",
     }
     return {name: {"string_value": value} for name, value in found.items() if value}
 

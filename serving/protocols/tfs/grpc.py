@@ -111,7 +111,8 @@ class TensorFlowServing:
         _check_spec(message)
         name, version, label = _choice(message.model_spec)
         versions = self._service.models.versions(name, version, label)
-        return json_format.ParseDict(tfs.render_status(versions), message_class("GetModelStatusResponse")())
+        answer = message_class("GetModelStatusResponse")()
+        return json_format.ParseDict(tfs.render_status(versions), answer, ignore_unknown_fields=True)
 
     async def _reload(self, message: Any, caller: Caller) -> Any:
         if message.config.WhichOneof("config") != "model_config_list":

@@ -257,13 +257,14 @@ def render_regress(outputs: Mapping[str, Tensor], signature: Signature) -> Rende
 
 
 def render_status(versions: list[ModelAnnouncement]) -> dict[str, Any]:
-    """The body of `GET /v1/models/NAME`."""
+    """The body of `GET /v1/models/NAME`; what TensorFlow Serving has no words for is there where it says something."""
     return {
         "model_version_status": [
             {
                 "version": str(model.version),
                 "state": model.state,
                 "status": {"error_code": "UNKNOWN" if model.error else "OK", "error_message": model.error},
+                **({"notes": model.notes, "warmed": model.warmed} if model.notes else {}),
             }
             for model in versions
         ]
@@ -279,7 +280,13 @@ def render_list(models: list[list[ModelAnnouncement]]) -> dict[str, Any]:
                 "description": versions[0].description,
                 "labels": versions[0].labels,
                 "versions": [
-                    {"version": str(model.version), "state": model.state, "error_message": model.error}
+                    {
+                        "version": str(model.version),
+                        "state": model.state,
+                        "error_message": model.error,
+                        "notes": model.notes,
+                        "warmed": model.warmed,
+                    }
                     for model in versions
                 ],
             }
