@@ -9,14 +9,16 @@ import numpy.typing as npt
 from millrace.protocol.tensors import BYTES, DTYPES
 
 
-def fitted(value: Any, datatype: str, shape: Sequence[int]) -> npt.NDArray[Any]:
+def fitted(value: Any, datatype: str, shape: Sequence[int] | None) -> npt.NDArray[Any]:
     """The value, an array or what makes one, as an array of that datatype; BYTES as `bytes` objects, text as UTF-8.
 
-    `shape` has -1 where any size fits. Raises `ValueError`, which says what does not fit: numbers are only converted
-    where none is changed but by rounding.
+    `shape` has -1 where any size fits, and is None where any shape does. Raises `ValueError`, which says what does not
+    fit: numbers are only converted where none is changed but by rounding.
     """
     array = _strings(value) if datatype == BYTES else _numbers(value, datatype)
     got = array.shape
+    if shape is None:
+        return array
     if len(got) != len(shape) or any(want not in (-1, size) for want, size in zip(shape, got, strict=True)):
         raise ValueError(f"has the shape {list(got)} in place of {list(shape)}")
     return array

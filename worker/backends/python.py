@@ -4,7 +4,6 @@ It runs in a process of its own (`OWN_PROCESS`), in a new interpreter. What it s
 at its word: there is no trial, and no run on made-up numbers; it may warm itself up in `load`.
 """
 
-import asyncio
 import inspect
 import logging
 import os
@@ -20,6 +19,7 @@ from millrace.protocol.errors import DeadlineExceeded, ModelFailed, Unavailable
 from millrace.protocol.tensors import DEFAULT_SIGNATURE
 from worker.backends.base import Arrays, Device, LoadError, ends_the_program
 from worker.backends.texts import place, public
+from worker.loop_thread import LoopThread
 from worker.python import requirements, source, values
 from worker.python.declaration import Declaration, DeclarationError, read
 
@@ -34,7 +34,7 @@ class PythonBackend:
     fault = ""
     mixed_rows: Mapping[str, str] = {}
 
-    def __init__(self, model: Any, declaration: Declaration, loop: "LoopThread") -> None:
+    def __init__(self, model: Any, declaration: Declaration, loop: LoopThread) -> None:
         self._model = model
         self._declaration = declaration
         self._loop = loop
@@ -60,7 +60,7 @@ class PythonBackend:
         with self._slots:
             answer = self._model.predict(**given)
             if inspect.isawaitable(answer):
-                answer = self._loop.run(answer)
+                answer = self._loop.submit(_guarded(answer)).result()
         if os.getpid() != self._pid:  # a copy of the process that the code has forked and not ended
             os._exit(0)
         return values.returned(self._declaration.outputs, answer, rows)
@@ -71,31 +71,10 @@ class PythonBackend:
             try:
                 closed = close()
                 if inspect.isawaitable(closed):
-                    self._loop.run(closed)
+                    self._loop.submit(_guarded(closed)).result()
             except Exception:
                 _log.exception("a model's code failed to close")
         self._loop.close()
-
-
-class LoopThread:
-    """An event loop in a thread, started when it is first needed, for code that is `async`."""
-
-    def __init__(self) -> None:
-        self._starting = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def run(self, work: Awaitable[Any]) -> Any:
-        """Wait for the outcome; any number of threads may. Raises what the work raises."""
-        with self._starting:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="async code", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(_guarded(work), self._loop).result()
-
-    def close(self) -> None:
-        """End it; nothing waits for it any more."""
-        if self._loop:
-            self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 async def _guarded(work: Awaitable[Any]) -> Any:
@@ -114,7 +93,7 @@ def load(folder: Path, device: Device, models: Models) -> PythonBackend:
         declaration = read(cls)
     except DeclarationError as error:
         raise LoadError(f"{place(folder, source.FILE)}: class {cls.__name__}: {error}") from error
-    loop = LoopThread()
+    loop = LoopThread("async code")
     try:
         model = cls()
         if callable(getattr(model, "load", None)):
@@ -147,7 +126,7 @@ def _call_load(load: Any, offered: Mapping[str, Any], loop: LoopThread) -> None:
     names = {each.name for each in parameters}
     loaded = load(**{name: value for name, value in offered.items() if takes_all or name in names})
     if inspect.isawaitable(loaded):
-        loop.run(loaded)
+        loop.submit(_guarded(loaded)).result()
 
 
 def _how_rows_run(declaration: Declaration) -> str:

@@ -50,7 +50,7 @@ def _array(model: str, spec: TensorSpec, value: Any) -> Any:
     try:
         if spec.media and _holds_files(value):
             return fitted(value, BYTES, (-1,))
-        array = fitted(value, spec.datatype, spec.shape)
+        array = fitted(value, spec.datatype, None if spec.unknown_rank else spec.shape)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"input '{spec.name}' for model '{model}' {error}") from error
     if spec.max_bytes and spec.datatype == BYTES and any(len(each) > spec.max_bytes for each in array.ravel()):

@@ -2,7 +2,6 @@
 
 import asyncio
 import concurrent.futures
-import threading
 import uuid
 from typing import Any
 
@@ -12,6 +11,7 @@ from millrace.model import Outputs
 from millrace.protocol.tensors import DEFAULT_SIGNATURE
 from worker.calls.client import CallingClient, Target
 from worker.current import current
+from worker.loop_thread import LoopThread
 
 _CLOSE_S = 2.0
 
@@ -26,8 +26,7 @@ class QueueModels:
         self._broker = broker
         self._name = f"{worker}-calls-{uuid.uuid4().hex[:8]}"
         self._own = own
-        self._starting = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = LoopThread("calls")
         self._client: CallingClient | None = None
 
     def __getitem__(self, name: str) -> "QueueModel":
@@ -42,12 +41,7 @@ class QueueModels:
 
     def call(self, target: Target, inputs: dict[str, Any]) -> "concurrent.futures.Future[Outputs]":
         """The outputs in the end, for the requests that the calling thread or task answers."""
-        with self._starting:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="calls", daemon=True).start()
-            loop = self._loop
-        return asyncio.run_coroutine_threadsafe(self._called(target, inputs), loop)
+        return self._loop.submit(self._called(target, inputs))
 
     async def _called(self, target: Target, inputs: dict[str, Any]) -> Outputs:
         if self._client is None:
@@ -56,13 +50,13 @@ class QueueModels:
 
     def close(self) -> None:
         """Disconnect."""
-        with self._starting:
-            loop, self._loop = self._loop, None
-        if loop and self._client:
-            closing = asyncio.run_coroutine_threadsafe(self._client.close(), loop)
-            concurrent.futures.wait([closing], _CLOSE_S)
-        if loop:
-            loop.call_soon_threadsafe(loop.stop)
+        if self._loop.is_running:
+            concurrent.futures.wait([self._loop.submit(self._closed())], _CLOSE_S)
+            self._loop.close()
+
+    async def _closed(self) -> None:
+        if self._client:
+            await self._client.close()
 
 
 class QueueModel:

@@ -30,7 +30,7 @@ def _lines(path: Path, read: set[Path]) -> Iterator[str]:
         if line.startswith(("-r ", "--requirement ", "-r=", "--requirement=")):
             yield from _lines(path.parent / line.replace("=", " ", 1).split(None, 1)[1], read)
         elif line and not line.startswith(("#", "-")):
-            yield line.partition(" --")[0].strip()
+            yield " ".join(line.partition(" --")[0].split())
 
 
 def _fault(line: str) -> str:
@@ -44,7 +44,7 @@ def _fault(line: str) -> str:
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
-        return f"{requirement} (not installed)"
+        return f"{line} (not installed)"
     if requirement.specifier.contains(version, prereleases=True):
         return ""
-    return f"{requirement} ({version} is installed)"
+    return f"{line} ({version} is installed)"
