@@ -327,6 +327,7 @@ class ModelProcesses:
             process.printed = None
 
     def _hang_up(self, process: ModelProcess) -> None:
+        self._stop_reading(process)
         if process.channel:
             self._selector.unregister(process.channel)
             process.channel.close()
