@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,8 @@ def test_a_queue_that_comes_back_empty_is_told_and_calls_go_on(own_redis: RedisS
 
 # Which version
 
+CHANCES = (0.0, 0.24, 0.26, 0.99)
+
 
 def _announced(*states: tuple[int, str]) -> WorkerAnnouncement:
     models = tuple(
@@ -182,7 +185,7 @@ def test_the_version_is_the_one_that_a_request_without_one_would_get() -> None:
     labelled = [DesiredState(model="m", labels={"old": 2})]
     assert ServedModels(both, labelled).choose("m", label="old").version == 2
     weighted = [DesiredState(model="m", weights={1: 1.0, 2: 3.0, 9: 5.0})]
-    drawn = [ServedModels(both, weighted, chance=lambda c=c: c).choose("m").version for c in (0.0, 0.24, 0.26, 0.99)]
+    drawn = [ServedModels(both, weighted, chance=partial(float, each)).choose("m").version for each in CHANCES]
     assert drawn == [1, 1, 2, 2]
     one_still_loads = [_announced((1, "AVAILABLE"), (2, "LOADING")), _announced((1, "AVAILABLE"), (2, "AVAILABLE"))]
     assert ServedModels(one_still_loads).choose("m").version == 1

@@ -32,15 +32,12 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
     monkeypatch.setitem(sys.modules, "model", sys)
 
-    def load(code: str, **files: str) -> Model:
-        return load_from(write(tmp_path, "m", code, **files))
-
-    return load
+    return lambda code, **files: load_from(write(tmp_path, "m", code, 1, **files))
 
 
 def load_from(folder: Path, **options: Any) -> Model:
-    options = {"device": Device(), "backend": "auto", "max_batch_size": 32, "models": OTHERS} | options
-    return models.load(folder, "m", 1, **options)
+    given: dict[str, Any] = {"device": Device(), "backend": "auto", "max_batch_size": 32, "models": OTHERS}
+    return models.load(folder, "m", 1, **given | options)
 
 
 def run(model: Model, rows: int = 1, **inputs: Any) -> dict[str, Any]:
