@@ -77,7 +77,7 @@ class Server:
         run = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix=f"bench-{self._entry.name}-")))
         self._log = run / "log"
         kept = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
-        path = os.pathsep.join([str(self._entry.programs), str(Path(redis_server()).parent), os.environ["PATH"]])
+        path = os.pathsep.join([str(self._entry.programs), os.environ["PATH"]])
         ports = {"PORT": self._ports["port"], "PORT2": self._ports["port2"], "REDIS_PORT": self._ports["redis"]}
         own = {name: value.format(**self._ports) for name, value in self._entry.env.items()}
         env = kept | {"PATH": path, "MODEL": str(self._model), "RUN": str(run)} | ports | own
@@ -86,7 +86,7 @@ class Server:
             for command in self._entry.start:
                 self._roots.append(
                     psutil.Popen(
-                        shlex.split(command.format(**self._ports)),
+                        shlex.split(command.format(**self._ports, redis_server=redis_server())),
                         env=env,
                         cwd=self._entry.folder,
                         stdout=log,

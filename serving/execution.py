@@ -178,7 +178,9 @@ class Execution:
         if inference.timeout_ms is not None:
             call.timeout_ms = min(call.timeout_ms, inference.timeout_ms)
         call.parse_ms = (time.perf_counter() - call.started) * 1000
-        if not is_small and SMALL_BYTES < (size := size_of(inference.inputs)) < LARGE_BYTES:
+        if is_small:
+            self._send_now(inference, rows)
+        elif SMALL_BYTES < (size := size_of(inference.inputs)) < LARGE_BYTES:
             start = partial(self._send_in_turn, inference, rows)
             self._place = service.window.enter(size, start, self._left_s(), self._is_late)
             if call.status:  # it failed at once
@@ -317,7 +319,8 @@ class Execution:
         if self._held:
             self._held.release()
         self._pending = None  # which refers to this execution, and would keep it until the next garbage collection
-        self._close_body()
+        if self._spooled:
+            self._close_body()
         call.status, call.seconds = status, time.perf_counter() - call.started
         self._service.ended(call, self._verb.error_text)
 

@@ -24,7 +24,13 @@ class ServingSettings(CommonSettings):
     max_body_bytes: int = Field(
         64 * 2**20,
         ge=1024,
-        description="The largest request body, or gRPC message; a larger one gets 413, or RESOURCE_EXHAUSTED.",
+        description="The largest request body over HTTP; a larger one gets 413.",
+    )
+    max_grpc_message_bytes: int = Field(
+        32 * 2**20,
+        ge=1024,
+        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED. A megabyte "
+        "takes the event loop about a millisecond, in which all other callers wait.",
     )
     max_buffered_bytes: int = Field(
         0,

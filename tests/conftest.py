@@ -9,9 +9,8 @@ import hypothesis
 import pytest
 import redis
 
-from ops.embedded_redis import redis_server
 from ops.errors import UpError
-from tests.support.running import RedisServer, Stack, start_up
+from tests.support.running import RedisServer, Stack, server_under_test, start_up
 from tests.support.tls import Certificates
 from tests.support.topologies import Cluster
 
@@ -40,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def _session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     try:
-        redis_server()
+        server_under_test()
     except UpError as error:
         if os.environ.get("CI"):
             raise

@@ -1,7 +1,8 @@
 """Which rows run together.
 
 What is cut and put together is the piece: items of one block that stay together. A batch holds pieces of one signature
-whose rows have one shape, and no more than the model's `max_batch_size` rows unless a single piece has more.
+whose rows have one shape, and no more than the model's `max_batch_size` rows unless a single piece has more. A piece
+without rows runs alone.
 
 Where rows may differ in length, pieces of similar length share a batch, since shorter rows are filled up to the
 longest. A batch is closed when filling up would cost more than another batch does, by what runs took at warm-up.
@@ -55,7 +56,7 @@ def _cut(pieces: Sequence[Piece], by_length: Sequence[int], max_batch_size: int,
         padding += rows * (piece.length - longest)
         longest = piece.length
         is_wasteful = padding * cost.element > cost.batch + cost.step * longest
-        if not rows or rows + piece.rows > max_batch_size or is_wasteful:
+        if not rows or rows + piece.rows > max_batch_size or is_wasteful or not piece.block.has_rows:
             batches.append([])
             rows = padding = 0
         batches[-1].append(place)
@@ -73,4 +74,4 @@ def _key(piece: Piece, may_pad: Callable[[str], bool]) -> Hashable:
         return shape[1:-1] if may_pad(name) else shape[1:]
 
     inputs = sorted((name, array.dtype.str, row_shape(name, array.shape)) for name, array in piece.inputs.items())
-    return piece.block.signature, tuple(inputs)
+    return piece.block.signature, piece.block.has_rows, tuple(inputs)

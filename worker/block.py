@@ -54,6 +54,7 @@ class Blocks:
                     queue_ms=now_ms - block.sent_ms,
                     taken=now,
                     unanswered=len(block.items),
+                    has_rows=block.has_rows,
                     via=block.via,
                 ),
                 block,

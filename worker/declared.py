@@ -1,7 +1,11 @@
 """What a manifest and `config.pbtxt` declare, held against the model's file."""
 
 import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from millrace.artifacts.configs import CONFIG_PBTXT, TensorConfig, TritonConfig
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, Tokenize
@@ -9,6 +13,7 @@ from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 from worker import backends
 from worker.backends.base import Backend, Device, LoadError, SelfDescribed
 from worker.backends.texts import place, public
+from worker.first_runs import FirstRuns
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -60,22 +65,96 @@ def _made_by(step: DecodeImage | Tokenize | LookUpWords) -> tuple[str, ...]:
 
 def _fits(one: TensorSpec, other: TensorSpec) -> bool:
     """Whether there are tensors that fit both."""
+    if one.unknown_rank or other.unknown_rank:
+        return one.datatype == other.datatype
     pairs = itertools.zip_longest(one.shape, other.shape)
     return one.datatype == other.datatype and all(a == b or (-1 in (a, b) and None not in (a, b)) for a, b in pairs)
 
 
-def batching(runtime: Backend, config: TritonConfig, max_batch_size: int) -> Batching:
-    """How requests are grouped without a manifest: not at all where the first dimension of any tensor is not free."""
-    specs = [spec for s in runtime.signatures.values() for spec in (*s.inputs, *s.outputs)]
-    fixed = [spec.name for spec in specs if spec.shape[:1] != (-1,)]
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How requests are grouped before anything was run, and who says so.
+
+    `is_told`: the owner's word is that rows are independent. `is_sized`: the batch size is the owner's. `reason` says
+    why requests are not batched, "" where they may be. `by_row`: rows that must not run together run one by one.
+    """
+
+    batching: Batching
+    is_told: bool = False
+    is_sized: bool = False
+    reason: str = ""
+    by_row: bool = False
+
+    def after(self, shown: FirstRuns) -> Batching:
+        """What the first runs leave of it."""
+        largest = self.batching.max_batch_size
+        if shown.not_batched:
+            largest = 1 if self.by_row else 0
+        elif largest and not self.is_sized and shown.lacked:
+            largest = max(1, shown.rows)
+        return msgspec.structs.replace(self.batching, max_batch_size=largest)
+
+    def notes(self, shown: FirstRuns) -> Iterator[str]:
+        """Why requests are batched less than they might be."""
+        if why := self.reason or shown.not_batched:
+            yield f"{'Rows run one by one' if self.by_row else 'Requests are not batched'}: {why}."
+        elif shown.lacked and not self.is_sized:
+            yield f"Batches have at most {max(1, shown.rows)} rows: larger ones {shown.lacked}."
+
+
+def grouping(runtime: Backend, manifest: Manifest | None, config: TritonConfig, max_batch_size: int) -> Grouping:
+    """As the model itself says, or the manifest, or `config.pbtxt`; else in rows where all tensors may have them."""
+    if isinstance(runtime, SelfDescribed):
+        return Grouping(runtime.batching, is_told=True, is_sized=True)
+    if manifest:
+        batching = manifest.batching
+        is_told = batching.rows_are_independent or batching.max_batch_size == 1
+        return Grouping(batching, is_told=is_told, is_sized=True, by_row=bool(batching.max_batch_size))
+    fixed = _without_rows(runtime)
+    delay_ms = config.max_queue_delay_ms or 0.0
+    if config.max_batch_size is None:
+        largest = 0 if fixed else max_batch_size
+        return Grouping(Batching(max_batch_size=largest, max_queue_delay_ms=delay_ms), reason=fixed)
     if config.max_batch_size and fixed:
-        raise LoadError(
-            f"{CONFIG_PBTXT} sets max_batch_size to {config.max_batch_size}, but the first dimension of {fixed[0]!r} "
-            "is not free to count rows"
-        )
-    if config.max_batch_size is not None:
-        max_batch_size = config.max_batch_size
-    return Batching(max_batch_size=0 if fixed else max_batch_size, max_queue_delay_ms=config.max_queue_delay_ms or 0.0)
+        raise LoadError(f"{CONFIG_PBTXT} sets max_batch_size to {config.max_batch_size}, but {fixed}")
+    reason = "" if config.max_batch_size else f"{CONFIG_PBTXT} says so"
+    batching = Batching(max_batch_size=config.max_batch_size, max_queue_delay_ms=delay_ms)
+    return Grouping(batching, is_told=True, is_sized=True, reason=reason)
+
+
+def _without_rows(runtime: Backend) -> str:
+    """Why the first dimension does not count rows, "" where it may."""
+    for signature in runtime.signatures.values():
+        for what, specs in (("input", signature.inputs), ("output", signature.outputs)):
+            if not specs:
+                return f"it has no {what}s"
+            for spec in specs:
+                if spec.unknown_rank:
+                    return f"{spec.name!r} has no known rank"
+                if not spec.shape:
+                    return f"{spec.name!r} has no dimension to count rows"
+                if spec.shape[0] >= 0:
+                    return f"the first dimension of {spec.name!r} is not free to count rows"
+    return ""
+
+
+def narrowed(
+    graph: Signature, name: str, manifest: Manifest | None, config: TritonConfig, *, has_rows: bool
+) -> Signature:
+    """The graph's signature with the sizes that the manifest or `config.pbtxt` know beyond the file."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if manifest and name in manifest.signatures:
+        shapes = {spec.name: spec.shape for spec in manifest.signatures[name].inputs}
+    elif not manifest:
+        shapes = {tensor.name: (-1, *tensor.dims) if has_rows else tensor.dims for tensor in config.inputs}
+    return msgspec.structs.replace(graph, inputs=tuple(_narrowed(spec, shapes.get(spec.name)) for spec in graph.inputs))
+
+
+def _narrowed(spec: TensorSpec, shape: tuple[int, ...] | None) -> TensorSpec:
+    if shape is None or (len(shape) != len(spec.shape) and not spec.unknown_rank):
+        return spec
+    sizes = [known if own < 0 else own for own, known in zip(spec.shape, shape, strict=True)] if spec.shape else shape
+    return msgspec.structs.replace(spec, shape=tuple(sizes), unknown_rank=False)
 
 
 def check_config(config: TritonConfig, signatures: dict[str, Signature], batching: Batching) -> None:
@@ -114,6 +193,13 @@ def ignored(config: TritonConfig, manifest: Manifest | None, device: Device, run
     elif config.instances and not {device.kind, "auto"} & config.instances.keys():
         fields.append(f"instance_group: it is for another kind of device than {device.kind}")
     return tuple(fields)
+
+
+def instances(config: TritonConfig, device: Device, runtime: Backend) -> int | None:
+    """How many threads are to serve the model, where anything says so."""
+    if isinstance(runtime, SelfDescribed):
+        return runtime.instances
+    return config.instances.get(device.kind) or config.instances.get("auto")
 
 
 def labels(folder: Path, config: TritonConfig) -> tuple[str, ...]:

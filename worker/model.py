@@ -2,26 +2,27 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import CONFIG_PBTXT, TritonConfig
 from millrace.artifacts.manifest import Batching, ManifestError
 from millrace.model import Models
-from millrace.protocol.errors import MillraceError, ModelFailed
+from millrace.protocol.errors import DeadlineExceeded, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
-from millrace.protocol.tensors import TensorSpec
-from worker import backends, declared, preprocess, trial, warmup
+from millrace.protocol.tensors import Signature, TensorSpec
+from worker import backends, declared, preprocess, warmup_requests
 from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, SelfDescribed, ends_the_program
-from worker.backends.texts import place, public
+from worker.backends.texts import place, public, reason_of
 from worker.batcher import Cost
+from worker.budget import MEMORY_BYTES, Budget
+from worker.declared import Grouping
+from worker.first_runs import FirstRuns, first_runs
 from worker.preprocess import Preparation
-from worker.trial import Evidence
+from worker.samples import Subject
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -44,12 +45,13 @@ class Model:
         *,
         instances: int | None = None,
         length_axes: Mapping[str, Mapping[str, int]] | None = None,
+        cost: Cost = Cost(),  # noqa: B008 - it is immutable
     ) -> None:
         self.announcement = announcement
         self.instances = instances
         self.batching = batching
         self.preparation = preparation
-        self.cost = Cost()
+        self.cost = cost
         self.length_axes = length_axes or {}
         self.is_self_described = isinstance(backend, SelfDescribed)
         self._backend = backend
@@ -59,18 +61,19 @@ class Model:
         """Why it cannot answer at present, "" where it can."""
         return self._backend.fault
 
-    def run(self, signature: str, inputs: Arrays, rows: int) -> Arrays:
+    def run(self, signature: str, inputs: Arrays, rows: int, *, has_rows: bool | None = None) -> Arrays:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
 
-        Without batching (`max_batch_size` 0), `rows` is 1, and what goes in and comes out carries one dimension of 1
-        more than the graph's tensors. Raises `ModelFailed` for an answer that does not fit, and for what ends a
-        program (`sys.exit`); what else the backend raises passes through.
+        Where requests have no rows (`has_rows`; by default where the model does not batch), `rows` is 1, and what goes
+        in and comes out carries one dimension of 1 more than the graph's tensors. Raises `ModelFailed` for an answer
+        that does not fit, and for what ends a program (`sys.exit`); what else the backend raises passes through.
         """
-        batches = self.batching.max_batch_size > 0
-        if not batches:
+        if has_rows is None:
+            has_rows = self.batching.max_batch_size > 0
+        if not has_rows:
             inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
-        outputs = self._computed(signature, inputs)
-        if not batches:
+        outputs = self._computed(signature, inputs, has_rows=has_rows)
+        if not has_rows:
             outputs = {name: np.asarray(array)[np.newaxis] for name, array in outputs.items()}
         outputs = self.preparation.after({spec.name: outputs[spec.name] for spec in self._outputs(signature)})
         for name, array in outputs.items():
@@ -78,11 +81,11 @@ class Model:
                 raise ModelFailed(f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows")
         return outputs
 
-    def _computed(self, signature: str, inputs: Arrays) -> Arrays:
+    def _computed(self, signature: str, inputs: Arrays, *, has_rows: bool) -> Arrays:
         try:
             return self._backend.run(signature, inputs)
         except RowErrors as error:
-            if self.batching.max_batch_size:
+            if has_rows:
                 raise
             raise next(iter(error.errors.values())) from error
         except BaseException as error:
@@ -94,22 +97,13 @@ class Model:
         """What a caller is told of an error that its request led to."""
         if isinstance(error, MillraceError):
             return error
-        first_line = public(str(error).strip().partition("\n")[0])[:300]
-        what = type(error).__name__ + (f": {first_line}" if first_line else "")
+        kind, reason = type(error).__name__, reason_of(error)
+        what = kind if reason == kind else f"{kind}: {reason}"
         return ModelFailed(f"model '{self.announcement.name}' failed: {what}")
 
     def close(self) -> None:
         """Give back what it holds; nothing runs any more."""
         self._backend.close()
-
-    def warm_up(self) -> None:
-        """Run the largest batch on zeros, so that no caller waits for its first run, and measure the cost of runs."""
-        if self.is_self_described:
-            return
-        served = {name: self._backend.signatures[name] for name in self.announcement.signatures}
-        if self.batching.max_batch_size > 1:
-            warmup.run_on_zeros(self._backend, served, self.batching.max_batch_size)
-        self.cost = warmup.measured_cost(self._backend, served, self.preparation, self.batching.max_batch_size)
 
     def _outputs(self, signature: str) -> Sequence[TensorSpec]:
         return self.announcement.signatures[signature].outputs
@@ -125,6 +119,9 @@ def load(
     max_batch_size: int,
     config: TritonConfig | None = None,
     models: Models | None = None,
+    not_run: str = "",
+    memory_bytes: int = MEMORY_BYTES,
+    before_runs: Callable[[], None] = lambda: None,
 ) -> Model:
     """The version in the folder, warmed up. Raises `LoadError`.
 
@@ -132,7 +129,10 @@ def load(
 
     A manifest says how requests are grouped, else the `config.pbtxt` of its model; without both, up to `max_batch_size`
     rows where every tensor's first dimension is free, else not at all. Rows are batched only where a trial shows that
-    they may be; `config.pbtxt` can say so instead.
+    they may be; `config.pbtxt` and a manifest can say so instead.
+
+    `not_run` is why nothing is run before the first request, "" where the version is to be warmed up, in about
+    `memory_bytes`. `before_runs` is called when the model is loaded and its first runs begin.
     """
     config = config or TritonConfig()
     if not _NAME.fullmatch(name):
@@ -146,28 +146,33 @@ def load(
     except (ManifestError, OSError) as error:
         raise LoadError(public(str(error), folder)) from error
     runtime = backends.load(folder, device, config.format or backend, models)
-    own = runtime if isinstance(runtime, SelfDescribed) else None
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
         declared.check_signatures(manifest, runtime)
-    if own:
-        batching = own.batching
-    else:
-        batching = manifest.batching if manifest else declared.batching(runtime, config, max_batch_size)
-    declared.check_config(config, signatures, batching)
-    if ignored := declared.ignored(config, manifest, device, runtime):
+    grouping = declared.grouping(runtime, manifest, config, max_batch_size)
+    declared.check_config(config, signatures, grouping.batching)
+    has_rows = bool(grouping.batching.max_batch_size)
+    given = warmup_requests.read(folder, manifest, config, runtime.signatures, preparation, has_rows=has_rows)
+    subjects = {
+        signature: Subject(
+            signature=declared.narrowed(runtime.signatures[signature], signature, manifest, config, has_rows=has_rows),
+            preparation=preparation,
+            axes=runtime.axes,
+            given=given.of(signature),
+        )
+        for signature in signatures
+    }
+    before_runs()
+    not_run = not_run or (f"{runtime.keeps_state}" if runtime.keeps_state else "")
+    shown = _shown(folder, runtime, signatures, subjects, preparation, grouping, device, not_run, memory_bytes)
+    batching = grouping.after(shown)
+    if shown.not_batched:
+        _log.warning("requests are not batched", extra={"model": name, "reason": shown.not_batched})
+    ignored = declared.ignored(config, manifest, device, runtime)
+    if ignored:
         _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
-    shown = Evidence()
-    with _load_errors(folder):
-        if not own:
-            rows = min(1, batching.max_batch_size)
-            warmup.run_on_zeros(runtime, {s: runtime.signatures[s] for s in signatures}, rows)
-        is_told = own or (manifest is None and config.max_batch_size is not None)  # config.pbtxt is taken at its word
-        if not is_told:
-            shown = trial.of_model(runtime, signatures, preparation, batching.max_batch_size, device)
-    if shown.reason:
-        batching = msgspec.structs.replace(batching, max_batch_size=1 if manifest else 0)
-        _log.warning("requests are not batched", extra={"model": name, "reason": shown.reason})
+    if shown.not_warmed:
+        _log.warning("a model was not warmed up", extra={"model": name, "reason": shown.not_warmed})
     announcement = ModelAnnouncement(
         name=name,
         version=version,
@@ -175,41 +180,60 @@ def load(
         platform=runtime.platform,
         description=manifest.description if manifest else "",
         signatures=signatures,
-        labels=manifest.labels if manifest and manifest.labels else declared.labels(folder.parent, config),
+        labels=(manifest and manifest.labels) or declared.labels(folder.parent, config) or tuple(runtime.labels),
         max_batch_size=batching.max_batch_size,
         has_whole_requests=bool(shown.length_axes),
-        notes=_notes(runtime, ignored, shown.reason, is_batched=bool(batching.max_batch_size)),
+        warmed=not shown.not_warmed,
+        notes=(*runtime.notes, *_notes(ignored), *grouping.notes(shown), *given.notes, *_warm_notes(shown)),
     )
-    model = Model(
+    return Model(
         announcement,
         batching,
         runtime,
         preparation,
-        instances=own.instances if own else config.instances.get(device.kind) or config.instances.get("auto"),
+        instances=declared.instances(config, device, runtime),
         length_axes=shown.length_axes,
+        cost=shown.cost,
     )
-    with _load_errors(folder):
-        model.warm_up()
-    return model
 
 
-@contextmanager
-def _load_errors(folder: Path) -> Iterator[None]:
-    """Turns whatever a runtime raises into a `LoadError`."""
+def _shown(
+    folder: Path,
+    runtime: Backend,
+    signatures: Mapping[str, Signature],
+    subjects: Mapping[str, Subject],
+    preparation: Preparation,
+    grouping: Grouping,
+    device: Device,
+    not_run: str,
+    memory_bytes: int,
+) -> FirstRuns:
+    """What the first runs show. Raises `LoadError` for a model that depends on something that is away."""
+    if isinstance(runtime, SelfDescribed) and not any(subject.given for subject in subjects.values()):
+        return FirstRuns()  # it is run on nothing made up
+    if not_run:
+        reason = "" if grouping.is_told or not grouping.batching.max_batch_size else f"no trial was made: {not_run}"
+        return FirstRuns(not_batched=reason, not_warmed=not_run)
     try:
-        yield
-    except BaseException as error:
-        if ends_the_program(error):
-            raise
-        can_retry = getattr(error, "can_retry", False)
-        reason = f"{place(folder)}: the model loads but fails on zeros: {public(str(error), folder)}"
-        raise LoadError(reason, can_retry=can_retry) from error
+        return first_runs(
+            runtime,
+            signatures,
+            subjects,
+            preparation,
+            device=device,
+            max_batch_size=grouping.batching.max_batch_size,
+            is_told=grouping.is_told,
+            budget=Budget(memory_bytes=memory_bytes),
+        )
+    except (Unavailable, DeadlineExceeded) as error:
+        raise LoadError(f"{place(folder)}: the model loads but cannot run: {error}", can_retry=True) from error
 
 
-def _notes(runtime: Backend, ignored: Sequence[str], not_batched: str, *, is_batched: bool) -> tuple[str, ...]:
-    notes = [*runtime.notes]
+def _notes(ignored: Sequence[str]) -> Iterator[str]:
     if ignored:
-        notes.append(f"{CONFIG_PBTXT} asks for what is not done: {'; '.join(ignored)}.")
-    if not_batched:
-        notes.append(f"{'Rows run one by one' if is_batched else 'Requests are not batched'}: {not_batched}.")
-    return tuple(notes)
+        yield f"{CONFIG_PBTXT} asks for what is not done: {'; '.join(ignored)}."
+
+
+def _warm_notes(shown: FirstRuns) -> Iterator[str]:
+    if shown.not_warmed:
+        yield f"It is not warmed up, so its first request may take longer: {shown.not_warmed}."

@@ -14,8 +14,10 @@ from worker.backends.base import Arrays
 class TakenBlock:
     """A block in hand. `unanswered` counts its items that are neither answered nor dropped; at 0 it is finished.
 
-    `queue_ms` is how long the block waited on the queue, `taken` when it was taken (`time.perf_counter`). `via` is the
-    block's.
+    `has_rows` says whether its tensors' first dimension is the model's own, which counts rows, and `via` which models
+    wait for it (see `RequestBlock`).
+
+    `queue_ms` is how long the block waited on the queue, `taken` when it was taken (`time.perf_counter`).
     """
 
     delivery: Delivery
@@ -24,6 +26,7 @@ class TakenBlock:
     queue_ms: float
     taken: float
     unanswered: int
+    has_rows: bool = True
     via: tuple[str, ...] = ()
 
 

@@ -30,7 +30,8 @@ class Preparer:
         try:
             if self._model.preparation.is_needed(block.tensors):
                 return self._worked_on(taken, block)
-            return [self._piece(taken, block.items, {name: t.to_numpy() for name, t in block.tensors.items()})]
+            piece = self._piece(taken, block.items, {name: t.to_numpy() for name, t in block.tensors.items()})
+            return [piece] if self._model.batching.max_batch_size else piece.singly()
         except BaseException as error:  # whatever its data led to, it must not end the worker
             if not isinstance(error, InvalidRequest):
                 _log.exception("a block cannot be prepared", extra={"model": self._model.announcement.name})

@@ -76,6 +76,11 @@ class Preparation:
         return outputs
 
     @property
+    def has_steps(self) -> bool:
+        """Whether anything is done to a row before the graph sees it."""
+        return bool(self._steps)
+
+    @property
     def pads(self) -> bool:
         """Whether rows may differ in length."""
         return bool(self._padding)

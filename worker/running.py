@@ -116,7 +116,8 @@ class Runner:
         if self._model.is_self_described:
             current.set(_requests_of(pieces))
         try:
-            return self._model.run(pieces[0].block.signature, inputs, rows)
+            block = pieces[0].block
+            return self._model.run(block.signature, inputs, rows, has_rows=block.has_rows)
         finally:
             self._status.pause()
 

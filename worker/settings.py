@@ -49,6 +49,12 @@ class WorkerSettings(CommonSettings):
     )
     threads: int = Field(1, ge=1, description="Threads that one run of a model may use inside the runtime.")
     max_batch_size: int = Field(32, ge=1, description="Rows in a batch for a model whose manifest does not say.")
+    warmup_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="How long the runs before a version serves may take; a version that takes longer is loaded again "
+        "and served without them, in batches of one request.",
+    )
     lease_ms: int = Field(
         1500, ge=100, description="A batch whose worker is silent for this long is taken over by another worker."
     )

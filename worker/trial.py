@@ -3,11 +3,11 @@
 A free first dimension does not say that rows are independent: a softmax over it, a dynamic quantization or time as the
 first axis mixes rows. Nor do rows that were padded to the longest of a batch always keep their answers. So both are
 shown by runs: every row's answer must be the same alone and among others, cut to the row's own length where an output
-has the padded axis.
+has the padded axis. The others are samples first, then rows of very large numbers, of zeros and of NaN, which change
+whatever is computed over the batch, and at last as many as a batch may have.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from millrace.protocol.errors import DeadlineExceeded, Unavailable
-from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, DTYPES, Signature, TensorSpec
+from millrace.protocol.errors import DeadlineExceeded, ModelFailed, Unavailable
+from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature
 from worker.backends.base import Arrays, Backend, Device
+from worker.backends.texts import reason_of
+from worker.budget import Budget, Run
 from worker.preprocess import Preparation
+from worker.samples import SCALES, Subject
 
-_Run = Callable[[Arrays], Arrays]
 _Alike = Callable[[npt.NDArray[Any], npt.NDArray[Any]], bool]
-_LENGTHS = (5, 2, 11)  # of the sample rows, where rows may differ in length
-_SCALES = (1.0, 8.0, 0.25)  # of the sample rows' numbers: what is computed over a batch shows where rows differ in size
-_GUESSES = ((4, 10), (1, 10), (4, 2), (1, 2))  # sizes of free axes, and what whole numbers stay below
-_WORDS, _NUMERALS = (b"a", b"good film", b"it's", b"B"), (b"7", b"1", b"22", b"3")
+_LARGE = 1e6
 # Of a row's largest number, by device: runs of another size round differently, most where a GPU computes with TF32.
 _TOLERANCES = {
     "cpu": {"f2": 2e-2, "f4": 1e-4, "f8": 1e-6},
@@ -38,11 +37,14 @@ class Evidence:
     """What a model's trial showed. `reason` says why rows must not run together, "" where they may.
 
     `length_axes` are, by signature, the outputs that have the padded axis, and which one it is: there every row's
-    answer is as long as the row was before padding.
+    answer is as long as the row was before padding. `rows` is the largest batch that ran, and `lacked` why no larger
+    one did: what "larger ones" do.
     """
 
     reason: str = ""
     length_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    rows: int = 0
+    lacked: str = ""
 
 
 class _NotShown(Exception):
@@ -59,26 +61,38 @@ def of_model(
     preparation: Preparation,
     max_batch_size: int,
     device: Device | None = None,
+    *,
+    subjects: Mapping[str, Subject] | None = None,
+    budget: Budget | None = None,
 ) -> Evidence:
-    """Try each of these signatures of a model, as callers see them, on up to three rows.
+    """Try each of these signatures of a model, as callers see them, on up to three rows, then on larger batches.
 
-    A signature that takes serialized examples is not tried: it answers example by example. Raises `Unavailable` or
-    `DeadlineExceeded` when the model depends on something that is away.
+    `subjects` are what to try of each one, by default what its graph says. A signature that takes serialized examples
+    is not tried: it answers example by example. Raises `Unavailable` or `DeadlineExceeded` when the model depends on
+    something that is away.
     """
-    length_axes = {}
+    budget = budget or Budget()
+    length_axes, largest, lacked = {}, max_batch_size, ""
     alike = partial(_are_alike, _TOLERANCES[(device or Device()).kind])
     for name, signature in signatures.items():
         if max_batch_size < 2 or signature.examples_input:
             continue
-        outputs = [spec.name for spec in signature.outputs]
+        subject = subjects[name] if subjects else _subject(backend.signatures[name], preparation)
+        run = budget.watched(partial(_run, backend, name, [spec.name for spec in signature.outputs]))
         try:
-            run = partial(_run, backend, name, outputs)
-            axes = _tried(run, alike, backend.signatures[name], preparation, max_batch_size)
+            trial = _tried(run, alike, subject, max_batch_size, budget)
+            rows, lack = trial.grow(max_batch_size, budget)
         except (_NotShown, _Dependent) as error:
             return Evidence(str(error) if name == DEFAULT_SIGNATURE else f"signature {name!r}: {error}")
-        if axes:
-            length_axes[name] = axes
-    return Evidence(length_axes=length_axes)
+        if rows < largest:
+            largest, lacked = rows, lack
+        if trial.axes:
+            length_axes[name] = trial.axes
+    return Evidence(length_axes=length_axes, rows=largest, lacked=lacked)
+
+
+def _subject(signature: Signature, preparation: Preparation) -> Subject:
+    return Subject(signature=signature, preparation=preparation, axes={})
 
 
 def _run(backend: Backend, signature: str, outputs: Sequence[str], inputs: Arrays) -> Arrays:
@@ -86,57 +100,141 @@ def _run(backend: Backend, signature: str, outputs: Sequence[str], inputs: Array
     return {name: np.asarray(answers[name]) for name in outputs}
 
 
-def _tried(
-    run: _Run, alike: _Alike, signature: Signature, preparation: Preparation, max_rows: int
-) -> Mapping[str, int]:
-    """The length axes that the first telling sample shows. Raises `_NotShown` or `_Dependent`."""
-    error = _NotShown("")
-    for size, below in _GUESSES:
-        rows = _samples(signature, preparation, min(len(_SCALES), max_rows), size, below)
+def _tried(run: Run, alike: _Alike, subject: Subject, max_rows: int, budget: Budget) -> "_Trial":
+    """The trial of the first telling sample, which shows that rows are independent. Raises this file's errors."""
+    error = _NotShown("it has no inputs")
+    for rows in _samples(subject, min(len(SCALES), max_rows)):
+        trial = _Trial(run, alike, rows, subject.preparation, budget)
         try:
-            return _compared(run, alike, rows, preparation)
+            trial.compare()
         except _NotShown as shows_nothing:
             error = shows_nothing
+            if budget.is_spent:
+                raise
+            continue
         except _Dependent:
-            if _repeats(run, alike, rows[0]):
+            if trial.repeats():
                 raise
             raise _NotShown("its answers to one row differ from run to run, so a trial shows nothing") from None
+        return trial
     raise error
 
 
-def _repeats(run: _Run, alike: _Alike, row: Arrays) -> bool:
-    """Whether the row's answer is the same twice: else a trial shows nothing of other rows."""
-    one, other = run(row), run(row)
-    return all(alike(one[name], other[name]) for name in one)
+def _samples(subject: Subject, count: int) -> Iterator[list[Arrays]]:
+    if given := subject.given_rows(count):
+        yield given
+    if subject.required:
+        for guess in subject.guesses():
+            yield subject.rows(guess, count)
 
 
-def _compared(run: _Run, alike: _Alike, rows: Sequence[Arrays], preparation: Preparation) -> Mapping[str, int]:
-    """The length axes. Raises `_Dependent` for rows that depend on one another."""
-    alone = [_answer(run, row, _NotShown) for row in rows]
-    together = _answer(run, preparation.joined(rows), _Dependent)
-    lengths = [preparation.length(row) for row in rows]
-    for name, array in together.items():
-        if array.shape[:1] != (len(rows),):
-            raise _Dependent(f"output {name!r} has shape {list(array.shape)} for {len(rows)} rows")
-    axes = {name: axis for name in together if (axis := _length_axis(name, alone, together[name], lengths))}
-    for i, answer in enumerate(alone):
-        _compare(alike, answer, together, slice(i, i + 1), lengths[i], axes)
-    if preparation.pads and len(rows) > 1:  # a request of two rows, padded to its own longest
-        pair = _answer(run, preparation.joined(rows[:2]), _Dependent)
-        _compare(alike, pair, together, slice(0, 2), max(lengths[:2]), axes)
-    if len(rows) > 1 and all(alike(alone[0][name], other[name]) for other in alone[1:] for name in alone[0]):
-        raise _NotShown("its answers to different samples are the same, which shows nothing")
-    return axes
+class _Trial:
+    """A few rows whose answers alone are known; `axes` are the length axes that they show."""
+
+    def __init__(
+        self, run: Run, alike: _Alike, rows: Sequence[Arrays], preparation: Preparation, budget: Budget
+    ) -> None:
+        self._run = run
+        self._alike = alike
+        self._rows = rows
+        self._preparation = preparation
+        self._budget = budget
+        self._lengths = [preparation.length(row) for row in rows]
+        self._alone: list[Arrays] = []
+        self.axes: Mapping[str, int] = {}
+
+    def compare(self) -> None:
+        """Run the rows apart and together. Raises `_Dependent` for rows that depend on one another, or `_NotShown`."""
+        rows, lengths, preparation = self._rows, self._lengths, self._preparation
+        self._alone = [self._answer(rows[0], _NotShown)]
+        if lacked := self._budget.lacks(2 * len(rows)):
+            raise _NotShown(f"a trial {lacked}")
+        self._alone += [self._answer(row, _NotShown) for row in rows[1:]]
+        together = self._together(range(len(rows)))
+        self.axes = {
+            name: axis for name in together if (axis := _length_axis(name, self._alone, together[name], lengths))
+        }
+        self._check(together, range(len(rows)))
+        if preparation.pads and len(rows) > 1:  # a request of two rows, padded to its own longest
+            pair = self._answer(preparation.joined(rows[:2]), _Dependent)
+            _compare(self._alike, pair, together, slice(0, 2), max(lengths[:2]), self.axes)
+        if len(rows) > 1 and all(
+            self._alike(self._alone[0][name], other[name]) for other in self._alone[1:] for name in self._alone[0]
+        ):
+            raise _NotShown("its answers to different samples are the same, which shows nothing")
+        self._compare_beside_extremes()
+
+    def repeats(self) -> bool:
+        """Whether a row's answer is the same twice: else a trial shows nothing of other rows."""
+        one, other = self._run(self._rows[0]), self._run(self._rows[0])
+        return all(self._alike(one[name], other[name]) for name in one)
+
+    def grow(self, max_rows: int, budget: Budget) -> tuple[int, str]:
+        """Compare in larger and larger batches: how many rows the largest had, and why no larger one ran.
+
+        Raises `_Dependent`.
+        """
+        rows = len(self._rows)
+        while rows < max_rows:
+            larger = min(2 * rows, max_rows)
+            if lacked := budget.lacks(larger / rows):
+                return rows, lacked
+            places = [i % len(self._rows) for i in range(larger)]
+            try:
+                together = self._together(places)
+            except MemoryError:
+                return rows, "have no memory"
+            except _Dependent as error:
+                if isinstance(error.__cause__, ModelFailed):  # the model, and not what it was asked
+                    return rows, f"fail: {reason_of(error.__cause__)}"
+                raise
+            self._check(together, places)
+            rows = larger
+        return rows, ""
+
+    def _together(self, places: Sequence[int]) -> Arrays:
+        together = self._answer(self._preparation.joined([self._rows[place] for place in places]), _Dependent)
+        for name, array in together.items():
+            if array.shape[:1] != (len(places),):
+                raise _Dependent(f"output {name!r} has shape {list(array.shape)} for {len(places)} rows")
+        return together
+
+    def _check(self, together: Arrays, places: Sequence[int]) -> None:
+        for i, place in enumerate(places):
+            _compare(self._alike, self._alone[place], together, slice(i, i + 1), self._lengths[place], self.axes)
+
+    def _compare_beside_extremes(self) -> None:
+        """The first row's answer beside rows that callers may send, too; a model that fails on them shows nothing."""
+        for number in (_LARGE, 0.0, np.nan):
+            extreme = {name: _filled(array, number) for name, array in self._rows[0].items()}
+            if not any(array.dtype.kind == "f" for array in extreme.values()):
+                return
+            inputs = self._preparation.joined([extreme, self._rows[0], extreme])
+            try:
+                together = self._answer(inputs, _NotShown)
+            except _NotShown:
+                continue
+            if any(array.shape[:1] != (3,) for array in together.values()):
+                raise _Dependent("its answers to rows of extreme numbers are not as many as the rows")
+            _compare(self._alike, self._alone[0], together, slice(1, 2), self._lengths[0], self.axes)
+
+    def _answer(self, inputs: Arrays, kind: type[_NotShown] | type[_Dependent]) -> Arrays:
+        try:
+            return self._run(inputs)
+        except (Unavailable, DeadlineExceeded, MemoryError):
+            raise
+        except Exception as error:  # whatever the runtime raises
+            rows = max((len(array) for array in inputs.values() if array.ndim), default=0)
+            raise kind(f"the model fails on {rows} sample rows: {reason_of(error)}") from error
 
 
-def _answer(run: _Run, inputs: Arrays, kind: type[_NotShown] | type[_Dependent]) -> Arrays:
-    try:
-        return run(inputs)
-    except (Unavailable, DeadlineExceeded):
-        raise
-    except Exception as error:  # whatever the runtime raises
-        rows = max((len(array) for array in inputs.values()), default=0)
-        raise kind(f"the model fails on {rows} sample rows: {_first_line(error)}") from error
+def _filled(array: npt.NDArray[Any], number: float) -> npt.NDArray[Any]:
+    """The array, floating-point numbers replaced by that one with alternating signs."""
+    if array.dtype.kind != "f":
+        return array
+    signs = np.where(np.arange(array.size) % 2, -1.0, 1.0).reshape(array.shape)
+    with np.errstate(over="ignore"):
+        return np.asarray(signs * number).astype(array.dtype)
 
 
 def _length_axis(name: str, alone: Sequence[Arrays], together: npt.NDArray[Any], lengths: Sequence[int]) -> int:
@@ -177,51 +275,3 @@ def _are_alike(tolerances: Mapping[str, float], one: npt.NDArray[Any], other: np
         return bool(np.array_equal(one, other))
     finite = np.abs(one[np.isfinite(one)])
     return np.allclose(one, other, rtol=0, atol=tolerance * float(finite.max(initial=0.0)), equal_nan=True)
-
-
-def _samples(signature: Signature, preparation: Preparation, count: int, size: int, below: int) -> list[Arrays]:
-    rng = np.random.default_rng(0)
-    lengths = [
-        min(length, preparation.max_length) for length in (_LENGTHS if preparation.max_length > 2 else (1, 2, 1))
-    ]
-    return [
-        {
-            spec.name: _sample(
-                rng,
-                spec,
-                _row_shape(spec, preparation, size, lengths[(i + preparation.length_group(spec.name)) % len(lengths)]),
-                row=i,
-                below=below,
-                ids=preparation.ids(spec.name),
-            )
-            for spec in signature.inputs
-            if not spec.optional
-        }
-        for i in range(count)
-    ]
-
-
-def _row_shape(spec: TensorSpec, preparation: Preparation, size: int, length: int) -> tuple[int, ...]:
-    shape = (1, *(size if axis < 0 else axis for axis in spec.shape[1:]))
-    return (*shape[:-1], length) if preparation.may_pad(spec.name) else shape
-
-
-def _sample(
-    rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...], *, row: int, below: int, ids: range | None
-) -> npt.NDArray[Any]:
-    """Random numbers, or words, for one row."""
-    if spec.datatype == BYTES:
-        words = _WORDS if below > 2 else _NUMERALS
-        return np.array([words[(row + i) % len(words)] for i in range(math.prod(shape))], object).reshape(shape)
-    dtype = DTYPES[spec.datatype]
-    if dtype.kind == "f":
-        return (rng.standard_normal(shape) * _SCALES[row]).astype(dtype)
-    plain = range(256) if spec.datatype == "UINT8" else range(1, below)
-    numbers = range(2) if below == 2 or dtype.kind == "b" else ids or plain
-    sample = rng.integers(numbers.start, numbers.stop, shape)
-    sample.flat[:1] = numbers[row % len(numbers)]  # so that short rows differ, too
-    return sample.astype(dtype)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]

@@ -1,41 +1,94 @@
 """Runs before a model serves: so that no caller waits for a first run, and to measure what a run costs."""
 
-import logging
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from millrace.protocol.errors import DeadlineExceeded, Unavailable
 from millrace.protocol.tensors import BYTES, DTYPES, Signature, TensorSpec
-from worker.backends.base import Backend
+from worker.backends.base import Arrays, Backend
+from worker.backends.texts import reason_of
 from worker.batcher import Cost
+from worker.budget import Budget, Run
 from worker.preprocess import Preparation
+from worker.samples import Subject
 
-_log = logging.getLogger(__name__)
 _MEASURED_LENGTH, _MEASURED_ROWS, _MEASURED_RUNS = 64, 8, 5
-_LARGEST_INPUT_BYTES = 2**30
 _SEND_MS = 0.05  # one more reply block: written, sent and read by the API
 
 
-def run_on_zeros(backend: Backend, signatures: Mapping[str, Signature], rows: int) -> None:
-    """Run each signature on that many rows of zeros; `rows` 0 is for a model without batches.
+def run(backend: Backend, subjects: Mapping[str, Subject], max_batch_size: int, budget: Budget) -> tuple[int, str, str]:
+    """Run each signature on what its files give, else on guesses, in batches of up to `max_batch_size` rows.
 
-    A signature that takes serialized examples may refuse empty strings. Raises `ValueError` for a batch that is too
-    large to hold, and whatever the runtime raises.
+    Returns how many rows the largest batch had, what larger ones do that did not run, and why a signature could not be
+    run, "" where all could. Raises `Unavailable`, `DeadlineExceeded` and `MemoryError`.
     """
-    for name, signature in signatures.items():
+    largest, lacked, failed = max_batch_size, "", ""
+    for name, subject in subjects.items():
+        of_signature = budget.watched(partial(backend.run, name))
         try:
-            _check_size(signature, rows)
-            backend.run(name, {spec.name: _filled(spec, rows) for spec in signature.inputs})
+            rows = _first_that_runs(of_signature, subject, max_batch_size, budget)
+        except (Unavailable, DeadlineExceeded, MemoryError):
+            raise
         except Exception as error:  # whatever the runtime raises
-            if not signature.examples_input:
-                raise
-            _log.info(
-                "a signature that takes examples was not warmed up", extra={"signature": name, "reason": str(error)}
-            )
+            if not subject.signature.examples_input:  # which may refuse what is no serialized example
+                failed = failed or reason_of(error)
+            continue
+        grown, lack = _grow(of_signature, rows, subject.preparation, max_batch_size, budget)
+        if grown < largest:
+            largest, lacked = grown, lack
+    return largest, lacked, failed
+
+
+def _first_that_runs(run: Run, subject: Subject, max_batch_size: int, budget: Budget) -> list[Arrays]:
+    """The rows, or the one whole request, of the first sample that the model runs; else the first error is raised."""
+    first: Exception | None = None
+    for sample in _samples(subject, has_rows=bool(max_batch_size)):
+        try:
+            run(sample[0])
+        except (Unavailable, DeadlineExceeded, MemoryError):
+            raise
+        except Exception as error:  # whatever the runtime raises
+            first = first or error
+            if budget.is_spent:
+                break
+        else:
+            return sample
+    raise first or ValueError("no sample of its inputs is small enough")
+
+
+def _samples(subject: Subject, *, has_rows: bool) -> Iterator[list[Arrays]]:
+    if not has_rows:
+        yield from ([given] for given in subject.given)
+        for guess in subject.guesses(has_rows=False):
+            yield from ([subject.whole(guess, first)] for first in sorted({1, guess.size}))
+        return
+    if rows := subject.given_rows(1):
+        yield rows
+    yield from (subject.rows(guess, 1) for guess in subject.guesses())
+
+
+def _grow(
+    run: Run, sample: list[Arrays], preparation: Preparation, max_batch_size: int, budget: Budget
+) -> tuple[int, str]:
+    """Run larger and larger batches: the rows of the largest, and what larger ones do that did not run."""
+    rows = 1
+    while rows < max_batch_size:
+        larger = min(2 * rows, max_batch_size)
+        if lacked := budget.lacks(larger / rows):
+            return rows, lacked
+        try:
+            run(preparation.joined([sample[0]] * larger))
+        except (Unavailable, DeadlineExceeded):
+            raise
+        except Exception as error:  # memory, or whatever the runtime raises
+            return rows, f"fail: {reason_of(error)}"
+        rows = larger
+    return max_batch_size, ""
 
 
 def measured_cost(
@@ -72,28 +125,10 @@ def measured_cost(
 
 
 def _sample(spec: TensorSpec, preparation: Preparation, rows: int, length: int) -> npt.NDArray[Any]:
-    pads = preparation.may_pad(spec.name)
-    return _filled(spec, rows, length if pads else 1, value=preparation.filler(spec.name))
-
-
-def _check_size(signature: Signature, rows: int) -> None:
-    """Raises `ValueError` for a batch that a worker had better not try to hold."""
-    size = max((math.prod(_shape(spec, rows)) * DTYPES[spec.datatype].itemsize for spec in signature.inputs), default=0)
-    if size > _LARGEST_INPUT_BYTES:
-        raise ValueError(f"a batch of {rows} rows has an input of {size} bytes; max_batch_size must be lower")
-
-
-def _shape(spec: TensorSpec, rows: int) -> tuple[int, ...]:
-    """What the smallest tensor of so many rows has; `rows` 0 is a model without batches."""
-    shape = tuple(1 if size < 0 else size for size in spec.shape)
-    return (rows, *shape[1:]) if rows else shape
-
-
-def _filled(spec: TensorSpec, rows: int, length: int = 1, *, value: int = 0) -> npt.NDArray[Any]:
-    """A tensor of one value, its last axis `length` long where that is free; `rows` 0 is a model without batches."""
-    shape = _shape(spec, rows)
+    """A tensor of one value, its last axis `length` long where it may be filled up."""
+    shape = (rows, *(1 if size < 0 else size for size in spec.shape[1:]))
     if len(shape) > 1 and spec.shape[-1] < 0:
-        shape = (*shape[:-1], length)
+        shape = (*shape[:-1], length if preparation.may_pad(spec.name) else 1)
     if spec.datatype == BYTES:
         return np.full(shape, b"", object)
-    return np.full(shape, value, DTYPES[spec.datatype])
+    return np.full(shape, preparation.filler(spec.name), DTYPES[spec.datatype])

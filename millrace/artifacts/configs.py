@@ -36,7 +36,10 @@ _NEEDED = {
     "batch_input": "batch inputs",
     "batch_output": "batch outputs",
 }
-_READ = {"name", "platform", "backend", "version_policy", "max_batch_size", "input", "output", "instance_group"}
+_READ = {
+    *("name", "platform", "backend", "version_policy", "max_batch_size", "input", "output", "instance_group"),
+    "model_warmup",
+}
 _TENSOR_FIELDS = {"name", "data_type", "dims", "label_filename", "optional", "format"}
 
 
@@ -59,6 +62,23 @@ class TensorConfig(msgspec.Struct, frozen=True):
     dims: tuple[int, ...]
 
 
+class WarmupInput(msgspec.Struct, frozen=True, kw_only=True):
+    """An input of a `model_warmup`: zeros, random numbers, or what a file in the model's folder `warmup` holds."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    is_random: bool = False
+    file: str = ""
+
+
+class WarmupRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A `model_warmup`: the request to warm up with, in so many rows where the model batches."""
+
+    batch_size: int
+    inputs: tuple[WarmupInput, ...]
+
+
 class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A `config.pbtxt`. What it does not say is None or empty; `ignored` names the fields that have no effect here.
 
@@ -73,6 +93,7 @@ class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorConfig, ...] = ()
     labels_file: str | None = None
     instances: dict[str, int] = {}
+    warmup: tuple[WarmupRequest, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -134,6 +155,7 @@ def read_triton_config(folder: Path) -> TritonConfig | None:
         outputs=tuple(_tensor(path, tensor) for tensor in config.output),
         labels_file=next((output.label_filename for output in config.output if output.label_filename), None),
         instances=_instances(config),
+        warmup=tuple(_warmup(request) for request in config.model_warmup),
         ignored=tuple(_ignored_of_triton(config)),
     )
 
@@ -179,9 +201,29 @@ def _tensor(path: Path, tensor: Any) -> TensorConfig:
     for field, _ in tensor.ListFields():
         if field.name not in _TENSOR_FIELDS:
             raise ConfigError(f"{path}: {field.name} of {tensor.name!r} is not supported")
-    datatype = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name
-    oip = datatype.removeprefix("TYPE_")
-    return TensorConfig(tensor.name, "BYTES" if oip == "STRING" else oip, tuple(tensor.dims))
+    return TensorConfig(tensor.name, _datatype(tensor), tuple(tensor.dims))
+
+
+def _warmup(request: Any) -> WarmupRequest:
+    return WarmupRequest(
+        batch_size=request.batch_size,
+        inputs=tuple(
+            WarmupInput(
+                name=name,
+                datatype=_datatype(tensor),
+                dims=tuple(tensor.dims),
+                is_random=tensor.random_data,
+                file=tensor.input_data_file,
+            )
+            for name, tensor in sorted(request.inputs.items())
+        ),
+    )
+
+
+def _datatype(tensor: Any) -> str:
+    named = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name
+    oip: str = named.removeprefix("TYPE_")
+    return "BYTES" if oip == "STRING" else oip
 
 
 def _instances(config: Any) -> dict[str, int]:
@@ -195,9 +237,7 @@ def _instances(config: Any) -> dict[str, int]:
 def _ignored_of_triton(config: Any) -> Iterator[str]:
     """What has no effect here, in words."""
     for field, _ in config.ListFields():
-        if field.name == "model_warmup":
-            yield "model_warmup: every version is warmed up on zeros"
-        elif field.name == "dynamic_batching":
+        if field.name == "dynamic_batching":
             batching = config.dynamic_batching
             yield from (
                 f"dynamic_batching.{part.name}"

@@ -66,10 +66,13 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True):
     """How requests are grouped. `max_batch_size` counts rows; 0 means that the first dimension does not count rows.
 
     `max_queue_delay_ms` is how long a worker waits for a fuller batch; it helps only where the model gains from it.
+    `rows_are_independent` is the publisher's word that a row's answer never depends on the rows beside it; without it
+    that is tried when the version is loaded.
     """
 
     max_batch_size: int = 32
     max_queue_delay_ms: float = 0.0
+    rows_are_independent: bool = False
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -47,6 +47,7 @@ class _RequestHead(msgspec.Struct, array_like=True, frozen=True):
     sent_ms: float
     items: tuple[RequestItem, ...]
     tensors: tuple[_TensorHead, ...]
+    has_rows: bool = True  # which blocks of before it have not
 
 
 class _CalledRequestHead(_RequestHead, array_like=True, frozen=True):
@@ -77,9 +78,11 @@ def encode_request(block: RequestBlock) -> bytes:
 def request_parts(block: RequestBlock) -> list[bytes | memoryview]:
     """The buffers whose bytes, end to end, are the block's; the tensors are not copied."""
     b, heads = block, _tensor_heads(block.tensors)
-    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, heads)
+    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, heads, b.has_rows)
     if b.via:
-        head = _CalledRequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, heads, b.via)
+        head = _CalledRequestHead(
+            b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, heads, b.has_rows, b.via
+        )
     return _parts(_REQUEST, head, b.tensors)
 
 
@@ -101,6 +104,7 @@ def decode_request(data: bytes) -> RequestBlock:
         sent_ms=head.sent_ms,
         items=head.items,
         tensors=tensors,
+        has_rows=head.has_rows,
         via=head.via,
     )
 
@@ -149,8 +153,9 @@ def _split(kind: int, decoder: msgspec.msgpack.Decoder[_Head], data: bytes) -> t
         offset += spec.payload_bytes
     if offset != len(data) or len(tensors) != len(specs):
         raise CodecError("the buffers are not those that the head lists")
-    rows = sum(item.rows for item in head.items)
-    if any(item.rows < 0 for item in head.items) or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
+    counts = [item.rows for item in head.items]
+    rows = sum(counts)
+    if min(counts, default=0) < 0 or any(tensor.shape[:1] != (rows,) for tensor in tensors.values()):
         raise CodecError("the items do not account for the tensors' rows")
     return head, tensors
 

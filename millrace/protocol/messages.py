@@ -24,8 +24,9 @@ class RequestItem(msgspec.Struct, array_like=True, frozen=True):
 class RequestBlock(msgspec.Struct, frozen=True, kw_only=True):
     """Requests on their way to a worker; every tensor has as many rows as the items together, in their order.
 
-    Where the model does not batch (`max_batch_size` 0) there is one item of one row, and each tensor has a first
-    dimension of 1 before the shape that the caller sent.
+    Where the model does not batch (`max_batch_size` 0), `has_rows` is False: there is one item of one row, and each
+    tensor has a first dimension of 1 before the shape that the caller sent. The worker goes by that, for another one
+    may have announced the model in another way.
 
     `via` names the models that call this one to answer their own requests, the first caller first; it is empty where an
     API process asks.
@@ -38,6 +39,7 @@ class RequestBlock(msgspec.Struct, frozen=True, kw_only=True):
     sent_ms: float
     items: tuple[RequestItem, ...]
     tensors: dict[str, Tensor]
+    has_rows: bool = True
     via: tuple[str, ...] = ()
 
 

@@ -60,7 +60,8 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `optional` inputs may be left out. `media` names a kind of file ("image") that is taken too, as BYTES of shape
     [-1], in place of the declared datatype and shape. `max_bytes` bounds each element of a BYTES tensor (0: no bound).
-    A tensor of `unknown_rank` may have any number of dimensions; its `shape` is then ().
+    A tensor of `unknown_rank` may have any number of dimensions; its `shape` is then (). `graph_name` is what a
+    SavedModel's own graph calls it, "" where nothing does.
     """
 
     name: str
@@ -70,6 +71,7 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     media: str = ""
     max_bytes: int = 0
     unknown_rank: bool = False
+    graph_name: str = ""
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -176,7 +178,15 @@ def encode_strings(elements: Iterable[bytes | str]) -> bytes:
 
 
 def _raw(elements: Iterable[bytes | str]) -> list[bytes]:
-    return [element.encode() if isinstance(element, str) else element for element in elements]
+    """The elements as bytes. Raises `InvalidRequest` for others: many an object would give its memory instead."""
+    given = [*elements]
+    kinds = set(map(type, given))
+    for kind in kinds:
+        if not issubclass(kind, bytes | str):
+            raise InvalidRequest(f"a string tensor has an element of type {kind.__name__}")
+    if kinds <= {bytes}:
+        return given  # type: ignore[return-value]  # all of them are bytes
+    return [element.encode() if isinstance(element, str) else element for element in given]
 
 
 def _join(raw: list[bytes]) -> bytes:

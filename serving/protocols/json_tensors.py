@@ -21,7 +21,7 @@ import simdjson
 
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, DTYPES, Tensor, TensorSpec, string_tensor
-from serving.protocols.limits import ReadLimits, too_many
+from serving.protocols.limits import ReadLimits, most_values, too_many
 
 # The words that TensorFlow Serving uses for types in its messages.
 TYPE_WORDS = {
@@ -60,15 +60,10 @@ def count_values(body: bytes, limits: ReadLimits, most_strings: float | None = N
         strings = (body.count(b'"') - body.count(b'\\"')) // 2
         if strings > most_strings:
             raise too_many("strings in JSON", int(most_strings))
-    values = _separators(body)
+    values = most_values(body)
     limits.check_quick(values)
-    if values > limits.max_values and _separators(_STRING.sub(b"", body)) > limits.max_values:
+    if values > limits.max_values and most_values(_STRING.sub(b"", body)) > limits.max_values:
         raise too_many("values in JSON", limits.max_values)
-
-
-def _separators(body: bytes) -> int:
-    """How many values there are at most: each stands behind one of these; those inside of strings count too."""
-    return body.count(b",") + body.count(b"[") + body.count(b"{") + 1
 
 
 def load(body: bytes, limits: ReadLimits = ReadLimits()) -> Any:  # noqa: B008 - it is immutable
@@ -199,6 +194,8 @@ def to_tensor(value: Any, spec: TensorSpec) -> Tensor:
     """
     shape = _shape(value)
     leaves = _leaves(value, shape)
+    if not leaves:
+        shape = _with_lost_axes(shape, spec)
     if spec.datatype == BYTES or (spec.media and leaves and is_b64(leaves[0])):
         return string_tensor(_strings(leaves), shape)
     array = _regular(leaves, spec.datatype)
@@ -259,6 +256,17 @@ def _shape(value: Any) -> tuple[int, ...]:
             break
         value = value[0]
     return tuple(shape)
+
+
+def _with_lost_axes(shape: tuple[int, ...], spec: TensorSpec) -> tuple[int, ...]:
+    """The shape with the axes behind an empty list, which JSON cannot say, as the signature has them."""
+    lost = spec.shape[len(shape) :]
+    if -1 in lost:
+        raise InvalidRequest(
+            f"input '{spec.name}' has an empty list, and JSON cannot say how large the axes behind it are; "
+            "send the shape, as the Open Inference Protocol does"
+        )
+    return (*shape, *lost)
 
 
 def _leaves(value: Any, shape: tuple[int, ...]) -> list[Any]:

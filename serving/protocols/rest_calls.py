@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from serving.transport.request_head import RequestHead
 
 Headers = Mapping[bytes, bytes]  # names in lower case
+_STAGES = "parse;dur=%.3f, queue;dur=%.3f, batch;dur=%.3f, compute;dur=%.3f, reply;dur=%.3f"
 _JSON = ("content-type", "application/json")
 
 
@@ -36,8 +37,7 @@ class RestCalls:
 
         A small body is here already, or almost: `begin` asks the same at once.
         """
-        found = target(head.path)
-        if not found or 0 <= head.length <= SMALL_BYTES:
+        if 0 <= head.length <= SMALL_BYTES or not (found := target(head.path)):
             return None
         service = self._service
         try:
@@ -121,12 +121,10 @@ class RestCalls:
         return HttpResponse(error.status, error_body(error_text(error)), headers, error)
 
     def _headers(self, call: Call) -> tuple[tuple[str, str], ...]:
-        stages = f"parse;dur={call.parse_ms:.3f}"
         if t := call.timings:
-            stages += (
-                f", queue;dur={t.queue_ms:.3f}, batch;dur={t.batch_ms:.3f}, "
-                f"compute;dur={t.compute_ms:.3f}, reply;dur={t.reply_ms:.3f}"
-            )
+            stages = _STAGES % (call.parse_ms, t.queue_ms, t.batch_ms, t.compute_ms, t.reply_ms)
+        else:
+            stages = f"parse;dur={call.parse_ms:.3f}"
         return (("x-request-id", call.request_id), ("server-timing", stages), *self._service.cors)
 
 

@@ -16,7 +16,8 @@ _MAX_FILE_BYTES = 16 * 2**20
 class Inference(msgspec.Struct, frozen=True):
     """What a request asks of a model, as its protocol's parser read it.
 
-    `timeout_ms` is None where the body names none.
+    `timeout_ms` is None where the body names none. `is_lenient`: as in TensorFlow Serving, a TensorFlow model judges
+    the shapes itself where its requests are not batched.
     """
 
     model: ServedModel
@@ -24,6 +25,7 @@ class Inference(msgspec.Struct, frozen=True):
     inputs: dict[str, Tensor]
     timeout_ms: float | None = None
     priority: str = "normal"
+    is_lenient: bool = False
 
 
 def admit(
@@ -42,7 +44,8 @@ def check(inference: Inference, max_queue_rows: int) -> int:
     Raises `InvalidRequest`, or `PayloadTooLarge` for more rows than the queue takes.
     """
     model = inference.model
-    rows = _check_inputs(model, model.signature(inference.signature), inference.inputs)
+    signature = model.signature(inference.signature)
+    rows = _check_inputs(model, signature, inference.inputs, _trusts_model(model, is_lenient=inference.is_lenient))
     check_rows(model, rows, max_queue_rows)
     return rows
 
@@ -58,7 +61,13 @@ def check_rows(model: ServedModel, rows: int, max_queue_rows: int) -> None:
 
 
 def check_shape(
-    model: ServedModel, spec: TensorSpec | None, datatype: str, shape: tuple[int, ...], max_queue_rows: int
+    model: ServedModel,
+    spec: TensorSpec | None,
+    datatype: str,
+    shape: tuple[int, ...],
+    max_queue_rows: int,
+    *,
+    is_lenient: bool = False,
 ) -> None:
     """Check what an input says of itself, before its elements are looked at. Raises as `check` does.
 
@@ -67,7 +76,12 @@ def check_shape(
     if shape:
         check_rows(model, shape[0], max_queue_rows)
     if spec:
-        _check_described(model, spec, datatype, shape)
+        _check_described(model, spec, datatype, shape, _trusts_model(model, is_lenient=is_lenient))
+
+
+def _trusts_model(model: ServedModel, *, is_lenient: bool) -> bool:
+    """Whether the model is left to judge the shapes: TensorFlow's own runtimes do, and nobody's rows are beside."""
+    return is_lenient and not model.max_batch_size and model.announcement.platform.startswith("tensorflow_")
 
 
 def request_of(inference: Inference, rows: int, *, trace: str, deadline: float, caller: str = "") -> InferenceRequest:
@@ -88,13 +102,15 @@ def request_of(inference: Inference, rows: int, *, trace: str, deadline: float, 
     )
 
 
-def _check_inputs(model: ServedModel, signature: Signature, inputs: Mapping[str, Tensor]) -> int:
-    """How many rows the inputs have."""
+def _check_inputs(model: ServedModel, signature: Signature, inputs: Mapping[str, Tensor], trusts_model: bool) -> int:
+    """How many rows the inputs have; 1 where requests are not cut into rows."""
     specs = signature.inputs
     if len(specs) == len(inputs) == 1 and specs[0].name in inputs:
-        return _check_tensor(model, specs[0], inputs[specs[0].name])
+        return _check_tensor(model, specs[0], inputs[specs[0].name], trusts_model)
     _check_names(model.name, signature, inputs)
-    rows = {_check_tensor(model, spec, inputs[spec.name]) for spec in specs if spec.name in inputs}
+    rows = {_check_tensor(model, spec, inputs[spec.name], trusts_model) for spec in specs if spec.name in inputs}
+    if not model.max_batch_size:
+        return 1
     if len(rows) != 1:
         raise InvalidRequest(f"the inputs of model '{model.name}' have different numbers of rows: {sorted(rows)}")
     return rows.pop()
@@ -118,11 +134,11 @@ def _between(least: int, most: int) -> str:
     return str(least) if least == most else f"number of inputs between {least} and {most}"
 
 
-def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> int:
+def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor, trusts_model: bool) -> int:
     """How many rows the tensor has."""
     shape = tensor.shape
-    _check_described(model, spec, tensor.datatype, shape)
-    if 0 in shape:
+    _check_described(model, spec, tensor.datatype, shape, trusts_model)
+    if model.max_batch_size and not shape[0]:
         raise InvalidRequest(f"input '{spec.name}' of model '{model.name}' is empty: its shape is {_shape(shape)}")
     most = _MAX_FILE_BYTES if spec.media and tensor.datatype == BYTES else spec.max_bytes
     if most and tensor.datatype == BYTES and (longest := _longest(tensor)) > most:
@@ -138,7 +154,9 @@ def _longest(tensor: Tensor) -> int:
     return layout.longest
 
 
-def _check_described(model: ServedModel, spec: TensorSpec, datatype: str, shape: tuple[int, ...]) -> None:
+def _check_described(
+    model: ServedModel, spec: TensorSpec, datatype: str, shape: tuple[int, ...], trusts_model: bool
+) -> None:
     """Raises `InvalidRequest` where a datatype and a shape are not what the signature says."""
     is_file = bool(spec.media) and datatype == BYTES
     if datatype != spec.datatype and not is_file:
@@ -148,7 +166,7 @@ def _check_described(model: ServedModel, spec: TensorSpec, datatype: str, shape:
             f"'{spec.datatype}'{also}"
         )
     expected = (-1,) if is_file else spec.shape
-    if not _fits(shape, expected):
+    if not _fits(shape, expected) and not spec.unknown_rank and not trusts_model:
         raise InvalidRequest(
             f"unexpected shape for input '{spec.name}' for model '{model.name}'. "
             f"Expected {_shape(expected)}, got {_shape(shape)}"

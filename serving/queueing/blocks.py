@@ -128,6 +128,7 @@ class BlockWriter:
             sent_ms=sent_ms,
             items=tuple([self._pending.add_part(pending, rows, offset_ms) for pending, _, rows in parts]),
             tensors={name: concatenate_rows([tensors[name] for _, tensors, _ in parts]) for name in parts[0][1]},
+            has_rows=first.max_batch_size > 0,
         )
         buffers = codec.request_parts(block)
         return EncodedBlock(sum([rows for _, _, rows in parts]), buffers, sum(map(len, buffers)))

@@ -27,7 +27,9 @@ class Usage:
         self.requests -= 1
         self.rows -= rows
         self.bytes -= size
-        self._shares.remove(self._caller, rows, size, is_last=not self.requests)
+        self._shares.remove(rows, size)
+        if not self.requests:
+            self._shares.forget(self._caller)
 
     def told(self, held: Held) -> None:
         """See `FairShares`."""
@@ -76,14 +78,16 @@ class FairShares:
             return 0
         return max(1, too_many // shares)
 
-    def remove(self, caller: str, rows: int, size: int, *, is_last: bool) -> None:
-        """A request of the caller has ended, perhaps the last one that it had; see `Usage`."""
+    def remove(self, rows: int, size: int) -> None:
+        """A request has ended; see `Usage`."""
         self._rows -= rows
         self._bytes -= size
-        if is_last:
-            del self._callers[caller]
-            if not self._callers:
-                self._held_rows = self._held_bytes = 0  # nothing of ours will tell that it has drained
+
+    def forget(self, caller: str) -> None:
+        """The last request that the caller had open has ended."""
+        del self._callers[caller]
+        if not self._callers:
+            self._held_rows = self._held_bytes = 0  # nothing of ours will tell that it has drained
 
     def told(self, held: Held) -> None:
         """Redis has said what the queue holds."""

@@ -18,6 +18,8 @@ _LEAST_RUNS = 2.2  # what the queue may take at least, in runs: one is under way
 class Flow:
     """One model version's rows between this process and its workers. `clock` counts seconds.
 
+    `rows_in_flight` are those that were sent and have not ended.
+
     The estimate is `rows in flight x seconds per row`. By Little's law this holds however many workers, and other API
     processes, share the queue. Both factors are measured here:
 
@@ -41,7 +43,8 @@ class Flow:
     def __init__(self, max_batch_size: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self._batch = max(1, max_batch_size)
         self._clock = clock
-        self._in_flight = {"high": 0, "normal": 0}
+        self._high = 0  # of the rows in flight
+        self.rows_in_flight = 0
         self._row_s: float | None = None
         self._run_s = 0.0
         self._longest_run_s = 0.0
@@ -51,26 +54,21 @@ class Flow:
     @property
     def batches_in_flight(self) -> float:
         """How many full batches are in flight; from two on the workers may have no time to spare."""
-        return (self._in_flight["high"] + self._in_flight["normal"]) / self._batch
-
-    @property
-    def rows_in_flight(self) -> int:
-        """How many rows were sent and have not ended."""
-        return self._in_flight["high"] + self._in_flight["normal"]
+        return self.rows_in_flight / self._batch
 
     def sent(self, priority: str, rows: int) -> int:
         """Rows were submitted. Returns how many will be served up to and with them, which `answered` asks for."""
-        in_flight = self._in_flight
-        if not (in_flight["high"] or in_flight["normal"]):
+        if not self.rows_in_flight:
             self._window_began += self._clock() - self._idle_since  # windows leave idle time out
-        in_flight[priority] += rows
-        return in_flight["high"] + (in_flight["normal"] if priority != "high" else 0)
+        self.rows_in_flight += rows
+        if priority != "high":
+            return self.rows_in_flight
+        self._high += rows
+        return self._high
 
     def left(self, priority: str, rows: int) -> None:
         """Nobody waits for the rows any more, for a reason that says nothing about the workers."""
-        self._in_flight[priority] -= rows
-        if not (self._in_flight["high"] or self._in_flight["normal"]):
-            self._idle_since = self._clock()
+        self._forget(priority, rows, self._clock())
 
     def answered(self, priority: str, rows: int, ahead: int, sent_s: float, run_s: float = 0.0) -> None:
         """Rows came back, as results or errors. `ahead` is what `sent` returned, at `sent_s` on the clock.
@@ -100,12 +98,17 @@ class Flow:
         if self._row_s is None:
             self._row_s = took_s / math.sqrt(ahead * max(ahead, self._batch))
             self._run_s = run_s
-        shortest_s = 0.0 if self._rows >= _WINDOW_ROWS else _WINDOW_SHARE * took_s
-        if now - self._window_began >= max(self._run_s, shortest_s):
+        passed_s = now - self._window_began
+        if passed_s >= self._run_s and (self._rows >= _WINDOW_ROWS or passed_s >= _WINDOW_SHARE * took_s):
             self._row_s = self._measured(now, self._row_s)
             self._begin_window(now)
-        self._in_flight[priority] -= rows
-        if not (self._in_flight["high"] or self._in_flight["normal"]):
+        self._forget(priority, rows, now)
+
+    def _forget(self, priority: str, rows: int, now: float) -> None:
+        self.rows_in_flight -= rows
+        if priority == "high":
+            self._high -= rows
+        if not self.rows_in_flight:
             self._idle_since = now
 
     def _measured(self, now: float, row_s: float) -> float:
@@ -131,17 +134,20 @@ class Flow:
 
         The answer before anything is known is a second.
         """
-        ahead = self._in_flight["high"] + (self._in_flight["normal"] if priority != "high" else 0)
-        if not (ahead or self._in_flight["normal"]):
+        if not self.rows_in_flight:
             return 0.0
-        if self._row_s is None:
+        ahead = self._high if priority == "high" else self.rows_in_flight
+        row_s = self._row_s
+        if row_s is None:
             is_early = self._clock() - self._window_began < _COLD_SHARE * timeout_s
             return 0.0 if is_early and ahead + rows <= max(_COLD_ROWS, 2 * self._batch) else 1.0
+        if row_s * (ahead + rows) + self._run_s <= _SPEED_RESERVE * timeout_s:  # almost always
+            return 0.0
         queue_s = max(_SPEED_RESERVE * timeout_s, _LEAST_RUNS * self._run_s)
         return max(
             0.0,
-            self._row_s * (ahead + min(rows, self._batch)) - queue_s,
-            self._row_s * (ahead + rows) - (timeout_s - self._run_s),  # the last run before the deadline is kept free
+            row_s * (ahead + min(rows, self._batch)) - queue_s,
+            row_s * (ahead + rows) - (timeout_s - self._run_s),  # the last run before the deadline is kept free
         )
 
     def seconds_until(self, rows: int) -> float:

@@ -209,8 +209,7 @@ class PendingRequests:
         for number in pending.ids:
             self.parts.pop(number, None)
         if outcome == "answered":
-            timings = pending.timings
-            run_s = (timings.batch_ms + timings.compute_ms) / 1000 if timings else 0.0
+            run_s = (t.batch_ms + t.compute_ms) / 1000 if (t := pending.timings) else 0.0
             pending.flow.answered(pending.priority, pending.rows, pending.ahead, pending.started, run_s)
         elif outcome == "expired":
             pending.flow.expired(pending.priority, pending.rows, pending.ahead, pending.started)

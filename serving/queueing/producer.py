@@ -38,6 +38,13 @@ class ProducerSnapshot(NamedTuple):
     appends: int
 
 
+class _Lane(NamedTuple):
+    """What is known of one model version's queue: how fast it moves, and who has what of it."""
+
+    flow: Flow
+    shares: FairShares
+
+
 class Producer:
     """Sends requests and answers them, on one event loop. `start` first, `stop` last.
 
@@ -56,8 +63,7 @@ class Producer:
         self._link = link
         self._limits = limits
         self._heartbeat_s = heartbeat_s
-        self._flows: dict[tuple[str, int], Flow] = {}
-        self._shares: dict[tuple[str, int], FairShares] = {}
+        self._lanes: dict[tuple[str, int], _Lane] = {}
         self._withdrawn: dict[Queue, list[tuple[int, int]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending = PendingRequests(clock)
@@ -119,52 +125,47 @@ class Producer:
         waiting that the answer would come too late, or the caller has more than a share of the queue (`fairness.py`).
         """
         key = request.model, request.version
-        flow = self._flows.get(key)
-        if flow is None:
-            flow = self._flows[key] = Flow(request.max_batch_size, self._pending.clock)
-            self._shares[key] = FairShares(self._limits)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(Flow(request.max_batch_size, self._pending.clock), FairShares(self._limits))
+        flow, shares = lane
         size = 0
         for tensor in request.inputs.values():  # `size_of`, at half the time
             size += len(tensor.data)
         if request.rows > self._limits.rows or size > self._limits.bytes:
             raise never_fits(request.model, request.rows, size, self._limits)
-        self.refuse_if_late(request.model, request.version, request.priority, request.timeout_s, request.rows)
-        usage = self._shares[key].add(request.caller, request.rows, size)
+        if too_late_s := flow.seconds_too_late(request.priority, request.timeout_s, request.rows):
+            raise _too_late(request.model, request.timeout_s, too_late_s)
+        usage = shares.add(request.caller, request.rows, size)
         if usage is None:
-            raise self._unfair(request, self._shares[key], size)
+            raise self._unfair(request, lane, size)
         pending = self._pending.add(request, on_response, on_error, on_sent, flow, usage, size)
         self._group_commit.add(pending)
         return pending
 
-    def _unfair(self, request: InferenceRequest, shares: FairShares, size: int) -> QueueFull:
-        number = len(shares) + 1
+    def _unfair(self, request: InferenceRequest, lane: "_Lane", size: int) -> QueueFull:
+        number = len(lane.shares) + 1
         share = f"1/{number}: {self._limits.rows // number} rows, {self._limits.bytes // number} bytes"
-        wait_s = self._flows[request.model, request.version].seconds_until(
-            shares.excess(request.caller, request.rows, size)
-        )
+        wait_s = lane.flow.seconds_until(lane.shares.excess(request.caller, request.rows, size))
         return QueueFull(
             f"the queue of {request.model!r} is more than half full, and with this request the caller would hold more "
             f"than a fair share of it ({share})",
             retry_after_s=min(LONGEST_RETRY_S, wait_s),
         )
 
-    def refuse_if_late(self, model: str, version: int, priority: str, timeout_s: float, rows: int = 1) -> None:
-        """Raises `QueueFull` where so much is waiting that the answer to a request would come too late.
+    def refuse_if_late(self, model: str, version: int, priority: str, timeout_s: float) -> None:
+        """Raises `QueueFull` where so much is waiting that the answer to a request of one row would come too late.
 
-        `rows` may be left out where they are not known yet. Under overload, asking this before a body is read leaves
-        the time that reading takes to what is accepted.
+        Under overload, asking this before a body is read leaves the time that reading takes to what is accepted.
         """
-        flow = self._flows.get((model, version))
-        if flow and (too_late_s := flow.seconds_too_late(priority, timeout_s, rows)):
-            raise QueueFull(
-                f"the queue of {model!r} is too long to answer within {timeout_s * 1000:.0f} ms",
-                retry_after_s=min(LONGEST_RETRY_S, too_late_s),
-            )
+        lane = self._lanes.get((model, version))
+        if lane and (too_late_s := lane.flow.seconds_too_late(priority, timeout_s)):
+            raise _too_late(model, timeout_s, too_late_s)
 
     def batches_in_flight(self, model: str, version: int) -> float:
         """How many full batches the version's requests make that were sent from here and have no answer yet."""
-        flow = self._flows.get((model, version))
-        return flow.batches_in_flight if flow else 0.0
+        lane = self._lanes.get((model, version))
+        return lane.flow.batches_in_flight if lane else 0.0
 
     def snapshot(self) -> ProducerSnapshot:
         """What is held and on its way now."""
@@ -245,3 +246,10 @@ class Producer:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _too_late(model: str, timeout_s: float, too_late_s: float) -> QueueFull:
+    return QueueFull(
+        f"the queue of {model!r} is too long to answer within {timeout_s * 1000:.0f} ms",
+        retry_after_s=min(LONGEST_RETRY_S, too_late_s),
+    )

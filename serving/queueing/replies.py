@@ -81,7 +81,7 @@ class Replies:
                 outputs = {name: column[i] for name, column in columns.items()}
                 if not answered.take(part, item, outputs, block.compute_ms, now):
                     continue
-                if answered.must_be_joined:
+                if len(answered.parts) > 1 and answered.must_be_joined:
                     self._spawn(self._join(answered))
                     continue
                 response = answered.response()

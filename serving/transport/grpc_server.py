@@ -50,7 +50,7 @@ class GrpcServer:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._settings = settings = service.settings
-        self._largest_bytes = min(settings.max_body_bytes, service.budget.largest // 2)  # each is counted twice
+        self._largest_bytes = min(settings.max_grpc_message_bytes, service.budget.largest // 2)  # each is counted twice
         self._stopping = asyncio.Event()
         self.intake = GrpcIntake(
             service.budget,

@@ -20,7 +20,10 @@ class Handler(Protocol):
     """
 
     def check(self, head: RequestHead, peer: str) -> MillraceError | None:
-        """Why the request is refused before its body is read; None where it may go on."""
+        """Why the request is refused before its body is read; None where it may go on.
+
+        It is not asked where a body of at most `SMALL_BYTES` has come with the head: `handle` refuses those.
+        """
 
     def body_limit(self, head: RequestHead) -> int:
         """How many bytes the body may have. Asked only for bodies above `SMALL_BYTES`."""

@@ -238,10 +238,13 @@ class Connection(asyncio.Protocol):
 
     # The way in
 
+    def _is_full_now(self) -> bool:
+        self.count_unsent()
+        return self._is_full
+
     def _take_head(self, data: bytes, known: int = 0) -> None:
         """Go on with what came; the first `known` bytes of it were looked at before."""
-        self.count_unsent()
-        if self._is_full:
+        if self._transport.get_write_buffer_size() and self._is_full_now():
             self._hold_for_later(data)
             return
         if data[0] == 13:
@@ -259,8 +262,9 @@ class Connection(asyncio.Protocol):
             return
         if self._buffer:
             self._hold(b"")
-        refusal = self._handler.check(head, self._peer)
         length, body_ends = head.length, end + head.length
+        is_here = 0 <= length <= self._small_limit and body_ends <= len(data)
+        refusal = None if is_here else self._handler.check(head, self._peer)
         if length < 0 or length > LARGE_BYTES or body_ends > len(data):
             self._await_body(head, data[end:], refusal)
             return

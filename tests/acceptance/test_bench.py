@@ -46,7 +46,7 @@ def test_bench_with_wrk_reports_servers_scenarios_and_targets(tmp_path: Path) ->
     ours = next(row for row in data["rows"] if row["server"] == "millrace")
     assert ours["ratio_to_flask"] > 0
     assert ours["ratio_to_rq"] is None
-    assert {"serving", "worker", "redis-server"} <= ours["cpu_ms_by_role"].keys()
+    assert {"serving", "worker", "valkey-server"} <= ours["cpu_ms_by_role"].keys()
     texts = data["scenarios"]["texts"]
     assert texts["ratio"] > 0
     assert texts["mixed"]["wrong"] == texts["mixed"]["errors"] == 0

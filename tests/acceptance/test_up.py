@@ -41,7 +41,7 @@ def test_it_serves_and_a_signal_stops_everything(up: Up, tiny: str, number: int)
     assert "Millrace is ready at http://127.0.0.1:" in stack.output
     assert predict(stack, [1, 2, 3]).json() == {"predictions": [[14.0, 140.0]]}
     running = stack.children()
-    for part in ("redis-server", "serving", "worker"):
+    for part in ("valkey-server", "serving", "worker"):
         assert stack.children(part)
     assert stack.stop(number) == 0
     assert alive(running) == []
@@ -85,7 +85,7 @@ def test_the_environment_chooses_what_no_option_does(
     monkeypatch.setenv("MILLRACE_LOG_LEVEL", "info")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     stack = up()
-    assert stack.children("redis-server") == []
+    assert stack.children("valkey-server") == []
     assert '"event": "loaded a model", "model": "tiny"' in stack.output
     headers = {"X-Request-Id": "find-me-in-the-log"}
     bad = httpx.post(f"{stack.url}/v1/models/tiny:predict", content=b"{", headers=headers, trust_env=False)
@@ -109,7 +109,7 @@ def test_an_option_out_of_range_is_named(up: Up, option: list[str]) -> None:
 
 def test_workers_can_be_several_and_redis_another(up: Up, tiny: str, redis_server: RedisServer) -> None:
     stack = up("--models", tiny, "--workers", "2", "--redis-url", redis_server.url)
-    assert stack.children("redis-server") == []
+    assert stack.children("valkey-server") == []
     until(lambda: 'millrace_workers{model="tiny"} 2.0' in httpx.get(f"{stack.url}/metrics").text)
     assert predict(stack, [1, 0, 0]).json() == {"predictions": [[1.0, 10.0]]}
 
@@ -230,5 +230,5 @@ def test_without_any_redis_it_says_what_to_install(tiny: str, monkeypatch: pytes
 
     monkeypatch.setattr(embedded_redis, "find_spec", lambda _: None)
     monkeypatch.setitem(os.environ, "PATH", "")
-    with pytest.raises(UpError, match=r"install Redis 6\.2 or later, or give the address of one"):
+    with pytest.raises(UpError, match=r"install Valkey, or Redis 6\.2 or later, or give the address of one"):
         embedded_redis.redis_server()

@@ -189,7 +189,9 @@ def test_onnx_blames_the_request_where_an_operator_refuses_what_it_is_given(
         ),
     ]  # fmt: skip
     assert reasons[0] == "Gather: indices element out of data bounds, idx=7 must be within the inclusive range [-2,1]"
-    assert reasons[1].startswith("Reshape: reshape_helper.h")
+    assert reasons[1].startswith("Reshape: ")
+    assert "The input tensor cannot be reshaped" in reasons[1]
+    assert ".h:" not in reasons[1]
     assert reasons[2].startswith("Add: ")
     assert reasons[3].startswith("Cast: ")
     assert not any("/onnxruntime" in reason for reason in reasons)

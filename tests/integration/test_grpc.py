@@ -310,7 +310,7 @@ async def test_bytes_that_are_no_message_are_refused_and_hurt_nobody() -> None:
 
 @run
 async def test_a_message_above_the_limit_is_refused_compressed_or_not() -> None:
-    async with running(max_body_bytes=100_000) as b:
+    async with running(max_grpc_message_bytes=100_000) as b:
         status, _ = await refused(b.infer(*range(30_000)))
         assert status == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert len(gzip.compress(bytes(400_000))) < 1000
@@ -591,7 +591,7 @@ async def test_calls_above_the_limit_are_refused_in_words_and_counted() -> None:
 
 @run
 async def test_callers_that_never_send_their_message_take_a_bounded_share_and_are_given_up() -> None:
-    async with running(max_buffered_bytes=8_000_000, max_body_bytes=1_000_000, request_timeout_ms=1000) as b:
+    async with running(max_buffered_bytes=8_000_000, max_grpc_message_bytes=1_000_000, request_timeout_ms=1000) as b:
         silent = [b.channel.stream_unary(INFER)() for _ in range(20)]
         ends = [asyncio.ensure_future(refused(call)) for call in silent]
         await b.until(lambda: sum(end.done() for end in ends) >= 16)
@@ -607,7 +607,7 @@ async def test_callers_that_never_send_their_message_take_a_bounded_share_and_ar
 
 @run
 async def test_callers_that_never_send_their_message_cannot_keep_slow_ones_out() -> None:
-    async with running(max_buffered_bytes=8_000_000, max_body_bytes=1_000_000, request_timeout_ms=20_000) as b:
+    async with running(max_buffered_bytes=8_000_000, max_grpc_message_bytes=1_000_000, request_timeout_ms=20_000) as b:
         silent = [asyncio.ensure_future(refused(b.channel.stream_unary(INFER)())) for _ in range(4)]
         await b.until(lambda: b.service.budget.used == 4_000_000)  # all the room that there is for slow messages
 

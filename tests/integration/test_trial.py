@@ -226,7 +226,10 @@ class Computed:
     platform = "scripted"
     fault = ""
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, signature: Signature, compute: Callable[[Arrays], Arrays]) -> None:
         self.signatures: Mapping[str, Signature] = {"serving_default": signature}

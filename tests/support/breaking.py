@@ -71,7 +71,10 @@ class BreakingBackend:
     platform = "breaking"
     fault = ""
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self) -> None:
         inputs, outputs = (TensorSpec(name="x", **_SPEC),), (TensorSpec(name="y", **_SPEC),)

@@ -52,6 +52,10 @@ class Echo:
 
     def handle(self, head: RequestHead, body: Body, peer: str, reservation: Reservation, done: Done) -> Withdraw | None:
         assert peer == "127.0.0.1"
+        if refusal := self.check(head, peer):
+            reservation.release()
+            done(self.refused(head, refusal))
+            return None
         assert reservation.bytes == (len(body) if isinstance(body, bytes) else body.size)
         if not isinstance(body, bytes):
             assert body.size > LARGE_BYTES

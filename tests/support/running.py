@@ -23,6 +23,11 @@ from ops.stopping import stop_timeouts
 ROOT = Path(__file__).parents[2]
 
 
+def server_under_test() -> str:
+    """The Redis or Valkey that tests run: the one that `millrace up` embeds, or TEST_REDIS_SERVER. Raises `UpError`."""
+    return os.environ.get("TEST_REDIS_SERVER") or redis_server()
+
+
 @dataclass
 class RedisServer:
     """A Redis of the test's own, on a Unix socket."""
@@ -37,7 +42,7 @@ class RedisServer:
     def start(self) -> None:
         quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
         where = ["--port", "0", "--unixsocket", str(self.path), "--dir", str(self.path.parent)]
-        self.process = subprocess.Popen([redis_server(), *where, *quiet], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([server_under_test(), *where, *quiet], stdout=subprocess.DEVNULL)
         until(self.answers)
 
     def answers(self) -> bool:

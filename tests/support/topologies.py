@@ -8,8 +8,7 @@ from pathlib import Path
 import redis
 from redis.crc import key_slot
 
-from ops.embedded_redis import redis_server
-from tests.support.running import free_port, until
+from tests.support.running import free_port, server_under_test, until
 
 SLOTS = 16384
 
@@ -34,7 +33,7 @@ class Node:
         self._run([*where, *quiet, *self.options])
 
     def _run(self, arguments: list[str]) -> None:
-        self.process = subprocess.Popen([redis_server(), *arguments], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([server_under_test(), *arguments], stdout=subprocess.DEVNULL)
         until(lambda: self.answers() or self._has_ended(), what=f"the Redis on port {self.port}")
         assert not self._has_ended()
 

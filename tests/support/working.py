@@ -40,10 +40,13 @@ class Scripted:
     platform: str = "scripted"
     fault: str = ""
     notes: Sequence[str] = ()
+    keeps_state: str = ""
+    labels: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.signatures: Mapping[str, Signature] = {"serving_default": SIGNATURE}
         self.mixed_rows: Mapping[str, str] = {}
+        self.axes: Mapping[str, Sequence[str]] = {}
         self.runs: list[int] = []
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:

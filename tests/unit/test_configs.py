@@ -10,6 +10,8 @@ from millrace.artifacts.configs import (
     ModelsConfig,
     TensorConfig,
     TritonConfig,
+    WarmupInput,
+    WarmupRequest,
     read_models_config,
     read_triton_config,
 )
@@ -115,10 +117,10 @@ def test_a_triton_configuration_is_read_for_what_is_done_and_the_rest_is_named(
         outputs=(TensorConfig("scores", "FP32", (2,)),),
         labels_file="labels.txt",
         instances={"cpu": 3, "cuda": 1},
+        warmup=(WarmupRequest(batch_size=1, inputs=(WarmupInput(name="x", datatype="FP32", dims=(3,)),)),),
         ignored=(
             "dynamic_batching.preferred_batch_size",
             "dynamic_batching.default_queue_policy",
-            "model_warmup: every version is warmed up on zeros",
             "response_cache",
             "instance_group.gpus",
         ),

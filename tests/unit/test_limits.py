@@ -11,7 +11,7 @@ from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
 from millrace.rpc import wire
 from serving.models.registry import ServedModel
-from serving.protocols.limits import QUICK_VALUES, NotQuick, ReadLimits
+from serving.protocols.limits import QUICK_BYTES, QUICK_TEXT_BYTES, QUICK_VALUES, NotQuick, ReadLimits
 from serving.protocols.oip import messages as infer_messages
 from serving.protocols.oip import rest as oip
 from serving.protocols.tfs import messages as tfs_messages
@@ -146,3 +146,15 @@ def test_who_is_asked_is_known_without_reading_the_rest() -> None:
 def test_fields_without_end_are_refused_before_it_is_known_who_is_asked(behind: bytes) -> None:
     with pytest.raises(PayloadTooLarge, match="more than 4096 fields in its message"):
         infer_messages.read_request(_infer("FP32", [1, 1]) + behind)
+
+
+def test_long_texts_are_quick_to_read_and_as_many_bytes_of_numbers_are_not() -> None:
+    limits = ReadLimits(max_quick=QUICK_VALUES)
+    texts = json.dumps({"instances": ["a good film " * 1000] * 21}).encode()
+    numbers = json.dumps({"instances": [[0.5] * 20_000]}).encode()
+    assert len(texts) > len(numbers) > QUICK_BYTES
+    limits.check_quick_json(texts, len(texts))
+    limits.check_quick_json(numbers, 1000)
+    for body in (numbers, b'["' + b"a" * QUICK_TEXT_BYTES + b'"]'):
+        with pytest.raises(NotQuick):
+            limits.check_quick_json(body, len(body))

@@ -43,14 +43,19 @@ class Backend(Protocol):
 
     `platform` is the name that the Open Inference Protocol shows; `signatures` are read from the model's file, with -1
     where any size fits. `notes` are sentences for whoever uses the model: what of its file is left out or is special,
-    and why. `mixed_rows` says, by signature, why the file itself shows that rows must not run together; a signature
-    that is not there is judged by a trial.
+    and why. `labels` are the names of classes that the file holds. `mixed_rows` says, by signature, why the file itself
+    shows that rows must not run together; a signature that is not there is judged by a trial. `axes` are the names of
+    dimensions by tensor, "" where a dimension has none. `keeps_state` says why a run may change what later runs answer,
+    "" where none does: such a model is not run before its first request, and its requests are not batched.
     """
 
     platform: str
     signatures: Mapping[str, Signature]
     notes: Sequence[str]
+    labels: Sequence[str]
     mixed_rows: Mapping[str, str]
+    axes: Mapping[str, Sequence[str]]
+    keeps_state: str
 
     @property
     def fault(self) -> str:

@@ -45,7 +45,10 @@ class MlflowBackend:
 
     platform = "mlflow"
     fault = ""
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, model: Any, signature: Any, notes: Sequence[str]) -> None:
         self._model = model

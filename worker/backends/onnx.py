@@ -1,29 +1,27 @@
-"""ONNX models, by ONNX Runtime."""
+"""ONNX models, by ONNX Runtime.
 
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+onnxfile.py     what the file says of its graph      onnxtensors.py   what callers send and get
+onnxdata.py     files beside it that hold weights    onnxtypes.py     types that callers have in another form
+onnxrefusals.py what its errors mean
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed
-from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
-from worker.backends.base import Arrays, Device, LoadError, RowErrors
-from worker.backends.texts import place, public
+from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature
+from worker.backends import onnxdata, onnxfile, onnxrefusals, onnxtensors
+from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.onnxfile import OnnxFile
+from worker.backends.onnxtensors import OnnxTensors
+from worker.backends.onnxtypes import NarrowInput, narrow_input, strings_from_caller, strings_to_caller
 
-_DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-    **{f"tensor({sign}int{bits})": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
+FILE_NAME = "model.onnx"
 # Its log cannot be led anywhere but to standard error, so only what ends the process is left of it.
 _FATAL = 4
 _ANY_MEMORY = onnxruntime.OrtMemType.DEFAULT
@@ -34,9 +32,6 @@ _SMALLEST = bytes.fromhex(
 )
 # What operators refuse comes as any of these; memory and devices do, too.
 _REFUSALS = (errors.InvalidArgument, errors.Fail, errors.RuntimeException)
-_RESOURCES = re.compile(r"alloc|out of memory|bad_alloc|cuda|cublas|cudnn", re.IGNORECASE)
-_AROUND = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_NODE = re.compile(r"^Non-zero status code returned while running (\w+) node\. Name:'.*?' Status Message: ?")
 
 
 class OnnxBackend:
@@ -44,24 +39,31 @@ class OnnxBackend:
 
     platform = "onnxruntime_onnx"
     fault = ""
-    notes: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, tensors: OnnxTensors, narrow: Sequence[NarrowInput] = ()) -> None:
         self._session = session
-        inputs = tuple(_spec(value) for value in session.get_inputs())
-        outputs = tuple(_spec(value) for value in session.get_outputs())
-        self._outputs = [spec.name for spec in outputs]
+        self._outputs = [spec.name for spec in tensors.outputs]
+        self._fetched = tensors.fetched
+        self._narrow = {one.name: one for one in narrow}
+        self.notes: Sequence[str] = tensors.notes
+        self.labels: Sequence[str] = tensors.labels
+        inputs, outputs = tuple(tensors.inputs), tuple(tensors.outputs)
         self.signatures = {DEFAULT_SIGNATURE: Signature(inputs=inputs, outputs=outputs)}
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:  # noqa: ARG002 - ONNX has one signature
         """See `Backend`."""
-        strings = {name: _texts(array) for name, array in inputs.items() if array.dtype.kind == "O"}
+        strings = {name: strings_from_caller(array) for name, array in inputs.items() if array.dtype.kind == "O"}
+        given: dict[str, Any] = inputs | strings
+        if self._narrow:
+            given |= {name: one.from_caller(given[name]) for name, one in self._narrow.items() if name in given}
         try:
-            values = self._session.run(self._outputs, inputs | strings)
+            values = self._session.run(self._fetched, given)
         except _REFUSALS as error:
-            raise _failure(str(error)) from error
-        values = (_mapped(value, str.encode) if value.dtype.kind == "O" else value for value in values)
+            raise onnxrefusals.of_run(str(error)) from error
+        values = (strings_to_caller(value) if value.dtype.kind == "O" else value for value in values)
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
@@ -79,6 +81,27 @@ def prepare() -> None:
     onnxruntime.InferenceSession(_SMALLEST, _options(threads=1), providers=["CPUExecutionProvider"])
 
 
+def load(folder: Path, device: Device) -> OnnxBackend:
+    """The model in `model.onnx`. Raises `LoadError`."""
+    path = folder / FILE_NAME
+    providers = _providers(device)
+    found = OnnxFile()
+    try:
+        found = _read(path)
+        session = _session(path, found, device, providers)
+        tensors = onnxtensors.tensors_of(session, found)
+        if tensors.addition:
+            session = _session(path, found, device, providers, tensors.addition)
+        narrow = [narrow_input(name, type_name, _options(1)) for name, type_name in tensors.narrow.items()]
+    except LoadError:
+        raise
+    except Exception as error:  # its errors share no base class
+        raise LoadError(onnxrefusals.of_load(str(error), path, found)) from error
+    if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise LoadError("CUDA was asked for, and ONNX Runtime found no usable GPU")
+    return OnnxBackend(session, tensors, narrow)
+
+
 def _options(threads: int) -> Any:
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(_FATAL)
@@ -89,57 +112,43 @@ def _options(threads: int) -> Any:
     return options
 
 
-def load(folder: Path, device: Device) -> OnnxBackend:
-    """The model in `model.onnx`. Raises `LoadError`."""
+def _providers(device: Device) -> list[str]:
+    if device.kind != "cuda":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise LoadError(
+            "the installed ONNX Runtime has no CUDA: install millrace[worker-gpu] in place of millrace[worker]"
+        )
+    onnxruntime.preload_dlls()  # CUDA's libraries are in wheels of their own, where the loader does not look
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def _read(path: Path) -> OnnxFile:
+    """What the file says; nothing where it cannot be read, and ONNX Runtime has the better words."""
+    try:
+        return onnxfile.read(path)
+    except ValueError:
+        return OnnxFile()
+
+
+def _session(path: Path, found: OnnxFile, device: Device, providers: list[str], addition: bytes = b"") -> Any:
+    """A session of the file with the addition behind it. Raises `LoadError`, and what ONNX Runtime raises."""
     options = _options(device.threads)
-    providers = ["CPUExecutionProvider"]
-    if device.kind == "cuda":
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise LoadError(
-                "the installed ONNX Runtime has no CUDA: install millrace[worker-gpu] in place of millrace[worker]"
-            )
-        onnxruntime.preload_dlls()  # CUDA's libraries are in wheels of their own, where the loader does not look
-        providers.insert(0, "CUDAExecutionProvider")
-    try:
-        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=providers)
-    except Exception as error:  # its errors share no base class
-        reason = public(_AROUND.sub("", str(error)), folder)
-        raise LoadError(f"{place(folder, 'model.onnx')}: {reason}") from error
-    if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-        raise LoadError("CUDA was asked for, and ONNX Runtime found no usable GPU")
-    return OnnxBackend(session)
+    if any(domain == onnxrefusals.EXTENSIONS_DOMAIN for domain, _ in found.operators):
+        _register_extensions(options)
+    files = onnxdata.paths(path.parent, path.name, found.data_files)
+    if found.has_nested_data:
+        with onnxdata.copied_folder(path, files, addition) as copy:
+            return onnxruntime.InferenceSession(copy, options, providers)
+    with onnxdata.copied(files, path.parent) as contents:
+        if contents:
+            sizes = [len(content) for content in contents.values()]
+            options.add_external_initializers_from_files_in_memory([*contents], [*contents.values()], sizes)
+        source = path.read_bytes() + addition if contents or addition else path
+        return onnxruntime.InferenceSession(source, options, providers)
 
 
-def _spec(value: Any) -> TensorSpec:
-    if value.type not in _DATATYPES:
-        raise LoadError(f"tensor {value.name!r} is a {value.type}, which is not supported")
-    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in value.shape)
-    return TensorSpec(name=value.name, datatype=_DATATYPES[value.type], shape=shape)
-
-
-def _failure(text: str) -> MillraceError:
-    """What a run's error means: an operator that refuses what it is given blames the request's data."""
-    reason = public(_NODE.sub(r"\1: ", _AROUND.sub("", text)))
-    return ModelFailed(f"ONNX Runtime: {reason}") if _RESOURCES.search(text) else InvalidRequest(reason)
-
-
-def _texts(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The strings as ONNX Runtime takes them. Raises `RowErrors` for rows that are not UTF-8."""
-    try:
-        return _mapped(array, bytes.decode)
-    except UnicodeDecodeError:
-        bad: dict[int, MillraceError] = {}
-        width = max(1, math.prod(array.shape[1:]))
-        for position, value in enumerate(array.ravel()):
-            try:
-                value.decode()
-            except UnicodeDecodeError as error:
-                bad.setdefault(position // width, InvalidRequest(f"ONNX Runtime takes strings as UTF-8: {error}"))
-        raise RowErrors(bad) from None
-
-
-def _mapped(array: npt.NDArray[Any], convert: Callable[[Any], Any]) -> npt.NDArray[Any]:
-    """The array of objects with each one converted: ONNX Runtime's strings are text, ours are bytes."""
-    converted = np.empty(array.size, object)
-    converted[:] = [convert(value) for value in array.ravel()]
-    return converted.reshape(array.shape)
+def _register_extensions(options: Any) -> None:
+    """Let sessions use the operators of `onnxruntime-extensions` (tokenizers and the like), where it is installed."""
+    if find_spec("onnxruntime_extensions"):
+        options.register_custom_ops_library(importlib.import_module("onnxruntime_extensions").get_library_path())

@@ -32,7 +32,10 @@ class PythonBackend:
 
     platform = "python"
     fault = ""
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, model: Any, declaration: Declaration, loop: LoopThread) -> None:
         self._model = model

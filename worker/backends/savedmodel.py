@@ -1,6 +1,5 @@
-"""TensorFlow SavedModels, by TensorFlow."""
+"""TensorFlow SavedModels, by TensorFlow: those that TensorFlow Serving loads, of TensorFlow 1 and 2 alike."""
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,17 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
-from millrace.protocol.errors import InvalidRequest, ModelFailed
-from millrace.protocol.tensors import Signature, TensorSpec, datatype_of
+from millrace.protocol.errors import NotSupported
+from millrace.protocol.tensors import Signature
+from worker.backends import savedmodelfile, savedmodelstate, signaturedefs
 from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.savedmodelcall import SignatureCall
+from worker.backends.savedmodelrefusals import reason_of, refusal
+from worker.backends.savedmodelsession import open_session
+from worker.backends.signaturedefs import Announced, TensorFound
 from worker.backends.texts import place, public
+
+_PARSERS = ("ParseExample", "ParseExampleV2")  # which take serialized examples as their first input
 
 
 class SavedModelBackend:
@@ -22,49 +28,50 @@ class SavedModelBackend:
 
     platform = "tensorflow_savedmodel"
     fault = ""
-    notes: Sequence[str] = ()
-    mixed_rows: Mapping[str, str] = {}
+    labels: Sequence[str] = ()
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
-    def __init__(self, model: Any, device: str) -> None:
-        self._model = model  # the functions below do not keep the model's variables alive
-        self._functions = dict(model.signatures)
-        self._device = device
-        self.signatures = {name: _signature(function) for name, function in self._functions.items()}
+    def __init__(
+        self, session: Any, calls: Mapping[str, SignatureCall], found: Announced, mixed_rows: Mapping[str, str]
+    ) -> None:
+        self._session = session
+        self._calls = dict(calls)
+        self.signatures: Mapping[str, Signature] = found.signatures
+        self.notes: Sequence[str] = found.notes
+        self.mixed_rows = mixed_rows
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """See `Backend`. Like TensorFlow Serving, blames the request where an operation blames its argument."""
         try:
-            with tf.device(self._device):
-                outputs = self._functions[signature](**{name: tf.constant(array) for name, array in inputs.items()})
-        except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError) as error:
-            raise InvalidRequest(_reason(error)) from error
+            return self._calls[signature].run(inputs)
         except tf.errors.OpError as error:
-            raise ModelFailed(f"TensorFlow: {_reason(error)}") from error
-        return {name: tensor.numpy() for name, tensor in outputs.items()}
+            raise refusal(error) from error
 
     def close(self) -> None:
         """See `Backend`."""
-        self._model, self._functions = None, {}
+        self._calls.clear()
+        self._session.close()
 
 
 def load(folder: Path, device: Device) -> SavedModelBackend:
     """The SavedModel in the folder. Raises `LoadError`."""
     if device.kind == "cuda" and not tf.config.list_physical_devices("GPU"):
         raise LoadError("CUDA was asked for, and TensorFlow found no usable GPU")
-    _limit_threads(device.threads)
     _log_as_we_do()
+    graph, notes = savedmodelfile.read_graph(folder, for_gpu=device.kind == "cuda")
     try:
-        model = tf.saved_model.load(str(folder))
-    except (OSError, ValueError, tf.errors.OpError) as error:
+        session = open_session(folder, graph, device)
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise LoadError(f"{place(folder)}: {public(str(error), folder)}") from error
-    if not model.signatures:
-        raise LoadError(f"{place(folder)}: the SavedModel has no signatures; export it with one")
-    return SavedModelBackend(model, "/GPU:0" if device.kind == "cuda" else "/CPU:0")
-
-
-def _reason(error: Any) -> str:
-    """What the operation says, out of the stack before it and the node's name after it."""
-    return public(error.message.partition("\n\t [[")[0].strip().rpartition("\n")[2])
+    except tf.errors.OpError as error:
+        raise LoadError(f"{place(folder)}: {reason_of(error, folder)}") from error
+    found = signaturedefs.announced(graph.signature_def, lambda info: _find(session.graph, info))
+    calls = _calls(session, graph, found)
+    if not calls:
+        raise LoadError(_nothing_to_serve(folder, found))
+    found.notes[:0] = notes
+    return SavedModelBackend(session, calls, found, _judged(graph, found))
 
 
 def _log_as_we_do() -> None:
@@ -74,25 +81,59 @@ def _log_as_we_do() -> None:
     logger.propagate = True
 
 
-def _limit_threads(threads: int) -> None:
-    """TensorFlow has one pool for all models of the process, whose size is settled by the first of them."""
-    if tf.config.threading.get_intra_op_parallelism_threads() != threads:
-        with contextlib.suppress(RuntimeError):  # TensorFlow is at work already, in a process that is not ours alone
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
+def _find(graph: Any, info: Any) -> TensorFound:
+    """The tensor as the graph has it, which is what counts; its shape also as the file's signature describes it."""
+    said = signaturedefs.as_said(info)
+    try:
+        tensor = graph.get_tensor_by_name(info.name)
+    except (KeyError, ValueError):
+        raise NotSupported(f"names the tensor {info.name!r}, which the graph lacks") from None
+    has = None if tensor.shape.rank is None else tuple(-1 if size is None else size for size in tensor.shape)
+    takes_examples = any(node.type in _PARSERS and node.inputs[0] is tensor for node in tensor.consumers())
+    dtype = tensor.dtype.base_dtype.as_datatype_enum
+    return TensorFound(dtype, _shape(said, has) if said.dtype == dtype else has, takes_examples)
 
 
-def _signature(function: Any) -> Signature:
-    inputs = function.structured_input_signature[1]
-    outputs = function.structured_outputs
-    return Signature(
-        inputs=tuple(_spec(name, spec) for name, spec in inputs.items()),
-        outputs=tuple(_spec(name, spec) for name, spec in sorted(outputs.items())),
-    )
+def _shape(said: TensorFound, has: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """What the signature says, as far as the graph allows it."""
+    if has is None or said.shape is None or len(said.shape) != len(has):
+        return said.shape if has is None else has
+    return tuple(one if other < 0 else other for one, other in zip(said.shape, has, strict=True))
 
 
-def _spec(name: str, spec: Any) -> TensorSpec:
-    if spec.shape.rank is None:
-        raise LoadError(f"tensor {name!r} has no known rank, so requests can't be checked; export it with a shape")
-    shape = tuple(-1 if size is None else size for size in spec.shape)
-    datatype = "BYTES" if spec.dtype == tf.string else datatype_of(spec.dtype.as_numpy_dtype().dtype)
-    return TensorSpec(name=name, datatype=datatype, shape=shape)
+def _calls(session: Any, graph: Any, found: Announced) -> dict[str, SignatureCall]:
+    """The signatures that can run; those that cannot are taken out of what was found."""
+    calls = {}
+    for name, signature in list(found.signatures.items()):
+        try:
+            calls[name] = SignatureCall(session, signature, graph.signature_def[name].defaults)
+        except tf.errors.OpError as error:
+            del found.signatures[name]
+            found.refuse(name, reason_of(error))
+    return calls
+
+
+def _nothing_to_serve(folder: Path, found: Announced) -> str:
+    reasons = " ".join(found.refusals) or "it has none; export it with one."
+    return f"{place(folder)}: the SavedModel has no signature that can be served: {reasons}"
+
+
+def _judged(graph: Any, found: Announced) -> dict[str, str]:
+    """Why rows must not run together, of the signatures that keep something from run to run; with notes on these."""
+    operators, mixed = savedmodelstate.Operators(graph.graph_def), {}
+    for name, signature in found.signatures.items():
+        needed = operators.needed(
+            [spec.graph_name for spec in signature.outputs], [spec.graph_name for spec in signature.inputs]
+        )
+        if written := savedmodelstate.writes(needed):
+            mixed[name] = f"it changes variables or tables ({', '.join(written)})"
+            found.notes.append(
+                f"Signature {name!r} changes variables or tables ({', '.join(written)}): what one caller sends reaches "
+                "the answers to others, as it does in TensorFlow Serving."
+            )
+        if savedmodelstate.calls_python(needed):
+            found.notes.append(
+                f"Signature {name!r} calls a Python function (tf.py_function), which the file does not hold: requests "
+                "that get there fail."
+            )
+    return mixed

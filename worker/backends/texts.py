@@ -1,10 +1,12 @@
 """Texts that callers may read: without the server's paths, and without what a runtime puts around its reason."""
 
+import re
 from pathlib import Path
 
 from millrace.protocol.paths import without_paths
 
 _LONGEST, _MOST_READ = 1000, 20_000  # characters of a runtime's text: what is kept, and what is looked at
+_SPACE = re.compile(r"\s*\n\s*")
 
 
 def place(folder: Path, file: str = "") -> str:
@@ -18,3 +20,8 @@ def public(text: str, folder: Path | None = None) -> str:
         for form in {str(folder), str(folder.resolve())}:
             text = text.replace(form, place(folder))
     return without_paths(text[:_MOST_READ]).strip()[:_LONGEST]
+
+
+def reason_of(error: BaseException, folder: Path | None = None) -> str:
+    """The whole text of a runtime's error in one line, as callers may read it; its class where it has no text."""
+    return _SPACE.sub(" ", public(str(error), folder)) or type(error).__name__

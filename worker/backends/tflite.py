@@ -27,7 +27,10 @@ class TfliteBackend:
     platform = "litert_tflite"
     fault = ""
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter

@@ -89,7 +89,10 @@ class TensorFlowServingBackend:
 
     platform = "tensorflow_serving"
     notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
 
     def __init__(self, remote: Remote, channel: grpc.Channel, names: Mapping[str, str], signatures: Any) -> None:
         self._remote = remote

@@ -59,6 +59,7 @@ def blocks(call: Call, numbers: Sequence[int], reply_to: str, now_ms: float) -> 
                     sent_ms=now_ms,
                     items=(RequestItem(numbers[i], call.trace, rows, call.deadline_ms),),
                     tensors={name: column[i] for name, column in columns.items()},
+                    has_rows=call.max_batch_size > 0,
                     via=call.via,
                 )
             ),

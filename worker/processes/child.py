@@ -23,6 +23,7 @@ from millrace.broker.keys import Queue
 from millrace.broker.redis import RedisBroker
 from worker import model as models
 from worker.backends.base import Device, LoadError
+from worker.budget import MEMORY_BYTES
 from worker.calls.models import QueueModels
 from worker.instances import InstanceGroup
 from worker.processes.forkserver import end_with_parent, prefer_for_oom
@@ -45,6 +46,7 @@ from worker.seats import Seat
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.25
+_MEMORY_PART = 4
 _FAILED = 70  # exit status: a fault of ours
 
 
@@ -130,6 +132,9 @@ class ModelProcess:
             max_batch_size=setup.max_batch_size,
             config=message.config,
             models=calls,
+            not_run=message.not_run,
+            memory_bytes=_first_runs_bytes(setup),
+            before_runs=self._begin_first_runs,
         )
         number = message.number
         group = InstanceGroup(
@@ -146,6 +151,9 @@ class ModelProcess:
         self._versions[number] = _Version(group, model.fault, calls=calls)
         instances = model.instances or setup.instances
         return Loaded(number=number, announcement=model.announcement, instances=instances)
+
+    def _begin_first_runs(self) -> None:
+        self._memory.first_runs_since_s = time.monotonic()
 
     def _stop(self, message: Stop) -> None:
         version = self._versions[message.number]
@@ -177,6 +185,11 @@ class ModelProcess:
             self._channel.send(message)
         except OSError:  # the worker is gone: nothing that this process does matters any more
             os._exit(0)
+
+
+def _first_runs_bytes(setup: Setup) -> int:
+    """The memory that the first runs may take: a part of what the process may have."""
+    return min(MEMORY_BYTES, setup.memory_mb * 1_000_000 // _MEMORY_PART) if setup.memory_mb else MEMORY_BYTES
 
 
 def run(channel_fd: int, memory_fd: int, log_fd: int | None = None) -> int:

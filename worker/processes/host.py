@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
+import msgspec
+
 from millrace.broker.base import Broker, Reply, WorkerLink
 from millrace.broker.keys import Queue, consumer_name
 from millrace.protocol import codec
@@ -304,6 +306,10 @@ class ModelProcesses:
         if process.cause != "itself" or process.token is None:
             return
         most = self._settings.model_memory_mb
+        first_runs_s = process.memory.first_runs_since_s if process.memory else 0.0
+        if first_runs_s and self._monotonic() - first_runs_s > self._settings.warmup_timeout_s:
+            self._kill(process, "slow")
+            return
         if any(seat.status.overdue_ms(now_ms) > self._settings.lease_ms for seat in process.seats):
             self._kill(process, "stuck")
         elif most and process.own_bytes() > most * _MB:
@@ -343,6 +349,7 @@ class ModelProcesses:
         now_ms = self._context.clock.now_ms()
         verdict = judge(process.seats, process.cause, status, now_ms=now_ms, lease_ms=self._settings.lease_ms)
         loading = process.memory.loading if process.memory else 0
+        was_running = bool(process.memory and process.memory.first_runs_since_s)
         self._report_end(process, verdict, words)
         for version in list(process.versions.values()):
             self._settle(version, verdict, words)
@@ -351,7 +358,12 @@ class ModelProcesses:
         self._hang_up(process)
         pause_s = process.has_ended(words, is_explained=verdict.culprit is not None)
         for version in list(process.versions.values()):
-            self._see_to(version, is_to_blame=version.load.number == loading, words=words)
+            is_to_blame = version.load.number == loading
+            if is_to_blame and was_running:  # the model loads: it is served, and its first run is a caller's
+                why = f"its process ended in its first runs ({words})"
+                version.load = msgspec.structs.replace(version.load, not_run=why)
+                is_to_blame = False
+            self._see_to(version, is_to_blame=is_to_blame, words=words)
         if process.versions and not self._is_draining:
             process.restart_at = self._monotonic() + pause_s
             if not pause_s:

@@ -1,6 +1,6 @@
 """The memory that a worker shares with one model process: a head, and a slot for the status of each instance.
 
-head   what the worker knows of the broker's time, and which version the process is loading since when
+head   what the worker knows of the broker's time, which version the process loads, since when, and since when it runs
 slots  see status.py; pages that were never touched cost nothing
 """
 
@@ -16,7 +16,7 @@ from worker.status import SLOT_BYTES, InstanceStatus
 
 SLOTS = 16_384
 _HEAD_BYTES = 4096
-_OFFSET, _LOADING, _LOADING_SINCE = range(3)
+_OFFSET, _LOADING, _LOADING_SINCE, _FIRST_RUNS = range(4)
 
 
 class ProcessMemory:
@@ -44,6 +44,16 @@ class ProcessMemory:
         """The process loads that version from now on, by the machine's monotonic clock."""
         self._head[_LOADING_SINCE] = now_s
         self._head[_LOADING] = number
+        self._head[_FIRST_RUNS] = 0.0
+
+    @property
+    def first_runs_since_s(self) -> float:
+        """Since when the version that is loading is in its first runs, on the monotonic clock; 0 where it is not."""
+        return self._head[_FIRST_RUNS]
+
+    @first_runs_since_s.setter
+    def first_runs_since_s(self, since_s: float) -> None:
+        self._head[_FIRST_RUNS] = since_s
 
     def end_loading(self) -> None:
         """The process loads none any more."""

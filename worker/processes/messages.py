@@ -31,13 +31,17 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Load a version; `number` is its name from now on. Answered by `Loaded` or `LoadFailed`."""
+    """Load a version; `number` is its name from now on. Answered by `Loaded` or `LoadFailed`.
+
+    `not_run` is why it is not warmed up, "" where it is to be.
+    """
 
     number: int
     folder: str
     name: str
     version: int
     config: TritonConfig | None
+    not_run: str = ""
 
 
 class Serve(msgspec.Struct, frozen=True, kw_only=True, tag=True):

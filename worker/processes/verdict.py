@@ -10,7 +10,7 @@ from worker.seats import Seat
 from worker.status import LoneItem
 
 # Why a process ended: by itself, or because the worker ended it.
-Cause = Literal["itself", "stuck", "memory", "loading", "stopped"]
+Cause = Literal["itself", "stuck", "memory", "slow", "loading", "stopped"]
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -57,6 +57,8 @@ def in_words(cause: Cause, status: int, memory_mb: int = 0, load_s: float = 0.0)
         return "it worked on after its callers' deadlines"
     if cause == "memory":
         return f"it took more than {memory_mb} MB of memory"
+    if cause == "slow":
+        return "its first run took too long"
     if cause == "stopped":
         return "it did not end in time"
     if os.WIFSIGNALED(status):

@@ -27,7 +27,7 @@ from millrace.protocol.tensors import (
 from serving.models.registry import ServedModel
 from serving.protocols import json_tensors
 from serving.protocols.examples import top_classes
-from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, NotQuick, ReadLimits, check_count
+from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, ReadLimits, check_count
 from serving.protocols.verb import Body, Rendered, Verb, are_small, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows, check_shape
 
@@ -51,6 +51,8 @@ _MAX_PLAIN_BYTES = 65_536  # of parameters, outputs and shapes
 _SHORT_TENSOR = 256  # strings, which are counted as fast as a shape is checked
 _ANY = ReadLimits()
 _KNOWN = ("id", "parameters", "outputs")
+
+_HeaderFields = tuple[tuple[str, str], ...]
 
 
 class WantedOutput(NamedTuple):
@@ -100,8 +102,7 @@ def parse_infer(
     length = len(body) if header_length is None else _json_length(header_length, len(body))
     if length == 0 and body:
         return _of_raw_body(body, model, limits)
-    if limits.max_quick and length > QUICK_BYTES:
-        raise NotQuick
+    limits.check_quick_json(body, length)
     if length == len(body):
         document, binary = _document(bytes(body), limits), memoryview(b"")
     elif length <= _MAX_REMEMBERED_BYTES:
@@ -205,7 +206,7 @@ def _of_raw_body(body: bytes | memoryview, model: ServedModel, limits: ReadLimit
         raise InvalidRequest(f"a raw binary request needs a model with one input, '{model.name}' has not")
     row = (1, *spec.shape[1:]) if model.max_batch_size else spec.shape
     free = [axis for axis, size in enumerate(row) if size < 0]
-    if len(free) > 1 or (spec.datatype == BYTES and math.prod(row) not in (1, -1)):
+    if spec.unknown_rank or len(free) > 1 or (spec.datatype == BYTES and math.prod(row) not in (1, -1)):
         raise InvalidRequest(f"a raw binary request cannot say the shape of input '{spec.name}': {list(spec.shape)}")
     if spec.datatype == BYTES:
         limits.check_quick(len(body) >> 7)
@@ -379,16 +380,36 @@ def render_infer(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Want
 
     Binary outputs follow the JSON, whose length is then in the header Inference-Header-Content-Length.
     """
-    head: dict[str, Any] = {"id": wanted.identity} if wanted.identity else {}
-    head |= {"model_name": model.name, "model_version": str(model.version)}
     shown = wanted_tensors(model, outputs, wanted)
-    head["outputs"] = [_output(name, tensor, is_binary=is_binary) for name, tensor, is_binary in shown]
-    document = orjson.dumps(head)
     buffers = [tensor.data for _, tensor, is_binary in shown if is_binary]
-    if not buffers:
-        return Rendered(document)
-    headers = (("content-type", "application/octet-stream"), ("inference-header-content-length", str(len(document))))
-    return Rendered(b"".join([document, *buffers]), headers)
+    if not wanted.identity and len(buffers) == len(shown):  # then the JSON is the same for all answers of one shape
+        described = tuple([(name, tensor.datatype, tensor.shape, len(tensor.data)) for name, tensor, _ in shown])
+        document, headers = _remembered_head(model.name, model.version, described)
+    else:
+        document, headers = _head(model.name, model.version, [_output(*each) for each in shown], wanted.identity)
+    return Rendered(b"".join([document, *buffers]), headers) if buffers else Rendered(document)
+
+
+def _head(name: str, version: int, outputs: Sequence[Mapping[str, Any]], identity: str) -> tuple[bytes, _HeaderFields]:
+    """The JSON of an answer, and the headers of one that has binary outputs behind it."""
+    head: dict[str, Any] = {"id": identity} if identity else {}
+    document = orjson.dumps(head | {"model_name": name, "model_version": str(version), "outputs": outputs})
+    return document, (
+        ("content-type", "application/octet-stream"),
+        ("inference-header-content-length", str(len(document))),
+    )
+
+
+@lru_cache(maxsize=256)
+def _remembered_head(
+    name: str, version: int, described: tuple[tuple[str, str, tuple[int, ...], int], ...]
+) -> tuple[bytes, _HeaderFields]:
+    """The same for binary outputs alone: the name, datatype, shape and size of each."""
+    return _head(name, version, [_described(*each) for each in described], "")
+
+
+def _described(name: str, datatype: str, shape: tuple[int, ...], size: int) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
 
 
 def wanted_tensors(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Wanted) -> list[tuple[str, Tensor, bool]]:
@@ -408,10 +429,10 @@ def _classes(model: ServedModel, tensor: Tensor, count: int) -> Tensor:
     return top_classes(tensor, count, model.announcement.labels, has_rows=bool(model.max_batch_size))
 
 
-def _output(name: str, tensor: Tensor, *, is_binary: bool) -> dict[str, Any]:
-    described = {"name": name, "datatype": tensor.datatype, "shape": tensor.shape}
+def _output(name: str, tensor: Tensor, is_binary: bool) -> dict[str, Any]:
     if is_binary:
-        return described | {"parameters": {"binary_data_size": len(tensor.data)}}
+        return _described(name, tensor.datatype, tensor.shape, len(tensor.data))
+    described = {"name": name, "datatype": tensor.datatype, "shape": tensor.shape}
     flat = tensor.to_numpy().ravel()
     if tensor.datatype == BYTES:
         return described | {"data": [value.decode("utf-8", "replace") for value in flat.tolist()]}
@@ -480,12 +501,12 @@ def _tensor_config(model: ServedModel, spec: TensorSpec) -> dict[str, Any]:
     return {
         "name": spec.name,
         "data_type": f"TYPE_{datatype}",
-        "dims": list(spec.shape[1:] if model.max_batch_size else spec.shape),
+        "dims": [-1] if spec.unknown_rank else list(spec.shape[1:] if model.max_batch_size else spec.shape),
     }
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    return {"name": spec.name, "datatype": spec.datatype, "shape": (-1,) if spec.unknown_rank else spec.shape}
 
 
 def refusal(path: str) -> NotSupported | None:

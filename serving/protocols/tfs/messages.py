@@ -17,6 +17,7 @@ from serving.protocols import counted_messages, examples
 from serving.protocols.examples import Example
 from serving.protocols.limits import MAX_NAMED, MAX_RANK, NotQuick, ReadLimits, check_count
 from serving.protocols.tfs import rest as tfs
+from serving.protocols.tfs.shapes import fitted, fitted_shape, without_last_axes
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows, check_shape
 
@@ -79,10 +80,14 @@ def _message(message: Any, body: Body, limits: ReadLimits) -> Any:
 
 
 class PredictForm(msgspec.Struct, frozen=True):
-    """How the response to Predict looks: the signature that answers, and the outputs that are wanted, () for all."""
+    """How the response to Predict looks: the signature that answers, and the outputs that are wanted, () for all.
+
+    `lacking` is how many last axes of size 1 the outputs lose, as the inputs lacked them.
+    """
 
     signature: str
     wanted: tuple[str, ...] = ()
+    lacking: int = 0
 
 
 def _predict(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, PredictForm]:
@@ -95,7 +100,8 @@ def _predict(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Infere
     check_count("inputs", len(message.inputs), MAX_NAMED)
     inputs = {alias: _tensor(alias, proto, model, signature, limits) for alias, proto in message.inputs.items()}
     _check_inputs(inputs, signature)
-    return Inference(model, name, inputs), PredictForm(name, wanted)
+    inputs, lacking = fitted(inputs, signature)
+    return Inference(model, name, inputs, is_lenient=True), PredictForm(name, wanted, lacking)
 
 
 def _tensor(alias: str, proto: Any, model: ServedModel, signature: Signature, limits: ReadLimits) -> Tensor:
@@ -105,7 +111,8 @@ def _tensor(alias: str, proto: Any, model: ServedModel, signature: Signature, li
     if count > _SHORT_TENSOR:
         datatype = tensorprotos.datatype_of(proto.dtype)
         spec = next((spec for spec in signature.inputs if spec.name == alias), None)
-        check_shape(model, spec, datatype, shape, limits.max_rows)
+        fitting = fitted_shape(shape, spec) if spec else shape
+        check_shape(model, spec, datatype, fitting, limits.max_rows, is_lenient=True)
         limits.check_quick(count if datatype == BYTES else count >> 5 if proto.tensor_content else count >> 3)
     return tensorprotos.to_tensor(proto, alias)
 
@@ -137,6 +144,8 @@ def _set(names: Any) -> str:
 def _predicted_as(*, as_content: bool) -> Callable[..., Rendered]:
     def render(model: ServedModel, outputs: Mapping[str, Tensor], form: PredictForm, limits: ReadLimits) -> Rendered:
         check_quick_to_write(outputs, limits)
+        if form.lacking:
+            outputs = without_last_axes(outputs, form.lacking)
         answer = _PredictResponse()
         _name_model(answer.model_spec, model, form.signature)
         parts: list[bytes | memoryview] = [answer.SerializeToString()]

@@ -27,10 +27,11 @@ from serving.protocols.examples import (
     with_context,
 )
 from serving.protocols.limits import QUICK_BYTES, QUICK_VALUES, NotQuick, ReadLimits
+from serving.protocols.tfs.shapes import fitted, without_last_axes
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows
 
-Form = Literal["row", "column"]
+Form = Literal["row", "column", "flat row", "flat column"]  # flat: without the outputs' last axis, which has size 1
 _ANY = ReadLimits()
 _EXAMPLE_VALUES = 8  # reading an example costs as much as so many other values
 _SLICE_VALUES = 1 << 18
@@ -39,8 +40,7 @@ _OTHER_STRINGS = 1024  # of keys that are passed over
 
 def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> tuple[Inference, Form]:
     """What a `:predict` body asks for, and the form that the answer takes. Raises `InvalidRequest`, `NotQuick`."""
-    if limits.max_quick and len(body) > QUICK_BYTES:
-        raise NotQuick
+    limits.check_quick_json(body, len(body))
     if (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
         key, tensor = fast
         return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
@@ -57,7 +57,10 @@ def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) ->
         inputs, form = _columns(document["inputs"], signature), "column"
     else:
         raise InvalidRequest("Missing 'inputs' or 'instances' key")
-    return Inference(model, name, inputs), form  # type: ignore[return-value]
+    inputs, lacking = fitted(inputs, signature)
+    if lacking == 1:
+        form = f"flat {form}"
+    return Inference(model, name, inputs, is_lenient=True), form  # type: ignore[return-value]
 
 
 def _most_strings(model: ServedModel, limits: ReadLimits) -> float | None:
@@ -84,8 +87,7 @@ def _check_rows(model: ServedModel, value: Any, limits: ReadLimits) -> None:
 
 def parse_examples(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> Inference:
     """What a `:classify` or `:regress` body asks for. Raises `InvalidRequest`, `NotQuick`."""
-    if limits.max_quick and len(body) > QUICK_BYTES:
-        raise NotQuick
+    limits.check_quick_json(body, len(body))
     document = _document(body, limits)
     name = _signature_name(document)
     signature = model.signature(name)
@@ -180,7 +182,9 @@ def _is_named(value: Any, signature: Signature) -> bool:
 
 def render_predict(outputs: Mapping[str, Tensor], form: Form) -> Rendered:
     """The answer to `:predict`. Raises `InvalidRequest` where an output has no rows to show by row."""
-    if form == "column":
+    if form.startswith("flat"):
+        outputs = without_last_axes(outputs, 1)
+    if form.endswith("column"):
         return Rendered(b'{"outputs":%b}' % _columns_of(outputs))
     rows = {tensor.shape[:1] for tensor in outputs.values()}
     if rows == {()} or len(rows) > 1:
@@ -299,9 +303,11 @@ def render_metadata(model: ServedModel) -> dict[str, Any]:
     """The body of `GET /v1/models/NAME/metadata`."""
     definitions = {
         name: {
-            "inputs": {spec.name: _tensor_info(spec, f"{name}_{spec.name}:0") for spec in signature.inputs},
+            "inputs": {
+                spec.name: _tensor_info(spec, spec.graph_name or f"{name}_{spec.name}:0") for spec in signature.inputs
+            },
             "outputs": {
-                spec.name: _tensor_info(spec, f"StatefulPartitionedCall:{i}")
+                spec.name: _tensor_info(spec, spec.graph_name or f"StatefulPartitionedCall:{i}")
                 for i, spec in enumerate(signature.outputs)
             },
             "method_name": signature.method_name,
@@ -316,7 +322,7 @@ def render_metadata(model: ServedModel) -> dict[str, Any]:
 
 
 def _tensor_info(spec: TensorSpec, name: str) -> dict[str, Any]:
-    shape = {"dim": [{"size": str(size), "name": ""} for size in spec.shape], "unknown_rank": False}
+    shape = {"dim": [{"size": str(size), "name": ""} for size in spec.shape], "unknown_rank": spec.unknown_rank}
     return {"dtype": TENSORFLOW_NAMES[spec.datatype], "tensor_shape": shape, "name": name}
 
 

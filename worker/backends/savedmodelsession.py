@@ -1,0 +1,49 @@
+"""A SavedModel's graph in a session, set up in the order of TensorFlow Serving's own loader."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from worker.backends import savedmodelfile
+from worker.backends.base import Device
+
+
+def open_session(folder: Path, graph: Any, device: Device) -> Any:
+    """A session with the MetaGraphDef's graph: variables restored from the folder, tables filled from its assets.
+
+    As in TensorFlow Serving, the file's Python objects are not rebuilt: what a graph of any version of TensorFlow needs
+    in order to run is in the graph. Raises `ValueError` and `tf.errors.OpError` for a graph that cannot be set up.
+    """
+    imported = tf.Graph()
+    with imported.as_default():
+        tf.import_graph_def(graph.graph_def, name="", producer_op_list=_operators(graph))
+    session = tf.compat.v1.Session(graph=imported, config=_config(device))
+    feeds = savedmodelfile.assets(graph, folder)
+    _restore(session, graph.saver_def, folder, feeds)
+    if name := savedmodelfile.init_operation(graph):
+        session.run(imported.as_graph_element(name), feeds)
+    return session
+
+
+def _operators(graph: Any) -> Any:
+    """The operators as the file's writer knew them: attributes that this TensorFlow lacks may then be left out."""
+    operators = graph.meta_info_def.stripped_op_list
+    return operators if operators.op else None
+
+
+def _restore(session: Any, saver: Any, folder: Path, feeds: dict[str, str]) -> None:
+    prefix = folder / "variables" / "variables"
+    if saver.restore_op_name and prefix.with_suffix(".index").exists():
+        operation = session.graph.as_graph_element(saver.restore_op_name)
+        session.run(operation, {**feeds, saver.filename_tensor_name: str(prefix)})
+
+
+def _config(device: Device) -> Any:
+    """TensorFlow has one pool of threads for all models of a process, whose size is settled by the first of them."""
+    return tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=device.threads,
+        allow_soft_placement=True,  # a graph may name devices of the machine that wrote it
+        device_count={"GPU": 0} if device.kind == "cpu" else {},
+        gpu_options=tf.compat.v1.GPUOptions(allow_growth=True),
+    )

@@ -1,0 +1,69 @@
+"""What the runs before a model serves may cost: time, and memory beyond what the process has by then."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from worker.backends.base import Arrays
+
+Run = Callable[[Arrays], Arrays]
+SECONDS, MEMORY_BYTES = 5.0, 2**30
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had at any time; 0 where the system does not say."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+class Budget:
+    """Measures runs, and says whether there is room for more.
+
+    A run cannot be stopped, so whether there is room for a larger one is judged by the last.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float = SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+        monotonic: Callable[[], float] = time.monotonic,
+        peak: Callable[[], int] = peak_bytes,
+    ) -> None:
+        self._memory_bytes = memory_bytes
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._peak = peak
+        self._started = monotonic()
+        self._first_peak = peak()
+        self._last_s = 0.0
+
+    def watched(self, run: Run) -> Run:
+        """The same run, measured."""
+
+        def watched(inputs: Arrays) -> Arrays:
+            started = self._monotonic()
+            try:
+                return run(inputs)
+            finally:
+                self._last_s = self._monotonic() - started
+
+        return watched
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the time is over."""
+        return self._monotonic() - self._started > self._seconds
+
+    def lacks(self, times: float) -> str:
+        """Why there is no room for a run that is so many times as large as the last one; "" where there is."""
+        if self._monotonic() - self._started + times * self._last_s > self._seconds:
+            return f"would take more than {self._seconds:g} s"
+        if times * (self._peak() - self._first_peak) > self._memory_bytes:
+            return f"would take more than {self._memory_bytes // 2**20} MB"
+        return ""
