@@ -106,7 +106,11 @@ def test_answers_of_others_leases_and_heartbeats_go_on_while_code_keeps_the_inte
 
 
 def test_code_has_a_new_interpreter_and_what_it_starts_ends_with_it(
-    redis_server: RedisServer, api: Api, repository: Path, caplog: pytest.LogCaptureFixture
+    redis_server: RedisServer,
+    api: Api,
+    repository: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write(
         repository,
@@ -124,13 +128,15 @@ def test_code_has_a_new_interpreter_and_what_it_starts_ends_with_it(
 
             def predict(self, x: float) -> float:
                 threads = int(os.environ["OMP_NUM_THREADS"])
-                return float({0: self.child.pid, 1: "onnxruntime" in sys.modules, 2: threads}[x])
+                settings = len([name for name in os.environ if name.startswith("MILLRACE_")])
+                return float({0: self.child.pid, 1: "onnxruntime" in sys.modules, 2: threads, 3: settings}[x])
         """,
     )
+    monkeypatch.setenv("MILLRACE_REDIS_URL", "redis://:secret@localhost")
     with running(redis_server.url, repository, allow_code=True, threads=3) as worker:
         ready(api, "m", "other")
         child = psutil.Process(int(asked(api, 0)))
-        assert (asked(api, 1), asked(api, 2)) == (0, 3)
+        assert (asked(api, 1), asked(api, 2), asked(api, 3)) == (0, 3, 0)
         (process,) = (each for each in worker.processes if "worker.processes.child" in each.cmdline())
         process.kill()
         until(lambda: not is_alive(child), what="the end of what the code has started")

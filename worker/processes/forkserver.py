@@ -109,8 +109,10 @@ class ForkServer:
         try:
             for fd in (channel, memory, log):
                 os.set_inheritable(fd, True)
+            # Our settings are none of its business: a password may be among them.
+            others = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
             counts = {name: str(threads) for name in _THREAD_COUNTS}
-            environment = {**os.environ, **counts, "PYTHONUNBUFFERED": "1"}
+            environment = {**others, **counts, "PYTHONUNBUFFERED": "1"}
             actions = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
             command = _command(channel, memory, log)
             return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setpgroup=0)
