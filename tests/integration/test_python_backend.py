@@ -15,11 +15,13 @@ from millrace.broker.memory import MemoryBroker
 from millrace.protocol.errors import InvalidRequest, ModelFailed, RowErrors, Unavailable
 from tests.support.codemodels import write
 from tests.support.onnxmodels import FLOAT, info, node, save
+from tests.support.running import ROOT
 from worker import backends
 from worker import model as models
 from worker.backends.base import Device, LoadError
 from worker.calls.models import QueueModels
 from worker.model import Model
+from worker.python.declaration import read
 
 OTHERS = QueueModels(MemoryBroker(), "w", Queue("m", 1))
 Load = Callable[..., Model]
@@ -312,6 +314,19 @@ def test_what_config_pbtxt_says_of_rows_is_left_to_the_code(load: Load, tmp_path
     model = load_from(tmp_path / "m" / "1", config=config)
     assert (model.batching.max_batch_size, model.instances) == (1, 1)
     assert any("the model's code says how its rows run" in note for note in model.announcement.notes)
+
+
+def test_the_class_on_the_page_is_one_that_is_understood() -> None:
+    page = (ROOT / "docs/howto/serve-python-code.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    scope: dict[str, Any] = {}
+    exec(code.replace("import joblib\n", ""), scope)
+    declaration = read(scope["Model"])
+    assert declaration.batching.max_batch_size == 64
+    assert [spec.shape for spec in (*declaration.signature.inputs, *declaration.signature.outputs)] == [
+        (-1, 4),
+        (-1, 3),
+    ]
 
 
 def test_an_error_of_a_called_model_that_is_not_caught_is_the_answer(load: Load) -> None:
