@@ -26,7 +26,7 @@ from serving.protocols.examples import (
     regressions,
     with_context,
 )
-from serving.protocols.limits import QUICK_BYTES, QUICK_VALUES, NotQuick, ReadLimits
+from serving.protocols.limits import QUICK_BYTES, QUICK_TEXT_BYTES, QUICK_VALUES, NotQuick, ReadLimits
 from serving.protocols.tfs.shapes import fitted, without_last_axes
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows
@@ -40,8 +40,10 @@ _OTHER_STRINGS = 1024  # of keys that are passed over
 
 def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> tuple[Inference, Form]:
     """What a `:predict` body asks for, and the form that the answer takes. Raises `InvalidRequest`, `NotQuick`."""
-    limits.check_quick_json(body, len(body))
-    if (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
+    if limits.max_quick and len(body) > QUICK_TEXT_BYTES:
+        raise NotQuick
+    is_short = not limits.max_quick or len(body) <= QUICK_BYTES
+    if is_short and (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
         key, tensor = fast
         return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
     most_strings = _most_strings(model, limits) if len(body) > QUICK_VALUES else None
