@@ -27,7 +27,7 @@ from millrace.protocol.errors import (
     SignatureNotFound,
     VersionOutOfRange,
 )
-from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from millrace.protocol.messages import NO_VERSION, ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.paths import without_paths
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
@@ -203,7 +203,7 @@ class ModelRegistry:
         found = {
             name: ended
             for name, versions in self._versions.items()
-            if (ended := {v: _ended(m) for v, m in versions.items() if v})  # 0 stood for there being none
+            if (ended := {v: _ended(m) for v, m in versions.items() if v != NO_VERSION})
         }
         for announced in (_for_callers(model) for worker in workers for model in worker.models):
             versions = found.setdefault(announced.name, {})

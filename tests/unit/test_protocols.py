@@ -260,6 +260,11 @@ def test_metadata_has_what_the_file_says_of_its_tensors() -> None:
     }
 
 
+def test_metadata_tell_what_the_integers_of_quantized_tensors_stand_for() -> None:
+    quantized = model(_spec("x", "UINT8", scale=0.5, zero_point=128), _spec("plain"))
+    assert oip.render_model(quantized, [])["parameters"] == {"quantization": {"x": {"scale": 0.5, "zero_point": 128}}}
+
+
 def test_the_configuration_is_tritons_without_the_rows() -> None:
     config = render_config(OPTIONAL)
     assert (config["name"], config["max_batch_size"]) == ("m", 8)

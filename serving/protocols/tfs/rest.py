@@ -354,7 +354,7 @@ def render_status(versions: list[ModelAnnouncement]) -> dict[str, Any]:
     return {
         "model_version_status": [
             {
-                "version": str(model.version),
+                "version": model.shown_version,
                 "state": model.state,
                 "status": {"error_code": "UNKNOWN" if model.error else "OK", "error_message": model.error},
                 **({"notes": model.notes, "warmed": model.warmed} if model.notes else {}),
@@ -374,7 +374,7 @@ def render_list(models: list[list[ModelAnnouncement]]) -> dict[str, Any]:
                 "labels": versions[0].labels,
                 "versions": [
                     {
-                        "version": str(model.version),
+                        "version": model.shown_version,
                         "state": model.state,
                         "error_message": model.error,
                         "notes": model.notes,
