@@ -390,7 +390,7 @@ def test_operators_of_tensorflow_are_named_where_it_is_not_installed(
 
 
 def test_operators_of_tensorflow_run_where_it_brings_them(tmp_path: Path) -> None:
-    """No wheel of TensorFlow since 2.19 brings its Flex delegate, so this is what its users see."""
+    """The wheels of TensorFlow 2.19.1 and 2.21.0 bring no Flex delegate, so this is what their users see."""
     pytest.importorskip("tensorflow")
     reason = refusal(tmp_path / "m" / "1", custom("FlexMatrixInverse"))
     assert "(FlexMatrixInverse), and the installed TensorFlow brings none for TFLite (its Flex delegate)" in reason
