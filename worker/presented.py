@@ -9,6 +9,7 @@ from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Mani
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, Signature, TensorSpec
 
 _IDS, _MASK, _TYPES = "input_ids", "attention_mask", "token_type_ids"
+_ONE_BY_ONE = Batching(max_batch_size=1)
 _Step = TypeVar("_Step", bound=DecodeImage | Tokenize | LookUpWords)
 
 
@@ -29,8 +30,18 @@ def completed(manifest: Manifest, graph: Mapping[str, Signature]) -> Manifest:
     signatures = {name: _presented(each, manifest) for name, each in graph.items()}
     if steps and not manifest.batching and _is_for_one_row(graph):
         signatures = {name: _by_rows(signature) for name, signature in signatures.items()}
-        manifest = msgspec.structs.replace(manifest, batching=Batching(max_batch_size=1))
+        manifest = msgspec.structs.replace(manifest, batching=_ONE_BY_ONE)
     return msgspec.structs.replace(manifest, signatures=signatures)
+
+
+def notes(completed: Manifest | None, graph: Mapping[str, Signature]) -> Iterator[str]:
+    """What the steps of a manifest that was completed changed in what the model's file has, a sentence each."""
+    if completed is None or not completed.preprocessing:
+        return
+    for name in graph.keys() - completed.signatures.keys():
+        yield f"Signature {name!r} is left out: it takes itself what the manifest's steps take."
+    if completed.batching == _ONE_BY_ONE and _is_for_one_row(graph):
+        yield "Rows run one by one: every tensor of the model's file has a first dimension of 1."
 
 
 def inputs_of(manifest: Manifest | None, graph: Mapping[str, Signature]) -> dict[str, TensorSpec]:
@@ -50,9 +61,10 @@ def _named(step: _Step, inputs: Mapping[str, TensorSpec]) -> _Step:
     """The step with the names that it leaves out."""
     has = f"the model's file has {', '.join(map(repr, inputs)) or 'no inputs'}"
     if isinstance(step, DecodeImage):
-        if not step.input and len(inputs) != 1:
+        required = [name for name, spec in inputs.items() if not spec.optional]
+        if not step.input and len(required) != 1:
             raise ManifestError(f"decode_image must name its input: {has}")
-        step = msgspec.structs.replace(step, input=step.input or next(iter(inputs)))
+        step = msgspec.structs.replace(step, input=step.input or required[0])
         if step.input not in inputs:
             raise ManifestError(f"decode_image is for an input {step.input!r}, but {has}")
     elif isinstance(step, Tokenize) and step.tokenizer:
@@ -106,15 +118,17 @@ def _taken_by(step: DecodeImage | Tokenize | LookUpWords, made: TensorSpec) -> I
 
 
 def _is_for_one_row(graph: Mapping[str, Signature]) -> bool:
-    """Whether every tensor has a first dimension of 1."""
+    """Whether every tensor has a first dimension of 1, but for inputs that may be left out."""
     specs = [spec for signature in graph.values() for spec in (*signature.inputs, *signature.outputs)]
-    return all((spec.shape or ())[:1] == (1,) for spec in specs)
+    specs = [spec for spec in specs if not spec.optional]
+    return bool(specs) and all((spec.shape or ())[:1] == (1,) for spec in specs)
 
 
 def _by_rows(signature: Signature) -> Signature:
-    """The signature with a free first dimension in the place of 1."""
+    """The signature with a free first dimension in the place of 1, and without what has another (weights, perhaps)."""
 
     def free(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        return tuple(msgspec.structs.replace(spec, shape=(-1, *spec.shape[1:])) for spec in specs)
+        rows = [spec for spec in specs if spec.shape[:1] in ((1,), (-1,))]
+        return tuple(msgspec.structs.replace(spec, shape=(-1, *spec.shape[1:])) for spec in rows)
 
     return msgspec.structs.replace(signature, inputs=free(signature.inputs), outputs=free(signature.outputs))

@@ -206,6 +206,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     # Where it is not said: `Batching()` beside signatures, else as for a model file alone.
     batching: Batching | None = None
     labels: tuple[str, ...] = ()
+    # In their place: a text file beside the manifest with one label a line.
+    labels_file: str = ""
     # A request body that the model answers, in TensorFlow Serving's row form: {"instances": [...]}.
     example: dict[str, Any] = {}
     scores: dict[str, float] = {}
@@ -229,11 +231,24 @@ def read(folder: Path) -> Manifest | None:
     """The manifest in a version's folder, None where there is none. Raises `ManifestError`."""
     path = folder / FILE_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ManifestError(f"{path}: {error}") from error
+    try:
+        manifest = msgspec.json.decode(text, type=Manifest)
+        return _with_labels(folder, manifest) if manifest.labels_file else manifest
     except (OSError, ValueError, RecursionError) as error:  # no JSON, of another form, no UTF-8, or nested too deep
         raise ManifestError(f"{path}: {error}") from error
+
+
+def _with_labels(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest with the labels of its file. Raises `OSError`, and `ValueError` for what is no file of labels."""
+    if Path(manifest.labels_file).name != manifest.labels_file:
+        raise ValueError(f"labels_file {manifest.labels_file!r} must be a file beside the manifest")
+    labels = (folder / manifest.labels_file).read_text(encoding="utf-8").splitlines()
+    return msgspec.structs.replace(manifest, labels=tuple(labels))
 
 
 def write(folder: Path, manifest: Manifest) -> None:

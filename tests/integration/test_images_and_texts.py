@@ -104,6 +104,9 @@ def test_a_model_for_one_image_answers_several_one_by_one(tmp_path: Path) -> Non
     model = load(mean_colour(tmp_path, batch=1), SCALED)
     (spec,) = model.announcement.signatures["serving_default"].inputs
     assert (spec.shape, model.announcement.max_batch_size) == ((-1, 3, 8, 8), 1)
+    assert (
+        "Rows run one by one: every tensor of the model's file has a first dimension of 1." in model.announcement.notes
+    )
     (answer,) = answers_of(model, request_for(data=[png(colour) for colour in COLOURS]))
     np.testing.assert_allclose(answer, np.array(COLOURS) / 255, rtol=1e-6)
 

@@ -4,7 +4,7 @@ import pytest
 
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, ManifestError, NameWords, Tokenize
 from millrace.protocol.tensors import Signature, TensorSpec
-from worker.presented import completed, inputs_of
+from worker.presented import completed, inputs_of, notes
 
 IDS, MASK, TYPES = (
     TensorSpec(name=name, datatype="INT64", shape=(-1, -1))
@@ -59,6 +59,9 @@ def test_a_signature_that_decodes_images_itself_is_left_out() -> None:
         manifest = completed(Manifest(preprocessing=(DecodeImage(input="image"),)), given)
         assert list(manifest.signatures) == ["serving_default"]
         assert inputs_of(manifest, given) == {"image": PIXELS}
+    assert list(notes(manifest, graph)) == [
+        "Signature 'serving_image' is left out: it takes itself what the manifest's steps take."
+    ]
     (spec,) = manifest.signatures["serving_default"].inputs
     assert (spec.datatype, spec.media) == ("FP32", "image")
 
@@ -75,6 +78,9 @@ def test_a_first_dimension_of_one_counts_rows_where_steps_make_them() -> None:
     found = completed(Manifest(preprocessing=(DecodeImage(),)), graph_of(one, output=scores))
     assert found.batching == Batching(max_batch_size=1)
     assert {spec.shape[0] for each in found.signatures.values() for spec in (*each.inputs, *each.outputs)} == {-1}
+    weights = TensorSpec(name="w", datatype="FP32", shape=(64, 3), optional=True)
+    with_weights = completed(Manifest(preprocessing=(DecodeImage(),)), graph_of(one, weights, output=scores))
+    assert with_weights.signatures == found.signatures
     assert completed(Manifest(), graph_of(one, output=scores)).batching is None
     told = completed(Manifest(preprocessing=(DecodeImage(),), batching=Batching(max_batch_size=0)), graph_of(one))
     assert told.batching == Batching(max_batch_size=0)

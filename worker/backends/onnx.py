@@ -99,9 +99,9 @@ def prepare() -> None:
     onnxruntime.InferenceSession(_SMALLEST, _options(threads=1), providers=["CPUExecutionProvider"])
 
 
-def load(folder: Path, device: Device) -> OnnxBackend:
-    """The model in `model.onnx`. Raises `LoadError`."""
-    path = folder / FILE_NAME
+def load(folder: Path, device: Device, file: str = FILE_NAME) -> OnnxBackend:
+    """The model in that file of the folder. Raises `LoadError`."""
+    path = folder / file
     providers = _providers(device)
     found = OnnxFile()
     try:

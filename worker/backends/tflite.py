@@ -126,18 +126,18 @@ class TfliteBackend:
             return Packed(notes=[f"The file's metadata cannot be read: {error}."])
 
 
-def load(folder: Path, device: Device) -> TfliteBackend:
-    """The model in `model.tflite`. Raises `LoadError`.
+def load(folder: Path, device: Device, file: str = FILE_NAME) -> TfliteBackend:
+    """The model in that file of the folder. Raises `LoadError`.
 
     The file is read, and not mapped into memory: it may be overwritten while it is served.
     """
     if device.kind == "cuda":
         raise LoadError("TFLite models run on the CPU only; start the worker with --device cpu")
     try:
-        content = (folder / FILE_NAME).read_bytes()
+        content = (folder / file).read_bytes()
         return _loaded(content, device.threads)
     except (RuntimeError, ValueError, OSError, LoadError) as error:
-        raise LoadError(f"{place(folder, FILE_NAME)}: {public(str(error), folder)}") from error
+        raise LoadError(f"{place(folder, file)}: {public(str(error), folder)}") from error
 
 
 def _loaded(content: bytes, threads: int) -> TfliteBackend:

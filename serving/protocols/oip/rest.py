@@ -542,7 +542,7 @@ def error_text(error: MillraceError) -> str:
             return f"Request for unknown model: '{error.model}'{version} is not at ready state"
         return f"Request for unknown model: '{error.model}'{version} is not found"
     if isinstance(error, NotReady):
-        where = f"'{error.model}' version {error.version}"
+        where = f"'{error.model}'" + (f" version {error.version}" if error.version >= 0 else "")
         return f"Request for unknown model: {where} is not at ready state: {error.reason}"
     if isinstance(error, VersionOutOfRange):
         return version_text(str(error.version))
