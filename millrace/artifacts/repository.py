@@ -48,7 +48,8 @@ class ModelRepository:
         try:
             if not self.root.is_dir():
                 raise RepositoryError(f"{self.root} is not a folder; give the folder that holds <model>/<version>/")
-            return sorted(entry.name for entry in self.root.iterdir() if _is_models(entry))
+            with os.scandir(self.root) as entries:
+                return sorted(entry.name for entry in entries if _is_models(entry))
         except OSError as error:
             raise RepositoryError(str(error)) from error
 
@@ -99,7 +100,7 @@ def version_folders(folder: Path) -> dict[int, Path]:
         numbered = [entry.name for entry in entries if version_of(entry.name) is not None and entry.is_dir()]
     for name in sorted(numbered, key=len):
         found.setdefault(int(name), folder / name)
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())) if len(found) > 1 else found
 
 
 def version_of(name: str) -> int | None:
@@ -108,5 +109,5 @@ def version_of(name: str) -> int | None:
     return number if number < _TOO_LARGE else None
 
 
-def _is_models(entry: Path) -> bool:
+def _is_models(entry: "os.DirEntry[str]") -> bool:
     return not entry.name.startswith(".") and not names.unfit(entry.name) and entry.is_dir()
