@@ -97,7 +97,7 @@ def version_folders(folder: Path) -> dict[int, Path]:
     """
     found: dict[int, Path] = {}
     with os.scandir(folder) as entries:
-        numbered = [entry.name for entry in entries if version_of(entry.name) is not None and entry.is_dir()]
+        numbered = [entry.name for entry in entries if version_of(entry.name) is not None and is_folder(entry)]
     for name in sorted(numbered, key=len):
         found.setdefault(int(name), folder / name)
     return dict(sorted(found.items())) if len(found) > 1 else found
@@ -109,5 +109,13 @@ def version_of(name: str) -> int | None:
     return number if number < _TOO_LARGE else None
 
 
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a folder, or a link to one; a link that leads nowhere, or in a circle, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _is_models(entry: "os.DirEntry[str]") -> bool:
-    return not entry.name.startswith(".") and not names.unfit(entry.name) and entry.is_dir()
+    return not entry.name.startswith(".") and not names.unfit(entry.name) and is_folder(entry)
