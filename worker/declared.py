@@ -20,7 +20,7 @@ from worker.presented import made_by
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Whether every model file was there when the version was published."""
     for file, _, _ in backends.FORMATS.values():
-        if manifest.files and (folder / file).exists() and file not in manifest.files:
+        if manifest.files and (folder / file).is_file() and file not in manifest.files:
             raise LoadError(
                 f"{place(folder, file)} was added after the version was published: the manifest does not list it"
             )
@@ -159,11 +159,14 @@ def check_config(config: TritonConfig, signatures: dict[str, Signature], batchin
             if tensor.name not in by_name:
                 names = ", ".join(sorted(by_name))
                 raise LoadError(f"unexpected inference {what} '{tensor.name}' in {CONFIG_PBTXT}; the model has {names}")
-            _check_tensor(what, tensor, by_name[tensor.name], batching)
+            has_rows = bool(batching.max_batch_size)
+            if config.max_batch_size is None and len(tensor.dims) == len(by_name[tensor.name].shape):
+                has_rows = False  # without max_batch_size, all of the file's dimensions may be there
+            _check_tensor(what, tensor, by_name[tensor.name], has_rows=has_rows)
 
 
-def _check_tensor(what: str, tensor: TensorConfig, spec: TensorSpec, batching: Batching) -> None:
-    dims = (-1, *tensor.dims) if batching.max_batch_size else tensor.dims
+def _check_tensor(what: str, tensor: TensorConfig, spec: TensorSpec, *, has_rows: bool) -> None:
+    dims = (-1, *tensor.dims) if has_rows else tensor.dims
     if not _fits(TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=dims), spec):
         raise LoadError(
             f"{CONFIG_PBTXT} declares {what} '{tensor.name}' as {tensor.datatype} {list(dims)}, but the model has "

@@ -1,7 +1,6 @@
 """A model version as a worker holds it: its manifest, its backend and the steps around it."""
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +10,11 @@ import numpy as np
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import CONFIG_PBTXT, TritonConfig
 from millrace.artifacts.manifest import Batching, ManifestError
+from millrace.protocol import names
 from millrace.protocol.errors import DeadlineExceeded, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
-from worker import backends, declared, preprocess, presented, warmup_requests
+from worker import backends, declared, preprocess, presented, reshaping, warmup_requests
 from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, ends_the_program
 from worker.backends.texts import place, public, reason_of
 from worker.batcher import Cost
@@ -25,7 +25,6 @@ from worker.preprocess import Preparation
 from worker.samples import Subject
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Model:
@@ -59,6 +58,11 @@ class Model:
     def fault(self) -> str:
         """Why it cannot answer at present, "" where it can."""
         return self._backend.fault
+
+    @property
+    def axes(self) -> Mapping[str, Sequence[str]]:
+        """See `Backend.axes`."""
+        return self._backend.axes
 
     def run(self, signature: str, inputs: Arrays, rows: int, *, has_rows: bool | None = None) -> Arrays:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
@@ -131,14 +135,14 @@ def load(
     `memory_bytes`. `before_runs` is called when the model is loaded and its first runs begin.
     """
     config = config or TritonConfig()
-    if not _NAME.fullmatch(name):
-        raise LoadError(f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-' can be used")
+    if why := names.unfit(name):
+        raise LoadError(f"{names.quoted(name)} cannot be served: {why}")
     with _manifest_errors(folder):
-        manifest = manifests.read(folder)
+        manifest = None if config.is_alone else manifests.read(folder)
         if manifest:
             manifests.verify(folder, manifest)
             declared.check_files(folder, manifest)
-    runtime = backends.load(folder, device, config.format or backend)
+    runtime = reshaping.reshaped(backends.load(folder, device, config.format or backend, config.model_file), config)
     with _manifest_errors(folder):
         is_complete = bool(manifest and manifest.signatures)
         manifest = presented.completed(manifest, runtime.signatures) if manifest else None

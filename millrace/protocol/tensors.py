@@ -60,8 +60,8 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `optional` inputs may be left out. `media` names a kind of file ("image") that is taken too, as BYTES of shape
     [-1], in place of the declared datatype and shape. `max_bytes` bounds each element of a BYTES tensor (0: no bound).
-    A tensor of `unknown_rank` may have any number of dimensions; its `shape` is then (). `graph_name` is what a
-    SavedModel's own graph calls it, "" where nothing does. The integers of a quantized tensor stand for `scale` x
+    A tensor of `unknown_rank` may have any number of dimensions; its `shape` is then (). `graph_name` is what the
+    file's own graph calls it, "" where nothing does. The integers of a quantized tensor stand for `scale` x
     (value - `zero_point`); a `scale` of 0 is any other tensor.
     """
 

@@ -48,7 +48,7 @@ def model_status(service: Service, name: str, version: int | None, label: str | 
     """
     versions = service.models.versions(name, version, label)
     is_ready = service.producer.is_connected and any(model.state == AVAILABLE for model in versions)
-    return {"name": name, "ready": is_ready, **tfs.render_status(versions)}
+    return {**tfs.render_status(versions), "name": name, "ready": is_ready}
 
 
 def status_of(body: dict[str, Any]) -> int:

@@ -359,6 +359,14 @@ def test_a_body_may_be_the_elements_alone(stack: Stack, tmp_path: Path) -> None:
     assert np.frombuffer(answer[-40:], np.float32).sum() == pytest.approx(1, abs=1e-5)
 
 
+@proves("curl", "paths with a slash behind them")
+def test_a_slash_behind_a_path_changes_nothing(stack: Stack) -> None:
+    for path in ("v2", "v2/health/ready", "v2/models/simple", "v2/models/simple/config", "v2/models/simple/ready"):
+        assert curl(f"{stack.url}/{path}/") == curl(f"{stack.url}/{path}"), path
+    body = ("-d", '{"instances": [1.0]}')
+    assert asked(*body, f"{stack.url}/v1/models/half_plus_two:predict/") == {"predictions": [2.5]}
+
+
 @proves("curl", "infer, JSON, packed answer (--compressed)")
 def test_a_packed_answer_is_read(stack: Stack) -> None:
     tensor = {"name": "INPUT0", "shape": [1, 2000], "datatype": "FP32", "data": [0.5] * 2000}

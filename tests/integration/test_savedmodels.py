@@ -220,6 +220,22 @@ def test_a_keras_2_model_compiled_with_adam_is_served(tmp_path: Path) -> None:
     assert loaded(tmp_path).run("serving_default", {"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[3, 30]]
 
 
+def test_a_file_whose_graph_does_not_restore_its_variables_is_served_by_its_functions(tmp_path: Path) -> None:
+    """Keras 3 models that `tf.saved_model.save` wrote are like that."""
+    module = tf.Module()
+    module.weights = tf.Variable(WEIGHTS, name="weights")
+    x = tf.TensorSpec([None, 2], tf.float32, "x")
+    serve = tf.function(lambda x: {"y": tf.matmul(x, module.weights)}).get_concrete_function(x)
+    tf.saved_model.save(module, str(tmp_path), {"serving_default": serve})
+    backend = loaded(edited(tmp_path, lambda graph: graph.saver_def.Clear()))
+    assert backend.run("serving_default", {"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[3, 30]]
+    assert backend.notes[0].startswith("Variable 'weights' gets no value in the file's graph")
+    with pytest.raises(InvalidRequest, match="Matrix size-incompatible"):
+        backend.run("serving_default", {"x": np.ones((1, 3), np.float32)})
+    with pytest.raises(InvalidRequest, match="expected to be a float tensor but is a double tensor"):
+        backend.run("serving_default", {"x": np.ones((1, 2))})
+
+
 def test_an_input_with_a_default_may_be_left_out(tmp_path: Path) -> None:
     class Scaled(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x"), tf.TensorSpec([], tf.float32, "scale")])

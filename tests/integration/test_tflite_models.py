@@ -152,6 +152,35 @@ def test_scalars_are_taken(tmp_path: Path) -> None:
     assert answer(backend, x=np.array(3.0, np.float32))["y"] == np.float32(6)
 
 
+def reshaping(shape: tuple[int, ...], taken: tuple[int, ...]) -> TfliteFile:
+    """A model that gives its strings another shape."""
+    file = TfliteFile()
+    graph, options = file.graph(), schema.ReshapeOptionsT()
+    s, y = graph.tensor("s", shape, Kind.STRING), graph.tensor("y", taken, Kind.STRING)
+    wanted = graph.tensor("shape", (len(taken),), "i4", data=taken)
+    options.newShape = list(taken)
+    graph.operator(Operator.RESHAPE, [s, wanted], [y], options, schema.BuiltinOptions.ReshapeOptions)
+    graph.ends([s], [y])
+    return file
+
+
+@pytest.mark.parametrize("value", [b"ab", b"a\x00\xff\x00", "é".encode(), b"x" * 1000])
+@pytest.mark.parametrize("has_signature", [False, True])
+def test_strings_are_bytes_on_both_sides(tmp_path: Path, value: bytes, has_signature: bool) -> None:
+    for shape, given in (((), value), ((1,), [value]), ((2, 2), [[value, b""], [b"c", value]])):
+        array = np.array(given, object)
+        file = reshaping(shape, (array.size,))
+        if has_signature:
+            file.signature("serving_default", {"s": 0}, {"y": 1})
+        outputs = answer(loaded(tmp_path, file.content()), s=array)
+        assert outputs["y"].tolist() == array.ravel().tolist()
+
+
+def test_an_empty_string_as_a_scalar_is_refused_for_litert_would_take_another(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="input 's' is a scalar, and LiteRT takes no empty string as one"):
+        answer(loaded(tmp_path, reshaping((), (1,)).content()), s=np.array(b"", object))
+
+
 def test_a_request_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
     backend = loaded(tmp_path, adding({"x": (-1, 2), "z": (2,), "y": (-1, 2)}).content())
     good = {"x": X, "z": X[0]}
@@ -222,7 +251,7 @@ def test_the_scale_and_zero_point_of_quantized_tensors_are_told(tmp_path: Path) 
     graph.ends([q], [y])
     backend = loaded(tmp_path, file.content())
     (spec,) = backend.signatures["serving_default"].inputs
-    assert spec == TensorSpec(name="q", datatype="UINT8", shape=(1, 2), scale=0.5, zero_point=128)
+    assert spec == TensorSpec(name="q", datatype="UINT8", shape=(1, 2), graph_name="q", scale=0.5, zero_point=128)
     assert backend.notes == ["Tensor 'q' is quantized: its real values are 0.5 x (value -128)."]
     assert answer(backend, q=np.array([[128, 130]], np.uint8))["y"].tolist() == [[0.0, 1.0]]
 

@@ -12,12 +12,14 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 
 from millrace.protocol.errors import NotSupported
-from millrace.protocol.tensors import Signature, TensorSpec
+from millrace.protocol.tensors import Signature
 from worker.backends import savedmodelfile, savedmodelstate, signaturedefs
 from worker.backends.base import Arrays, Device, LoadError
 from worker.backends.savedmodelcall import SignatureCall
+from worker.backends.savedmodelfunctions import FunctionCall, function_calls
 from worker.backends.savedmodelrefusals import reason_of, refusal
-from worker.backends.savedmodelsession import open_session
+from worker.backends.savedmodelsession import open_session, unset_variables
+from worker.backends.savedmodelstate import Operators
 from worker.backends.signaturedefs import Announced, TensorFound
 from worker.backends.texts import place, public
 
@@ -33,7 +35,9 @@ class SavedModelBackend:
     axes: Mapping[str, Sequence[str]] = {}
     mixed_rows: Mapping[str, str] = {}
 
-    def __init__(self, session: Any, calls: Mapping[str, SignatureCall], found: Announced, keeps_state: str) -> None:
+    def __init__(
+        self, session: Any, calls: Mapping[str, SignatureCall | FunctionCall], found: Announced, keeps_state: str
+    ) -> None:
         self._session = session
         self._calls = dict(calls)
         self.signatures: Mapping[str, Signature] = found.signatures
@@ -66,11 +70,12 @@ def load(folder: Path, device: Device) -> SavedModelBackend:
     except tf.errors.OpError as error:
         raise LoadError(f"{place(folder)}: {reason_of(error, folder)}") from error
     found = signaturedefs.announced(graph.signature_def, lambda info: _find(session.graph, info))
-    calls = _calls(session, graph, found)
+    operators = Operators(graph.graph_def)
+    calls = _functions(folder, session, graph, found, operators, device) or _calls(session, graph, found)
     if not calls:
         raise LoadError(_nothing_to_serve(folder, found))
     found.notes[:0] = notes
-    return SavedModelBackend(session, calls, found, _state(graph, found))
+    return SavedModelBackend(session, calls, found, _state(operators, found))
 
 
 def _log_as_we_do() -> None:
@@ -103,6 +108,27 @@ def _shape(said: TensorFound, has: tuple[int, ...] | None) -> tuple[int, ...] | 
     return tuple(one if other < 0 else other for one, other in zip(said.shape, has, strict=True))
 
 
+def _functions(
+    folder: Path, session: Any, graph: Any, found: Announced, operators: Operators, device: Device
+) -> dict[str, FunctionCall]:
+    """The signatures of a file that restores no variables into its graph, as `tf.saved_model.save` writes Keras 3's."""
+    needed = {name for of in found.signatures.values() for name in operators.variables(*_ends(of))}
+    unset = unset_variables(session, needed)
+    if not unset:
+        return {}
+    try:
+        calls = function_calls(folder, found.signatures, graph.signature_def, device)
+    except Exception as error:  # whatever TensorFlow raises for objects that it cannot rebuild
+        reason = public(str(error), folder)
+        found.notes.append(f"Variable {unset[0]!r} gets no value, and requests that need it fail: {reason}.")
+        return {}
+    found.notes.append(
+        f"Variable {unset[0]!r} gets no value in the file's graph, so the file's Python functions answer, which is "
+        "slower. TensorFlow Serving cannot serve it; `model.export` of Keras 3 writes a file that it can."
+    )
+    return calls
+
+
 def _calls(session: Any, graph: Any, found: Announced) -> dict[str, SignatureCall]:
     """The signatures that can run; those that cannot are taken out of what was found."""
     calls = {}
@@ -120,11 +146,11 @@ def _nothing_to_serve(folder: Path, found: Announced) -> str:
     return f"{place(folder)}: the SavedModel has no signature that can be served: {reasons}"
 
 
-def _state(graph: Any, found: Announced) -> str:
+def _state(operators: Operators, found: Announced) -> str:
     """What the signatures change that later runs read, "" for nothing; notes it, and which call Python."""
-    operators, written, python = savedmodelstate.Operators(graph.graph_def), {}, []
+    written, python = {}, []
     for name, signature in found.signatures.items():
-        needed = operators.needed(_graph_names(signature.outputs), _graph_names(signature.inputs))
+        needed = operators.needed(*_ends(signature))
         if writes := savedmodelstate.writes(needed):
             written[name] = ", ".join(writes)
         if savedmodelstate.calls_python(needed):
@@ -143,8 +169,9 @@ def _state(graph: Any, found: Announced) -> str:
     return f"signature {name!r} changes variables or tables ({operations})"
 
 
-def _graph_names(specs: Sequence[TensorSpec]) -> list[str]:
-    return [spec.graph_name for spec in specs]
+def _ends(signature: Signature) -> tuple[list[str], list[str]]:
+    """What the graph calls the outputs, and the inputs."""
+    return [spec.graph_name for spec in signature.outputs], [spec.graph_name for spec in signature.inputs]
 
 
 def _named(names: Iterable[str]) -> str:

@@ -19,7 +19,8 @@ _OF_GRAPHS = re.compile(
 _NODE = re.compile(r"\{\{(function_)?node [^}]*\}\} ?")
 _ROOT = re.compile(r"\(\d+\) ?[A-Za-z_ ]+: ")
 _AROUND = re.compile(
-    r"\[\[.*\]\]|\d+ root error\(s\) found\.|\d+ successful operations\.|\d+ derived errors ignored\.|Hint: .*"
+    r"Graph execution error:|Detected at node .*|<stack traces unavailable>|\[Op:.*\]|\[\[.*\]\]"
+    r"|\d+ root error\(s\) found\.|\d+ successful operations\.|\d+ derived errors ignored\.|Hint: .*"
 )
 
 

@@ -121,18 +121,18 @@ class TfliteBackend:
             return Packed(notes=[f"The file's metadata cannot be read: {error}."])
 
 
-def load(folder: Path, device: Device) -> TfliteBackend:
-    """The model in `model.tflite`. Raises `LoadError`.
+def load(folder: Path, device: Device, file: str = FILE_NAME) -> TfliteBackend:
+    """The model in that file of the folder. Raises `LoadError`.
 
     The file is read, and not mapped into memory: it may be overwritten while it is served.
     """
     if device.kind == "cuda":
         raise LoadError("TFLite models run on the CPU only; start the worker with --device cpu")
     try:
-        content = (folder / FILE_NAME).read_bytes()
+        content = (folder / file).read_bytes()
         return _loaded(content, device.threads)
     except (RuntimeError, ValueError, OSError, LoadError) as error:
-        raise LoadError(f"{place(folder, FILE_NAME)}: {public(str(error), folder)}") from error
+        raise LoadError(f"{place(folder, file)}: {public(str(error), folder)}") from error
 
 
 def _loaded(content: bytes, threads: int) -> TfliteBackend:
@@ -163,7 +163,7 @@ def _with_custom_operators(make: _Make, names: Sequence[str]) -> _Make:
             ) from error
         if "custom op" in str(error):
             named = f"The model has the custom operators {', '.join(names)}; export it without them"
-            raise LoadError(f"{error} {named}") from error
+            raise LoadError(f"{' '.join(str(error).split())} {named}") from error
         # The sizes that the file has may not be those that callers send, so what else fails shows nothing.
     return make
 

@@ -78,7 +78,7 @@ def _by_runner(interpreter: Any, name: str) -> Call:
     runner = interpreter.get_signature_runner(name)
 
     def run(arrays: Arrays) -> Arrays:
-        return dict(runner(**arrays))
+        return dict(runner(**_given(arrays)))
 
     return _call(runner.get_input_details(), runner.get_output_details(), run)
 
@@ -93,6 +93,7 @@ def _by_tensors(interpreter: Any, inputs: Mapping[str, _Details], outputs: Mappi
     def run(arrays: Arrays) -> Arrays:
         if arrays.keys() != inputs.keys():
             raise InvalidRequest(f"the inputs are {', '.join(inputs)}, got {', '.join(arrays)}")
+        arrays = _given(arrays)
         for name, array in arrays.items():
             interpreter.resize_tensor_input(inputs[name]["index"], array.shape)
         interpreter.allocate_tensors()
@@ -102,6 +103,17 @@ def _by_tensors(interpreter: Any, inputs: Mapping[str, _Details], outputs: Mappi
         return {name: interpreter.get_tensor(details["index"]) for name, details in outputs.items()}
 
     return _call(inputs, outputs, run)
+
+
+def _given(arrays: Arrays) -> Arrays:
+    """The arrays as LiteRT takes them. Of a lone string among objects it would take the address in memory."""
+    lone = {name: array for name, array in arrays.items() if not array.ndim and array.dtype == object}
+    if not lone:
+        return arrays
+    for name, array in lone.items():
+        if not array.item():
+            raise InvalidRequest(f"input '{name}' is a scalar, and LiteRT takes no empty string as one")
+    return arrays | {name: np.array(array.item()) for name, array in lone.items()}
 
 
 def _call(inputs: Mapping[str, _Details], outputs: Mapping[str, _Details], run: Callable[[Arrays], Arrays]) -> Call:
@@ -116,8 +128,14 @@ def _call(inputs: Mapping[str, _Details], outputs: Mapping[str, _Details], run: 
 def _spec(name: str, details: _Details) -> TensorSpec:
     shape = tuple(int(size) for size in details["shape_signature"])
     scale, zero_point = details["quantization"]
-    datatype = datatype_of(np.dtype(details["dtype"]))
-    return TensorSpec(name=name, datatype=datatype, shape=shape, scale=float(scale), zero_point=int(zero_point))
+    return TensorSpec(
+        name=name,
+        datatype=datatype_of(np.dtype(details["dtype"])),
+        shape=shape,
+        graph_name=details["name"],
+        scale=float(scale),
+        zero_point=int(zero_point),
+    )
 
 
 def _aliased(aliases: Mapping[str, str], tensors: Iterable[_Details]) -> dict[str, _Details]:

@@ -497,6 +497,11 @@ def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[
         "labels": announcement.labels,
         "optional_inputs": [spec.name for spec in signature.inputs if spec.optional],
         "media": {spec.name: spec.media for spec in signature.inputs if spec.media},
+        "quantization": {
+            spec.name: {"scale": spec.scale, "zero_point": spec.zero_point}
+            for spec in (*signature.inputs, *signature.outputs)
+            if spec.scale
+        },
         "notes": announcement.notes,
     }
     return {
@@ -537,7 +542,7 @@ def error_text(error: MillraceError) -> str:
             return f"Request for unknown model: '{error.model}'{version} is not at ready state"
         return f"Request for unknown model: '{error.model}'{version} is not found"
     if isinstance(error, NotReady):
-        where = f"'{error.model}' version {error.version}"
+        where = f"'{error.model}'" + (f" version {error.version}" if error.version >= 0 else "")
         return f"Request for unknown model: {where} is not at ready state: {error.reason}"
     if isinstance(error, VersionOutOfRange):
         return version_text(str(error.version))

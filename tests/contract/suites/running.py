@@ -19,7 +19,7 @@ def beside_stack(
 ) -> Outcomes:
     """What came of the unit tests that the arguments name, a file first, run in the folder beside a stack."""
     report = folder / "report.json"
-    program = [str(sources.required(sources.PYTHON)), str(Path(__file__).with_name("unittests.py")), str(report)]
+    program = [str(sources.place(sources.PYTHON)), str(Path(__file__).with_name("unittests.py")), str(report)]
     inside = [sys.executable, "-m", "tests.contract.suites.namespace", str(models), str(folder), str(folder / "up.log")]
     path = os.pathsep.join([str(ROOT), str(ROOT / "client")])
     ran = subprocess.run(

@@ -14,18 +14,22 @@ PERF_ANALYZER = "CONTRACT_SUITES_PERF_ANALYZER"  # the program
 PYTHON = "CONTRACT_SUITES_PYTHON"  # an interpreter that has what the suites import
 
 
-def required(variable: str) -> Path:
-    """What the variable names; skips the test, saying so, where it names nothing."""
-    named = os.environ.get(variable)
-    if not named:
-        pytest.skip(f"{variable} names no copy of the suite (tests/contract/suites/README.md)")
-    path = Path(named)
-    if not path.exists():
-        pytest.fail(f"{variable} names {path}, which is not there")
+def needs(*variables: str) -> pytest.MarkDecorator:
+    """Marks tests to be skipped, saying so, where a variable names nothing."""
+    missing = [variable for variable in variables if not os.environ.get(variable)]
+    return pytest.mark.skipif(
+        bool(missing), reason=f"{', '.join(missing)} not set: see tests/contract/suites/README.md"
+    )
+
+
+def place(variable: str) -> Path:
+    """What the variable names."""
+    path = Path(os.environ[variable])
+    assert path.exists(), f"{variable} names {path}, which is not there"
     return path.absolute()
 
 
-def required_namespaces() -> None:
+def require_namespaces() -> None:
     """Skips the test where no network namespace can be made: these suites have ports 8000 and 8001 written in."""
     unshare = shutil.which("unshare")
     if not unshare or subprocess.run([unshare, "--net", "true"], capture_output=True, check=False).returncode:

@@ -13,6 +13,7 @@ import pytest
 from tests.contract.suites import running, sources
 from tests.contract.suites.triton import TritonModels, edit_config, workplace
 
+pytestmark = sources.needs(sources.TRITON, sources.PYTHON)
 _ENSEMBLES = ("simple_zero", "sequence_zero", "fan_zero")
 _NO_UPLOAD = "refused: models and configurations cannot be sent; 501 says so"
 Prepare = Callable[[TritonModels, Path], object]
@@ -20,8 +21,7 @@ Prepare = Callable[[TritonModels, Path], object]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> TritonModels:
-    sources.required(sources.TRITON)
-    sources.required_namespaces()
+    sources.require_namespaces()
     return TritonModels(tmp_path_factory.mktemp("triton"))
 
 

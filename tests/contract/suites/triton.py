@@ -42,8 +42,8 @@ class TritonModels:
     def _make(self, repository: str) -> None:
         if repository in self._made:
             return
-        python, program = sources.required(sources.PYTHON), _MADE[repository]
-        common = sources.required(sources.TRITON) / "qa" / "common"
+        python, program = sources.place(sources.PYTHON), _MADE[repository]
+        common = sources.place(sources.TRITON) / "qa" / "common"
         folder = self._root / repository
         folder.mkdir(parents=True)
         command = [str(python), *program, f"--onnx_opset={_OPSET}", f"--models_dir={folder}"]
@@ -63,7 +63,7 @@ def edit_config(model: Path, pattern: str, text: str, count: int = 1) -> None:
 
 def workplace(tmp_path: Path, suite: str) -> Path:
     """A copy of a suite's folder, with what it imports beside it: suites write into their folder."""
-    qa = sources.required(sources.TRITON) / "qa"
+    qa = sources.place(sources.TRITON) / "qa"
     for name in ("common", suite):
         shutil.copytree(qa / name, tmp_path / "qa" / name)
     return tmp_path / "qa" / suite
