@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,14 @@ def test_a_wrong_text_fails_its_own_request(tmp_path: Path) -> None:
     assert "the text is not UTF-8" in str(refused[0])
     assert "row 1 of 2, from 0: a text of 101 bytes is too long: at most 100 are taken" in str(refused[1])
     np.testing.assert_allclose(np.concatenate([first, last]), means_of(["good", "bad"]), rtol=1e-5)
+
+
+def test_a_worker_without_the_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wordpieces.write(tmp_path, wordpieces.wordpieces())
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # as where it is not installed
+    reason = r"needs the library tokenizers, which is not installed: pip install 'millrace\[worker-tokenizers\]'"
+    with pytest.raises(LoadError, match=reason):
+        load(encoder(tmp_path), TOKENIZED)
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
