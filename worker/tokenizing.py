@@ -98,7 +98,8 @@ class Tokenizing:
             if len(firsts) != len(seconds):
                 raise InvalidRequest(f"inputs '{self._step.input}' and '{pair}' must have the same shape")
             asked = [_pair(*both) for both in zip(firsts, seconds, strict=True)]
-        encodings = iter(self._tokenizer.encode_batch_fast([text for text in asked if not _is_error(text)]))
+        # `encode_batch_fast` would lose the types where the tokenizer has no post-processor.
+        encodings = iter(self._tokenizer.encode_batch([text for text in asked if not _is_error(text)]))
         return [text if _is_error(text) else next(encodings) for text in asked]
 
     def _text(self, raw: bytes) -> str | InvalidRequest:
