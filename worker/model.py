@@ -1,8 +1,8 @@
 """A model version as a worker holds it: its manifest, its backend and the steps around it."""
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,11 @@ import numpy as np
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import CONFIG_PBTXT, TritonConfig
 from millrace.artifacts.manifest import Batching, ManifestError
+from millrace.protocol import names
 from millrace.protocol.errors import DeadlineExceeded, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
-from worker import backends, declared, preprocess, warmup_requests
+from worker import backends, declared, preprocess, presented, reshaping, warmup_requests
 from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, ends_the_program
 from worker.backends.texts import place, public, reason_of
 from worker.batcher import Cost
@@ -24,7 +25,6 @@ from worker.preprocess import Preparation
 from worker.samples import Subject
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Model:
@@ -58,6 +58,11 @@ class Model:
     def fault(self) -> str:
         """Why it cannot answer at present, "" where it can."""
         return self._backend.fault
+
+    @property
+    def axes(self) -> Mapping[str, Sequence[str]]:
+        """See `Backend.axes`."""
+        return self._backend.axes
 
     def run(self, signature: str, inputs: Arrays, rows: int, *, has_rows: bool | None = None) -> Arrays:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
@@ -130,22 +135,24 @@ def load(
     `memory_bytes`. `before_runs` is called when the model is loaded and its first runs begin.
     """
     config = config or TritonConfig()
-    if not _NAME.fullmatch(name):
-        raise LoadError(f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-' can be used")
-    try:
-        manifest = manifests.read(folder)
+    if why := names.unfit(name):
+        raise LoadError(f"{names.quoted(name)} cannot be served: {why}")
+    with _manifest_errors(folder):
+        manifest = None if config.is_alone else manifests.read(folder)
         if manifest:
             manifests.verify(folder, manifest)
             declared.check_files(folder, manifest)
-        preparation = preprocess.load(folder, manifest)
-    except (ManifestError, OSError) as error:
-        raise LoadError(public(str(error), folder)) from error
-    runtime = backends.load(folder, device, config.format or backend)
+    runtime = reshaping.reshaped(backends.load(folder, device, config.format or backend, config.model_file), config)
+    with _manifest_errors(folder):
+        is_complete = bool(manifest and manifest.signatures)
+        manifest = presented.completed(manifest, runtime.signatures) if manifest else None
+        preparation = preprocess.load(folder, manifest, presented.inputs_of(manifest, runtime.signatures))
+    presenting = () if is_complete else tuple(presented.notes(manifest, runtime.signatures))
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
         declared.check_signatures(manifest, runtime)
     grouping = declared.grouping(runtime, manifest, config, max_batch_size)
-    declared.check_config(config, signatures, grouping.batching)
+    declared.check_config(config, signatures if is_complete else dict(runtime.signatures), grouping.batching)
     has_rows = bool(grouping.batching.max_batch_size)
     given = warmup_requests.read(folder, manifest, config, runtime.signatures, preparation, has_rows=has_rows)
     subjects = {
@@ -180,7 +187,14 @@ def load(
         has_whole_requests=bool(shown.length_axes),
         triton_config=config.message,
         warmed=not shown.not_warmed,
-        notes=(*runtime.notes, *_notes(ignored), *grouping.notes(shown), *given.notes, *_warm_notes(shown)),
+        notes=(
+            *runtime.notes,
+            *presenting,
+            *_notes(ignored),
+            *grouping.notes(shown),
+            *given.notes,
+            *_warm_notes(shown),
+        ),
     )
     return Model(
         announcement,
@@ -191,6 +205,15 @@ def load(
         length_axes=shown.length_axes,
         cost=shown.cost,
     )
+
+
+@contextmanager
+def _manifest_errors(folder: Path) -> Iterator[None]:
+    """Turns what is wrong with a manifest, or with a file that it names, into a `LoadError`."""
+    try:
+        yield
+    except (ManifestError, OSError) as error:
+        raise LoadError(public(str(error), folder)) from error
 
 
 def _shown(

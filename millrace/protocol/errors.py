@@ -152,7 +152,8 @@ class NotReady(NoWorker):
     """A version that workers know and that cannot answer; Triton has words of its own, hence the attributes."""
 
     def __init__(self, model: str, version: int, reason: str) -> None:
-        super().__init__(f"no live worker has model {model!r} version {version} available: {reason}")
+        what = f"model {model!r}" + (f" version {version}" if version >= 0 else "")  # below, it has no version at all
+        super().__init__(f"no live worker has {what} available: {reason}")
         self.model = model
         self.version = version
         self.reason = reason

@@ -11,6 +11,8 @@ import msgspec
 
 from millrace.protocol.tensors import Signature, Tensor
 
+NO_VERSION = -1  # of a model that is announced, and has none
+
 
 class RequestItem(msgspec.Struct, array_like=True, frozen=True):
     """One request, or one part of a request that was cut; `id` is the API process's own, `trace` the X-Request-Id."""
@@ -64,7 +66,9 @@ class ReplyBlock(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model version at one worker. `state` is TensorFlow Serving's; `error` says why a version failed to load.
+    """One model version at one worker, or `NO_VERSION` where the model has none.
+
+    `state` is TensorFlow Serving's; `error` says why a version failed to load, or is not loaded yet.
 
     `labels` are the names of classes, `version_labels` those that the configuration gives to this version.
     `available_ms` is since when it is AVAILABLE there. `has_whole_requests` says that a request's rows must run in one
@@ -88,6 +92,11 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     warmed: bool = True
     notes: tuple[str, ...] = ()
     triton_config: bytes = b""
+
+    @property
+    def shown_version(self) -> str:
+        """The version as a list has it, "0" where there is none: the protocols have no number less."""
+        return str(max(0, self.version))
 
 
 class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):

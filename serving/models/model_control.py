@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed, NoWorker, Unavailable
-from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.messages import NO_VERSION, ModelAnnouncement
 from serving.access.audit import Action, recorded
 from serving.access.callers import Caller
 from serving.models.registry import AVAILABLE, ModelRegistry
@@ -222,7 +222,7 @@ class ModelControl:
     def _has_folder(self, name: str) -> bool:
         """Whether some worker has seen a version of the model."""
         try:
-            return any(version.version for version in self._models.versions(name))
+            return any(version.version != NO_VERSION for version in self._models.versions(name))
         except ModelNotFound:
             return False
 
@@ -312,10 +312,10 @@ class ModelControl:
             versions = self._models.versions(name)
         except ModelNotFound:
             raise InvalidRequest(_not_found(name)) from None
-        serving = max((v.version for v in versions if v.state == AVAILABLE and not v.error), default=-1)
-        failed = [v for v in versions if v.version > serving and (v.error or serving < 0)]
+        serving = max((v.version for v in versions if v.state == AVAILABLE and not v.error), default=None)
+        failed = versions if serving is None else [v for v in versions if v.version > serving and v.error]
         if failed:
-            reasons = " ".join(f"version {v.version} is at UNAVAILABLE state: {_reason(v)};" for v in failed)
+            reasons = " ".join(f"version {v.shown_version} is at UNAVAILABLE state: {_reason(v)};" for v in failed)
             raise InvalidRequest(f"load failed for model '{name}': {reasons}")
 
     def _check_available(self, name: str, version: int, what: str) -> None:
@@ -394,7 +394,7 @@ def _size(state: DesiredState) -> int:
 def _entry(version: ModelAnnouncement) -> IndexEntry:
     state = _STATES.get(version.state, "UNKNOWN")
     reason = "" if state == "READY" else _reason(version)
-    return IndexEntry(version.name, str(version.version), state, reason, version.notes, version.warmed)
+    return IndexEntry(version.name, version.shown_version, state, reason, version.notes, version.warmed)
 
 
 def _reason(version: ModelAnnouncement) -> str:

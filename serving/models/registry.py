@@ -27,7 +27,7 @@ from millrace.protocol.errors import (
     SignatureNotFound,
     VersionOutOfRange,
 )
-from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from millrace.protocol.messages import NO_VERSION, ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.paths import without_paths
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
@@ -62,7 +62,7 @@ class ServedModel:
 
     @cached_property
     def only_input(self) -> TensorSpec | None:
-        """The default signature's one required input, None where there are several or none."""
+        """The default signature's `only_input`."""
         signature = self.announcement.signatures.get(DEFAULT_SIGNATURE)
         return only_input(signature) if signature else None
 
@@ -75,9 +75,9 @@ class ServedShadow(NamedTuple):
 
 
 def only_input(signature: Signature) -> TensorSpec | None:
-    """The signature's one required input, None where there are several or none."""
-    required = [spec for spec in signature.inputs if not spec.optional]
-    return required[0] if len(required) == 1 else None
+    """The signature's one required input, else the only one that it has; None where neither is there."""
+    specs = [spec for spec in signature.inputs if not spec.optional] or signature.inputs
+    return specs[0] if len(specs) == 1 else None
 
 
 class _WeightedVersions:
@@ -203,7 +203,7 @@ class ModelRegistry:
         found = {
             name: ended
             for name, versions in self._versions.items()
-            if (ended := {v: _ended(m) for v, m in versions.items() if v})  # 0 stood for there being none
+            if (ended := {v: _ended(m) for v, m in versions.items() if v != NO_VERSION})
         }
         for announced in (_for_callers(model) for worker in workers for model in worker.models):
             versions = found.setdefault(announced.name, {})

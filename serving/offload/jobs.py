@@ -29,6 +29,7 @@ class ParseJob(msgspec.Struct, tag="parse", frozen=True):
     max_rows: int
     json_length: bytes | None
     task: int
+    content_type: bytes | None = None
 
 
 class RenderJob(msgspec.Struct, tag="render", frozen=True):

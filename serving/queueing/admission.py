@@ -160,7 +160,8 @@ def _listed(names: Iterable[str]) -> str:
 def _check_tensor(model: ServedModel, spec: TensorSpec, tensor: Tensor) -> int:
     """How many rows the tensor has."""
     shape = tensor.shape
-    _check_described(model, spec, tensor.datatype, shape)
+    if not (tensor.datatype == spec.datatype and _fits(shape, spec.shape)):  # the usual case needs no more looks
+        _check_described(model, spec, tensor.datatype, shape)
     if model.max_batch_size and not shape[0]:
         raise InvalidRequest(f"input '{spec.name}' of model '{model.name}' is empty: its shape is {_shape(shape)}")
     if tensor.datatype == BYTES:

@@ -232,6 +232,13 @@ class TensorMetadata(Struct):
     shape: list[int]
 
 
+class Quantization(Struct):
+    """What the integers of a tensor stand for: scale x (value - zero_point)."""
+
+    scale: float
+    zero_point: int
+
+
 class ModelParameters(Struct):
     """What the protocol has no words for, each where there is something to say."""
 
@@ -241,6 +248,7 @@ class ModelParameters(Struct):
     media: Annotated[dict[str, str], Meta(description="Inputs that also take files, and of what kind.")] | UnsetType = (
         UNSET
     )
+    quantization: dict[str, Quantization] | UnsetType = UNSET
     notes: Notes | UnsetType = UNSET
 
 

@@ -88,6 +88,14 @@ def test_an_image_file_is_taken(v1: str, tmp_path: Path) -> None:
     assert int(np.argmax(row)) == 7
 
 
+@proves("curl", "predict, an image file as the body, and several as a form")
+def test_an_image_file_is_sent_as_it_is(v1: str) -> None:
+    seven = ROOT / "examples" / "seven.png"
+    sent = [["--data-binary", f"@{seven}", "-H", "Content-Type: image/png"], ["-F", f"a=@{seven}", "-F", f"b=@{seven}"]]
+    alone, form = (asked(*arguments, f"{v1}/digits:predict")["predictions"] for arguments in sent)
+    assert np.argmax(alone + form, axis=1).tolist() == [7, 7, 7]
+
+
 @proves("curl", "predict, NaN and Infinity, both ways")
 def test_numbers_that_json_lacks_go_and_come(v1: str) -> None:
     text = curl("-d", '{"instances": [NaN, Infinity, -Infinity]}', f"{v1}/half_plus_two:predict")

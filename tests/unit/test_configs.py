@@ -149,7 +149,9 @@ def test_a_batch_size_of_0_is_told_from_none(triton: Callable[[str], TritonConfi
         ("sequence_batching {}", "sequence_batching is not supported: stateful models"),
         ("ensemble_scheduling {}", "ensemble_scheduling is not supported"),
         ("model_transaction_policy { decoupled: true }", "decoupled is not supported"),
-        ("input [ { name: 'x' data_type: TYPE_FP32 dims: [1] reshape { shape: [] } } ]", "reshape of 'x'"),
+        ("input [ { name: 'x' data_type: TYPE_FP32 dims: [2] reshape { shape: [] } } ]", "reshape of 'x'"),
+        ("input [ { name: 'x' data_type: TYPE_FP32 dims: [2, -1] reshape { shape: [-1, 2] } } ]", "reshape of 'x'"),
+        ("default_model_filename: '../other'", "must be a name in the version's folder"),
         ("max_batch_size: many", r"config\.pbtxt:1"),
     ],
 )

@@ -4,6 +4,7 @@ import contextlib
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -45,6 +46,7 @@ def model(*inputs: TensorSpec) -> ServedModel:
 
 ONE = model(_spec("x", shape=(-1, 2)))
 TWO = model(_spec("a"), _spec("b", "BYTES"))
+DEFAULTED = model(_spec("x", shape=(1,), optional=True))
 OPTIONAL = model(_spec("tokens", "BYTES", (-1, -1)), _spec("weights", shape=(-1, -1), optional=True))
 
 
@@ -67,6 +69,9 @@ def _predict(body: Any, on: ServedModel) -> tuple[dict[str, Any], str, str]:
             "row",
         ),
         ({"inputs": {"a": [1], "b": ["s"], "extra": 0}}, TWO, {"a": [1], "b": [b"s"]}, "column"),
+        ({"instances": [1, 2]}, DEFAULTED, {"x": [1, 2]}, "row"),
+        ({"inputs": [1, 2]}, DEFAULTED, {"x": [1, 2]}, "column"),
+        ({"inputs": {}}, DEFAULTED, {}, "column"),
         ({"instances": [["k", "m"]]}, OPTIONAL, {"tokens": [[b"k", b"m"]]}, "row"),
         (
             {"instances": [{"tokens": ["k", "m"], "weights": [1, -1]}]},
@@ -232,6 +237,32 @@ def test_metadata_has_the_doubled_signature_def_and_sizes_as_strings() -> None:
     x = document["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]["x"]
     assert x["dtype"] == "DT_FLOAT"
     assert x["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}, {"size": "2", "name": ""}], "unknown_rank": False}
+
+
+def test_tensorflow_gets_more_rows_than_the_signature_says() -> None:
+    announced = msgspec.structs.replace(DEFAULTED.announcement, platform="tensorflow_savedmodel", max_batch_size=0)
+    inference, form = tfs.parse_predict(b'{"instances": [1.0, 2.0]}', ServedModel(announced))
+    assert (inference.inputs["x"].to_numpy().tolist(), form, inference.is_alone) == ([1, 2], "row", True)
+
+
+def test_metadata_has_what_the_file_says_of_its_tensors() -> None:
+    y = TensorSpec(name="y", datatype="FP32", shape=(), unknown_rank=True, graph_name="Add:0")
+    signature = Signature(inputs=(), outputs=(y,), method_name="tensorflow/serving/regress")
+    signatures = {"serving_default": signature}
+    announced = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures=signatures, max_batch_size=0)
+    document = tfs.render_metadata(ServedModel(announced))
+    definition = document["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert definition["method_name"] == "tensorflow/serving/regress"
+    assert definition["outputs"]["y"] == {
+        "dtype": "DT_FLOAT",
+        "tensor_shape": {"dim": [], "unknown_rank": True},
+        "name": "Add:0",
+    }
+
+
+def test_metadata_tell_what_the_integers_of_quantized_tensors_stand_for() -> None:
+    quantized = model(_spec("x", "UINT8", scale=0.5, zero_point=128), _spec("plain"))
+    assert oip.render_model(quantized, [])["parameters"] == {"quantization": {"x": {"scale": 0.5, "zero_point": 128}}}
 
 
 def test_the_configuration_is_tritons_without_the_rows() -> None:

@@ -85,7 +85,7 @@ class ForkServer:
         if not self._forks:
             for fd in fds:
                 os.set_inheritable(fd, True)
-            command = [sys.executable, "-m", "worker.processes.child", *map(str, fds)]
+            command = [sys.executable, "-P", "-m", "worker.processes.child", *map(str, fds)]
             return os.posix_spawn(sys.executable, command, os.environ)
         parent = os.getpid()
         pid = os.fork()

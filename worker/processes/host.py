@@ -136,7 +136,7 @@ class ModelProcesses:
 
     def load(self, model: DesiredModel, version: int) -> "Future[ServedVersion]":
         """See `ModelHost`."""
-        folder = model.folder / str(version)
+        folder = model.version_folder(version)
         load = Load(
             number=next(self._numbers), folder=str(folder), name=model.name, version=version, config=model.config
         )

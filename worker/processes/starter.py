@@ -80,7 +80,7 @@ class ProcessStarter:
         """One in a new interpreter. The modules are imported in it once, where they are installed."""
         mine, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "worker.processes.forkserver", str(_FD), *modules]
+            command = [sys.executable, "-P", "-m", "worker.processes.forkserver", str(_FD), *modules]
             # The current folder, too, is where this process may have its modules from.
             path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
             environment = {**environ, **NO_THREADS, "PYTHONPATH": path}

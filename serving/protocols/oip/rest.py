@@ -32,7 +32,7 @@ from millrace.protocol.tensors import (
     read_layout,
 )
 from serving.models.registry import ServedModel
-from serving.protocols import json_tensors
+from serving.protocols import json_tensors, uploads
 from serving.protocols.examples import top_classes
 from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, ReadLimits, check_count
 from serving.protocols.verb import Body, Rendered, Verb, are_small, check_quick_to_write
@@ -497,6 +497,11 @@ def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[
         "labels": announcement.labels,
         "optional_inputs": [spec.name for spec in signature.inputs if spec.optional],
         "media": {spec.name: spec.media for spec in signature.inputs if spec.media},
+        "quantization": {
+            spec.name: {"scale": spec.scale, "zero_point": spec.zero_point}
+            for spec in (*signature.inputs, *signature.outputs)
+            if spec.scale
+        },
         "notes": announcement.notes,
     }
     return {
@@ -537,7 +542,7 @@ def error_text(error: MillraceError) -> str:
             return f"Request for unknown model: '{error.model}'{version} is not at ready state"
         return f"Request for unknown model: '{error.model}'{version} is not found"
     if isinstance(error, NotReady):
-        where = f"'{error.model}' version {error.version}"
+        where = f"'{error.model}'" + (f" version {error.version}" if error.version >= 0 else "")
         return f"Request for unknown model: {where} is not at ready state: {error.reason}"
     if isinstance(error, VersionOutOfRange):
         return version_text(str(error.version))
@@ -553,6 +558,8 @@ def version_text(text: str) -> str:
 
 
 def _infer(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
+    if body.content_type is not None:
+        return Inference(model, *uploads.read(body, body.content_type, model, limits)), Wanted()
     return parse_infer(body.data, body.json_length, model, limits)
 
 

@@ -17,7 +17,7 @@ from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFoun
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, TENSORFLOW_NAMES, Signature, Tensor, TensorSpec
 from serving.models.registry import ServedModel, only_input
-from serving.protocols import json_tensors
+from serving.protocols import json_tensors, uploads
 from serving.protocols.examples import (
     Example,
     ScoredClasses,
@@ -46,7 +46,8 @@ def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) ->
     is_short = not limits.max_quick or len(body) <= QUICK_BYTES
     if is_short and (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
         key, tensor = fast
-        return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
+        if spec.shape[0] in (-1, tensor.shape[0]):
+            return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
     most_strings = _most_strings(model, limits) if len(body) > QUICK_VALUES else None
     document = _document(body, limits, most_strings)
     name = _signature_name(document)
@@ -353,7 +354,7 @@ def render_status(versions: list[ModelAnnouncement]) -> dict[str, Any]:
     return {
         "model_version_status": [
             {
-                "version": str(model.version),
+                "version": model.shown_version,
                 "state": model.state,
                 "status": {"error_code": "UNKNOWN" if model.error else "OK", "error_message": model.error},
                 **({"notes": model.notes, "warmed": model.warmed} if model.notes else {}),
@@ -373,7 +374,7 @@ def render_list(models: list[list[ModelAnnouncement]]) -> dict[str, Any]:
                 "labels": versions[0].labels,
                 "versions": [
                     {
-                        "version": str(model.version),
+                        "version": model.shown_version,
                         "state": model.state,
                         "error_message": model.error,
                         "notes": model.notes,
@@ -437,6 +438,8 @@ def _version_text(error: MillraceError) -> str:
 
 
 def _predict(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Form]:
+    if body.content_type is not None:
+        return Inference(model, *uploads.read(body, body.content_type, model, limits)), "row"
     return parse_predict(as_bytes(body.data, limits), model, limits)
 
 
@@ -446,6 +449,9 @@ def _predicted(_model: ServedModel, outputs: Mapping[str, Tensor], form: Form, l
 
 
 def _examples(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, str]:
+    if body.content_type is not None:
+        upload = uploads.read(body, body.content_type, model, limits)
+        return Inference(model, *upload), upload.signature
     inference = parse_examples(as_bytes(body.data, limits), model, limits)
     return inference, inference.signature
 
