@@ -26,7 +26,7 @@ def main() -> None:
         config = str(written)
     os.environ["MILLRACE_WORKER_MODELS_CONFIG"] = config
     command = [sys.executable, "-m", "millrace", "up", "--models", str(folder)]
-    os.execv(sys.executable, [*command, "--port", asked.rest_api_port, "--grpc-port", asked.port])  # noqa: S606
+    os.execv(sys.executable, [*command, "--port", asked.rest_api_port, "--grpc-port", asked.port])
 
 
 main()
