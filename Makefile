@@ -6,7 +6,7 @@ SELF := $(PIP) --no-build-isolation --no-deps --editable . --editable ./client
 DATA ?= .data
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: up test unit integration acceptance chaos lint types models scores load bench memory lock compose clean
+.PHONY: up test unit integration acceptance chaos lint types models scores load bench memory lock wheels compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
@@ -22,7 +22,8 @@ load: .venv/test.stamp ; $(BIN)/locust -f client/loadtest/locustfile.py --headle
 bench: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench $(ARGS)
 memory: .venv/test.stamp ; $(BIN)/python -m benchmarks.memory $(ARGS)
 compose: ; docker compose up --build $(ARGS)
-lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh
+lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh $(ARGS)
+wheels: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/wheels.sh
 clean: ; rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/python.stamp: ; $(PYTHON) -m venv .venv && touch $@

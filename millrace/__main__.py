@@ -5,6 +5,21 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
 import millrace
+from millrace import installing
+
+_WHAT = {
+    "up": "run the whole stack on this machine: the API, workers and a Redis",
+    "check": "load a model as a worker would, and say what will be served and how to ask it",
+    "models": "list the models of a running server",
+    "predict": "ask a model of a running server",
+    "similar": "ask word2vec for similar words",
+    "serve": "run the API alone",
+    "work": "run a worker alone",
+    "dead-letters": "list, show and drop requests that were given up",
+    "train": "train a model and publish it",
+    "export": "write a trained model in other formats, and compare their answers",
+    "doctor": "say which formats a trained model can be exported to",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,18 +38,26 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         command: Callable[[list[str]], int] = commands[name].load()
+        return command(rest)
     except ModuleNotFoundError as error:
-        print(f"millrace {name}: {error.name} is not installed{_remedy(commands[name])}", file=sys.stderr)
+        if not (hint := _hint(commands[name], error.name or "")):
+            raise
+        print(f"millrace {name}: {hint}", file=sys.stderr)
         return 2
-    return command(rest)
 
 
-def _remedy(point: EntryPoint) -> str:
-    return f"; install it with: pip install 'millrace[{','.join(point.extras)}]'" if point.extras else ""
+def _hint(point: EntryPoint, module: str) -> str:
+    """What to install for a command that lacks a module, "" where all that it needs is there."""
+    requirements = point.dist.requires or [] if point.dist else None
+    if not point.extras or (requirements is not None and not installing.missing(requirements, point.extras)):
+        return ""
+    return f"{module} is not installed; {installing.hint(point.extras)}"
 
 
 def _usage(commands: dict[str, EntryPoint]) -> str:
-    listed = "\n".join(f"  millrace {name}" for name in sorted(commands))
+    known = [name for name in _WHAT if name in commands]
+    others = sorted(name for name in commands if name not in _WHAT)
+    listed = "\n".join(f"  millrace {name:<13} {_WHAT.get(name, '')}".rstrip() for name in (*known, *others))
     return f"usage: millrace COMMAND …\n\n{listed}\n\nEach explains itself: millrace COMMAND --help"
 
 

@@ -3,3 +3,7 @@
 
 class UpError(Exception):
     """Why the stack cannot be up, and what to do about it, on one line."""
+
+
+class ExampleError(UpError):
+    """A model does not answer the example in its own manifest."""

@@ -1,7 +1,7 @@
 """The command line of `millrace up`."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ def parser(environ: Mapping[str, str]) -> Parser:
     option("--port", "MILLRACE_SERVING_PORT", "8000", "the HTTP port", type=_between(1, 65535))
     grpc_text = "the gRPC port, 0 for none"
     option("--grpc-port", "MILLRACE_SERVING_GRPC_PORT", "8001", grpc_text, type=_between(0, 65535))
+    parser.add_argument(
+        "model", nargs="?", type=Path, help="one model to serve in place of a repository: its file or its folder"
+    )
     option("--models", "MILLRACE_WORKER_MODELS", "models", "the model repository", type=Path)
     option("--device", "MILLRACE_WORKER_DEVICE", "cpu", "where the models run", choices=["cpu", "cuda"])
     levels = ["debug", "info", "warning", "error"]
@@ -37,12 +40,27 @@ def parser(environ: Mapping[str, str]) -> Parser:
     )
     parser.add_argument("--workers", type=_between(1, 1000), default=1, help="worker processes (default 1)")
     parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="end with an error where no model can be loaded within 120 s, or one does not answer its own example; "
+        "without it, what can be served is served, and the repository is watched for the rest",
+    )
+    parser.add_argument(
         "--redis-url",
         default=environ.get("MILLRACE_REDIS_URL"),
         help="a Redis to use, without it one is started here; everybody on this machine sees a password here, so "
         "better set MILLRACE_REDIS_URL",
     )
     return parser
+
+
+def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> argparse.Namespace:
+    """What the command line asks for. Exits where it contradicts itself."""
+    options = parser(environ)
+    given = options.parse_args(argv)
+    if given.model and given.models != Path(environ.get("MILLRACE_WORKER_MODELS", "models")):
+        options.error("give one model, or a repository with --models, and not both")
+    return given
 
 
 def _between(least: int, most: int) -> Callable[[str], int]:

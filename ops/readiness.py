@@ -7,8 +7,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
-from ops.errors import UpError
+from ops.errors import ExampleError
 
 SILENCE_S = 20.0
 # The API is on this machine, whatever proxy is set.
@@ -57,8 +58,9 @@ class Readiness:
 
     @property
     def missing(self) -> dict[str, str]:
-        """Why each of the other models is not served."""
-        return {name: self._why(name) for name in self._models if name not in self.available}
+        """Why each of the other models is not served, and what else is reported to be no model."""
+        others = [name for name, (state, error) in self._states.items() if state == "END" and error]
+        return {name: self._why(name) for name in dict.fromkeys((*self._models, *others)) if name not in self.available}
 
     def _why(self, name: str) -> str:
         state, error = self._states.get(name, ModelState())
@@ -69,8 +71,8 @@ class Readiness:
         return f"its state is {state}"
 
 
-def states(base: str) -> dict[str, ModelState]:
-    """The models as the API knows them; {} while it does not answer."""
+def states(base: str) -> dict[str, ModelState] | None:
+    """The models as the API knows them; None while it does not answer."""
     with (
         contextlib.suppress(OSError, http.client.HTTPException, ValueError),
         _direct.open(f"{base}/v1/models", timeout=2) as response,
@@ -78,17 +80,18 @@ def states(base: str) -> dict[str, ModelState]:
         models = json.load(response)["models"]
         newest = {model["name"]: model["versions"][0] for model in models}
         return {name: ModelState(found["state"], found["error_message"]) for name, found in newest.items()}
-    return {}
+    return None
 
 
 def answers_example(base: str, model: str, example: Mapping[str, Any]) -> bool:
-    """Whether the model has answered its example; False where trying again can help. Raises `UpError` where not."""
+    """Whether the model has answered its example; False where trying again can help. Raises `ExampleError`."""
+    url = f"{base}/v1/models/{quote(model, safe='')}:predict"
     try:
-        with _direct.open(f"{base}/v1/models/{model}:predict", json.dumps(example).encode(), timeout=10) as response:
+        with _direct.open(url, json.dumps(example).encode(), timeout=10) as response:
             return bool(response.status == 200)
     except urllib.error.HTTPError as error:
         if error.code in (429, 503, 504):
             return False
-        raise UpError(f"model {model!r} does not answer its own example: {error.read().decode()}") from None
+        raise ExampleError(f"model {model!r} does not answer its own example: {error.read().decode()}") from None
     except (OSError, http.client.HTTPException):
         return False

@@ -5,19 +5,31 @@ from typing import Any
 
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import ManifestError
-from millrace.artifacts.repository import ModelRepository, RepositoryError, versions_in
+from millrace.artifacts.onemodel import OneModel, one_model
+from millrace.artifacts.repository import ModelRepository, RepositoryError, version_folders
 from ops.errors import UpError
 
 
 def served_models(root: Path, models_config: str | None) -> dict[str, dict[str, Any]]:
-    """The example of each model's newest version by the model's name, {} where it has none. Raises `UpError`."""
+    """The example of each model's newest version by the model's name, {} where it has none. Raises `UpError`.
+
+    The root is a repository, or a single model.
+    """
+    if models_config is None and (one := _one(root)):
+        newest = one.versions[max(one.versions)]
+        return {one.name: {} if one.file else _example(newest)}
     examples = {}
     for name, folder in _folders(root, models_config).items():
-        if versions := versions_in(folder) if folder.is_dir() else []:
-            examples[name] = _example(folder / str(versions[-1]))
-    if not examples:
-        raise UpError(f"{root} holds no model: put one at {root}/<name>/1/model.onnx, or build ours with `make models`")
+        if versions := version_folders(folder) if folder.is_dir() else {}:
+            examples[name] = _example(versions[max(versions)])
     return examples
+
+
+def _one(root: Path) -> OneModel | None:
+    try:
+        return one_model(root)
+    except (RepositoryError, OSError) as error:
+        raise UpError(str(error)) from None
 
 
 def _folders(root: Path, models_config: str | None) -> dict[str, Path]:

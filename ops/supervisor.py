@@ -1,12 +1,13 @@
 """`millrace up`: the whole stack on one machine, as processes that start, are watched and stop together.
 
 Starts a Redis of its own where no URL is given, then the API and the workers (`python -m serving`, `python -m worker`;
-none of them is imported). Says "ready" when every model in the repository has answered. A process that dies before that
-ends the whole with the reason. Afterwards a process that dies is started again, as often as it dies: see `restarts`.
+none of them is imported, and none is taken from the current folder). Says "ready" when every model in the repository is
+served and has answered its example, or it is known why not. Where none is served, the API says so to its callers, and
+the repository is watched until one is. A process that dies before that ends the whole with the reason. Afterwards a
+process that dies is started again, as often as it dies: see `restarts`.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -20,14 +21,18 @@ from typing import Any
 from millrace.broker.discovery import without_secrets
 from millrace.listening import check_port
 from ops import embedded_redis, options
-from ops.errors import UpError
+from ops.errors import ExampleError, UpError
 from ops.processes import StackProcess
 from ops.readiness import Readiness, answers_example, states
+from ops.report import Report
 from ops.served_models import served_models
 from ops.stopping import stop_timeouts
 
 _START_TIMEOUT_S = 120.0
 _START_PAUSE_S, _WATCH_PAUSE_S = 0.02, 0.1
+_MODELS_CONFIG = "MILLRACE_WORKER_MODELS_CONFIG"
+_PYTHON = (sys.executable, "-P", "-m")  # -P: our own programs, and not what is called so in the current folder
+_LOOK_S = 1.0  # how often to look for the first model that is served
 
 
 class Supervisor:
@@ -40,10 +45,17 @@ class Supervisor:
         self, arguments: argparse.Namespace, environ: Mapping[str, str], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._arguments = arguments
+        self._models: Path = arguments.model or arguments.models
         self._environment = dict(environ)
+        if arguments.model:
+            self._environment.pop(_MODELS_CONFIG, None)
         self._clock = clock
         self._processes: list[StackProcess] = []
         self._stopping = threading.Event()
+        self._base = f"http://{_local(arguments.host)}:{arguments.port}"
+        grpc = f"{_local(arguments.host)}:{arguments.grpc_port}" if arguments.grpc_port else ""
+        self._report = Report(self._base, grpc, self._models)
+        self._next_look = 0.0
 
     def stop(self) -> None:
         """Tell `run` to stop everything and return."""
@@ -51,7 +63,9 @@ class Supervisor:
 
     def run(self) -> None:
         """Bring the stack up, watch it until `stop`, take it down. Raises `UpError`; nothing runs any more then."""
-        models = served_models(self._arguments.models, self._environment.get("MILLRACE_WORKER_MODELS_CONFIG"))
+        models = self._served_models()
+        if not models:
+            self._say_that_there_is_none()
         self._check_ports()
         with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
             try:
@@ -59,8 +73,19 @@ class Supervisor:
                 self._wait_until_ready(models)
                 while not self._stopping.wait(_WATCH_PAUSE_S):
                     self._revive_the_dead()
+                    self._look_for_the_first()
             finally:
                 self._stop_all()
+
+    def _served_models(self) -> dict[str, dict[str, Any]]:
+        return served_models(self._models, self._environment.get(_MODELS_CONFIG))
+
+    def _say_that_there_is_none(self) -> None:
+        where = self._models
+        text = f"{where} holds no model: put one at {where}/<name>/1/model.onnx, or build ours with `make models`"
+        if self._arguments.strict:
+            raise UpError(text)
+        self._report.trouble(text)
 
     # Starting
 
@@ -82,7 +107,7 @@ class Supervisor:
             return str(url)
         command, url = embedded_redis.command(folder)
         self._start("redis", command, log=folder / "redis.log")
-        self._wait_for(lambda: embedded_redis.answers(url), lambda: "the embedded Redis did not start")
+        self._wait_for(lambda: embedded_redis.answers(url), lambda: "the embedded Redis did not start", must=True)
         return url
 
     def _start_programs(self, url: str) -> None:
@@ -94,15 +119,15 @@ class Supervisor:
             "MILLRACE_SERVING_HOST": options.host,
             "MILLRACE_SERVING_PORT": str(options.port),
             "MILLRACE_SERVING_GRPC_PORT": str(options.grpc_port),
-            "MILLRACE_WORKER_MODELS": str(options.models),
+            "MILLRACE_WORKER_MODELS": str(self._models),
             "MILLRACE_WORKER_DEVICE": options.device,
         }
         if options.allow_code:
             self._environment["MILLRACE_WORKER_ALLOW_CODE"] = "true"
             print("millrace: models may run Python code of their own (--allow-code)", file=sys.stderr, flush=True)
-        self._start("api", [sys.executable, "-m", "serving"])
+        self._start("api", [*_PYTHON, "serving"])
         for number in range(1, options.workers + 1):
-            self._start(f"worker {number}", [sys.executable, "-m", "worker"])
+            self._start(f"worker {number}", [*_PYTHON, "worker"])
 
     def _start(self, name: str, command: list[str], log: Path | None = None) -> None:
         process = StackProcess(name, command, self._environment, log)
@@ -113,34 +138,54 @@ class Supervisor:
             raise UpError(f"{name} could not be started: {error}") from None
 
     def _wait_until_ready(self, models: Mapping[str, Mapping[str, Any]]) -> None:
-        base = f"http://{_local(self._arguments.host)}:{self._arguments.port}"
         readiness, started = Readiness(models), self._clock()
-        self._wait_for(
-            lambda: readiness.is_settled(states(base), self._clock()),
-            lambda: f"not loaded in time: {_listed(readiness.missing)}; run with --log-level info to see why",
-        )
-        for name, why in readiness.missing.items():
-            print(f"millrace: model {name!r} is not served: {why}", file=sys.stderr)
-        if not readiness.available:
-            raise UpError("no model could be loaded; see the lines above")
+        self._wait_for(lambda: states(self._base) is not None, lambda: "the API does not answer", must=True)
+
+        def is_settled() -> bool:
+            found = states(self._base)
+            return found is not None and readiness.is_settled(found, self._clock())
+
+        def why_not() -> str:
+            return f"not loaded in time: {_listed(readiness.missing)}; run with --log-level info to see why"
+
+        self._wait_for(is_settled, why_not)
+        self._report.missing(readiness.missing)
         for name in readiness.available:
             if example := models[name]:
-                self._wait_for_answer(base, name, example)
-        grpc = f"{_local(self._arguments.host)}:{self._arguments.grpc_port}" if self._arguments.grpc_port else ""
-        _print_ready(base, grpc, {name: models[name] for name in readiness.available}, self._clock() - started)
+                self._wait_for_answer(name, example)
+        if readiness.available:
+            self._report.ready({name: models[name] for name in readiness.available}, self._clock() - started)
+        elif self._arguments.strict:
+            raise UpError("no model could be loaded; see the lines above")
+        else:
+            self._report.nothing_served()
 
-    def _wait_for_answer(self, base: str, model: str, example: Mapping[str, Any]) -> None:
-        self._wait_for(lambda: answers_example(base, model, example), lambda: f"model {model!r} did not answer")
+    def _wait_for_answer(self, model: str, example: Mapping[str, Any]) -> None:
+        """Return when the model has answered its example. One that does not is an error only where it is `--strict`."""
+        try:
+            self._wait_for(
+                lambda: answers_example(self._base, model, example), lambda: f"model {model!r} did not answer"
+            )
+        except ExampleError as error:
+            if self._arguments.strict:
+                raise
+            self._report.trouble(str(error))
 
-    def _wait_for(self, condition: Callable[[], bool], failure: Callable[[], str]) -> None:
-        """Return when the condition holds. Raises `UpError` when it takes too long or a process dies, or on `stop`."""
+    def _wait_for(self, condition: Callable[[], bool], failure: Callable[[], str], *, must: bool = False) -> None:
+        """Return when the condition holds. Raises `UpError` when a process dies, or on `stop`.
+
+        When it takes too long, that is an error where it `must` hold or all is `--strict`, and else it is said.
+        """
         ends = self._clock() + _START_TIMEOUT_S
         while not condition():
             for process in self._processes:
                 if process.end:
                     raise UpError(f"{process.name} {process.end} while starting: {process.last_words}")
             if self._clock() > ends:
-                raise UpError(failure())
+                if must or self._arguments.strict:
+                    raise UpError(failure())
+                self._report.trouble(failure())
+                return
             if self._stopping.wait(_START_PAUSE_S):
                 raise UpError("stopped before it was ready")
 
@@ -150,6 +195,18 @@ class Supervisor:
         for process in self._processes:
             if news := process.revive(self._clock()):
                 print(f"millrace: {news}", file=sys.stderr, flush=True)
+
+    def _look_for_the_first(self) -> None:
+        """Where no model was served yet: say which one is now, or what else is known of them."""
+        if self._report.is_ready or self._clock() < self._next_look:
+            return
+        self._next_look = self._clock() + _LOOK_S
+        readiness = Readiness(found := states(self._base) or {})
+        readiness.is_settled(found, self._clock())
+        self._report.missing({name: why for name, why in readiness.missing.items() if found[name].state == "END"})
+        if readiness.available:
+            models = self._served_models()
+            self._report.ready({name: models.get(name, {}) for name in readiness.available})
 
     # Stopping
 
@@ -169,16 +226,6 @@ def _listed(missing: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({why})" for name, why in missing.items())
 
 
-def _print_ready(base: str, grpc: str, models: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
-    also = f", gRPC at {grpc}" if grpc else ""
-    print(f"\nMillrace is ready at {base}{also}  ({', '.join(models)}; {seconds:.1f} s)")
-    examples = {name: json.dumps(example) for name, example in models.items() if example}
-    if examples:
-        name = min(examples, key=lambda name: len(examples[name]))
-        print(f"\n  curl -s {base}/v1/models/{name}:predict -d '{examples[name]}'")
-    print("\nStop it with Ctrl-C.", flush=True)
-
-
 def _local(host: str) -> str:
     """The host as a URL on this machine has it."""
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
@@ -188,7 +235,8 @@ def _local(host: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run `millrace up`; returns the exit status."""
-    supervisor = Supervisor(options.parser(os.environ).parse_args(argv), os.environ)
+    arguments = options.parse(argv, os.environ)
+    supervisor = Supervisor(arguments, os.environ)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # In a thread: a handler that sets an event may meet the main thread inside that event's lock.
         signal.signal(number, lambda *_: threading.Thread(target=supervisor.stop).start())

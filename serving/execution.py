@@ -128,7 +128,7 @@ class Execution:
         """The body with its data. Raises `NotQuick` where these are not tensors behind a JSON of known length."""
         if body.json_length is None:
             self._service.quick.check_quick(spooled.size)
-        return Body(map_file(spooled.fd), body.json_length, body.task)
+        return Body(map_file(spooled.fd), body.json_length, body.task, content_type=body.content_type)
 
     # Parsing elsewhere
 
@@ -136,7 +136,15 @@ class Execution:
         spooled, settings = self._spooled, self._service.settings
         buffers = [] if spooled else [body.data]
         size = self._body_bytes = sum(map(len, buffers))
-        job = ParseJob(self._verb.name, model.announcement, size, settings.max_queue_rows, body.json_length, body.task)
+        job = ParseJob(
+            self._verb.name,
+            model.announcement,
+            size,
+            settings.max_queue_rows,
+            body.json_length,
+            body.task,
+            body.content_type,
+        )
         self._ticket = self._service.pool.submit(job, buffers, spooled, self._parsed, self._left_s())
 
     def _parsed(self, result: Result | MillraceError) -> None:
@@ -150,7 +158,8 @@ class Execution:
             self._hold(len(result.contents))
             inputs = with_elements(parsed.tensors, result.buffers([each.size for each in parsed.tensors]))
             self.call.form = msgspec.msgpack.decode(parsed.form, type=self._verb.form)
-            inference = Inference(self._found, parsed.signature, inputs, parsed.timeout_ms, parsed.priority)
+            asked = parsed.signature, inputs, parsed.timeout_ms, parsed.priority, parsed.is_alone
+            inference = Inference(self._found, *asked)
             self._send(inference, parsed.rows)
         except MillraceError as error:
             self._fail(error)

@@ -12,8 +12,8 @@ from serving.protocols.tfs import rest as tfs
 from serving.protocols.verb import Verb
 
 _MAX_REMEMBERED_CHARACTERS = 512
-_VERB = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?:(predict|classify|regress)")
-_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,19}))?/infer")
+_VERB = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,99})|/labels/([^/:]+))?:(predict|classify|regress)/?")
+_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,99}))?/infer/?")
 _TENSORFLOW_VERBS = {"predict": tfs.PREDICT, "classify": tfs.CLASSIFY, "regress": tfs.REGRESS}
 
 

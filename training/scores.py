@@ -56,7 +56,7 @@ class Published:
     def read_texts(self, texts: Sequence[str]) -> Floats:
         """The probabilities of texts, in batches of about the same length."""
         (step,) = self.manifest.preprocessing
-        if not isinstance(step, Tokenize):
+        if not isinstance(step, Tokenize) or step.tokenizer:
             raise data.DataError(f"{self.folder} takes no texts")
         vocabulary, run = self.vocabulary(), self.run()
         ids = [vocabulary.encode(text, step.max_length, step.keep) for text in texts]

@@ -1,6 +1,7 @@
 """What a manifest and `config.pbtxt` declare, held against the model's file."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +9,21 @@ from pathlib import Path
 import msgspec
 
 from millrace.artifacts.configs import CONFIG_PBTXT, TensorConfig, TritonConfig
-from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, Tokenize
-from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
+from millrace.artifacts.manifest import Batching, DecodeImage, Manifest, Tokenize
+from millrace.protocol.tensors import DEFAULT_SIGNATURE, DTYPES, Signature, TensorSpec
 from worker import backends
 from worker.backends.base import Backend, Device, LoadError, SelfDescribed
 from worker.backends.texts import place, public
 from worker.first_runs import FirstRuns
+from worker.presented import made_by
+
+_MOST_BATCH_BYTES = 2**34
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Whether every model file was there when the version was published."""
     for file, _, _ in backends.FORMATS.values():
-        if manifest.files and (folder / file).exists() and file not in manifest.files:
+        if manifest.files and (folder / file).is_file() and file not in manifest.files:
             raise LoadError(
                 f"{place(folder, file)} was added after the version was published: the manifest does not list it"
             )
@@ -27,8 +31,10 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 def check_signatures(manifest: Manifest, runtime: Backend) -> None:
     """Whether the graph takes what the manifest lets callers send, and has what it promises."""
-    replaced = {step.input for step in manifest.preprocessing if not isinstance(step, DecodeImage)}
-    made = {made for step in manifest.preprocessing for made in _made_by(step)}
+    steps = manifest.preprocessing
+    replaced = {step.input for step in steps if not isinstance(step, DecodeImage)}
+    replaced |= {step.pair for step in steps if isinstance(step, Tokenize)}
+    made = {made for step in manifest.preprocessing for made in made_by(step)}
     renamed = {step.output for step in manifest.postprocessing}
     for name, signature in manifest.signatures.items():
         graph = runtime.signatures.get(name, Signature(inputs=(), outputs=()))
@@ -50,17 +56,6 @@ def check_signatures(manifest: Manifest, runtime: Backend) -> None:
         known = made.union(spec.name for spec in signature.inputs)
         if unknown := [spec.name for spec in graph.inputs if spec.name not in known and not spec.optional]:
             raise LoadError(f"the manifest's signature {name!r} lacks the input {unknown[0]!r} of the model's file")
-
-
-def _made_by(step: DecodeImage | Tokenize | LookUpWords) -> tuple[str, ...]:
-    """The graph's inputs that a step makes."""
-    match step:
-        case DecodeImage():
-            return (step.input,)
-        case Tokenize():
-            return (step.output,)
-        case LookUpWords():
-            return (step.output, step.weights)
 
 
 def _fits(one: TensorSpec, other: TensorSpec) -> bool:
@@ -106,7 +101,7 @@ def grouping(runtime: Backend, manifest: Manifest | None, config: TritonConfig, 
     """As the model itself says, or the manifest, or `config.pbtxt`; else in rows where all tensors may have them."""
     if isinstance(runtime, SelfDescribed):
         return Grouping(runtime.batching, is_told=True, is_sized=True)
-    if manifest:
+    if manifest and manifest.batching:
         batching = manifest.batching
         is_told = batching.rows_are_independent or batching.max_batch_size == 1
         return Grouping(batching, is_told=is_told, is_sized=True, by_row=bool(batching.max_batch_size))
@@ -117,9 +112,21 @@ def grouping(runtime: Backend, manifest: Manifest | None, config: TritonConfig, 
         return Grouping(Batching(max_batch_size=largest, max_queue_delay_ms=delay_ms), reason=fixed)
     if config.max_batch_size and fixed:
         raise LoadError(f"{CONFIG_PBTXT} sets max_batch_size to {config.max_batch_size}, but {fixed}")
+    _check_size(runtime, config.max_batch_size)
     reason = "" if config.max_batch_size else f"{CONFIG_PBTXT} says so"
     batching = Batching(max_batch_size=config.max_batch_size, max_queue_delay_ms=delay_ms)
     return Grouping(batching, is_told=True, is_sized=True, reason=reason)
+
+
+def _check_size(runtime: Backend, rows: int) -> None:
+    """Raises `LoadError` for batches that no machine holds: the number must be a mistake."""
+    specs = [spec for signature in runtime.signatures.values() for spec in signature.inputs]
+    size = max(
+        (math.prod(1 if n < 0 else n for n in spec.shape[1:]) * DTYPES[spec.datatype].itemsize for spec in specs),
+        default=0,
+    )
+    if rows * size > _MOST_BATCH_BYTES:
+        raise LoadError(f"a batch of {rows} rows has an input of {rows * size} bytes; max_batch_size must be lower")
 
 
 def _without_rows(runtime: Backend) -> str:
@@ -169,11 +176,14 @@ def check_config(config: TritonConfig, signatures: dict[str, Signature], batchin
             if tensor.name not in by_name:
                 names = ", ".join(sorted(by_name))
                 raise LoadError(f"unexpected inference {what} '{tensor.name}' in {CONFIG_PBTXT}; the model has {names}")
-            _check_tensor(what, tensor, by_name[tensor.name], batching)
+            has_rows = bool(batching.max_batch_size)
+            if config.max_batch_size is None and len(tensor.dims) == len(by_name[tensor.name].shape):
+                has_rows = False  # without max_batch_size, all of the file's dimensions may be there
+            _check_tensor(what, tensor, by_name[tensor.name], has_rows=has_rows)
 
 
-def _check_tensor(what: str, tensor: TensorConfig, spec: TensorSpec, batching: Batching) -> None:
-    dims = (-1, *tensor.dims) if batching.max_batch_size else tensor.dims
+def _check_tensor(what: str, tensor: TensorConfig, spec: TensorSpec, *, has_rows: bool) -> None:
+    dims = (-1, *tensor.dims) if has_rows else tensor.dims
     if not _fits(TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=dims), spec):
         raise LoadError(
             f"{CONFIG_PBTXT} declares {what} '{tensor.name}' as {tensor.datatype} {list(dims)}, but the model has "
@@ -184,7 +194,7 @@ def _check_tensor(what: str, tensor: TensorConfig, spec: TensorSpec, batching: B
 def ignored(config: TritonConfig, manifest: Manifest | None, device: Device, runtime: Backend) -> tuple[str, ...]:
     """What `config.pbtxt` says that has no effect."""
     fields = list(config.ignored)
-    if manifest and (config.max_batch_size is not None or config.max_queue_delay_ms is not None):
+    if manifest and manifest.batching and (config.max_batch_size is not None or config.max_queue_delay_ms is not None):
         fields.append("batching: the manifest says how requests are grouped")
     if isinstance(runtime, SelfDescribed):
         batched = config.max_batch_size is not None or config.max_queue_delay_ms is not None

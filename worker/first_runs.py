@@ -1,15 +1,15 @@
 """The runs before a version serves: a trial that shows whether rows are independent, and a warm-up.
 
-    what the file shows ──► trial ──► larger and larger batches ──► its runs' cost
-          │ rows mix          │ rows mix, or nothing can be shown
-          └───────────────────┴──► unbatched: one request, so that no caller waits for a first run
+    what the file shows, and a trial ──► larger and larger batches ──► what runs cost
+          │ rows mix, or nothing can be shown
+          └──► unbatched: one request, so that no caller waits for a first run
 
 None of it is an examination: a model whose first runs fail is served, and its notes say what failed.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from millrace.protocol.errors import DeadlineExceeded, Unavailable
 from millrace.protocol.tensors import Signature
@@ -57,14 +57,11 @@ def first_runs(
     or `DeadlineExceeded` for a model that depends on something that is away, and `KeyboardInterrupt`.
     """
     try:
+        shown = trial.Evidence()
         if max_batch_size and not is_told:
-            reason = _in_file(backend, signatures)
-            shown = trial.Evidence(reason)
-            if not reason:
-                rows = max(2, max_batch_size)  # rows that mix must not run one by one either: a request has several
-                shown = trial.of_model(backend, signatures, preparation, rows, device, subjects=subjects, budget=budget)
-        else:
-            shown = trial.Evidence()
+            rows = max(2, max_batch_size)  # rows that mix must not run one by one either: a request has several
+            shown = trial.of_model(backend, signatures, preparation, rows, device, subjects=subjects, budget=budget)
+            shown = replace(shown, reason=_combined(shown.reason, _in_file(backend, signatures)))
         batches = 0 if shown.reason else max_batch_size
         rows, lacked, failed = shown.rows, shown.lacked, ""
         if not rows or any(signature.examples_input for signature in signatures.values()):
@@ -88,9 +85,14 @@ def first_runs(
     )
 
 
-def _in_file(backend: Backend, signatures: Sequence[str] | Mapping[str, Signature]) -> str:
+def _in_file(backend: Backend, signatures: Mapping[str, Signature]) -> str:
     """Why the file itself shows that rows must not run together."""
     return next((backend.mixed_rows[name] for name in signatures if backend.mixed_rows.get(name)), "")
+
+
+def _combined(shown: str, in_file: str) -> str:
+    """What a trial showed, and what the file shows: a trial may miss what happens with other numbers only."""
+    return f"{shown} ({in_file})" if shown and in_file else shown or in_file
 
 
 def _cost(

@@ -138,7 +138,7 @@ class LocalHost:
     def _loaded(self, desired: DesiredModel, version: int) -> LocalVersion:
         settings = self._settings
         model = models.load(
-            desired.folder / str(version),
+            desired.version_folder(version),
             desired.name,
             version,
             device=Device(settings.device, settings.threads),

@@ -1,8 +1,8 @@
 """A model version as a worker holds it: its manifest, its backend and the steps around it."""
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,11 @@ from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import CONFIG_PBTXT, TritonConfig
 from millrace.artifacts.manifest import Batching, ManifestError
 from millrace.model import Models
+from millrace.protocol import names
 from millrace.protocol.errors import DeadlineExceeded, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
-from worker import backends, declared, preprocess, warmup_requests
+from worker import backends, declared, preprocess, presented, reshaping, warmup_requests
 from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, SelfDescribed, ends_the_program
 from worker.backends.texts import place, public, reason_of
 from worker.batcher import Cost
@@ -25,7 +26,6 @@ from worker.preprocess import Preparation
 from worker.samples import Subject
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Model:
@@ -61,6 +61,16 @@ class Model:
         """Why it cannot answer at present, "" where it can."""
         return self._backend.fault
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether the first dimension of its tensors counts rows, so that requests may be batched."""
+        return self.batching.max_batch_size > 0
+
+    @property
+    def axes(self) -> Mapping[str, Sequence[str]]:
+        """See `Backend.axes`."""
+        return self._backend.axes
+
     def run(self, signature: str, inputs: Arrays, rows: int, *, has_rows: bool | None = None) -> Arrays:
         """The caller's outputs for the graph's inputs, each with `rows` rows.
 
@@ -68,8 +78,7 @@ class Model:
         in and comes out carries one dimension of 1 more than the graph's tensors. Raises `ModelFailed` for an answer
         that does not fit, and for what ends a program (`sys.exit`); what else the backend raises passes through.
         """
-        if has_rows is None:
-            has_rows = self.batching.max_batch_size > 0
+        has_rows = self.has_rows if has_rows is None else has_rows
         if not has_rows:
             inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
         outputs = self._computed(signature, inputs, has_rows=has_rows)
@@ -97,7 +106,7 @@ class Model:
         """What a caller is told of an error that its request led to."""
         if isinstance(error, MillraceError):
             return error
-        kind, reason = type(error).__name__, reason_of(error)
+        kind, reason = type(error).__name__, reason_of(error, whole=False)
         what = kind if reason == kind else f"{kind}: {reason}"
         return ModelFailed(f"model '{self.announcement.name}' failed: {what}")
 
@@ -135,22 +144,25 @@ def load(
     `memory_bytes`. `before_runs` is called when the model is loaded and its first runs begin.
     """
     config = config or TritonConfig()
-    if not _NAME.fullmatch(name):
-        raise LoadError(f"{name!r} cannot be a model's name: letters, digits, '.', '_' and '-' can be used")
-    try:
-        manifest = manifests.read(folder)
+    if why := names.unfit(name):
+        raise LoadError(f"{names.quoted(name)} cannot be served: {why}")
+    with _manifest_errors(folder):
+        manifest = None if config.is_alone else manifests.read(folder)
         if manifest:
             manifests.verify(folder, manifest)
             declared.check_files(folder, manifest)
-        preparation = preprocess.load(folder, manifest)
-    except (ManifestError, OSError) as error:
-        raise LoadError(public(str(error), folder)) from error
-    runtime = backends.load(folder, device, config.format or backend, models)
+    loaded = backends.load(folder, device, config.format or backend, config.model_file, models)
+    runtime = reshaping.reshaped(loaded, config)
+    with _manifest_errors(folder):
+        is_complete = bool(manifest and manifest.signatures)
+        manifest = presented.completed(manifest, runtime.signatures) if manifest else None
+        preparation = preprocess.load(folder, manifest, presented.inputs_of(manifest, runtime.signatures))
+    presenting = () if is_complete else tuple(presented.notes(manifest, runtime.signatures))
     signatures = manifest.signatures if manifest else dict(runtime.signatures)
     if manifest:
         declared.check_signatures(manifest, runtime)
     grouping = declared.grouping(runtime, manifest, config, max_batch_size)
-    declared.check_config(config, signatures, grouping.batching)
+    declared.check_config(config, signatures if is_complete else dict(runtime.signatures), grouping.batching)
     has_rows = bool(grouping.batching.max_batch_size)
     given = warmup_requests.read(folder, manifest, config, runtime.signatures, preparation, has_rows=has_rows)
     subjects = {
@@ -163,7 +175,7 @@ def load(
         for signature in signatures
     }
     before_runs()
-    not_run = not_run or (f"{runtime.keeps_state}" if runtime.keeps_state else "")
+    not_run = not_run or runtime.keeps_state
     shown = _shown(folder, runtime, signatures, subjects, preparation, grouping, device, not_run, memory_bytes)
     batching = grouping.after(shown)
     if shown.not_batched:
@@ -171,6 +183,7 @@ def load(
     ignored = declared.ignored(config, manifest, device, runtime)
     if ignored:
         _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
+    said = [*_notes(ignored), *grouping.notes(shown)]
     if shown.not_warmed:
         _log.warning("a model was not warmed up", extra={"model": name, "reason": shown.not_warmed})
     announcement = ModelAnnouncement(
@@ -178,13 +191,14 @@ def load(
         version=version,
         state="AVAILABLE",
         platform=runtime.platform,
-        description=manifest.description if manifest else "",
+        description=" ".join(filter(None, [manifest.description if manifest else "", *said])),
         signatures=signatures,
         labels=(manifest and manifest.labels) or declared.labels(folder.parent, config) or tuple(runtime.labels),
         max_batch_size=batching.max_batch_size,
         has_whole_requests=bool(shown.length_axes),
+        triton_config=config.message,
         warmed=not shown.not_warmed,
-        notes=(*runtime.notes, *_notes(ignored), *grouping.notes(shown), *given.notes, *_warm_notes(shown)),
+        notes=(*runtime.notes, *presenting, *said, *given.notes, *_warm_notes(shown)),
     )
     return Model(
         announcement,
@@ -195,6 +209,15 @@ def load(
         length_axes=shown.length_axes,
         cost=shown.cost,
     )
+
+
+@contextmanager
+def _manifest_errors(folder: Path) -> Iterator[None]:
+    """Turns what is wrong with a manifest, or with a file that it names, into a `LoadError`."""
+    try:
+        yield
+    except (ManifestError, OSError) as error:
+        raise LoadError(public(str(error), folder)) from error
 
 
 def _shown(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from millrace.broker.base import Delivery, Reply
 from millrace.protocol import codec
-from millrace.protocol.errors import MillraceError
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed
 from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestItem
 from millrace.protocol.tensors import Tensor
 from worker.backends.base import Arrays
@@ -42,9 +42,12 @@ class Outbox:
     ) -> Reply:
         """The items' answers with their rows of `outputs`, out of a batch of `rows` rows that ran for `compute_ms`.
 
-        Raises `InvalidRequest` for an output that cannot travel.
+        Raises `ModelFailed` for an output that cannot travel.
         """
-        tensors = {name: Tensor.from_numpy(array) for name, array in (outputs or {}).items()}
+        try:
+            tensors = {name: Tensor.from_numpy(array) for name, array in (outputs or {}).items()}
+        except InvalidRequest as error:  # which blames whoever made the array
+            raise ModelFailed(f"an output cannot be sent: {error}") from error
         block = ReplyBlock(
             worker=self._worker, compute_ms=compute_ms, batch_rows=rows, items=tuple(items), tensors=tensors
         )

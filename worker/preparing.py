@@ -29,6 +29,8 @@ class Preparer:
         """What is to run of the block."""
         try:
             if self._model.preparation.is_needed(block.tensors):
+                if not taken.has_rows and self._model.batching.max_batch_size:
+                    raise InvalidRequest(f"the inputs have other shapes than model '{block.model}' can prepare")
                 return self._worked_on(taken, block)
             piece = self._piece(taken, block.items, {name: t.to_numpy() for name, t in block.tensors.items()})
             return [piece] if self._model.batching.max_batch_size else piece.singly()
@@ -53,6 +55,7 @@ class Preparer:
         """A piece for each item where lengths vary, else one for all that can be prepared."""
         self._model.preparation.check(block.tensors)
         arrays = {name: tensor.to_numpy() for name, tensor in block.tensors.items()}  # which walks all strings once
+        arrays = self._model.preparation.ahead(arrays)
         items, parts, end = [], [], 0
         refused: list[tuple[RequestItem, MillraceError]] = []
         for item in block.items:
@@ -80,7 +83,12 @@ class Preparer:
         for row in rows:
             if self._blocks.is_abandoned(taken, item):
                 return None
-            prepared.append(preparation.before({name: array[row : row + 1] for name, array in arrays.items()}))
+            try:
+                prepared.append(preparation.before({name: array[row : row + 1] for name, array in arrays.items()}))
+            except InvalidRequest as error:
+                if item.rows == 1:
+                    raise
+                raise InvalidRequest(f"row {row - rows.start} of {item.rows}, from 0: {error}") from None
         return preparation.joined(prepared)
 
     def _piece(self, taken: TakenBlock, items: Sequence[RequestItem], inputs: Arrays) -> Piece:

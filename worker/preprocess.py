@@ -6,31 +6,36 @@ Works row by row, so that a row that cannot be prepared fails its own request an
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from millrace.artifacts.images import read_digit
 from millrace.artifacts.manifest import DecodeImage, LookUpWords, Manifest, ManifestError, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.errors import InvalidRequest
-from millrace.protocol.tensors import BYTES, Tensor
+from millrace.protocol.tensors import BYTES, Tensor, TensorSpec
+from worker import pixels, tokenizing
 from worker.backends.base import Arrays
 
 MAX_WORDS = 4_096  # a row, of words that are looked up one by one
+_MOST_TOGETHER, _MOST_TOGETHER_BYTES = 4_096, 2**28  # images or texts of a request that runs as a whole
+_ID_BYTES = 24  # of a token: its id, its mask and its type
 _SHOWN = 60  # characters of a caller's word in an error
 _Step = Callable[[Arrays], Arrays]
+Padding = int | Literal["edge"]
 
 
 class Preparation:
     """One model version's steps before and after its graph.
 
-    `raw` names the inputs that steps take as BYTES, `most` how many strings a row of them may have. `padding` says of
-    the graph's inputs whose last axis may be filled up with what ("zero", "edge"), and `max_length` how long it may
-    get; `together` are the inputs that are always as long as one another (those that one step makes), `ids` which ids
-    steps make for them.
+    `raw` names the inputs that steps take as BYTES, `most` how many strings a row of them may have; `ahead` are steps
+    that do for many rows at once what takes long, and leave the rest for the step of each row. `padding` says of
+    the graph's inputs whose last axis may be filled up with what (a number; "edge", the row's last value), at its
+    beginning where it `pads_left`, and `max_length` how long it may get; `together` are the inputs that are always as
+    long as one another (those that one step makes), `ids` which ids steps make for them.
     """
 
     def __init__(
@@ -40,7 +45,9 @@ class Preparation:
         *,
         raw: Collection[str] = (),
         most: Mapping[str, int] | None = None,
-        padding: Mapping[str, str] | None = None,
+        ahead: Sequence[_Step] = (),
+        padding: Mapping[str, Padding] | None = None,
+        pads_left: bool = False,
         together: Sequence[Collection[str]] = (),
         ids: Mapping[str, range] | None = None,
         max_length: int = sys.maxsize,
@@ -48,7 +55,9 @@ class Preparation:
         self._steps, self._after = steps, after
         self._raw = frozenset(raw)
         self._most = dict(most or {})
+        self._ahead = ahead
         self._padding = dict(padding or {})
+        self._pads_left = pads_left
         self._ids = dict(ids or {})
         self._group = {name: number for number, names in enumerate(together) for name in names}
         self.max_length = max_length
@@ -62,6 +71,12 @@ class Preparation:
         for name, most in self._most.items():
             if name in tensors and (count := math.prod(tensors[name].shape[1:])) > most:
                 raise InvalidRequest(f"input '{name}' has {count} strings a row: at most {most} are taken")
+
+    def ahead(self, rows: Arrays) -> Arrays:
+        """The rows of many requests with what can be done for them together; each goes through `before` then."""
+        for step in self._ahead:
+            rows = step(rows)
+        return rows
 
     def before(self, row: Arrays) -> Arrays:
         """The graph's inputs for one row. Raises `InvalidRequest` in the caller's words."""
@@ -99,7 +114,7 @@ class Preparation:
 
     def filler(self, name: str) -> int:
         """A value of that input that is not its padding: of ids, one that every vocabulary has."""
-        return 1 if self._padding.get(name) == "zero" else 0
+        return self._ids[name].start if name in self._ids else int(self._padding.get(name) == 0)
 
     def length(self, inputs: Arrays) -> int:
         """The size of the axis that may be filled up; 0 where there is none."""
@@ -112,7 +127,7 @@ class Preparation:
         if name in self._padding:
             longest = max(array.shape[-1] for array in arrays)
             if any(array.shape[-1] != longest for array in arrays):
-                return _padded(arrays, longest, self._padding[name])
+                return _padded(arrays, longest, self._padding[name], at_start=self._pads_left)
         return np.concatenate(arrays)
 
     def joined(self, parts: Sequence[Arrays]) -> Arrays:
@@ -120,55 +135,95 @@ class Preparation:
         return {name: self.join(name, [part[name] for part in parts]) for name in parts[0]}
 
 
-def _padded(arrays: Sequence[npt.NDArray[Any]], longest: int, how: str) -> npt.NDArray[Any]:
+def _padded(arrays: Sequence[npt.NDArray[Any]], longest: int, padding: Padding, *, at_start: bool) -> npt.NDArray[Any]:
     first = arrays[0]
-    padded = np.zeros((sum(map(len, arrays)), *first.shape[1:-1], longest), first.dtype)
+    value = 0 if padding == "edge" else padding
+    padded = np.full((sum(map(len, arrays)), *first.shape[1:-1], longest), value, first.dtype)
     row = 0
     for array in arrays:
         rows, length = padded[row : row + len(array)], array.shape[-1]
-        rows[..., :length] = array
-        if how == "edge" and length:
+        if at_start:
+            rows[..., longest - length :] = array
+        else:
+            rows[..., :length] = array
+        if padding == "edge" and length:
             rows[..., length:] = array[..., -1:]
         row += len(array)
     return padded
 
 
-def load(folder: Path, manifest: Manifest | None) -> Preparation:
-    """The steps that a manifest declares; none without. Raises `OSError` or `ManifestError` for a vocabulary."""
+def load(folder: Path, manifest: Manifest | None, graph: Mapping[str, TensorSpec] | None = None) -> Preparation:
+    """The steps that a manifest declares; none without. `graph` are the inputs that the model's file has.
+
+    The manifest's steps name their inputs (see `presented.completed`). Raises `OSError` or `ManifestError` for a
+    vocabulary or a tokenizer, and for a step that does not fit the graph.
+    """
     if manifest is None:
         return Preparation()
-    steps: list[_Step] = []
-    padding: dict[str, str] = {}
-    together: list[tuple[str, ...]] = []
-    ids: dict[str, range] = {}
-    max_length = sys.maxsize
+    parts = _Parts()
     for step in manifest.preprocessing:
         match step:
             case DecodeImage():
-                steps.append(_decoding(step))
+                spec = (graph or {}).get(step.input)
+                reader = pixels.reader(step, spec) if spec else pixels.MNIST
+                parts.steps.append(_decoding(step, reader))
+                parts.most[step.input] = max(1, min(_MOST_TOGETHER, _MOST_TOGETHER_BYTES // reader.row_bytes))
+            case Tokenize() if step.tokenizer:
+                _add_tokenizer(parts, tokenizing.load(step, folder, graph or {}))
             case Tokenize():
                 vocabulary = _vocabulary(folder, step.vocabulary)
-                steps.append(_tokenizing(step, vocabulary))
-                padding[step.output] = "zero"
-                together.append((step.output,))
-                ids[step.output] = range(1, max(2, len(vocabulary)))
-                max_length = min(max_length, step.max_length)
+                parts.steps.append(_tokenizing(step, vocabulary))
+                parts.pad({step.output: 0}, {step.output: range(1, max(2, len(vocabulary)))}, step.max_length)
             case LookUpWords():
                 vocabulary = _vocabulary(folder, step.vocabulary)
-                steps.append(_looking_up(step, vocabulary, manifest.name))
-                padding |= {step.output: "edge", step.weights: "zero"}
-                together.append((step.output, step.weights))
-                ids[step.output] = range(max(1, len(vocabulary)))
+                parts.most[step.input] = MAX_WORDS
+                parts.steps.append(_looking_up(step, vocabulary, manifest.name or folder.parent.name))
+                parts.pad({step.output: "edge", step.weights: 0}, {step.output: range(max(1, len(vocabulary)))})
     return Preparation(
-        steps,
+        parts.steps,
         [_naming(step, _vocabulary(folder, step.vocabulary)) for step in manifest.postprocessing],
         raw=[step.input for step in manifest.preprocessing],
-        most={step.input: MAX_WORDS for step in manifest.preprocessing if isinstance(step, LookUpWords)},
-        padding=padding,
-        together=together,
-        ids=ids,
-        max_length=max_length,
+        most=parts.most,
+        ahead=parts.ahead,
+        padding=parts.padding,
+        pads_left=parts.pads_left,
+        together=parts.together,
+        ids=parts.ids,
+        max_length=parts.max_length,
     )
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What a `Preparation` is made of, gathered step by step."""
+
+    steps: list[_Step] = field(default_factory=list)
+    most: dict[str, int] = field(default_factory=dict)
+    ahead: list[_Step] = field(default_factory=list)
+    padding: dict[str, Padding] = field(default_factory=dict)
+    together: list[tuple[str, ...]] = field(default_factory=list)
+    ids: dict[str, range] = field(default_factory=dict)
+    max_length: int = sys.maxsize
+    pads_left: bool = False
+
+    def pad(self, padding: Mapping[str, Padding], ids: Mapping[str, range], max_length: int = sys.maxsize) -> None:
+        """Inputs that one step makes, which are as long as one another."""
+        self.padding |= padding
+        self.together.append(tuple(padding))
+        self.ids |= ids
+        self.max_length = min(self.max_length, max_length)
+
+
+def _add_tokenizer(parts: _Parts, found: tokenizing.Tokenizing) -> None:
+    parts.steps.append(found)
+    parts.ahead.append(found.ahead)
+    for name in found.inputs:
+        parts.most[name] = max(1, min(_MOST_TOGETHER, _MOST_TOGETHER_BYTES // (found.max_length * _ID_BYTES)))
+    if found.length is None:
+        parts.pad(found.outputs, found.ids, found.max_length)
+        parts.pads_left |= found.pads_left
+    else:
+        parts.ids |= found.ids
 
 
 def _vocabulary(folder: Path, name: str) -> Vocabulary:
@@ -180,10 +235,13 @@ def _vocabulary(folder: Path, name: str) -> Vocabulary:
         raise ManifestError(f"{folder / name} is not UTF-8: {error}") from error
 
 
-def _decoding(step: DecodeImage) -> _Step:
+def _decoding(step: DecodeImage, reader: pixels.Reader) -> _Step:
     def decode(row: Arrays) -> Arrays:
-        file = row[step.input]
-        return row | {step.input: np.stack([read_digit(f) for f in file])} if file.dtype.kind == "O" else row
+        files = row.get(step.input)
+        if files is None or files.dtype.kind != "O":  # of another signature, or pixels already
+            return row
+        decoded = np.stack([reader.read(file) for file in files.flat])
+        return row | {step.input: decoded.reshape(*files.shape, *decoded.shape[1:])}
 
     return decode
 

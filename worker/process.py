@@ -7,6 +7,7 @@ the host        has the models, here or in other processes (`hosts.py`): these s
 """
 
 import logging
+import math
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from millrace.protocol.desired_state import DesiredStates
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
 from worker.catalogue import Catalogue
+from worker.files import Stillness
 from worker.hosts import HostContext, MakeHost
 from worker.settings import WorkerSettings
 from worker.versions import UNLOAD_GRACE_S, Versions
@@ -28,6 +30,7 @@ _log = logging.getLogger(__name__)
 _HEARTBEAT_S, _SHORTEST_HEARTBEAT_S = 0.5, 0.02
 _SHARE = 9  # a heartbeat because of news takes a tenth of the time at most
 _ANNOUNCED_FOR_MS = 2000
+_STILL_S = 1.0  # for so long files must stay as they are before they count as whole, where they are new
 _LAST_WORDS_S = 1.0  # for the heartbeat to end, once all models have
 
 
@@ -65,6 +68,7 @@ class Worker:
             is_idle=self._is_idle,
             on_change=self._has_changed.set,
             unload_grace_s=unload_grace_s,
+            stillness=Stillness(min(settings.poll_s, _STILL_S)),
         )
 
     def stop(self) -> None:
@@ -123,7 +127,7 @@ class Worker:
             while not self._stopping.is_set():
                 self._must_reconcile.clear()
                 self._reconcile_once()
-                self._must_reconcile.wait(self._settings.poll_s)
+                self._must_reconcile.wait(min(self._settings.poll_s, _STILL_S if self._versions.waits else math.inf))
         except Exception:
             _log.exception("reconciling what is here with what is desired failed; the worker ends")
             self._fail()

@@ -1,49 +1,49 @@
 """The versions that a worker holds, brought step by step to what is desired, while those that serve go on.
 
-                 loaded, warmed up          not desired, and what is desired is here
+      its files stand still, it is loaded   not desired, and what is desired is here
     LOADING ────────────────────► AVAILABLE ───────────────────────────────────────► UNLOADING
        │ ▲                            ▲                                                │    │
        │ │ its files changed, or      └──────────────── desired again ─────────────────┘    │ nothing can come any more
        ▼ │ somebody asked again, or the failure may have passed                             ▼
       END, with its error                                                     END, it is unloaded
 
-A version that failed counts as not there: an older one serves in its place, or goes on to. One that is UNLOADING still
+A version that failed counts as not there: an older one serves in its place, or goes on to. One that serves and whose
+files change in place is loaded again, beside itself, once they stand still (`files.py`). One that is UNLOADING still
 answers, for an API process hears of it with its next heartbeat only. It is unloaded when all must have heard and its
 queue is empty, or another worker has it.
 """
 
-import contextlib
-import itertools
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from millrace.artifacts.configs import CONFIG_PBTXT
 from millrace.broker.keys import Queue
 from millrace.protocol.desired_state import held_back
 from millrace.protocol.errors import Unavailable
-from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from millrace.protocol.messages import NO_VERSION, ModelAnnouncement, WorkerAnnouncement
 from worker.backends.base import LoadError
 from worker.catalogue import DesiredModel
+from worker.files import Stillness, VersionFiles, version_files
 from worker.hosts import ServedVersion
 
 _log = logging.getLogger(__name__)
 _RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 _LONGEST_ERROR = 2000
+_MOST_LOOKED_AT = 100  # models, about, whose files are looked at in one reconciliation, where they serve
 UNLOAD_GRACE_S = 3.0  # for so long an API process may go on as if it had heard nothing
-_Files = frozenset[tuple[str, int, int]]
+_STILL_CHANGING = "its files are still being written; it is loaded once they stand still"
 
 
 @dataclass(frozen=True, slots=True)
 class _Load:
     """A version that is being loaded, from which files, since when (`time.perf_counter`)."""
 
-    files: _Files
+    files: VersionFiles
     began: float
     future: "Future[ServedVersion]"
 
@@ -59,9 +59,10 @@ class _Held:
 
     announcement: ModelAnnouncement
     served: ServedVersion | None = None
-    files: _Files = frozenset()
+    files: VersionFiles = field(default_factory=VersionFiles)
     generation: int = 0
     labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     failures: int = 0
     retry_at: float = math.inf
     reported: float | None = None
@@ -76,7 +77,9 @@ class _Held:
 
     def shown(self) -> ModelAnnouncement:
         """What to say of it now: a version may be unable to serve for a while."""
-        shown = replace(self.announcement, version_labels=self.labels) if self.labels else self.announcement
+        shown = self.announcement
+        if self.labels or self.notes:
+            shown = replace(shown, version_labels=self.labels, notes=(*shown.notes, *self.notes))
         if self.state == "AVAILABLE" and self.served and (fault := self.served.fault):
             return replace(shown, state="END", error=fault)
         return shown
@@ -88,7 +91,7 @@ class Versions:
     `load` begins to load a version, up to `loads_at_once` of them at a time; `is_idle` says whether nothing waits for a
     version or is in work, at any worker; `on_change` is called whenever there is something to announce; `now_ms` is the
     broker's clock. `unload_grace_s` is for how long a version that is unloaded goes on to serve those who have not
-    heard of it.
+    heard of it, `stillness` tells which versions' files are being written.
     """
 
     def __init__(
@@ -100,7 +103,11 @@ class Versions:
         now_ms: Callable[[], float],
         loads_at_once: Callable[[], int] = lambda: 1,
         unload_grace_s: float = UNLOAD_GRACE_S,
+        stillness: Stillness | None = None,
     ) -> None:
+        self._stillness = stillness or Stillness(1.0)
+        self._waiting: set[tuple[str, int]] = set()
+        self._rounds = 0
         self._load = load
         self._is_idle = is_idle
         self._on_change = on_change
@@ -128,6 +135,11 @@ class Versions:
             if held and held.reported is None and model.state == held.state == "UNLOADING":
                 held.reported = time.monotonic()
 
+    @property
+    def waits(self) -> bool:
+        """Whether there are versions whose files do not stand still yet, so that another look is due soon."""
+        return bool(self._waiting)
+
     def close(self) -> None:
         """Start nothing any more: a version that is still being loaded is dropped."""
         self._is_closed = True
@@ -142,26 +154,28 @@ class Versions:
 
         `generations` are those of the documents that `desired` is made of, `others` the other workers' announcements.
         """
+        self._rounds += 1
         self._forget(desired)
         self._log_errors(desired)
         self._absent = tuple(absent for model in desired.values() for absent in _not_held(model, self._of(model.name)))
         in_order = sorted(desired.values(), key=lambda model: model.is_loaded)  # what is only to go need not wait
-        due = {model.name: self._due(model) for model in in_order}
-        for name, versions in due.items():
-            for version in versions:
-                self._mark_loading(name, version)
+        self._waiting = set()
+        due = {model.name: self._still(model, self._due(model)) for model in in_order}
         self._report_changes()
         self._due_later = {(model.name, version): model for model in in_order for version in due[model.name]}
         try:
             for model in in_order:
                 self._load_all(model, due[model.name])
                 self._begin_unloading(model, others())
-                if self.generations.get(model.name, 0) != model.generation:
+                if self.generations.get(model.name, 0) != model.generation and not self._waits_for(model.name):
                     self.generations = {**self.generations, model.name: model.generation}
                     self._on_change()
         finally:
             self._abandon_loads()
-        self.generations = dict(generations)
+        self.generations = {
+            name: self.generations.get(name, 0) if self._waits_for(name) else generation
+            for name, generation in generations.items()
+        }
         self._end_unloading(others())
         self._report_changes()
 
@@ -187,7 +201,11 @@ class Versions:
         """A list of its own, for other threads ask while versions come and go."""
         return [(name, v, held) for name, versions in list(self._held.items()) for v, held in list(versions.items())]
 
+    def _waits_for(self, name: str) -> bool:
+        return any(name == waiting for waiting, _ in self._waiting)
+
     def _drop(self, name: str, version: int) -> None:
+        self._stillness.forget(name, version)
         del self._held[name][version]
         if not self._held[name]:
             del self._held[name]
@@ -222,15 +240,41 @@ class Versions:
     def _is_due(self, model: DesiredModel, version: int, held: _Held, *, came_back: bool = False) -> bool:
         """Whether one that failed is worth another try, or one that serves has changed and is to be looked at again."""
         is_asked_again = came_back or held.generation != model.generation
+        if held.served and not is_asked_again and not self._is_looked_at(model.name, version):
+            return False
+        files = version_files(model, version)
+        if held.served and not is_asked_again:
+            return not files.has_code and held.files.is_changed(files)
         if held.served:
-            return is_asked_again and held.files != _files(model, version)
-        return is_asked_again or held.files != _files(model, version) or time.monotonic() >= held.retry_at
+            return held.files.are_others(files)
+        return is_asked_again or held.files != files or time.monotonic() >= held.retry_at
 
-    def _mark_loading(self, name: str, version: int) -> None:
+    def _is_looked_at(self, name: str, version: int) -> bool:
+        """Whether the files of a version that serves are to be looked at this time: of very many, a part each time."""
+        return (hash(name) + version + self._rounds) % (1 + len(self._held) // _MOST_LOOKED_AT) == 0
+
+    def _still(self, model: DesiredModel, due: Sequence[int]) -> list[int]:
+        """Of the versions to load, those whose files stand still; the others wait. All are LOADING from now on."""
+        still = []
+        for version in due:
+            if self._stillness.is_still(model.name, version, version_files(model, version)):
+                still.append(version)
+                self._mark_loading(model.name, version)
+            else:
+                self._wait(model.name, version)
+        return still
+
+    def _wait(self, name: str, version: int) -> None:
+        """The version's files are still being written."""
+        self._waiting.add((name, version))
+        self._mark_loading(name, version, _STILL_CHANGING)
+
+    def _mark_loading(self, name: str, version: int, why: str = "") -> None:
         held = self._of(name).get(version)
         if held is None or held.served is None:
             self._held.setdefault(name, {})[version] = _Held(
-                ModelAnnouncement(name=name, version=version, state="LOADING"), failures=held.failures if held else 0
+                ModelAnnouncement(name=name, version=version, state="LOADING", error=why),
+                failures=held.failures if held else 0,
             )
 
     def _load_all(self, model: DesiredModel, versions: Sequence[int]) -> None:
@@ -241,12 +285,12 @@ class Versions:
             version = left.pop(0)
             tried.add(version)
             if not self._try(model, version) and not left:
-                left = [other for other in self._due(model) if other not in tried]
-                for other in left:
-                    self._mark_loading(model.name, other)
+                left = self._still(model, [other for other in self._due(model) if other not in tried])
             self._on_change()
         for version, held in self._of(model.name).items():
-            held.generation = model.generation
+            if (model.name, version) not in self._waiting:
+                held.generation = model.generation
+            held.notes = model.notes
             held.labels = tuple(sorted(label for label, of in model.labels.items() if of == version))
 
     def _try(self, model: DesiredModel, version: int) -> bool:
@@ -254,7 +298,6 @@ class Versions:
         held = self._held[model.name][version]
         load = self._begun.pop((model.name, version), None) or self._begin(model, version)
         self._begin_more()
-        held.files, held.generation = load.files, model.generation
         about = {"model": model.name, "version": version}
         try:
             loaded = load.future.result()
@@ -262,11 +305,19 @@ class Versions:
             if not self._is_closed:
                 is_ours = not isinstance(error, LoadError)
                 _log.error("a model failed to load", extra={**about, "reason": str(error)}, exc_info=is_ours)
+            held.files = load.files
             self._fail(held, error)
             return held.served is not None
         if self._is_closed:
             loaded.drain()
             return False
+        if load.files.is_changed(version_files(model, version)):  # so nobody knows which of them it was made of
+            _log.warning("a model's files changed while it was loaded; it is loaded again", extra=about)
+            loaded.drain()
+            self._wait(model.name, version)
+            return held.served is not None
+        held.files = load.files
+        self._stillness.forget(model.name, version)
         replaced, held.served = held.served, loaded
         loaded.serve()
         held.failures = 0
@@ -286,7 +337,7 @@ class Versions:
 
     def _begin(self, model: DesiredModel, version: int) -> "_Load":
         self._due_later.pop((model.name, version), None)
-        files = _files(model, version)
+        files = version_files(model, version)
         return _Load(files, time.perf_counter(), self._load(model, version))
 
     def _begin_more(self) -> None:
@@ -357,25 +408,15 @@ class Versions:
 def _not_held(model: DesiredModel, held: Mapping[int, _Held]) -> Iterator[ModelAnnouncement]:
     """What to say of versions that are not even tried: those of a model that is not to be loaded, or cannot be.
 
-    Version 0 stands for a model that has none at all.
+    `NO_VERSION` stands for a model that has none at all.
     """
     if model.error or not model.is_loaded:
-        for version in model.versions() or ([] if held else [0]):
+        error = _in_words(model.error)
+        for version in model.versions() or ([] if held else [NO_VERSION]):
             if version not in held:
-                yield ModelAnnouncement(name=model.name, version=version, state="END", error=_in_words(model.error))
+                yield ModelAnnouncement(name=model.name, version=version, state="END", error=error, notes=model.notes)
 
 
 def _in_words(error: str) -> str:
     """An error as it is announced with every heartbeat: of bounded length, and without bytes that are no text."""
     return error[:_LONGEST_ERROR].encode(errors="backslashreplace").decode()
-
-
-def _files(model: DesiredModel, version: int) -> _Files:
-    """What tells whether anything of a version has changed."""
-    found = set()
-    with contextlib.suppress(OSError):  # a folder went away while it was looked at
-        for path in itertools.chain([model.folder / CONFIG_PBTXT], (model.folder / str(version)).rglob("*")):
-            with contextlib.suppress(OSError):  # it went away, or was never there
-                status = path.stat()
-                found.add((str(path), status.st_mtime_ns, status.st_size))
-    return frozenset(found)

@@ -119,7 +119,11 @@ def _check_names(name: str, inputs: Arrays, graph: Mapping[str, Signature]) -> N
 # manifest.json
 
 
-def _add_example(found: GivenRequests, manifest: Manifest, preparation: Preparation) -> None:
+def example(manifest: Manifest) -> tuple[str, Arrays]:
+    """The signature and the inputs of the manifest's example, as callers send them.
+
+    Raises `ValueError`, `KeyError` or `TypeError` for one that is no such request.
+    """
     name = str(manifest.example.get("signature_name") or DEFAULT_SIGNATURE)
     signature = manifest.signatures[name]
     columns = _columns(manifest.example, signature)
@@ -128,6 +132,11 @@ def _add_example(found: GivenRequests, manifest: Manifest, preparation: Preparat
         for spec in signature.inputs
         if spec.name in columns
     }
+    return name, inputs
+
+
+def _add_example(found: GivenRequests, manifest: Manifest, preparation: Preparation) -> None:
+    name, inputs = example(manifest)
     rows = min(len(array) for array in inputs.values())
     if preparation.has_steps:
         prepared = [

@@ -36,7 +36,7 @@ def query_of(argument: str, stdin: BinaryIO) -> Query:
     """The query that an argument stands for. Raises `InvalidRequest` for a file that is missing or malformed."""
     if argument == "-":
         return _query_of_content(stdin.read())
-    path, kind = Path(argument), mimetypes.guess_type(argument)[0] or ""
+    path, kind = Path(argument), mimetypes.guess_type(argument, strict=False)[0] or ""
     is_image = kind.startswith("image/")
     if path.suffix not in (".json", ".npy") and not is_image:
         return Query(inputs=argument)

@@ -26,6 +26,7 @@ _FORMATS = {
     "tensorflow": "savedmodel",
     "tflite": "tflite",
 }
+_MOST_BYTES = 16_384  # that go with every heartbeat
 _HAS_BATCH_SIZE = re.compile(r"(?m)^[^#\n]*\bmax_batch_size\s*:")
 _KINDS = {0: "auto", 1: "cuda", 2: "cpu"}
 # Without these the model would answer something else, or nothing.
@@ -38,9 +39,9 @@ _NEEDED = {
 }
 _READ = {
     *("name", "platform", "backend", "version_policy", "max_batch_size", "input", "output", "instance_group"),
-    "model_warmup",
+    *("default_model_filename", "model_warmup"),
 }
-_TENSOR_FIELDS = {"name", "data_type", "dims", "label_filename", "optional", "format"}
+_TENSOR_FIELDS = {"name", "data_type", "dims", "label_filename", "optional", "format", "reshape"}
 
 
 class ConfigError(Exception):
@@ -55,11 +56,15 @@ class ModelsConfig(msgspec.Struct, frozen=True):
 
 
 class TensorConfig(msgspec.Struct, frozen=True):
-    """A tensor as `config.pbtxt` declares it: `dims` without the dimension that counts rows."""
+    """A tensor as `config.pbtxt` declares it: `dims` without the dimension that counts rows, where rows are batched.
+
+    `reshape` is the shape that the model's file has it in, where that is another than `dims`, which callers see.
+    """
 
     name: str
     datatype: str
     dims: tuple[int, ...]
+    reshape: tuple[int, ...] | None = None
 
 
 class WarmupInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,10 +87,14 @@ class WarmupRequest(msgspec.Struct, frozen=True, kw_only=True):
 class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A `config.pbtxt`. What it does not say is None or empty; `ignored` names the fields that have no effect here.
 
-    `instances` are by the kind of device: "cpu", "cuda", or "auto" for both.
+    `instances` are by the kind of device: "cpu", "cuda", or "auto" for both. `model_file` is the file or folder that is
+    the model, in the version's folder; it `is_alone` where it was named by itself, so that nothing beside it counts.
+    `message` is all of it, as a serialized `inference.ModelConfig`; empty where that is long.
     """
 
     format: str | None = None
+    model_file: str = ""
+    is_alone: bool = False
     policy: VersionPolicy | None = None
     max_batch_size: int | None = None
     max_queue_delay_ms: float | None = None
@@ -95,6 +104,7 @@ class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
     instances: dict[str, int] = {}
     warmup: tuple[WarmupRequest, ...] = ()
     ignored: tuple[str, ...] = ()
+    message: bytes = b""
 
 
 def read_models_config(path: Path) -> ModelsConfig:
@@ -144,6 +154,7 @@ def read_triton_config(folder: Path) -> TritonConfig | None:
         raise ConfigError(f"{path}: model_transaction_policy.decoupled is not supported: a request has one response")
     return TritonConfig(
         format=_format(path, config),
+        model_file=_file_name(path, config.default_model_filename),
         policy=version_policy(config.version_policy),
         max_batch_size=config.max_batch_size if _HAS_BATCH_SIZE.search(text) else None,
         max_queue_delay_ms=(
@@ -157,6 +168,7 @@ def read_triton_config(folder: Path) -> TritonConfig | None:
         instances=_instances(config),
         warmup=tuple(_warmup(request) for request in config.model_warmup),
         ignored=tuple(_ignored_of_triton(config)),
+        message=message if len(message := config.SerializeToString()) <= _MOST_BYTES else b"",
     )
 
 
@@ -164,7 +176,7 @@ def version_policy(policy: Any) -> VersionPolicy | None:
     """A version policy of either server, as its message; None where none is set."""
     choice = policy.WhichOneof("policy_choice")
     if choice == "specific":
-        return VersionPolicy(specific=tuple(policy.specific.versions) or (0,))  # none: nothing is to be loaded
+        return VersionPolicy(specific=tuple(policy.specific.versions) or (-1,))  # none: nothing is to be loaded
     if choice == "latest":
         return VersionPolicy(latest=policy.latest.num_versions or 1)
     return VersionPolicy(latest=0) if choice == "all" else None
@@ -197,11 +209,40 @@ def _format(path: Path, config: Any) -> str | None:
     return _FORMATS[named]
 
 
+def _file_name(path: Path, name: str) -> str:
+    if name and (name in (".", "..") or "/" in name or "\0" in name):
+        raise ConfigError(f"{path}: default_model_filename must be a name in the version's folder, got {name!r}")
+    return name
+
+
 def _tensor(path: Path, tensor: Any) -> TensorConfig:
     for field, _ in tensor.ListFields():
         if field.name not in _TENSOR_FIELDS:
             raise ConfigError(f"{path}: {field.name} of {tensor.name!r} is not supported")
-    return TensorConfig(tensor.name, _datatype(tensor), tuple(tensor.dims))
+    dims, reshape = tuple(tensor.dims), None
+    if tensor.HasField("reshape"):
+        reshape = tuple(tensor.reshape.shape)
+        if not _hold_the_same(dims, reshape):
+            raise ConfigError(
+                f"{path}: reshape of {tensor.name!r} from {list(dims)} to {list(reshape)}: each must have as many "
+                "elements, between the dimensions of -1 too"
+            )
+    return TensorConfig(tensor.name, _datatype(tensor), dims, reshape)
+
+
+def _hold_the_same(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether tensors of both shapes have as many elements, also between their free dimensions, as Triton wants it."""
+    return _sizes_between(one) == _sizes_between(other)
+
+
+def _sizes_between(shape: tuple[int, ...]) -> list[int]:
+    sizes = [1]
+    for size in shape:
+        if size < 0:
+            sizes.append(1)
+        else:
+            sizes[-1] *= size
+    return sizes
 
 
 def _warmup(request: Any) -> WarmupRequest:

@@ -1,24 +1,31 @@
 """Encoded images before they are decoded: what decoding would cost is bounded here, by looks at the file alone.
 
 A file says how large it is, but not how much work it makes: a progressive JPEG may refine its pixels thousands of
-times, and a PNG may carry compressed text of any size. Both are counted, or left out, before a decoder sees them.
+times, a PNG may carry compressed text of any size, a WebP or GIF any number of frames (see `animations`). All of it is
+counted, or left out, before a decoder sees it.
 """
 
+import io
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from millrace.artifacts import animations
 from millrace.protocol.errors import InvalidRequest
 
 MAX_FILE_BYTES = 32_000_000
+MAX_PIXELS = 20_000_000  # a decoded image of that size takes 80 MB for a moment
 MAX_SCANS = 32  # of a JPEG: encoders write up to 10 for colour and 18 for print (CMYK)
 MAX_SEGMENTS = 1_000  # of a JPEG: long colour profiles come in some dozens
 _MAX_METADATA_BYTES = 65_536  # of a PNG's EXIF or XMP, which say how a photograph is turned; a JPEG's have no more
+_FORMATS, _KINDS = ("JPEG", "PNG", "WEBP", "GIF"), "JPEG, PNG, WebP or GIF"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # What else people send: the beginning of a file, from where, and what it is.
 _OTHERS = (
-    (b"GIF8", 0, "GIF"),
-    (b"WEBP", 8, "WebP"),
     (b"BM", 0, "BMP"),
     (b"II*\0", 0, "TIFF"),
     (b"MM\0*", 0, "TIFF"),
@@ -39,15 +46,52 @@ _LENGTH = struct.Struct(">H")
 _CHUNK = struct.Struct(">I4s")
 
 
-def bounded(file: bytes) -> bytes:
-    """The file, a PNG without what does not matter to its pixels.
+@contextmanager
+def opened(file: bytes) -> Iterator[Image.Image]:
+    """The image in the file, its first frame where it has several; what is raised while it is read is the file's fault.
 
-    Raises `InvalidRequest` for what is no PNG or JPEG, is too large, or takes too much work to decode.
+    Raises `InvalidRequest` for bytes that are none of the kinds that are taken, are damaged, hold more than 20 million
+    pixels, or take more work to decode than an image of that many pixels does.
+    """
+    try:
+        with Image.open(io.BytesIO(bounded(file)), formats=_FORMATS) as image:
+            check_size(image.width, image.height)
+            yield image
+    except InvalidRequest:
+        raise
+    except UnidentifiedImageError:
+        raise InvalidRequest(f"the bytes are not a {_KINDS} image") from None
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise InvalidRequest(f"the image cannot be decoded: {error}") from None
+
+
+def of_8_bits(image: Image.Image) -> Image.Image:
+    """The image with at most 8 bits a channel: of gray with 16, Pillow's conversions would cut off all above 255."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises `InvalidRequest` for more pixels than are held at a time."""
+    if width * height > MAX_PIXELS:
+        raise InvalidRequest(f"an image of {width} x {height} pixels is too large: at most {MAX_PIXELS} are taken")
+
+
+def bounded(file: bytes) -> bytes:
+    """The file without what does not matter to its pixels, or those of its first frame.
+
+    Raises `InvalidRequest` for what is of no kind that is taken, is too large, or takes too much work to decode.
     """
     if len(file) > MAX_FILE_BYTES:
         raise InvalidRequest(f"an image file of {len(file)} bytes is too large: at most {MAX_FILE_BYTES} are taken")
     if file.startswith(_PNG):
         return _PNG + b"".join(_needed_chunks(memoryview(file)))
+    if animations.is_webp(file):
+        check_size(*animations.webp_size(file))  # a decoder takes the memory for its canvas as it opens the file
+        return animations.first_of_webp(file)
+    if animations.is_gif(file):
+        return animations.first_of_gif(file)
     if not file.startswith(_JPEG):
         raise InvalidRequest(_what_else(file))
     _check_segments(file)
@@ -57,8 +101,8 @@ def bounded(file: bytes) -> bytes:
 def _what_else(file: bytes) -> str:
     for beginning, place, name in _OTHERS:
         if file.startswith(beginning, place):
-            return f"{name} images are not supported: send a PNG or JPEG"
-    return "the bytes are not a PNG or JPEG image"
+            return f"{name} images are not supported: send a {_KINDS}"
+    return f"the bytes are not a {_KINDS} image"
 
 
 def _needed_chunks(file: memoryview) -> Iterator[memoryview]:

@@ -12,21 +12,17 @@ levels from anti-aliasing, and centred in a 28x28 image by their centre of mass.
 An image that already is so (28x28, box and centre as in MNIST) keeps its pixels, in either polarity.
 """
 
-import io
-
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from millrace.artifacts.imagefiles import bounded
-from millrace.protocol.errors import InvalidRequest
+from millrace.artifacts.imagefiles import of_8_bits, opened
 
 SIDE = 28
 BOX = 20
 OFF_CENTRE = 0.55  # pixels that the centre of mass of a digit in MNIST's form may lie beside the middle
 INK = 0.2  # of the brightest pixel: what is darker counts as background when the ink's box is measured
 MOST_NOISE = 0.3  # of the brightest pixel: the border of a drawing that is cut off is no noise
-MAX_PIXELS = 20_000_000  # a decoded image of that size takes 80 MB for a moment
 WORKING_SIDE = 1024  # larger images are reduced to about this before anything is computed
 
 Pixels = npt.NDArray[np.float32]
@@ -35,30 +31,18 @@ Pixels = npt.NDArray[np.float32]
 def read_digit(file: bytes) -> Pixels:
     """Pixels [28, 28, 1], float32, 0 (background) to 255 (ink), of an encoded image of any size and polarity.
 
-    Raises `InvalidRequest` for bytes that are no PNG or JPEG, are damaged, hold more than 20 million pixels, or take
-    more work to decode than an image of that many pixels does (see `imagefiles`).
+    Raises `InvalidRequest` as `imagefiles.opened` does.
     """
-    try:
-        with Image.open(io.BytesIO(bounded(file)), formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise InvalidRequest(f"an image of {image.width} x {image.height} pixels is too large")
-            grey = _grey(image)
-    except InvalidRequest:
-        raise
-    except UnidentifiedImageError:
-        raise InvalidRequest("the bytes are not a PNG or JPEG image") from None
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
-        raise InvalidRequest(f"the image cannot be decoded: {error}") from None
+    with opened(file) as image:
+        grey = _grey(image)
     ink = _light_on_dark(grey)
     return (ink if _is_in_form(ink) else _boxed(_without_noise(ink)))[..., None]
 
 
 def _grey(image: Image.Image) -> Pixels:
     image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # a JPEG can be decoded small
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
-        layer = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    else:
-        layer = image.convert("RGBA" if image.has_transparency_data else "L")
+    layer = of_8_bits(image)
+    layer = layer.convert("RGBA" if layer.has_transparency_data else "L")
     layer = ImageOps.exif_transpose(layer)
     if (factor := max(layer.size) // WORKING_SIDE) > 1:
         layer = layer.reduce(factor)

@@ -1,17 +1,22 @@
 """The model repository: a folder `<root>/<model>/<version>/`, as TensorFlow Serving and Triton lay it out too.
 
-Versions are positive integers of 63 bits without leading zeros, models' names have printable characters; other entries
-are passed over. Publishing is atomic: a version is
-written beside its place and renamed into it, so that nobody reads half of one.
+Versions are whole numbers from 0 on, of 63 bits; they may have leading zeros, as TensorFlow Serving's `00000123` has.
+Which names models may have is in `millrace/protocol/names.py`. What else lies in the repository is not passed over
+without a word: see `misplaced.py`. Publishing is atomic: a version is written beside its place and renamed into it, so
+that nobody reads half of one.
 """
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from millrace.protocol import names
+
 _TOO_LARGE = 2**63  # for the protocols
+_LONGEST_NUMBER = 100  # digits, most of them zeros
 
 
 class RepositoryError(Exception):
@@ -36,20 +41,23 @@ class ModelRepository:
         return {name: versions for name, versions in found.items() if versions}
 
     def folders(self) -> list[str]:
-        """The names of all folders below the root, in order, whether they hold versions or not.
+        """The names of all folders below the root that can be a model's, in order, whether they hold versions or not.
 
         Raises `RepositoryError` when the root is not a folder, or cannot be read.
         """
         try:
             if not self.root.is_dir():
                 raise RepositoryError(f"{self.root} is not a folder; give the folder that holds <model>/<version>/")
-            return sorted(entry.name for entry in self.root.iterdir() if entry.name.isprintable() and entry.is_dir())
+            with os.scandir(self.root) as entries:
+                return sorted(entry.name for entry in entries if _is_models(entry))
         except OSError as error:
             raise RepositoryError(str(error)) from error
 
     def folder(self, model: str, version: int) -> Path:
         """Where that version's files are, or would be."""
-        return self.root / model / str(version)
+        path = self.root / model
+        there = version_folders(path) if path.is_dir() else {}
+        return there.get(version, path / str(version))
 
     @contextmanager
     def publishing(self, model: str, version: int, *, replace: bool = False) -> Iterator[Path]:
@@ -79,6 +87,35 @@ class ModelRepository:
 
 def versions_in(folder: Path) -> list[int]:
     """The versions in a model's folder, the oldest first. Raises `OSError`."""
-    names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
-    numbers = [int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0")]
-    return sorted(number for number in numbers if number < _TOO_LARGE)
+    return list(version_folders(folder))
+
+
+def version_folders(folder: Path) -> dict[int, Path]:
+    """The folder of each version in a model's folder, the oldest first. Raises `OSError`.
+
+    Where several name one number, as `1` and `0001` do, the shortest name is taken.
+    """
+    found: dict[int, Path] = {}
+    with os.scandir(folder) as entries:
+        numbered = [entry.name for entry in entries if version_of(entry.name) is not None and is_folder(entry)]
+    for name in sorted(numbered, key=len):
+        found.setdefault(int(name), folder / name)
+    return dict(sorted(found.items())) if len(found) > 1 else found
+
+
+def version_of(name: str) -> int | None:
+    """The version that a folder of this name is; None where the name is not a version's."""
+    number = int(name) if name.isascii() and name.isdigit() and len(name) <= _LONGEST_NUMBER else _TOO_LARGE
+    return number if number < _TOO_LARGE else None
+
+
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a folder, or a link to one; a link that leads nowhere, or in a circle, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_models(entry: "os.DirEntry[str]") -> bool:
+    return not entry.name.startswith(".") and not names.unfit(entry.name) and is_folder(entry)

@@ -1,7 +1,8 @@
 """The whole keyspace in Redis, written once.
 
 The part in braces is the hash tag: in a Redis Cluster all keys with one tag are in one slot, so that a script may touch
-them together. MODEL and VERSION are those of the repository (digits, 1); API is the id of one API process.
+them together. MODEL and VERSION are those of the repository (digits, 1); API is the id of one API process. In MODEL
+every character but letters, digits and "-._~" is escaped as in a URL (caf%C3%A9), so that no name breaks a tag.
 
     key                                          type    holds
     millrace:{MODEL/VERSION}:requests:high       stream  request blocks "b" and their rows "r"; consumer group "workers"
@@ -23,6 +24,8 @@ many as make 100 MB where they are large.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import quote, unquote
 
 GROUP = "workers"
 WORKERS = "millrace:{workers}"
@@ -43,31 +46,36 @@ class Queue:
 
     def requests(self, priority: str) -> str:
         """The request stream of one priority."""
-        return f"millrace:{{{self.model}/{self.version}}}:requests:{priority}"
+        return f"{_prefix(self.model, self.version)}:requests:{priority}"
 
     @property
     def held(self) -> str:
         """What the queue holds, which bounds it."""
-        return f"millrace:{{{self.model}/{self.version}}}:held"
+        return f"{_prefix(self.model, self.version)}:held"
 
     @property
     def kept(self) -> str:
         """The room that is kept for blocks that follow."""
-        return f"millrace:{{{self.model}/{self.version}}}:kept"
+        return f"{_prefix(self.model, self.version)}:kept"
 
     def fragments(self, fragments_id: str) -> str:
         """The fragments of one large request block."""
-        return f"millrace:{{{self.model}/{self.version}}}:fragments:{fragments_id}"
+        return f"{_prefix(self.model, self.version)}:fragments:{fragments_id}"
 
     @property
     def dead(self) -> str:
         """The dead-letter stream."""
-        return f"millrace:{{{self.model}/{self.version}}}:dead"
+        return f"{_prefix(self.model, self.version)}:dead"
 
     @property
     def cancelled(self) -> str:
         """The items whose callers went away."""
-        return f"millrace:{{{self.model}/{self.version}}}:cancelled"
+        return f"{_prefix(self.model, self.version)}:cancelled"
+
+
+@lru_cache(maxsize=4096)
+def _prefix(model: str, version: int) -> str:
+    return f"millrace:{{{quote(model, safe='')}/{version}}}"
 
 
 def consumer_name(consumer: str, losses: int) -> str:
@@ -78,7 +86,7 @@ def consumer_name(consumer: str, losses: int) -> str:
 def queue_of_dead_letters(key: str) -> Queue | None:
     """The queue whose dead-letter stream has that name; None where it is no such name."""
     match = _DEAD.fullmatch(key)
-    return Queue(match[1], int(match[2])) if match else None
+    return Queue(unquote(match[1]), int(match[2])) if match else None
 
 
 def replies(api: str) -> str:

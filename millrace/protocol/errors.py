@@ -2,9 +2,11 @@
 
 MillraceError                       status  code                 again?
 ├── InvalidRequest                  400     INVALID_ARGUMENT     no      the request itself is wrong
-│   └── SignatureNotFound           400     INVALID_ARGUMENT     no
+│   ├── SignatureNotFound           400     INVALID_ARGUMENT     no
+│   └── VersionOutOfRange           400     INVALID_ARGUMENT     no
 ├── NotAllowed                      403     PERMISSION_DENIED    no      this server's settings do not let callers do it
-├── ModelNotFound                   404     NOT_FOUND            no      no such model, or no such version of it
+├── NotFound                        404     NOT_FOUND            no      no such thing
+│   └── ModelNotFound               404     NOT_FOUND            no      no such model, or no such version of it
 ├── PayloadTooLarge                 413     INVALID_ARGUMENT     no      larger than the server takes
 ├── CodingNotSupported              415     INVALID_ARGUMENT     no      the body is packed in a way that is not known
 ├── QueueFull                       429     RESOURCE_EXHAUSTED   yes     refused at once; `retry_after_s` says when
@@ -14,6 +16,7 @@ MillraceError                       status  code                 again?
 ├── NotSupported                    501     UNIMPLEMENTED        no
 ├── Unavailable                     503     UNAVAILABLE          yes     the queue cannot be reached or takes no writes
 │   └── NoWorker                    503     UNAVAILABLE          yes     no live worker has the model
+│       └── NotReady                503     UNAVAILABLE          yes     one has it, and it cannot answer yet
 └── DeadlineExceeded                504     DEADLINE_EXCEEDED    yes     not answered before the request's deadline
 
 Errors cross the queue as `{code, message}` (see `from_wire`), never as a pickled exception.
@@ -48,6 +51,14 @@ class SignatureNotFound(InvalidRequest):
         self.signature = signature
 
 
+class VersionOutOfRange(InvalidRequest):
+    """A version is a number of 64 bits; each protocol words this in its own way, hence the attribute."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"the version {version} is not a number of 64 bits")
+        self.version = version
+
+
 class NotAllowed(MillraceError):
     """What the server's settings do not let its callers do."""
 
@@ -55,21 +66,27 @@ class NotAllowed(MillraceError):
     status = 403
 
 
-class ModelNotFound(MillraceError):
-    """No live worker has announced that model, or that version of it.
-
-    Each protocol words this in its own way, hence the two attributes; `version` is None for "the latest".
-    """
+class NotFound(MillraceError):
+    """Something that is asked for by its name, and is not here."""
 
     code = "NOT_FOUND"
     status = 404
 
-    def __init__(self, model: str, version: int | None = None) -> None:
+
+class ModelNotFound(NotFound):
+    """No live worker has announced that model, or that version of it.
+
+    Each protocol words this in its own way, hence the attributes; `version` is None for "the latest". What `was_here`
+    was unloaded or deleted.
+    """
+
+    def __init__(self, model: str, version: int | None = None, *, was_here: bool = False) -> None:
         super().__init__(
             f"model {model!r} not found" if version is None else f"model {model!r} has no version {version}"
         )
         self.model = model
         self.version = version
+        self.was_here = was_here
 
 
 class PayloadTooLarge(MillraceError):
@@ -130,6 +147,17 @@ class Unavailable(MillraceError):
 
 class NoWorker(Unavailable):
     """No live worker has the model loaded."""
+
+
+class NotReady(NoWorker):
+    """A version that workers know and that cannot answer; Triton has words of its own, hence the attributes."""
+
+    def __init__(self, model: str, version: int, reason: str) -> None:
+        what = f"model {model!r}" + (f" version {version}" if version >= 0 else "")  # below, it has no version at all
+        super().__init__(f"no live worker has {what} available: {reason}")
+        self.model = model
+        self.version = version
+        self.reason = reason
 
 
 class DeadlineExceeded(MillraceError):

@@ -11,6 +11,8 @@ import msgspec
 
 from millrace.protocol.tensors import Signature, Tensor
 
+NO_VERSION = -1  # of a model that is announced, and has none
+
 
 class RequestItem(msgspec.Struct, array_like=True, frozen=True):
     """One request, or one part of a request that was cut; `id` is the API process's own, `trace` the X-Request-Id."""
@@ -24,9 +26,9 @@ class RequestItem(msgspec.Struct, array_like=True, frozen=True):
 class RequestBlock(msgspec.Struct, frozen=True, kw_only=True):
     """Requests on their way to a worker; every tensor has as many rows as the items together, in their order.
 
-    Where the model does not batch (`max_batch_size` 0), `has_rows` is False: there is one item of one row, and each
-    tensor has a first dimension of 1 before the shape that the caller sent. The worker goes by that, for another one
-    may have announced the model in another way.
+    Where the model does not batch (`max_batch_size` 0), or the request has other shapes than its signature, `has_rows`
+    is False: there is one item of one row, and each tensor has a first dimension of 1 before the shape that the caller
+    sent. The worker goes by that, for another one may have announced the model in another way.
 
     `via` names the models that call this one to answer their own requests, the first caller first; it is empty where an
     API process asks.
@@ -68,12 +70,15 @@ class ReplyBlock(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model version at one worker. `state` is TensorFlow Serving's; `error` says why a version failed to load.
+    """One model version at one worker, or `NO_VERSION` where the model has none.
+
+    `state` is TensorFlow Serving's; `error` says why a version failed to load, or is not loaded yet.
 
     `labels` are the names of classes, `version_labels` those that the configuration gives to this version.
     `available_ms` is since when it is AVAILABLE there. `has_whole_requests` says that a request's rows must run in one
     batch: its outputs are as long as the longest of them. `warmed` is False where its first run is a caller's. `notes`
     are sentences: what of its files is left out or special, why its rows are not batched, why it is not warmed up.
+    `triton_config` is what its `config.pbtxt` says, as a serialized `inference.ModelConfig`.
     """
 
     name: str
@@ -90,6 +95,12 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     has_whole_requests: bool = False
     warmed: bool = True
     notes: tuple[str, ...] = ()
+    triton_config: bytes = b""
+
+    @property
+    def shown_version(self) -> str:
+        """The version as a list has it, "0" where there is none: the protocols have no number less."""
+        return str(max(0, self.version))
 
 
 class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):

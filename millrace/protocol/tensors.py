@@ -60,8 +60,9 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `optional` inputs may be left out. `media` names a kind of file ("image") that is taken too, as BYTES of shape
     [-1], in place of the declared datatype and shape. `max_bytes` bounds each element of a BYTES tensor (0: no bound).
-    A tensor of `unknown_rank` may have any number of dimensions; its `shape` is then (). `graph_name` is what a
-    SavedModel's own graph calls it, "" where nothing does.
+    A tensor of `unknown_rank` may have any number of dimensions; its `shape` is then (). `graph_name` is what the
+    file's own graph calls it, "" where nothing does. The integers of a quantized tensor stand for `scale` x
+    (value - `zero_point`); a `scale` of 0 is any other tensor.
     """
 
     name: str
@@ -72,6 +73,8 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_bytes: int = 0
     unknown_rank: bool = False
     graph_name: str = ""
+    scale: float = 0.0
+    zero_point: int = 0
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

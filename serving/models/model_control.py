@@ -5,6 +5,7 @@ on it with their next heartbeat. A change that workers must carry out is waited 
 """
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 
 from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed, NoWorker, Unavailable
-from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.messages import NO_VERSION, ModelAnnouncement
 from serving.access.audit import Action, recorded
 from serving.access.callers import Caller
 from serving.models.registry import AVAILABLE, ModelRegistry
@@ -24,7 +25,8 @@ from serving.settings import ServingSettings
 
 _NOBODY = Caller()
 _LOOK_S = 0.1
-_SEEK_S = 3.0  # a worker looks at its repository every second, and has a heartbeat every half
+_SEEK_S = 3.0  # that workers have to look, which may be busy with loading
+_LOOK = "/"  # no model can have this name: a document of it asks for nothing but a look at the repository
 MOST_MODELS = 1000
 _MOST_UNSEEN = 16
 _MOST_BYTES = 1_000_000
@@ -82,6 +84,7 @@ class ModelControl:
         """
         with recorded(caller, "load", name) as action:
             self._check_allowed()
+            _check_loadable(name)
             await self._seek([name])
             control = await self._change(name, lambda known: replace(known, is_loaded=True), action)
             await self._done([control])
@@ -219,12 +222,15 @@ class ModelControl:
     def _has_folder(self, name: str) -> bool:
         """Whether some worker has seen a version of the model."""
         try:
-            return any(version.version for version in self._models.versions(name))
+            return any(version.version != NO_VERSION for version in self._models.versions(name))
         except ModelNotFound:
             return False
 
     async def _seek(self, names: Collection[str]) -> None:
-        """Return when workers have seen all these models; one that was just published takes their next look."""
+        """Return when workers have seen all these models. Raises `InvalidRequest` when all have looked and one is not.
+
+        They are asked to look now, so that a model that was just published is found, and one that is not is told soon.
+        """
 
         def missing() -> list[str]:
             known = set(self._models.names())
@@ -232,27 +238,27 @@ class ModelControl:
 
         if not missing():
             return
-        try:
-            await self._until(lambda: not missing(), _SEEK_S)
-        except TimeoutError:
-            name = missing()[:1]
-            if name:
-                raise InvalidRequest(_not_found(name[0])) from None
+        look = await self._producer.change_desired_state(_LOOK, lambda known: known)
+        with contextlib.suppress(TimeoutError):
+            await self._until(lambda: not missing() or self._have_done([look]), _SEEK_S)
+        if name := missing()[:1]:
+            raise InvalidRequest(_not_found(name[0]))
 
     async def _done(self, desired_states: Sequence[DesiredState]) -> None:
         """Return when every live worker has done what these ask for. Raises `NoWorker` where none is there to do it."""
 
-        def is_done() -> bool:
-            workers = self._producer.workers
-            if not workers:
-                raise NoWorker("no worker is running; what was asked for is done when one starts")
-            return all(w.generations.get(c.model, 0) >= c.generation for w in workers for c in desired_states)
-
         limit_s = self._settings.load_timeout_s
         try:
-            await self._until(is_done, limit_s)
+            await self._until(lambda: self._have_done(desired_states), limit_s)
         except TimeoutError:
             raise Unavailable(f"not done within {limit_s:.0f} s; the workers go on, see the index") from None
+
+    def _have_done(self, desired_states: Sequence[DesiredState]) -> bool:
+        """Whether every live worker has done what these ask for. Raises `NoWorker` where there is none."""
+        workers = self._producer.workers
+        if not workers:
+            raise NoWorker("no worker is running; what was asked for is done when one starts")
+        return all(w.generations.get(c.model, 0) >= c.generation for w in workers for c in desired_states)
 
     async def _until(self, condition: Callable[[], bool], limit_s: float) -> None:
         """Return when what workers announce fulfils the condition. Raises `TimeoutError`, or `Unavailable`."""
@@ -306,10 +312,10 @@ class ModelControl:
             versions = self._models.versions(name)
         except ModelNotFound:
             raise InvalidRequest(_not_found(name)) from None
-        serving = max((v.version for v in versions if v.state == AVAILABLE and not v.error), default=-1)
-        failed = [v for v in versions if v.version > serving and (v.error or serving < 0)]
+        serving = max((v.version for v in versions if v.state == AVAILABLE and not v.error), default=None)
+        failed = versions if serving is None else [v for v in versions if v.version > serving and v.error]
         if failed:
-            reasons = " ".join(f"version {v.version} is at UNAVAILABLE state: {_reason(v)};" for v in failed)
+            reasons = " ".join(f"version {v.shown_version} is at UNAVAILABLE state: {_reason(v)};" for v in failed)
             raise InvalidRequest(f"load failed for model '{name}': {reasons}")
 
     def _check_available(self, name: str, version: int, what: str) -> None:
@@ -363,6 +369,14 @@ def _not_found(name: str) -> str:
     return f"failed to load {shown(name)}, failed to poll from model repository"
 
 
+def _check_loadable(name: str) -> None:
+    """Raises `InvalidRequest` for what is no folder's name, in Triton's words."""
+    if not name.strip():
+        raise InvalidRequest("Model name cannot be empty. Please enter a valid name to deploy.")
+    if name.strip() == ".." or "/" in name:
+        raise InvalidRequest(f"invalid model name {shown(name)}, model name must not contain path traversal characters")
+
+
 def shown(name: str) -> str:
     """A name that a caller gave, as an error's text repeats it: cut, and between quotes."""
     return f"'{name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + '…'}'"
@@ -380,7 +394,7 @@ def _size(state: DesiredState) -> int:
 def _entry(version: ModelAnnouncement) -> IndexEntry:
     state = _STATES.get(version.state, "UNKNOWN")
     reason = "" if state == "READY" else _reason(version)
-    return IndexEntry(version.name, str(version.version), state, reason, version.notes, version.warmed)
+    return IndexEntry(version.name, version.shown_version, state, reason, version.notes, version.warmed)
 
 
 def _reason(version: ModelAnnouncement) -> str:

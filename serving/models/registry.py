@@ -18,12 +18,21 @@ from typing import NamedTuple
 import msgspec
 
 from millrace.protocol.desired_state import DesiredState, Shadow, held_back
-from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NoWorker, SignatureNotFound
-from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from millrace.protocol.errors import (
+    InvalidRequest,
+    MillraceError,
+    ModelNotFound,
+    NotReady,
+    NoWorker,
+    SignatureNotFound,
+    VersionOutOfRange,
+)
+from millrace.protocol.messages import NO_VERSION, ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.paths import without_paths
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 
 AVAILABLE = "AVAILABLE"
+_VERSIONS = 2**63  # there are no more
 # Of several workers' states for one version, the one that says most to a caller; states unknown here say least.
 _RANKS = {AVAILABLE: 4, "LOADING": 3, "START": 2, "UNLOADING": 1}
 
@@ -53,7 +62,7 @@ class ServedModel:
 
     @cached_property
     def only_input(self) -> TensorSpec | None:
-        """The default signature's one required input, None where there are several or none."""
+        """The default signature's `only_input`."""
         signature = self.announcement.signatures.get(DEFAULT_SIGNATURE)
         return only_input(signature) if signature else None
 
@@ -66,9 +75,9 @@ class ServedShadow(NamedTuple):
 
 
 def only_input(signature: Signature) -> TensorSpec | None:
-    """The signature's one required input, None where there are several or none."""
-    required = [spec for spec in signature.inputs if not spec.optional]
-    return required[0] if len(required) == 1 else None
+    """The signature's one required input, else the only one that it has; None where neither is there."""
+    specs = [spec for spec in signature.inputs if not spec.optional] or signature.inputs
+    return specs[0] if len(specs) == 1 else None
 
 
 class _WeightedVersions:
@@ -102,13 +111,16 @@ class ModelRegistry:
         self._was_ready = False
         self._seen_desired: Mapping[str, DesiredState] = {}
         self._versions: dict[str, dict[int, ModelAnnouncement]] = {}
+        self._announcers: dict[tuple[str, int], frozenset[str]] = {}
+        self._lost: frozenset[tuple[str, int]] = frozenset()
         self._available: dict[tuple[str, int | None], ServedModel | _WeightedVersions] = {}
         self._labels: dict[str, dict[str, int]] = {}
 
     def find(self, name: str, version: int | None = None, label: str | None = None) -> ServedModel:
         """The version that is to answer a request, see the module.
 
-        Raises `ModelNotFound`, `NoWorker` for a version that was here, `InvalidRequest` for a label that is not known.
+        Raises `ModelNotFound`, also for what was unloaded or deleted; `NoWorker` for what a worker may have again;
+        `InvalidRequest` for a label that is not known.
         """
         self._refresh()
         if label is not None:
@@ -136,21 +148,29 @@ class ModelRegistry:
         """Why there is no such model to answer."""
         if not self._seen:
             return NoWorker(f"no worker is running, so model {name!r} cannot answer; try again when one has started")
-        versions = self._versions.get(name)
-        if versions is None or (version is not None and version not in versions):
-            return ModelNotFound(name, version)
-        states = {
-            announced.version: announced for announced in versions.values() if version in (None, announced.version)
-        }
-        newest = states[max(states)]
-        reason = newest.error or f"its state is {newest.state}"
-        return NoWorker(f"no live worker has model {name!r} version {newest.version} available: {reason}")
+        if version is not None and version >= _VERSIONS:
+            return VersionOutOfRange(version)
+        versions = self._versions.get(name, {})
+        asked = [v for v in versions.values() if v.version == version or (version is None and v.state != "UNLOADING")]
+        expected = [known for known in asked if self._may_come(known)]
+        if not expected:
+            was_here = bool(versions) if version is None else version in versions
+            return ModelNotFound(name, version, was_here=was_here)
+        newest = max(expected, key=lambda known: known.version)
+        return NotReady(name, newest.version, newest.error or f"its state is {newest.state}")
+
+    def _may_come(self, known: ModelAnnouncement) -> bool:
+        """Whether a version that is not available was neither unloaded nor deleted."""
+        key = known.name, known.version
+        return key in self._announcers or key in self._lost
 
     def versions(self, name: str, version: int | None = None, label: str | None = None) -> list[ModelAnnouncement]:
         """Every version ever announced to this process, newest first, or just one. Raises as `find` does."""
         self._refresh()
         if label is not None:
             version = self.labelled(name, label)
+        if version is not None and version >= _VERSIONS:
+            raise VersionOutOfRange(version)
         versions = self._versions.get(name, {})
         if not versions or (version is not None and version not in versions):
             raise ModelNotFound(name, version)
@@ -183,7 +203,7 @@ class ModelRegistry:
         found = {
             name: ended
             for name, versions in self._versions.items()
-            if (ended := {v: _ended(m) for v, m in versions.items() if v})  # 0 stood for there being none
+            if (ended := {v: _ended(m) for v, m in versions.items() if v != NO_VERSION})
         }
         for announced in (_for_callers(model) for worker in workers for model in worker.models):
             versions = found.setdefault(announced.name, {})
@@ -201,9 +221,23 @@ class ModelRegistry:
                 available[name, None] = _weighted(served, control.weights) or served[newest]
                 if control.shadow:
                     _cast(control.shadow, served)
+        self._remember_announcers(workers)
         # Each whole at once: Flask's threads look things up meanwhile.
         self._versions, self._available, self._labels = found, available, _labels(found, desired_states)
         self._seen, self._seen_desired = workers, desired_states
+
+    def _remember_announcers(self, workers: Sequence[WorkerAnnouncement]) -> None:
+        """Tell versions that went with their worker from those that a living worker has no more."""
+        announcers: dict[tuple[str, int], frozenset[str]] = {}
+        for worker in workers:
+            for model in worker.models:
+                key = model.name, model.version
+                if model.state != "END" or model.error:  # else it was unloaded
+                    announcers[key] = announcers.get(key, frozenset()) | {worker.worker}
+        live = {worker.worker for worker in workers}
+        gone = {key for key, by in self._announcers.items() if key not in announcers and not by & live}
+        self._lost = frozenset((self._lost | gone) - announcers.keys())
+        self._announcers = announcers
 
 
 def _labels(

@@ -29,6 +29,7 @@ class ParseJob(msgspec.Struct, tag="parse", frozen=True):
     max_rows: int
     json_length: bytes | None
     task: int
+    content_type: bytes | None = None
 
 
 class RenderJob(msgspec.Struct, tag="render", frozen=True):
@@ -50,6 +51,7 @@ class Parsed(msgspec.Struct, tag="parsed", frozen=True):
     rows: int
     form: msgspec.Raw
     tensors: tuple[DescribedTensor, ...]
+    is_alone: bool = False
 
 
 class Written(msgspec.Struct, tag="written", frozen=True):

@@ -55,11 +55,21 @@ def run(job: Job, contents: memoryview, body: memoryview | None) -> Done:
 def _parse(job: ParseJob, contents: memoryview, body: memoryview | None) -> Done:
     (data,) = (body,) if body is not None else buffers_of(contents, [job.body_bytes])
     model, verb = _model(msgspec.msgpack.encode(job.model)), VERBS[job.verb]
-    inference, form = verb.parse(Body(data, job.json_length, job.task), model, ReadLimits(job.max_rows))
+    inference, form = verb.parse(
+        Body(data, job.json_length, job.task, content_type=job.content_type), model, ReadLimits(job.max_rows)
+    )
     rows = check(inference, job.max_rows)
     raw = msgspec.Raw(encoder.encode(form))
     tensors = inference.inputs
-    parsed = Parsed(inference.signature, inference.timeout_ms, inference.priority, rows, raw, describe(tensors))
+    parsed = Parsed(
+        signature=inference.signature,
+        timeout_ms=inference.timeout_ms,
+        priority=inference.priority,
+        rows=rows,
+        form=raw,
+        tensors=describe(tensors),
+        is_alone=inference.is_alone,
+    )
     return Done(parsed, [tensor.data for tensor in tensors.values()])
 
 

@@ -34,6 +34,7 @@ Example = Mapping[str, Values]
 
 _MAX_CONTEXT_BYTES, _NUMBER_BYTES, _FEATURE_BYTES = 16 * 2**20, 8, 64
 _FLOATS = ("FP16", "FP32", "FP64")
+_MAX_CLASSIFIED = 1_000_000  # values of which the largest are named, as in Triton
 _SLICE_VALUES = 1 << 18  # as many are sorted at a time: 2 MB of indices
 
 
@@ -227,6 +228,8 @@ def top_classes(tensor: Tensor, count: int, labels: Sequence[str], *, has_rows: 
         raise InvalidRequest(f"class result not available for output due to unsupported type '{tensor.datatype}'")
     rows = array.reshape(array.shape[0] if has_rows else 1, -1)
     size = rows.shape[1]
+    if size > _MAX_CLASSIFIED:
+        raise InvalidRequest("classification output tensor too large")
     shown = min(size, count)
     check_count("classes to name", len(rows) * shown, MAX_CLASSES)
     names = np.array([f":{label}" for label in labels] if len(labels) == size else [""] * size, object)

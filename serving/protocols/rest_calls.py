@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from millrace.protocol.errors import InvalidRequest, MillraceError
 from serving.call import Call
 from serving.execution import Execution
+from serving.protocols import uploads
 from serving.protocols.verb import Body, Rendered
 from serving.routing import Target, target
 from serving.transport.budget import SMALL_BYTES, Reservation
@@ -89,11 +90,12 @@ class RestCalls:
             return None
         accepted = headers.get(b"accept-encoding")
         execution = Execution(service, call, verb, finish, accepted, reservation)
-        json_length = headers.get(b"inference-header-content-length")
+        kind = uploads.content_type(headers)
+        json_length = headers.get(b"inference-header-content-length") if kind is None else None
         if isinstance(body, bytes):
-            execution.begin(Body(body, json_length))
+            execution.begin(Body(body, json_length, content_type=kind))
         else:
-            execution.begin(Body(b"", json_length), body)
+            execution.begin(Body(b"", json_length, content_type=kind), body)
         return execution
 
     async def answer(self, target: Target, headers: Headers, body: bytes, peer: str = "") -> HttpResponse:

@@ -23,13 +23,15 @@ class Body(msgspec.Struct, frozen=True):
     """A request's body, without its content coding, and what is needed beside it to read it.
 
     `json_length` is the header Inference-Header-Content-Length; `task` counts the tasks of a MultiInferenceRequest.
-    `message` is the body's message where it was read already.
+    `message` is the body's message where it was read already. `content_type` is that of a body of files, None of any
+    other (see `uploads`).
     """
 
     data: bytes | memoryview
     json_length: bytes | None = None
     task: int = 0
     message: Any = None
+    content_type: bytes | None = None
 
 
 class Rendered(NamedTuple):

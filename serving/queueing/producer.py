@@ -127,7 +127,8 @@ class Producer:
         key = request.model, request.version
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane(Flow(request.max_batch_size, self._pending.clock), FairShares(self._limits))
+            largest = request.largest_batch or request.max_batch_size
+            lane = self._lanes[key] = _Lane(Flow(largest, self._pending.clock), FairShares(self._limits))
         flow, shares = lane
         size = 0
         for tensor in request.inputs.values():  # `size_of`, at half the time

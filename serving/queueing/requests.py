@@ -11,7 +11,8 @@ Clock = Callable[[], float]  # seconds since any fixed moment; `time.perf_counte
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A valid request. `max_batch_size` 0: its tensors are not cut and not put beside another's.
+    """A valid request. `max_batch_size` 0: its tensors are not cut and not put beside another's; the model may still
+    put others' together, up to `largest_batch` rows.
 
     `timeout_s` is what is left until the deadline; `trace` is the X-Request-Id; `caller` is the peer's address, ""
     where it is not known. `is_whole`: its rows are not cut, but go beside others'.
@@ -28,6 +29,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: str = "normal"
     caller: str = ""
     is_whole: bool = False
+    largest_batch: int = 0
 
 
 class Timings(msgspec.Struct, frozen=True, gc=False):

@@ -19,6 +19,7 @@ from werkzeug.routing import BaseConverter
 from millrace.protocol.errors import MillraceError
 from serving.monitoring import peer_metrics
 from serving.protocols.oip import rest as oip
+from serving.protocols.oip.config import render_config
 from serving.protocols.rest_calls import Headers
 from serving.protocols.tfs import rest as tfs
 from serving.routing import target
@@ -30,7 +31,7 @@ from serving.web.methods import allowed_methods
 from serving.web.pages import Page, render_pages
 from serving.web.plain_bodies import PlainBodies
 
-_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
+_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,99})|/labels/([^/:]+))?(/metadata)?/?")
 _View = Callable[[str, int | None], Response]
 PAGES = "millrace.pages"  # the name of the rendered pages among the application's extensions
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -48,7 +49,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     app = Flask("serving.web", static_folder=None)
     app.url_map.converters["v1"] = _V1
     # Each path is one path or none: a redirect would tell callers to ask whatever host they named.
-    app.url_map.merge_slashes = app.url_map.redirect_defaults = False
+    app.url_map.merge_slashes = app.url_map.redirect_defaults = app.url_map.strict_slashes = False
     app.wsgi_app = PlainBodies(app.wsgi_app, service.settings.max_body_bytes)  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = service.settings.max_body_bytes
 
@@ -167,7 +168,7 @@ def _add_tensorflow_serving(app: Flask, service: Service) -> None:
         version = None if number is None else int(number)
         if metadata:
             return _json(tfs.render_metadata(service.models.find(name, version, label)))
-        return _json(tfs.render_status(service.models.versions(name, version, label)))
+        return _json(probes.model_status(service, name, version, label))
 
 
 def _get_of_model(app: Flask, ending: str) -> Callable[[_View], _View]:
@@ -204,7 +205,7 @@ def _add_open_inference(app: Flask, service: Service) -> None:
 
     @_get_of_model(app, "/config")
     def _config(name: str, number: int | None) -> Response:
-        return _json(oip.render_config(service.models.find(name, number)))
+        return _json(render_config(service.models.find(name, number)))
 
     @_get_of_model(app, "")
     def _metadata(name: str, number: int | None) -> Response:
@@ -215,8 +216,10 @@ def _add_open_inference(app: Flask, service: Service) -> None:
     def _model_ready(name: str, number: int | None) -> Response:
         return _readiness(probes.model_ready(service, name, number))
 
-    @app.get("/v2/<any(systemsharedmemory, cudasharedmemory):_>/status")
-    def _shared_memory(**_: object) -> Response:
+    @app.get("/v2/<any(systemsharedmemory, cudasharedmemory):kind>/status")
+    @app.get("/v2/<any(systemsharedmemory, cudasharedmemory):kind>/region/<name>/status")
+    def _shared_memory(kind: str, name: str = "") -> Response:
+        oip.check_no_region(kind.removesuffix("sharedmemory"), name)
         return _json([])  # as in Triton where no region is registered, and here none ever is
 
 
@@ -227,7 +230,8 @@ def _page(page: Page) -> Response:
 def _add_operations(app: Flask, service: Service) -> None:
     @app.get("/")
     def _index() -> Response:
-        return _json(oip.render_server() | {"models": service.models.names()})
+        # `status` is what clients of KServe's v1 protocol look at.
+        return _json({"status": "alive", **oip.render_server(), "models": service.models.names()})
 
     pages = app.extensions[PAGES] = render_pages(app)
     for path in pages:

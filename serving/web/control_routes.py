@@ -193,6 +193,8 @@ def _read(body: type[_Body], *, empty: bytes = b"") -> _Body:
     try:
         return msgspec.json.decode(request.get_data() or empty, type=body)
     except (ValueError, RecursionError) as error:  # no JSON, of another form, no UTF-8, or nested too deep
+        if body is schemas.IndexRequest and str(error).endswith("`$.ready`"):
+            raise InvalidRequest("Invalid value for 'ready': expected a boolean") from error
         raise InvalidRequest(f"failed to parse the request JSON buffer: {error}") from error
 
 

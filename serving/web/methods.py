@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from serving.routing import target
 
-_V1_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?(/metadata)?")
+_V1_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,99})|/labels/([^/:]+))?(/metadata)?/?")
 # The routes that match more paths than they answer, each with what tells those that it does.
 _WIDE: dict[str, Callable[[str], object]] = {"_hot": target, "_model": _V1_MODEL.fullmatch}
 

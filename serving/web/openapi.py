@@ -34,8 +34,9 @@ class Operation:
 
     `takes` are the JSON bodies that it takes, any one of them, such as `example`, where a bundled model answers
     one; `answers` the types of its JSON answers by status; `statuses` the errors it has beyond those that any
-    request can meet. One that `is_binary` takes and answers JSON followed by tensors too; one whose body
-    `may_be_empty` needs none; one with a `media` type answers that instead of JSON.
+    request can meet. One that `is_binary` takes and answers JSON followed by tensors too; one that `takes_files` takes
+    an image, or a form of files, too; one whose body `may_be_empty` needs none; one with a `media` type answers that
+    instead of JSON.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Operation:
     example: Any = None
     statuses: tuple[int, ...] = ()
     is_binary: bool = False
+    takes_files: bool = False
     may_be_empty: bool = False
     media: str = ""
 
@@ -67,6 +69,7 @@ def _operations() -> Iterator[Operation]:
             example={"instances": [_TEXT]},
             answers={200: (schemas.Predictions, schemas.Outputs)},
             statuses=(404, 415, 429),
+            takes_files=True,
         )
         for verb, answer in (("classify", schemas.Classifications), ("regress", schemas.Regressions)):
             yield Operation(
@@ -78,6 +81,7 @@ def _operations() -> Iterator[Operation]:
                 example={"examples": [{"text": _TEXT}]} if verb == "classify" else None,
                 answers={200: (answer,)},
                 statuses=(404, 415, 429),
+                takes_files=True,
             )
         yield Operation(
             method="GET",
@@ -150,6 +154,7 @@ def _operations() -> Iterator[Operation]:
             answers={200: (schemas.InferResponse,)},
             statuses=(404, 415, 429),
             is_binary=True,
+            takes_files=True,
         )
         yield Operation(
             method="GET",
@@ -340,6 +345,18 @@ _PARAMETERS: dict[str, _Schema] = {
         "schema": {"type": "integer", "minimum": 0},
     },
 }
+_FILE: _Schema = {"type": "string", "format": "binary"}
+_FILES: dict[str, _Schema] = {
+    **{f"image/{kind}": {"schema": _FILE} for kind in ("jpeg", "png", "webp", "gif")},
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "description": "A part for each row: files under any name, other inputs as JSON under their own.",
+            "properties": {"image": {"type": "array", "items": _FILE}, "signature_name": {"type": "string"}},
+            "additionalProperties": True,
+        }
+    },
+}
 _HEADERS: dict[str, _Schema] = {
     "request_id": {"description": "Finds the request in the server's log.", "schema": {"type": "string"}},
     "server_timing": {"description": "The parts of the time taken, in milliseconds.", "schema": {"type": "string"}},
@@ -371,7 +388,8 @@ def _operation(operation: Operation) -> _Schema:
         content = {"application/json": {"schema": _any_of(operation.takes)}}
         if operation.example:
             content["application/json"]["example"] = operation.example
-        described["requestBody"] = {"required": not operation.may_be_empty, "content": content | _binary(operation)}
+        content |= _binary(operation) | (_FILES if operation.takes_files else {})
+        described["requestBody"] = {"required": not operation.may_be_empty, "content": content}
     return described
 
 
@@ -430,7 +448,7 @@ def _header_references(names: dict[str, str]) -> _Schema:
 def _binary(operation: Operation) -> _Schema:
     if not operation.is_binary:
         return {}
-    return {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    return {"application/octet-stream": {"schema": _FILE}}
 
 
 def _any_of(types: tuple[type, ...]) -> _Schema:

@@ -20,8 +20,9 @@ from serving.transport.responses import HttpResponse, error_body, error_headers
 from serving.web.pages import Page
 
 _JSON = ("content-type", "application/json")
-_V1_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,19})|/labels/([^/:]+))?")
-_V2_READY = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,19}))?/ready")
+_STATUS = "model_version_status"  # which tells of versions whatever their state
+_V1_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,99})|/labels/([^/:]+))?/?")
+_V2_READY = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,99}))?/ready/?")
 
 
 def live() -> dict[str, Any]:
@@ -40,9 +41,19 @@ def model_ready(service: Service, name: str, version: int | None) -> dict[str, A
     return {"name": name, "ready": service.producer.is_connected and AVAILABLE in states}
 
 
+def model_status(service: Service, name: str, version: int | None, label: str | None) -> dict[str, Any]:
+    """The body of `GET /v1/models/NAME`: TensorFlow Serving's, with the keys of KServe's v1 protocol beside it.
+
+    Raises `ModelNotFound`.
+    """
+    versions = service.models.versions(name, version, label)
+    is_ready = service.producer.is_connected and any(model.state == AVAILABLE for model in versions)
+    return {**tfs.render_status(versions), "name": name, "ready": is_ready}
+
+
 def status_of(body: dict[str, Any]) -> int:
     """The HTTP status of one of the above."""
-    return 200 if body.get("ready", True) else 503
+    return 200 if body.get("ready", True) or _STATUS in body else 503
 
 
 class Probes:
@@ -56,7 +67,9 @@ class Probes:
         """Whether it answers that request."""
         path = head.path
         return head.method in ("GET", "HEAD") and (
-            path in _FIXED or path in self._pages or bool(_V2_READY.fullmatch(path) or _V1_MODEL.fullmatch(path))
+            path.removesuffix("/") in _FIXED
+            or path in self._pages
+            or bool(_V2_READY.fullmatch(path) or _V1_MODEL.fullmatch(path))
         )
 
     def respond(self, head: RequestHead) -> HttpResponse:
@@ -74,7 +87,7 @@ class Probes:
         return self._response(head, started, status, orjson.dumps(body), headers)
 
     def _body(self, path: str) -> dict[str, Any]:
-        if fixed := _FIXED.get(path):
+        if fixed := _FIXED.get(path.removesuffix("/")):
             return fixed(self._service)
         if match := _V2_READY.fullmatch(path):
             return model_ready(self._service, match[1], _number(match[2]))
@@ -82,7 +95,7 @@ class Probes:
         if not match:
             raise NotSupported(f"{path} is no probe")
         name, version, label = match.groups()
-        return tfs.render_status(self._service.models.versions(name, _number(version), label))
+        return model_status(self._service, name, _number(version), label)
 
     def _response(
         self, head: RequestHead, started: float, status: int, body: bytes, headers: tuple[tuple[str, str], ...]

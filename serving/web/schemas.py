@@ -99,6 +99,8 @@ class VersionStatus(Struct):
 class ModelStatus(Struct):
     """The state of each version of a model."""
 
+    name: str
+    ready: Annotated[bool, Meta(description="Whether a live worker has it, as clients of KServe's v1 protocol ask.")]
     model_version_status: list[VersionStatus]
 
 
@@ -197,8 +199,9 @@ class ServerMetadata(Struct):
 
 
 class Index(ServerMetadata):
-    """The server and the names of its models."""
+    """The server and the names of its models; `status` is what clients of KServe's v1 protocol look at."""
 
+    status: Literal["alive"]
     models: list[str]
 
 
@@ -229,6 +232,13 @@ class TensorMetadata(Struct):
     shape: list[int]
 
 
+class Quantization(Struct):
+    """What the integers of a tensor stand for: scale x (value - zero_point)."""
+
+    scale: float
+    zero_point: int
+
+
 class ModelParameters(Struct):
     """What the protocol has no words for, each where there is something to say."""
 
@@ -238,6 +248,7 @@ class ModelParameters(Struct):
     media: Annotated[dict[str, str], Meta(description="Inputs that also take files, and of what kind.")] | UnsetType = (
         UNSET
     )
+    quantization: dict[str, Quantization] | UnsetType = UNSET
     notes: Notes | UnsetType = UNSET
 
 
@@ -258,7 +269,23 @@ class TensorConfig(Struct):
     name: str
     data_type: Annotated[str, Meta(pattern="^TYPE_")]
     dims: list[int]
-    optional: bool | UnsetType = UNSET
+    is_shape_tensor: bool
+    is_non_linear_format_io: bool
+    reshape: dict[str, Any] | UnsetType = UNSET
+
+
+class InputConfig(TensorConfig, kw_only=True):
+    """An input."""
+
+    format: Annotated[str, Meta(pattern="^FORMAT_")]
+    allow_ragged_batch: bool
+    optional: bool
+
+
+class OutputConfig(TensorConfig, kw_only=True):
+    """An output."""
+
+    label_filename: str
 
 
 class TransactionPolicy(Struct):
@@ -272,19 +299,38 @@ class DynamicBatching(Struct):
 
     priority_levels: int
     default_priority_level: int
+    preferred_batch_size: list[int]
+    max_queue_delay_microseconds: int
+    preserve_ordering: bool
+    priority_queue_policy: dict[str, Any]
+    default_queue_policy: dict[str, Any] | UnsetType = UNSET
 
 
-class ModelConfig(Struct):
-    """The part of Triton's model configuration that says something here."""
+class ModelConfig(Struct, kw_only=True):
+    """Triton's model configuration: what the model's `config.pbtxt` says, completed with Triton's defaults."""
 
     name: str
     platform: str
     backend: str
+    runtime: str
+    version_policy: dict[str, Any]
     max_batch_size: Annotated[int, Meta(ge=0, description="0 where the model does not batch.")]
-    input: list[TensorConfig]
-    output: list[TensorConfig]
+    input: list[InputConfig]
+    output: list[OutputConfig]
+    batch_input: list[dict[str, Any]]
+    batch_output: list[dict[str, Any]]
+    optimization: dict[str, Any]
+    instance_group: list[dict[str, Any]]
+    default_model_filename: str
+    cc_model_filenames: dict[str, str]
+    metric_tags: dict[str, str]
+    parameters: Annotated[
+        dict[str, Any], Meta(description="Those of `config.pbtxt`, and what the configuration has no field for.")
+    ]
+    model_warmup: list[dict[str, Any]]
     model_transaction_policy: TransactionPolicy
     dynamic_batching: DynamicBatching | UnsetType = UNSET
+    response_cache: dict[str, Any] | UnsetType = UNSET
 
 
 Count = Annotated[int, Meta(ge=0)]

@@ -65,6 +65,10 @@ def test_an_image_file_is_taken_as_base64_and_means_the_same(api: str, examples:
     np.testing.assert_allclose(by_file, [*by_pixels, *by_pixels], atol=1e-6)
     named = post(api, DIGITS, {"instances": [{"image": file}]}).json()["predictions"]
     np.testing.assert_allclose(named, by_pixels, atol=1e-6)
+    content, kind = (examples / "seven.png").read_bytes(), {"Content-Type": "image/png"}
+    alone = httpx.post(api + DIGITS, content=content, headers=kind, timeout=60).json()["predictions"]
+    form = httpx.post(api + DIGITS, files=[("image", content), ("image", content)], timeout=60).json()["predictions"]
+    np.testing.assert_allclose([*alone, *form], by_pixels * 3, atol=1e-6)
 
 
 @pytest.mark.parametrize(("text", "label"), [("a dull, lifeless film", 0), ("what a wonderful film", 1)])
@@ -281,9 +285,9 @@ BAD_PREDICT = [
     ("unknown signature", DIGITS, {"signature_name": "x", "instances": [1]}, 400, 'Serving signature name: "x" not found in signature def'),
     ("malformed JSON", DIGITS, b'{"instances": [', 400, "JSON Parse error"),
     ("empty body", DIGITS, b"", 400, "JSON Parse error: The document is empty"),
-    ("empty batch", DIGITS, {"instances": []}, 400, "Expecting 'instances' to be an list/array"),
+    ("empty batch", DIGITS, {"instances": []}, 400, "No values in 'instances' array"),
     ("empty columns", DIGITS, {"inputs": []}, 400, "Expected [-1,28,28,1], got [0]"),
-    ("not an image", DIGITS, {"instances": [{"b64": "aGVsbG8="}]}, 400, "the bytes are not a PNG or JPEG image"),
+    ("not an image", DIGITS, {"instances": [{"b64": "aGVsbG8="}]}, 400, "the bytes are not a JPEG, PNG, WebP or GIF image"),
     ("not base64", DIGITS, {"instances": [{"b64": "!"}]}, 400, "Unable to base64 decode"),
     ("text of 1 MB", "/v1/models/sentiment:predict", {"instances": ["x" * 2**20]}, 400, "takes at most 65536 bytes an element, got 1048576"),
     ("unknown word", "/v1/models/word2vec:predict", {"instances": [["qwrtzpsdf"]]}, 400, "unknown word 'qwrtzpsdf'"),

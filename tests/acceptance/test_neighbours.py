@@ -85,6 +85,15 @@ def binary(model: str, datatype: str, shape: list[int], data: bytes, **more: Any
     return Http(f"/v2/models/{model}/infer", head + data, {"Inference-Header-Content-Length": str(len(head))})
 
 
+def upload(model: str, body: bytes, kind: str = "multipart/form-data; boundary=x") -> Http:
+    return Http(f"/v1/models/{model}:predict", body, {"Content-Type": kind})
+
+
+def form_of(files: list[bytes]) -> bytes:
+    head = b'--x\r\nContent-Disposition: form-data; name="x"; filename="f"\r\n\r\n'
+    return b"".join([head + file + b"\r\n" for file in files]) + b"--x--\r\n"
+
+
 def row_of(value: bytes, count: int) -> bytes:
     return b'{"instances":[[' + b",".join([value] * count) + b"]]}"
 
@@ -127,6 +136,9 @@ CASES: dict[str, tuple[Callable[[], Http | Grpc], int]] = {
         lambda: binary("numbers", "FP32", [1, 8 * MB], bytes(32 * MB), parameters={"binary_data_output": True}),
         200,
     ),
+    "a large file": (lambda: upload("texts", bytes(32 * MB), "image/jpeg"), 200),
+    "a form of large files": (lambda: upload("texts", form_of([bytes(4 * MB)] * 7)), 200),
+    "a form of too many files": (lambda: upload("texts", form_of([b""] * 300_000)), 413),
     "empty strings": (lambda: binary("texts", "BYTES", [1, MB], bytes(4 * MB)), 200),
     "strings of two lengths": (
         lambda: binary("texts", "BYTES", [1, MB], b"\x01\0\0\0a\x02\0\0\0bc" * (MB // 2)),

@@ -182,11 +182,52 @@ def test_grpc_is_named_when_ready_and_can_be_switched_off(up: Up, tiny: str) -> 
     assert httpx.get(f"{without.url}/v2/health/ready").status_code == 200
 
 
-def test_a_repository_that_is_not_there_or_empty_is_named(up: Up, tmp_path: Path) -> None:
-    missing, empty = up("--models", str(tmp_path / "nowhere")), up("--models", str(tmp_path))
+def test_a_repository_that_is_not_there_is_named_and_an_empty_one_where_that_is_asked_for(
+    up: Up, tmp_path: Path
+) -> None:
+    missing, empty = up("--models", str(tmp_path / "nowhere")), up("--models", str(tmp_path), "--strict")
     assert (missing.process.returncode, empty.process.returncode) == (1, 1)
     assert "nowhere is not a folder; give the folder that holds <model>/<version>/ (--models)" in missing.output
-    assert f"{tmp_path} holds no model: put one at" in empty.output
+    assert f"millrace up: {tmp_path} holds no model: put one at" in empty.output
+
+
+def test_an_empty_repository_is_served_and_watched(up: Up, make_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    stack = up("--models", str(tmp_path / "models"))
+    assert f"holds no model: put one at {tmp_path / 'models'}/<name>/1/model.onnx" in stack.output
+    assert "Millrace is up at http://127.0.0.1:" in stack.output
+    assert httpx.get(f"{stack.url}/v2/health/live").status_code == 200
+    assert httpx.get(f"{stack.url}/v2/health/ready").status_code == 503
+    make_onnx(tmp_path / "models")
+    until(lambda: "Millrace is ready at" in stack.output)
+    assert predict(stack, [1, 0, 0]).json() == {"predictions": [[1.0, 10.0]]}
+    assert stack.stop() == 0
+
+
+def test_one_file_is_served_from_any_folder_with_programs_of_its_own(
+    up: Up, make_onnx: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Nothing that lies in the folder where it is started is taken for a part of it."""
+    (make_onnx(tmp_path / "made") / "model.onnx").rename(tmp_path / "two words+é.onnx")
+    (tmp_path / "manifest.json").write_text("of a web page, say")
+    (tmp_path / "worker").mkdir()
+    for decoy in ("worker/__init__.py", "serving.py", "numpy.py", "logging.py"):
+        (tmp_path / decoy).write_text("raise SystemExit('a decoy was started')")
+    stack = up("two words+é.onnx", folder=tmp_path)
+    assert "Millrace is ready" in stack.output, stack.output
+    quoted = "two%20words%2B%C3%A9"
+    for url, body in (
+        (f"/v1/models/{quoted}:predict", {"instances": [[1, 0, 0]]}),
+        (
+            f"/v2/models/{quoted}/infer",
+            {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 0, 0]}]},
+        ),
+    ):
+        answer = httpx.post(stack.url + url, json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+    assert httpx.get(f"{stack.url}/v1/models/{quoted}").json()["model_version_status"][0]["state"] == "AVAILABLE"
+    assert httpx.get(f"{stack.url}/v2/models/{quoted}").json()["name"] == "two words+é"
+    assert 'model="two words+é"' in httpx.get(f"{stack.url}/metrics").text
 
 
 def test_a_broken_model_is_named_and_the_others_are_served(up: Up, tiny: str) -> None:
@@ -203,12 +244,22 @@ def test_a_broken_model_is_named_and_the_others_are_served(up: Up, tiny: str) ->
     assert "model.onnx" in status["status"]["error_message"]
 
 
-def test_nothing_but_broken_models_ends_with_one_line(up: Up, tmp_path: Path) -> None:
+def test_where_nothing_can_be_loaded_callers_are_told_why_or_it_ends_with_one_line(up: Up, tmp_path: Path) -> None:
     (tmp_path / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "other" / "v1").mkdir(parents=True)
+    (tmp_path / "other" / "v1" / "model.onnx").write_bytes(b"")
+    strict = up("--models", str(tmp_path), "--strict")
+    assert strict.process.returncode == 1
+    assert "millrace: model 'broken' is not served: " in strict.output
+    assert strict.output.splitlines()[-1].startswith("millrace up: no model could be loaded")
     stack = up("--models", str(tmp_path))
-    assert stack.process.returncode == 1
-    assert "millrace: model 'broken' is not served: " in stack.output
-    assert stack.output.splitlines()[-1].startswith("millrace up: no model could be loaded")
+    assert "and serves no model yet: it watches" in stack.output
+    until(lambda: "millrace: model 'other' is not served: other/v1 is no version" in stack.output)
+    answer = httpx.post(f"{stack.url}/v1/models/broken:predict", json={"instances": [1]})
+    assert answer.status_code == 503
+    assert "broken/1 holds no model: one of model.onnx" in answer.json()["error"]
+    index = httpx.post(f"{stack.url}/v2/repository/index").json()
+    assert {entry["name"]: entry["reason"].partition(";")[2] for entry in index}["other"] == " rename it to other/1"
 
 
 def test_a_redis_that_does_not_answer_is_named(up: Up, tiny: str) -> None:

@@ -6,9 +6,11 @@ import json
 import math
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -84,6 +86,14 @@ def test_an_image_file_is_taken(v1: str, tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text(json.dumps({"instances": [{"b64": encoded}]}))
     (row,) = asked("-d", f"@{tmp_path}/request.json", f"{v1}/digits:predict")["predictions"]
     assert int(np.argmax(row)) == 7
+
+
+@proves("curl", "predict, an image file as the body, and several as a form")
+def test_an_image_file_is_sent_as_it_is(v1: str) -> None:
+    seven = ROOT / "examples" / "seven.png"
+    sent = [["--data-binary", f"@{seven}", "-H", "Content-Type: image/png"], ["-F", f"a=@{seven}", "-F", f"b=@{seven}"]]
+    alone, form = (asked(*arguments, f"{v1}/digits:predict")["predictions"] for arguments in sent)
+    assert np.argmax(alone + form, axis=1).tolist() == [7, 7, 7]
 
 
 @proves("curl", "predict, NaN and Infinity, both ways")
@@ -173,14 +183,22 @@ def _save_half_plus_three(folder: Path) -> None:
         builder.save()
 
 
+def _save_softmax(folder: Path) -> None:
+    """`x` FP32 [-1, 2] → `y`, a softmax over the last axis, whatever the rank."""
+    softmax = tf.function(lambda x: {"y": tf.nn.softmax(x)})
+    concrete = softmax.get_concrete_function(x=tf.TensorSpec([None, 2], tf.float32))
+    tf.saved_model.save(tf.Module(), str(folder), signatures={"serving_default": concrete})
+
+
 @pytest.fixture(scope="module")
 def open_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack with that model, which web pages may call."""
+    """A stack with these models, which web pages may call."""
     models = tmp_path_factory.mktemp("saved") / "models"
     _save_half_plus_three(models / "half_plus_three" / "1")
+    _save_softmax(models / "softmax" / "1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILLRACE_SERVING_CORS_ORIGIN", "*")
-        running = start_up("--models", str(models))
+        running = start_up("--models", str(models), "--log-level", "info")
     assert running.process.poll() is None, running.output
     yield running
     assert running.stop() == 0, running.output
@@ -199,6 +217,50 @@ def test_half_plus_three(open_stack: Stack) -> None:
         body = f'{{"signature_name": "tensorflow/serving/regress", "examples": [{example}]}}'
         status, error = refused("-d", body, f"{url}:regress")
         assert (status, text in error) == (400, True), error
+
+
+@proves("curl", "model metadata of a SavedModel: its own methods, and its tensors' own names")
+def test_the_metadata_are_the_files_own(open_stack: Stack) -> None:
+    metadata = asked(f"{open_stack.url}/v1/models/half_plus_three/metadata")["metadata"]
+    definitions = metadata["signature_def"]["signature_def"]
+    regress = definitions["tensorflow/serving/regress"]
+    assert regress["method_name"] == "tensorflow/serving/regress"
+    assert definitions["classify_x_to_y"]["method_name"] == "tensorflow/serving/classify"
+    assert (regress["inputs"]["inputs"]["name"], regress["outputs"]["outputs"]["name"]) == ("tf_example:0", "y:0")
+
+
+@proves("curl", "predict, other shapes than the signature's, on a SavedModel: it runs alone, and the model may refuse")
+def test_a_request_is_not_held_against_the_signatures_shape(open_stack: Stack) -> None:
+    url = f"{open_stack.url}/v1/models"
+    half = f"{url}/half_plus_three:predict"
+    assert asked("-d", '{"instances": [1.0, 2.0, 5.0]}', half) == {"predictions": [3.5, 4.0, 5.5]}
+    assert asked("-d", '{"inputs": 3.0}', half) == {"outputs": 4.5}
+    status, text = refused("-d", '{"instances": [[1.0], [2.0, 3.0]]}', half)
+    assert (status, "Expecting tensor size: 1 but got: 2" in text) == (400, True), text
+    status, text = refused("-d", '{"instances": 3.0}', half)
+    assert (status, "Expecting 'instances' to be an list/array" in text) == (400, True), text
+
+
+def test_a_request_of_another_shape_is_not_mixed_with_its_neighbours(open_stack: Stack) -> None:
+    url = f"{open_stack.url}/v1/models/softmax:predict"
+    bodies = [{"instances": [0.0, float(n)]} if n % 2 else {"instances": [[0.0, float(n)]] * 2} for n in range(32)]
+
+    def ask(body: dict[str, Any]) -> Any:
+        return httpx.post(url, json=body).json()["predictions"]
+
+    with ThreadPoolExecutor(16) as threads:
+        for body, found in zip(bodies * 4, threads.map(ask, bodies * 4), strict=True):
+            x = np.exp(np.array(body["instances"]))
+            np.testing.assert_allclose(found, x / x.sum(-1, keepdims=True), atol=1e-6)
+
+
+def test_standard_error_has_lines_of_one_form(open_stack: Stack) -> None:
+    """TensorFlow has lines of its own, which it writes while it is imported."""
+    lines = [line for line in open_stack.output.splitlines() if line.strip()]
+    events = [json.loads(line)["event"] for line in lines if line.startswith("{")]
+    assert any("WARNING: All log messages before absl" in event for event in events)
+    of_up = ("Millrace is ready", "curl -s", "Stop it with Ctrl-C")
+    assert [line for line in lines if not line.startswith("{") and not any(word in line for word in of_up)] == []
 
 
 @proves("curl", "CORS (MILLRACE_SERVING_CORS_ORIGIN): preflight and answers")
@@ -220,11 +282,12 @@ def test_web_pages_may_call_where_the_setting_says_so(open_stack: Stack) -> None
 # TensorFlow Serving: status, metadata, metrics, errors
 
 
-@proves("curl", "model status")
+@proves("curl", "model status", differs="has the keys `name` and `ready` of KServe's v1 protocol, too")
 def test_the_state_of_each_version_is_told(v1: str) -> None:
     status = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-    for path in ("half_plus_two", "half_plus_two/versions/1"):
-        assert asked(f"{v1}/{path}") == {"model_version_status": [status]}
+    for path in ("half_plus_two", "half_plus_two/versions/1", "half_plus_two/"):
+        answer = {"name": "half_plus_two", "ready": True, "model_version_status": [status]}  # KServe's keys, too
+        assert asked(f"{v1}/{path}") == answer
 
 
 @proves("curl", "model metadata")
@@ -304,6 +367,14 @@ def test_a_body_may_be_the_elements_alone(stack: Stack, tmp_path: Path) -> None:
     described = json.loads(answer[:-40])
     assert described["outputs"][0]["shape"] == [1, 10]
     assert np.frombuffer(answer[-40:], np.float32).sum() == pytest.approx(1, abs=1e-5)
+
+
+@proves("curl", "paths with a slash behind them")
+def test_a_slash_behind_a_path_changes_nothing(stack: Stack) -> None:
+    for path in ("v2", "v2/health/ready", "v2/models/simple", "v2/models/simple/config", "v2/models/simple/ready"):
+        assert curl(f"{stack.url}/{path}/") == curl(f"{stack.url}/{path}"), path
+    body = ("-d", '{"instances": [1.0]}')
+    assert asked(*body, f"{stack.url}/v1/models/half_plus_two:predict/") == {"predictions": [2.5]}
 
 
 @proves("curl", "infer, JSON, packed answer (--compressed)")

@@ -204,7 +204,7 @@ def _learn(backend: Backend, name: str) -> Model:
     return parse_model(backend.get(f"v2/models/{name}"), backend.get(f"v2/models/{name}/config"))
 
 
-MODELS = ["digits", "sentiment", "word2vec", "half_plus_two", "simple", "identity_FP16"]
+MODELS = ["digits", "word2vec", "simple", "identity_FP16"]
 
 
 @proves("perf_analyzer", "-m MODEL -b 2 --concurrency-range 4 (HTTP, as acted out by a test)")

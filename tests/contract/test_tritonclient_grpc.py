@@ -367,6 +367,19 @@ def test_many_requests_at_once_have_each_their_own_answer(aio: Aio) -> None:
     assert [answer.as_numpy("OUTPUT1").tolist() for answer in answers] == [[[n] * 16] for n in range(32)]
 
 
+@proves("tritonclient.grpc.aio", "infer: 2,000 at once: each is answered, or refused with RESOURCE_EXHAUSTED and words")
+def test_very_many_requests_at_once_are_all_told_something(aio: Aio) -> None:
+    async def ask(client: Any) -> list[Any]:
+        asked = [client.infer("simple", [tensor("INPUT0", _SUM), tensor("INPUT1", _SUM)]) for _ in range(2000)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = aio.run(ask)
+    refused = [answer for answer in answers if isinstance(answer, InferenceServerException)]
+    assert len(refused) < len(answers) == 2000
+    assert {answer.status() for answer in refused} <= {"StatusCode.RESOURCE_EXHAUSTED"}
+    assert all(answer.message() for answer in refused)
+
+
 @proves("tritonclient.grpc", "start_stream, async_stream_infer, stop_stream")
 def test_a_stream_answers_each_request_and_errors_do_not_end_it(sync: Any) -> None:
     done: queue.Queue[tuple[Any, Any]] = queue.Queue()
@@ -404,11 +417,25 @@ def test_an_asyncio_stream_answers_each_request_and_errors_do_not_end_it(aio: Ai
 # What is not offered
 
 
-@both("system and CUDA shared memory", refused="UNIMPLEMENTED: tensors in shared memory are not supported")
+@both("get_system_shared_memory_status, get_cuda_shared_memory_status")
+def test_no_region_of_shared_memory_is_registered(client: Any) -> None:
+    for kind, ask in (
+        ("system", client.get_system_shared_memory_status),
+        ("cuda", client.get_cuda_shared_memory_status),
+    ):
+        assert ask(as_json=True) == {}
+        assert refusal(partial(ask, "mine")) == (
+            "NOT_FOUND",
+            f"Unable to find {kind} shared memory region: 'mine'",
+        )
+
+
+@both(
+    "register_ and unregister_ system_ and cuda_shared_memory",
+    refused="UNIMPLEMENTED: tensors in shared memory are not supported",
+)
 def test_shared_memory_is_refused_by_name(client: Any) -> None:
     for ask in (
-        client.get_system_shared_memory_status,
-        client.get_cuda_shared_memory_status,
         client.unregister_system_shared_memory,
         client.unregister_cuda_shared_memory,
         lambda: client.register_system_shared_memory("region", "/key", 16),

@@ -141,6 +141,35 @@ def test_a_model_tells_its_configuration(asked: Asked, model: str) -> None:
         assert {tensor["name"]: tensor["dims"] for tensor in config[kind]} == shapes
 
 
+@both("get_model_config: a model's config.pbtxt, completed with Triton's defaults")
+def test_the_whole_configuration_is_told(asked: Asked, repository: Path, make_onnx: Callable[..., Path]) -> None:
+    folder = make_onnx(repository, "configured").parent
+    (folder / "labels.txt").write_text("less\nmore\n")
+    (folder / "config.pbtxt").write_text(
+        """
+        platform: "onnxruntime_onnx" max_batch_size: 4
+        input { name: "x" data_type: TYPE_FP32 dims: [3] format: FORMAT_NONE }
+        output { name: "scores" data_type: TYPE_FP32 dims: [2] label_filename: "labels.txt" }
+        instance_group { count: 1 kind: KIND_CPU }
+        parameters { key: "mine" value { string_value: "yes" } }
+        """
+    )
+    asked("load_model", "configured")
+    config = asked("get_model_config", "configured")
+    assert (config["max_batch_size"], config["default_model_filename"]) == (4, "model.onnx")
+    assert config["output"][0]["label_filename"] == "labels.txt"
+    assert config["version_policy"] == {"latest": {"num_versions": 1}}
+    assert (config["instance_group"][0]["kind"], config["instance_group"][0]["gpus"]) == ("KIND_CPU", [])
+    assert config["parameters"]["mine"] == {"string_value": "yes"}
+    classes = [http.InferRequestedOutput("scores", class_count=1)]
+    x = inputs({"x": np.ones((1, 3), np.float32)})
+    assert asked("infer", "configured", x, outputs=classes).as_numpy("scores").tolist() == [[b"60.000000:1:more"]]
+    (folder / "labels.txt").write_text("small\nlarge\n")
+    asked("load_model", "configured")
+    assert asked("infer", "configured", x, outputs=classes).as_numpy("scores").tolist() == [[b"60.000000:1:large"]]
+    asked("unload_model", "configured")
+
+
 @both("get_inference_statistics")
 def test_statistics_count_requests_rows_and_runs(asked: Asked) -> None:
     (before,) = asked("get_inference_statistics", "half_plus_two", "1")["model_stats"]
@@ -174,7 +203,7 @@ def test_a_model_is_unloaded_and_loaded_again(asked: Asked, repository: Path, ma
         assert asked("infer", name, x).as_numpy("scores").tolist() == [[6.0, 60.0]]
         assert asked("unload_model", name) is None
         assert asked("is_model_ready", name) is False
-        asked.refused("503", f"no live worker has model '{name}'", "infer", name, x)
+        asked.refused("404", f"Request for unknown model: '{name}' has no available versions", "infer", name, x)
 
 
 @both("load_model of a model that is not there")
@@ -251,7 +280,7 @@ def test_half_precision_is_answered_as_json_too(asked: Asked) -> None:
     result = asked("infer", "identity_FP16", inputs({"INPUT0": values}), outputs=wanted)
     assert result.as_numpy("OUTPUT0").tolist() == values.tolist()
     tensors = inputs({"INPUT0": values}, binary=False)
-    asked.refused("400", "sending FP16 data via JSON is not supported", "infer", "identity_FP16", tensors)
+    asked.refused("400", "receiving FP16 data via JSON is not supported", "infer", "identity_FP16", tensors)
 
 
 @both("infer: request_compression_algorithm")
@@ -385,7 +414,7 @@ def test_what_is_wrong_is_named_in_tritons_words(asked: Asked) -> None:
     asked.refused("404", unknown, "get_model_config", "nope")
     asked.refused("404", "version 9 is not found", "infer", "half_plus_two", x, model_version="9")
     asked.refused("400", "requested model 'nope' is not available", "get_inference_statistics", "nope")
-    asked.refused("400", "missing required input(s) ['INPUT0', 'INPUT1']", "infer", "simple", [])
+    asked.refused("400", "missing required input(s) ['INPUT0','INPUT1']", "infer", "simple", [])
     asked.refused("400", "unexpected inference input 'z'", "infer", "simple", inputs({"z": np.array([1], np.int32)}))
     outputs = [http.InferRequestedOutput("z")]
     asked.refused("400", "unexpected inference output 'z'", "infer", "half_plus_two", x, outputs=outputs)
@@ -393,6 +422,22 @@ def test_what_is_wrong_is_named_in_tritons_words(asked: Asked) -> None:
     asked.refused("400", shape, "infer", "half_plus_two", inputs({"x": np.array([[1, 2, 3]], np.float32)}))
     datatype = "data-type is 'FP64', but model 'half_plus_two' expects 'FP32'"
     asked.refused("400", datatype, "infer", "half_plus_two", inputs({"x": np.array([1], np.float64)}))
+
+
+@both("errors: an output asked for twice, classes of more than a million values, BYTES that are not as many")
+def test_what_triton_refuses_is_refused(asked: Asked) -> None:
+    x = inputs(INPUTS["half_plus_two"])
+    twice = [http.InferRequestedOutput("y"), http.InferRequestedOutput("y")]
+    asked.refused("400", "output 'y' already exists in request", "infer", "half_plus_two", x, outputs=twice)
+    large = inputs({"INPUT0": np.zeros((1, 1_000_001), np.int8)})
+    classes = [http.InferRequestedOutput("OUTPUT0", class_count=1)]
+    text = "classification output tensor too large"
+    asked.refused("400", text, "infer", "identity_INT8", large, outputs=classes)
+    few = http.InferInput("INPUT0", [1, 3], "BYTES")
+    few.set_data_from_numpy(np.array([["a", "b", "c"]], object))
+    few.set_shape([1, 4])
+    text = "expected 4 string elements for inference input 'INPUT0' for model 'identity_BYTES', got 3"
+    asked.refused("400", text, "infer", "identity_BYTES", [few])
 
 
 @both("errors: timeout", differs="504, where Triton answers 503 `Request timeout expired`")
@@ -406,6 +451,9 @@ def test_a_timeout_that_is_too_short_is_kept(asked: Asked) -> None:
 def test_no_shared_memory_is_registered(asked: Asked) -> None:
     assert asked("get_system_shared_memory_status") == []
     assert asked("get_cuda_shared_memory_status") == []
+    for kind in ("system", "cuda"):
+        text = f"Unable to find {kind} shared memory region: 'r'"
+        asked.refused("404", text, f"get_{kind}_shared_memory_status", "r")
 
 
 @both(
@@ -419,7 +467,6 @@ def test_shared_memory_is_refused_by_name(asked: Asked) -> None:
     for kind in ("system", "cuda"):
         asked.refused("501", text, f"unregister_{kind}_shared_memory")
         asked.refused("501", text, f"unregister_{kind}_shared_memory", "r")
-        asked.refused("501", text, f"get_{kind}_shared_memory_status", "r")
     tensor = http.InferInput("x", [1], "FP32")
     tensor.set_shared_memory("r", 4)
     asked.refused("501", "tensors in shared memory are not supported", "infer", "half_plus_two", [tensor])

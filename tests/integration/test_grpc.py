@@ -362,7 +362,7 @@ async def test_more_calls_at_once_than_allowed_are_refused() -> None:
 async def test_what_is_not_offered_is_refused_by_name() -> None:
     async with running() as b:
         for path, why in {
-            "/inference.GRPCInferenceService/SystemSharedMemoryStatus": "shared memory",
+            "/inference.GRPCInferenceService/SystemSharedMemoryRegister": "shared memory",
             "/inference.GRPCInferenceService/TraceSetting": "tracing",
             "/inference.GRPCInferenceService/LogSettings": "log settings",
             "/tensorflow.serving.SessionService/SessionRun": "signatures",

@@ -227,6 +227,30 @@ def test_scalars_empty_tensors_and_unknown_ranks_are_as_the_runtime_has_them(tmp
     assert answer(backend, **given | {"d": np.array(7, np.int32)})["D"].shape == ()
 
 
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3)])
+def test_what_would_end_the_process_is_refused(tmp_path: Path, kind: str, gates: int) -> None:
+    weights = constant("w", np.ones((1, gates, 2), np.float32)), constant("r", np.ones((1, gates, 1), np.float32))
+    nodes = [node(kind, ["x", "w", "r"], ["y"], hidden_size=1)]
+    made = graph(nodes, [info("x", FLOAT, ["S", "N", 2])], [info("y", FLOAT, None)], *weights)
+    backend = load(written(tmp_path, made), CPU)
+    assert answer(backend, x=np.ones((3, 1, 2), np.float32))["y"].shape == (3, 1, 1, 1)
+    for shape in ((0, 1, 2), (3, 0, 2)):
+        with pytest.raises(InvalidRequest, match=f"input 'x' is empty, and {kind} of this runtime takes no empty"):
+            answer(backend, x=np.ones(shape, np.float32))
+
+
+def test_a_file_in_onnx_runtimes_own_format_is_known_by_its_bytes(tmp_path: Path) -> None:
+    made = written(
+        tmp_path / "onnx", graph([node("Neg", ["x"], ["y"])], [info("x", FLOAT, ["N"])], [info("y", FLOAT, ["N"])])
+    )
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.onnx")
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(made / "model.onnx", options)
+    assert answer(load(tmp_path, CPU), x=X[0])["y"].tolist() == [-1.0, 2.0]
+
+
 # What is not loaded, and what to do
 
 
@@ -278,6 +302,38 @@ def test_a_file_that_is_too_new_says_so_in_the_runtimes_words_and_what_to_do(
     assert said in reason
     assert f"Install a newer onnxruntime (this is {onnxruntime.__version__}), {advice}" in reason
     assert ".cc:" not in reason
+
+
+def test_a_request_that_the_runtime_refuses_is_the_callers_error_with_its_whole_reason(tmp_path: Path) -> None:
+    made = graph([node("Neg", ["x"], ["y"])], [info("x", FLOAT, ["N", 2])], [info("y", FLOAT, ["N", 2])])
+    backend = load(written(tmp_path, made), CPU)
+    for given, said in (
+        ({"x": X.reshape(1, 4)}, "index: 1 Got: 4 Expected: 2"),
+        ({"x": X.ravel()}, "Invalid rank for input: x Got: 1 Expected: 2"),
+        ({"x": X.astype(float)}, "Actual: (tensor(double)) , expected: (tensor(float))"),
+        ({}, "Required inputs (['x']) are missing"),
+        ({"x": X, "z": X}, "Invalid input name: z"),
+    ):
+        with pytest.raises(InvalidRequest) as raised:
+            backend.run("serving_default", given)
+        assert said in str(raised.value)
+
+
+def test_a_file_that_is_refused_leaves_nothing_on_the_standard_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = graph([node("Neg", ["x"], ["y"])], [info("x", TensorProto.COMPLEX64, ["N"])],
+                 [info("y", TensorProto.COMPLEX64, ["N"])])  # fmt: skip
+    refusal(written(tmp_path / "a", made))
+    refusal(written(tmp_path / "b", graph([node("Neg", ["x"], ["y"])], [], [])))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_locale_that_the_machine_lacks_is_named_and_what_to_do(tmp_path: Path) -> None:
+    nodes = [node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="xx_YY")]
+    reason = refusal(written(tmp_path, graph(nodes, [info("x", STRING, ["N"])], [info("y", STRING, ["N"])])))
+    assert "xx_YY" in reason
+    assert "install it where the worker runs" in reason
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
@@ -359,15 +415,15 @@ def test_weights_that_are_missing_or_too_short_are_named(tmp_path: Path) -> None
     assert "out of bounds" in refusal(folder)
 
 
-def test_large_data_files_are_copied_to_the_disk_while_a_session_is_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("small_bytes", [0, 2**20])
+def test_data_files_are_copied_to_the_disk_or_into_memory(tmp_path: Path, small_bytes: int) -> None:
     data = tmp_path / "w.bin"
-    with data.open("wb") as file:
-        file.truncate(65 * 2**20)
-    with onnxdata.copied({"w.bin": data}, tmp_path) as contents:
-        os.truncate(data, 0)
-        assert len(contents["w.bin"]) == 65 * 2**20
-        assert not any(contents["w.bin"][:: 2**20])
-        assert "millrace-onnx-" not in " ".join(str(path) for path in tmp_path.iterdir())
+    write_data(data)
+    with onnxdata.copied({"w.bin": data}, tmp_path, small_bytes=small_bytes) as contents:
+        write_data(data, WEIGHTS + 1)
+        os.truncate(data, 10)
+        assert bytes(contents["w.bin"])[4096:] == WEIGHTS.tobytes()
+        assert [path.name for path in tmp_path.iterdir()] == ["w.bin"]
 
 
 def test_a_model_file_may_be_overwritten_while_it_is_served(tmp_path: Path) -> None:

@@ -155,6 +155,67 @@ def test_an_answer_that_cannot_be_read_is_the_remotes_fault(remote: Parts, tmp_p
             backend.run("serving_default", {"x": np.ones((1, 3), np.float32)})
 
 
+class _Described(grpc.GenericRpcHandler):
+    """A remote model that has these SignatureDefs, and answers every Predict alike; `asked` are the requests."""
+
+    def __init__(self, definitions: dict[str, Any], outputs: dict[str, Any]) -> None:
+        metadata = rpc.message("tensorflow.serving.GetModelMetadataResponse")()
+        described = rpc.message("tensorflow.serving.SignatureDefMap")(signature_def=definitions)
+        metadata.metadata["signature_def"].Pack(described)
+        predicted = rpc.message("tensorflow.serving.PredictResponse")(outputs=outputs)
+        self._answers = {"GetModelMetadata": metadata, "Predict": predicted}
+        self.asked: list[Any] = []
+
+    def service(self, handler_call_details: Any) -> Any:
+        method = handler_call_details.method.rpartition("/")[2]
+
+        def answer(request: bytes, _: Any) -> bytes:
+            if method == "Predict":
+                self.asked.append(rpc.message("tensorflow.serving.PredictRequest").FromString(request))
+            return bytes(self._answers[method].SerializeToString())
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def test_what_cannot_be_announced_of_a_remote_model_is_left_out_by_name(tmp_path: Path) -> None:
+    def info(dtype: int, **more: Any) -> dict[str, Any]:
+        return {"name": "x:0", "dtype": dtype, "tensor_shape": {"dim": [{"size": -1}]}, **more}
+
+    sparse = {"coo_sparse": {"values_tensor_name": "v:0"}, "dtype": 1}
+    text = {"name": "e:0", "dtype": 7, "tensor_shape": {"unknown_rank": True}}
+    floats, any_rank = info(1), info(1, tensor_shape={"unknown_rank": True})
+    remote = _Described(
+        {
+            "serving_default": {"inputs": {"x": any_rank}, "outputs": {"y": info(101), "s": sparse}},
+            "regress": {
+                "inputs": {"inputs": text},
+                "outputs": {"outputs": floats},
+                "method_name": "tensorflow/serving/regress",
+            },
+            "complex": {"inputs": {"x": info(8)}, "outputs": {"y": floats}},
+            "__saved_model_init_op": {"outputs": {"__saved_model_init_op": {"name": "NoOp"}}},
+        },
+        {"y": {"dtype": 1, "float_val": [3]}},
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=[remote])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        backend = load(tmp_path / "1", address=f"127.0.0.1:{port}")
+        assert backend.notes == [
+            "Signature 'complex' is left out: its input 'x' has the type DT_COMPLEX64, which is not carried.",
+            "Output 's' of signature 'serving_default' is left out: it is a SparseTensor, which is not one tensor.",
+        ]
+        assert sorted(backend.signatures) == ["regress", "serving_default"]
+        (x,), (y,) = backend.signatures["serving_default"].inputs, backend.signatures["serving_default"].outputs
+        assert (x.unknown_rank, y.datatype, y.shape, y.graph_name) == (True, "FP32", (-1,), "x:0")
+        assert backend.signatures["regress"].examples_input == "inputs"
+        assert backend.run("serving_default", {"x": np.ones((), np.float32)})["y"].item() == 3
+        assert remote.asked[0].output_filter == ["y"]
+    finally:
+        server.stop(None).wait()
+
+
 def test_a_remote_that_takes_too_long_or_goes_away_is_told(remote: Parts, tmp_path: Path) -> None:
     inputs = {"x": np.ones((1, 3), np.float32)}
     with proxy(address(remote)) as (port, may_predict):

@@ -7,31 +7,25 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import redis
 
-from millrace.broker.base import Broker, Limits
+from millrace.broker.base import Broker
 from millrace.broker.keys import DESIRED_STATES, WORKERS
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed, Unavailable
-from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
-from millrace.protocol.tensors import Tensor
+from millrace.protocol.messages import NO_VERSION, ModelAnnouncement, WorkerAnnouncement
 from serving.models.model_control import IndexEntry, ModelControl
-from serving.models.registry import ModelRegistry, ServedModel
-from serving.queueing.producer import Producer
-from serving.queueing.requests import InferenceRequest
-from serving.settings import ServingSettings
 from tests.support.running import RedisServer, until
-from tests.support.workers import local_worker
+from tests.support.versions import Api, running
 from worker import model as models
 from worker.local_host import LocalHost
 from worker.model import Model
@@ -46,82 +40,6 @@ def broker(request: pytest.FixtureRequest) -> Broker:
     if request.param == "memory":
         return MemoryBroker()
     return RedisBroker(request.getfixturevalue("redis_server").url)
-
-
-class Api:
-    """The parts of an API process that know of models, on an event loop in a thread."""
-
-    def __init__(self, broker: Broker, name: str = "api", model_control: str = "explicit") -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self._start = self.do(self._begin(broker, name, model_control))
-
-    async def _begin(self, broker: Broker, name: str, model_control: str) -> None:
-        self.producer = Producer(broker.producer(name), limits=Limits(1000, 10**8), heartbeat_s=0.05)
-        self.models = ModelRegistry(lambda: self.producer.workers, lambda: self.producer.desired_states.by_model)
-        settings = ServingSettings(model_control=model_control, load_timeout_s=30)
-        self.repository = ModelControl(self.producer, self.models, settings)
-        await self.producer.start()
-
-    def do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
-
-    def ask(self, *, version: int | None = None, label: str | None = None) -> int:
-        """The version of the model m that answered, by its scores for 1, 1, 1."""
-        first, second = self.do(self.asked(self.models.find("m", version, label))).outputs["scores"].to_numpy()[0]
-        assert second == 10 * first
-        return int(first) // 6
-
-    async def asked(self, model: ServedModel) -> Any:
-        request = InferenceRequest(
-            model="m",
-            version=model.version,
-            signature="serving_default",
-            inputs={"x": Tensor.from_numpy(np.ones((1, 3), np.float32))},
-            rows=1,
-            max_batch_size=model.max_batch_size,
-            timeout_s=10,
-            trace="t",
-        )
-        return await self.producer.submit(request)
-
-    def states(self, name: str = "m") -> dict[int, str]:
-        """The versions' states; none where nobody has heard of the model."""
-        try:
-            return {version.version: version.state for version in self.models.versions(name)}
-        except ModelNotFound:
-            return {}
-
-    def error(self, version: int) -> str:
-        return self.models.versions("m", version)[0].error
-
-    def until(self, *, name: str = "m", **states: str) -> None:
-        """Wait until the model's versions v1, v2… have these states."""
-        wanted = {int(version[1:]): state for version, state in states.items()}
-        until(lambda: self.states(name) == wanted, what=f"{wanted}, it is {self.states(name)}")
-
-    def stop(self) -> None:
-        self.do(self.producer.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-@contextmanager
-def running(broker: Broker, root: Path, **settings: Any) -> Iterator[Worker]:
-    """A worker that looks at the repository often; it ends with the block, without an error."""
-    settings = {"models": root, "poll_s": 0.05, "lease_ms": 300, "instances": 1} | settings
-    worker = local_worker(WorkerSettings(**settings), broker, unload_grace_s=0.3)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        thread.join(30)
-    assert not thread.is_alive()
-    assert not worker.has_failed
 
 
 @pytest.fixture
@@ -349,6 +267,58 @@ def test_loading_says_why_a_version_failed_and_tries_it_again(
             api.do(api.repository.load("m"))
         with pytest.raises(InvalidRequest, match="failed to load 'nobody', failed to poll from model repository"):
             api.do(api.repository.load("nobody"))
+
+
+def test_a_model_is_looked_for_when_it_is_asked_for_whenever_the_worker_would_look_by_itself(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    with running(broker, repository, poll_s=600):
+        api.until(v1="AVAILABLE")
+        publish(1, "late")
+        api.do(api.repository.load("late"))
+        assert api.states("late") == {1: "AVAILABLE"}
+        with pytest.raises(InvalidRequest, match="failed to load 'nobody', failed to poll from model repository"):
+            api.do(api.repository.load("nobody"))
+
+
+def test_labels_and_a_configuration_that_changed_are_loaded_when_it_is_asked_for(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    publish(1)
+    output = 'output { name: "scores" data_type: TYPE_FP32 dims: 2 label_filename: "labels.txt" }'
+    (repository / "m" / "config.pbtxt").write_text(output)
+    (repository / "m" / "labels.txt").write_text("cat\ndog\n")
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        assert api.models.versions("m")[0].labels == ("cat", "dog")
+        (repository / "m" / "labels.txt").write_text("cow\npig\n")
+        os.utime(repository / "m" / "labels.txt", ns=(0, 0))
+        api.do(api.repository.load("m"))
+        assert api.models.versions("m")[0].labels == ("cow", "pig")
+        (repository / "m" / "config.pbtxt").write_text(f"max_batch_size: 3 {output}")
+        api.do(api.repository.load("m"))
+        assert api.models.versions("m")[0].max_batch_size == 3
+
+
+def test_a_model_that_was_unloaded_or_deleted_is_not_found(
+    broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
+) -> None:
+    folder = publish(1)
+    publish(1, "other")
+    with running(broker, repository):
+        api.until(v1="AVAILABLE")
+        api.do(api.repository.unload("m"))
+        api.until(v1="END")
+        with pytest.raises(ModelNotFound):
+            api.models.find("m")
+        api.do(api.repository.load("m"))
+        assert api.ask() == 1
+        remove(folder)
+        folder.parent.rmdir()
+        api.until(v1="END")
+        with pytest.raises(ModelNotFound):
+            api.models.find("m")
 
 
 def test_files_that_changed_in_place_are_loaded_when_it_is_asked_for_with_the_version_serving_on(
@@ -755,19 +725,19 @@ def test_a_model_whose_folder_cannot_be_read_keeps_no_other_from_being_loaded(
 ) -> None:
     publish(1)
     publish(1, "locked")
-    iterdir = Path.iterdir
+    scandir = os.scandir
 
-    def refused(path: Path) -> Iterator[Path]:  # as for others than root where the permission is missing
-        if path.name == "locked":
+    def refused(path: Any = ".") -> Any:  # as for others than root where the permission is missing
+        if Path(path).name == "locked":
             raise PermissionError(f"Permission denied: {path}")
-        return iterdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(Path, "iterdir", refused)
+    monkeypatch.setattr(os, "scandir", refused)
     with running(broker, repository) as worker:
         api.until(v1="AVAILABLE")
         publish(2)
         until(lambda: api.ask() == 2)
-        assert api.states("locked") == {0: "END"}
+        assert api.states("locked") == {NO_VERSION: "END"}
         monkeypatch.undo()
         api.until(name="locked", v1="AVAILABLE")
         assert not worker.has_failed

@@ -92,12 +92,16 @@ class Stack:
         return sorted(found, key=lambda process: process.create_time())
 
     def programs(self, name: str) -> list[psutil.Process]:
-        """The living processes below it that are a program, `python -m name`, without those that such a one started."""
+        """The living processes below it that are a program of that name, without those that such a one started."""
         found = self.children()
-        return [process for process in found if process.cmdline()[1:] == ["-m", name] and process.parent() not in found]
+        return [
+            process
+            for process in found
+            if process.cmdline()[1:] == ["-P", "-m", name] and process.parent() not in found
+        ]
 
     def is_settled(self) -> bool:
-        """Whether it has said that it is ready, or has ended."""
+        """Whether it has said that it is ready, or that it has no model, or has ended."""
         return "Stop it with Ctrl-C" in self.output or self.process.poll() is not None
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -133,13 +137,19 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def start_up(*arguments: str, port: int | None = None, waits: bool = True) -> Stack:
-    """Run `millrace up` and wait until it says that it is ready, or has ended; without `waits`, for nothing."""
+def our_environment() -> dict[str, str]:
+    """The environment in which Python finds this checkout's modules, wherever it is started."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "client"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def start_up(*arguments: str, port: int | None = None, waits: bool = True, folder: Path = ROOT) -> Stack:
+    """Run `millrace up` in a folder and wait until it runs, or has ended; without `waits`, for nothing."""
     port = port or free_port()
     grpc = free_port()
-    command = [sys.executable, "-m", "millrace", "up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
+    command = [sys.executable, "-P", "-m", "millrace", "up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
     with tempfile.NamedTemporaryFile("wb", prefix="millrace-up-", suffix=".log", delete=False) as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder, env=our_environment(), stdout=log, stderr=subprocess.STDOUT)
     stack = Stack(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc}", process, Path(log.name))
     if waits:
         until(stack.is_settled, 120, "millrace up")

@@ -56,7 +56,7 @@ def test_a_file_is_taken_in_place_of_numbers() -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, r"expected number of inputs between 1 and 2 inputs but got 0 inputs for model 'm'.*missing .*\['x'\]"),
+        ({}, r"expected number of inputs between 1 and 2 but got 0 inputs for model 'm'.*missing .*\['x'\]"),
         ({"x": _floats(1, 2), "z": [1]}, "unexpected inference input 'z' for model 'm'"),
         (
             {"x": np.zeros((1, 2), np.int32)},

@@ -14,7 +14,7 @@ from PIL import Image
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.images import read_digit
 from millrace.artifacts.manifest import LookUpWords, Manifest, ManifestError, NameWords, Tokenize
-from millrace.artifacts.repository import ModelRepository, RepositoryError
+from millrace.artifacts.repository import ModelRepository, RepositoryError, version_folders
 from millrace.artifacts.vocabulary import Vocabulary, first_words, last_words, words
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature, TensorSpec
@@ -39,11 +39,20 @@ def a_manifest() -> Manifest:
     )
 
 
-def test_versions_are_positive_numbers_without_leading_zeros(tmp_path: Path) -> None:
-    for name in ("1", "10", "9", "02", "x", ".publishing-1", "0"):
+def test_versions_are_whole_numbers_which_may_have_leading_zeros(tmp_path: Path) -> None:
+    for name in ("1", "10", "9", "00000123", "x", ".publishing-1", "0", "v7", "٣", str(2**63)):
         (tmp_path / "m" / name).mkdir(parents=True)
     (tmp_path / "empty").mkdir()
-    assert ModelRepository(tmp_path).models() == {"m": [1, 9, 10]}
+    (tmp_path / ".hidden" / "1").mkdir(parents=True)
+    repository = ModelRepository(tmp_path)
+    assert repository.models() == {"m": [0, 1, 9, 10, 123]}
+    assert repository.folder("m", 123) == tmp_path / "m" / "00000123"
+
+
+def test_of_folders_that_name_one_version_the_shortest_is_it(tmp_path: Path) -> None:
+    for name in ("0001", "01", "1", "002", "0002"):
+        (tmp_path / name).mkdir()
+    assert {number: path.name for number, path in version_folders(tmp_path).items()} == {1: "1", 2: "002"}
 
 
 def test_a_root_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -103,10 +112,26 @@ def test_a_changed_file_is_found_and_a_missing_one_is_not_minded(tmp_path: Path)
         manifests.verify(tmp_path, written)
 
 
-@pytest.mark.parametrize("text", ["{", '{"name": "m"}', '{"name": "m", "version": 1, "signatures": {}, "surprise": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", '{"name": 1}', '{"name": "m", "version": 1, "signatures": {}, "surprise": 1}', '{"signatures": {"s": {}}}'],
+)
 def test_an_unreadable_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ManifestError, match=r"manifest\.json"):
+        manifests.read(tmp_path)
+
+
+def test_labels_may_be_the_lines_of_a_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"labels_file": "labels.txt"}')
+    with pytest.raises(ManifestError, match=r"labels\.txt"):
+        manifests.read(tmp_path)
+    (tmp_path / "labels.txt").write_text("red\nlight blue\n")
+    read = manifests.read(tmp_path)
+    assert read
+    assert read.labels == ("red", "light blue")
+    (tmp_path / "manifest.json").write_text('{"labels_file": "../labels.txt"}')
+    with pytest.raises(ManifestError, match="must be a file beside the manifest"):
         manifests.read(tmp_path)
 
 
@@ -245,8 +270,9 @@ def test_an_empty_image_is_an_empty_digit() -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (b"GIF89a....", "GIF images are not supported"),
-        (b"", "not a PNG or JPEG"),
+        (b"GIF89a....", "cannot be decoded|not a JPEG, PNG, WebP or GIF"),
+        (b"%PDF-1.7", "PDF images are not supported"),
+        (b"", "not a JPEG, PNG, WebP or GIF"),
         (_file(_stroke(60, 6, 8))[:60], "cannot be decoded"),
     ],
 )

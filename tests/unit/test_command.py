@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,8 @@ def test_it_lists_what_the_installed_roles_bring(capsys: pytest.CaptureFixture[s
     assert command.main([]) == 0
     printed = capsys.readouterr().out
     for name in ("up", "dead-letters", "serve", "work", "train", "predict", "similar", "models"):
-        assert f"millrace {name}\n" in printed
+        (line,) = [line for line in printed.splitlines() if line.startswith(f"  millrace {name} ")]
+        assert len(line.split()) > 4, "a sentence of what it does"
 
 
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,10 +31,30 @@ def test_a_role_that_is_not_installed_says_how_to_install_it(
     point = EntryPoint("train", "no_such_module_here:main [training]", "millrace.commands")
     monkeypatch.setattr(command, "entry_points", lambda group: [point])
     assert command.main(["train"]) == 2
-    assert (
-        "no_such_module_here is not installed; install it with: pip install 'millrace[training]'"
-        in capsys.readouterr().err
-    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("millrace train: no_such_module_here is not installed; install it from Millrace's checkout")
+    assert line.endswith("-m pip install -e '.[training]'")
+
+
+REQUIREMENTS = "Requires-Dist: no-such-thing>=1; extra == 'training'\nRequires-Dist: numpy; extra == 'worker'\n"
+
+
+@pytest.mark.parametrize(("extra", "is_explained"), [("training", True), ("worker", False)])
+def test_what_a_running_command_misses_is_explained_where_its_extra_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], extra: str, is_explained: bool
+) -> None:
+    (tmp_path / "late.py").write_text("def main(arguments):\n    import no_such_thing\n")
+    info = tmp_path / "late_command-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: late-command\nVersion: 1\n{REQUIREMENTS}")
+    (info / "entry_points.txt").write_text(f"[millrace.commands]\nlate = late:main [{extra}]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if is_explained:
+        assert command.main(["late"]) == 2
+        assert "no_such_thing is not installed; install it" in capsys.readouterr().err
+    else:  # what it lacks is nothing of ours
+        with pytest.raises(ModuleNotFoundError):
+            command.main(["late"])
 
 
 def test_its_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from millrace import rpc
 from millrace.artifacts.configs import (
     ConfigError,
     ModelsConfig,
@@ -108,7 +110,10 @@ def test_what_models_config_asks_for_in_vain_is_named(tmp_path: Path) -> None:
 def test_a_triton_configuration_is_read_for_what_is_done_and_the_rest_is_named(
     triton: Callable[[str], TritonConfig | None],
 ) -> None:
-    assert triton(TRITON) == TritonConfig(
+    config = triton(TRITON)
+    assert config
+    assert rpc.message("inference.ModelConfig").FromString(config.message).model_warmup[0].batch_size == 1
+    assert msgspec.structs.replace(config, message=b"") == TritonConfig(
         format="onnx",
         policy=VersionPolicy(latest=2),
         max_batch_size=64,
@@ -144,7 +149,9 @@ def test_a_batch_size_of_0_is_told_from_none(triton: Callable[[str], TritonConfi
         ("sequence_batching {}", "sequence_batching is not supported: stateful models"),
         ("ensemble_scheduling {}", "ensemble_scheduling is not supported"),
         ("model_transaction_policy { decoupled: true }", "decoupled is not supported"),
-        ("input [ { name: 'x' data_type: TYPE_FP32 dims: [1] reshape { shape: [] } } ]", "reshape of 'x'"),
+        ("input [ { name: 'x' data_type: TYPE_FP32 dims: [2] reshape { shape: [] } } ]", "reshape of 'x'"),
+        ("input [ { name: 'x' data_type: TYPE_FP32 dims: [2, -1] reshape { shape: [-1, 2] } } ]", "reshape of 'x'"),
+        ("default_model_filename: '../other'", "must be a name in the version's folder"),
         ("max_batch_size: many", r"config\.pbtxt:1"),
     ],
 )

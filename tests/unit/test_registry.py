@@ -6,7 +6,14 @@ import pytest
 from msgspec.structs import replace
 
 from millrace.protocol.desired_state import DesiredState, Shadow
-from millrace.protocol.errors import InvalidRequest, ModelNotFound, NoWorker, SignatureNotFound
+from millrace.protocol.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    NotReady,
+    NoWorker,
+    SignatureNotFound,
+    VersionOutOfRange,
+)
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
 from serving.models.registry import ModelRegistry
@@ -74,6 +81,37 @@ def test_a_model_whose_workers_left_is_unavailable_and_its_versions_have_ended()
     with pytest.raises(NoWorker, match="no live worker has model 'm' version 1 available: its state is END"):
         view.models.find("m")
     assert [version.state for version in view.models.versions("m")] == ["END"]
+
+
+@pytest.mark.parametrize("left", [(), (("m", 1, "END"),), (("m", 0, "END"),), (("m", 2, "AVAILABLE"),)])
+def test_a_version_that_a_living_worker_has_no_more_is_not_found(left: tuple[tuple[str, int, str], ...]) -> None:
+    view = View(worker("w", ("m", 1, "AVAILABLE"), ("other", 1, "AVAILABLE")))
+    view.models.find("m")
+    view.become(worker("w", *left, ("other", 1, "AVAILABLE")))
+    with pytest.raises(ModelNotFound):
+        view.models.find("m", 1)
+    view.become(worker("w2", ("other", 1, "AVAILABLE")))
+    with pytest.raises(ModelNotFound):
+        view.models.find("m", 1)
+    view.become(worker("w2", ("m", 1, "UNLOADING"), ("other", 1, "AVAILABLE")))
+    with pytest.raises(NotReady, match="its state is UNLOADING"):
+        view.models.find("m", 1)
+
+
+def test_a_model_that_only_goes_has_no_latest_version() -> None:
+    view = View(worker("w", ("m", 1, "UNLOADING"), ("other", 1, "AVAILABLE")))
+    with pytest.raises(NotReady):
+        view.models.find("m", 1)
+    with pytest.raises(ModelNotFound) as caught:
+        view.models.find("m")
+    assert caught.value.was_here
+
+
+def test_a_version_beyond_64_bits_is_no_version() -> None:
+    view = View(worker("w", ("m", 1, "AVAILABLE")))
+    for ask in (view.models.find, view.models.versions):
+        with pytest.raises(VersionOutOfRange):
+            ask("m", 2**63)
 
 
 def test_without_any_worker_every_model_is_unavailable() -> None:

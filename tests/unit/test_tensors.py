@@ -53,6 +53,20 @@ def test_data_that_do_not_fill_the_shape_are_refused() -> None:
         Tensor("BYTES", (2,), encode_strings(["one"])).to_numpy()
 
 
+@pytest.mark.parametrize("element", [np.array([b"a"], object), np.ones(2), None, 1.5, bytearray(b"a"), [b"a"]])
+def test_an_object_that_is_no_string_is_refused_and_its_memory_is_not_sent(element: object) -> None:
+    array = np.empty(2, object)
+    array[:] = [b"a", b"b"]
+    array[1] = element
+    with pytest.raises(InvalidRequest, match=f"a string tensor has an element of type {type(element).__name__}"):
+        Tensor.from_numpy(array)
+
+
+def test_text_of_numpy_is_taken() -> None:
+    for array in (np.array(["é", "b"]), np.array([b"a", b"b"]), np.array([np.str_("é"), np.bytes_(b"b")], object)):
+        assert Tensor.from_numpy(array).to_numpy()[1] == b"b"
+
+
 def test_a_type_that_is_not_carried_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="complex128"):
         datatype_of(np.dtype(complex))

@@ -27,9 +27,9 @@ def with_own_data(trained: Trained, folder: data.DataFolder, limit: int | None) 
     """
     for step in trained.description.preprocessing:
         match step:
-            case DecodeImage():
+            case DecodeImage() if step.is_bare:
                 return _digits(trained, step.input, folder, limit)
-            case Tokenize():
+            case Tokenize() if not step.tokenizer:
                 return _reviews(trained, step, folder, limit)
             case LookUpWords():
                 return _analogies(trained, step, folder, limit)

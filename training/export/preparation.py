@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from millrace.artifacts import images
+from millrace.artifacts.imagefiles import MAX_PIXELS
 from millrace.artifacts.manifest import DecodeImage, Manifest, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 from training.export.model import Exports, traced
@@ -27,9 +28,9 @@ def with_raw_inputs(exports: Exports, description: Manifest, vocabulary: Vocabul
     """
     signatures, tables = dict(exports.more_signatures), []
     for step in description.preprocessing:
-        if isinstance(step, DecodeImage):
+        if isinstance(step, DecodeImage) and step.is_bare:
             signatures[FROM_IMAGE] = _prepared(exports, step.input, step.input, read_digits)
-        if isinstance(step, Tokenize) and vocabulary is not None:
+        if isinstance(step, Tokenize) and not step.tokenizer and vocabulary is not None:
             table = word_table(vocabulary)
             tables.append(table)
             signatures[FROM_TEXT] = _prepared(exports, step.input, step.output, Tokenizer(step, table))
@@ -132,7 +133,7 @@ def _png(file: Any) -> Any:
 def _of_bounded_size(file: Any, size: Any) -> Any:
     """The file itself, once its size is known to be allowed: nothing decodes it before."""
     pixels = tf.reduce_prod(tf.cast(size, tf.int64))
-    limit = tf.constant(images.MAX_PIXELS, tf.int64)
+    limit = tf.constant(MAX_PIXELS, tf.int64)
     with tf.control_dependencies([tf.debugging.assert_less_equal(pixels, limit, "the image is too large")]):
         return tf.identity(file)
 

@@ -1,13 +1,14 @@
 """The seam between the worker and a runtime."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
 from millrace.artifacts.manifest import Batching
+from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.errors import RowErrors as RowErrors
 from millrace.protocol.tensors import Signature
 
@@ -23,6 +24,18 @@ class LoadError(Exception):
     def __init__(self, text: str, *, can_retry: bool = False) -> None:
         super().__init__(text)
         self.can_retry = can_retry
+
+
+def check_not_empty(inputs: Arrays, operators: Iterable[str], *, has_rows: bool) -> None:
+    """Raise `InvalidRequest` for a tensor without elements, for these operators end the process on one.
+
+    Without rows it is taken where `has_rows`.
+    """
+    for name, array in inputs.items():
+        if 0 in array.shape[has_rows:]:
+            raise InvalidRequest(
+                f"input '{name}' is empty, and {', '.join(operators)} of this runtime takes no empty tensors"
+            )
 
 
 def ends_the_program(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ onnxrefusals.py what its errors mean
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature
 from worker.backends import onnxdata, onnxfile, onnxrefusals, onnxtensors
-from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.base import Arrays, Device, LoadError, check_not_empty
 from worker.backends.onnxfile import OnnxFile
 from worker.backends.onnxtensors import OnnxTensors
 from worker.backends.onnxtypes import NarrowInput, narrow_input, strings_from_caller, strings_to_caller
+from worker.graphs import rowaxes
+from worker.protofields import Malformed
 
 FILE_NAME = "model.onnx"
 # Its log cannot be led anywhere but to standard error, so only what ends the process is left of it.
@@ -30,8 +32,14 @@ _SMALLEST = bytes.fromhex(
     "080812003a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a01"
     "79120a0a08080112040a02080142040a00100d"
 )
-# What operators refuse comes as any of these; memory and devices do, too.
-_REFUSALS = (errors.InvalidArgument, errors.Fail, errors.RuntimeException)
+# What operators refuse comes as any of these; memory and devices do, too. `ValueError` is for an input that is missing.
+_REFUSALS = (errors.InvalidArgument, errors.Fail, errors.RuntimeException, errors.NotImplemented, ValueError)
+# Or its Python part would print to standard output what a model refused, and load it again, on the CPU.
+_NO_FALLBACK = {"enable_fallback": 0}
+
+
+# They end the process with SIGABRT where a sequence or a batch is empty.
+_ENDED_BY_EMPTY = {"GRU", "LSTM"}
 
 
 class OnnxBackend:
@@ -39,12 +47,20 @@ class OnnxBackend:
 
     platform = "onnxruntime_onnx"
     fault = ""
-    mixed_rows: Mapping[str, str] = {}
-    axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""
 
-    def __init__(self, session: Any, tensors: OnnxTensors, narrow: Sequence[NarrowInput] = ()) -> None:
+    def __init__(
+        self,
+        session: Any,
+        tensors: OnnxTensors,
+        narrow: Sequence[NarrowInput] = (),
+        mixed_rows: str = "",
+        ended_by_empty: Collection[str] = (),
+    ) -> None:
         self._session = session
+        self._ended_by_empty = ended_by_empty
+        self.mixed_rows: Mapping[str, str] = {DEFAULT_SIGNATURE: mixed_rows} if mixed_rows else {}
+        self.axes: Mapping[str, Sequence[str]] = tensors.axes
         self._outputs = [spec.name for spec in tensors.outputs]
         self._fetched = tensors.fetched
         self._narrow = {one.name: one for one in narrow}
@@ -55,6 +71,8 @@ class OnnxBackend:
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:  # noqa: ARG002 - ONNX has one signature
         """See `Backend`."""
+        if self._ended_by_empty:
+            check_not_empty(inputs, self._ended_by_empty, has_rows=False)
         strings = {name: strings_from_caller(array) for name, array in inputs.items() if array.dtype.kind == "O"}
         given: dict[str, Any] = inputs | strings
         if self._narrow:
@@ -81,9 +99,9 @@ def prepare() -> None:
     onnxruntime.InferenceSession(_SMALLEST, _options(threads=1), providers=["CPUExecutionProvider"])
 
 
-def load(folder: Path, device: Device) -> OnnxBackend:
-    """The model in `model.onnx`. Raises `LoadError`."""
-    path = folder / FILE_NAME
+def load(folder: Path, device: Device, file: str = FILE_NAME) -> OnnxBackend:
+    """The model in that file of the folder. Raises `LoadError`."""
+    path = folder / file
     providers = _providers(device)
     found = OnnxFile()
     try:
@@ -99,7 +117,8 @@ def load(folder: Path, device: Device) -> OnnxBackend:
         raise LoadError(onnxrefusals.of_load(str(error), path, found)) from error
     if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise LoadError("CUDA was asked for, and ONNX Runtime found no usable GPU")
-    return OnnxBackend(session, tensors, narrow)
+    ended_by_empty = sorted(name for domain, name in found.operators if not domain and name in _ENDED_BY_EMPTY)
+    return OnnxBackend(session, tensors, narrow, rowaxes.of_file(path).mixed, ended_by_empty)
 
 
 def _options(threads: int) -> Any:
@@ -127,7 +146,7 @@ def _read(path: Path) -> OnnxFile:
     """What the file says; nothing where it cannot be read, and ONNX Runtime has the better words."""
     try:
         return onnxfile.read(path)
-    except ValueError:
+    except Malformed:
         return OnnxFile()
 
 
@@ -139,13 +158,19 @@ def _session(path: Path, found: OnnxFile, device: Device, providers: list[str], 
     files = onnxdata.paths(path.parent, path.name, found.data_files)
     if found.has_nested_data:
         with onnxdata.copied_folder(path, files, addition) as copy:
-            return onnxruntime.InferenceSession(copy, options, providers)
+            return onnxruntime.InferenceSession(copy, options, providers, **_NO_FALLBACK)
     with onnxdata.copied(files, path.parent) as contents:
         if contents:
             sizes = [len(content) for content in contents.values()]
             options.add_external_initializers_from_files_in_memory([*contents], [*contents.values()], sizes)
-        source = path.read_bytes() + addition if contents or addition else path
-        return onnxruntime.InferenceSession(source, options, providers)
+        source = path.read_bytes() + addition if contents or addition or _is_ort_format(path) else path
+        return onnxruntime.InferenceSession(source, options, providers, **_NO_FALLBACK)
+
+
+def _is_ort_format(path: Path) -> bool:
+    """Whether the file is in ONNX Runtime's own format, which it knows by the name `.ort`, or by its bytes."""
+    with path.open("rb") as file:
+        return file.read(8)[4:] == b"ORTM"
 
 
 def _register_extensions(options: Any) -> None:

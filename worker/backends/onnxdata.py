@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from worker.backends.base import LoadError
 from worker.backends.texts import place, public
 
-_SMALL = 64 * 2**20  # bytes that are copied into memory at once
+_SMALL = 512 * 2**20  # bytes of a file that is copied into memory
 
 
 def paths(folder: Path, model: str, names: Iterable[str]) -> dict[str, Path]:
@@ -36,10 +36,10 @@ def paths(folder: Path, model: str, names: Iterable[str]) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def copied(files: dict[str, Path], folder: Path) -> Iterator[dict[str, Any]]:
-    """A copy of each file's content, as long as the block lasts. Raises `LoadError`."""
+def copied(files: dict[str, Path], folder: Path, *, small_bytes: int = _SMALL) -> Iterator[dict[str, Any]]:
+    """A copy of each file's content, as long as the block lasts: in memory up to `small_bytes`. Raises `LoadError`."""
     with contextlib.ExitStack() as stack:
-        yield {name: stack.enter_context(_copy(path, folder)) for name, path in files.items()}
+        yield {name: stack.enter_context(_copy(path, folder, small_bytes)) for name, path in files.items()}
 
 
 @contextlib.contextmanager
@@ -62,11 +62,11 @@ def copied_folder(model: Path, files: dict[str, Path], addition: bytes) -> Itera
 
 
 @contextlib.contextmanager
-def _copy(path: Path, folder: Path) -> Iterator[Any]:
+def _copy(path: Path, folder: Path, small_bytes: int) -> Iterator[Any]:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            copy = _in_memory(file, size) if size <= _SMALL else _on_disk(file, size)
+            copy = _in_memory(file, size) if size <= small_bytes else _on_disk(file, size)
     except OSError as error:
         raise LoadError(f"{place(folder)}: {public(str(error), folder)}", can_retry=True) from error
     try:

@@ -20,7 +20,8 @@ class OnnxTensors:
 
     `fetched` are the names of the graph's tensors that answer `outputs`; `addition` makes those of them outputs of the
     graph that are not, put behind the model's bytes. `narrow` are the inputs whose type, in ONNX Runtime's words, is
-    narrower than what callers send. `notes` tell what is left out or special.
+    narrower than what callers send. `axes` are the names of dimensions by tensor, "" where one has none. `notes` tell
+    what is left out or special.
     """
 
     inputs: list[TensorSpec] = field(default_factory=list)
@@ -28,6 +29,7 @@ class OnnxTensors:
     fetched: list[str] = field(default_factory=list)
     addition: bytes = b""
     narrow: dict[str, str] = field(default_factory=dict)
+    axes: dict[str, list[str]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
@@ -38,6 +40,8 @@ def tensors_of(session: Any, found: OnnxFile) -> OnnxTensors:
     for value in session.get_inputs():
         _add_input(tensors, value, found)
     _add_overridable(tensors, session.get_overridable_initializers(), found)
+    values = (*session.get_inputs(), *session.get_outputs())
+    tensors.axes = {value.name: [size if isinstance(size, str) else "" for size in value.shape] for value in values}
     names = {value.name for value in session.get_outputs()}
     for value in session.get_outputs():
         _add_output(tensors, value, found, names)

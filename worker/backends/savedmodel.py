@@ -1,7 +1,7 @@
 """TensorFlow SavedModels, by TensorFlow: those that TensorFlow Serving loads, of TensorFlow 1 and 2 alike."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,17 @@ from typing import Any
 # in them; the exceptions say the same. An operator's own value stays.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 
 from millrace.protocol.errors import NotSupported
 from millrace.protocol.tensors import Signature
-from worker.backends import savedmodelfile, savedmodelstate, signaturedefs
+from worker.backends import savedmodelextensions, savedmodelfile, savedmodelstate, signaturedefs
 from worker.backends.base import Arrays, Device, LoadError
 from worker.backends.savedmodelcall import SignatureCall
+from worker.backends.savedmodelfunctions import FunctionCall, function_calls
 from worker.backends.savedmodelrefusals import reason_of, refusal
-from worker.backends.savedmodelsession import open_session
+from worker.backends.savedmodelsession import open_session, unset_variables
+from worker.backends.savedmodelstate import Operators
 from worker.backends.signaturedefs import Announced, TensorFound
 from worker.backends.texts import place, public
 
@@ -30,16 +33,16 @@ class SavedModelBackend:
     fault = ""
     labels: Sequence[str] = ()
     axes: Mapping[str, Sequence[str]] = {}
-    keeps_state = ""
+    mixed_rows: Mapping[str, str] = {}
 
     def __init__(
-        self, session: Any, calls: Mapping[str, SignatureCall], found: Announced, mixed_rows: Mapping[str, str]
+        self, session: Any, calls: Mapping[str, SignatureCall | FunctionCall], found: Announced, keeps_state: str
     ) -> None:
         self._session = session
         self._calls = dict(calls)
         self.signatures: Mapping[str, Signature] = found.signatures
         self.notes: Sequence[str] = found.notes
-        self.mixed_rows = mixed_rows
+        self.keeps_state = keeps_state
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """See `Backend`. Like TensorFlow Serving, blames the request where an operation blames its argument."""
@@ -60,18 +63,31 @@ def load(folder: Path, device: Device) -> SavedModelBackend:
         raise LoadError("CUDA was asked for, and TensorFlow found no usable GPU")
     _log_as_we_do()
     graph, notes = savedmodelfile.read_graph(folder, for_gpu=device.kind == "cuda")
-    try:
-        session = open_session(folder, graph, device)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise LoadError(f"{place(folder)}: {public(str(error), folder)}") from error
-    except tf.errors.OpError as error:
-        raise LoadError(f"{place(folder)}: {reason_of(error, folder)}") from error
+    session = _session(folder, graph, device)
     found = signaturedefs.announced(graph.signature_def, lambda info: _find(session.graph, info))
-    calls = _calls(session, graph, found)
+    operators = Operators(graph.graph_def)
+    calls = _functions(folder, session, graph, found, operators, device) or _calls(session, graph, found)
     if not calls:
         raise LoadError(_nothing_to_serve(folder, found))
     found.notes[:0] = notes
-    return SavedModelBackend(session, calls, found, _judged(graph, found))
+    return SavedModelBackend(session, calls, found, _state(operators, found))
+
+
+def _session(folder: Path, graph: Any, device: Device) -> Any:
+    try:
+        try:
+            return open_session(folder, graph, device)
+        except tf.errors.NotFoundError as error:
+            if not savedmodelextensions.missing_operator(error):
+                raise
+            savedmodelextensions.import_libraries()
+            return open_session(folder, graph, device)
+    except tf.errors.OpError as error:
+        operator = savedmodelextensions.missing_operator(error)
+        reason = savedmodelextensions.advice(operator) if operator else reason_of(error, folder)
+        raise LoadError(f"{place(folder)}: {reason}") from error
+    except Exception as error:  # a graph that is not well-formed, or a library that does not fit
+        raise LoadError(f"{place(folder)}: {public(str(error), folder)}") from error
 
 
 def _log_as_we_do() -> None:
@@ -91,7 +107,10 @@ def _find(graph: Any, info: Any) -> TensorFound:
     has = None if tensor.shape.rank is None else tuple(-1 if size is None else size for size in tensor.shape)
     takes_examples = any(node.type in _PARSERS and node.inputs[0] is tensor for node in tensor.consumers())
     dtype = tensor.dtype.base_dtype.as_datatype_enum
-    return TensorFound(dtype, _shape(said, has) if said.dtype == dtype else has, takes_examples)
+    shape = _shape(said, has) if said.dtype == dtype else has
+    if dtype == types_pb2.DT_BFLOAT16:
+        return TensorFound(types_pb2.DT_FLOAT, shape, remark="is DT_BFLOAT16 and goes as FP32, which holds all of it")
+    return TensorFound(dtype, shape, takes_examples)
 
 
 def _shape(said: TensorFound, has: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -99,6 +118,27 @@ def _shape(said: TensorFound, has: tuple[int, ...] | None) -> tuple[int, ...] | 
     if has is None or said.shape is None or len(said.shape) != len(has):
         return said.shape if has is None else has
     return tuple(one if other < 0 else other for one, other in zip(said.shape, has, strict=True))
+
+
+def _functions(
+    folder: Path, session: Any, graph: Any, found: Announced, operators: Operators, device: Device
+) -> dict[str, FunctionCall]:
+    """The signatures of a file that restores no variables into its graph, as `tf.saved_model.save` writes Keras 3's."""
+    needed = {name for of in found.signatures.values() for name in operators.variables(*_ends(of))}
+    unset = unset_variables(session, needed)
+    if not unset:
+        return {}
+    try:
+        calls = function_calls(folder, found.signatures, graph.signature_def, device)
+    except Exception as error:  # whatever TensorFlow raises for objects that it cannot rebuild
+        reason = public(str(error), folder)
+        found.notes.append(f"Variable {unset[0]!r} gets no value, and requests that need it fail: {reason}.")
+        return {}
+    found.notes.append(
+        f"Variable {unset[0]!r} gets no value in the file's graph, so the file's Python functions answer, which is "
+        "slower. TensorFlow Serving cannot serve it; `model.export` of Keras 3 writes a file that it can."
+    )
+    return calls
 
 
 def _calls(session: Any, graph: Any, found: Announced) -> dict[str, SignatureCall]:
@@ -118,22 +158,34 @@ def _nothing_to_serve(folder: Path, found: Announced) -> str:
     return f"{place(folder)}: the SavedModel has no signature that can be served: {reasons}"
 
 
-def _judged(graph: Any, found: Announced) -> dict[str, str]:
-    """Why rows must not run together, of the signatures that keep something from run to run; with notes on these."""
-    operators, mixed = savedmodelstate.Operators(graph.graph_def), {}
+def _state(operators: Operators, found: Announced) -> str:
+    """What the signatures change that later runs read, "" for nothing; notes it, and which call Python."""
+    written, python = {}, []
     for name, signature in found.signatures.items():
-        needed = operators.needed(
-            [spec.graph_name for spec in signature.outputs], [spec.graph_name for spec in signature.inputs]
-        )
-        if written := savedmodelstate.writes(needed):
-            mixed[name] = f"it changes variables or tables ({', '.join(written)})"
-            found.notes.append(
-                f"Signature {name!r} changes variables or tables ({', '.join(written)}): what one caller sends reaches "
-                "the answers to others, as it does in TensorFlow Serving."
-            )
+        needed = operators.needed(*_ends(signature))
+        if writes := savedmodelstate.writes(needed):
+            written[name] = ", ".join(writes)
         if savedmodelstate.calls_python(needed):
-            found.notes.append(
-                f"Signature {name!r} calls a Python function (tf.py_function), which the file does not hold: requests "
-                "that get there fail."
-            )
-    return mixed
+            python.append(name)
+    if python:
+        found.notes.append(
+            f"Python functions, which no file holds, are called in {_named(python)}: requests that get there fail."
+        )
+    if not written:
+        return ""
+    found.notes.append(
+        f"Variables or tables are changed in {_named(written)}: what one caller sends reaches the answers to others, "
+        "as in TensorFlow Serving."
+    )
+    name, operations = next(iter(written.items()))
+    return f"signature {name!r} changes variables or tables ({operations})"
+
+
+def _ends(signature: Signature) -> tuple[list[str], list[str]]:
+    """What the graph calls the outputs, and the inputs."""
+    return [spec.graph_name for spec in signature.outputs], [spec.graph_name for spec in signature.inputs]
+
+
+def _named(names: Iterable[str]) -> str:
+    quoted = [repr(name) for name in names]
+    return f"{'signature' if len(quoted) == 1 else 'signatures'} {', '.join(quoted)}"

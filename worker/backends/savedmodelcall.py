@@ -41,11 +41,11 @@ class SignatureCall:
             inputs = {**inputs, **{name: inputs[name].astype(tf.bfloat16.as_numpy_dtype) for name in self._narrowed}}
         values = self._run(*[inputs[name] for name in self._inputs])
         outputs = {
-            name: _array(value, is_shared=name in self._shared)
+            name: as_array(value, is_shared=name in self._shared)
             for name, value in zip(self._outputs, values, strict=True)
         }
         for name, source in self._returned.items():
-            outputs[name] = _array(inputs[source])
+            outputs[name] = as_array(inputs[source])
         return outputs
 
 
@@ -53,7 +53,7 @@ def _is_bfloat16(session: Any, name: str) -> bool:
     return bool(session.graph.get_tensor_by_name(name).dtype == tf.bfloat16)
 
 
-def _array(value: Any, *, is_shared: bool = False) -> npt.NDArray[Any]:
+def as_array(value: Any, *, is_shared: bool = False) -> npt.NDArray[Any]:
     """The value as an array of a type that is carried; a variable's own memory (`is_shared`) is copied."""
     if isinstance(value, bytes):
         array = np.empty((), object)

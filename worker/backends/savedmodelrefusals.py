@@ -14,12 +14,13 @@ _OF_ARGUMENTS = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.e
 # InvalidArgument, too, but of a graph that cannot run whatever it is given.
 _OF_GRAPHS = re.compile(
     r"No OpKernel was registered|Op type not registered|Cannot assign a device|[Cc]ould not satisfy.*device"
-    r"|callback \w+ is not found|Session was not created|not found in library"
+    r"|Could not find callback|not found in (function )?library"
 )
 _NODE = re.compile(r"\{\{(function_)?node [^}]*\}\} ?")
 _ROOT = re.compile(r"\(\d+\) ?[A-Za-z_ ]+: ")
 _AROUND = re.compile(
-    r"\[\[.*\]\]|\d+ root error\(s\) found\.|\d+ successful operations\.|\d+ derived errors ignored\.|Hint: .*"
+    r"Graph execution error:|Detected at node .*|<stack traces unavailable>|\[Op:.*\]|\[\[.*\]\]"
+    r"|\d+ root error\(s\) found\.|\d+ successful operations\.|\d+ derived errors ignored\.|Hint: .*"
 )
 
 
@@ -30,6 +31,8 @@ def refusal(error: Any) -> MillraceError:
     """
     reason = reason_of(error)
     if isinstance(error, _OF_ARGUMENTS) and not _OF_GRAPHS.search(reason):
+        return InvalidRequest(reason)
+    if isinstance(error, tf.errors.NotFoundError) and "No such file" in reason:  # files are there that the model needs
         return InvalidRequest(reason)
     return ModelFailed(f"TensorFlow: {reason}")
 

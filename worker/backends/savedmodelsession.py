@@ -1,5 +1,6 @@
 """A SavedModel's graph in a session, set up in the order of TensorFlow Serving's own loader."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ def open_session(folder: Path, graph: Any, device: Device) -> Any:
     if name := savedmodelfile.init_operation(graph):
         session.run(imported.as_graph_element(name), feeds)
     return session
+
+
+def unset_variables(session: Any, names: Collection[str]) -> list[str]:
+    """Those of the variables' nodes that hold nothing, sorted."""
+    nodes = sorted(names)
+    with session.graph.as_default():
+        are_set = [
+            tf.raw_ops.VarIsInitializedOp(resource=session.graph.get_operation_by_name(name).outputs[0])
+            for name in nodes
+        ]
+    return [name for name, is_set in zip(nodes, session.run(are_set), strict=True) if not is_set]
 
 
 def _operators(graph: Any) -> Any:

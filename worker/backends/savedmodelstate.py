@@ -1,4 +1,4 @@
-"""What a signature does beside answering: found by walking over the operators that its outputs need."""
+"""What a signature needs and changes: found by walking over the operators that its outputs need."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -32,6 +32,11 @@ class Operators:
         for node in self._behind(outputs, {_node_of(name) for name in inputs}):
             self._add(node, operators, functions)
         return operators
+
+    def variables(self, outputs: Collection[str], inputs: Collection[str]) -> list[str]:
+        """The nodes of the variables, of TensorFlow 2's kind, that these tensors need."""
+        behind = self._behind(outputs, {_node_of(name) for name in inputs})
+        return [node.name for node in behind if node.op == "VarHandleOp"]
 
     def _behind(self, outputs: Collection[str], fed: Collection[str]) -> Iterator[Any]:
         waiting, seen = [_node_of(name) for name in outputs], set(fed)

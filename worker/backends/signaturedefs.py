@@ -1,7 +1,7 @@
 """TensorFlow's SignatureDefs as signatures: what callers may send and get, and what of it cannot be announced."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from millrace import rpc
@@ -12,7 +12,6 @@ from millrace.rpc import tensorprotos
 _INTERNAL = "__saved_model"  # how the names of those begin that TensorFlow adds for itself
 _METHODS_OF_EXAMPLES = ("tensorflow/serving/classify", "tensorflow/serving/regress")
 _REFERENCE = 100  # added to a type's number where the tensor is a variable's reference
-_WIDENED = {"DT_BFLOAT16": "DT_FLOAT"}  # numpy has no such type; these hold every value of it
 _TYPES = rpc.enum("tensorflow.DataType")
 _NAMES = {number: name for name, number in _TYPES.items()}
 
@@ -21,12 +20,14 @@ _NAMES = {number: name for name, number in _TYPES.items()}
 class TensorFound:
     """One tensor of a model: TensorFlow's number of its type, and its shape, None where its rank is unknown.
 
-    `shape` has -1 where any size fits. `takes_examples`: it is read as serialized `tensorflow.Example`s.
+    `shape` has -1 where any size fits. `takes_examples`: it is read as serialized `tensorflow.Example`s. `remark` ends
+    a sentence on the tensor for whoever uses it, "" where there is nothing to say.
     """
 
     dtype: int
     shape: tuple[int, ...] | None
     takes_examples: bool = False
+    remark: str = ""
 
 
 LookUp = Callable[[Any], TensorFound]
@@ -91,7 +92,7 @@ def _signature(name: str, definition: Any, look_up: LookUp, notes: list[str]) ->
             inputs.append(_spec(alias, info, tensor, optional=alias in definition.defaults))
         except NotSupported as error:
             raise NotSupported(f"its input {alias!r} {error}") from None
-        notes += _widened(name, "input", alias, tensor)
+        notes += _remarks(name, "Input", alias, tensor)
     for alias, info in sorted(definition.outputs.items()):
         try:
             tensor = look_up(info)
@@ -100,7 +101,7 @@ def _signature(name: str, definition: Any, look_up: LookUp, notes: list[str]) ->
             refused.append(f"its output {alias!r} {error}")
             lost.append(f"Output {alias!r} of signature {name!r} is left out: it {error}.")
             continue
-        notes += _widened(name, "output", alias, tensor)
+        notes += _remarks(name, "Output", alias, tensor)
     if not outputs:
         raise NotSupported("; ".join(refused) or "it has no outputs")
     notes += lost
@@ -112,7 +113,7 @@ def _for_examples(tensor: TensorFound, alias: str, definition: Any) -> TensorFou
     """A batch of serialized examples is a vector, also where the file does not say so."""
     is_theirs = tensor.takes_examples or (definition.method_name in _METHODS_OF_EXAMPLES and alias == "inputs")
     if tensor.shape is None and tensor.dtype == _TYPES["DT_STRING"] and is_theirs:
-        return TensorFound(tensor.dtype, (-1,))
+        return replace(tensor, shape=(-1,))
     return tensor
 
 
@@ -128,18 +129,11 @@ def _spec(alias: str, info: Any, tensor: TensorFound, *, optional: bool = False)
 
 
 def _datatype(number: int) -> str:
-    name = _NAMES.get(number, str(number))
     try:
-        return tensorprotos.datatype_of(_TYPES.get(_WIDENED.get(name, name), number))
+        return tensorprotos.datatype_of(number)
     except NotSupported:
-        raise NotSupported(f"has the type {name}, which is not carried") from None
+        raise NotSupported(f"has the type {_NAMES.get(number, number)}, which is not carried") from None
 
 
-def _widened(signature: str, what: str, alias: str, tensor: TensorFound) -> list[str]:
-    name = _NAMES[tensor.dtype]
-    if name not in _WIDENED:
-        return []
-    return [
-        f"{what.capitalize()} {alias!r} of signature {signature!r} is {name}, and goes as "
-        f"{_datatype(tensor.dtype)}, which holds every value of it."
-    ]
+def _remarks(signature: str, what: str, alias: str, tensor: TensorFound) -> list[str]:
+    return [f"{what} {alias!r} of signature {signature!r} {tensor.remark}."] if tensor.remark else []

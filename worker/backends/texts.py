@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from millrace.artifacts.modelfiles import FOLDERS
 from millrace.protocol.paths import without_paths
 
 _LONGEST, _MOST_READ = 1000, 20_000  # characters of a runtime's text: what is kept, and what is looked at
@@ -10,8 +11,9 @@ _SPACE = re.compile(r"\s*\n\s*")
 
 
 def place(folder: Path, file: str = "") -> str:
-    """A version's folder, or a file in it, as callers may know it: `model/version/file`."""
-    return "/".join(part for part in (folder.parent.name, folder.name, file) if part)
+    """A version's folder, or a file in it or in a folder of it, as callers may know it: `model/version/file`."""
+    above = folder.parent.parent.name if folder.name in FOLDERS else ""
+    return "/".join(part for part in (above, folder.parent.name, folder.name, file) if part)
 
 
 def public(text: str, folder: Path | None = None) -> str:
@@ -22,6 +24,11 @@ def public(text: str, folder: Path | None = None) -> str:
     return without_paths(text[:_MOST_READ]).strip()[:_LONGEST]
 
 
-def reason_of(error: BaseException, folder: Path | None = None) -> str:
-    """The whole text of a runtime's error in one line, as callers may read it; its class where it has no text."""
-    return _SPACE.sub(" ", public(str(error), folder)) or type(error).__name__
+def reason_of(error: BaseException, *, whole: bool = True) -> str:
+    """The text of an error in one line, as callers may read it; its class where it has no text.
+
+    Not the `whole`, but its first line, is what an error of Python code says, unless that announces the others.
+    """
+    text = public(str(error))
+    first_line = text.partition("\n")[0].strip()
+    return _SPACE.sub(" ", text if whole or first_line.endswith(":") else first_line) or type(error).__name__

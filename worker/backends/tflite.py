@@ -1,8 +1,17 @@
-"""TFLite models, by LiteRT."""
+"""TFLite models, by LiteRT.
 
+tflitefile.py    what the file says beside what the interpreter tells    tflitecalls.py   the ways to call a model
+tflitepacked.py  labels and vocabularies in the file
+"""
+
+import importlib
+import os
 import re
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +19,52 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed
-from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec, datatype_of
-from worker.backends.base import Arrays, Device, LoadError, RowErrors
+from worker.backends import tflitecalls, tflitepacked
+from worker.backends.base import Arrays, Device, LoadError, RowErrors, check_not_empty
 from worker.backends.texts import place, public
+from worker.backends.tflitefile import TfliteFile
+from worker.backends.tflitepacked import Packed
 
+FILE_NAME = "model.tflite"
 _NODE = re.compile(r"Node number \d+ \((\w+)\) ")  # which LiteRT writes right after the reason
 _RESOURCES = re.compile(r"alloc|memory", re.IGNORECASE)
+# They end the process with SIGSEGV where an image has no height or no width.
+_ENDED_BY_EMPTY = {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
+_GIT_LFS = b"version https://git-lfs"
+_Make = partial[Any]  # makes an interpreter
 
 
 class TfliteBackend:
     """A LiteRT interpreter. Interpreters are for one thread at a time, so runs wait for one another.
 
-    A model whose tensors have a fixed first dimension of 1 is run row by row.
+    A model whose tensors have a fixed first dimension of 1 is run row by row. State does not outlive a run: variables
+    begin with zeros again, and a model that writes resources gets a new interpreter, which `make` makes.
     """
 
     platform = "litert_tflite"
     fault = ""
-    notes: Sequence[str] = ()
-    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
     axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""
 
-    def __init__(self, interpreter: Any) -> None:
-        self._interpreter = interpreter
+    def __init__(self, make: _Make, file: TfliteFile, content: bytes) -> None:
+        self._make = make
+        self._file = file
         self._lock = threading.Lock()
-        names = list(interpreter.get_signature_list())
-        self._runners = {name: interpreter.get_signature_runner(name) for name in names}
-        self.signatures = {name: _signature(runner) for name, runner in self._runners.items()}
+        self._interpreter = make()
+        self._has_variables = bool(file.variables())
+        self._writes_resources = file.writes_resources()
+        self._ended_by_empty = sorted(file.operators() & _ENDED_BY_EMPTY)
+        self._is_used = False
+        found = tflitecalls.calls(self._interpreter, file)
+        self._calls = found.by_signature
+        self.signatures = {name: call.signature for name, call in self._calls.items()}
+        packed = self._packed(content)
+        self.labels: Sequence[str] = packed.labels
+        quantized = (note for call in self._calls.values() for note in tflitecalls.quantization_notes(call))
+        self.notes: Sequence[str] = list(
+            dict.fromkeys([*found.notes, *self._notes_on_state(), *quantized, *packed.notes])
+        )
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """See `Backend`."""
@@ -58,41 +85,101 @@ class TfliteBackend:
 
     def close(self) -> None:
         """See `Backend`."""
-        self._runners, self._interpreter = {}, None
+        self._calls, self._interpreter, self._make = {}, None, partial(dict)
 
     def _answer(self, signature: str, inputs: Arrays) -> Arrays:
+        if self._ended_by_empty:
+            check_not_empty(inputs, self._ended_by_empty, has_rows=True)
+        self._forget()
         try:
-            return {name: np.array(array) for name, array in self._runners[signature](**inputs).items()}
+            return self._calls[signature].run(inputs)
         except (RuntimeError, ValueError) as error:  # LiteRT has no classes of errors: an operator refuses its inputs
             reason = public(_NODE.sub(r": \1 ", str(error)))
             if _RESOURCES.search(reason):
                 raise ModelFailed(f"LiteRT: {reason}") from error
             raise InvalidRequest(reason) from error
 
+    def _forget(self) -> None:
+        """Begin without what the last run left behind."""
+        if self._is_used and self._writes_resources:
+            self._interpreter = self._make()
+            self._calls = tflitecalls.calls(self._interpreter, self._file).by_signature
+        elif self._is_used and self._has_variables:
+            self._interpreter.reset_all_variables()
+        self._is_used = True
 
-def load(folder: Path, device: Device) -> TfliteBackend:
-    """The model in `model.tflite`. Raises `LoadError`."""
+    def _notes_on_state(self) -> list[str]:
+        if not (self._has_variables or self._writes_resources):
+            return []
+        return ["The model keeps state from run to run. Here each request begins with the state of the file."]
+
+    def _packed(self, content: bytes) -> Packed:
+        """What is packed in the file; what cannot be read of it is a note."""
+        names = next(iter(self._calls.values())).names
+        inputs, outputs = (
+            [names.get(details["name"], details["name"]) for details in tensors]
+            for tensors in (self._interpreter.get_input_details(), self._interpreter.get_output_details())
+        )
+        try:
+            return tflitepacked.read(content, self._file.metadata(tflitepacked.ENTRY), inputs, outputs)
+        except ValueError as error:
+            return Packed(notes=[f"The file's metadata cannot be read: {error}."])
+
+
+def load(folder: Path, device: Device, file: str = FILE_NAME) -> TfliteBackend:
+    """The model in that file of the folder. Raises `LoadError`.
+
+    The file is read, and not mapped into memory: it may be overwritten while it is served.
+    """
     if device.kind == "cuda":
         raise LoadError("TFLite models run on the CPU only; start the worker with --device cpu")
     try:
-        interpreter = Interpreter(model_path=str(folder / "model.tflite"), num_threads=device.threads)
-        backend = TfliteBackend(interpreter)
-    except (RuntimeError, ValueError) as error:
-        raise LoadError(f"{place(folder, 'model.tflite')}: {public(str(error), folder)}") from error
-    if DEFAULT_SIGNATURE not in backend.signatures:
+        content = (folder / file).read_bytes()
+        return _loaded(content, device.threads)
+    except (RuntimeError, ValueError, OSError, LoadError) as error:
+        raise LoadError(f"{place(folder, file)}: {public(str(error), folder)}") from error
+
+
+def _loaded(content: bytes, threads: int) -> TfliteBackend:
+    if not content:
+        raise LoadError("the file is empty")
+    if content.startswith(_GIT_LFS):
+        raise LoadError("the file is a pointer of Git LFS: get the model itself with `git lfs pull`")
+    make = partial(Interpreter, model_content=content, num_threads=threads)
+    make()  # which checks the content
+    file = TfliteFile(content)
+    if custom := sorted(name for name in file.operators() if name.upper() != name):
+        make = _with_custom_operators(make, custom)
+    return TfliteBackend(make, file, content)
+
+
+def _with_custom_operators(make: _Make, names: Sequence[str]) -> _Make:
+    """What makes interpreters that have these operators. Raises `LoadError` where there is none."""
+    needs_tensorflow = any(name.startswith("Flex") for name in names)
+    if needs_tensorflow:
+        make = _tensorflows(make, names)
+    try:
+        make().allocate_tensors()
+    except RuntimeError as error:
+        if "Select TensorFlow op" in str(error):
+            raise LoadError(
+                f"the model has operators of TensorFlow ({', '.join(names)}), and the installed TensorFlow brings none "
+                "for TFLite (its Flex delegate); serve the SavedModel that the file was made of"
+            ) from error
+        if "custom op" in str(error):
+            named = f"The model has the custom operators {', '.join(names)}; export it without them"
+            raise LoadError(f"{' '.join(str(error).split())} {named}") from error
+        # The sizes that the file has may not be those that callers send, so what else fails shows nothing.
+    return make
+
+
+def _tensorflows(make: _Make, names: Sequence[str]) -> _Make:
+    """TensorFlow's own interpreter, which may have its operators."""
+    if not find_spec("tensorflow"):
         raise LoadError(
-            f"{place(folder, 'model.tflite')} has no signature named {DEFAULT_SIGNATURE}; convert it with one"
+            f"the model has operators of TensorFlow ({', '.join(names)}), and TensorFlow is not installed; serve the "
+            "SavedModel that the file was made of"
         )
-    return backend
-
-
-def _signature(runner: Any) -> Signature:
-    return Signature(
-        inputs=tuple(_spec(name, details) for name, details in runner.get_input_details().items()),
-        outputs=tuple(_spec(name, details) for name, details in runner.get_output_details().items()),
-    )
-
-
-def _spec(name: str, details: dict[str, Any]) -> TensorSpec:
-    shape = tuple(int(size) for size in details.get("shape_signature", details["shape"]))
-    return TensorSpec(name=name, datatype=datatype_of(np.dtype(details["dtype"])), shape=shape)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
+    return partial(importlib.import_module("tensorflow").lite.Interpreter, **make.keywords)

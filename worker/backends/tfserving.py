@@ -7,7 +7,7 @@ It is as available as the remote model is: see `TensorFlowServingBackend.fault`.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from millrace.protocol.errors import (
     NotSupported,
     Unavailable,
 )
-from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, Tensor, TensorSpec
+from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, Tensor
 from millrace.rpc import tensorprotos, wire
+from worker.backends import signaturedefs
 from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.signaturedefs import Announced
 from worker.backends.texts import place, public
 
 FILE_NAME = "tfserving.json"
@@ -35,7 +37,6 @@ _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 _LOOK_S = 1.0
 _LOOK_TIMEOUT_S = 3.0
 _LOAD_TIMEOUT_S = 10.0
-_INTERNAL_SIGNATURES = "__saved_model"  # how the names of those begin that TensorFlow adds for itself
 _KEY, _VALUE = 1, 2  # of every map's entries
 
 
@@ -88,28 +89,42 @@ class TensorFlowServingBackend:
     """A remote model. Its calls may be made from several threads."""
 
     platform = "tensorflow_serving"
-    notes: Sequence[str] = ()
     labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
     axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""
 
-    def __init__(self, remote: Remote, channel: grpc.Channel, names: Mapping[str, str], signatures: Any) -> None:
+    def __init__(
+        self,
+        remote: Remote,
+        channel: grpc.Channel,
+        names: Mapping[str, str],
+        found: Announced,
+        lacking: Collection[str] = (),
+    ) -> None:
+        """`names` says what the remote calls each signature; those `lacking` have outputs that cannot be carried."""
         self._remote = remote
-        self._names = names  # what the remote calls each signature
+        self._names = names
         self._predict = channel.unary_unary(f"{_PREDICTION}/Predict")
         self._status = channel.unary_unary(_STATUS)
         self._channel = channel  # which ends when nothing refers to it any more
         self._fault = ""
         self._next_look = 0.0
-        self.signatures: Mapping[str, Signature] = signatures
+        self.signatures: Mapping[str, Signature] = {ours: found.signatures[theirs] for ours, theirs in names.items()}
+        self.notes: Sequence[str] = found.notes
+        self._filters = {
+            ours: [spec.name for spec in self.signatures[ours].outputs] if theirs in lacking else []
+            for ours, theirs in names.items()
+        }
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """See `Backend`. Raises the `MillraceError` that the remote's status stands for.
 
         `ModelFailed` is for an answer that cannot be read.
         """
-        head = _PredictRequest(model_spec=self._remote.spec(self._names[signature]))
+        head = _PredictRequest(
+            model_spec=self._remote.spec(self._names[signature]), output_filter=self._filters[signature]
+        )
         parts: list[bytes | memoryview] = [head.SerializeToString()]
         for name, array in inputs.items():
             tensor = tensorprotos.to_wire(Tensor.from_numpy(array), as_content=True)
@@ -163,16 +178,20 @@ def load(folder: Path, device: Device) -> TensorFlowServingBackend:
         raise LoadError(str(_refusal(remote, error)), can_retry=True) from error
     definitions = _message("SignatureDefMap")()
     _message("GetModelMetadataResponse").FromString(answer).metadata["signature_def"].Unpack(definitions)
-    found = {
-        name: _signature(remote, name, definition)
-        for name, definition in definitions.signature_def.items()
-        if not name.startswith(_INTERNAL_SIGNATURES) and remote.signature in ("", name)
-    }
-    if not found:
-        wanted = f"signature {remote.signature!r}" if remote.signature else "signatures"
-        raise LoadError(f"{_where(remote)} has no {wanted}; it has {sorted(definitions.signature_def)}")
-    names = {DEFAULT_SIGNATURE: remote.signature} if remote.signature else {name: name for name in found}
-    return TensorFlowServingBackend(remote, channel, names, {ours: found[theirs] for ours, theirs in names.items()})
+    wanted = {name: of for name, of in definitions.signature_def.items() if remote.signature in ("", name)}
+    found = signaturedefs.announced(wanted, signaturedefs.as_said)
+    if not found.signatures:
+        raise LoadError(_nothing_to_serve(remote, found, definitions.signature_def))
+    names = {DEFAULT_SIGNATURE: remote.signature} if remote.signature else {name: name for name in found.signatures}
+    lacking = {name for name, of in found.signatures.items() if len(of.outputs) < len(wanted[name].outputs)}
+    return TensorFlowServingBackend(remote, channel, names, found, lacking)
+
+
+def _nothing_to_serve(remote: Remote, found: Announced, names: Iterable[str]) -> str:
+    wanted = f"signature {remote.signature!r}" if remote.signature else "signatures"
+    if not found.refusals:
+        return f"{_where(remote)} has no {wanted}; it has {sorted(names)}"
+    return f"{_where(remote)} has no {wanted} that can be served: {' '.join(found.refusals)}"
 
 
 def _read(folder: Path) -> Remote:
@@ -198,24 +217,6 @@ def _channel(folder: Path, remote: Remote) -> grpc.Channel:
     except OSError as error:
         raise LoadError(f"{place(folder, FILE_NAME)}: {public(str(error), folder)}") from error
     return grpc.secure_channel(remote.address, grpc.ssl_channel_credentials(*files), options=options)
-
-
-def _signature(remote: Remote, name: str, definition: Any) -> Signature:
-    try:
-        return Signature(
-            inputs=tuple(_spec(alias, info) for alias, info in sorted(definition.inputs.items())),
-            outputs=tuple(_spec(alias, info) for alias, info in sorted(definition.outputs.items())),
-            method_name=definition.method_name,
-        )
-    except NotSupported as error:
-        raise LoadError(f"{_where(remote)}, signature {name!r}: {error}; name another in {FILE_NAME}") from error
-
-
-def _spec(name: str, info: Any) -> TensorSpec:
-    if info.tensor_shape.unknown_rank:
-        raise NotSupported(f"tensor {name!r} has no known rank, so requests can't be checked")
-    shape = tuple(dim.size for dim in info.tensor_shape.dim)
-    return TensorSpec(name=name, datatype=tensorprotos.datatype_of(info.dtype), shape=shape)
 
 
 def _where(remote: Remote) -> str:

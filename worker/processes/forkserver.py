@@ -112,7 +112,8 @@ class ForkServer:
             # Our settings are none of its business: a password may be among them.
             others = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
             counts = {name: str(threads) for name in _THREAD_COUNTS}
-            environment = {**others, **counts, "PYTHONUNBUFFERED": "1"}
+            path = os.pathsep.join(part for part in sys.path if part)  # it has our modules from where we have them
+            environment = {**others, **counts, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
             actions = [(os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
             command = _command(channel, memory, log)
             return os.posix_spawn(sys.executable, command, environment, file_actions=actions, setpgroup=0)
@@ -161,7 +162,7 @@ class ForkServer:
 
 
 def _command(*fds: int) -> list[str]:
-    return [sys.executable, "-m", "worker.processes.child", str(os.getpid()), *map(str, fds)]
+    return [sys.executable, "-P", "-m", "worker.processes.child", str(os.getpid()), *map(str, fds)]
 
 
 def end_with_parent(parent: int) -> None:

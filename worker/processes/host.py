@@ -21,6 +21,7 @@ from functools import partial
 
 import msgspec
 
+from millrace.artifacts.configs import TritonConfig
 from millrace.broker.base import Broker, Reply, WorkerLink
 from millrace.broker.keys import Queue, consumer_name
 from millrace.protocol import codec
@@ -30,6 +31,7 @@ from worker import backends
 from worker.backends.base import LoadError
 from worker.catalogue import DesiredModel
 from worker.hosts import HostContext, ServedVersion
+from worker.processes import standard_error
 from worker.processes.aftermath import Aftermath
 from worker.processes.memory import ProcessMemory
 from worker.processes.messages import Fault, Load, Loaded, LoadFailed, Serve, Setup, Stop, Stopped, ToWorker
@@ -137,12 +139,12 @@ class ModelProcesses:
 
     def load(self, model: DesiredModel, version: int) -> "Future[ServedVersion]":
         """See `ModelHost`."""
-        folder = model.folder / str(version)
+        folder = model.version_folder(version)
         load = Load(
             number=next(self._numbers), folder=str(folder), name=model.name, version=version, config=model.config
         )
-        wanted = (model.config.format if model.config else None) or self._settings.backend
-        runs_code = backends.needs_own_process(folder, wanted)
+        config = model.config or TritonConfig()
+        runs_code = backends.needs_own_process(folder, config.format or self._settings.backend, config.model_file)
         if runs_code and not self._settings.allow_code:
             refused: Future[ServedVersion] = Future()
             refused.set_exception(backends.code_refused(folder))
@@ -462,6 +464,7 @@ class ModelProcesses:
     def _start_server(self) -> None:
         if self._starter is None:
             self._starter = ProcessStarter.spawned(self._modules, self._environ)
+        standard_error.relay(self._starter.stderr)
         self._selector.register(self._starter, selectors.EVENT_READ, self._take_reports)
 
     def _take_reports(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.processes import forkserver
+from worker.processes import forkserver, standard_error
 from worker.processes.forkserver import ENDED, KILL, REPORT, REQUEST, START, START_CODE
 
 NO_THREADS = {  # what would start a thread when it is imported: a process with threads cannot be forked safely
@@ -36,10 +36,11 @@ class Report:
 
 
 class ProcessStarter:
-    """A running fork server, at the other end of the socket."""
+    """A running fork server, at the other end of the socket; `stderr` is the end of a pipe from its standard error."""
 
-    def __init__(self, sock: socket.socket, pid: int) -> None:
+    def __init__(self, sock: socket.socket, pid: int, stderr: int) -> None:
         self._socket = sock
+        self.stderr = stderr
         self._pid = pid
         self._buffer = b""
 
@@ -52,6 +53,7 @@ class ProcessStarter:
         if sys.platform != "linux" or threading.active_count() > 1:
             return None
         mine, theirs = socket.socketpair()
+        reading, writing = standard_error.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
         gc.collect()
@@ -59,27 +61,36 @@ class ProcessStarter:
         pid = os.fork()
         if not pid:
             mine.close()
+            os.close(reading)
             os.environ.update(NO_THREADS)
             try:
+                os.dup2(writing, 2)
+                os.close(writing)
                 forkserver.serve(theirs, modules)
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(0)
         theirs.close()
-        return cls(mine, pid)
+        os.close(writing)
+        return cls(mine, pid, reading)
 
     @classmethod
     def spawned(cls, modules: Sequence[str], environ: Mapping[str, str]) -> "ProcessStarter":
         """One in a new interpreter. The modules are imported in it once, where they are installed."""
         mine, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "worker.processes.forkserver", str(_FD), *modules]
+            command = [sys.executable, "-P", "-m", "worker.processes.forkserver", str(_FD), *modules]
             # The current folder, too, is where this process may have its modules from.
             path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)
             environment = {**environ, **NO_THREADS, "PYTHONPATH": path}
-            actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), _FD)]  # the only one that it inherits
-            return cls(mine, os.posix_spawn(sys.executable, command, environment, file_actions=actions))
+            reading, writing = standard_error.pipe()
+            # The only ones that it inherits.
+            actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), _FD), (os.POSIX_SPAWN_DUP2, writing, 2)]
+            try:
+                return cls(mine, os.posix_spawn(sys.executable, command, environment, file_actions=actions), reading)
+            finally:
+                os.close(writing)
 
     def fileno(self) -> int:
         """What a selector needs."""

@@ -1,8 +1,9 @@
 """The Open Inference Protocol over gRPC, with Triton's extensions: its messages in, its answers and error texts out."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from serving.protocols import grpc_calls as calls
 from serving.protocols.grpc_calls import Context
 from serving.protocols.oip import messages as infer
 from serving.protocols.oip import rest as oip
+from serving.protocols.oip.config import config_message
 from serving.protocols.verb import Body
 from serving.service import Service
 from serving.transport.responses import shortened
@@ -54,7 +56,7 @@ class OpenInference:
 
     def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         """What answers each path."""
-        methods = {
+        methods: dict[str, Callable[[Any], Awaitable[Any]]] = {
             "ServerLive": self._live,
             "ServerReady": self._ready,
             "ModelReady": self._model_ready,
@@ -63,6 +65,8 @@ class OpenInference:
             "ModelConfig": self._config,
             "ModelStatistics": self._statistics,
             "RepositoryIndex": self._index,
+            "SystemSharedMemoryStatus": partial(self._no_regions, "System"),
+            "CudaSharedMemoryStatus": partial(self._no_regions, "Cuda"),
         }
         changes = {"RepositoryModelLoad": self._load, "RepositoryModelUnload": self._unload}
         plain = {
@@ -107,7 +111,7 @@ class OpenInference:
 
     async def _config(self, message: Any) -> Any:
         model = self._service.models.find(message.name, version_of(message.version))
-        return json_format.ParseDict({"config": oip.render_config(model)}, _message("ModelConfigResponse")())
+        return _message("ModelConfigResponse")(config=config_message(model))
 
     async def _statistics(self, message: Any) -> Any:
         document = self._service.statistics.render(message.name or None, version_of(message.version))
@@ -118,6 +122,11 @@ class OpenInference:
         entries = self._service.repository.index(ready=message.ready)
         models = [{"name": e.name, "version": e.version, "state": e.state, "reason": e.reason} for e in entries]
         return _message("RepositoryIndexResponse")(models=models)
+
+    async def _no_regions(self, kind: str, message: Any) -> Any:
+        """As Triton answers where no region is registered, and here none ever is."""
+        oip.check_no_region(kind.lower(), message.name)
+        return _message(f"{kind}SharedMemoryStatusResponse")()
 
     async def _load(self, message: Any, caller: Caller) -> Any:
         _refuse_repository(message)
@@ -206,10 +215,7 @@ def version_of(text: str) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise InvalidRequest(
-            f"failed to get model version from specified version string '{text}': "
-            "version should be an integral value > 0"
-        )
+        raise InvalidRequest(oip.version_text(text))
     return int(text)
 
 

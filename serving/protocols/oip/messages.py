@@ -136,7 +136,7 @@ def _described(item: Any) -> _Described:
         raise InvalidRequest(f"invalid datatype for input '{name}': {json_tensors.quote(datatype)}")
     if "shared_memory_region" in item.parameters:
         raise NotSupported("tensors in shared memory are not supported; send them with the request")
-    return _Described(name, datatype, tuple(shape), json_tensors.element_count(name, shape))
+    return _Described(name, datatype, tuple(shape), json_tensors.element_count(name, shape, datatype))
 
 
 def _typed_tensor(described: _Described, item: Any, limits: ReadLimits) -> Tensor:

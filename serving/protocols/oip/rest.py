@@ -8,16 +8,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-import simdjson
 
 import millrace
-from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported
+from millrace.protocol.errors import (
+    InvalidRequest,
+    MillraceError,
+    ModelNotFound,
+    NotFound,
+    NotReady,
+    NotSupported,
+    VersionOutOfRange,
+)
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import (
     BYTES,
     DEFAULT_SIGNATURE,
     DTYPES,
-    Signature,
     Tensor,
     TensorSpec,
     decode_strings,
@@ -25,7 +31,7 @@ from millrace.protocol.tensors import (
     read_layout,
 )
 from serving.models.registry import ServedModel
-from serving.protocols import json_tensors
+from serving.protocols import json_numbers, json_tensors, uploads
 from serving.protocols.examples import top_classes
 from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, ReadLimits, check_count
 from serving.protocols.verb import Body, Rendered, Verb, are_small, check_quick_to_write
@@ -40,17 +46,18 @@ _REFUSED = (
     (r"/v2(/models/[^/]+)?/trace/setting", "tracing is not supported; every answer has its stages in Server-Timing"),
     (r"/v2/logging", "log settings cannot be changed at run time; start the server with MILLRACE_LOG_LEVEL"),
     (
-        r"/v2/(system|cuda)sharedmemory(/region/[^/]+)?/(status|register|unregister)",
+        r"/v2/(system|cuda)sharedmemory(/region/[^/]+)?/(register|unregister)",
         "shared memory is not supported; send tensors with the request",
     ),
 )
 _MAX_REMEMBERED_BYTES = 4096
 _HIGH = 1  # Triton's highest priority; 0 is "the default"
-_PRIORITY_LEVELS = 2
 _MAX_PLAIN_BYTES = 65_536  # of parameters, outputs and shapes
 _SHORT_TENSOR = 256  # strings, which are counted as fast as a shape is checked
 _ANY = ReadLimits()
 _KNOWN = ("id", "parameters", "outputs")
+_MAX_DEPTH = 100  # of lists in `data`, as in Triton
+_TOO_DEEP = b"[" * (_MAX_DEPTH + 1)
 
 _HeaderFields = tuple[tuple[str, str], ...]
 
@@ -122,7 +129,9 @@ def read_infer(
 
 def _asked(document: _Document, inputs: dict[str, Tensor], model: ServedModel) -> tuple[Inference, Wanted]:
     if len(inputs) != len(document.inputs):
-        raise InvalidRequest(f"an input is given twice for model '{model.name}'")
+        names = [name for name, _ in document.inputs]
+        again = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InvalidRequest(f"input '{again}' already exists in request")
     for name, _, _ in document.wanted.outputs:
         if name not in model.output_names:
             raise InvalidRequest(f"unexpected inference output '{name}' for model '{model.name}'")
@@ -154,11 +163,16 @@ def _with_binary(
         if isinstance(tensor, _Raw):
             data = binary[offset : offset + tensor.size]
             offset += tensor.size
+            if offset > len(binary):
+                raise InvalidRequest(
+                    f"unexpected size for input '{name}', expecting {offset - len(binary)} additional bytes "
+                    f"for model '{model.name}'"
+                )
             tensors[name] = binary_tensor(name, tensor.datatype, tensor.shape, data, model, limits)
         else:
             tensors[name] = tensor
     if offset != len(binary):
-        raise InvalidRequest(f"the inputs take {offset} bytes behind the JSON, but {len(binary)} came")
+        raise InvalidRequest(f"unexpected additional input data for model '{model.name}'")
     return tensors
 
 
@@ -175,7 +189,9 @@ def binary_tensor(
     if datatype == BYTES:
         return _string_tensor(name, shape, count, data, model, limits)
     if len(data) != (size := count * DTYPES[datatype].itemsize):
-        raise InvalidRequest(f"unexpected total byte size {len(data)} for input '{name}', expecting {size}")
+        raise InvalidRequest(
+            f"input byte size mismatch for input '{name}' for model '{model.name}'. Expected {size}, got {len(data)}"
+        )
     if datatype == "BOOL" and count and np.frombuffer(data, np.uint8).max() > 1:
         raise InvalidRequest(f"input '{name}' has a byte that is neither 0 nor 1, as BOOL must be")
     return Tensor(datatype, shape, data)
@@ -188,7 +204,10 @@ def _string_tensor(
         check_rows(model, shape[0], limits.max_rows)
     if count <= _SHORT_TENSOR and len(data) <= QUICK_BYTES:
         if len(elements := decode_strings(data)) != count:
-            raise InvalidRequest(f"input '{name}' of shape {list(shape)} needs {count} strings, got {len(elements)}")
+            raise InvalidRequest(
+                f"expected {count} string elements for inference input '{name}' for model '{model.name}', "
+                f"got {len(elements)}"
+            )
         return Tensor(BYTES, shape, data)
     spec = next((spec for spec in model.signature().inputs if spec.name == name), None)
     check_shape(model, spec, BYTES, shape, limits.max_rows)
@@ -196,24 +215,34 @@ def _string_tensor(
     try:
         return Tensor(BYTES, shape, data, read_layout(data, shape))
     except InvalidRequest as error:
-        raise InvalidRequest(f"input '{name}': {error}") from None
+        raise InvalidRequest(f"inference input '{name}' for model '{model.name}': {error}") from None
 
 
 def _of_raw_body(body: bytes | memoryview, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
     """A body that is the elements of a model's only input, one row of it; the answer's outputs are all binary."""
     spec = model.only_input
     if spec is None:
-        raise InvalidRequest(f"a raw binary request needs a model with one input, '{model.name}' has not")
+        raise InvalidRequest(
+            "Raw request must only have 1 input (found 1) to be deduced but got "
+            f"{len(model.signature().inputs)} inputs in '{model.name}' model configuration"
+        )
     row = (1, *spec.shape[1:]) if model.max_batch_size else spec.shape
-    free = [axis for axis, size in enumerate(row) if size < 0]
-    if spec.unknown_rank or len(free) > 1 or (spec.datatype == BYTES and math.prod(row) not in (1, -1)):
-        raise InvalidRequest(f"a raw binary request cannot say the shape of input '{spec.name}': {list(spec.shape)}")
+    if spec.unknown_rank or row.count(-1) > 1:
+        raise InvalidRequest(
+            f"The shape of the raw input '{spec.name}' can not be deduced because there are more than one "
+            "variable-sized dimension"
+        )
     if spec.datatype == BYTES:
+        if math.prod(row) != 1:
+            raise InvalidRequest(
+                f"For BYTE datatype raw input '{spec.name}', the model must have input shape [1], it has "
+                f"{list(spec.shape)}"
+            )
         limits.check_quick(len(body) >> 7)
-        whole = Tensor(BYTES, tuple(map(abs, row)), encode_strings([bytes(body)]))
+        whole = Tensor(BYTES, row, encode_strings([bytes(body)]))
         return Inference(model, DEFAULT_SIGNATURE, {spec.name: whole}), Wanted(binary=True)
     fixed = abs(math.prod(row)) * DTYPES[spec.datatype].itemsize
-    shape = tuple(len(body) // fixed if size < 0 else size for size in row)
+    shape = tuple(len(body) // max(1, fixed) if size < 0 else size for size in row)
     tensor = binary_tensor(spec.name, spec.datatype, shape, body, model, limits)
     return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), Wanted(binary=True)
 
@@ -228,10 +257,12 @@ def _timeout_ms(parameters: dict[str, Any]) -> float | None:
 
 
 def _fast(body: bytes) -> _Document | None:
-    """The document with its numbers read by simdjson; None where any part of it needs the slow way."""
+    """The document with its numbers read in bulk; None where any part of it needs the slow way."""
+    if _TOO_DEEP in body:
+        return None
     try:
-        return _read_fast(json_tensors.parse(body))
-    except json_tensors.UNREADABLE:
+        return _read_fast(json_numbers.READER.parse(body))
+    except json_numbers.UNREADABLE:
         return None
 
 
@@ -243,7 +274,7 @@ def _read_fast(document: Any) -> _Document | None:
         name, datatype, shape = item["name"], item["datatype"], _plain(item["shape"])
         if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DTYPES or "parameters" in item:
             return None
-        count = json_tensors.element_count(name, shape)
+        count = json_tensors.element_count(name, shape, datatype)
         flat = json_tensors.numbers(item["data"], datatype)
         if flat is None or flat.size != count:
             return None
@@ -255,9 +286,9 @@ def _read_fast(document: Any) -> _Document | None:
 
 def _plain(value: Any) -> Any:
     """The value as Python's. Raises `ValueError` where it is long, so that it is counted before it is read."""
-    if not isinstance(value, simdjson.Object | simdjson.Array):
+    text = json_numbers.READER.text(value)
+    if text is None:
         return value
-    text = value.mini
     if len(text) > _MAX_PLAIN_BYTES:
         raise ValueError
     return orjson.loads(text)
@@ -293,15 +324,22 @@ def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw
     ):
         raise InvalidRequest("Unable to parse 'outputs': each needs a 'name'")
     binary = _flag(parameters, "binary_data_output", default=False)
-    wanted: dict[str, WantedOutput] = {}
-    for output in outputs:  # asked for again, each could multiply the answer
-        wanted.setdefault(output["name"], _wanted_output(output, is_binary=binary))
+    wanted = tuple([_wanted_output(output, is_binary=binary) for output in outputs])
+    if len(wanted) > 1:
+        _check_distinct([output.name for output in wanted])
     return _Document(
         inputs=tuple(inputs),
-        wanted=Wanted(identity, tuple(wanted.values()), binary),
+        wanted=Wanted(identity, wanted, binary),
         timeout_ms=_timeout_ms(parameters),
         priority="high" if parameters.get("priority") == _HIGH else "normal",
     )
+
+
+def _check_distinct(names: list[str]) -> None:
+    """Raises `InvalidRequest` where an output is asked for twice."""
+    if len(set(names)) != len(names):
+        again = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InvalidRequest(f"output '{again}' already exists in request")
 
 
 def _wanted_output(output: dict[str, Any], *, is_binary: bool) -> WantedOutput:
@@ -335,7 +373,7 @@ def _input(item: Any) -> tuple[str, Tensor | _Raw]:
     name, datatype, shape = item["name"], item.get("datatype"), item.get("shape", [])
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise InvalidRequest(f"invalid datatype for input '{name}': {json_tensors.quote(datatype)}")
-    count = json_tensors.element_count(name, shape)
+    count = json_tensors.element_count(name, shape, datatype)
     size = _parameters(item).get("binary_data_size")
     if size is not None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
@@ -346,7 +384,9 @@ def _input(item: Any) -> tuple[str, Tensor | _Raw]:
 
 def _json_tensor(item: dict[str, Any], name: str, datatype: str, shape: list[int], count: int) -> Tensor:
     if datatype == "FP16":
-        raise InvalidRequest(f"sending FP16 data via JSON is not supported, input '{name}'")
+        raise InvalidRequest(
+            f"receiving FP16 data via JSON is not supported. Please use the binary data format for input {name}"
+        )
     if not isinstance(item.get("data"), list):
         raise InvalidRequest(f"Unable to parse 'data' of input '{name}': attempt to access JSON non-array")
     flat = _flat(item["data"])
@@ -362,11 +402,15 @@ def _json_tensor(item: dict[str, Any], name: str, datatype: str, shape: list[int
 
 
 def _flat(value: list[Any]) -> list[Any]:
-    """The leaves of a list nested in any way, in order."""
+    """The leaves of a list nested in any way, in order. Raises `InvalidRequest` where it is nested too deep."""
     flat, stack = [], [iter(value)]
     while stack:
         for item in stack[-1]:
             if isinstance(item, list):
+                if len(stack) >= _MAX_DEPTH:
+                    raise InvalidRequest(
+                        f"Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit ({_MAX_DEPTH})"
+                    )
                 stack.append(iter(item))
                 break
             flat.append(item)
@@ -452,6 +496,11 @@ def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[
         "labels": announcement.labels,
         "optional_inputs": [spec.name for spec in signature.inputs if spec.optional],
         "media": {spec.name: spec.media for spec in signature.inputs if spec.media},
+        "quantization": {
+            spec.name: {"scale": spec.scale, "zero_point": spec.zero_point}
+            for spec in (*signature.inputs, *signature.outputs)
+            if spec.scale
+        },
         "notes": announcement.notes,
     }
     return {
@@ -461,47 +510,6 @@ def render_model(model: ServedModel, versions: list[ModelAnnouncement]) -> dict[
         "inputs": [_tensor_metadata(spec) for spec in signature.inputs],
         "outputs": [_tensor_metadata(spec) for spec in signature.outputs],
         "parameters": {key: value for key, value in parameters.items() if value},
-    }
-
-
-def render_config(model: ServedModel) -> dict[str, Any]:
-    """Triton's configuration of the model, as the JSON form of its `inference.ModelConfig`: what is known here."""
-    platform, signature = model.announcement.platform, model.signature()
-    config: dict[str, Any] = {
-        "name": model.name,
-        "platform": platform,
-        "backend": platform.partition("_")[0],
-        "max_batch_size": model.max_batch_size,
-        "input": [_tensor_config(model, spec) | {"optional": spec.optional} for spec in signature.inputs],
-        "output": [_tensor_config(model, spec) for spec in signature.outputs],
-        "model_transaction_policy": {"decoupled": False},
-    }
-    if model.max_batch_size:
-        config["dynamic_batching"] = {"priority_levels": _PRIORITY_LEVELS, "default_priority_level": _PRIORITY_LEVELS}
-    if parameters := _config_parameters(model, signature):
-        config["parameters"] = parameters
-    return config
-
-
-def _config_parameters(model: ServedModel, signature: Signature) -> dict[str, Any]:
-    """What Triton's configuration has no field for, as its parameters carry it: text, or JSON in a text."""
-    media = {spec.name: spec.media for spec in signature.inputs if spec.media}
-    found = {
-        "description": model.announcement.description,
-        "labels": orjson.dumps(model.announcement.labels).decode() if model.announcement.labels else "",
-        "media": orjson.dumps(media).decode() if media else "",
-        "notes": orjson.dumps(model.announcement.notes).decode() if model.announcement.notes else "",
-    }
-    return {name: {"string_value": value} for name, value in found.items() if value}
-
-
-def _tensor_config(model: ServedModel, spec: TensorSpec) -> dict[str, Any]:
-    """Its `dims` leave out the first dimension, the rows, where the model batches."""
-    datatype = "STRING" if spec.datatype == BYTES else spec.datatype
-    return {
-        "name": spec.name,
-        "data_type": f"TYPE_{datatype}",
-        "dims": [-1] if spec.unknown_rank else list(spec.shape[1:] if model.max_batch_size else spec.shape),
     }
 
 
@@ -517,15 +525,40 @@ def refusal(path: str) -> NotSupported | None:
     return None
 
 
+def check_no_region(kind: str, name: str) -> None:
+    """Raises `NotFound` for the name of a region of shared memory, "" stands for all: none is ever registered."""
+    if name:
+        raise NotFound(f"Unable to find {kind} shared memory region: '{name}'")
+
+
 def error_text(error: MillraceError) -> str:
     """The error in Triton's words."""
     if isinstance(error, ModelNotFound):
+        if error.was_here and error.version is None:
+            return f"Request for unknown model: '{error.model}' has no available versions"
         version = "" if error.version is None else f" version {error.version}"
+        if error.was_here:
+            return f"Request for unknown model: '{error.model}'{version} is not at ready state"
         return f"Request for unknown model: '{error.model}'{version} is not found"
+    if isinstance(error, NotReady):
+        where = f"'{error.model}'" + (f" version {error.version}" if error.version >= 0 else "")
+        return f"Request for unknown model: {where} is not at ready state: {error.reason}"
+    if isinstance(error, VersionOutOfRange):
+        return version_text(str(error.version))
     return str(error)
 
 
+def version_text(text: str) -> str:
+    """Triton's words for a version that is no number, or too large a one."""
+    return (
+        f"failed to get model version from specified version string '{text}' (details: stol), "
+        "version should be an integral value > 0"
+    )
+
+
 def _infer(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
+    if body.content_type is not None:
+        return Inference(model, *uploads.read(body, body.content_type, model, limits)), Wanted()
     return parse_infer(body.data, body.json_length, model, limits)
 
 

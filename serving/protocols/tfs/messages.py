@@ -100,8 +100,10 @@ def _predict(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Infere
     check_count("inputs", len(message.inputs), MAX_NAMED)
     inputs = {alias: _tensor(alias, proto, model, signature, limits) for alias, proto in message.inputs.items()}
     _check_inputs(inputs, signature)
-    inputs, lacking = fitted(inputs, signature)
-    return Inference(model, name, inputs, is_lenient=True), PredictForm(name, wanted, lacking)
+    if not tfs.is_tensorflow(model):
+        inputs, lacking = fitted(inputs, signature)
+        return Inference(model, name, inputs), PredictForm(name, wanted, lacking)
+    return tfs.inference_of(model, name, inputs), PredictForm(name, wanted)
 
 
 def _tensor(alias: str, proto: Any, model: ServedModel, signature: Signature, limits: ReadLimits) -> Tensor:
@@ -110,9 +112,10 @@ def _tensor(alias: str, proto: Any, model: ServedModel, signature: Signature, li
     count = math.prod(shape)
     if count > _SHORT_TENSOR:
         datatype = tensorprotos.datatype_of(proto.dtype)
-        spec = next((spec for spec in signature.inputs if spec.name == alias), None)
+        known = () if tfs.is_tensorflow(model) else signature.inputs
+        spec = next((spec for spec in known if spec.name == alias), None)
         fitting = fitted_shape(shape, spec) if spec else shape
-        check_shape(model, spec, datatype, fitting, limits.max_rows, is_lenient=True)
+        check_shape(model, spec, datatype, fitting, limits.max_rows)
         limits.check_quick(count if datatype == BYTES else count >> 5 if proto.tensor_content else count >> 3)
     return tensorprotos.to_tensor(proto, alias)
 

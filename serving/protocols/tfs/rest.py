@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import orjson
 
-from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, VersionOutOfRange
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, TENSORFLOW_NAMES, Signature, Tensor, TensorSpec
 from serving.models.registry import ServedModel, only_input
-from serving.protocols import json_tensors
+from serving.protocols import json_tensors, uploads
 from serving.protocols.examples import (
     Example,
     ScoredClasses,
@@ -29,10 +29,11 @@ from serving.protocols.examples import (
 from serving.protocols.limits import QUICK_BYTES, QUICK_TEXT_BYTES, QUICK_VALUES, NotQuick, ReadLimits
 from serving.protocols.tfs.shapes import fitted, without_last_axes
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
-from serving.queueing.admission import Inference, check_rows
+from serving.queueing.admission import Inference, check_rows, fits
 
 Form = Literal["row", "column", "flat row", "flat column"]  # flat: without the outputs' last axis, which has size 1
 _ANY = ReadLimits()
+_TENSORFLOW = ("tensorflow_savedmodel", "tensorflow_serving")
 _EXAMPLE_VALUES = 8  # reading an example costs as much as so many other values
 _SLICE_VALUES = 1 << 18
 _OTHER_STRINGS = 1024  # of keys that are passed over
@@ -45,13 +46,17 @@ def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) ->
     is_short = not limits.max_quick or len(body) <= QUICK_BYTES
     if is_short and (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
         key, tensor = fast
-        return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
+        if spec.shape[0] in (-1, tensor.shape[0]):
+            return Inference(model, DEFAULT_SIGNATURE, {spec.name: tensor}), "row" if key == "instances" else "column"
     most_strings = _most_strings(model, limits) if len(body) > QUICK_VALUES else None
     document = _document(body, limits, most_strings)
     name = _signature_name(document)
     signature = model.signature(name)
     if "instances" in document and "inputs" in document:
-        raise InvalidRequest("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+        raise InvalidRequest(
+            f"JSON Value: {json_tensors.quote(document)} Not formatted correctly expecting only one of 'inputs' or "
+            "'instances' keys to exist "
+        )
     _check_rows(model, document.get("instances", document.get("inputs")), limits)
     if "instances" in document:
         inputs, form = _rows(document["instances"], signature), "row"
@@ -59,10 +64,23 @@ def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) ->
         inputs, form = _columns(document["inputs"], signature), "column"
     else:
         raise InvalidRequest("Missing 'inputs' or 'instances' key")
+    if is_tensorflow(model):
+        return inference_of(model, name, inputs), form  # type: ignore[return-value]
     inputs, lacking = fitted(inputs, signature)
     if lacking == 1:
         form = f"flat {form}"
-    return Inference(model, name, inputs, is_lenient=True), form  # type: ignore[return-value]
+    return Inference(model, name, inputs), form  # type: ignore[return-value]
+
+
+def is_tensorflow(model: ServedModel) -> bool:
+    """Whether TensorFlow runs it: TensorFlow Serving holds no request against the shapes of such a signature."""
+    return model.announcement.platform in _TENSORFLOW
+
+
+def inference_of(model: ServedModel, signature: str, inputs: dict[str, Tensor]) -> Inference:
+    """What is asked of TensorFlow. Inputs of other shapes than the signature's, or no rows, go to the model alone."""
+    is_alone = not fits(model.signature(signature), inputs) or any(not t.shape[0] for t in inputs.values() if t.shape)
+    return Inference(model, signature, inputs, is_alone=is_alone)
 
 
 def _most_strings(model: ServedModel, limits: ReadLimits) -> float | None:
@@ -110,14 +128,17 @@ def parse_examples(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -
 def _document(body: bytes, limits: ReadLimits, most_strings: float | None = None) -> dict[str, Any]:
     document = json_tensors.load_first(body, limits, most_strings)
     if not isinstance(document, dict):
-        raise InvalidRequest("JSON Parse error: the document is not object")
+        raise InvalidRequest(f"JSON Value: {json_tensors.quote(document)} Is not object")
     return document
 
 
 def _signature_name(document: dict[str, Any]) -> str:
     name = document.get("signature_name", "")
     if not isinstance(name, str):
-        raise InvalidRequest("'signature_name' key must be a string value.")
+        raise InvalidRequest(
+            f"JSON Value: {json_tensors.quote(document)} not formatted correctly. 'signature_name' key must be a "
+            "string value."
+        )
     return name or DEFAULT_SIGNATURE
 
 
@@ -142,23 +163,72 @@ def _feature_value(name: str, value: Any) -> Any:
 
 
 def _rows(instances: Any, signature: Signature) -> dict[str, Tensor]:
-    if not isinstance(instances, list) or not instances:
-        raise InvalidRequest("Expecting 'instances' to be an list/array")
+    if not isinstance(instances, list):
+        raise InvalidRequest(f"JSON Value: {json_tensors.quote(instances)} Expecting 'instances' to be an list/array")
+    if not instances:
+        raise InvalidRequest("JSON Value: [] No values in 'instances' array")
     only = only_input(signature)
     if only and not _is_named(instances[0], signature):
-        return {only.name: json_tensors.to_tensor(instances, only)}
+        return {only.name: _column(instances, only)}
     specs = {spec.name: spec for spec in signature.inputs}
+    _check_keys(instances, specs)
+    return {name: _column([row[name] for row in instances], specs[name], name) for name in instances[0]}
+
+
+def _check_keys(instances: list[Any], specs: Mapping[str, TensorSpec]) -> None:
+    """Raises `InvalidRequest` where rows do not all name the same inputs, those that the signature has."""
+    if not isinstance(instances[0], dict):
+        raise InvalidRequest(
+            "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
+            "tensorinfo_map"
+        )
     required = {name for name, spec in specs.items() if not spec.optional}
-    first = instances[0].keys() if isinstance(instances[0], dict) else set()
-    for instance in instances:
+    first = instances[0].keys()
+    for i, instance in enumerate(instances):
         if not isinstance(instance, dict):
-            raise InvalidRequest(f"Expecting object but got list at input {json_tensors.quote(instance)}")
-        if not required <= instance.keys() <= specs.keys() or instance.keys() != first:
+            raise InvalidRequest(f"Expecting object but got list at item {i} of input list")
+        for name in instance.keys() - specs.keys():
             raise InvalidRequest(
-                f"Failed to process element: {json_tensors.quote(instance)} of 'instances' list. "
-                f"JSON object keys must be equal to: {','.join(sorted(specs))}"
+                f"Failed to process element: {i} key: {json_tensors.quote(name)[1:-1]} of 'instances' list. Error: "
+                f"INVALID_ARGUMENT: JSON object: does not have named input: {json_tensors.quote(name)[1:-1]}"
             )
-    return {name: json_tensors.to_tensor([row[name] for row in instances], specs[name]) for name in instances[0]}
+        if not required <= instance.keys() or instance.keys() != first:
+            raise InvalidRequest(
+                f"Failed to process element: {i} of 'instances' list. JSON object: {json_tensors.quote(instance)} "
+                f"keys must be equal to: {','.join(sorted(specs))}"
+            )
+
+
+def _column(rows: list[Any], spec: TensorSpec, key: str = "") -> Tensor:
+    """The rows of one input. Raises `InvalidRequest`, naming the row that is wrong, of that `key` if there is one."""
+    try:
+        return json_tensors.to_tensor(rows, spec)
+    except InvalidRequest as error:
+        raise _of_element(rows, spec, key) or error from None
+
+
+def _of_element(rows: list[Any], spec: TensorSpec, key: str) -> InvalidRequest | None:
+    """What is wrong with the first row that is wrong in itself, or of another shape than those before it."""
+    first: tuple[int, ...] | None = None
+    of_key = f" key: {key}" if key else ""
+    for i, row in enumerate(rows):
+        where = f"Failed to process element: {i}{of_key} of 'instances' list. Error: INVALID_ARGUMENT: "
+        if not key and isinstance(row, dict) and not json_tensors.is_b64(row):
+            return InvalidRequest(f"Expecting value/list but got object at item {i} of input list")
+        try:
+            shape = json_tensors.to_tensor(row, spec).shape
+        except InvalidRequest as error:
+            return InvalidRequest(where + str(error))
+        first = shape if first is None else first
+        if math.prod(shape) != math.prod(first):
+            return InvalidRequest(f"{where}Expecting tensor size: {math.prod(first)} but got: {math.prod(shape)}")
+        if shape != first:
+            return InvalidRequest(f"{where}Expecting shape {_listed(first)} but got: {_listed(shape)}")
+    return None
+
+
+def _listed(shape: tuple[int, ...]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"
 
 
 def _columns(inputs: Any, signature: Signature) -> dict[str, Tensor]:
@@ -166,7 +236,10 @@ def _columns(inputs: Any, signature: Signature) -> dict[str, Tensor]:
     if only and not _is_named(inputs, signature):
         return {only.name: json_tensors.to_tensor(inputs, only)}
     if not isinstance(inputs, dict):
-        raise InvalidRequest("'inputs' must be an object with a key for each named input")
+        raise InvalidRequest(
+            "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
+            "tensorinfo_map"
+        )
     for spec in signature.inputs:
         if spec.name not in inputs and not spec.optional:
             raise InvalidRequest(f"Missing named input: {spec.name} in 'inputs' object.")
@@ -188,16 +261,30 @@ def render_predict(outputs: Mapping[str, Tensor], form: Form) -> Rendered:
         outputs = without_last_axes(outputs, 1)
     if form.endswith("column"):
         return Rendered(b'{"outputs":%b}' % _columns_of(outputs))
-    rows = {tensor.shape[:1] for tensor in outputs.values()}
-    if rows == {()} or len(rows) > 1:
-        raise InvalidRequest("the outputs have inconsistent batch size, so they can't be shown by row; send 'inputs'")
+    count = _row_count(outputs)
     if len(outputs) == 1:
         (name,) = outputs
         return Rendered(b'{"predictions":%b}' % _value(name, outputs[name]))
     columns = {name: _row_values(name, tensor) for name, tensor in outputs.items()}
-    (count,) = next(iter(rows))
     predictions = [{name: column[i] for name, column in columns.items()} for i in range(count)]
     return Rendered(b'{"predictions":%b}' % orjson.dumps(predictions))
+
+
+def _row_count(outputs: Mapping[str, Tensor]) -> int:
+    """How many rows all outputs have."""
+    count = -1
+    for name, tensor in outputs.items():
+        if not tensor.shape:
+            raise InvalidRequest(
+                f"Tensor name: {name} has no shape information, so it can't be shown by row; send 'inputs'"
+            )
+        if count not in (-1, tensor.shape[0]):
+            raise InvalidRequest(
+                f"Tensor name: {name} has inconsistent batch size: {tensor.shape[0]} expecting: {count}, so it can't "
+                "be shown by row; send 'inputs'"
+            )
+        count = tensor.shape[0]
+    return count
 
 
 def _columns_of(outputs: Mapping[str, Tensor]) -> bytes:
@@ -267,7 +354,7 @@ def render_status(versions: list[ModelAnnouncement]) -> dict[str, Any]:
     return {
         "model_version_status": [
             {
-                "version": str(model.version),
+                "version": model.shown_version,
                 "state": model.state,
                 "status": {"error_code": "UNKNOWN" if model.error else "OK", "error_message": model.error},
                 **({"notes": model.notes, "warmed": model.warmed} if model.notes else {}),
@@ -287,7 +374,7 @@ def render_list(models: list[list[ModelAnnouncement]]) -> dict[str, Any]:
                 "labels": versions[0].labels,
                 "versions": [
                     {
-                        "version": str(model.version),
+                        "version": model.shown_version,
                         "state": model.state,
                         "error_message": model.error,
                         "notes": model.notes,
@@ -333,7 +420,7 @@ def predict_error_text(error: MillraceError) -> str:
     if isinstance(error, ModelNotFound):
         wanted = f"Latest({error.model})" if error.version is None else f"Specific({error.model}, {error.version})"
         return f"Servable not found for request: {wanted}"
-    return str(error)
+    return _version_text(error)
 
 
 def status_error_text(error: MillraceError) -> str:
@@ -341,10 +428,18 @@ def status_error_text(error: MillraceError) -> str:
     if isinstance(error, ModelNotFound):
         wanted = "any versions" if error.version is None else f"version {error.version}"
         return f"Could not find {wanted} of model {error.model}"
+    return _version_text(error)
+
+
+def _version_text(error: MillraceError) -> str:
+    if isinstance(error, VersionOutOfRange):
+        return f"Failed to convert version: {error.version} to numeric."
     return str(error)
 
 
 def _predict(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Form]:
+    if body.content_type is not None:
+        return Inference(model, *uploads.read(body, body.content_type, model, limits)), "row"
     return parse_predict(as_bytes(body.data, limits), model, limits)
 
 
@@ -354,6 +449,9 @@ def _predicted(_model: ServedModel, outputs: Mapping[str, Tensor], form: Form, l
 
 
 def _examples(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, str]:
+    if body.content_type is not None:
+        upload = uploads.read(body, body.content_type, model, limits)
+        return Inference(model, *upload), upload.signature
     inference = parse_examples(as_bytes(body.data, limits), model, limits)
     return inference, inference.signature
 

@@ -1,0 +1,29 @@
+"""The pinned requirements: what tests run is what the roles run, from any index and on any machine."""
+
+import re
+
+import pytest
+
+from tests.support.running import ROOT
+
+_FOLDER = ROOT / "requirements"
+_ROLES = ["build", "serving", "training", "up", "worker"]
+
+
+def _pins(name: str) -> set[str]:
+    """`NAME==VERSION` of a file, without its conditions."""
+    return set(re.findall(r"^\S+==\S+", (_FOLDER / f"{name}.txt").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("role", _ROLES)
+def test_the_tests_run_the_versions_that_the_roles_run(role: str) -> None:
+    assert _pins(role)
+    assert _pins(role) <= _pins("test")
+
+
+@pytest.mark.parametrize("role", [*_ROLES, "test", "worker-gpu"])
+def test_every_pin_has_hashes_and_none_names_a_place(role: str) -> None:
+    text = (_FOLDER / f"{role}.txt").read_text()
+    pins = re.split(r"^(?=\S+==)", text, flags=re.MULTILINE)[1:]
+    assert all("--hash=sha256:" in pin for pin in pins)
+    assert "://" not in text

@@ -1,0 +1,224 @@
+"""What an ONNX file shows of its rows, held against the runtime: what is said to be apart is apart."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from tests.support.onnxmodels import FLOAT, constant, info, node
+from worker.graphs import rowaxes
+from worker.graphs.rowaxes import Findings
+
+# Steps of generated graphs. Each takes the tensors of rank 1 to 4 made before, and a number to choose by, and returns
+# nodes whose last output is the new tensor.
+_CONSTANTS = [
+    constant("weights", np.random.default_rng(1).standard_normal((4, 4)).astype(np.float32)),
+    constant("row", np.arange(4, dtype=np.float32)),
+    constant("three", np.arange(12, dtype=np.float32).reshape(3, 4)),
+    constant("two", np.float32(2)),
+    constant("none", np.array([], np.int64)),
+    *(constant(f"i{number}", np.array([number], np.int64)) for number in (-1, 0, 1, 2, 4, 9)),
+    *(constant(f"s{number}", np.array(number, np.int64)) for number in (-1, 0, 1)),
+    constant("flat", np.array([-1], np.int64)),
+    constant("pairs", np.array([-1, 2], np.int64)),
+    constant("as rows", np.array([0, -1], np.int64)),
+    constant("one row", np.array([1, -1], np.int64)),
+    constant("cube", np.array([-1, 2, 2], np.int64)),
+    constant("far", np.array([2**62], np.int64)),
+    constant("unpadded", np.array([0, 0, 0, 0], np.int64)),
+    constant("padded rows", np.array([0, 0, 1, 0], np.int64)),
+    constant("padded columns", np.array([0, 1, 0, 0], np.int64)),
+    constant("twice down", np.array([2, 1], np.int64)),
+    constant("twice across", np.array([1, 2], np.int64)),
+    constant("lstm w", np.random.default_rng(2).standard_normal((1, 8, 4)).astype(np.float32)),
+    constant("lstm r", np.random.default_rng(3).standard_normal((1, 8, 2)).astype(np.float32)),
+    constant("kernel", np.ones((2, 2, 1), np.float32)),
+]
+_Step = Callable[[str, str, str], list[Any]]
+
+
+def _one(operator: str, *more: str, **attributes: Any) -> _Step:
+    """An operator over one tensor and constants."""
+    return lambda x, _, y: [node(operator, [x, *more], [y], **attributes)]
+
+
+def _two(operator: str, **attributes: Any) -> _Step:
+    return lambda x, other, y: [node(operator, [x, other], [y], **attributes)]
+
+
+def _less_reduced(operator: str, axis: int) -> _Step:
+    return lambda x, _, y: [node(operator, [x], [f"r{y}"], axes=[axis]), node("Sub", [x, f"r{y}"], [y])]
+
+
+def _by_count(x: str, _: str, y: str) -> list[Any]:
+    """Reshaped as the number of rows, computed in the graph, and what is left."""
+    shape = [
+        node("Shape", [x], [f"s{y}"]),
+        node("Gather", [f"s{y}", "s0"], [f"n{y}"]),
+        node("Unsqueeze", [f"n{y}", "i0"], [f"u{y}"]),
+        node("Concat", [f"u{y}", "i-1"], [f"t{y}"], axis=0),
+    ]
+    return [*shape, node("Reshape", [x, f"t{y}"], [y])]
+
+
+def _times_count(x: str, _: str, y: str) -> list[Any]:
+    """Multiplied by the number of rows."""
+    counted = [node("Shape", [x], [f"s{y}"]), node("Gather", [f"s{y}", "i0"], [f"n{y}"])]
+    return [*counted, node("Cast", [f"n{y}"], [f"f{y}"], to=FLOAT), node("Mul", [x, f"f{y}"], [y])]
+
+
+def _plus_place(x: str, _: str, y: str) -> list[Any]:
+    """Each row's place added to it."""
+    nodes = [node("Shape", [x], [f"s{y}"]), node("Gather", [f"s{y}", "s0"], [f"n{y}"])]
+    nodes += [node("Range", ["s0", f"n{y}", "s1"], [f"g{y}"]), node("Cast", [f"g{y}"], [f"c{y}"], to=FLOAT)]
+    return [*nodes, node("Unsqueeze", [f"c{y}", "i1"], [f"v{y}"]), node("Add", [x, f"v{y}"], [y])]
+
+
+def _expanded(x: str, _: str, y: str) -> list[Any]:
+    return [node("Shape", [x], [f"s{y}"]), node("Expand", ["two", f"s{y}"], [f"e{y}"]), node("Mul", [x, f"e{y}"], [y])]
+
+
+def _quantized(x: str, _: str, y: str) -> list[Any]:
+    names = [f"{letter}{y}" for letter in "qsz"]
+    return [node("DynamicQuantizeLinear", [x], names), node("DequantizeLinear", names, [y])]
+
+
+def _top(axis: int) -> _Step:
+    return lambda x, _, y: [node("TopK", [x, "i1"], [y, f"p{y}"], axis=axis)]
+
+
+def _cast(operator: str, **attributes: Any) -> _Step:
+    """An operator whose result is whole numbers."""
+    return lambda x, _, y: [node(operator, [x], [f"w{y}"], **attributes), node("Cast", [f"w{y}"], [y], to=FLOAT)]
+
+
+def _product_with_itself(x: str, _: str, y: str) -> list[Any]:
+    return [node("Transpose", [x], [f"t{y}"]), node("MatMul", [x, f"t{y}"], [y])]
+
+
+def _recurrent(x: str, _: str, y: str, turned: int = 0) -> list[Any]:
+    inner = [node("Unsqueeze", [x, "i1" if turned else "i0"], [f"u{y}"])]
+    inner += [node("LSTM", [f"u{y}", "lstm w", "lstm r"], [f"l{y}"], hidden_size=2)]
+    return [*inner, node("Reshape", [f"l{y}", "pairs"], [y])]
+
+
+def _of_condition(x: str, _: str, y: str) -> list[Any]:
+    """One branch for all rows, by their sum."""
+    branch = {
+        name: helper.make_graph([node(name, [x], [f"{name}{y}"])], name, [], [info(f"{name}{y}", FLOAT, None)])
+        for name in ("Neg", "Relu")
+    }
+    condition = [node("ReduceSum", [x], [f"k{y}"], keepdims=0), node("Greater", [f"k{y}", "two"], [f"c{y}"])]
+    return [*condition, node("If", [f"c{y}"], [y], then_branch=branch["Neg"], else_branch=branch["Relu"])]
+
+
+STEPS: dict[str, _Step] = {
+    **{operator: _one(operator) for operator in ("Neg", "Relu", "Sigmoid", "Exp", "Identity", "Floor")},
+    **{f"{operator} rows": _less_reduced(operator, 0) for operator in ("ReduceMean", "ReduceMax", "ReduceL2")},
+    **{f"{operator} columns": _less_reduced(operator, 1) for operator in ("ReduceMean", "ReduceMax", "ReduceL2")},
+    **{f"{operator} last": _less_reduced(operator, -1) for operator in ("ReduceMin", "ReduceProd")},
+    **{f"softmax {axis}": _one("Softmax", axis=axis) for axis in (0, 1, -1)},
+    **{f"cumulated {axis}": _one("CumSum", f"s{axis}") for axis in (0, 1, -1)},
+    **{f"top {axis}": _top(axis) for axis in (0, 1, -1)},
+    **{f"flatten {axis}": _one("Flatten", axis=axis) for axis in (0, 1, 2)},
+    **{name: _one("Reshape", name) for name in ("flat", "pairs", "as rows", "one row", "cube")},
+    **{name: _one("Pad", name) for name in ("unpadded", "padded rows", "padded columns")},
+    **{name: _one("Tile", name) for name in ("twice down", "twice across")},
+    **{f"joined {axis}": _two("Concat", axis=axis) for axis in (0, 1)},
+    **{operator: _two(operator) for operator in ("Add", "Mul", "MatMul", "Max", "Pow")},
+    **{f"with {name}": _one("Add", name) for name in ("row", "two", "three")},
+    **{f"picked {axis}": _one("Gather", "i0", axis=axis) for axis in (0, 1)},
+    **{f"cut {axis}": _one("Slice", "i0", "i1", f"i{axis}") for axis in (0, 1)},
+    **{f"kept {axis}": _one("Slice", "i0", "far", f"i{axis}") for axis in (0, 1)},
+    **{f"largest {axis}": _cast("ArgMax", axis=axis) for axis in (0, 1)},
+    **{f"unsqueezed {axis}": _one("Unsqueeze", f"i{axis}") for axis in (0, 1, 2)},
+    **{f"gemm {a}{b}": _one("Gemm", "weights", "row", transA=a, transB=b) for a in (0, 1) for b in (0, 1)},
+    "squeezed": _one("Squeeze"),
+    "transposed": _one("Transpose"),
+    "turned": _one("Transpose", perm=[1, 0, 2]),
+    "layer norm": _one("LayerNormalization", "row"),
+    "mean variance": _one("MeanVarianceNormalization", axes=[0]),
+    "convolved": _one("Conv", "kernel"),
+    "weights": _one("MatMul", "weights"),
+    "with itself": _product_with_itself,
+    "by count": _by_count,
+    "times count": _times_count,
+    "plus place": _plus_place,
+    "expanded": _expanded,
+    "quantized": _quantized,
+    "found": _cast("NonZero"),
+    "time first": _recurrent,
+    "time second": lambda x, other, y: _recurrent(x, other, y, 1),
+    "condition": _of_condition,
+}
+
+
+def _model(steps: Sequence[tuple[str, int, int]]) -> Any:
+    """The model that applies the steps, each to tensors made before; the last one's result is the output."""
+    made, nodes = ["x"], []
+    for place, (name, one, other) in enumerate(steps):
+        x, second = made[-1 - one % len(made)], made[-1 - other % len(made)]
+        nodes += STEPS[name](x, second, f"t{place}")
+        made.append(f"t{place}")
+    nodes.append(node("Identity", [made[-1]], ["y"]))
+    graph = helper.make_graph(nodes, "g", [info("x", FLOAT, ["N", 4])], [info("y", FLOAT, None)], _CONSTANTS)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _found(model: Any, folder: Path) -> Findings:
+    onnx.save(model, folder / "model.onnx")
+    return rowaxes.of_file(folder / "model.onnx")
+
+
+def _session(model: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _are_apart(session: Any, rng: np.random.Generator) -> bool:
+    """Whether rows of all sizes are answered in batches as they are alone."""
+    for count in (2, 3, 5):
+        rows = (rng.standard_normal((count, 4)) * 10.0 ** rng.integers(-1, 2, (count, 1))).astype(np.float32)
+        (together,) = session.run(["y"], {"x": rows})
+        alone = [session.run(["y"], {"x": row[np.newaxis]})[0] for row in rows]
+        if any(one.shape[:1] != (1,) for one in alone) or together.shape != (count, *alone[0].shape[1:]):
+            return False
+        if not np.allclose(together, np.concatenate(alone), rtol=1e-3, atol=1e-4, equal_nan=True):
+            return False
+    return True
+
+
+_PROGRAMS = st.lists(
+    st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=5
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
+@settings(max_examples=400, deadline=None)
+@given(_PROGRAMS, st.integers(0, 2**32 - 1))
+def test_whatever_graph_is_said_to_keep_rows_apart_does(
+    folder: Path, steps: list[tuple[str, int, int]], seed: int
+) -> None:
+    model = _model(steps)
+    found = _found(model, folder)
+    try:
+        session = _session(model)
+        apart = _are_apart(session, np.random.default_rng(seed))
+    except Exception:  # the runtime refuses the graph, or these rows
+        assume(False)
+    event(f"said apart {found.are_apart}, said mixed {bool(found.mixed)}, is apart {apart}")
+    if found.are_apart:
+        assert apart
