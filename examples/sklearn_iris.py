@@ -26,6 +26,7 @@ class Model:
 
     inputs: ClassVar[Any] = {"x": ("FP32", (-1, 4))}
     outputs: ClassVar[Any] = {"label": ("STRING", (-1,)), "probabilities": ("FP32", (-1, 3))}
+    labels = NAMES
     max_batch_size = 64
 
     def load(self, folder: Path) -> None:

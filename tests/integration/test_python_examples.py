@@ -60,6 +60,8 @@ def test_scikit_learn_tells_irises_apart(stack: Stack) -> None:
     answers = post(stack, "/v1/models/iris:predict", {"instances": rows}).json()["predictions"]
     assert [answer["label"] for answer in answers] == ["setosa", "virginica", "versicolor"]
     assert all(sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5) for answer in answers)
+    ranked = post(stack, "/v1/models/iris:classify", {"examples": [{"x": rows[0]}]}).json()["results"][0]
+    assert max(ranked, key=lambda pair: pair[1])[0] == "setosa"
     refused = post(stack, "/v1/models/iris:predict", {"instances": [[5.1, -3.5, 1.4, 0.2]]})
     assert (refused.status_code, refused.json()) == (400, {"error": "a length is negative"})
 

@@ -129,6 +129,7 @@ def _cls(annotations: dict[str, Any], /, defaults: tuple[Any, ...] = (), **attri
         (_cls({"x": _Array, "return": str}, max_batch_size=True), "max_batch_size must be a whole number"),
         (_cls({"x": _Array, "return": str}, concurrency=0), "concurrency must be a whole number from 1 on"),
         (_cls({"x": _Array, "return": str}, max_queue_delay_ms="1"), "max_queue_delay_ms must be a number"),
+        (_cls({"x": _Array, "return": str}, labels="abc"), "labels must be a tuple of texts"),
         (_cls({"x": _Array, "return": str}, inputs={"y": str}), "declares 'y', which is no parameter of predict"),
         (_cls({"x": str, "y": str, "return": str}, inputs={"x": str}), "predict needs 'y', which `inputs` does not"),
         (_cls({"x": "Nowhere", "return": str}), "annotations of predict cannot be read: name 'Nowhere'"),

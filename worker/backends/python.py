@@ -32,7 +32,6 @@ class PythonBackend:
 
     platform = "python"
     fault = ""
-    labels: Sequence[str] = ()
     mixed_rows: Mapping[str, str] = {}
     axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""
@@ -45,6 +44,7 @@ class PythonBackend:
         self._slots = threading.Semaphore(declaration.concurrency)
         self.batching = declaration.batching
         self.instances = declaration.concurrency
+        self.labels: Sequence[str] = declaration.labels
         self.signatures = {DEFAULT_SIGNATURE: declaration.signature}
         self.notes: Sequence[str] = (_how_rows_run(declaration),)
 

@@ -47,12 +47,13 @@ class Field:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What a class declares. `concurrency` is how many calls it stands at once."""
+    """What a class declares. `concurrency` is how many calls it stands at once, `labels` are the names of classes."""
 
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     batching: Batching
     concurrency: int
+    labels: tuple[str, ...] = ()
 
     @property
     def signature(self) -> Signature:
@@ -81,11 +82,15 @@ def read(cls: type[Any]) -> Declaration:
     delay_ms = getattr(cls, "max_queue_delay_ms", 0)
     if isinstance(delay_ms, bool) or not isinstance(delay_ms, int | float) or delay_ms < 0:
         raise DeclarationError(f"max_queue_delay_ms must be a number of milliseconds, got {delay_ms!r}")
+    labels = getattr(cls, "labels", ())
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise DeclarationError(f"labels must be a tuple of texts, got {labels!r}")
     return Declaration(
         inputs=inputs,
         outputs=outputs,
         batching=Batching(max_batch_size=most, max_queue_delay_ms=float(delay_ms)),
         concurrency=_number(cls, "concurrency", _ASYNC_CONCURRENCY if is_async else 1, least=1),
+        labels=tuple(labels),
     )
 
 
