@@ -1,6 +1,7 @@
 """SavedModels of every age and kind, as TensorFlow Serving's loader takes them. TensorFlow writes them here."""
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -238,6 +239,18 @@ def test_a_file_whose_graph_does_not_restore_its_variables_is_served_by_its_func
         backend.run("serving_default", {"x": np.ones((1, 2))})
 
 
+def test_a_file_without_its_variables_is_refused(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.weights = tf.Variable(WEIGHTS, name="weights")
+    x = tf.TensorSpec([None, 2], tf.float32, "x")
+    serve = tf.function(lambda x: {"y": tf.matmul(x, module.weights)}).get_concrete_function(x)
+    tf.saved_model.save(module, str(tmp_path / "new" / "1"), {"serving_default": serve})
+    for folder in (tmp_path / "new" / "1", saved_by_v1(tmp_path / "old" / "1", with_variable)):
+        shutil.rmtree(folder / "variables")
+        with pytest.raises(LoadError, match=r"1/variables/variables\.index is missing, so variable 'weights' has no"):
+            loaded(folder)
+
+
 def test_an_input_with_a_default_may_be_left_out(tmp_path: Path) -> None:
     class Scaled(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x"), tf.TensorSpec([], tf.float32, "scale")])
@@ -378,6 +391,24 @@ def test_signatures_that_keep_state_are_told(tmp_path: Path) -> None:
     two = np.array(2, np.float32)
     assert [backend.run("add", {"step": two})["count"].item() for _ in range(2)] == [2, 4]
     assert backend.run("serving_default", {"step": two})["y"].item() == 6
+
+
+def test_a_variable_that_only_a_signature_sets_is_told(tmp_path: Path) -> None:
+    def build() -> Definitions:
+        kept = v1.get_variable("kept", initializer=np.zeros(2, np.float32), use_resource=False)
+        lost = v1.Variable(np.zeros(2, np.float32), name="lost", use_resource=False)
+        x = v1.placeholder(tf.float32, [2], "x")
+        return {"get": definition({}, {"y": lost + kept}), "set": definition({"x": x}, {"y": v1.assign(lost, x)})}
+
+    def options() -> dict[str, Any]:
+        return {"saver": v1.train.Saver({"kept": v1.global_variables()[0]})}
+
+    backend = loaded(saved_by_v1(tmp_path, build, options=options))
+    assert "Variable 'lost' gets no value when the model is loaded: requests that need it fail." in backend.notes
+    with pytest.raises(ModelFailed, match="uninitialized value lost"):
+        backend.run("get", {})
+    backend.run("set", {"x": np.ones(2, np.float32)})
+    assert backend.run("get", {})["y"].tolist() == [1, 1]
 
 
 def test_a_variables_own_memory_is_not_handed_out(tmp_path: Path) -> None:
