@@ -129,7 +129,6 @@ def load(folder: Path, device: Device, file: str = FILE_NAME) -> OnnxBackend:
 
 
 def _options(threads: int) -> Any:
-    onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(_FATAL)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
