@@ -34,6 +34,7 @@ from worker.hosts import ServedVersion
 _log = logging.getLogger(__name__)
 _RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 _LONGEST_ERROR = 2000
+_MOST_LOOKED_AT = 100  # models, about, whose files are looked at in one reconciliation, where they serve
 UNLOAD_GRACE_S = 3.0  # for so long an API process may go on as if it had heard nothing
 _STILL_CHANGING = "its files are still being written; it is loaded once they stand still"
 
@@ -106,6 +107,7 @@ class Versions:
     ) -> None:
         self._stillness = stillness or Stillness(1.0)
         self._waiting: set[tuple[str, int]] = set()
+        self._rounds = 0
         self._load = load
         self._is_idle = is_idle
         self._on_change = on_change
@@ -152,6 +154,7 @@ class Versions:
 
         `generations` are those of the documents that `desired` is made of, `others` the other workers' announcements.
         """
+        self._rounds += 1
         self._forget(desired)
         self._log_errors(desired)
         self._absent = tuple(absent for model in desired.values() for absent in _not_held(model, self._of(model.name)))
@@ -237,12 +240,18 @@ class Versions:
     def _is_due(self, model: DesiredModel, version: int, held: _Held, *, came_back: bool = False) -> bool:
         """Whether one that failed is worth another try, or one that serves has changed and is to be looked at again."""
         is_asked_again = came_back or held.generation != model.generation
+        if held.served and not is_asked_again and not self._is_looked_at(model.name, version):
+            return False
         files = version_files(model, version)
         if held.served and not is_asked_again:
             return not files.has_code and held.files.is_changed(files)
         if held.served:
             return held.files.are_others(files)
         return is_asked_again or held.files != files or time.monotonic() >= held.retry_at
+
+    def _is_looked_at(self, name: str, version: int) -> bool:
+        """Whether the files of a version that serves are to be looked at this time: of very many, a part each time."""
+        return (hash(name) + version + self._rounds) % (1 + len(self._held) // _MOST_LOOKED_AT) == 0
 
     def _still(self, model: DesiredModel, due: Sequence[int]) -> list[int]:
         """Of the versions to load, those whose files stand still; the others wait. All are LOADING from now on."""
