@@ -86,12 +86,14 @@ class Catalogue:
         self._is_one: bool | None = None
         self._asides: dict[str, tuple[int, int, tuple[str, ...]]] = {}
         self._reads = 0
+        self._folders: dict[Path, Mapping[int, Path]] = {}  # of this read
         self._has_found = False
         self._configs: dict[Path, tuple[tuple[int, int], TritonConfig | None]] = {}
 
     def read(self, desired_states: Mapping[str, DesiredState]) -> dict[str, DesiredModel]:
         """What is desired of every model now, by name. Raises `RepositoryError` and `ConfigError`."""
         self._reads += 1
+        self._folders = {}
         if one := self._one_model():
             return {one.name: self._desired(ModelSettings(name=one.name), desired_states.get(one.name), one)}
         if not self._repository.root.is_dir():
@@ -134,7 +136,7 @@ class Catalogue:
         """The models of `models.config`, else those with a folder in the repository."""
         path = self._models_config or self._repository.root / MODELS_CONFIG
         if not self._has_settings:
-            found = [name for name in self._repository.folders() if _is_model(self._repository.root / name)]
+            found = self._found()
             if self._has_found and not found:  # as a volume looks that is not mounted any more
                 raise RepositoryError(f"{self._repository.root} is empty")
             self._has_found = bool(found)
@@ -144,6 +146,19 @@ class Catalogue:
             _log.warning("models.config asks for what is not done", extra={"fields": config.ignored})
         self._settings = config.models
         return config.models
+
+    def _found(self) -> list[str]:
+        """The models with a version in the repository, or whose folder cannot be read, which is said of the model."""
+        found = []
+        for name in self._repository.folders():
+            folder = self._repository.root / name
+            try:
+                self._folders[folder] = version_folders(folder)
+            except OSError:
+                found.append(name)
+            else:
+                found += [name] if self._folders[folder] else []
+        return found
 
     def _desired(
         self, settings: ModelSettings, control: DesiredState | None, one: OneModel | None = None
@@ -158,9 +173,9 @@ class Catalogue:
                 folder, folders = one.folder, one.versions
             elif control.base_path:
                 folder = self._inside(control.base_path)
-            if not one and folder.is_dir():
-                folders = version_folders(folder)
-            if folder.is_dir() and (not one or one.is_whole):
+            if not one:
+                folders = self._folders.get(folder) or (version_folders(folder) if folder.is_dir() else {})
+            if (not one or one.is_whole) and (folders or folder.is_dir()):
                 notes = self._passed_over(settings.name, folder)
             config = (
                 TritonConfig(model_file=one.file, is_alone=True) if one and one.file else self._triton_config(folder)
@@ -217,11 +232,3 @@ class Catalogue:
         if not folder.is_relative_to(root):
             raise RepositoryError(f"base_path {base_path!r} is outside of the model repository {root}")
         return folder
-
-
-def _is_model(folder: Path) -> bool:
-    """Whether there are versions in it, or it cannot be read: then that is said of the model."""
-    try:
-        return bool(version_folders(folder))
-    except OSError:
-        return True

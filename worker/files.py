@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from millrace.artifacts.configs import CONFIG_PBTXT
+from millrace.artifacts.repository import is_folder
 from worker.catalogue import DesiredModel
 
 QUIET_S = 30.0
@@ -65,7 +66,7 @@ def _below(folder: str) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith(".") or entry.name == "__pycache__":
                 continue
-            if entry.is_dir():
+            if is_folder(entry):
                 yield from _below(entry.path)
             else:
                 yield entry.path

@@ -1,5 +1,6 @@
 """What strangers put into a repository that cannot be served as it lies there, and what to do about it, in words."""
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -93,9 +94,9 @@ def in_root(root: Path, models: Collection[str]) -> dict[str, list[str]]:
     Raises `OSError`.
     """
     found: dict[str, list[str]] = {}
-    for entry in sorted(root.iterdir()):
-        if entry.name.startswith(".") or entry.name in models:
-            continue
+    with os.scandir(root) as entries:
+        others = [entry.name for entry in entries if not entry.name.startswith(".") and entry.name not in models]
+    for entry in (root / name for name in sorted(others)):
         if not entry.is_dir():
             if sentence := _in_the_root(root, entry):
                 found.setdefault(_fit(_name(root, entry)), []).append(sentence)

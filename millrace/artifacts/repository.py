@@ -48,7 +48,8 @@ class ModelRepository:
         try:
             if not self.root.is_dir():
                 raise RepositoryError(f"{self.root} is not a folder; give the folder that holds <model>/<version>/")
-            return sorted(entry.name for entry in self.root.iterdir() if _is_models(entry))
+            with os.scandir(self.root) as entries:
+                return sorted(entry.name for entry in entries if _is_models(entry))
         except OSError as error:
             raise RepositoryError(str(error)) from error
 
@@ -96,10 +97,10 @@ def version_folders(folder: Path) -> dict[int, Path]:
     """
     found: dict[int, Path] = {}
     with os.scandir(folder) as entries:
-        numbered = [entry.name for entry in entries if version_of(entry.name) is not None and entry.is_dir()]
+        numbered = [entry.name for entry in entries if version_of(entry.name) is not None and is_folder(entry)]
     for name in sorted(numbered, key=len):
         found.setdefault(int(name), folder / name)
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())) if len(found) > 1 else found
 
 
 def version_of(name: str) -> int | None:
@@ -108,5 +109,13 @@ def version_of(name: str) -> int | None:
     return number if number < _TOO_LARGE else None
 
 
-def _is_models(entry: Path) -> bool:
-    return not entry.name.startswith(".") and not names.unfit(entry.name) and entry.is_dir()
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a folder, or a link to one; a link that leads nowhere, or in a circle, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_models(entry: "os.DirEntry[str]") -> bool:
+    return not entry.name.startswith(".") and not names.unfit(entry.name) and is_folder(entry)

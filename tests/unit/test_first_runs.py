@@ -17,13 +17,13 @@ from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from millrace.rpc import tensorprotos, wire
 from tests.support.onnxmodels import FLOAT, INT64, constant, info, node, save
 from worker import model as models
+from worker import tfserving_warmup
 from worker.backends.base import Arrays, Device
 from worker.budget import Budget
 from worker.first_runs import FirstRuns, first_runs
 from worker.model import Model
 from worker.preprocess import Preparation
 from worker.samples import Subject
-from worker.warmup_requests import TFSERVING_FILE
 
 X, Y = TensorSpec(name="x", datatype="FP32", shape=(-1, -1)), TensorSpec(name="y", datatype="FP32", shape=(-1, -1))
 
@@ -256,7 +256,7 @@ def _tfserving_file(folder: Path, *rows: Sequence[float], name: str = "x") -> No
         request.inputs[name].MergeFromString(b"".join(tensorprotos.to_wire(tensor, as_content=True)))
         log = b"".join(wire.field(6, *wire.field(1, request.SerializeToString())))
         records += struct.pack("<Q4x", len(log)) + log + bytes(4)
-    path = folder / TFSERVING_FILE
+    path = folder / tfserving_warmup.FILE
     path.parent.mkdir(parents=True)
     path.write_bytes(records)
 
@@ -288,7 +288,7 @@ def test_a_warm_up_request_that_does_not_fit_is_noted_and_nothing_more(tmp_path:
     else:
         _tfserving_file(folder, SEVEN, name="z" if kind == "another input" else "x")
     if kind == "cut off":
-        path = folder / TFSERVING_FILE
+        path = folder / tfserving_warmup.FILE
         path.write_bytes(path.read_bytes()[:-9])
     model = load(folder, config=read_triton_config(tmp_path / "m"))
     assert any("was left out" in note for note in model.announcement.notes)
