@@ -167,7 +167,7 @@ ADAPTERS = {"millrace.broker.redis", "serving.protocols.oip.grpc", "serving.prot
 def test_no_module_has_the_name_of_pythons_or_of_a_library_of_ours() -> None:
     """A folder that comes first on the path would hide them; and a reader would look for the other one."""
     needed = requirements(ROOT, *extras_of(ROOT)) + requirements(ROOT / "client", *extras_of(ROOT / "client"))
-    direct = {canonicalize_name(requirement.name) for requirement in needed} - {"millrace"}
+    direct = {canonicalize_name(requirement.name) for requirement in needed} - {"millrace-serving"}
     libraries = {name for name, distributions in installed().items() if distributions & direct} - OWN
     names = {name for package in (*OWN, *PROGRAMS) for name in sources(package)}
     taken = {name for name in names if name.rpartition(".")[2] in libraries | set(sys.stdlib_module_names)}
