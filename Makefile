@@ -6,7 +6,7 @@ SELF := $(PIP) --no-build-isolation --no-deps --editable . --editable ./client
 DATA ?= .data
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench memory lock wheels compose clean
+.PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench memory lock wheels dist redis compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp ; $(BIN)/pytest -m "not slow" $(ARGS)
@@ -24,6 +24,8 @@ bench: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench $(ARGS)
 memory: .venv/test.stamp ; $(BIN)/python -m benchmarks.memory $(ARGS)
 compose: ; docker compose up --build $(ARGS)
 lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh $(ARGS)
+redis: .venv/test.stamp ; $(BIN)/pytest tests/unit/test_redis_failures.py tests/integration/test_broker.py tests/integration/test_redis_access.py tests/integration/test_dead_letters.py tests/integration/test_producer.py tests/acceptance/test_topologies.py $(ARGS)
+dist: .venv/test.stamp ; rm -rf dist && $(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . ./client && $(BIN)/python -m requirements.bom dist && cd dist && sha256sum * > SHA256SUMS
 wheels: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/wheels.sh
 clean: ; rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
