@@ -31,11 +31,19 @@ def unset_variables(session: Any, names: Collection[str]) -> list[str]:
     """Those of the variables' nodes that hold nothing, sorted."""
     nodes = sorted(names)
     with session.graph.as_default():
-        are_set = [
-            tf.raw_ops.VarIsInitializedOp(resource=session.graph.get_operation_by_name(name).outputs[0])
-            for name in nodes
-        ]
+        are_set = [_is_set(session.graph.get_operation_by_name(name)) for name in nodes]
     return [name for name, is_set in zip(nodes, session.run(are_set), strict=True) if not is_set]
+
+
+def _is_set(variable: Any) -> Any:
+    if variable.type == "VarHandleOp":
+        return tf.raw_ops.VarIsInitializedOp(resource=variable.outputs[0])
+    return tf.raw_ops.IsVariableInitialized(ref=variable.outputs[0])
+
+
+def checkpoint(folder: Path) -> Path:
+    """The file that says where the variables are in the version's folder."""
+    return folder / "variables" / "variables.index"
 
 
 def _operators(graph: Any) -> Any:
@@ -45,10 +53,10 @@ def _operators(graph: Any) -> Any:
 
 
 def _restore(session: Any, saver: Any, folder: Path, feeds: dict[str, str]) -> None:
-    prefix = folder / "variables" / "variables"
-    if saver.restore_op_name and prefix.with_suffix(".index").exists():
+    index = checkpoint(folder)
+    if saver.restore_op_name and index.exists():
         operation = session.graph.as_graph_element(saver.restore_op_name)
-        session.run(operation, {**feeds, saver.filename_tensor_name: str(prefix)})
+        session.run(operation, {**feeds, saver.filename_tensor_name: str(index.with_suffix(""))})
 
 
 def _config(device: Device) -> Any:
