@@ -147,7 +147,7 @@ class _Trial:
         """Run the rows apart and together. Raises `_Dependent` for rows that depend on one another, or `_NotShown`."""
         rows, lengths, preparation = self._rows, self._lengths, self._preparation
         self._alone = [self._answer(rows[0], _NotShown)]
-        if lacked := self._budget.lacks(2 * len(rows)):
+        if lacked := self._budget.lacks(2 * len(rows), lambda: self._run(rows[0])):
             raise _NotShown(f"a trial {lacked}")
         self._alone += [self._answer(row, _NotShown) for row in rows[1:]]
         together = self._together(range(len(rows)))
@@ -175,9 +175,10 @@ class _Trial:
         Raises `_Dependent`.
         """
         rows = len(self._rows)
+        again: Callable[[], object] = partial(self._together, range(rows))
         while rows < max_rows:
             larger = min(2 * rows, max_rows)
-            if lacked := budget.lacks(larger / rows):
+            if lacked := budget.lacks(larger / rows, again):
                 return rows, lacked
             places = [i % len(self._rows) for i in range(larger)]
             try:
@@ -189,7 +190,7 @@ class _Trial:
                     return rows, f"fail: {reason_of(error.__cause__)}"
                 raise
             self._check(together, places)
-            rows = larger
+            rows, again = larger, partial(self._together, places)
         return rows, ""
 
     def _together(self, places: Sequence[int]) -> Arrays:

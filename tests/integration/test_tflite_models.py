@@ -389,10 +389,11 @@ def custom(name: str) -> bytes:
     return file.content()
 
 
-def test_custom_operators_are_named(tmp_path: Path) -> None:
-    reason = refusal(tmp_path / "m" / "1", custom("Landmarks2Matrix"))
-    assert reason.startswith("m/1/model.tflite: Encountered unresolved custom op: Landmarks2Matrix.")
-    assert reason.endswith("The model has the custom operators Landmarks2Matrix; export it without them")
+@pytest.mark.parametrize("name", ["Landmarks2Matrix", "CUSTOM_OP"])
+def test_custom_operators_are_named(tmp_path: Path, name: str) -> None:
+    reason = refusal(tmp_path / "m" / "1", custom(name))
+    assert reason.startswith(f"m/1/model.tflite: Encountered unresolved custom op: {name}.")
+    assert reason.endswith(f"The model has the custom operators {name}; export it without them")
 
 
 def test_operators_of_tensorflow_are_named_where_it_is_not_installed(
