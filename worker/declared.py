@@ -1,6 +1,7 @@
 """What a manifest and `config.pbtxt` declare, held against the model's file."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,14 @@ import msgspec
 
 from millrace.artifacts.configs import CONFIG_PBTXT, TensorConfig, TritonConfig
 from millrace.artifacts.manifest import Batching, DecodeImage, Manifest, Tokenize
-from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
+from millrace.protocol.tensors import DEFAULT_SIGNATURE, DTYPES, Signature, TensorSpec
 from worker import backends
 from worker.backends.base import Backend, Device, LoadError
 from worker.backends.texts import place, public
 from worker.first_runs import FirstRuns
 from worker.presented import made_by
+
+_MOST_BATCH_BYTES = 2**34
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -107,9 +110,21 @@ def grouping(runtime: Backend, manifest: Manifest | None, config: TritonConfig, 
         return Grouping(Batching(max_batch_size=largest, max_queue_delay_ms=delay_ms), reason=fixed)
     if config.max_batch_size and fixed:
         raise LoadError(f"{CONFIG_PBTXT} sets max_batch_size to {config.max_batch_size}, but {fixed}")
+    _check_size(runtime, config.max_batch_size)
     reason = "" if config.max_batch_size else f"{CONFIG_PBTXT} says so"
     batching = Batching(max_batch_size=config.max_batch_size, max_queue_delay_ms=delay_ms)
     return Grouping(batching, is_told=True, is_sized=True, reason=reason)
+
+
+def _check_size(runtime: Backend, rows: int) -> None:
+    """Raises `LoadError` for batches that no machine holds: the number must be a mistake."""
+    specs = [spec for signature in runtime.signatures.values() for spec in signature.inputs]
+    size = max(
+        (math.prod(1 if n < 0 else n for n in spec.shape[1:]) * DTYPES[spec.datatype].itemsize for spec in specs),
+        default=0,
+    )
+    if rows * size > _MOST_BATCH_BYTES:
+        raise LoadError(f"a batch of {rows} rows has an input of {rows * size} bytes; max_batch_size must be lower")
 
 
 def _without_rows(runtime: Backend) -> str:

@@ -60,6 +60,11 @@ class Model:
         return self._backend.fault
 
     @property
+    def has_rows(self) -> bool:
+        """Whether the first dimension of its tensors counts rows, so that requests may be batched."""
+        return self.batching.max_batch_size > 0
+
+    @property
     def axes(self) -> Mapping[str, Sequence[str]]:
         """See `Backend.axes`."""
         return self._backend.axes
@@ -71,8 +76,7 @@ class Model:
         in and comes out carries one dimension of 1 more than the graph's tensors. Raises `ModelFailed` for an answer
         that does not fit, and for what ends a program (`sys.exit`); what else the backend raises passes through.
         """
-        if has_rows is None:
-            has_rows = self.batching.max_batch_size > 0
+        has_rows = self.has_rows if has_rows is None else has_rows
         if not has_rows:
             inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
         outputs = self._computed(signature, inputs, has_rows=has_rows)
@@ -100,7 +104,7 @@ class Model:
         """What a caller is told of an error that its request led to."""
         if isinstance(error, MillraceError):
             return error
-        kind, reason = type(error).__name__, reason_of(error)
+        kind, reason = type(error).__name__, reason_of(error, whole=False)
         what = kind if reason == kind else f"{kind}: {reason}"
         return ModelFailed(f"model '{self.announcement.name}' failed: {what}")
 
@@ -165,7 +169,7 @@ def load(
         for signature in signatures
     }
     before_runs()
-    not_run = not_run or (f"{runtime.keeps_state}" if runtime.keeps_state else "")
+    not_run = not_run or runtime.keeps_state
     shown = _shown(folder, runtime, signatures, subjects, preparation, grouping, device, not_run, memory_bytes)
     batching = grouping.after(shown)
     if shown.not_batched:
@@ -173,6 +177,7 @@ def load(
     ignored = declared.ignored(config, manifest, device)
     if ignored:
         _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
+    said = [*_notes(ignored), *grouping.notes(shown)]
     if shown.not_warmed:
         _log.warning("a model was not warmed up", extra={"model": name, "reason": shown.not_warmed})
     announcement = ModelAnnouncement(
@@ -180,21 +185,14 @@ def load(
         version=version,
         state="AVAILABLE",
         platform=runtime.platform,
-        description=manifest.description if manifest else "",
+        description=" ".join(filter(None, [manifest.description if manifest else "", *said])),
         signatures=signatures,
         labels=(manifest and manifest.labels) or declared.labels(folder.parent, config) or tuple(runtime.labels),
         max_batch_size=batching.max_batch_size,
         has_whole_requests=bool(shown.length_axes),
         triton_config=config.message,
         warmed=not shown.not_warmed,
-        notes=(
-            *runtime.notes,
-            *presenting,
-            *_notes(ignored),
-            *grouping.notes(shown),
-            *given.notes,
-            *_warm_notes(shown),
-        ),
+        notes=(*runtime.notes, *presenting, *said, *given.notes, *_warm_notes(shown)),
     )
     return Model(
         announcement,

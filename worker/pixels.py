@@ -5,9 +5,10 @@ settings the pixels are the same. Pillow's filters look at all pixels that a new
 torchvision's do by default, and OpenCV's and TensorFlow's do not. Both release the interpreter's lock.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,6 @@ from millrace.artifacts.manifest import DecodeImage, ManifestError, each
 from millrace.protocol.tensors import BYTES, DTYPES, TensorSpec
 
 Pixels = npt.NDArray[Any]
-Reader = Callable[[bytes], Pixels]
 _MNIST_SHAPE = (SIDE, SIDE, 1)
 _CHANNELS = {"RGB": 3, "BGR": 3, "gray": 1}
 
@@ -41,15 +41,28 @@ class _Form:
     dtype: np.dtype[Any]
 
 
-def reader(step: DecodeImage, spec: TensorSpec) -> Reader:
-    """What makes one row of the graph's input of an image file; it raises `InvalidRequest` for a wrong file.
+class Reader(NamedTuple):
+    """What makes one row of a graph's input, of `row_bytes` bytes, of an image file.
 
-    `spec` is the input as the model's file has it. Raises `ManifestError` where the step does not fit it.
+    `read` raises `InvalidRequest` for a wrong file.
+    """
+
+    read: Callable[[bytes], Pixels]
+    row_bytes: int
+
+
+MNIST = Reader(read_digit, SIDE * SIDE * np.dtype(np.float32).itemsize)
+
+
+def reader(step: DecodeImage, spec: TensorSpec) -> Reader:
+    """What makes the rows of an input, which `spec` describes as the model's file has it.
+
+    Raises `ManifestError` where the step does not fit it.
     """
     if step.is_bare and spec.datatype == "FP32" and spec.shape[1:] == _MNIST_SHAPE:
-        return read_digit
+        return MNIST
     form = _form(step, spec)
-    return lambda file: _read(file, form)
+    return Reader(lambda file: _read(file, form), math.prod(form.size) * _CHANNELS[form.colour] * form.dtype.itemsize)
 
 
 def _form(step: DecodeImage, spec: TensorSpec) -> _Form:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from millrace.artifacts.images import read_digit
 from millrace.artifacts.manifest import DecodeImage, LookUpWords, Manifest, ManifestError, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.errors import InvalidRequest
@@ -22,6 +21,8 @@ from worker import pixels, tokenizing
 from worker.backends.base import Arrays
 
 MAX_WORDS = 4_096  # a row, of words that are looked up one by one
+_MOST_TOGETHER, _MOST_TOGETHER_BYTES = 4_096, 2**28  # images or texts of a request that runs as a whole
+_ID_BYTES = 24  # of a token: its id, its mask and its type
 _SHOWN = 60  # characters of a caller's word in an error
 _Step = Callable[[Arrays], Arrays]
 Padding = int | Literal["edge"]
@@ -163,7 +164,10 @@ def load(folder: Path, manifest: Manifest | None, graph: Mapping[str, TensorSpec
     for step in manifest.preprocessing:
         match step:
             case DecodeImage():
-                parts.steps.append(_decoding(step, (graph or {}).get(step.input)))
+                spec = (graph or {}).get(step.input)
+                reader = pixels.reader(step, spec) if spec else pixels.MNIST
+                parts.steps.append(_decoding(step, reader))
+                parts.most[step.input] = max(1, min(_MOST_TOGETHER, _MOST_TOGETHER_BYTES // reader.row_bytes))
             case Tokenize() if step.tokenizer:
                 _add_tokenizer(parts, tokenizing.load(step, folder, graph or {}))
             case Tokenize():
@@ -172,13 +176,14 @@ def load(folder: Path, manifest: Manifest | None, graph: Mapping[str, TensorSpec
                 parts.pad({step.output: 0}, {step.output: range(1, max(2, len(vocabulary)))}, step.max_length)
             case LookUpWords():
                 vocabulary = _vocabulary(folder, step.vocabulary)
+                parts.most[step.input] = MAX_WORDS
                 parts.steps.append(_looking_up(step, vocabulary, manifest.name or folder.parent.name))
                 parts.pad({step.output: "edge", step.weights: 0}, {step.output: range(max(1, len(vocabulary)))})
     return Preparation(
         parts.steps,
         [_naming(step, _vocabulary(folder, step.vocabulary)) for step in manifest.postprocessing],
         raw=[step.input for step in manifest.preprocessing],
-        most={step.input: MAX_WORDS for step in manifest.preprocessing if isinstance(step, LookUpWords)},
+        most=parts.most,
         ahead=parts.ahead,
         padding=parts.padding,
         pads_left=parts.pads_left,
@@ -193,6 +198,7 @@ class _Parts:
     """What a `Preparation` is made of, gathered step by step."""
 
     steps: list[_Step] = field(default_factory=list)
+    most: dict[str, int] = field(default_factory=dict)
     ahead: list[_Step] = field(default_factory=list)
     padding: dict[str, Padding] = field(default_factory=dict)
     together: list[tuple[str, ...]] = field(default_factory=list)
@@ -211,6 +217,8 @@ class _Parts:
 def _add_tokenizer(parts: _Parts, found: tokenizing.Tokenizing) -> None:
     parts.steps.append(found)
     parts.ahead.append(found.ahead)
+    for name in found.inputs:
+        parts.most[name] = max(1, min(_MOST_TOGETHER, _MOST_TOGETHER_BYTES // (found.max_length * _ID_BYTES)))
     if found.length is None:
         parts.pad(found.outputs, found.ids, found.max_length)
         parts.pads_left |= found.pads_left
@@ -227,14 +235,12 @@ def _vocabulary(folder: Path, name: str) -> Vocabulary:
         raise ManifestError(f"{folder / name} is not UTF-8: {error}") from error
 
 
-def _decoding(step: DecodeImage, spec: TensorSpec | None) -> _Step:
-    read = pixels.reader(step, spec) if spec else read_digit
-
+def _decoding(step: DecodeImage, reader: pixels.Reader) -> _Step:
     def decode(row: Arrays) -> Arrays:
         files = row.get(step.input)
         if files is None or files.dtype.kind != "O":  # of another signature, or pixels already
             return row
-        decoded = np.stack([read(file) for file in files.flat])
+        decoded = np.stack([reader.read(file) for file in files.flat])
         return row | {step.input: decoded.reshape(*files.shape, *decoded.shape[1:])}
 
     return decode

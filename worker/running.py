@@ -114,6 +114,8 @@ class Runner:
         self._say_what_runs(pieces)
         try:
             block = pieces[0].block
+            if block.has_rows == self._model.has_rows:
+                return self._model.run(block.signature, inputs, rows)
             return self._model.run(block.signature, inputs, rows, has_rows=block.has_rows)
         finally:
             self._status.pause()

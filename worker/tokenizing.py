@@ -28,9 +28,9 @@ _EXTRA = "worker-tokenizers"
 class Tokenizing:
     """One model's tokenizer, and where the graph takes what of it.
 
-    `outputs` are the graph's inputs that it makes, each with the value that fills up shorter texts; `ids` the values
-    that it may make for them. `length` is how long every text is to be, None where the longest of a batch says it;
-    `pads_left` whether texts are filled up at their beginning.
+    `inputs` are what callers call the texts. `outputs` are the graph's inputs that it makes, each with the value that
+    fills up shorter texts; `ids` the values that it may make for them. `length` is how long every text is to be, None
+    where the longest of a batch says it; `pads_left` whether texts are filled up at their beginning.
     """
 
     def __init__(self, step: Tokenize, tokenizer: Any, graph: Mapping[str, TensorSpec]) -> None:
@@ -43,6 +43,7 @@ class Tokenizing:
         values = {step.output: pad_id, step.mask: 0, step.types: padding.get("pad_type_id", 0)}
         others = range(pad_id + 1, vocabulary) if 2 * pad_id < vocabulary else range(pad_id)
         ranges = {step.output: others or range(1), step.mask: range(1, 2), step.types: range(2 if step.pair else 1)}
+        self.inputs = [name for name in (step.input, step.pair) if name]
         self.outputs = {name: value for name, value in values.items() if name}
         self.ids = {name: ranges[name] for name in self.outputs}
         self._dtypes = {name: DTYPES[graph[name].datatype] for name in self.outputs}
@@ -97,7 +98,8 @@ class Tokenizing:
             if len(firsts) != len(seconds):
                 raise InvalidRequest(f"inputs '{self._step.input}' and '{pair}' must have the same shape")
             asked = [_pair(*both) for both in zip(firsts, seconds, strict=True)]
-        encodings = iter(self._tokenizer.encode_batch_fast([text for text in asked if not _is_error(text)]))
+        # `encode_batch_fast` would lose the types where the tokenizer has no post-processor.
+        encodings = iter(self._tokenizer.encode_batch([text for text in asked if not _is_error(text)]))
         return [text if _is_error(text) else next(encodings) for text in asked]
 
     def _text(self, raw: bytes) -> str | InvalidRequest:

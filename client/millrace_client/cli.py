@@ -156,7 +156,9 @@ def _models(client: Client, options: argparse.Namespace) -> None:  # noqa: ARG00
     for model, version in [(listed, version) for listed in client.models() for version in listed.versions]:
         metadata = client.metadata(model.name, version=version.version) if version.state == "AVAILABLE" else None
         rows.append(_row(model, version, metadata))
-        notes += [f"{model.name}/{version.version}: {note}" for note in (metadata.notes if metadata else ())]
+        if metadata:
+            said = [note for note in metadata.notes if note not in model.description]
+            notes += [f"{model.name}/{version.version}: {note}" for note in said]
     _print_table([header, *rows])
     if notes:
         print("", *notes, sep="\n")

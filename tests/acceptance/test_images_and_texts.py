@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import onnxruntime
 import pytest
+from millrace_client import Client
 from PIL import Image
 
 from tests.support.running import ROOT, Stack, start_up
@@ -137,6 +138,19 @@ def test_what_is_no_image_is_the_callers_fault(
 ) -> None:
     answer = httpx.post(served.url + path.format(model), timeout=60, **options)
     assert (answer.status_code, reason in answer.json()["error"]) == (400, True), answer.text
+
+
+def test_the_client_sends_files(served: Stack, models: Path, tmp_path: Path) -> None:
+    files = [encoded(image(colour), "WEBP") for colour in ((250, 0, 0), (0, 0, 250))]
+    paths = [tmp_path / "red.webp", tmp_path / "blue.webp"]
+    for path, file in zip(paths, files, strict=True):
+        path.write_bytes(file)
+    with Client(served.url) as client:
+        answer = client.predict("colours", paths)
+    np.testing.assert_allclose(answer.outputs["probabilities"], of_images(models, *files), rtol=1e-6)
+    command = [sys.executable, "-m", "millrace", "predict", "--url", served.url, "colours", *map(str, paths)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["red", "blue"]
 
 
 def test_texts_are_what_the_text_model_takes(served: Stack, models: Path) -> None:

@@ -219,6 +219,16 @@ def test_half_plus_three(open_stack: Stack) -> None:
         assert (status, text in error) == (400, True), error
 
 
+@proves("curl", "model metadata of a SavedModel: its own methods, and its tensors' own names")
+def test_the_metadata_are_the_files_own(open_stack: Stack) -> None:
+    metadata = asked(f"{open_stack.url}/v1/models/half_plus_three/metadata")["metadata"]
+    definitions = metadata["signature_def"]["signature_def"]
+    regress = definitions["tensorflow/serving/regress"]
+    assert regress["method_name"] == "tensorflow/serving/regress"
+    assert definitions["classify_x_to_y"]["method_name"] == "tensorflow/serving/classify"
+    assert (regress["inputs"]["inputs"]["name"], regress["outputs"]["outputs"]["name"]) == ("tf_example:0", "y:0")
+
+
 @proves("curl", "predict, other shapes than the signature's, on a SavedModel: it runs alone, and the model may refuse")
 def test_a_request_is_not_held_against_the_signatures_shape(open_stack: Stack) -> None:
     url = f"{open_stack.url}/v1/models"

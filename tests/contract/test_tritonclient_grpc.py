@@ -367,6 +367,19 @@ def test_many_requests_at_once_have_each_their_own_answer(aio: Aio) -> None:
     assert [answer.as_numpy("OUTPUT1").tolist() for answer in answers] == [[[n] * 16] for n in range(32)]
 
 
+@proves("tritonclient.grpc.aio", "infer: 2,000 at once: each is answered, or refused with RESOURCE_EXHAUSTED and words")
+def test_very_many_requests_at_once_are_all_told_something(aio: Aio) -> None:
+    async def ask(client: Any) -> list[Any]:
+        asked = [client.infer("simple", [tensor("INPUT0", _SUM), tensor("INPUT1", _SUM)]) for _ in range(2000)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = aio.run(ask)
+    refused = [answer for answer in answers if isinstance(answer, InferenceServerException)]
+    assert len(refused) < len(answers) == 2000
+    assert {answer.status() for answer in refused} <= {"StatusCode.RESOURCE_EXHAUSTED"}
+    assert all(answer.message() for answer in refused)
+
+
 @proves("tritonclient.grpc", "start_stream, async_stream_infer, stop_stream")
 def test_a_stream_answers_each_request_and_errors_do_not_end_it(sync: Any) -> None:
     done: queue.Queue[tuple[Any, Any]] = queue.Queue()

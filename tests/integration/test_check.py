@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -130,3 +131,19 @@ def test_a_model_that_takes_too_long_is_a_line(checked: Checked, tmp_path: Path,
     status, (report,) = checked(str(tmp_path / "m"), "--timeout", "0.01")
     assert status == 1
     assert report["error"] == "its process ended while it was loaded: it took more than 0.01 s"
+
+
+def test_images_and_texts_are_asked_for_as_callers_have_them(checked: Checked, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    script = ROOT / "examples" / "images_and_texts.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
+    status, reports = checked(str(tmp_path))
+    assert status == 0
+    trial = "Rows are batched, up to 32: a trial showed that they do not depend on one another."
+    assert [(report["model"], report["batching"], report["untried"]) for report in reports] == [
+        ("colours", trial, ""),
+        ("mood", trial, ""),
+    ]
+    sent = "curl -s --data-binary @image.jpg -H 'Content-Type: image/jpeg' "
+    assert reports[0]["examples"][0]["text"] == sent + "http://localhost:8000/v1/models/colours:predict"
+    assert '{"instances": [' in reports[1]["examples"][0]["text"]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,33 @@ def test_a_pair_of_texts_is_told_apart_by_types(tmp_path: Path) -> None:
     assert answers[-1].tolist() == expected
 
 
+def test_images_are_held_against_texts_as_many_of_each_as_are_sent(tmp_path: Path) -> None:
+    """A model of CLIP's kind: its answer has a row for each image and a column for each text."""
+    wordpieces.write(tmp_path, wordpieces.wordpieces())
+    inputs = [info("pixels", FLOAT, ["N", 3, 8, 8]), info("input_ids", INT64, ["M", "L"])]
+    nodes = [
+        node("ReduceMean", ["pixels"], ["means"], axes=[2, 3], keepdims=0),
+        node("Equal", ["input_ids", "good"], ["is good"]),
+        node("Cast", ["is good"], ["goods"], to=FLOAT),
+        node("ReduceSum", ["goods", "along"], ["counts"], keepdims=1),
+        node("MatMul", ["counts", "weights"], ["texts"]),
+        node("Transpose", ["texts"], ["turned"]),
+        node("MatMul", ["means", "turned"], ["logits"]),
+    ]
+    constants = [
+        constant("good", np.array(wordpieces.WORDS.index("good"))),
+        constant("along", np.array([1])),
+        constant("weights", np.ones((1, 3), np.float32)),
+    ]
+    folder = save(tmp_path, nodes, inputs, [info("logits", FLOAT, ["N", "M"])], *constants)
+    model = load(folder, SCALED | {"input": "pixels"}, TOKENIZED)
+    assert model.announcement.max_batch_size == 0
+    (answer,) = answers_of(
+        model, request_for(pixels=[png("white"), png("black")], text=["good", "a good good film", "bad"])
+    )
+    np.testing.assert_allclose(answer, [[3, 6, 0], [0, 0, 0]], rtol=1e-6)
+
+
 def test_a_wrong_text_fails_its_own_request(tmp_path: Path) -> None:
     wordpieces.write(tmp_path, wordpieces.wordpieces())
     model = load(encoder(tmp_path), TOKENIZED | {"max_bytes": 100})
@@ -240,6 +268,14 @@ def test_a_wrong_text_fails_its_own_request(tmp_path: Path) -> None:
     assert "the text is not UTF-8" in str(refused[0])
     assert "row 1 of 2, from 0: a text of 101 bytes is too long: at most 100 are taken" in str(refused[1])
     np.testing.assert_allclose(np.concatenate([first, last]), means_of(["good", "bad"]), rtol=1e-5)
+
+
+def test_a_worker_without_the_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wordpieces.write(tmp_path, wordpieces.wordpieces())
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # as where it is not installed
+    reason = r"needs the library tokenizers, which is not installed: pip install 'millrace\[worker-tokenizers\]'"
+    with pytest.raises(LoadError, match=reason):
+        load(encoder(tmp_path), TOKENIZED)
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -227,6 +227,18 @@ def test_scalars_empty_tensors_and_unknown_ranks_are_as_the_runtime_has_them(tmp
     assert answer(backend, **given | {"d": np.array(7, np.int32)})["D"].shape == ()
 
 
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3)])
+def test_what_would_end_the_process_is_refused(tmp_path: Path, kind: str, gates: int) -> None:
+    weights = constant("w", np.ones((1, gates, 2), np.float32)), constant("r", np.ones((1, gates, 1), np.float32))
+    nodes = [node(kind, ["x", "w", "r"], ["y"], hidden_size=1)]
+    made = graph(nodes, [info("x", FLOAT, ["S", "N", 2])], [info("y", FLOAT, None)], *weights)
+    backend = load(written(tmp_path, made), CPU)
+    assert answer(backend, x=np.ones((3, 1, 2), np.float32))["y"].shape == (3, 1, 1, 1)
+    for shape in ((0, 1, 2), (3, 0, 2)):
+        with pytest.raises(InvalidRequest, match=f"input 'x' is empty, and {kind} of this runtime takes no empty"):
+            answer(backend, x=np.ones(shape, np.float32))
+
+
 def test_a_file_in_onnx_runtimes_own_format_is_known_by_its_bytes(tmp_path: Path) -> None:
     made = written(
         tmp_path / "onnx", graph([node("Neg", ["x"], ["y"])], [info("x", FLOAT, ["N"])], [info("y", FLOAT, ["N"])])
@@ -315,6 +327,13 @@ def test_a_file_that_is_refused_leaves_nothing_on_the_standard_output(
     refusal(written(tmp_path / "a", made))
     refusal(written(tmp_path / "b", graph([node("Neg", ["x"], ["y"])], [], [])))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_locale_that_the_machine_lacks_is_named_and_what_to_do(tmp_path: Path) -> None:
+    nodes = [node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="xx_YY")]
+    reason = refusal(written(tmp_path, graph(nodes, [info("x", STRING, ["N"])], [info("y", STRING, ["N"])])))
+    assert "xx_YY" in reason
+    assert "install it where the worker runs" in reason
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -456,7 +457,7 @@ def test_an_operator_that_this_tensorflow_lacks_is_named(tmp_path: Path) -> None
                 node.op = "SentencepieceOp"
 
     folder = edited(saved_by_v1(tmp_path / "m" / "1", with_variable), rename)
-    with pytest.raises(LoadError, match=r"m/1: .*'SentencepieceOp'"):
+    with pytest.raises(LoadError, match=r"m/1: TensorFlow has no operator 'SentencepieceOp'; a library beside it has"):
         loaded(folder)
 
 
@@ -481,8 +482,9 @@ def test_tensorflow_servings_own_models_are_served(subtests: pytest.Subtests) ->
     for folder in sorted(path.parent for path in TESTDATA.glob("*/*/saved_model.pb")):
         with subtests.test(model=folder.parent.name):
             if folder.parent.name == "tf_text_regression":
-                with pytest.raises(LoadError, match="Op type not registered 'RegexSplitWithOffsets'"):
-                    loaded(folder)
+                if not find_spec("tensorflow_text"):
+                    with pytest.raises(LoadError, match="TensorFlow has no operator"):
+                        loaded(folder)
                 continue
             backend = loaded(folder)
             if folder.parent.name == "saved_model_counter":

@@ -192,6 +192,23 @@ def test_a_request_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None
     assert (answer(backend, **good)["y"] == 2 * X).all()
 
 
+@pytest.mark.parametrize("kind", ["BILINEAR", "NEAREST_NEIGHBOR"])
+def test_what_would_end_the_process_is_refused(tmp_path: Path, kind: str) -> None:
+    file = TfliteFile()
+    graph = file.graph()
+    options = schema.ResizeBilinearOptionsT() if kind == "BILINEAR" else schema.ResizeNearestNeighborOptionsT()
+    number = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
+    x, size = graph.tensor("x", (-1, -1, -1, 1)), graph.tensor("size", (2,), "i4", data=[4, 4])
+    y = graph.tensor("y", (-1, 4, 4, 1))
+    graph.operator(getattr(Operator, f"RESIZE_{kind}"), [x, size], [y], options, number)
+    graph.ends([x], [y])
+    backend = loaded(tmp_path, file.content())
+    for rows in (0, 2):
+        assert answer(backend, x=np.ones((rows, 3, 3, 1), np.float32))["y"].shape == (rows, 4, 4, 1)
+    with pytest.raises(InvalidRequest, match=f"input 'x' is empty, and RESIZE_{kind} of this runtime takes no empty"):
+        answer(backend, x=np.ones((1, 0, 3, 1), np.float32))
+
+
 # State
 
 
@@ -390,7 +407,7 @@ def test_operators_of_tensorflow_are_named_where_it_is_not_installed(
 
 
 def test_operators_of_tensorflow_run_where_it_brings_them(tmp_path: Path) -> None:
-    """No wheel of TensorFlow since 2.19 brings its Flex delegate, so this is what its users see."""
+    """The wheels of TensorFlow 2.19.1 and 2.21.0 bring no Flex delegate, so this is what their users see."""
     pytest.importorskip("tensorflow")
     reason = refusal(tmp_path / "m" / "1", custom("FlexMatrixInverse"))
     assert "(FlexMatrixInverse), and the installed TensorFlow brings none for TFLite (its Flex delegate)" in reason

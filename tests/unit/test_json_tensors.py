@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from hypothesis.extra import numpy as hnp
 
 from millrace.protocol.errors import InvalidRequest, PayloadTooLarge
 from millrace.protocol.tensors import TensorSpec
-from serving.protocols import json_tensors
+from serving.protocols import json_numbers, json_tensors
 from serving.protocols.limits import NotQuick, ReadLimits
 
+needs_simdjson = pytest.mark.skipif(
+    not isinstance(json_numbers.READER, json_numbers.Simdjson), reason="simdjson has no wheel for this Python"
+)
 IMAGE = TensorSpec(name="image", datatype="FP32", shape=(-1, 2, 3))
 
 
@@ -141,8 +145,11 @@ def test_numbers_that_json_lacks_are_read_and_written() -> None:
 def test_decimals_are_the_shortest_that_read_back_the_same(value: float) -> None:
     text = json_tensors.dumps_array(np.array([value], np.float32))[1:-1].decode()
     assert np.float32(text) == np.float32(value) or math.isnan(value)
-    whole = len(str(abs(int(value))))  # which has no exponent until 1e16
-    assert len(text.replace("-", "").replace(".", "")) <= max(len(f"{value:.9g}".replace(".", "")), min(whole, 16)) + 4
+    assert _significant(text) <= _significant(np.format_float_scientific(np.float32(value)))
+
+
+def _significant(number: str) -> int:
+    return len(number.partition("e")[0].replace("-", "").replace(".", "").strip("0"))
 
 
 @pytest.mark.parametrize("body", [b"", b"  ", b"{", b"[1,", b'{"a": 1} x', b"\xff", b"[" * 100_000])
@@ -209,3 +216,124 @@ def test_strings_are_counted_before_they_are_built() -> None:
     with pytest.raises(PayloadTooLarge, match="more than 99 strings in JSON"):
         json_tensors.load_first(body, most_strings=99)
     assert len(json_tensors.load_first(body, most_strings=100)) == 100
+
+
+# Where simdjson has no wheel, orjson reads the same.
+
+SIMDJSON, ORJSON = json_numbers.Simdjson(), json_numbers.Orjson()
+pairs = st.sampled_from(["d", "i", "u"])
+anything = st.recursive(
+    st.integers(-(2**65), 2**65) | st.floats() | st.booleans() | st.none() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+)
+broken = st.tuples(
+    st.sampled_from(["replace", "insert"]), st.integers(0, 10_000), st.sampled_from(list('[]{},.:1-e tf"\\'))
+)
+
+
+def _broken(body: bytes, change: tuple[str, int, str] | None) -> bytes:
+    """The body with one character replaced or put in."""
+    if change is None or not body:
+        return body
+    how, place, character = change
+    place %= len(body)
+    return body[:place] + character.encode() + body[place + (how == "replace") :]
+
+
+def _or_none(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except json_numbers.UNREADABLE:
+        return None
+
+
+@needs_simdjson
+@given(anything, pairs, st.none() | broken)
+def test_either_reader_gives_the_same_numbers_or_one_of_them_declines(value: Any, kind: Any, change: Any) -> None:
+    body = _broken(json.dumps({"data": value}).encode(), change)
+    theirs = _or_none(lambda: SIMDJSON.numbers(SIMDJSON.parse(body)["data"], kind))
+    ours = _or_none(lambda: ORJSON.numbers(ORJSON.parse(body)["data"], kind))
+    if ours is not None and theirs is not None:
+        assert (ours.dtype, ours.tobytes()) == (theirs.dtype, theirs.tobytes())
+    if ours is not None and theirs is None:
+        slow = json_tensors.to_tensor(np.ravel(json.loads(body)["data"]).tolist(), IMAGE)
+        assert kind == "d"  # numbers above 64 bits, which simdjson declines
+        assert bytes(slow.data) == ours.astype(np.float32).tobytes()
+
+
+@needs_simdjson
+@given(
+    st.sampled_from(["FP32", "FP64", "INT8", "INT64", "UINT8", "UINT64"]),
+    hnp.array_shapes(min_dims=1, max_dims=4, max_side=4),
+    st.data(),
+    st.sampled_from([None, 1]),
+    st.none() | broken,
+)
+def test_either_reader_takes_the_same_rows_and_declines_the_same(
+    datatype: str, shape: tuple[int, ...], data: st.DataObject, indent: int | None, change: Any
+) -> None:
+    whole = st.integers(-(2**63), 2**64 - 1) if "64" in datatype else st.integers(-200, 300)
+    fractions = st.floats(allow_nan=False, allow_infinity=False)
+    elements = data.draw(
+        st.lists(whole | fractions if datatype[0] == "F" else whole, min_size=(size := math.prod(shape)), max_size=size)
+    )
+    rows = np.array(elements, object).reshape(shape).tolist()
+    body = _broken(json.dumps({"instances": rows}, indent=indent).encode(), change)
+    spec = TensorSpec(
+        name="x", datatype=datatype, shape=(-1, *[data.draw(st.sampled_from([-1, n])) for n in shape[1:]])
+    )
+    theirs, ours = (json_tensors.fast_rows(body, spec, reader) for reader in (SIMDJSON, ORJSON))
+    assert (theirs and (theirs[1].shape, bytes(theirs[1].data))) == (ours and (ours[1].shape, bytes(ours[1].data)))
+
+
+@needs_simdjson
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances": [[1],2[3]]}',
+        b'{"instances": [1[],[2]]}',
+        b'{"instances": [[]1,[2]]}',
+        b'{"instances": [[1 2],[3]]}',
+        b'{"instances": [[1],[2]]5}',
+        b'{"instances": [[1],[2]]}5',
+        b'{"instances"5: [[1],[2]]}',
+        b'{"inst ances": [[1],[2]]}',
+        b'{"inst1ances": [[1],[2]]}',
+        b'5{"instances": [[1],[2]]}',
+        b'{"instances": [[1.],[2]]}',
+        b'{"instances": [[01],[2]]}',
+        b'{"instances": [[1e400],[2]]}',
+        b'{"instances": [[-],[2]]}',
+        b'{"instances": [[],[2]]}',
+    ],
+)
+def test_neither_reader_takes_what_is_no_json(body: bytes) -> None:
+    spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 1))
+    assert [json_tensors.fast_rows(body, spec, reader) for reader in (SIMDJSON, ORJSON)] == [None, None]
+
+
+def test_without_simdjson_long_rows_are_read_piece_by_piece() -> None:
+    values = np.arange(400_000, dtype=np.float64).reshape(-1, 4)
+    body = json.dumps({"inputs": values.tolist()}).encode()
+    read = json_tensors.fast_rows(body, TensorSpec(name="x", datatype="FP64", shape=(-1, 4)), ORJSON)
+    assert len(body) > 2**21
+    assert read is not None
+    assert bytes(read[1].data) == values.tobytes()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"data": [%s]}' % b",".join([b"[]"] * 5000), id="many lists"),
+        pytest.param(b'{"data": [true, 1]}', id="a Boolean in a list"),
+        pytest.param(b'{"data": [1], "flags": {%s}}' % b",".join(b'"%d": true' % n for n in range(100)), id="Booleans"),
+    ],
+)
+def test_without_simdjson_some_documents_are_left_to_the_slow_way(body: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - it has no words: nobody reads them
+        ORJSON.parse(body)
+
+
+def test_without_simdjson_a_flag_beside_the_numbers_is_read() -> None:
+    document = ORJSON.parse(b'{"data": [1, 2], "parameters": {"binary_data_output": true}}')
+    assert ORJSON.numbers(document["data"], "d").tolist() == [1.0, 2.0]

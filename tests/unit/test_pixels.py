@@ -32,7 +32,7 @@ def spec(*shape: int, datatype: str = "FP32") -> TensorSpec:
 def pixels(declared: dict[str, Any], given: TensorSpec, file: bytes) -> Any:
     """What a step written as JSON makes of a file."""
     step = msgspec.convert({"kind": "decode_image", "input": "x"} | declared, DecodeImage)
-    return reader(step, given)(file)
+    return reader(step, given).read(file)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])

@@ -8,7 +8,7 @@ import pytest
 from millrace.artifacts.manifest import DecodeImage, LookUpWords, Manifest, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.errors import InvalidRequest
-from millrace.protocol.tensors import Tensor
+from millrace.protocol.tensors import Tensor, TensorSpec
 from worker import preprocess
 from worker.preprocess import MAX_WORDS, Preparation
 
@@ -51,3 +51,12 @@ def test_the_words_of_a_row_are_counted(prepared: Preparation) -> None:
     prepared.check({"tokens": Tensor("BYTES", (9, MAX_WORDS), b""), "text": Tensor("BYTES", (9**9,), b"")})
     with pytest.raises(InvalidRequest, match=f"at most {MAX_WORDS} are taken"):
         prepared.check({"tokens": Tensor("BYTES", (1, MAX_WORDS + 1), b"")})
+
+
+def test_the_images_of_a_request_that_runs_as_a_whole_are_counted(tmp_path: Path) -> None:
+    large = TensorSpec(name="image", datatype="FP32", shape=(-1, 3, 2048, 2048))
+    manifest = Manifest(preprocessing=(DecodeImage(input="image", scale="1/255"),))
+    prepared = preprocess.load(tmp_path, manifest, {"image": large})
+    prepared.check({"image": Tensor("BYTES", (1, 5), b"")})
+    with pytest.raises(InvalidRequest, match="has 6 strings a row: at most 5 are taken"):
+        prepared.check({"image": Tensor("BYTES", (1, 6), b"")})

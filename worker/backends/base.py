@@ -1,13 +1,13 @@
 """The seam between the worker and a runtime."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
 
-from millrace.protocol.errors import MillraceError
+from millrace.protocol.errors import InvalidRequest, MillraceError
 from millrace.protocol.tensors import Signature
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -33,6 +33,18 @@ class RowErrors(Exception):
     def __init__(self, errors: Mapping[int, MillraceError]) -> None:
         super().__init__(f"rows {sorted(errors)} are wrong: {next(iter(errors.values()))}")
         self.errors = dict(errors)
+
+
+def check_not_empty(inputs: Arrays, operators: Iterable[str], *, has_rows: bool) -> None:
+    """Raise `InvalidRequest` for a tensor without elements, for these operators end the process on one.
+
+    Without rows it is taken where `has_rows`.
+    """
+    for name, array in inputs.items():
+        if 0 in array.shape[has_rows:]:
+            raise InvalidRequest(
+                f"input '{name}' is empty, and {', '.join(operators)} of this runtime takes no empty tensors"
+            )
 
 
 def ends_the_program(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ onnxrefusals.py what its errors mean
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature
 from worker.backends import onnxdata, onnxfile, onnxrefusals, onnxtensors
-from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.base import Arrays, Device, LoadError, check_not_empty
 from worker.backends.onnxfile import OnnxFile
 from worker.backends.onnxtensors import OnnxTensors
 from worker.backends.onnxtypes import NarrowInput, narrow_input, strings_from_caller, strings_to_caller
@@ -38,6 +38,10 @@ _REFUSALS = (errors.InvalidArgument, errors.Fail, errors.RuntimeException, error
 _NO_FALLBACK = {"enable_fallback": 0}
 
 
+# They end the process with SIGABRT where a sequence or a batch is empty.
+_ENDED_BY_EMPTY = {"GRU", "LSTM"}
+
+
 class OnnxBackend:
     """An ONNX Runtime session; sessions may be run from several threads."""
 
@@ -46,9 +50,15 @@ class OnnxBackend:
     keeps_state = ""
 
     def __init__(
-        self, session: Any, tensors: OnnxTensors, narrow: Sequence[NarrowInput] = (), mixed_rows: str = ""
+        self,
+        session: Any,
+        tensors: OnnxTensors,
+        narrow: Sequence[NarrowInput] = (),
+        mixed_rows: str = "",
+        ended_by_empty: Collection[str] = (),
     ) -> None:
         self._session = session
+        self._ended_by_empty = ended_by_empty
         self.mixed_rows: Mapping[str, str] = {DEFAULT_SIGNATURE: mixed_rows} if mixed_rows else {}
         self.axes: Mapping[str, Sequence[str]] = tensors.axes
         self._outputs = [spec.name for spec in tensors.outputs]
@@ -61,6 +71,8 @@ class OnnxBackend:
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:  # noqa: ARG002 - ONNX has one signature
         """See `Backend`."""
+        if self._ended_by_empty:
+            check_not_empty(inputs, self._ended_by_empty, has_rows=False)
         strings = {name: strings_from_caller(array) for name, array in inputs.items() if array.dtype.kind == "O"}
         given: dict[str, Any] = inputs | strings
         if self._narrow:
@@ -105,7 +117,8 @@ def load(folder: Path, device: Device, file: str = FILE_NAME) -> OnnxBackend:
         raise LoadError(onnxrefusals.of_load(str(error), path, found)) from error
     if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise LoadError("CUDA was asked for, and ONNX Runtime found no usable GPU")
-    return OnnxBackend(session, tensors, narrow, rowaxes.of_file(path).mixed)
+    ended_by_empty = sorted(name for domain, name in found.operators if not domain and name in _ENDED_BY_EMPTY)
+    return OnnxBackend(session, tensors, narrow, rowaxes.of_file(path).mixed, ended_by_empty)
 
 
 def _options(threads: int) -> Any:

@@ -31,6 +31,11 @@ _ADVICE = (
         "This ONNX Runtime has no kernel of that operator for the model's data types: export the model with others, "
         "FP32 most of all.",
     ),
+    (
+        "Failed to construct locale",
+        "The model changes the case of letters by that locale: install it where the worker runs (Debian: the package "
+        "`locales`, and its line in /etc/locale.gen).",
+    ),
     ("[Pp]rotobuf parsing failed|No graph was found", "The file is damaged, incomplete or no ONNX model."),
 )
 _GIT_LFS = b"version https://git-lfs"

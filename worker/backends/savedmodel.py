@@ -13,7 +13,7 @@ from tensorflow.core.framework import types_pb2
 
 from millrace.protocol.errors import NotSupported
 from millrace.protocol.tensors import Signature
-from worker.backends import savedmodelfile, savedmodelstate, signaturedefs
+from worker.backends import savedmodelextensions, savedmodelfile, savedmodelstate, signaturedefs
 from worker.backends.base import Arrays, Device, LoadError
 from worker.backends.savedmodelcall import SignatureCall
 from worker.backends.savedmodelfunctions import FunctionCall, function_calls
@@ -63,12 +63,7 @@ def load(folder: Path, device: Device) -> SavedModelBackend:
         raise LoadError("CUDA was asked for, and TensorFlow found no usable GPU")
     _log_as_we_do()
     graph, notes = savedmodelfile.read_graph(folder, for_gpu=device.kind == "cuda")
-    try:
-        session = open_session(folder, graph, device)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise LoadError(f"{place(folder)}: {public(str(error), folder)}") from error
-    except tf.errors.OpError as error:
-        raise LoadError(f"{place(folder)}: {reason_of(error, folder)}") from error
+    session = _session(folder, graph, device)
     found = signaturedefs.announced(graph.signature_def, lambda info: _find(session.graph, info))
     operators = Operators(graph.graph_def)
     calls = _functions(folder, session, graph, found, operators, device) or _calls(session, graph, found)
@@ -76,6 +71,23 @@ def load(folder: Path, device: Device) -> SavedModelBackend:
         raise LoadError(_nothing_to_serve(folder, found))
     found.notes[:0] = notes
     return SavedModelBackend(session, calls, found, _state(operators, found))
+
+
+def _session(folder: Path, graph: Any, device: Device) -> Any:
+    try:
+        try:
+            return open_session(folder, graph, device)
+        except tf.errors.NotFoundError as error:
+            if not savedmodelextensions.missing_operator(error):
+                raise
+            savedmodelextensions.import_libraries()
+            return open_session(folder, graph, device)
+    except tf.errors.OpError as error:
+        operator = savedmodelextensions.missing_operator(error)
+        reason = savedmodelextensions.advice(operator) if operator else reason_of(error, folder)
+        raise LoadError(f"{place(folder)}: {reason}") from error
+    except Exception as error:  # a graph that is not well-formed, or a library that does not fit
+        raise LoadError(f"{place(folder)}: {public(str(error), folder)}") from error
 
 
 def _log_as_we_do() -> None:

@@ -24,6 +24,11 @@ def public(text: str, folder: Path | None = None) -> str:
     return without_paths(text[:_MOST_READ]).strip()[:_LONGEST]
 
 
-def reason_of(error: BaseException, folder: Path | None = None) -> str:
-    """The whole text of a runtime's error in one line, as callers may read it; its class where it has no text."""
-    return _SPACE.sub(" ", public(str(error), folder)) or type(error).__name__
+def reason_of(error: BaseException, *, whole: bool = True) -> str:
+    """The text of an error in one line, as callers may read it; its class where it has no text.
+
+    Not the `whole`, but its first line, is what an error of Python code says, unless that announces the others.
+    """
+    text = public(str(error))
+    first_line = text.partition("\n")[0].strip()
+    return _SPACE.sub(" ", text if whole or first_line.endswith(":") else first_line) or type(error).__name__

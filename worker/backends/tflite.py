@@ -20,7 +20,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed
 from worker.backends import tflitecalls, tflitepacked
-from worker.backends.base import Arrays, Device, LoadError, RowErrors
+from worker.backends.base import Arrays, Device, LoadError, RowErrors, check_not_empty
 from worker.backends.texts import place, public
 from worker.backends.tflitefile import TfliteFile
 from worker.backends.tflitepacked import Packed
@@ -28,6 +28,8 @@ from worker.backends.tflitepacked import Packed
 FILE_NAME = "model.tflite"
 _NODE = re.compile(r"Node number \d+ \((\w+)\) ")  # which LiteRT writes right after the reason
 _RESOURCES = re.compile(r"alloc|memory", re.IGNORECASE)
+# They end the process with SIGSEGV where an image has no height or no width.
+_ENDED_BY_EMPTY = {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
 _GIT_LFS = b"version https://git-lfs"
 _Make = partial[Any]  # makes an interpreter
 
@@ -52,6 +54,7 @@ class TfliteBackend:
         self._interpreter = make()
         self._has_variables = bool(file.variables())
         self._writes_resources = file.writes_resources()
+        self._ended_by_empty = sorted(file.operators() & _ENDED_BY_EMPTY)
         self._is_used = False
         found = tflitecalls.calls(self._interpreter, file)
         self._calls = found.by_signature
@@ -85,6 +88,8 @@ class TfliteBackend:
         self._calls, self._interpreter, self._make = {}, None, partial(dict)
 
     def _answer(self, signature: str, inputs: Arrays) -> Arrays:
+        if self._ended_by_empty:
+            check_not_empty(inputs, self._ended_by_empty, has_rows=True)
         self._forget()
         try:
             return self._calls[signature].run(inputs)

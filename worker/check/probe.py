@@ -89,7 +89,7 @@ def probe(job: Job, tell: Callable[[Phase | Report], None]) -> None:
     report = msgspec.structs.replace(
         report,
         untried=untried,
-        examples=tuple(requests.examples(request, job.url, job.grpc)),
+        examples=(*requests.of_files(model.announcement, job.url), *requests.examples(request, job.url, job.grpc)),
         unsaid=tuple(requests.unsaid(request)),
     )
     tell(report)
@@ -103,7 +103,8 @@ def _batching(model: Model, job: Job) -> str:
     announced = model.announcement
     if reasons := [note for note in announced.notes if note.startswith(("Requests are not", "Rows run", "Batches"))]:
         return reasons[0]
-    if (Path(job.folder) / "manifest.json").is_file() and not (job.config and job.config.is_alone):
+    manifest = None if job.config and job.config.is_alone else manifests.read(Path(job.folder))
+    if manifest and (manifest.batching or manifest.signatures):
         return f"Rows are batched, up to {announced.max_batch_size}: the manifest says so."
     if job.config and job.config.max_batch_size:
         return f"Rows are batched, up to {announced.max_batch_size}: config.pbtxt says so."
@@ -180,7 +181,8 @@ def _request(model: Model, name: str, inputs: Arrays) -> Request:
 def _answered(model: Model, name: str, inputs: Mapping[str, npt.NDArray[Any]], rows: int = 1) -> Arrays:
     """The answer to the request, or to so many like it in one batch."""
     if not model.announcement.max_batch_size:
-        return model.run(name, {name: array[np.newaxis] for name, array in inputs.items()}, 1)
+        whole = model.preparation.before({name: array[np.newaxis] for name, array in inputs.items()})
+        return model.run(name, whole, 1)
     row = model.preparation.before(dict(inputs))
     return model.run(name, model.preparation.joined([row] * rows), rows)
 

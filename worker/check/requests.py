@@ -15,6 +15,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
+from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE
 from worker.check.report import Example
 
@@ -47,6 +48,15 @@ def examples(request: Request, url: str, grpc: str) -> Iterator[Example]:
     if is_default:
         yield Example(protocol="Open Inference Protocol, gRPC", kind="python", text=_tritonclient(request, grpc))
     yield Example(protocol="millrace_client", kind="python", text=_millrace_client(request, url))
+
+
+def of_files(model: ModelAnnouncement, url: str) -> Iterator[Example]:
+    """An image's file sent to a model whose one input takes such files."""
+    signature = model.signatures.get(DEFAULT_SIGNATURE)
+    if signature and [spec.media for spec in signature.inputs if not spec.optional] == ["image"]:
+        command = "curl -s --data-binary @image.jpg -H 'Content-Type: image/jpeg'"
+        text = f"{command} {shlex.quote(_predict_url(url, model.name))}"
+        yield Example(protocol="an image file, TensorFlow Serving's answer", kind="shell", text=text)
 
 
 def unsaid(request: Request) -> Iterator[str]:
@@ -88,7 +98,11 @@ def _tensorflow_rest(request: Request, url: str) -> str:
     else:
         rows = len(next(iter(request.inputs.values())))
         body["instances"] = [{name: array[row] for name, array in request.inputs.items()} for row in range(rows)]
-    return _curl(f"{url}/v1/models/{quote(request.model, safe='')}:predict", body)
+    return _curl(_predict_url(url, request.model), body)
+
+
+def _predict_url(url: str, model: str) -> str:
+    return f"{url}/v1/models/{quote(model, safe='')}:predict"
 
 
 def _open_inference_rest(request: Request, url: str) -> str:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-import simdjson
 
 import millrace
 from millrace.protocol.errors import (
@@ -32,7 +31,7 @@ from millrace.protocol.tensors import (
     read_layout,
 )
 from serving.models.registry import ServedModel
-from serving.protocols import json_tensors, uploads
+from serving.protocols import json_numbers, json_tensors, uploads
 from serving.protocols.examples import top_classes
 from serving.protocols.limits import MAX_NAMED, QUICK_BYTES, ReadLimits, check_count
 from serving.protocols.verb import Body, Rendered, Verb, are_small, check_quick_to_write
@@ -258,12 +257,12 @@ def _timeout_ms(parameters: dict[str, Any]) -> float | None:
 
 
 def _fast(body: bytes) -> _Document | None:
-    """The document with its numbers read by simdjson; None where any part of it needs the slow way."""
+    """The document with its numbers read in bulk; None where any part of it needs the slow way."""
     if _TOO_DEEP in body:
         return None
     try:
-        return _read_fast(json_tensors.parse(body))
-    except json_tensors.UNREADABLE:
+        return _read_fast(json_numbers.READER.parse(body))
+    except json_numbers.UNREADABLE:
         return None
 
 
@@ -287,9 +286,9 @@ def _read_fast(document: Any) -> _Document | None:
 
 def _plain(value: Any) -> Any:
     """The value as Python's. Raises `ValueError` where it is long, so that it is counted before it is read."""
-    if not isinstance(value, simdjson.Object | simdjson.Array):
+    text = json_numbers.READER.text(value)
+    if text is None:
         return value
-    text = value.mini
     if len(text) > _MAX_PLAIN_BYTES:
         raise ValueError
     return orjson.loads(text)

@@ -9,7 +9,7 @@ import pytest
 
 TRITON = "CONTRACT_SUITES_TRITON"  # a copy of triton-inference-server/server
 TENSORFLOW_SERVING = "CONTRACT_SUITES_TENSORFLOW_SERVING"  # a copy of tensorflow/serving
-KSERVE = "CONTRACT_SUITES_KSERVE"  # a copy of kserve/kserve
+KSERVE = "CONTRACT_SUITES_KSERVE"  # an interpreter that has `kserve`
 PERF_ANALYZER = "CONTRACT_SUITES_PERF_ANALYZER"  # the program
 PYTHON = "CONTRACT_SUITES_PYTHON"  # an interpreter that has what the suites import
 
