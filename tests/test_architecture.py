@@ -59,6 +59,9 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "serving.settings": _rooms("transport", "protocols", "queueing", "models", "web"),
     # A backend is one file that can be read without the worker.
     "worker.backends": ("worker.loop", "worker.process", "worker.model", "worker.versions", "worker.instances"),
+    # What makes Python code a model, and the way from one model to another, each without the rest of the worker.
+    "worker.python": ("worker.calls", "worker.loop", "worker.model", "worker.process", "worker.processes"),
+    "worker.calls": ("worker.backends", "worker.loop", "worker.model", "worker.process", "worker.processes"),
 }
 # The gRPC server is given its services here; the HTTP server gets its handler from `serving.api`.
 COMPOSES = {"serving.transport.grpc_server"}

@@ -33,7 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 0 where every model can be served, 1 where one cannot, 2 for a wrong call."""
     arguments = parser().parse_args(argv)
     try:
-        settings = load(WorkerSettings, os.environ, device=arguments.device, backend=arguments.backend)
+        settings = load(
+            WorkerSettings,
+            os.environ,
+            device=arguments.device,
+            backend=arguments.backend,
+            allow_code=arguments.allow_code or None,
+        )
         desired = Catalogue(Path(arguments.model)).read({})
     except SettingsError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
@@ -65,6 +71,7 @@ def parser() -> Parser:
     options.add_argument("--json", action="store_true", help="print JSON")
     options.add_argument("--device", choices=["cpu", "cuda"], help="where the model runs")
     options.add_argument("--backend", choices=["auto", *FORMATS], help="the format to load")
+    options.add_argument("--allow-code", action="store_true", help="let the model run Python code of its own")
     options.add_argument("--url", default="http://localhost:8000", help="where the example requests go [%(default)s]")
     options.add_argument("--grpc", default="localhost:8001", help="the same over gRPC [%(default)s]")
     options.add_argument("--timeout", type=float, default=600.0, help="how long one model may take, in s [%(default)s]")
@@ -91,6 +98,7 @@ def _reports(
                 max_batch_size=settings.max_batch_size,
                 url=url.rstrip("/"),
                 grpc=grpc,
+                allow_code=settings.allow_code,
             )
             yield _with_notes(_probed(job, timeout_s), model)
 
