@@ -67,6 +67,26 @@ def test_rows_come_one_by_one_as_python_values(load: Load) -> None:
         model.run("serving_default", {"text": np.array([b"\xff"], object), "raw": raw}, 1)
 
 
+@pytest.mark.parametrize("returned", ["3", "[3]", "np.array([3])", "{'output': np.int32(3)}", "Tensor()"])
+def test_a_value_is_taken_as_python_numpy_and_pytorch_have_it(load: Load, returned: str) -> None:
+    model = load(
+        f"""
+        import numpy as np
+
+        class Tensor:  # as PyTorch's
+            dtype = "torch.bfloat16"
+            def detach(self): return self
+            def cpu(self): return self
+            def float(self): return np.array(3)
+
+        class Model:
+            def predict(self, x: int) -> int:
+                return {returned}
+        """
+    )
+    assert run(model, x=[1]) == {"output": [3]}
+
+
 def test_a_batch_comes_as_arrays_that_may_be_written_to(load: Load) -> None:
     model = load(
         """
@@ -170,7 +190,7 @@ def test_calls_never_overlap_unless_the_class_says_that_they_may(load: Load) -> 
         ("raise RowErrors({0: InvalidRequest('this row')})", RowErrors, "this row"),
         ("raise ValueError('own fault')", ValueError, "own fault"),
         ("return 1.5", ModelFailed, "predict returned an output 'output' that is float64 in place of INT64"),
-        ("return [1, 2]", ModelFailed, r"'output' that has the shape \[1, 2\] in place of \[1\]"),
+        ("return [1, 2]", ModelFailed, r"'output' that has the shape \[2\] in place of \[1\]"),
         ("return None", ModelFailed, "'output' that is object in place of INT64"),
         ("return {'other': 1}", ModelFailed, "predict returned no 'output', which is declared"),
         ("yield 1", ModelFailed, "'output' that is object in place of INT64"),
