@@ -364,6 +364,13 @@ def test_labels_without_a_description_are_known_by_their_name(tmp_path: Path) ->
     assert backend.notes == ["The file holds 3 labels in labelmap.txt.", "The file holds other.bin."]
 
 
+@pytest.mark.parametrize("document", ["{'task': 'detect', 'names': {0: 'cat', 1: 'dog'}}", '{"names": ["cat", "dog"]}'])
+def test_labels_in_the_metadata_of_ultralytics_are_read(tmp_path: Path, document: str) -> None:
+    backend = loaded(tmp_path, adding().content({"temp_meta.txt": document.encode()}))
+    assert backend.labels == ("cat", "dog")
+    assert backend.notes == ["The file holds 2 labels in temp_meta.txt."]
+
+
 @pytest.mark.parametrize(
     ("description", "packed"),
     [(b"\xff\xff\xff\x7f rubbish", {}), (b"\x04", {"a.bin": b"a"}), (b"", {"labels.txt": b"a" * (2**24 + 1)})],

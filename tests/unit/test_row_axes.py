@@ -347,6 +347,37 @@ PATTERNS: dict[str, tuple[tuple[Any, ...], str]] = {
         ),
         "apart",
     ),
+    "the class of each row's largest": (
+        (
+            [
+                node("ArgMax", ["x"], ["i"], axis=1, keepdims=0),
+                node("ArrayFeatureExtractor", ["classes", "i"], ["c"], domain="ai.onnx.ml"),
+                node("Reshape", ["c", "flat"], ["y"]),
+            ],
+            [X],
+            [info("y", INT64, ["N"])],
+            constant("classes", np.arange(4).reshape(1, 4)),
+            constant("flat", np.array([-1])),
+        ),
+        "apart",
+    ),
+    "a table as long as there are rows": (
+        (
+            [
+                node("Shape", ["x"], ["shape"]),
+                node("Gather", ["shape", "zero"], ["n"]),
+                node("Concat", ["n", "left"], ["to"], axis=0),
+                node("Reshape", ["table", "to"], ["t"]),
+                node("Add", ["x", "t"], ["y"]),
+            ],
+            [X],
+            [Y],
+            constant("zero", np.array([0])),
+            constant("left", np.array([-1])),
+            constant("table", np.arange(8, dtype=np.float32)),
+        ),
+        "Reshape shapes a constant by how many rows there are",
+    ),
     "a constant for each row": (
         ([node("Add", ["x", "three"], ["y"])], [X], [Y], constant("three", np.ones((3, 4), np.float32))),
         "Add gives each place among the rows a constant of its own",
