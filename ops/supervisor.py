@@ -122,6 +122,9 @@ class Supervisor:
             "MILLRACE_WORKER_MODELS": str(self._models),
             "MILLRACE_WORKER_DEVICE": options.device,
         }
+        if options.allow_code:
+            self._environment["MILLRACE_WORKER_ALLOW_CODE"] = "true"
+            print("millrace: models may run Python code of their own (--allow-code)", file=sys.stderr, flush=True)
         self._start("api", [*_PYTHON, "serving"])
         for number in range(1, options.workers + 1):
             self._start(f"worker {number}", [*_PYTHON, "worker"])
