@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -139,6 +140,29 @@ def test_a_model_that_crashes_while_it_is_loaded_is_said_to(
         until(lambda: "SIGSEGV" in api.announced()["unloadable"].error)
         assert api.announced()["unloadable"].state == "END"
         assert [future.result(30) for future in api.ask(1.0)] == [[2.0]]
+
+
+@pytest.mark.parametrize(
+    ("how", "text", "options"),
+    [
+        (CRASHES, "its process ended in its first runs (SIGSEGV", {}),
+        (LEAVES, "exit status 3", {}),
+        (EATS, "MemoryError", {"model_memory_mb": 200}),
+        (HIDES, "it took more than 200 MB", {"model_memory_mb": 200}),
+        (LOOPS, "its first run took too long", {"warmup_timeout_s": 0.5}),
+    ],
+    ids=["SIGSEGV", "os._exit", "memory", "shared memory", "endless loop"],
+)
+def test_a_model_that_breaks_in_its_first_runs_is_served_without_them(
+    redis_server: RedisServer, api: Api, repository: Path, how: int, text: str, options: dict[str, Any]
+) -> None:
+    breaking.make(repository, "shy", first_run=str(how))
+    with running(redis_server.url, repository, model_processes=3, **options):
+        ready(api, "shy", "m")
+        announced = api.announced()["shy"]
+        assert (announced.warmed, announced.max_batch_size) == (False, 0)
+        assert any("not warmed up" in note and text in note for note in announced.notes)
+        assert [future.result(30) for future in api.ask(1.0, 2.0, model="shy")] == [[2.0], [4.0]]
 
 
 def test_when_what_starts_the_processes_ends_all_starts_again(

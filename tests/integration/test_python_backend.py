@@ -316,6 +316,16 @@ def test_what_config_pbtxt_says_of_rows_is_left_to_the_code(load: Load, tmp_path
     assert any("the model's code says how its rows run" in note for note in model.announcement.notes)
 
 
+def test_a_python_model_of_tritons_is_known_for_what_it_is(load: Load, tmp_path: Path) -> None:
+    config = 'backend: "python"\ndefault_model_filename: "model.py"\nmax_batch_size: 8'
+    load("class Model:\n  def predict(self, x: int) -> int: return x")
+    (tmp_path / "m" / "config.pbtxt").write_text(config)
+    assert load_from(tmp_path / "m" / "1", config=read_triton_config(tmp_path / "m")).announcement.platform == "python"
+    write(tmp_path, "m", "class TritonPythonModel:\n  def execute(self, requests): ...")
+    with pytest.raises(LoadError, match="is written for Triton's Python backend: give it a class Model"):
+        load_from(tmp_path / "m" / "1", config=read_triton_config(tmp_path / "m"))
+
+
 def test_the_class_on_the_page_is_one_that_is_understood() -> None:
     page = (ROOT / "docs/howto/serve-python-code.md").read_text(encoding="utf-8")
     code = page.partition("```python\n")[2].partition("```")[0]

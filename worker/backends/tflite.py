@@ -148,7 +148,7 @@ def _loaded(content: bytes, threads: int) -> TfliteBackend:
     make = partial(Interpreter, model_content=content, num_threads=threads)
     make()  # which checks the content
     file = TfliteFile(content)
-    if custom := sorted(name for name in file.operators() if name.upper() != name):
+    if custom := sorted(file.custom_operators()):
         make = _with_custom_operators(make, custom)
     return TfliteBackend(make, file, content)
 

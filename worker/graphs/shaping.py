@@ -191,6 +191,8 @@ def reshape(node: Node, args: Args) -> list[Value]:
     value = data(args)
     target = node.attributes.get("shape")
     numbers = [Size(number) for number in target] if target is not None else numbers_of(data(args, 1))
+    if not value.is_by_row and any(number is not None and number.counts_rows for number in numbers):
+        raise Mixes("shapes a constant by how many rows there are")
     if not value.is_by_row and value.shape is None:
         return [like(value, None)]
     return [reshaped(value, _target(shape_of(value), _known(numbers), node))]
@@ -442,6 +444,8 @@ def gather_elements(node: Node, args: Args) -> list[Value]:
     """Places along one axis, by numbers for each element."""
     value, places = data(args), data(args, 1)
     axis = normal(node.attributes.get("axis", 0), len(shape_of(value)))
+    if "counted" in (value.kind, places.kind):
+        raise Mixes("depends on how many rows there are")
     if value.is_by_row and places.is_by_row and value.axis == places.axis != axis:
         return [places]
     if value.is_by_row or places.is_by_row:
@@ -454,6 +458,8 @@ def gather_elements(node: Node, args: Args) -> list[Value]:
 def gather_nd(node: Node, args: Args) -> list[Value]:
     """Places by several numbers each."""
     value, places = data(args), data(args, 1)
+    if "counted" in (value.kind, places.kind):
+        raise Mixes("depends on how many rows there are")
     if not value.is_by_row and not places.is_by_row:
         return [fixed()]
     batch = node.attributes.get("batch_dims", 0)
@@ -487,6 +493,7 @@ def resize(node: Node, args: Args) -> list[Value]:
     value = data(args)
     sizes = list(shape_of(value))
     if not value.is_by_row:
+        only_fixed(args, 0)
         return [fixed()]
     for place, is_scale in ((2, True), (3, False)) if len(args) > 2 else ((1, True),):
         given = args[place] if place < len(args) else None
