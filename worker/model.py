@@ -164,6 +164,11 @@ def load(
     grouping = declared.grouping(runtime, manifest, config, max_batch_size)
     declared.check_config(config, signatures if is_complete else dict(runtime.signatures), grouping.batching)
     has_rows = bool(grouping.batching.max_batch_size)
+    if manifest is None:  # callers are held to what config.pbtxt says, as in Triton
+        signatures = {
+            name: declared.narrowed(signature, name, None, config, has_rows=has_rows)
+            for name, signature in signatures.items()
+        }
     given = warmup_requests.read(folder, manifest, config, runtime.signatures, preparation, has_rows=has_rows)
     subjects = {
         signature: Subject(

@@ -14,7 +14,10 @@ class WorkerSettings(CommonSettings):
 
     prefix: ClassVar[str] = "MILLRACE_WORKER_"
 
-    models: Path = Field(Path("models"), description="The model repository: the folder that holds <model>/<version>/.")
+    models: Path = Field(
+        Path("models"),
+        description="The model repository: the folder that holds <model>/<version>/; or one model's file or folder.",
+    )
     models_config: Path | None = Field(
         None,
         description="TensorFlow Serving's models.config; by default the file of that name in the repository, if any.",

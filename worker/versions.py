@@ -234,8 +234,12 @@ class Versions:
             return []
         held = self._of(model.name)
         hopeless = {v for v, of in held.items() if of.served is None and not self._is_due(model, v, of)}
+        chosen = model.versions(hopeless)
+        serving = {v for v, of in held.items() if of.served}
+        written = {v for v in chosen if v not in serving and self._stillness.waits_long(model.name, v)}
+        others = model.versions(hopeless | written) if written else []  # which serve until that is done
         due = []
-        for version in model.versions(hopeless):
+        for version in dict.fromkeys((*chosen, *others)):
             known = held.get(version)
             was_going = known is not None and known.state == "UNLOADING"
             if known and was_going:
@@ -272,15 +276,16 @@ class Versions:
         return still
 
     def _wait(self, name: str, version: int) -> None:
-        """The version's files are still being written."""
+        """The version's files are still being written; when that takes long, nobody is told to wait for it."""
         self._waiting.add((name, version))
-        self._mark_loading(name, version, _STILL_CHANGING)
+        state = "END" if self._stillness.waits_long(name, version) else "LOADING"
+        self._mark_loading(name, version, state, _STILL_CHANGING)
 
-    def _mark_loading(self, name: str, version: int, why: str = "") -> None:
+    def _mark_loading(self, name: str, version: int, state: str = "LOADING", why: str = "") -> None:
         held = self._of(name).get(version)
         if held is None or held.served is None:
             self._held.setdefault(name, {})[version] = _Held(
-                ModelAnnouncement(name=name, version=version, state="LOADING", error=why),
+                ModelAnnouncement(name=name, version=version, state=state, error=why),
                 failures=held.failures if held else 0,
             )
 

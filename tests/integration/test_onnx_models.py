@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -148,6 +149,25 @@ def test_a_dictionary_of_scores_for_each_row_becomes_a_tensor_with_a_column_for_
     outputs = loaded.run("serving_default", {"x": x}, 5)
     assert outputs["probability"].tolist() == [[row[key] for key in keys] for row in direct[1]]
     assert outputs["label"].tolist() == [value.encode() if isinstance(value, str) else value for value in direct[0]]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ("{0: 'cat', 1: 'dog'}", ("cat", "dog")),
+        ("{0: 'cat', 2: 'dog'}", ()),
+        ("{0: 'cat', 1: 2}", ()),
+        ("[" * 100_000, ()),
+        ("__import__('os').getcwd()", ()),
+    ],
+)
+def test_labels_in_the_metadata_of_ultralytics_are_read(tmp_path: Path, names: str, labels: tuple[str, ...]) -> None:
+    made = graph([node("Neg", ["x"], ["y"])], [info("x", FLOAT, ["N", 2])], [info("y", FLOAT, ["N", 2])])
+    folder = written(tmp_path, made)
+    content = onnx.load(folder / "model.onnx")
+    helper.set_model_props(content, {"names": names, "task": "classify"})
+    onnx.save(content, folder / "model.onnx")
+    assert tuple(load(folder, CPU).labels) == labels
 
 
 # Types that NumPy lacks

@@ -9,10 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import joblib
+import numpy as np
 import pytest
+from millrace_client import Client
 
 from tests.support.running import ROOT, Stack, start_up
 
+NAMES = ("setosa", "versicolor", "virginica")
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 HAS_MLFLOW = importlib.util.find_spec("mlflow") is not None and importlib.util.find_spec("pandas") is not None
 NEEDS_TORCH = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed: pip install torch")
@@ -28,14 +32,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the programs publish, beside two models of ours."""
     pytest.importorskip("sklearn")
     root = tmp_path_factory.mktemp("models")
-    for name in ("sklearn_iris", "pipeline", *(["torch_digits"] if HAS_TORCH else [])):
-        subprocess.run([sys.executable, f"examples/{name}.py", str(root)], cwd=ROOT, check=True)
+    programs = ["sklearn_iris", "pipeline", *(["torch_digits"] if HAS_TORCH else [])]
+    commands = [[f"examples/{name}.py", str(root)] for name in programs]
+    if HAS_MLFLOW:
+        commands.append(["-m", "tests.support.mlflow_model", str(root / "sums" / "1")])
+    running = [subprocess.Popen([sys.executable, *command], cwd=ROOT) for command in commands]
+    assert [process.wait(120) for process in running] == [0] * len(running)
     for name in ("digits", "word2vec"):
         (root / name).symlink_to(ROOT / "models" / name)
-    if HAS_MLFLOW:
-        subprocess.run(
-            [sys.executable, "-m", "tests.support.mlflow_model", str(root / "sums" / "1")], cwd=ROOT, check=True
-        )
     return root
 
 
@@ -64,6 +68,26 @@ def test_scikit_learn_tells_irises_apart(stack: Stack) -> None:
     assert max(ranked, key=lambda pair: pair[1])[0] == "setosa"
     refused = post(stack, "/v1/models/iris:predict", {"instances": [[5.1, -3.5, 1.4, 0.2]]})
     assert (refused.status_code, refused.json()) == (400, {"error": "a length is negative"})
+
+
+def test_mixed_requests_at_once_have_the_answers_of_the_library_in_every_protocol(stack: Stack, models: Path) -> None:
+    classifier = joblib.load(models / "iris" / "1" / "iris.joblib")
+    rng = np.random.default_rng(0)
+    asked = [rng.uniform(0, 8, (1 + number % 3, 4)).astype(np.float32) for number in range(32)]
+
+    with (
+        Client(stack.url) as json,
+        Client(stack.url, transport="binary") as binary,
+        Client(f"grpc://{stack.grpc}") as grpc,
+        ThreadPoolExecutor(32) as pool,
+    ):
+        clients = (json, binary, grpc)
+        answers = list(pool.map(lambda number: clients[number % 3].predict("iris", {"x": asked[number]}), range(32)))
+    for x, answer in zip(asked, answers, strict=True):
+        expected = classifier.predict_proba(x)
+        assert np.allclose(answer.outputs["probabilities"], expected, atol=1e-6)
+        labels = [label.decode() if isinstance(label, bytes) else label for label in answer.outputs["label"]]
+        assert labels == [NAMES[best] for best in expected.argmax(axis=1)]
 
 
 def test_two_models_make_a_pipeline(stack: Stack) -> None:

@@ -64,7 +64,8 @@ def saved_by_v1(
 ) -> Path:
     """A SavedModel of TensorFlow 1: the signatures that `build` adds to a graph, under each list of tags."""
     graph = tf.Graph()
-    with graph.as_default(), v1.Session(graph=graph) as session:
+    config = v1.ConfigProto(graph_options=v1.GraphOptions(place_pruned_graph=True))  # so that any operator can be saved
+    with graph.as_default(), v1.Session(graph=graph, config=config) as session:
         signatures = build()
         session.run([v1.global_variables_initializer(), v1.tables_initializer()])
         builder = v1.saved_model.Builder(str(folder))
@@ -570,6 +571,16 @@ def test_an_operator_that_this_tensorflow_lacks_is_named(tmp_path: Path) -> None
     folder = edited(saved_by_v1(tmp_path / "m" / "1", with_variable), rename)
     with pytest.raises(LoadError, match=r"m/1: TensorFlow has no operator 'SentencepieceOp'; a library beside it has"):
         loaded(folder)
+
+
+def test_a_signature_whose_operators_run_on_other_devices_only_is_left_out(tmp_path: Path) -> None:
+    def build() -> Definitions:
+        size = tf.raw_ops.CudnnRNNParamsSize(num_layers=1, num_units=1, input_size=1, T=tf.float32, S=tf.int32)
+        return {**with_variable(), "on_gpus": definition({}, {"size": size})}
+
+    backend = loaded(saved_by_v1(tmp_path, build))
+    assert list(backend.signatures) == ["serving_default"]
+    assert backend.notes[0].startswith("Signature 'on_gpus' is left out: No OpKernel was registered")
 
 
 def test_requests_from_several_threads_get_their_own_answers(kinds: Backend) -> None:

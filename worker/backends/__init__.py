@@ -71,7 +71,7 @@ def _present(folder: Path, file: str) -> dict[str, modelfiles.ModelFile]:
     try:
         found = {model.format: model for model in modelfiles.find(folder, file)}
         for name, (usual, _, _) in FORMATS.items():
-            if name not in found and not file and (folder / usual).is_file():
+            if name not in found and file in ("", usual) and (folder / usual).is_file():
                 found[name] = modelfiles.ModelFile(name, folder, usual)
         present = {name: found[name] for name in FORMATS if name in found}
         if present:

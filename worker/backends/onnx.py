@@ -142,7 +142,8 @@ def _providers(device: Device) -> list[str]:
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise LoadError(
-            "the installed ONNX Runtime has no CUDA: install millrace[worker-gpu] in place of millrace[worker]"
+            "the installed ONNX Runtime has no CUDA; install the one that has from Millrace's checkout with: "
+            "pip uninstall onnxruntime && pip install -e '.[worker-gpu]'"
         )
     onnxruntime.preload_dlls()  # CUDA's libraries are in wheels of their own, where the loader does not look
     return ["CUDAExecutionProvider", "CPUExecutionProvider"]

@@ -19,7 +19,13 @@ def open_session(folder: Path, graph: Any, device: Device) -> Any:
     imported = tf.Graph()
     with imported.as_default():
         tf.import_graph_def(graph.graph_def, name="", producer_op_list=_operators(graph))
+        placed = tf.no_op()
     session = tf.compat.v1.Session(graph=imported, config=_config(device))
+    try:
+        session.run(placed)
+    except tf.errors.InvalidArgumentError:  # some operator is for other devices; no signature may need it
+        session.close()
+        session = tf.compat.v1.Session(graph=imported, config=_config(device, only_needed=True))
     feeds = savedmodelfile.assets(graph, folder)
     _restore(session, graph.saver_def, folder, feeds)
     if name := savedmodelfile.init_operation(graph):
@@ -59,11 +65,15 @@ def _restore(session: Any, saver: Any, folder: Path, feeds: dict[str, str]) -> N
         session.run(operation, {**feeds, saver.filename_tensor_name: str(index.with_suffix(""))})
 
 
-def _config(device: Device) -> Any:
-    """TensorFlow has one pool of threads for all models of a process, whose size is settled by the first of them."""
+def _config(device: Device, *, only_needed: bool = False) -> Any:
+    """TensorFlow has one pool of threads for all models of a process, whose size is settled by the first of them.
+
+    `only_needed` places no operator that is not needed; functions are then built by their first run.
+    """
     return tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=device.threads,
         allow_soft_placement=True,  # a graph may name devices of the machine that wrote it
         device_count={"GPU": 0} if device.kind == "cpu" else {},
+        graph_options=tf.compat.v1.GraphOptions(place_pruned_graph=only_needed),
         gpu_options=tf.compat.v1.GPUOptions(allow_growth=True),
     )

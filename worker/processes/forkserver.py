@@ -64,6 +64,8 @@ class ForkServer:
                     read.recv(4096)
                     self._reap()
                 elif not self._take_request():
+                    for pid in self._pids.values():
+                        self._kill_group(pid)
                     return
 
     def _take_request(self) -> bool:

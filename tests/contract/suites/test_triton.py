@@ -52,7 +52,7 @@ def _strings(models: TritonModels, target: Path) -> None:
 
 def _reshape(models: TritonModels, target: Path) -> None:
     for folder in models.copied(target, "qa_reshape_model_repository", "onnx*"):
-        for other in ("libtorch", "simple_reshape", "fan_reshape"):
+        for other in ("libtorch", "plan", "simple_reshape", "sequence_reshape", "fan_reshape"):
             name = folder.name.replace("onnx", other)
             models.copied(target, "qa_reshape_model_repository", folder.name, name=name)
 
