@@ -33,12 +33,17 @@ class Preparer:
                     raise InvalidRequest(f"the inputs have other shapes than model '{block.model}' can prepare")
                 return self._worked_on(taken, block)
             piece = self._piece(taken, block.items, {name: t.to_numpy() for name, t in block.tensors.items()})
-            return [piece] if self._model.batching.max_batch_size else piece.singly()
+            return [piece] if self._runs_items_together else piece.singly()
         except BaseException as error:  # whatever its data led to, it must not end the worker
             if not isinstance(error, InvalidRequest):
                 _log.exception("a block cannot be prepared", extra={"model": self._model.announcement.name})
             self._blocks.refuse(taken, [(item, self._model.failure(error)) for item in block.items])
             return []
+
+    @property
+    def _runs_items_together(self) -> bool:
+        """Whether a block's items may run together: whoever made the block may have known the model in another way."""
+        return self._model.batching.max_batch_size > 1
 
     def _worked_on(self, taken: TakenBlock, block: RequestBlock) -> list[Piece]:
         if len(block.items) == 1:
@@ -73,7 +78,7 @@ class Preparer:
                 parts.append(part)
                 items.append(item)
         self._blocks.refuse(taken, refused)
-        if self._model.preparation.pads:
+        if self._model.preparation.pads or not self._runs_items_together:
             return [self._piece(taken, (item,), part) for item, part in zip(items, parts, strict=True)]
         return [self._piece(taken, tuple(items), self._model.preparation.joined(parts))] if items else []
 
