@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from worker.graphs.numbers import (
+from worker.graphs.arithmetic import (
     constant_of_shape,
     filled,
     numbered,
