@@ -257,7 +257,7 @@ def test_where_nothing_can_be_loaded_callers_are_told_why_or_it_ends_with_one_li
     until(lambda: "millrace: model 'other' is not served: other/v1 is no version" in stack.output)
     answer = httpx.post(f"{stack.url}/v1/models/broken:predict", json={"instances": [1]})
     assert answer.status_code == 503
-    assert "broken/1 holds no model: one of model.onnx" in answer.json()["error"]
+    assert "broken/1 holds no model: one of model.py, model.onnx" in answer.json()["error"]
     index = httpx.post(f"{stack.url}/v2/repository/index").json()
     assert {entry["name"]: entry["reason"].partition(";")[2] for entry in index}["other"] == " rename it to other/1"
 
