@@ -63,6 +63,8 @@ class Supervisor:
 
     def run(self) -> None:
         """Bring the stack up, watch it until `stop`, take it down. Raises `UpError`; nothing runs any more then."""
+        if self._arguments.model and not self._models.exists():
+            raise UpError(f"{self._models} is not there")
         models = self._served_models()
         if not models:
             self._say_that_there_is_none()
