@@ -148,7 +148,7 @@ def _backend(*extras: str) -> set[str]:
         *(("worker", (extra,), _backend(extra)) for extra in BACKENDS),
         ("millrace_client", (), ["millrace_client", "millrace_client.cli"]),
         ("millrace_client", ("grpc",), sources("millrace_client")),
-        ("training", ("training",), sources("training")),
+        pytest.param("training", ("training",), sources("training"), marks=pytest.mark.slow),
     ],
 )
 def test_a_program_can_be_imported_beside_its_own_extra_only(

@@ -43,6 +43,7 @@ def _bytes(element: Any) -> bytes:
 def _numbers(value: Any, datatype: str) -> npt.NDArray[Any]:
     if hasattr(value, "detach"):  # a tensor of PyTorch's, which may be on another device and have a gradient
         value = value.detach().cpu()
+        value = value.float() if "bfloat16" in str(value.dtype) else value  # which NumPy has not
     array, wanted = np.asarray(value), DTYPES[datatype]
     kinds = array.dtype.kind + wanted.kind
     if array.dtype.kind not in "biuf" or (wanted.kind != array.dtype.kind and kinds not in _WIDER):

@@ -25,7 +25,6 @@ _FORMATS = {
     "tensorflow_savedmodel": "savedmodel",
     "tensorflow": "savedmodel",
     "tflite": "tflite",
-    "python": "python",
 }
 _MOST_BYTES = 16_384  # that go with every heartbeat
 _HAS_BATCH_SIZE = re.compile(r"(?m)^[^#\n]*\bmax_batch_size\s*:")

@@ -87,6 +87,7 @@ def test_what_a_program_imports_is_silent(code: str, home: Path, tmp_path: Path)
     assert _files(home) == []
 
 
+@pytest.mark.slow
 def test_doctor_is_silent(make_onnx: Callable[..., Path], home: Path, tmp_path: Path) -> None:
     model = make_onnx(tmp_path / "models") / "model.onnx"
     command = [*_traced(tmp_path), sys.executable, "-m", "millrace", "doctor", str(model)]

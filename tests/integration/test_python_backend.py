@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.artifacts.configs import read_triton_config
+from millrace.artifacts.configs import ConfigError, read_triton_config
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.protocol.errors import InvalidRequest, ModelFailed, RowErrors, Unavailable
@@ -57,7 +57,7 @@ def test_rows_come_one_by_one_as_python_values(load: Load) -> None:
         """
     )
     assert (model.announcement.platform, model.announcement.max_batch_size, model.instances) == ("python", 1, 1)
-    assert model.announcement.notes == ("Its code takes rows one by one.",)
+    assert model.announcement.notes == ("Rows run one by one: the model's code says so.",)
     text, raw = np.array([b"\xc3\xa9"], object), np.array([b"!"], object)
     assert run(model, text=text, raw=raw) == {"output": ["éé!".encode()]}
     assert run(model, text=text, raw=raw, count=np.array([3])) == {"output": ["ééé!".encode()]}
@@ -65,6 +65,26 @@ def test_rows_come_one_by_one_as_python_values(load: Load) -> None:
     assert run(model, 2, **two) == {"output": [b"aa1", b"bb2"]}
     with pytest.raises(RowErrors, match="takes text as UTF-8"):
         model.run("serving_default", {"text": np.array([b"\xff"], object), "raw": raw}, 1)
+
+
+@pytest.mark.parametrize("returned", ["3", "[3]", "np.array([3])", "{'output': np.int32(3)}", "Tensor()"])
+def test_a_value_is_taken_as_python_numpy_and_pytorch_have_it(load: Load, returned: str) -> None:
+    model = load(
+        f"""
+        import numpy as np
+
+        class Tensor:  # as PyTorch's
+            dtype = "torch.bfloat16"
+            def detach(self): return self
+            def cpu(self): return self
+            def float(self): return np.array(3)
+
+        class Model:
+            def predict(self, x: int) -> int:
+                return {returned}
+        """
+    )
+    assert run(model, x=[1]) == {"output": [3]}
 
 
 def test_a_batch_comes_as_arrays_that_may_be_written_to(load: Load) -> None:
@@ -84,6 +104,7 @@ def test_a_batch_comes_as_arrays_that_may_be_written_to(load: Load) -> None:
         """
     )
     assert (model.batching.max_batch_size, model.batching.max_queue_delay_ms) == (8, 1.5)
+    assert model.announcement.notes == ("Batches have at most 8 rows: the model's code says so.",)
     x = np.array([[1, 2], [3, 4]], np.float32)
     x.flags.writeable = False
     answer = model.run("serving_default", {"x": x, "words": np.array([b"a", b"b"], object)}, 2)
@@ -109,6 +130,7 @@ def test_a_request_may_come_as_it_is(load: Load) -> None:
         """
     )
     assert model.announcement.max_batch_size == 0
+    assert model.announcement.notes == ("Requests are not batched: the model's code takes each one as it is.",)
     assert run(model, x=[[[1, 2, 3], [4, 5, 6]]], scale=[0.5]) == {"output": [[2.5, 3.5, 4.5]]}
 
 
@@ -170,7 +192,7 @@ def test_calls_never_overlap_unless_the_class_says_that_they_may(load: Load) -> 
         ("raise RowErrors({0: InvalidRequest('this row')})", RowErrors, "this row"),
         ("raise ValueError('own fault')", ValueError, "own fault"),
         ("return 1.5", ModelFailed, "predict returned an output 'output' that is float64 in place of INT64"),
-        ("return [1, 2]", ModelFailed, r"'output' that has the shape \[1, 2\] in place of \[1\]"),
+        ("return [1, 2]", ModelFailed, r"'output' that has the shape \[2\] in place of \[1\]"),
         ("return None", ModelFailed, "'output' that is object in place of INT64"),
         ("return {'other': 1}", ModelFailed, "predict returned no 'output', which is declared"),
         ("yield 1", ModelFailed, "'output' that is object in place of INT64"),
@@ -317,13 +339,16 @@ def test_what_config_pbtxt_says_of_rows_is_left_to_the_code(load: Load, tmp_path
 
 
 def test_a_python_model_of_tritons_is_known_for_what_it_is(load: Load, tmp_path: Path) -> None:
-    config = 'backend: "python"\ndefault_model_filename: "model.py"\nmax_batch_size: 8'
+    config = 'default_model_filename: "model.py"\nmax_batch_size: 8'
     load("class Model:\n  def predict(self, x: int) -> int: return x")
     (tmp_path / "m" / "config.pbtxt").write_text(config)
     assert load_from(tmp_path / "m" / "1", config=read_triton_config(tmp_path / "m")).announcement.platform == "python"
     write(tmp_path, "m", "class TritonPythonModel:\n  def execute(self, requests): ...")
     with pytest.raises(LoadError, match="is written for Triton's Python backend: give it a class Model"):
         load_from(tmp_path / "m" / "1", config=read_triton_config(tmp_path / "m"))
+    (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"')
+    with pytest.raises(ConfigError, match="write the model as a plain class in"):
+        read_triton_config(tmp_path / "m")
 
 
 def test_the_class_on_the_page_is_one_that_is_understood() -> None:

@@ -230,6 +230,15 @@ def test_no_request_is_answered_with_what_another_left_behind(tmp_path: Path, ma
         assert all(pool.map(call, range(1, 5)))
 
 
+@pytest.mark.parametrize(("make", "start"), [(counting, [[100.0, 200.0]]), (recurrent, [[0.0]])])
+def test_a_refused_request_leaves_a_model_with_state_as_it_was(tmp_path: Path, make: Any, start: Any) -> None:
+    backend, first = loaded(tmp_path, make().content()), np.array(start, np.float32)
+    for _ in range(2):
+        with pytest.raises(InvalidRequest):
+            answer(backend, x=np.ones((1, 7), np.float32))
+        assert (answer(backend, x=np.ones_like(first))["y"] == first + 1).all()
+
+
 def test_rows_that_run_one_by_one_have_no_common_state(tmp_path: Path) -> None:
     backend = loaded(tmp_path, counting().content())
     x = np.array([[1.0, 2.0], [10.0, 20.0], [0.0, 0.0]], np.float32)

@@ -463,6 +463,7 @@ def test_names_that_no_worker_has_a_folder_of_are_refused_and_leave_nothing_behi
         assert api.states("d") == {1: "AVAILABLE"}
 
 
+@pytest.mark.slow
 def test_what_is_wanted_of_all_models_takes_a_megabyte_at_most(
     broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
 ) -> None:

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from onnx import TensorProto, helper
 
+from millrace import rpc
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import TritonConfig, read_triton_config
 from millrace.artifacts.manifest import Batching, LookUpWords, Manifest, NameWords, Tokenize
@@ -30,6 +32,7 @@ from millrace.protocol.messages import ReplyBlock
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest, InferenceResponse
+from tests.support.onnxmodels import save
 from tests.support.running import ROOT, RedisServer, until
 from tests.support.workers import local_worker
 from tests.support.working import (
@@ -1059,9 +1062,9 @@ def test_scalars_go_through_a_model_without_batching(tmp_path: Path) -> None:
     assert outputs["y"].tolist() == [5.0]
 
 
-def test_a_name_that_cannot_be_a_key_is_refused(make_onnx: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match="cannot be a model's name"):
-        _load(make_onnx(tmp_path), name="a{b}")
+def test_a_name_that_no_url_can_have_is_refused(make_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="cannot be served"):
+        _load(make_onnx(tmp_path), name="a/b")
 
 
 # The whole process
@@ -1090,8 +1093,9 @@ def test_a_worker_announces_what_it_loads_and_what_it_cannot_and_leaves_no_trace
     try:
         until(lambda: announced().get("good", (0, "", ""))[1] == "AVAILABLE")
         assert announced()["good"] == (2, "AVAILABLE", "")
-        version, state, error = announced()["bad"]
-        assert (version, state) == (1, "END")
+        until(lambda: announced()["bad"][1] == "END")  # once its files stand still
+        version, _, error = announced()["bad"]
+        assert version == 1
         assert "holds no model" in error
     finally:
         started = time.monotonic()
@@ -1219,6 +1223,16 @@ def test_a_triton_configuration_sets_batching_instances_and_labels(
     assert model.announcement.description == "config.pbtxt asks for what is not done: response_cache."
 
 
+def test_a_triton_configuration_narrows_what_callers_may_send_and_is_announced(tmp_path: Path) -> None:
+    free = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "n"]) for name in ("x", "y")]
+    folder = save(tmp_path / "m" / "1", [helper.make_node("Identity", ["x"], ["y"])], free[:1], free[1:])
+    config = _triton(folder, 'max_batch_size: 5 input { name: "x" data_type: TYPE_FP32 dims: 3 }')
+    model = models.load(folder, "m", 1, device=Device(), backend="auto", max_batch_size=16, config=config)
+    assert model.announcement.signatures["serving_default"].inputs[0].shape == (-1, 3)
+    announced = rpc.message("inference.ModelConfig").FromString(model.announcement.triton_config)
+    assert (announced.max_batch_size, list(announced.input[0].dims)) == (5, [3])
+
+
 def test_a_manifest_wins_over_a_triton_configuration_which_says_so(
     make_onnx: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -1240,7 +1254,7 @@ def test_a_manifest_wins_over_a_triton_configuration_which_says_so(
         ('input { name: "z" data_type: TYPE_FP32 dims: 3 }', "unexpected inference input 'z'"),
         ('input { name: "x" data_type: TYPE_INT32 dims: 3 }', "declares input 'x' as INT32"),
         ('max_batch_size: 4 input { name: "x" data_type: TYPE_FP32 dims: 4 }', r"as FP32 \[-1, 4\], but the model has"),
-        ('output { name: "scores" data_type: TYPE_FP32 dims: [2, 2] }', "declares output 'scores'"),
+        ('output { name: "scores" data_type: TYPE_FP32 dims: [2, 3] }', "declares output 'scores'"),
         ('output { name: "scores" data_type: TYPE_FP32 dims: 2 label_filename: "../x" }', "beside config.pbtxt"),
         ("platform: 'tensorflow_savedmodel'", "has no savedmodel format"),
     ],

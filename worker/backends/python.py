@@ -135,5 +135,6 @@ def _call_load(load: Any, offered: Mapping[str, Any], loop: LoopThread) -> None:
 def _how_rows_run(declaration: Declaration) -> str:
     most = declaration.batching.max_batch_size
     if most == 0:
-        return "Its code takes each request as it is: max_batch_size is 0."
-    return "Its code takes rows one by one." if most == 1 else f"Its code takes up to {most} rows at once."
+        return "Requests are not batched: the model's code takes each one as it is."
+    words = "Rows run one by one" if most == 1 else f"Batches have at most {most} rows"
+    return f"{words}: the model's code says so."

@@ -62,9 +62,10 @@ def returned(fields: Sequence[Field], value: Any, rows: int | None) -> Arrays:
 def _tensor(field: Field, value: Any, rows: int | None) -> npt.NDArray[Any]:
     spec = field.spec
     shape = spec.shape if rows is None else (rows, *spec.shape[1:])
-    if field.form == "scalar" and rows is not None:
-        value = [value]
     try:
-        return fitted(value, spec.datatype, shape)
+        if field.form != "scalar" or rows is None:
+            return fitted(value, spec.datatype, shape)
+        array = fitted(value, spec.datatype, None)  # the one row's value, or an array with it
+        return fitted(array[np.newaxis] if array.ndim == 0 else array, spec.datatype, shape)
     except (ValueError, TypeError) as error:
         raise ModelFailed(f"predict returned an output {spec.name!r} that {error}") from error
