@@ -26,11 +26,11 @@ from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_stri
 from serving.queueing.requests import InferenceRequest, InferenceResponse
 from tests.support.onnxmodels import FLOAT, INT32, STRING, constant, info, node, save
 from tests.support.working import ask, block_of, connected, request_of, serving, text_request
-from worker import model as models
-from worker import trial
 from worker.backends.base import Arrays, Device
-from worker.model import Model
-from worker.preprocess import Preparation
+from worker.loading import model as models
+from worker.loading import trial
+from worker.loading.model import Model
+from worker.preprocessing.preparation import Preparation
 
 ROWS = [[-1.0, 2.0, 0.5, 3.0], [40.0, -7.0, 8.0, 1.0], [0.01, 0.02, -0.03, 0.04]]
 

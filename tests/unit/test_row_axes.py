@@ -15,11 +15,11 @@ from onnx import helper
 
 from millrace.protocol.tensors import Signature, TensorSpec
 from tests.support.onnxmodels import FLOAT, INT64, constant, info, node, save
-from worker import trial
 from worker.backends.base import Arrays
 from worker.graphs import rowaxes
 from worker.graphs.rowaxes import Findings
-from worker.preprocess import Preparation
+from worker.loading import trial
+from worker.preprocessing.preparation import Preparation
 
 # Steps of generated graphs. Each takes the tensors of rank 1 to 4 made before, and a number to choose by, and returns
 # nodes whose last output is the new tensor.

@@ -17,11 +17,11 @@ from millrace.commandline import Parser
 from millrace.protocol.messages import NO_VERSION
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
-from worker.catalogue import Catalogue, DesiredModel
 from worker.check import text
 from worker.check.report import Job, Phase, Report
 from worker.processes.starter import NO_THREADS
 from worker.processes.verdict import in_words
+from worker.reconciling.catalogue import Catalogue, DesiredModel
 from worker.settings import WorkerSettings
 
 PROG = "millrace check"

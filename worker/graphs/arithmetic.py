@@ -6,7 +6,7 @@ tensors of whole numbers are followed (see `values`), by rules like the others.
 
 from collections.abc import Sequence
 
-from worker.graphs.onnxfile import MAX_NUMBERS, Node
+from worker.graphs.onnx_graph import MAX_NUMBERS, Node
 from worker.graphs.rules import Args, CannotTell, Mixes, data, shape_of
 from worker.graphs.values import ONE, ROWS, Size, Value, by_row, counted, fixed, product, unknown_size
 
