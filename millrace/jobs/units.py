@@ -1,8 +1,8 @@
 """RQ's form of one unit of work, written with plain commands: the API puts units into RQ's queue without RQ.
 
-Importing RQ costs an API process 0.13 s and 4 MB (measured), and its image a library, for ten fields of a hash. Tests hold
-this form to RQ's own `Job.fetch`. A unit is enqueued under a new id each time: RQ's records of an attempt whose worker
-died never meet those of the next one.
+Importing RQ costs an API process 0.13 s and 4 MB (measured), and its image a library, for ten fields of a hash. Tests
+hold this form to RQ's own `Job.fetch`. A unit is enqueued under a new id each time: RQ's records of an attempt whose
+worker died never meet those of the next one.
 """
 
 import json
