@@ -1,5 +1,6 @@
 """What a kind is given to work with."""
 
+import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Job:
 
     `folder` is the job's own: a kind writes part N to `part_path(N, …)`, which appears whole or not at all, and its
     results below `outputs`. `upload` is the uploaded file, None without one. `log` adds a line to the job's log.
+    `programs` are those that the kind starts: they are ended with the unit.
     """
 
     record: JobRecord
@@ -44,6 +46,7 @@ class Job:
     upload: Path | None
     log: Callable[[str], None]
     progress: Progress = field(default_factory=Progress)
+    programs: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     def part_path(self, number: int, suffix: str) -> Path:
         """Where the result of a part is, when it is complete."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 
 from jobs.rows import Block
 from millrace.jobs.documents import RowsDocument
@@ -122,6 +123,8 @@ def _at_once(column: pa.Array, spec: TensorSpec) -> Array | None:
         array = np.empty(len(column), object)
         array[:] = column.to_pylist()
         return array.reshape(len(column), *_filled(row_shape, 1))
+    if pa.types.is_string(column.type) and _is_one(row_shape):
+        return _numbers_in_texts(column, spec)
     size, flat = 1, column
     while pa.types.is_fixed_size_list(flat.type):
         size, flat = size * flat.type.list_size, flat.flatten()
@@ -135,12 +138,25 @@ def _at_once(column: pa.Array, spec: TensorSpec) -> Array | None:
     )
 
 
+def _numbers_in_texts(column: pa.Array, spec: TensorSpec) -> Array | None:
+    """A column of texts that are all numbers; None where one is none."""
+    wanted = pa.float64() if DTYPES[spec.datatype].kind == "f" else pa.int64()
+    if DTYPES[spec.datatype].kind not in "iuf":
+        return None
+    try:
+        numbers = pa.compute.cast(pa.compute.utf8_trim_whitespace(column), wanted)
+    except pa.ArrowInvalid:
+        return None
+    made = _converted(numbers.to_numpy(zero_copy_only=False), DTYPES[spec.datatype])
+    return None if made is None else made.reshape(len(column), *_filled(tuple(spec.shape[1:]), 1))
+
+
 def _one(value: Any, spec: TensorSpec) -> Array:
     """One row's value. Raises `ValueError` and others, whose texts say what does not fit."""
     if value is None:
         raise ValueError("is empty")
     if isinstance(value, str) and (spec.datatype != BYTES or not _is_one(tuple(spec.shape[1:]))):
-        value = json.loads(value)
+        value = _parsed(value)
     if spec.datatype == BYTES:
         array = np.asarray(value, object)
         if any(not isinstance(each, str | bytes) for each in array.ravel()):
@@ -157,6 +173,21 @@ def _one(value: Any, spec: TensorSpec) -> Array:
     if shape is None:
         raise ValueError(f"has the shape {list(array.shape)} in place of {list(row_shape)}")
     return array.reshape(shape)
+
+
+def _parsed(text: str) -> Any:
+    """What a text says: JSON, or a number. Raises `ValueError`."""
+    if not text.strip():
+        raise ValueError("is empty")
+    try:
+        return json.loads(text)
+    except ValueError:
+        if text.lstrip().startswith("["):
+            raise ValueError(f"{text[:50]!r} is not JSON") from None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text[:50]!r} is no number") from None
 
 
 def _converted(array: Array, wanted: np.dtype[Any]) -> Array | None:

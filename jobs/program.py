@@ -5,6 +5,7 @@ nothing is imported because Redis says so; callbacks, webhooks, retries and repe
 serializer is JSON: nothing is unpickled.
 """
 
+import importlib
 import logging
 import os
 import random
@@ -49,7 +50,7 @@ class UnitJob(Job):
         super().restore(kept)
 
     def _deserialize_data(self) -> None:
-        super()._deserialize_data()
+        super()._deserialize_data()  # type: ignore[no-untyped-call]
         self._instance, self._kwargs = None, {}
 
 
@@ -105,6 +106,7 @@ class Program:
 
     def run(self) -> None:
         """Work until told to stop."""
+        importlib.import_module("jobs.scoring")  # pyarrow among it, which survives a fork: not again for each unit
         store = open_store(self._settings)
         threads: list[Sweeper | Webhooks] = [Sweeper(store, self._settings), Webhooks(store, self._settings)]
         running = [threading.Thread(target=each.run, args=(self._stopping,), daemon=True) for each in threads]

@@ -20,6 +20,9 @@ class JobsSettings(JobStoreSettings):
         "", description="Protocols of URLs that jobs may read and write, separated by commas: `s3,gs,https`."
     )
     part_rows: int = Field(50_000, ge=1, description="Rows in one part of a job, unless the job says otherwise.")
+    models: Path = Field(
+        Path("models"), description="The model repository: what jobs of the kind `export` may export again."
+    )
     model_wait_s: float = Field(
         600.0, gt=0, description="How long a job waits for a worker that has its model before it fails."
     )

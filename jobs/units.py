@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -33,6 +34,7 @@ class UnitRunner:
         self._settings = settings
         self._leave = leave
         self._claim: Claim | None = None
+        self._programs: list[subprocess.Popen[bytes]] = []
 
     def run(self, job: str, unit: str) -> None:
         """Do the unit unless somebody else does, or it is done, or nobody wants it any more."""
@@ -44,6 +46,7 @@ class UnitRunner:
             return
         self._start(job)
         context = _context(self._store, self._settings, job)
+        self._programs = context.programs
         self._claim = Claim(self._store, units.Unit(job, unit), context.progress, lambda why: self._stop(job, why))
         if not self._claim.take():
             return
@@ -56,6 +59,7 @@ class UnitRunner:
 
     def interrupt(self) -> None:
         """Give the unit back to whoever comes next, and end the process."""
+        self._end_programs()
         if self._claim:
             self._claim.release()
         self._leave(0)
@@ -148,11 +152,16 @@ class UnitRunner:
     def _stop(self, job: str, why: str) -> None:
         """In the thread of the claim: nobody wants the unit any more, at least not from this process."""
         _log.info("a unit is left", extra={"job": job, "reason": why})
+        self._end_programs()
         if why == "canceled":
             self._store.drop_work(job)
         elif self._claim:
             self._claim.release()
         self._leave(0)
+
+    def _end_programs(self) -> None:
+        for program in self._programs:
+            program.kill()
 
 
 def _context(store: JobStore, settings: JobsSettings, job: str) -> Job:

@@ -73,7 +73,8 @@ def reader(place: Path, options: Options) -> Reader:
 
 def writer(path: Path, format: str) -> Writer:  # noqa: A002
     """A writer of one part in that format."""
-    assert format in SUFFIXES
+    if format not in SUFFIXES:
+        raise InvalidRequest(f"output_format: a result cannot be written as {format}")
     return _PartWriter(path)
 
 

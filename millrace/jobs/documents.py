@@ -16,9 +16,10 @@ from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import DEFAULT_SIGNATURE
 
 Format = Literal["auto", "csv", "jsonl", "parquet", "arrow", "npy", "npz", "images"]
-ExportFormat = Literal["onnx", "saved_model", "tflite", "coreml", "keras"]
+ExportFormat = Literal["savedmodel", "onnx", "tflite", "tflite-fp16", "tflite-dynamic", "tflite-int8", "coreml"]
 _Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 _Count = Annotated[int, Meta(ge=1, le=2**53)]
+_MODEL = re.compile(r"[^./\\\x00-\x1f-][^/\\\x00-\x1f]{0,255}")  # one folder's name
 _KIND = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
@@ -102,12 +103,22 @@ class EvaluateDocument(RowsDocument, frozen=True, kw_only=True):
 
 
 class ExportDocument(JobDocument, frozen=True, kw_only=True):
-    """What `millrace export` does, for an uploaded `.keras`, or for a published version of `model`."""
+    """What `millrace export` does, for an uploaded `.keras` file, or for a published version of `model`.
+
+    `version` is the newest where none is named. `force` keeps formats whose answers differ too much.
+    """
 
     kind: Literal["export"] = "export"
     model: Annotated[str, Meta(max_length=4096)] = ""
     version: Annotated[int, Meta(ge=1)] | None = None
-    formats: Annotated[tuple[ExportFormat, ...], Meta(min_length=1)] = ("onnx",)
+    formats: Annotated[tuple[ExportFormat, ...], Meta(min_length=1)] = ("savedmodel", "onnx", "tflite")
+    force: bool = False
+
+    def check(self) -> None:
+        """See `JobDocument`."""
+        super().check()
+        if self.model and not _MODEL.fullmatch(self.model):
+            raise InvalidRequest("model: must be the name of a published model")
 
 
 class CustomDocument(JobDocument, frozen=True, kw_only=True):

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+import redis
+
 from millrace.jobs.documents import read_document
 from millrace.jobs.records import JobRecord
 from millrace.jobs.store import JobLimits, JobStore
@@ -55,6 +58,9 @@ class Jobs:
                 made = writer.finish()
         return self.store.submit(read_document(document), upload=made)
 
+    def redis_client(self) -> "redis.Redis":
+        return redis.Redis.from_url(self.redis.url)
+
     def ended(self, job: str, timeout_s: float = 30.0) -> JobRecord:
         """The record when the job has ended."""
         until(lambda: self.store.get(job).is_final, timeout_s, f"the end of the job ({self.store.get(job)})")
@@ -73,6 +79,14 @@ class Jobs:
             program.kill()
             program.wait()
         self.programs.clear()
+
+
+def kill_all(program: "subprocess.Popen[bytes]") -> None:
+    """SIGKILL to the program and to the process that runs its unit, as when their machine is lost."""
+    for process in (*psutil.Process(program.pid).children(recursive=True), psutil.Process(program.pid)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    program.wait()
 
 
 @contextlib.contextmanager
@@ -95,4 +109,3 @@ def csv_of(rows: int) -> bytes:
     """Rows of the tiny model: an id, and `x` as a JSON list of three numbers."""
     lines = ["id,x", *(f'{n},"[{n}, {n % 7}, 1]"' for n in range(rows))]
     return ("\n".join(lines) + "\n").encode()
-
