@@ -51,10 +51,10 @@ class UnitRunner:
         if not self._claim.take():
             return
         try:
-            self._attempt(context, unit)
+            is_settled = self._attempt(context, unit)
         finally:
             self._claim.release()
-        if not self._store.get(job).is_final:
+        if is_settled and not self._store.get(job).is_final:
             advance(self._store, job)
 
     def interrupt(self) -> None:
@@ -74,20 +74,25 @@ class UnitRunner:
         elif not self._store.get(job).is_final:
             advance(self._store, job)
 
-    def _attempt(self, job: Job, unit: str) -> None:
-        """Do the unit; a job whose fault it is fails, and a fault of ours is tried again, as a death is."""
+    def _attempt(self, job: Job, unit: str) -> bool:
+        """Do the unit; a job whose fault it is fails, and a fault of ours is tried again, as a death is.
+
+        Returns False where Redis was out of reach: the sweeper will see to the unit.
+        """
         number = job.record.id
         try:
             self._do(job, unit)
         except Unavailable as error:
             _log.warning("the unit is put back", extra={"job": number, "unit": unit, "reason": str(error)})
+            return False
         except MillraceError as error:
             self._fail(number, str(error))
         except Exception as error:
             if self._store.get(number).is_final:  # canceled: its files went away under it
-                return
+                return True
             _log.exception("a unit failed", extra={"job": number, "unit": unit})
             self.died(number, unit, f"{type(error).__name__}: {error}")
+        return True
 
     def _do(self, job: Job, unit: str) -> None:
         kind = kinds.find(job.record.kind)

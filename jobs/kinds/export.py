@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import cast
 
 from jobs.context import Job
+from jobs.failures import JobFailed
 from jobs.kinds.base import whole
 from jobs.parts import Outcome, Outputs, Part, Plan
 from millrace.jobs.documents import ExportDocument
-from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported
+from millrace.protocol.errors import InvalidRequest, NotSupported
 
 _REPORTS = ("parity.md", "parity.json", "parity.png")
 _ZIP = "export.zip"
@@ -43,7 +44,7 @@ class Export:
         arguments = ["export", str(_source(job)), "--to", ",".join(document.formats), "--out", str(out)]
         status, said = _run(job, [*arguments, *(["--force"] if document.force else [])])
         if status or not out.is_dir():
-            raise ExportFailed(f"export: {said or f'the program ended with status {status}'}")
+            raise JobFailed(f"export: {said or f'the program ended with status {status}'}")
         with whole(job.part_path(part.number, ".zip")) as path:
             _pack(out, path)
         return Outcome()
@@ -59,10 +60,6 @@ class Export:
         with whole(job.outputs / _ZIP) as path:
             shutil.copyfile(job.part_path(plan.parts[0].number, ".zip"), path)
         return Outputs(names=(_ZIP, *names))
-
-
-class ExportFailed(MillraceError):
-    """The export ended without its folder; the text is what it said last."""
 
 
 KIND = Export()

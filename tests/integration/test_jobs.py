@@ -103,7 +103,7 @@ def test_a_job_whose_program_is_killed_again_and_again_goes_on_within_10_s_with_
         done = jobs.store.get(job.id).rows_done
         jobs.start()
         killed_at = time.monotonic()
-        until(lambda done=done: jobs.store.get(job.id).rows_done > done, 30)
+        until_rows(jobs, job.id, done + 1)
         assert time.monotonic() - killed_at < 10
     assert is_complete(jobs, jobs.ended(job.id, 60), 3000)
     assert jobs.result(job.id) == jobs.result(undisturbed.id)
@@ -227,7 +227,9 @@ def test_a_failed_job_is_resumed_by_retry_from_its_last_part(
 def test_rows_that_cannot_be_scored_are_rows_with_their_errors(jobs: Jobs) -> None:
     jobs.start()
     values = ["1", "99", "3", "", "x", "9", "-99"]
-    job = jobs.submit({"kind": "score", "model": "lookup"}, ("x\n" + "\n".join(values) + "\n").encode())
+    job = jobs.submit(
+        {"kind": "score", "model": "lookup"}, ("id,x\n" + "".join(f"0,{value}\n" for value in values)).encode()
+    )
     record = jobs.ended(job.id)
     assert (record.state, record.rows, record.errors) == ("finished", 7, 4)
     rows = table(jobs.result(job.id))
@@ -304,7 +306,7 @@ def hook() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
 
 
 def _told(jobs: Jobs, url: str) -> JobRecord:
-    jobs.store = JobStore(jobs.redis.url, jobs.folder / "store", JobLimits(callback_hosts=frozenset({"127.0.0.1"})))
+    jobs.store = JobStore(jobs.server.url, jobs.folder / "store", JobLimits(callback_hosts=frozenset({"127.0.0.1"})))
     return jobs.submit({**TINY, "callback_url": url}, csv_of(3))
 
 
@@ -346,7 +348,7 @@ def test_jobs_that_ended_expire_with_their_files_and_others_stay(jobs: Jobs) -> 
     assert jobs.result(job.id)
     with pytest.raises(Conflict):
         jobs.result(waiting.id)
-    later = JobStore(jobs.redis.url, jobs.store.folder, JobLimits(), clock=lambda: time.time() + 100)
+    later = JobStore(jobs.server.url, jobs.store.folder, JobLimits(), clock=lambda: time.time() + 100)
     expire(later, 60.0)
     with pytest.raises(NotFound):
         jobs.store.get(job.id)
