@@ -55,6 +55,15 @@ class Ledger:
         with in_words():
             self._client.eval(_PLAN, 3, *keys, msgspec.json.encode(plan), rows)
 
+    def state(self) -> tuple[Plan | None, set[str]]:
+        """How the job is cut, and the names of the finished units."""
+        with in_words(), self._client.pipeline(transaction=False) as pipe:
+            pipe.get(self._keys.plan)
+            pipe.hkeys(self._keys.done)
+            raw, names = pipe.execute()
+        plan = msgspec.json.decode(raw, type=Plan) if raw else None
+        return plan, {str(name, "utf-8") for name in names}
+
     def done(self) -> dict[str, Outcome]:
         """The finished units, by name."""
         with in_words():

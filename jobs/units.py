@@ -95,7 +95,7 @@ class UnitRunner:
         return True
 
     def _do(self, job: Job, unit: str) -> None:
-        kind = kinds.find(job.record.kind)
+        kind = kinds.find(job.record.kind, self._settings.kinds)
         ledger = Ledger(self._store, job.record.id)
         plan = ledger.plan()
         if unit == units.PLAN:

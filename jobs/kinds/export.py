@@ -3,11 +3,13 @@
 The result is `export.zip`, the folder of a version with its report, and the report's files beside it.
 """
 
+import ctypes
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
@@ -21,6 +23,7 @@ from millrace.protocol.errors import InvalidRequest, NotSupported
 
 _REPORTS = ("parity.md", "parity.json", "parity.png")
 _ZIP = "export.zip"
+_PR_SET_PDEATHSIG = 1
 _SAID = 2000  # characters of what the program said last
 
 
@@ -86,7 +89,11 @@ def _run(job: Job, arguments: Sequence[str]) -> tuple[int, str]:
     """Run `millrace`; its status, and the end of what it said."""
     command = [sys.executable, "-P", "-m", "millrace", *arguments]
     program = subprocess.Popen(  # noqa: S603  # a program of ours
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_dying_with_us(),
     )
     job.programs.append(program)
     said, _ = program.communicate()
@@ -94,6 +101,14 @@ def _run(job: Job, arguments: Sequence[str]) -> tuple[int, str]:
     for line in text.splitlines()[-20:]:
         job.log(line)
     return program.returncode, text[-_SAID:]
+
+
+def _dying_with_us() -> Callable[[], object] | None:
+    """What has the kernel end the program when this process is killed, where it can."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _pack(folder: Path, path: Path) -> None:

@@ -100,7 +100,10 @@ def test_a_job_whose_program_is_killed_again_and_again_goes_on_within_10_s_with_
     job = jobs.submit(TINY, csv_of(3000))
     for kills in range(1, 4):
         until_rows(jobs, job.id, 400 * kills)
-        kill_all(jobs.programs[-1])
+        if kills == 2:
+            jobs.programs[-1].kill()  # the process that runs the part is left behind
+        else:
+            kill_all(jobs.programs[-1])
         done = jobs.store.get(job.id).rows_done
         jobs.start()
         killed_at = time.monotonic()
@@ -268,6 +271,74 @@ def test_what_does_not_fit_the_file_or_the_model_fails_the_job_with_the_fields_n
     job = jobs.submit({"kind": "score", "model": "tiny"} | document, csv_of(3))
     record = jobs.ended(job.id)
     assert (record.state, record.error) == ("failed", error)
+
+
+def test_a_small_job_does_not_wait_for_all_parts_of_a_large_one(jobs: Jobs) -> None:
+    jobs.start()
+    large = jobs.submit(TINY, csv_of(10_000))
+    until_rows(jobs, large.id, 100)
+    small = jobs.submit(TINY, csv_of(10))
+    assert is_complete(jobs, jobs.ended(small.id), 10)
+    assert jobs.store.get(large.id).state == "started"
+    jobs.store.cancel(large.id)
+
+
+def test_an_evaluation_reports_on_rows_whose_answer_is_known(jobs: Jobs) -> None:
+    """The tiny model's second score is the larger one for positive rows, and the first one for negative rows."""
+    jobs.start()
+    rows = ["x,right", *('"[1, 0, 0]",1' for _ in range(150)), '"[-1, 0, 0]",0', '"[-1, 0, 0]",1', '"[1, 0, 0]",7']
+    job = jobs.submit({**TINY, "kind": "evaluate", "target": "right"}, ("\n".join(rows) + "\n").encode())
+    record = jobs.ended(job.id)
+    assert (record.state, record.rows_done, record.errors) == ("finished", 153, 1)
+    assert record.outputs == ("report.json", "report.md", "confusion.svg", "calibration.svg")
+    report = json.loads(jobs.result(job.id))
+    assert (report["rows"], report["errors"], report["accuracy"]) == (152, 1, pytest.approx(151 / 152))
+    assert report["confusion"] == [[1, 0], [1, 150]]
+    assert [each["row"] for each in report["worst"]] == [152]
+    assert b"| 0 | 1 |" in jobs.result(job.id, "report.md")
+    assert jobs.result(job.id, "confusion.svg").startswith(b"<svg")
+
+
+_OWN_KIND = """
+from jobs.kinds.base import whole
+from jobs.parts import Outcome, Outputs, Part, Plan
+from millrace.protocol.errors import InvalidRequest
+
+
+class Shout:
+    name = "shout"
+
+    def plan(self, job):
+        if not isinstance(job.document.options.get("mark"), str):
+            raise InvalidRequest("options.mark: a text is needed")
+        return Plan(parts=(Part(0, 0, 1),), rows=1)
+
+    def run(self, job, plan, part):
+        with whole(job.part_path(0, ".txt")) as path:
+            path.write_text(job.upload.read_text().upper() + job.document.options["mark"])
+        return Outcome(rows=1)
+
+    def join(self, job, plan, outcomes):
+        with whole(job.outputs / "loud.txt") as path:
+            path.write_text(job.part_path(0, ".txt").read_text())
+        return Outputs(names=("loud.txt",))
+
+
+KIND = Shout()
+"""
+
+
+def test_a_kind_of_the_operators_own_is_one_file(jobs: Jobs, tmp_path: Path) -> None:
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    (folder / "shout.py").write_text(_OWN_KIND)
+    jobs.start(MILLRACE_JOBS_KINDS=str(folder))
+    until(lambda: "shout" in jobs.store.kinds())
+    job = jobs.submit({"kind": "shout", "options": {"mark": "!"}}, b"hey")
+    assert jobs.ended(job.id).outputs == ("loud.txt",)
+    assert jobs.result(job.id) == b"HEY!"
+    job = jobs.submit({"kind": "shout", "options": {}}, b"hey")
+    assert jobs.ended(job.id).error == "options.mark: a text is needed"
 
 
 def test_nothing_runs_because_redis_names_it(jobs: Jobs, tmp_path: Path) -> None:

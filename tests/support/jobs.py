@@ -56,7 +56,7 @@ class Jobs:
             with self.store.upload(name) as writer:
                 writer.write(upload)
                 made = writer.finish()
-        return self.store.submit(read_document(document), upload=made)
+        return self.store.submit(read_document(document, self.store.kinds()), upload=made)
 
     def redis_client(self) -> "redis.Redis":
         return redis.Redis.from_url(self.server.url)
