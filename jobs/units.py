@@ -21,6 +21,7 @@ from millrace.jobs.documents import RowsDocument, read_document
 from millrace.jobs.keys import CALLS, JobKeys
 from millrace.jobs.store import JobStore, in_words
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotFound, Unavailable
+from millrace.protocol.paths import without_paths
 
 _log = logging.getLogger(__name__)
 _MOST_DEATHS = 3
@@ -145,8 +146,11 @@ class UnitRunner:
             shutil.rmtree(job.folder / "parts", ignore_errors=True)
 
     def _fail(self, job: str, error: str) -> None:
-        if self._store.transition(job, ("queued", "started"), "failed", error=error[:4096]) in ("queued", "started"):
-            self._store.log(job, f"failed: {error}")
+        if self._store.transition(job, ("queued", "started"), "failed", error=without_paths(error)[:4096]) in (
+            "queued",
+            "started",
+        ):
+            self._store.log(job, f"failed: {without_paths(error)}")
             self._tell(job)
 
     def _tell(self, job: str) -> None:

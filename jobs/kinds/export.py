@@ -20,11 +20,13 @@ from jobs.kinds.base import whole
 from jobs.parts import Outcome, Outputs, Part, Plan
 from millrace.jobs.documents import ExportDocument
 from millrace.protocol.errors import InvalidRequest, NotSupported
+from millrace.protocol.paths import without_paths
 
 _REPORTS = ("parity.md", "parity.json", "parity.png")
 _ZIP = "export.zip"
 _PR_SET_PDEATHSIG = 1
-_SAID = 2000  # characters of what the program said last
+_PROGRAM = "millrace export: "
+_LINES = 30  # of what it says, in the job's log
 
 
 class Export:
@@ -86,7 +88,7 @@ def _source(job: Job) -> Path:
 
 
 def _run(job: Job, arguments: Sequence[str]) -> tuple[int, str]:
-    """Run `millrace`; its status, and the end of what it said."""
+    """Run `millrace`; its status, and what it said of its failure."""
     command = [sys.executable, "-P", "-m", "millrace", *arguments]
     program = subprocess.Popen(  # noqa: S603  # a program of ours
         command,
@@ -97,10 +99,11 @@ def _run(job: Job, arguments: Sequence[str]) -> tuple[int, str]:
     )
     job.programs.append(program)
     said, _ = program.communicate()
-    text = str(said, "utf-8", "replace").strip()
-    for line in text.splitlines()[-20:]:
-        job.log(line)
-    return program.returncode, text[-_SAID:]
+    lines = str(said, "utf-8", "replace").strip().splitlines()
+    for line in lines[-_LINES:]:
+        job.log(without_paths(line))
+    own = [line.removeprefix(_PROGRAM) for line in lines if line.startswith(_PROGRAM)]
+    return program.returncode, "; ".join(own) or "\n".join(lines[-3:])
 
 
 def _dying_with_us() -> Callable[[], object] | None:
