@@ -6,10 +6,11 @@ SELF := $(PIP) --no-build-isolation --no-deps --editable . --editable ./client
 DATA ?= .data
 HOST ?= http://127.0.0.1:8000
 
-.PHONY: up test unit integration acceptance chaos lint types models scores load bench memory lock wheels compose clean
+.PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench memory lock wheels dist redis compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
-test: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
+test: .venv/test.stamp ; $(BIN)/pytest -m "not slow" $(ARGS)
+test-all: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
 unit: .venv/test.stamp ; $(BIN)/pytest tests/unit $(ARGS)
 integration: .venv/test.stamp ; $(BIN)/pytest tests/integration $(ARGS)
 acceptance: .venv/test.stamp ; $(BIN)/pytest tests/acceptance $(ARGS)
@@ -23,9 +24,11 @@ bench: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench $(ARGS)
 memory: .venv/test.stamp ; $(BIN)/python -m benchmarks.memory $(ARGS)
 compose: ; docker compose up --build $(ARGS)
 lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh $(ARGS)
+redis: .venv/test.stamp ; $(BIN)/pytest tests/unit/test_redis_failures.py tests/integration/test_broker.py tests/integration/test_redis_access.py tests/integration/test_dead_letters.py tests/integration/test_producer.py tests/acceptance/test_topologies.py $(ARGS)
+dist: .venv/test.stamp ; rm -rf dist && $(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . ./client && $(BIN)/python -m requirements.bom dist && cd dist && sha256sum * > SHA256SUMS
 wheels: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/wheels.sh
 clean: ; rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.venv/python.stamp: ; $(PYTHON) -m venv .venv && touch $@
+.venv/python.stamp: ; @$(PYTHON) requirements/suits.py && $(PYTHON) -m venv .venv && touch $@
 .venv/up.stamp: .venv/python.stamp requirements/up.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/up.txt && $(SELF) && touch $@
 .venv/test.stamp: .venv/python.stamp requirements/test.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/test.txt && $(SELF) && touch $@ .venv/up.stamp

@@ -80,7 +80,12 @@ class Server:
         path = os.pathsep.join([str(self._entry.programs), os.environ["PATH"]])
         ports = {"PORT": self._ports["port"], "PORT2": self._ports["port2"], "REDIS_PORT": self._ports["redis"]}
         own = {name: value.format(**self._ports) for name, value in self._entry.env.items()}
-        env = kept | {"PATH": path, "MODEL": str(self._model), "RUN": str(run)} | ports | own
+        env = (
+            kept
+            | {"ORT_DISABLE_TELEMETRY": "1", "PATH": path, "MODEL": str(self._model), "RUN": str(run)}
+            | ports
+            | own
+        )
         self._stack.callback(self._stop)
         with self._log.open("wb") as log:
             for command in self._entry.start:

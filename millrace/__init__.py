@@ -1,5 +1,3 @@
 """The contracts between Millrace's programs: what is said, what training hands over, how messages travel."""
 
-from importlib.metadata import version
-
-__version__ = version("millrace")
+__version__ = "0.1.0"

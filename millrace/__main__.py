@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 import millrace
 from millrace import installing
 
-_WHAT = {
+COMMANDS = {
     "up": "run the whole stack on this machine: the API, workers and a Redis",
     "check": "load a model as a worker would, and say what will be served and how to ask it",
     "models": "list the models of a running server",
@@ -55,9 +55,9 @@ def _hint(point: EntryPoint, module: str) -> str:
 
 
 def _usage(commands: dict[str, EntryPoint]) -> str:
-    known = [name for name in _WHAT if name in commands]
-    others = sorted(name for name in commands if name not in _WHAT)
-    listed = "\n".join(f"  millrace {name:<13} {_WHAT.get(name, '')}".rstrip() for name in (*known, *others))
+    known = [name for name in COMMANDS if name in commands]
+    others = sorted(name for name in commands if name not in COMMANDS)
+    listed = "\n".join(f"  millrace {name:<13} {COMMANDS.get(name, '')}".rstrip() for name in (*known, *others))
     return f"usage: millrace COMMAND …\n\n{listed}\n\nEach explains itself: millrace COMMAND --help"
 
 

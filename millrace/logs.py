@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import TextIO
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -29,8 +30,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(event, default=str)
 
 
-def configure(program: str, level: str) -> None:
-    """Send this process's logs to standard error in that form. `level` is debug, info, warning or error."""
-    out = logging.StreamHandler(sys.stderr)
+def configure(program: str, level: str, stream: TextIO | None = None) -> None:
+    """Send this process's logs to standard error, or a stream, in that form.
+
+    `level` is debug, info, warning or error.
+    """
+    out = logging.StreamHandler(stream or sys.stderr)
     out.setFormatter(JsonFormatter(program))
     logging.basicConfig(level=level.upper(), handlers=[out], force=True)

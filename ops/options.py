@@ -32,6 +32,12 @@ def parser(environ: Mapping[str, str]) -> Parser:
     option("--device", "MILLRACE_WORKER_DEVICE", "cpu", "where the models run", choices=["cpu", "cuda"])
     levels = ["debug", "info", "warning", "error"]
     option("--log-level", "MILLRACE_LOG_LEVEL", "warning", "the least important events to show", choices=levels)
+    parser.add_argument(
+        "--allow-code",
+        action="store_true",
+        default=_is_set(environ.get("MILLRACE_WORKER_ALLOW_CODE", "")),
+        help="let models be Python code (model.py), which can do all that you can (MILLRACE_WORKER_ALLOW_CODE)",
+    )
     parser.add_argument("--workers", type=_between(1, 1000), default=1, help="worker processes (default 1)")
     parser.add_argument(
         "--strict",
@@ -64,6 +70,11 @@ def _between(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _is_set(value: str) -> bool:
+    """Whether a variable that is on or off is on, as the programs read it."""
+    return value.strip().lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 def _longest_stop_s(environ: Mapping[str, str]) -> float:

@@ -63,6 +63,8 @@ class Supervisor:
 
     def run(self) -> None:
         """Bring the stack up, watch it until `stop`, take it down. Raises `UpError`; nothing runs any more then."""
+        if self._arguments.model and not self._models.exists():
+            raise UpError(f"{self._models} is not there")
         models = self._served_models()
         if not models:
             self._say_that_there_is_none()
@@ -122,6 +124,9 @@ class Supervisor:
             "MILLRACE_WORKER_MODELS": str(self._models),
             "MILLRACE_WORKER_DEVICE": options.device,
         }
+        if options.allow_code:
+            self._environment["MILLRACE_WORKER_ALLOW_CODE"] = "true"
+            print("millrace: models may run Python code of their own (--allow-code)", file=sys.stderr, flush=True)
         self._start("api", [*_PYTHON, "serving"])
         for number in range(1, options.workers + 1):
             self._start(f"worker {number}", [*_PYTHON, "worker"])

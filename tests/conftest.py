@@ -1,8 +1,9 @@
 """What tests share: a real Redis, the stack as a process, and a tiny model made on the spot."""
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +11,7 @@ import pytest
 import redis
 
 from ops.errors import UpError
+from tests.support import wheels
 from tests.support.running import RedisServer, Stack, server_under_test, start_up
 from tests.support.tls import Certificates
 from tests.support.topologies import Cluster
@@ -34,6 +36,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests by what they cost; within a folder they keep their order."""
     here = Path(__file__).parent
     items.sort(key=lambda item: _ORDER.index(item.path.relative_to(here).parts[0]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Skip a module that imports a library which has no wheel here."""
+    report = yield
+    lacking = re.search(r"No module named '([\w.]+)'", str(report.longrepr)) if report.failed else None
+    if lacking and (why := wheels.reason(lacking[1])):
+        report.outcome, report.longrepr = "skipped", (str(collector.path), 0, f"Skipped: {why}")
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The same for a test, or a fixture of its."""
+    report = yield
+    error = call.excinfo.value if call.excinfo and report.failed else None
+    if isinstance(error, ModuleNotFoundError) and (why := wheels.reason(error.name)):
+        report.outcome, report.longrepr = "skipped", (str(item.path), item.location[1] or 0, f"Skipped: {why}")
+    return report
 
 
 @pytest.fixture(scope="session")

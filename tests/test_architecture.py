@@ -17,6 +17,7 @@ from tests.support.imports import (
     sources,
 )
 from tests.support.running import ROOT
+from tests.support.wheels import reason, without_wheel
 
 PROGRAMS = ("serving", "worker", "jobs", "training", "ops", "millrace_client", "benchmarks")
 
@@ -71,6 +72,9 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "jobs.formats": ("rq", "jobs.program", "jobs.units", "jobs.kinds", "jobs.rows", "jobs.link"),
     # A backend is one file that can be read without the worker.
     "worker.backends": ("worker.loop", "worker.process", "worker.model", "worker.versions", "worker.instances"),
+    # What makes Python code a model, and the way from one model to another, each without the rest of the worker.
+    "worker.python": ("worker.calls", "worker.loop", "worker.model", "worker.process", "worker.processes"),
+    "worker.calls": ("worker.backends", "worker.loop", "worker.model", "worker.process", "worker.processes"),
 }
 LIBRARIES = {"rq", "pyarrow", "fsspec", "numpy"}
 # The gRPC server is given its services here; the HTTP server gets its handler from `serving.api`.
@@ -124,7 +128,7 @@ def _importable(program: str, *extras: str) -> set[str]:
 
 @pytest.mark.parametrize("program", EXTRAS)
 def test_whatever_a_program_imports_at_any_time_its_extras_bring(program: str) -> None:
-    importable = _importable(program, *EXTRAS[program]) | set(sys.stdlib_module_names)
+    importable = _importable(program, *EXTRAS[program]) | set(sys.stdlib_module_names) | without_wheel()
     found = [
         f"{module} imports {name}"
         for module, path in sources(program).items()
@@ -159,12 +163,14 @@ def _backend(*extras: str) -> set[str]:
         ("jobs", ("jobs",), sources("jobs")),
         ("millrace_client", (), ["millrace_client", "millrace_client.cli"]),
         ("millrace_client", ("grpc",), sources("millrace_client")),
-        ("training", ("training",), sources("training")),
+        pytest.param("training", ("training",), sources("training"), marks=pytest.mark.slow),
     ],
 )
 def test_a_program_can_be_imported_beside_its_own_extra_only(
     program: str, extras: tuple[str, ...], modules: Iterable[str]
 ) -> None:
+    if {"training", "worker-tensorflow"} & {*extras} and (why := reason("tensorflow")):
+        pytest.skip(why)
     missing = (installed().keys() | OWN) - _importable(program, *extras) - set(sys.stdlib_module_names)
     assert import_without(missing, modules) == ""
 
@@ -182,7 +188,7 @@ ADAPTERS = {"millrace.broker.redis", "serving.protocols.oip.grpc", "serving.prot
 def test_no_module_has_the_name_of_pythons_or_of_a_library_of_ours() -> None:
     """A folder that comes first on the path would hide them; and a reader would look for the other one."""
     needed = requirements(ROOT, *extras_of(ROOT)) + requirements(ROOT / "client", *extras_of(ROOT / "client"))
-    direct = {canonicalize_name(requirement.name) for requirement in needed} - {"millrace"}
+    direct = {canonicalize_name(requirement.name) for requirement in needed} - {"millrace-serving"}
     libraries = {name for name, distributions in installed().items() if distributions & direct} - OWN
     names = {name for package in (*OWN, *PROGRAMS) for name in sources(package)}
     taken = {name for name in names if name.rpartition(".")[2] in libraries | set(sys.stdlib_module_names)}

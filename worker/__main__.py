@@ -1,5 +1,6 @@
 """Run a worker: `python -m worker --device cpu|cuda`, or `millrace work`."""
 
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ from worker.processes.host import MODULES, ModelProcesses
 from worker.processes.starter import ProcessStarter
 from worker.settings import WorkerSettings
 
+_log = logging.getLogger(__name__)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop by SIGTERM or SIGINT; batches in hand are finished first."""
@@ -28,10 +31,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], help="where the models run")
     parser.add_argument("--backend", choices=["auto", *FORMATS], help="the format to load")
     parser.add_argument("--instances", type=int, help="threads per model")
+    code_help = "let models be Python code, which can do all that this program's user can"
+    parser.add_argument("--allow-code", action="store_true", default=None, help=code_help)
     arguments = parser.parse_args(argv)
     try:
         settings = load(WorkerSettings, os.environ, **vars(arguments))
         logs.configure("worker", settings.log_level)
+        if settings.allow_code:
+            _log.warning("models may run Python code of their own (allow_code)")
         broker = RedisBroker(settings.redis_url)
         starter = ProcessStarter.forked(MODULES)  # first of all, for nothing has started a thread yet
         worker = Worker(

@@ -55,6 +55,7 @@ class Blocks:
                     taken=now,
                     unanswered=len(block.items),
                     has_rows=block.has_rows,
+                    via=block.via,
                 ),
                 block,
             )

@@ -12,7 +12,7 @@ from millrace.artifacts.configs import CONFIG_PBTXT, TensorConfig, TritonConfig
 from millrace.artifacts.manifest import Batching, DecodeImage, Manifest, Tokenize
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, DTYPES, Signature, TensorSpec
 from worker import backends
-from worker.backends.base import Backend, Device, LoadError
+from worker.backends.base import Backend, Device, LoadError, SelfDescribed
 from worker.backends.texts import place, public
 from worker.first_runs import FirstRuns
 from worker.presented import made_by
@@ -98,7 +98,9 @@ class Grouping:
 
 
 def grouping(runtime: Backend, manifest: Manifest | None, config: TritonConfig, max_batch_size: int) -> Grouping:
-    """As the manifest says, else `config.pbtxt`, else in rows where the first dimension of every tensor is free."""
+    """As the model itself says, or the manifest, or `config.pbtxt`; else in rows where all tensors may have them."""
+    if isinstance(runtime, SelfDescribed):
+        return Grouping(runtime.batching, is_told=True, is_sized=True)
     if manifest and manifest.batching:
         batching = manifest.batching
         is_told = batching.rows_are_independent or batching.max_batch_size == 1
@@ -189,14 +191,25 @@ def _check_tensor(what: str, tensor: TensorConfig, spec: TensorSpec, *, has_rows
         )
 
 
-def ignored(config: TritonConfig, manifest: Manifest | None, device: Device) -> tuple[str, ...]:
+def ignored(config: TritonConfig, manifest: Manifest | None, device: Device, runtime: Backend) -> tuple[str, ...]:
     """What `config.pbtxt` says that has no effect."""
     fields = list(config.ignored)
     if manifest and manifest.batching and (config.max_batch_size is not None or config.max_queue_delay_ms is not None):
         fields.append("batching: the manifest says how requests are grouped")
-    if config.instances and not {device.kind, "auto"} & config.instances.keys():
+    if isinstance(runtime, SelfDescribed):
+        batched = config.max_batch_size is not None or config.max_queue_delay_ms is not None
+        fields += ["batching: the model's code says how its rows run"] if batched else []
+        fields += ["instance_group: the model's code says how many calls it stands"] if config.instances else []
+    elif config.instances and not {device.kind, "auto"} & config.instances.keys():
         fields.append(f"instance_group: it is for another kind of device than {device.kind}")
     return tuple(fields)
+
+
+def instances(config: TritonConfig, device: Device, runtime: Backend) -> int | None:
+    """How many threads are to serve the model, where anything says so."""
+    if isinstance(runtime, SelfDescribed):
+        return runtime.instances
+    return config.instances.get(device.kind) or config.instances.get("auto")
 
 
 def labels(folder: Path, config: TritonConfig) -> tuple[str, ...]:

@@ -90,19 +90,26 @@ class Stillness:
         self._wall = wall
         self._monotonic = monotonic
         self._seen: dict[tuple[str, int], tuple[VersionFiles, float]] = {}
+        self._first_seen: dict[tuple[str, int], float] = {}
 
     def is_still(self, name: str, version: int, files: VersionFiles) -> bool:
         """Whether the version can be loaded from these files, as they are now."""
         now = self._monotonic()
         if self._wall() - files.newest_ns / 1e9 >= QUIET_S:
-            self._seen.pop((name, version), None)
+            self.forget(name, version)
             return True
+        self._first_seen.setdefault((name, version), now)
         seen, since = self._seen.get((name, version), (VersionFiles(), now))
         if seen != files:
             self._seen[name, version] = (files, now)
             return False
         return now - since >= self._between_s
 
+    def waits_long(self, name: str, version: int) -> bool:
+        """Whether the version's files have not stood still for so long that nobody should wait for it."""
+        return self._monotonic() - self._first_seen.get((name, version), self._monotonic()) >= QUIET_S
+
     def forget(self, name: str, version: int) -> None:
         """The version is loaded, or gone."""
         self._seen.pop((name, version), None)
+        self._first_seen.pop((name, version), None)

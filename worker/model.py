@@ -10,12 +10,13 @@ import numpy as np
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import CONFIG_PBTXT, TritonConfig
 from millrace.artifacts.manifest import Batching, ManifestError
+from millrace.model import Models
 from millrace.protocol import names
 from millrace.protocol.errors import DeadlineExceeded, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
 from worker import backends, declared, preprocess, presented, reshaping, warmup_requests
-from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, ends_the_program
+from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, SelfDescribed, ends_the_program
 from worker.backends.texts import place, public, reason_of
 from worker.batcher import Cost
 from worker.budget import MEMORY_BYTES, Budget
@@ -32,7 +33,7 @@ class Model:
 
     `cost` is what a run takes by its rows' length, where that may differ; measured at warm-up. `length_axes` are, by
     signature, the outputs that are as long as the padded input, and in which axis. `instances` is how many threads are
-    to serve it, where its configuration says so.
+    to serve it, where its configuration says so. `is_self_described`: see `SelfDescribed`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Model:
         self.preparation = preparation
         self.cost = cost
         self.length_axes = length_axes or {}
+        self.is_self_described = isinstance(backend, SelfDescribed)
         self._backend = backend
 
     @property
@@ -125,11 +127,14 @@ def load(
     backend: str,
     max_batch_size: int,
     config: TritonConfig | None = None,
+    models: Models | None = None,
     not_run: str = "",
     memory_bytes: int = MEMORY_BYTES,
     before_runs: Callable[[], None] = lambda: None,
 ) -> Model:
     """The version in the folder, warmed up. Raises `LoadError`.
+
+    `models` is what a model's code calls others with; without it code does not run.
 
     A manifest says how requests are grouped, else the `config.pbtxt` of its model; without both, up to `max_batch_size`
     rows where every tensor's first dimension is free, else not at all. Rows are batched only where a trial shows that
@@ -146,7 +151,8 @@ def load(
         if manifest:
             manifests.verify(folder, manifest)
             declared.check_files(folder, manifest)
-    runtime = reshaping.reshaped(backends.load(folder, device, config.format or backend, config.model_file), config)
+    loaded = backends.load(folder, device, config.format or backend, config.model_file, models)
+    runtime = reshaping.reshaped(loaded, config)
     with _manifest_errors(folder):
         is_complete = bool(manifest and manifest.signatures)
         manifest = presented.completed(manifest, runtime.signatures) if manifest else None
@@ -158,6 +164,11 @@ def load(
     grouping = declared.grouping(runtime, manifest, config, max_batch_size)
     declared.check_config(config, signatures if is_complete else dict(runtime.signatures), grouping.batching)
     has_rows = bool(grouping.batching.max_batch_size)
+    if manifest is None:  # callers are held to what config.pbtxt says, as in Triton
+        signatures = {
+            name: declared.narrowed(signature, name, None, config, has_rows=has_rows)
+            for name, signature in signatures.items()
+        }
     given = warmup_requests.read(folder, manifest, config, runtime.signatures, preparation, has_rows=has_rows)
     subjects = {
         signature: Subject(
@@ -174,7 +185,7 @@ def load(
     batching = grouping.after(shown)
     if shown.not_batched:
         _log.warning("requests are not batched", extra={"model": name, "reason": shown.not_batched})
-    ignored = declared.ignored(config, manifest, device)
+    ignored = declared.ignored(config, manifest, device, runtime)
     if ignored:
         _log.warning("config.pbtxt asks for what is not done", extra={"model": name, "fields": ignored})
     said = [*_notes(ignored), *grouping.notes(shown)]
@@ -199,7 +210,7 @@ def load(
         batching,
         runtime,
         preparation,
-        instances=config.instances.get(device.kind) or config.instances.get("auto"),
+        instances=declared.instances(config, device, runtime),
         length_axes=shown.length_axes,
         cost=shown.cost,
     )
@@ -226,6 +237,8 @@ def _shown(
     memory_bytes: int,
 ) -> FirstRuns:
     """What the first runs show. Raises `LoadError` for a model that depends on something that is away."""
+    if isinstance(runtime, SelfDescribed) and not any(subject.given for subject in subjects.values()):
+        return FirstRuns()  # it is run on nothing made up
     if not_run:
         reason = "" if grouping.is_told or not grouping.batching.max_batch_size else f"no trial was made: {not_run}"
         return FirstRuns(not_batched=reason, not_warmed=not_run)

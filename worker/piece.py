@@ -14,7 +14,8 @@ from worker.backends.base import Arrays
 class TakenBlock:
     """A block in hand. `unanswered` counts its items that are neither answered nor dropped; at 0 it is finished.
 
-    `has_rows` says whether its tensors' first dimension is the model's own, which counts rows (see `RequestBlock`).
+    `has_rows` says whether its tensors' first dimension is the model's own, which counts rows, and `via` which models
+    wait for it (see `RequestBlock`).
 
     `queue_ms` is how long the block waited on the queue, `taken` when it was taken (`time.perf_counter`).
     """
@@ -26,6 +27,7 @@ class TakenBlock:
     taken: float
     unanswered: int
     has_rows: bool = True
+    via: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from millrace.protocol.messages import ReplyItem, RequestItem
 from worker.backends.base import Arrays, RowErrors
 from worker.batcher import Batch
 from worker.block import Blocks
+from worker.current import CurrentRequests, current, joined
 from worker.model import Model
 from worker.outbox import Outbox
 from worker.piece import Piece, TakenBlock
@@ -112,6 +113,8 @@ class Runner:
 
     def _computed(self, pieces: Sequence[Piece], inputs: Arrays, rows: int) -> Arrays:
         self._say_what_runs(pieces)
+        if self._model.is_self_described:
+            current.set(_requests_of(pieces))
         try:
             block = pieces[0].block
             if block.has_rows == self._model.has_rows:
@@ -131,6 +134,14 @@ class Runner:
     def _about(self, pieces: Iterable[Piece]) -> dict[str, object]:
         requests = [item.trace for piece in pieces for item in piece.items]
         return {"model": self._model.announcement.name, "request_id": requests[0] if len(requests) == 1 else requests}
+
+
+def _requests_of(pieces: Sequence[Piece]) -> CurrentRequests:
+    return CurrentRequests(
+        deadline_ms=max(item.deadline_ms for piece in pieces for item in piece.items),
+        trace=pieces[0].items[0].trace,
+        via=joined(piece.block.via for piece in pieces),
+    )
 
 
 def _item(item: RequestItem, block: TakenBlock, started: float) -> ReplyItem:

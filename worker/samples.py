@@ -87,8 +87,16 @@ class Subject:
         ):
             below, strings = _BELOW[min(kind, len(_BELOW) - 1)], _STRINGS[min(kind, len(_STRINGS) - 1)]
             guess = Guess(size, past, below, strings)
-            if sum(_byte_count(spec, self.shape(spec, guess)) for spec in specs) <= _MOST_BYTES:
+            if self._fits(guess, 1):
                 yield guess
+
+    def _fits(self, guess: Guess, first: int) -> bool:
+        """Whether one request is small enough to be tried; a free first axis has that size."""
+        return sum(_byte_count(spec, self._whole_shape(spec, guess, first)) for spec in self.required) <= _MOST_BYTES
+
+    def _whole_shape(self, spec: TensorSpec, guess: Guess, first: int) -> tuple[int, ...]:
+        shape = self.shape(spec, guess)
+        return (first, *shape[1:]) if spec.shape[:1] == (-1,) else shape
 
     def shape(self, spec: TensorSpec, guess: Guess) -> tuple[int, ...]:
         """The shape of one request's tensor."""
@@ -99,15 +107,16 @@ class Subject:
             for axis, size in enumerate(shape)
         )
 
+    def wholes(self) -> Iterator[Arrays]:
+        """Requests that are not cut into rows; where their tensors' first axis is free, it is 1, or as the others."""
+        for guess in self.guesses(has_rows=False):
+            yield from (self.whole(guess, first) for first in sorted({1, guess.size}) if self._fits(guess, first))
+
     def whole(self, guess: Guess, first: int) -> Arrays:
-        """One request that is not cut into rows; where its tensors' first axis is free, it has that size."""
-        rng, inputs = np.random.default_rng(0), {}
-        for spec in self.required:
-            shape = self.shape(spec, guess)
-            if spec.shape[:1] == (-1,):
-                shape = (first, *shape[1:])
-            inputs[spec.name] = _sample(rng, spec, shape, 0, guess, None)
-        return inputs
+        """One request that is not cut into rows; a free first axis has that size."""
+        rng = np.random.default_rng(0)
+        shapes = {spec.name: self._whole_shape(spec, guess, first) for spec in self.required}
+        return {spec.name: _sample(rng, spec, shapes[spec.name], 0, guess, None) for spec in self.required}
 
     def rows(self, guess: Guess, count: int) -> list[Arrays]:
         """So many requests of one row each, which differ."""

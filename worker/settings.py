@@ -14,14 +14,17 @@ class WorkerSettings(CommonSettings):
 
     prefix: ClassVar[str] = "MILLRACE_WORKER_"
 
-    models: Path = Field(Path("models"), description="The model repository: the folder that holds <model>/<version>/.")
+    models: Path = Field(
+        Path("models"),
+        description="The model repository: the folder that holds <model>/<version>/; or one model's file or folder.",
+    )
     models_config: Path | None = Field(
         None,
         description="TensorFlow Serving's models.config; by default the file of that name in the repository, if any.",
     )
     poll_s: float = Field(1.0, gt=0, description="How often to look for versions that came or went.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
-    backend: Literal["auto", "onnx", "savedmodel", "tflite", "tfserving"] = Field(
+    backend: Literal["auto", "python", "onnx", "savedmodel", "tflite", "tfserving", "mlflow"] = Field(
         "auto", description="The format to load where a version has several; auto takes the first that is installed."
     )
     instances: int = Field(
@@ -38,6 +41,14 @@ class WorkerSettings(CommonSettings):
         ge=0,
         description="Memory that a process of models may take beyond what it starts with, in MB; 0 for no limit. "
         "What asks for more fails, and a process that has more is ended.",
+    )
+    allow_code: bool = Field(
+        False,
+        description="Whether models may be Python code (`model.py`, or MLflow's `MLmodel`), which can do all that the "
+        "worker's user can.",
+    )
+    load_timeout_s: float = Field(
+        300.0, gt=0, description="How long a model's own code may take to load before its process is ended."
     )
     threads: int = Field(1, ge=1, description="Threads that one run of a model may use inside the runtime.")
     max_batch_size: int = Field(32, ge=1, description="Rows in a batch for a model whose manifest does not say.")

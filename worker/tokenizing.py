@@ -136,7 +136,8 @@ def load(step: Tokenize, folder: Path, graph: Mapping[str, TensorSpec]) -> Token
     """
     if not find_spec("tokenizers"):
         raise ManifestError(
-            f"{step.tokenizer} needs the library tokenizers, which is not installed: pip install 'millrace[{_EXTRA}]'"
+            f"{step.tokenizer} needs the library tokenizers, which is not installed; install it from Millrace's "
+            f"checkout with: pip install -e '.[{_EXTRA}]'"
         )
     from tokenizers import Tokenizer
 

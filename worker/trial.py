@@ -24,7 +24,8 @@ from worker.preprocess import Preparation
 from worker.samples import SCALES, Subject
 
 _Alike = Callable[[npt.NDArray[Any], npt.NDArray[Any]], bool]
-_LARGE = 1e6
+# What neighbours are filled with, by kinds of numbers (NumPy's letters). Whole numbers may be places in a table.
+_EXTREMES = (("f", 1e6), ("f", 0.0), ("f", np.nan), ("iu", 250), ("iu", 0))
 # Of a row's largest number, by device: runs of another size round differently, most where a GPU computes with TF32.
 _TOLERANCES = {
     "cpu": {"f2": 2e-2, "f4": 1e-4, "f8": 1e-6},
@@ -147,7 +148,7 @@ class _Trial:
         """Run the rows apart and together. Raises `_Dependent` for rows that depend on one another, or `_NotShown`."""
         rows, lengths, preparation = self._rows, self._lengths, self._preparation
         self._alone = [self._answer(rows[0], _NotShown)]
-        if lacked := self._budget.lacks(2 * len(rows)):
+        if lacked := self._budget.lacks(2 * len(rows), lambda: self._run(rows[0])):
             raise _NotShown(f"a trial {lacked}")
         self._alone += [self._answer(row, _NotShown) for row in rows[1:]]
         together = self._together(range(len(rows)))
@@ -175,9 +176,10 @@ class _Trial:
         Raises `_Dependent`.
         """
         rows = len(self._rows)
+        again: Callable[[], object] = partial(self._together, range(rows))
         while rows < max_rows:
             larger = min(2 * rows, max_rows)
-            if lacked := budget.lacks(larger / rows):
+            if lacked := budget.lacks(larger / rows, again):
                 return rows, lacked
             places = [i % len(self._rows) for i in range(larger)]
             try:
@@ -189,7 +191,7 @@ class _Trial:
                     return rows, f"fail: {reason_of(error.__cause__)}"
                 raise
             self._check(together, places)
-            rows = larger
+            rows, again = larger, partial(self._together, places)
         return rows, ""
 
     def _together(self, places: Sequence[int]) -> Arrays:
@@ -205,18 +207,27 @@ class _Trial:
 
     def _compare_beside_extremes(self) -> None:
         """The first row's answer beside rows that callers may send, too; a model that fails on them shows nothing."""
-        for number in (_LARGE, 0.0, np.nan):
-            extreme = {name: _filled(array, number) for name, array in self._rows[0].items()}
-            if not any(array.dtype.kind == "f" for array in extreme.values()):
-                return
-            inputs = self._preparation.joined([extreme, self._rows[0], extreme])
+        for kinds, number in _EXTREMES:
+            extreme = {name: self._filled(name, array, kinds, number) for name, array in self._rows[0].items()}
+            if all(extreme[name] is array for name, array in self._rows[0].items()):
+                continue
             try:
-                together = self._answer(inputs, _NotShown)
+                together = self._answer(self._preparation.joined([extreme, self._rows[0], extreme]), _NotShown)
             except _NotShown:
                 continue
             if any(array.shape[:1] != (3,) for array in together.values()):
                 raise _Dependent("its answers to rows of extreme numbers are not as many as the rows")
             _compare(self._alike, self._alone[0], together, slice(1, 2), self._lengths[0], self.axes)
+
+    def _filled(self, name: str, array: npt.NDArray[Any], kinds: str, number: float) -> npt.NDArray[Any]:
+        """The array with that number everywhere, signs alternating; itself where it is of another kind, or of ids."""
+        if array.dtype.kind not in kinds or self._preparation.ids(name) is not None:
+            return array
+        if array.dtype.kind in "iu":
+            return np.full_like(array, min(int(number), np.iinfo(array.dtype).max))
+        signs = np.where(np.arange(array.size) % 2, -1.0, 1.0).reshape(array.shape)
+        with np.errstate(over="ignore"):
+            return np.asarray(signs * number).astype(array.dtype)
 
     def _answer(self, inputs: Arrays, kind: type[_NotShown] | type[_Dependent]) -> Arrays:
         try:
@@ -226,15 +237,6 @@ class _Trial:
         except Exception as error:  # whatever the runtime raises
             rows = max((len(array) for array in inputs.values() if array.ndim), default=0)
             raise kind(f"the model fails on {rows} sample rows: {reason_of(error)}") from error
-
-
-def _filled(array: npt.NDArray[Any], number: float) -> npt.NDArray[Any]:
-    """The array, floating-point numbers replaced by that one with alternating signs."""
-    if array.dtype.kind != "f":
-        return array
-    signs = np.where(np.arange(array.size) % 2, -1.0, 1.0).reshape(array.shape)
-    with np.errstate(over="ignore"):
-        return np.asarray(signs * number).astype(array.dtype)
 
 
 def _length_axis(name: str, alone: Sequence[Arrays], together: npt.NDArray[Any], lengths: Sequence[int]) -> int:

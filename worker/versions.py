@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -34,6 +34,7 @@ from worker.hosts import ServedVersion
 _log = logging.getLogger(__name__)
 _RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 _LONGEST_ERROR = 2000
+_PATIENCE_S = 10.0
 _MOST_LOOKED_AT = 100  # models, about, whose files are looked at in one reconciliation, where they serve
 UNLOAD_GRACE_S = 3.0  # for so long an API process may go on as if it had heard nothing
 _STILL_CHANGING = "its files are still being written; it is loaded once they stand still"
@@ -91,7 +92,8 @@ class Versions:
     `load` begins to load a version, up to `loads_at_once` of them at a time; `is_idle` says whether nothing waits for a
     version or is in work, at any worker; `on_change` is called whenever there is something to announce; `now_ms` is the
     broker's clock. `unload_grace_s` is for how long a version that is unloaded goes on to serve those who have not
-    heard of it, `stillness` tells which versions' files are being written.
+    heard of it, `stillness` tells which versions' files are being written. A load that takes longer than `patience_s`
+    is looked at again later, so that it keeps no other model waiting.
     """
 
     def __init__(
@@ -104,9 +106,12 @@ class Versions:
         loads_at_once: Callable[[], int] = lambda: 1,
         unload_grace_s: float = UNLOAD_GRACE_S,
         stillness: Stillness | None = None,
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         self._stillness = stillness or Stillness(1.0)
+        self._patience_s = patience_s
         self._waiting: set[tuple[str, int]] = set()
+        self._slow: dict[tuple[str, int], _Load] = {}
         self._rounds = 0
         self._load = load
         self._is_idle = is_idle
@@ -137,7 +142,7 @@ class Versions:
 
     @property
     def waits(self) -> bool:
-        """Whether there are versions whose files do not stand still yet, so that another look is due soon."""
+        """Whether there are versions whose files do not stand still yet, or that load for long: look again soon."""
         return bool(self._waiting)
 
     def close(self) -> None:
@@ -161,6 +166,8 @@ class Versions:
         in_order = sorted(desired.values(), key=lambda model: model.is_loaded)  # what is only to go need not wait
         self._waiting = set()
         due = {model.name: self._still(model, self._due(model)) for model in in_order}
+        for name, version in [(name, version) for name, version in self._slow if version not in due.get(name, ())]:
+            _abandon(self._slow.pop((name, version)))
         self._report_changes()
         self._due_later = {(model.name, version): model for model in in_order for version in due[model.name]}
         try:
@@ -227,8 +234,12 @@ class Versions:
             return []
         held = self._of(model.name)
         hopeless = {v for v, of in held.items() if of.served is None and not self._is_due(model, v, of)}
+        chosen = model.versions(hopeless)
+        serving = {v for v, of in held.items() if of.served}
+        written = {v for v in chosen if v not in serving and self._stillness.waits_long(model.name, v)}
+        others = model.versions(hopeless | written) if written else []  # which serve until that is done
         due = []
-        for version in model.versions(hopeless):
+        for version in dict.fromkeys((*chosen, *others)):
             known = held.get(version)
             was_going = known is not None and known.state == "UNLOADING"
             if known and was_going:
@@ -265,15 +276,16 @@ class Versions:
         return still
 
     def _wait(self, name: str, version: int) -> None:
-        """The version's files are still being written."""
+        """The version's files are still being written; when that takes long, nobody is told to wait for it."""
         self._waiting.add((name, version))
-        self._mark_loading(name, version, _STILL_CHANGING)
+        state = "END" if self._stillness.waits_long(name, version) else "LOADING"
+        self._mark_loading(name, version, state, _STILL_CHANGING)
 
-    def _mark_loading(self, name: str, version: int, why: str = "") -> None:
+    def _mark_loading(self, name: str, version: int, state: str = "LOADING", why: str = "") -> None:
         held = self._of(name).get(version)
         if held is None or held.served is None:
             self._held.setdefault(name, {})[version] = _Held(
-                ModelAnnouncement(name=name, version=version, state="LOADING", error=why),
+                ModelAnnouncement(name=name, version=version, state=state, error=why),
                 failures=held.failures if held else 0,
             )
 
@@ -294,10 +306,15 @@ class Versions:
             held.labels = tuple(sorted(label for label, of in model.labels.items() if of == version))
 
     def _try(self, model: DesiredModel, version: int) -> bool:
-        """Load a version beside all that serves; whether it can serve now."""
+        """Load a version beside all that serves; whether it can serve now, or may yet where it loads for long."""
         held = self._held[model.name][version]
-        load = self._begun.pop((model.name, version), None) or self._begin(model, version)
+        place = (model.name, version)
+        load = self._slow.pop(place, None) or self._begun.pop(place, None) or self._begin(model, version)
         self._begin_more()
+        if not wait([load.future], max(0.0, load.began + self._patience_s - time.perf_counter())).done:
+            self._slow[place] = load
+            self._waiting.add(place)
+            return True  # until it has failed, no older one takes its place
         about = {"model": model.name, "version": version}
         try:
             loaded = load.future.result()
@@ -349,7 +366,7 @@ class Versions:
     def _abandon_loads(self) -> None:
         """What was begun ahead and will not be waited for is unloaded when it is loaded."""
         for load in self._begun.values():
-            load.future.add_done_callback(lambda future: None if future.exception() else future.result().drain())
+            _abandon(load)
         self._begun, self._due_later = {}, {}
 
     # Unloading
@@ -403,6 +420,11 @@ class Versions:
     def _drain(self, version: ServedVersion) -> None:
         version.drain()
         self._unloading.append(version)
+
+
+def _abandon(load: _Load) -> None:
+    """Unload what it loads as soon as it has."""
+    load.future.add_done_callback(lambda future: None if future.exception() else future.result().drain())
 
 
 def _not_held(model: DesiredModel, held: Mapping[int, _Held]) -> Iterator[ModelAnnouncement]:

@@ -64,8 +64,7 @@ def _first_that_runs(run: Run, subject: Subject, max_batch_size: int, budget: Bu
 def _samples(subject: Subject, *, has_rows: bool) -> Iterator[list[Arrays]]:
     if not has_rows:
         yield from ([given] for given in subject.given)
-        for guess in subject.guesses(has_rows=False):
-            yield from ([subject.whole(guess, first)] for first in sorted({1, guess.size}))
+        yield from ([request] for request in subject.wholes())
         return
     if rows := subject.given_rows(1):
         yield rows
@@ -76,13 +75,14 @@ def _grow(
     run: Run, sample: list[Arrays], preparation: Preparation, max_batch_size: int, budget: Budget
 ) -> tuple[int, str]:
     """Run larger and larger batches: the rows of the largest, and what larger ones do that did not run."""
-    rows = 1
+    rows, batch = 1, sample[0]
     while rows < max_batch_size:
         larger = min(2 * rows, max_batch_size)
-        if lacked := budget.lacks(larger / rows):
+        if lacked := budget.lacks(larger / rows, partial(run, batch)):
             return rows, lacked
+        batch = preparation.joined([sample[0]] * larger)
         try:
-            run(preparation.joined([sample[0]] * larger))
+            run(batch)
         except (Unavailable, DeadlineExceeded):
             raise
         except Exception as error:  # memory, or whatever the runtime raises

@@ -10,7 +10,7 @@ A request that cannot be read, or does not fit the model, is left out, with a no
 import base64
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,17 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
-from millrace import rpc
 from millrace.artifacts.configs import CONFIG_PBTXT, TritonConfig, WarmupInput
 from millrace.artifacts.manifest import FILE_NAME, Manifest
 from millrace.protocol.errors import MillraceError
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, DTYPES, Signature, Tensor
-from millrace.rpc import tensorprotos
+from worker import tfserving_warmup
 from worker.backends.base import Arrays
 from worker.backends.texts import reason_of
 from worker.preprocess import Preparation
-from worker.protofields import Field, Malformed, Source, fields_of
+from worker.protofields import Malformed
 
-TFSERVING_FILE = Path("assets.extra/tf_serving_warmup_requests")
 _MOST_REQUESTS, _MOST_BYTES = 8, 2**26
-_PREDICT_LOG, _REQUEST = 6, 1  # fields of PredictionLog and of PredictLog
-_RECORD_HEAD, _RECORD_TAIL = struct.Struct("<Q4x"), 4
 _UNREADABLE = (MillraceError, Malformed, DecodeError, OSError, ValueError, KeyError, TypeError, struct.error)
 
 
@@ -71,11 +67,10 @@ def read(
     if manifest and manifest.example:
         with _Noted(found, f"the example in {FILE_NAME}"):
             _add_example(found, manifest, preparation)
-    if (folder / TFSERVING_FILE).exists():
-        with _Noted(found, TFSERVING_FILE.name):
-            for name, inputs in _tfserving_requests(folder / TFSERVING_FILE):
-                _check_names(name, inputs, graph)
-                found.add(name, inputs)
+    if (folder / tfserving_warmup.FILE).exists():
+        with _Noted(found, tfserving_warmup.FILE.name):
+            for record in tfserving_warmup.records(folder / tfserving_warmup.FILE, _MOST_REQUESTS):
+                _add_tfserving(found, record, graph)
     for sample in config.warmup:
         with _Noted(found, f"model_warmup in {CONFIG_PBTXT}"):
             rows = max(1, sample.batch_size) if has_rows else 0
@@ -101,6 +96,13 @@ class _Noted:
             return False
         self._found.notes.append(f"A warm-up request of {self._what} was left out: {reason_of(error)}.")
         return True
+
+
+def _add_tfserving(found: GivenRequests, record: bytes, graph: Mapping[str, Signature]) -> None:
+    with _Noted(found, tfserving_warmup.FILE.name):
+        for name, inputs in tfserving_warmup.requests(record, graph):
+            _check_names(name, inputs, graph)
+            found.add(name, inputs)
 
 
 def _check_names(name: str, inputs: Arrays, graph: Mapping[str, Signature]) -> None:
@@ -166,41 +168,6 @@ def _array(value: Any, datatype: str, *, media: str) -> npt.NDArray[Any]:
         array[:] = as_bytes
         return array.reshape(leaves.shape)
     return leaves.astype(DTYPES[datatype])
-
-
-# TensorFlow Serving
-
-
-def _tfserving_requests(path: Path) -> Iterator[tuple[str, Arrays]]:
-    """The signature and the inputs of each PredictRequest, of as many as are kept."""
-    predict_request = rpc.message("tensorflow.serving.PredictRequest")
-    for record in _records(path):
-        for log in fields_of(Source(record)):
-            if log.number == _PREDICT_LOG:
-                for field in _of_number(log, _REQUEST):
-                    request = predict_request.FromString(field.data)
-                    inputs = {name: tensorprotos.to_tensor(proto, name) for name, proto in request.inputs.items()}
-                    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-                    yield name, {given: tensor.to_numpy() for given, tensor in inputs.items()}
-
-
-def _of_number(message: Field, number: int) -> Iterator[Field]:
-    return (field for field in message.fields() if field.number == number)
-
-
-def _records(path: Path) -> Iterator[bytes]:
-    """The first records of a TFRecord file: each has its length, a checksum of that, its bytes and theirs."""
-    with path.open("rb") as file:
-        for _ in range(_MOST_REQUESTS):
-            if not (head := file.read(_RECORD_HEAD.size)):
-                return
-            (size,) = _RECORD_HEAD.unpack(head)
-            if size > _MOST_BYTES:
-                raise ValueError(f"a record has {size} bytes")
-            record = file.read(size + _RECORD_TAIL)
-            if len(record) < size + _RECORD_TAIL:
-                raise ValueError("its last record is cut off")
-            yield record[:size]
 
 
 # Triton

@@ -38,7 +38,7 @@ class Client:
     on the server, so an attempt whose connection broke is repeated too. Every method raises the errors of
     `millrace_client.errors`. `network` takes the place of the one under HTTP; `clock` (s), `sleep` (s) and `rng` that
     of time and chance. Raises `ValueError` for a URL and a transport that do not go together, `ModuleNotFoundError` for
-    grpc without the extra: `pip install 'millrace-client[grpc]'`.
+    grpc without the extra: `pip install './client[grpc]'` in Millrace's checkout.
     """
 
     def __init__(

@@ -52,7 +52,8 @@ def grpc_part(name: str) -> ModuleType:
         from millrace_client import grpcwire, rpc
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"there is no {error.name}; gRPC needs the client's extra: pip install 'millrace-client[grpc]'",
+            f"there is no {error.name}; gRPC needs the client's extra; "
+            "install it from Millrace's checkout with: pip install './client[grpc]'",
             name=error.name,
         ) from error
     return {"rpc": rpc, "grpcwire": grpcwire}[name]

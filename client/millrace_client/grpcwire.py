@@ -1,6 +1,6 @@
 """gRPC as a wire for requests that are serialized messages already: grpcio, blocking and with asyncio.
 
-Needs the extra: `pip install 'millrace-client[grpc]'`.
+Needs the extra: `pip install './client[grpc]'` in Millrace's checkout.
 """
 
 from typing import Any

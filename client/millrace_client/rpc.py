@@ -1,6 +1,6 @@
 """Operations over gRPC: the Open Inference Protocol, and TensorFlow Serving's where a signature or a label is named.
 
-Needs the extra: `pip install 'millrace-client[grpc]'`.
+Needs the extra: `pip install './client[grpc]'` in Millrace's checkout.
 """
 
 import json

@@ -204,6 +204,11 @@ def _format(path: Path, config: Any) -> str | None:
     named = config.backend or config.platform
     if not named:
         return None
+    if named == "python":
+        raise ConfigError(
+            f"{path}: Triton's Python models are not supported; write the model as a plain class in model.py, without "
+            "backend (docs/howto/serve-python-code.md)"
+        )
     if named not in _FORMATS:
         raise ConfigError(f"{path}: the backend {named!r} is not supported; there are {', '.join(_FORMATS)}")
     return _FORMATS[named]

@@ -39,6 +39,8 @@ def in_version(folder: Path) -> str:
         called = f"call it model{Path(several[0]).suffix}, or name it as default_model_filename in {_CONFIG}"
         return f"{' and '.join(several)} could each be the model; choose one: {called}"
     known = {**_OTHER_FORMATS, **_ARCHIVES}
+    if any(path.name == "checkpoint" for path in entries):
+        return "it is a checkpoint of TensorFlow; export it as a SavedModel"
     if any(path.name == "saved_model.pbtxt" for path in entries):
         return "saved_model.pbtxt is a SavedModel in text form; save it as saved_model.pb"
     if foreign := [f"{path.name} is {known[path.suffix.lower()]}" for path in entries if path.suffix.lower() in known]:

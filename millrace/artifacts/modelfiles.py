@@ -44,9 +44,14 @@ def by_name(folder: Path) -> list[ModelFile]:
     return list(_by_name(folder))
 
 
+def is_version(folder: Path) -> bool:
+    """Whether a folder holds a model that is called as it should be, or Python code that makes one."""
+    return bool(by_name(folder)) or any((folder / name).is_file() for name in _CODE)
+
+
 def has_one(folder: Path) -> bool:
     """Whether a folder holds a model, as a version's folder does. Raises `OSError`."""
-    return bool(find(folder)) or any((folder / name).is_file() for name in _CODE)
+    return is_version(folder) or bool(find(folder))
 
 
 def candidates(folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millrace.artifacts import misplaced, modelfiles
-from millrace.artifacts.repository import RepositoryError, version_folders, version_of
+from millrace.artifacts.repository import RepositoryError, is_folder, version_folders, version_of
 from millrace.protocol import names
 
 _GENERIC = ("model", "saved_model", "tfserving")
@@ -54,13 +54,19 @@ def _of_file(path: Path) -> OneModel:
 
 
 def _of_folder(path: Path) -> OneModel | None:
-    if modelfiles.by_name(path):
+    if modelfiles.is_version(path) and not _has_models(path):
         return _of_version(path)
     versions = version_folders(path)
     if any(modelfiles.has_one(folder) for folder in versions.values()):
         return OneModel(path.name, path, versions, is_whole=True)
     is_repository = any(version_folders(folder) for folder in versions.values())  # of models that are called by numbers
     return OneModel(path.name, path, versions, is_whole=True) if versions and not is_repository else None
+
+
+def _has_models(path: Path) -> bool:
+    """Whether there are folders with versions in it: then what lies beside them is astray."""
+    with os.scandir(path) as entries:
+        return any(version_folders(Path(entry.path)) for entry in entries if is_folder(entry))
 
 
 def _of_version(folder: Path) -> OneModel:

@@ -6,6 +6,14 @@ Tests run every role with exactly this, and without each command in turn; docs/r
 from collections.abc import Mapping, Sequence
 
 KEYS = "millrace:*"
+_WORKER = (
+    *("script|load", "evalsha", "time", "hvals", "hdel", "hset", "hget", "xlen"),
+    *("xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xreadgroup", "zcard", "zmscore"),
+    *("xtrim", "xadd", "xack", "xdel", "hincrby", "xpending", "xclaim"),  # reply, finish, claim, renew, release.lua
+    *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
+    "xread",
+    *("exists", "rpush", "pexpire", "lrange", "unlink"),  # fragments, store.lua
+)
 COMMANDS: Mapping[str, Sequence[str]] = {
     "api": (
         *("script|load", "evalsha", "time", "hvals", "pexpire", "del"),
@@ -15,14 +23,8 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
         *("hget", "hdel", "hset"),  # desired_state.lua
     ),
-    "worker": (
-        *("script|load", "evalsha", "time", "hvals", "hdel", "hset", "hget", "xlen"),
-        *("xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xreadgroup", "zcard", "zmscore"),
-        *("xtrim", "xadd", "xack", "xdel", "hincrby", "xpending", "xclaim"),  # reply, finish, claim, renew, release.lua
-        *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
-        "xread",
-        *("exists", "rpush", "pexpire", "lrange", "unlink"),  # fragments, store.lua
-    ),
+    "worker": _WORKER,
+    "worker-with-code": (*_WORKER, "hmget", "zrem", "zrangebyscore", "del"),  # models that call models: append.lua
     "dead-letters": ("scan", "xrange", "xlen", "xdel", "xtrim", "del"),
 }
 CLUSTER_COMMANDS = ("cluster|slots", "asking")  # for every role, in a Cluster

@@ -50,6 +50,12 @@ class _RequestHead(msgspec.Struct, array_like=True, frozen=True):
     has_rows: bool = True  # which blocks of before it have not
 
 
+class _CalledRequestHead(_RequestHead, array_like=True, frozen=True):
+    """What a model asks of another; a head without `via` is read as one with none."""
+
+    via: tuple[str, ...] = ()
+
+
 class _ReplyHead(msgspec.Struct, array_like=True, frozen=True):
     worker: str
     compute_ms: float
@@ -58,9 +64,9 @@ class _ReplyHead(msgspec.Struct, array_like=True, frozen=True):
     tensors: tuple[_TensorHead, ...]
 
 
-_Head = TypeVar("_Head", _RequestHead, _ReplyHead)
+_Head = TypeVar("_Head", _CalledRequestHead, _ReplyHead)
 _encoder = msgspec.msgpack.Encoder()
-_request_decoder = msgspec.msgpack.Decoder(_RequestHead)
+_request_decoder = msgspec.msgpack.Decoder(_CalledRequestHead)
 _reply_decoder = msgspec.msgpack.Decoder(_ReplyHead)
 
 
@@ -71,9 +77,12 @@ def encode_request(block: RequestBlock) -> bytes:
 
 def request_parts(block: RequestBlock) -> list[bytes | memoryview]:
     """The buffers whose bytes, end to end, are the block's; the tensors are not copied."""
-    b = block
-    tensors = _tensor_heads(b.tensors)
-    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, tensors, b.has_rows)
+    b, heads = block, _tensor_heads(block.tensors)
+    head = _RequestHead(b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, heads, b.has_rows)
+    if b.via:
+        head = _CalledRequestHead(
+            b.reply_to, b.model, b.version, b.signature, b.sent_ms, b.items, heads, b.has_rows, b.via
+        )
     return _parts(_REQUEST, head, b.tensors)
 
 
@@ -96,6 +105,7 @@ def decode_request(data: bytes) -> RequestBlock:
         items=head.items,
         tensors=tensors,
         has_rows=head.has_rows,
+        via=head.via,
     )
 
 

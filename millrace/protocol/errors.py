@@ -24,6 +24,7 @@ MillraceError                       status  code                 again?
 Errors cross the queue as `{code, message}` (see `from_wire`), never as a pickled exception.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from millrace.protocol.paths import without_paths
@@ -174,6 +175,18 @@ class DeadlineExceeded(MillraceError):
     code = "DEADLINE_EXCEEDED"
     status = 504
     can_retry = True
+
+
+class RowErrors(Exception):
+    """Some rows of a batch are wrong in themselves: each bad row's number, from 0, and its error.
+
+    A model raises it in place of an answer; the other rows then run again without them. Callers see the rows' errors,
+    and never this one.
+    """
+
+    def __init__(self, errors: Mapping[int, MillraceError]) -> None:
+        super().__init__(f"rows {sorted(errors)} are wrong: {next(iter(errors.values()))}")
+        self.errors = dict(errors)
 
 
 class StorageFull(MillraceError):

@@ -29,6 +29,9 @@ class RequestBlock(msgspec.Struct, frozen=True, kw_only=True):
     Where the model does not batch (`max_batch_size` 0), or the request has other shapes than its signature, `has_rows`
     is False: there is one item of one row, and each tensor has a first dimension of 1 before the shape that the caller
     sent. The worker goes by that, for another one may have announced the model in another way.
+
+    `via` names the models that call this one to answer their own requests, the first caller first; it is empty where an
+    API process asks.
     """
 
     reply_to: str
@@ -39,6 +42,7 @@ class RequestBlock(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[RequestItem, ...]
     tensors: dict[str, Tensor]
     has_rows: bool = True
+    via: tuple[str, ...] = ()
 
 
 class ReplyItem(msgspec.Struct, array_like=True, frozen=True):

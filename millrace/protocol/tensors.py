@@ -40,6 +40,7 @@ TENSORFLOW_NAMES: dict[str, str] = {name: tensorflow for name, (_, tensorflow) i
 _EXAMPLES_INPUTS = ("inputs", "examples")
 _LENGTH = struct.Struct("<I")
 _LENGTHS = tuple(_LENGTH.pack(length) for length in range(1024))  # of short elements, packed
+_ONLY_BYTES = {bytes}
 _MOST_COUNTED_BYTES = 2**20  # of strings that are counted for an error's text
 _FEW = 16
 _LAYOUT_FROM = 256  # elements; walking over fewer again costs less than keeping where they end
@@ -183,12 +184,12 @@ def encode_strings(elements: Iterable[bytes | str]) -> bytes:
 def _raw(elements: Iterable[bytes | str]) -> list[bytes]:
     """The elements as bytes. Raises `InvalidRequest` for others: many an object would give its memory instead."""
     given = [*elements]
-    kinds = set(map(type, given))
+    kinds = {*map(type, given)}
+    if kinds == _ONLY_BYTES:
+        return given  # type: ignore[return-value]  # all of them are bytes
     for kind in kinds:
         if not issubclass(kind, bytes | str):
             raise InvalidRequest(f"a string tensor has an element of type {kind.__name__}")
-    if kinds <= {bytes}:
-        return given  # type: ignore[return-value]  # all of them are bytes
     return [element.encode() if isinstance(element, str) else element for element in given]
 
 

@@ -11,6 +11,8 @@ import pytest
 from benchmarks import load
 from tests.support.running import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def bench(out: Path, *arguments: str) -> dict[str, Any]:
     """The JSON that a short run writes; its other two files are looked at here."""

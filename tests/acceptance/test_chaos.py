@@ -30,6 +30,7 @@ def test_a_worker_that_is_killed_costs_no_request_and_its_blocks_are_soon_anothe
     assert result.facts["until its blocks are another's, median"].value < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", [scenarios.freeze_worker, scenarios.stop_worker])
 def test_a_process_that_leaves_or_stands_still_costs_no_request(scenario: Scenario, tmp_path: Path) -> None:
     assert scenario(tmp_path, 1000).faults() == []
@@ -133,6 +134,7 @@ def test_a_caller_that_goes_away_has_its_row_dropped(one_worker: Parts, model: G
     assert held(one_worker) == 0
 
 
+@pytest.mark.slow
 def test_high_priority_is_computed_first_and_normal_is_not_starved(one_worker: Parts, model: GatedModel) -> None:
     """Behind a batch that runs, 16 batches wait and then 8 of high priority: each request fills a batch."""
     rows, values = 32, {"first": 1, "normal": 2, "high": 3}
@@ -162,7 +164,7 @@ def test_high_priority_is_computed_first_and_normal_is_not_starved(one_worker: P
     assert sum(place < max(places["high"]) for place in places["normal"]) >= 4
 
 
-@pytest.mark.parametrize("slower", [1, 2])
+@pytest.mark.parametrize("slower", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_overload_is_turned_away_at_once_and_the_rest_is_answered_in_time(tmp_path: Path, slower: int) -> None:
     """Limits for a machine that has others to serve; those of `make chaos` are the promised ones."""
     result = overload(tmp_path, 1000, slower)

@@ -18,7 +18,7 @@ from tests.support import running
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "digits" / "1"
-BASE_IMAGES = ("python:3.11-slim-bookworm", "redis:7-bookworm")
+BASE_IMAGES = (f"python:{os.environ.get('TEST_PYTHON_IMAGE', '3.13-slim-bookworm')}", "redis:7-bookworm")
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # the port is here, whatever proxy is set
 
 
@@ -33,6 +33,7 @@ class Project:
             "MILLRACE_GRPC_PORT": "0",
             "MILLRACE_MODELS": str(ROOT / "models"),
             "MILLRACE_REDIS_URL": "",
+            "MILLRACE_PYTHON_IMAGE": BASE_IMAGES[0].partition(":")[2],
         }
         self._environment = kept | ours
 

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.running import ROOT, Stack
 
 _CONFIG = Path(__file__).parent / "schemathesis.toml"
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_no_answer_that_the_document_does_not_name(
     up: Callable[..., Stack], make_onnx: Callable[..., Path], tmp_path: Path
 ) -> None:

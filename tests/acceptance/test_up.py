@@ -186,7 +186,9 @@ def test_a_repository_that_is_not_there_is_named_and_an_empty_one_where_that_is_
     up: Up, tmp_path: Path
 ) -> None:
     missing, empty = up("--models", str(tmp_path / "nowhere")), up("--models", str(tmp_path), "--strict")
-    assert (missing.process.returncode, empty.process.returncode) == (1, 1)
+    no_file = up(str(tmp_path / "no.onnx"))
+    assert (missing.process.returncode, empty.process.returncode, no_file.process.returncode) == (1, 1, 1)
+    assert no_file.output == f"millrace up: {tmp_path}/no.onnx is not there\n"
     assert "nowhere is not a folder; give the folder that holds <model>/<version>/ (--models)" in missing.output
     assert f"millrace up: {tmp_path} holds no model: put one at" in empty.output
 
@@ -257,7 +259,7 @@ def test_where_nothing_can_be_loaded_callers_are_told_why_or_it_ends_with_one_li
     until(lambda: "millrace: model 'other' is not served: other/v1 is no version" in stack.output)
     answer = httpx.post(f"{stack.url}/v1/models/broken:predict", json={"instances": [1]})
     assert answer.status_code == 503
-    assert "broken/1 holds no model: one of model.onnx" in answer.json()["error"]
+    assert "broken/1 holds no model: one of " in answer.json()["error"]
     index = httpx.post(f"{stack.url}/v2/repository/index").json()
     assert {entry["name"]: entry["reason"].partition(";")[2] for entry in index}["other"] == " rename it to other/1"
 

@@ -367,6 +367,26 @@ def test_a_body_may_be_the_elements_alone(stack: Stack, tmp_path: Path) -> None:
     described = json.loads(answer[:-40])
     assert described["outputs"][0]["shape"] == [1, 10]
     assert np.frombuffer(answer[-40:], np.float32).sum() == pytest.approx(1, abs=1e-5)
+    status, text = refused(*headers, "--data-binary", "a", f"{stack.url}/v2/models/identity_BYTES/infer")
+    assert (status, "the model must have input shape [1]" in text) == (400, True), text
+
+
+@proves("curl", "more rows than a queue may hold, 4,096", refused="413, naming MILLRACE_SERVING_MAX_QUEUE_ROWS")
+def test_too_many_rows_name_the_setting(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "body").write_text(json.dumps({"instances": [1.0] * 4097}))
+    status, text = refused("-d", f"@{tmp_path}/body", f"{stack.url}/v1/models/half_plus_two:predict")
+    assert (status, "MILLRACE_SERVING_MAX_QUEUE_ROWS" in text) == (413, True), text
+
+
+@proves("curl", "infer, JSON: lists nested deeper than 100", refused="400, in Triton's words")
+def test_deep_lists_are_refused(stack: Stack, tmp_path: Path) -> None:
+    tensor = {"name": "INPUT0", "shape": [1, 1], "datatype": "INT64", "data": "DATA"}
+    url = f"{stack.url}/v2/models/identity_INT64/infer"
+    (tmp_path / "body").write_text(json.dumps({"inputs": [tensor]}).replace('"DATA"', "[" * 100 + "7" + "]" * 100))
+    assert asked("-d", f"@{tmp_path}/body", url)["outputs"][0]["data"] == [7]
+    (tmp_path / "body").write_text(json.dumps({"inputs": [tensor]}).replace('"DATA"', "[" * 101 + "7" + "]" * 101))
+    status, text = refused("-d", f"@{tmp_path}/body", url)
+    assert (status, text) == (400, "Unable to parse 'data': JSON nesting depth exceeds maximum allowed limit (100)")
 
 
 @proves("curl", "paths with a slash behind them")

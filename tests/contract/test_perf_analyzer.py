@@ -250,6 +250,17 @@ def test_its_json_has_a_header_for_its_length(backend: Backend, model: str) -> N
     assert all("data" in output for output in answer["outputs"])
 
 
+@proves(
+    "perf_analyzer",
+    "-m MODEL, whose rows are single values (`half_plus_two`, `sentiment`)",
+    refused="by the program itself: `unable to set shape for the input`; it has no words for a row of no dimensions",
+)
+@pytest.mark.parametrize("model", ["half_plus_two", "sentiment"])
+def test_a_row_of_no_dimensions_is_told_as_such(backend: Backend, model: str) -> None:
+    parsed = _learn(backend, model)
+    assert [tensor.shape for tensor in parsed.inputs.values()] == [[]]
+
+
 @proves("perf_analyzer", "-x VERSION, statistics of all models")
 def test_a_version_may_be_named(backend: Backend) -> None:
     path = "v2/models/half_plus_two/versions/1"

@@ -440,6 +440,15 @@ def test_what_triton_refuses_is_refused(asked: Asked) -> None:
     asked.refused("400", text, "infer", "identity_BYTES", [few])
 
 
+@both(
+    "infer: BYTES that are not UTF-8, to an ONNX model",
+    refused="400: ONNX Runtime's Python takes strings as UTF-8 only; a SavedModel takes any bytes",
+)
+def test_strings_of_onnx_are_text(asked: Asked) -> None:
+    odd = inputs({"INPUT0": np.array([[b"\xff"]], object)})
+    asked.refused("400", "ONNX Runtime takes strings as UTF-8", "infer", "identity_BYTES", odd)
+
+
 @both("errors: timeout", differs="504, where Triton answers 503 `Request timeout expired`")
 def test_a_timeout_that_is_too_short_is_kept(asked: Asked) -> None:
     started = time.monotonic()

@@ -131,7 +131,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, file: str) -> None:
 def test_a_folder_without_a_model_says_what_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(
         LoadError,
-        match=r"holds no model: one of model\.onnx, saved_model\.pb, model\.tflite, tfserving\.json is wanted",
+        match=r"holds no model: one of model\.py, model\.onnx, saved_model\.pb, model\.tflite, tfserving\.json, MLmod",
     ):
         backends.load(tmp_path, CPU)
 

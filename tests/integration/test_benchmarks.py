@@ -14,6 +14,8 @@ from benchmarks.forms import FORMS, Form, Refused, ask
 from benchmarks.load import Target
 from tests.support.running import ROOT
 
+pytestmark = pytest.mark.slow
+
 ITEMS = 8
 SCORES = np.arange(ITEMS * 10, dtype=np.float32).reshape(ITEMS, 10) / np.float32(100)
 IMAGES = [np.full((1, 28, 28, 1), number, np.float32) for number in range(ITEMS)]

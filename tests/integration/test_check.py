@@ -126,6 +126,24 @@ def test_a_model_that_ends_its_process_is_a_line(
     assert report["error"].startswith(words)
 
 
+CODE = """
+class Model:
+    def predict(self, x: float) -> float:
+        return 2 * x
+"""
+
+
+def test_python_code_runs_where_that_is_allowed(checked: Checked, tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.py").write_text(CODE)
+    status, (report,) = checked(str(tmp_path / "m"))
+    assert status == 1
+    assert "is Python code, which runs only where the operator allows it: start with --allow-code" in report["error"]
+    status, (report,) = checked(str(tmp_path / "m"), "--allow-code")
+    assert (status, report["error"], report["untried"]) == (0, "", "")
+    assert report["announcement"]["platform"] == "python"
+
+
 def test_a_model_that_takes_too_long_is_a_line(checked: Checked, tmp_path: Path, make_onnx: MakeModel) -> None:
     make_onnx(tmp_path, "m")
     status, (report,) = checked(str(tmp_path / "m"), "--timeout", "0.01")

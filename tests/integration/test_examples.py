@@ -17,6 +17,8 @@ from millrace.artifacts.repository import ModelRepository
 from training import data
 from training.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 
 def _idx(array: Any) -> bytes:
     return bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">i4").tobytes() + array.astype(np.uint8).tobytes()

@@ -129,6 +129,7 @@ def test_a_plain_model_works_everywhere(tmp_path: Path, capsys: pytest.CaptureFi
 LITE = {"tflite", "tflite-fp16", "tflite-dynamic", "tflite-int8"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "blocked", "where", "advice"),
     [
@@ -159,6 +160,7 @@ def test_what_blocks_a_format_is_named_with_its_layer_and_what_to_do(
     assert advice in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "note"),
     [

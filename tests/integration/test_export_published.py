@@ -11,6 +11,8 @@ from millrace.artifacts import manifest
 from millrace.artifacts.manifest import Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.slow
+
 tf = pytest.importorskip("tensorflow")
 from training import parity  # noqa: E402 - after the skip where TensorFlow is not installed
 from training.export import lite, metadata  # noqa: E402

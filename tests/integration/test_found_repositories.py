@@ -22,6 +22,7 @@ from worker.files import QUIET_S, Stillness, version_files
 from worker.hosts import ServedVersion
 from worker.local_host import LocalHost
 from worker.model import Model
+from worker.versions import Versions
 
 MakeModel = Callable[..., Path]
 
@@ -246,6 +247,41 @@ def test_old_files_stand_still_at_once_and_new_ones_when_two_looks_find_them_ali
     wall.now += QUIET_S + 1
     monotonic.now += 0.1
     assert is_still()
+
+
+def test_for_files_that_never_stand_still_nobody_waits_and_an_older_version_serves(
+    tmp_path: Path, make_onnx: MakeModel
+) -> None:
+    make_onnx(tmp_path, "m", 1)
+    folder = make_onnx(tmp_path, "m", 2)
+    wall, monotonic = Clock(), Clock()
+    loads = []
+
+    def load(model: DesiredModel, version: int) -> "Future[ServedVersion]":
+        loads.append(version)
+        failed: Future[ServedVersion] = Future()
+        failed.set_exception(LoadError("enough for this test"))
+        return failed
+
+    versions = Versions(
+        load=load,
+        is_idle=lambda _: True,
+        on_change=lambda: None,
+        now_ms=lambda: 0.0,
+        stillness=Stillness(1.0, wall=wall, monotonic=monotonic),
+    )
+    states = []
+    for _ in range(4):
+        with (folder / "model.onnx").open("ab") as file:
+            file.write(b"more")
+        wall.now = (folder / "model.onnx").stat().st_mtime
+        versions.reconcile({"m": _desired(tmp_path)}, {"m": 0}, list)
+        (announced,) = [found for found in versions.announcements() if found.version == 2]
+        assert "still being written" in announced.error
+        states.append((announced.state, list(loads)))
+        monotonic.now += QUIET_S / 2
+    assert states == [("LOADING", []), ("LOADING", []), ("END", [1]), ("END", [1])]
+    assert versions.waits
 
 
 def test_a_folder_that_still_gets_files_does_not_stand_still(tmp_path: Path, make_onnx: MakeModel) -> None:

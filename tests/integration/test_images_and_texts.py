@@ -273,7 +273,7 @@ def test_a_wrong_text_fails_its_own_request(tmp_path: Path) -> None:
 def test_a_worker_without_the_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wordpieces.write(tmp_path, wordpieces.wordpieces())
     monkeypatch.setitem(sys.modules, "tokenizers", None)  # as where it is not installed
-    reason = r"needs the library tokenizers, which is not installed: pip install 'millrace\[worker-tokenizers\]'"
+    reason = r"needs the library tokenizers, which is not installed; .* pip install -e '\.\[worker-tokenizers\]'"
     with pytest.raises(LoadError, match=reason):
         load(encoder(tmp_path), TOKENIZED)
 

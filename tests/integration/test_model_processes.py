@@ -1,93 +1,25 @@
 """Models that break their process: real processes, a real Redis, and neighbours that must not notice."""
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 import redis
 
-from millrace.broker.base import Limits
 from millrace.broker.keys import GROUP, Queue
-from millrace.broker.redis import RedisBroker
 from millrace.protocol.errors import DeadlineExceeded, ModelFailed
-from millrace.protocol.messages import ModelAnnouncement
-from millrace.protocol.tensors import Tensor
-from serving.queueing.producer import Producer
-from serving.queueing.requests import InferenceRequest
 from tests.support import breaking, exact
 from tests.support.breaking import CRASHES, EATS, EXITS, GRABBED_S, GRABS, HIDES, LEAVES, LOOPS, RAISES
+from tests.support.processes import LEASE_MS, Api, Running, asking, ready, running
 from tests.support.running import ROOT, RedisServer, is_alive, until
-from worker.process import Worker
-from worker.processes.host import MODULES, ModelProcesses, Parking
-from worker.settings import WorkerSettings
-
-LEASE_MS = 400
-
-
-class Api:
-    """An API process's side of the queue, on an event loop in a thread."""
-
-    def __init__(self, url: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self.do(self._begin(url))
-
-    async def _begin(self, url: str) -> None:
-        self.producer = Producer(RedisBroker(url).producer("api"), limits=Limits(10_000, 10**9), heartbeat_s=0.1)
-        await self.producer.start()
-
-    def do(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
-
-    def ask(self, *values: float, model: str = "m", timeout_s: float = 20.0) -> "list[Future[Any]]":
-        """Requests of one row each, submitted together; their answers, or errors, in the end."""
-
-        async def submit() -> "list[asyncio.Future[Any]]":
-            return [asyncio.ensure_future(self.producer.submit(_request(model, value, timeout_s))) for value in values]
-
-        async def answered(task: "asyncio.Future[Any]") -> Any:
-            answer = await task
-            (output,) = answer.outputs.values()
-            return output.to_numpy().ravel().tolist()
-
-        return [asyncio.run_coroutine_threadsafe(answered(task), self._loop) for task in self.do(submit())]
-
-    def announced(self) -> dict[str, ModelAnnouncement]:
-        return {model.name: model for worker in self.producer.workers for model in worker.models}
-
-    def stop(self) -> None:
-        self.do(self.producer.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-def _request(model: str, value: float, timeout_s: float) -> InferenceRequest:
-    dtype = np.int64 if model == "exact" else np.float32
-    return InferenceRequest(
-        model=model,
-        version=1,
-        signature="serving_default",
-        inputs={"x": Tensor.from_numpy(np.full((1, 3 if model.startswith("tiny") else 1), value, dtype))},
-        rows=1,
-        max_batch_size=32,
-        timeout_s=timeout_s,
-        trace="t",
-    )
+from worker.processes.host import Parking
 
 
 @pytest.fixture
@@ -97,91 +29,11 @@ def api(redis_server: RedisServer) -> Iterator[Api]:
     api.stop()
 
 
-class Running:
-    """A worker in a thread of this process, its models in processes."""
-
-    def __init__(self, url: str, models: Path, **options: Any) -> None:
-        parking = options.pop("parking", Parking())
-        modules = (*MODULES, *options.pop("modules", ("tests.support.breaking_format",)))
-        settings = WorkerSettings(
-            **{"redis_url": url, "models": models, "lease_ms": LEASE_MS, "poll_s": 0.1, "log_level": "error"} | options
-        )
-        make = partial(ModelProcesses, environ=os.environ, modules=modules, parking=parking)
-
-        def make_host(context: Any) -> ModelProcesses:
-            self.host = make(settings, RedisBroker(url), context)
-            return self.host
-
-        self.worker = Worker(settings, RedisBroker(url), make_host, unload_grace_s=0.3)
-        self.thread = threading.Thread(target=self.worker.run)
-        self.thread.start()
-
-    @property
-    def processes(self) -> list[psutil.Process]:
-        """The model processes."""
-        mine = psutil.Process().children(recursive=True)
-        return [process for process in mine if is_alive(process) and process.parent() in mine]
-
-    @property
-    def servers(self) -> set[psutil.Process]:
-        """What the model processes were started by."""
-        return {parent for process in self.processes if (parent := process.parent())}
-
-    def stop(self) -> None:
-        self.worker.stop()
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-
-
-@contextmanager
-def running(url: str, models: Path, **options: Any) -> Iterator[Running]:
-    run = Running(url, models, **options)
-    try:
-        yield run
-    finally:
-        run.stop()
-
-
-@contextmanager
-def asking(api: Api, model: str = "other") -> Iterator[list[float]]:
-    """Somebody who asks one request after the other of a model, and must have every answer in time."""
-    stopping, took, errors = threading.Event(), list[float](), list[BaseException]()
-
-    def ask() -> None:
-        while not stopping.is_set():
-            started = time.monotonic()
-            try:
-                (future,) = api.ask(3.0, model=model, timeout_s=2.0)
-                assert future.result(10) == [6.0]
-            except BaseException as error:
-                errors.append(error)
-            took.append(time.monotonic() - started)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield took
-    finally:
-        stopping.set()
-        thread.join()
-    assert errors == []
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     for name in ("m", "other"):
         breaking.make(tmp_path / "models", name)
     return tmp_path / "models"
-
-
-def ready(api: Api, *names: str) -> None:
-    """Wait until an API process knows that these models are served."""
-
-    def are_ready() -> bool:
-        announced = api.announced()
-        return all(name in announced and announced[name].state == "AVAILABLE" for name in names)
-
-    until(are_ready, what=f"{names} to be served")
 
 
 @pytest.mark.parametrize(
@@ -288,6 +140,29 @@ def test_a_model_that_crashes_while_it_is_loaded_is_said_to(
         until(lambda: "SIGSEGV" in api.announced()["unloadable"].error)
         assert api.announced()["unloadable"].state == "END"
         assert [future.result(30) for future in api.ask(1.0)] == [[2.0]]
+
+
+@pytest.mark.parametrize(
+    ("how", "text", "options"),
+    [
+        (CRASHES, "its process ended in its first runs (SIGSEGV", {}),
+        (LEAVES, "exit status 3", {}),
+        (EATS, "MemoryError", {"model_memory_mb": 200}),
+        (HIDES, "it took more than 200 MB", {"model_memory_mb": 200}),
+        (LOOPS, "its first run took too long", {"warmup_timeout_s": 0.5}),
+    ],
+    ids=["SIGSEGV", "os._exit", "memory", "shared memory", "endless loop"],
+)
+def test_a_model_that_breaks_in_its_first_runs_is_served_without_them(
+    redis_server: RedisServer, api: Api, repository: Path, how: int, text: str, options: dict[str, Any]
+) -> None:
+    breaking.make(repository, "shy", first_run=str(how))
+    with running(redis_server.url, repository, model_processes=3, **options):
+        ready(api, "shy", "m")
+        announced = api.announced()["shy"]
+        assert (announced.warmed, announced.max_batch_size) == (False, 0)
+        assert any("not warmed up" in note and text in note for note in announced.notes)
+        assert [future.result(30) for future in api.ask(1.0, 2.0, model="shy")] == [[2.0], [4.0]]
 
 
 def test_when_what_starts_the_processes_ends_all_starts_again(

@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tests.support.everyprotocol import Arrays, EveryProtocol
+from tests.support.everyprotocol import Arrays, EveryProtocol, Refused
 from tests.support.onnxmodels import FLOAT, INT64, STRING, constant, info, node, save
-from tests.support.running import Parts
+from tests.support.running import Parts, until
 
 NONE = np.zeros(0, np.int64)
 
@@ -184,10 +184,12 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def callers(sessions: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[EveryProtocol]:
     folder = tmp_path_factory.mktemp("running")
     models = next(tmp_path_factory.getbasetemp().glob("found*/models"))
-    with Parts(folder, models, MILLRACE_WORKER_MODEL_PROCESSES="2") as parts:
-        yield_from = EveryProtocol(parts.urls[0], f"127.0.0.1:{parts.grpc_ports[0]}")
-        with yield_from as every:
-            yield every
+    with (
+        Parts(folder, models, MILLRACE_WORKER_MODEL_PROCESSES="2") as parts,
+        EveryProtocol(parts.urls[0], f"127.0.0.1:{parts.grpc_ports[0]}") as every,
+    ):
+        until(lambda: all(every.is_available(name) for name in MODELS), what="all models to be served")
+        yield every
 
 
 def _direct(session: Any, inputs: Arrays) -> Arrays:
@@ -245,3 +247,56 @@ def test_32_mixed_requests_at_once_are_each_answered_as_if_alone(
         answers = list(pool.map(lambda i: protocols[i % len(protocols)](name, mixed[i]), range(32)))
     for inputs, answer in zip(mixed, answers, strict=True):
         _check(answer, _direct(sessions[name], inputs))
+
+
+# What JSON alone can say
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "answer"),
+    [
+        ("key-value-cache", {"inputs": {"past": [[[], []]], "new": [[[[1.0] * 4]] * 2]}}, [[[[1.0] * 4]] * 2]),
+        ("key-value-cache", {"instances": [{"past": [[], []], "new": [[[1.0] * 4]] * 2}]}, [[[[1.0] * 4]] * 2]),
+        ("nodes-and-edges", {"inputs": {"n": [[1.0, 2.0]], "e": []}}, [[1.0, 2.0]]),
+        ("filter", {"inputs": []}, []),
+        ("no-inputs", {"inputs": {}}, [1.0, 2.0]),
+        ("no-inputs", {"instances": [{}]}, [1.0, 2.0]),
+        ("scalar", {"inputs": {"x": [[1.0, 2.0]], "k": 3.0}}, {"y": [[3.0, 6.0]], "n": -3.0}),
+    ],
+)
+def test_json_says_shapes_with_the_signatures_help(
+    callers: EveryProtocol, model: str, body: dict[str, Any], answer: Any
+) -> None:
+    (found,) = callers.predict(model, body).values()
+    assert found == answer
+
+
+def test_an_axis_that_json_cannot_say_is_named(callers: EveryProtocol) -> None:
+    with pytest.raises(Refused, match="input 's' has an empty list, and JSON cannot say how large the axes behind it"):
+        callers.predict("empty-strings", {"inputs": []})
+
+
+# What the runtime refuses
+
+
+@pytest.mark.parametrize(
+    "protocol", ["TFS REST, columns", "OIP REST, JSON", "OIP REST, binary", "TFS gRPC", "OIP gRPC"]
+)
+@pytest.mark.parametrize(
+    ("model", "inputs", "reason"),
+    [
+        ("free-height-and-width", {"x": _floats(1, 3, 2, 2)}, "Invalid input shape"),
+        ("top-5", {"x": _floats(1, 3)}, "k argument [5] should not be greater than specified axis dim value [3]"),
+        ("baked-state", {"x": _floats(2, 2)}, "mismatched dimensions"),
+        ("numerals", {"s": np.array([b"seven"], object)}, "Cast"),
+    ],
+)
+def test_what_the_runtime_refuses_is_the_callers_error_in_its_words(
+    callers: EveryProtocol, protocol: str, model: str, inputs: Arrays, reason: str
+) -> None:
+    with pytest.raises(Refused) as caught:
+        callers.infer[protocol](model, inputs)
+    assert caught.value.status in (400, "INVALID_ARGUMENT")
+    assert reason in caught.value.text
+    assert "/" not in caught.value.text.replace("://", "")
+    assert len(caught.value.text) <= 1000

@@ -2,10 +2,12 @@
 
 import os
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -149,6 +151,25 @@ def test_a_dictionary_of_scores_for_each_row_becomes_a_tensor_with_a_column_for_
     assert outputs["label"].tolist() == [value.encode() if isinstance(value, str) else value for value in direct[0]]
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ("{0: 'cat', 1: 'dog'}", ("cat", "dog")),
+        ("{0: 'cat', 2: 'dog'}", ()),
+        ("{0: 'cat', 1: 2}", ()),
+        ("[" * 100_000, ()),
+        ("__import__('os').getcwd()", ()),
+    ],
+)
+def test_labels_in_the_metadata_of_ultralytics_are_read(tmp_path: Path, names: str, labels: tuple[str, ...]) -> None:
+    made = graph([node("Neg", ["x"], ["y"])], [info("x", FLOAT, ["N", 2])], [info("y", FLOAT, ["N", 2])])
+    folder = written(tmp_path, made)
+    content = onnx.load(folder / "model.onnx")
+    helper.set_model_props(content, {"names": names, "task": "classify"})
+    onnx.save(content, folder / "model.onnx")
+    assert tuple(load(folder, CPU).labels) == labels
+
+
 # Types that NumPy lacks
 
 
@@ -201,7 +222,7 @@ def test_a_type_that_the_runtime_lacks_is_named(tmp_path: Path) -> None:
     nodes = [node("Softmax", ["x"], ["y"])]
     made = graph(nodes, [info("x", TensorProto.BFLOAT16, shape)], [info("y", TensorProto.BFLOAT16, shape)])
     assert "Could not find an implementation" in (reason := refusal(written(tmp_path, made)))
-    assert "no kernel of that operator for the model's data types" in reason
+    assert "no kernel of that operator in that version (the number in brackets) for the model's data types" in reason
 
 
 # Shapes
@@ -269,13 +290,14 @@ def test_the_operators_of_another_domain_are_named(tmp_path: Path) -> None:
     assert "Bar, Foo of the domain 'com.example'" in reason
 
 
-def test_the_package_that_has_hugging_face_tokenizers_is_named(tmp_path: Path) -> None:
-    domain = "ai.onnx.contrib"
-    made = graph(
-        [node("BertTokenizer", ["x"], ["y"], domain=domain)], [info("x", STRING, ["N"])], [info("y", INT64, ["N"])]
-    )
+@pytest.mark.parametrize("domain", ["ai.onnx.contrib", "com.microsoft.extensions"])
+def test_the_package_that_has_tokenizers_is_named(tmp_path: Path, domain: str) -> None:
+    if find_spec("onnxruntime_extensions"):
+        pytest.skip("the package is installed")
+    nodes = [node("BertTokenizer", ["x"], ["y"], domain=domain)]
+    made = graph(nodes, [info("x", STRING, ["N"])], [info("y", INT64, ["N"])])
     reason = refusal(written(tmp_path, made, opsets=[helper.make_opsetid(domain, 1)]))
-    assert "install the package onnxruntime-extensions beside the worker" in reason
+    assert f"BertTokenizer of the domain '{domain}'; install the package onnxruntime-extensions" in reason
 
 
 def test_functions_that_the_file_defines_are_its_own(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Entering Redis: by ACL users who may do the least, and through TLS."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -21,12 +22,18 @@ from tests.support.topologies import Cluster
 QUEUE = Queue("m", 1)
 
 
-async def api_does_all(url: str) -> None:
-    """Everything that an API process asks of Redis."""
+def entered_freely(url: str) -> str:
+    """The URL without its user."""
+    return re.sub("://[a-z-]+:secret@", "://", url)
+
+
+async def api_does_all(url: str, *, changes_models: bool = True) -> None:
+    """Everything that an API process asks of Redis, and a model that calls others unless it `changes_models`."""
     link = RedisBroker(url).producer("api")
     try:
         await link.heartbeat()
-        await link.write_desired_state(DesiredState(model="m", generation=1), replaces=0)
+        if changes_models:
+            await link.write_desired_state(DesiredState(model="m", generation=1), replaces=0)
         await link.append([Append(QUEUE, "normal", ((1, b"x"), (1, b"y")))], Limits(10, 100))
         later_ms = int(link.clock.now_ms()) + 60_000
         kept = Room("api:1", 1, 10, 1)
@@ -35,7 +42,7 @@ async def api_does_all(url: str) -> None:
         await link.append([Append(QUEUE, "normal", (), takes=kept)], Limits(10, 100))
         await link.store(QUEUE, "f", b"x", later_ms)
         await link.cancel(QUEUE, [(1, int(link.clock.now_ms()) + 60_000)])
-        with redis.Redis.from_url(url.replace("api:secret@", "")) as client:
+        with redis.Redis.from_url(entered_freely(url)) as client:
             for block in (bytes(2**16), b"2"):  # so much that it is trimmed with the next read
                 client.xadd(link.reply_to, {"b": block})
                 assert await link.replies() == [block]
@@ -47,8 +54,8 @@ async def api_does_all(url: str) -> None:
 
 def worker_does_all(url: str) -> None:
     """Everything that a worker asks of Redis, with a block that is claimed, renewed, buried, answered and finished."""
-    make_reply_stream(url.replace("worker:secret@", ""))
-    asyncio.run(prepare(url.replace("worker:secret@", "")))
+    make_reply_stream(entered_freely(url))
+    asyncio.run(prepare(entered_freely(url)))
     broker = RedisBroker(url)
     link, first, second = (
         broker.worker(),
@@ -95,9 +102,17 @@ async def prepare(url: str) -> None:
     await link.close()
 
 
+def worker_with_code_does_all(url: str) -> None:
+    """Everything that a worker asks of Redis whose models may be code, which may call models."""
+    asyncio.run(api_does_all(url, changes_models=False))
+    with redis.Redis.from_url(entered_freely(url)) as client:
+        client.flushall()
+    worker_does_all(url)
+
+
 def operator_does_all(url: str) -> None:
     """Everything that `millrace dead-letters` asks of Redis."""
-    with redis.Redis.from_url(url.replace("dead-letters:secret@", "")) as client:
+    with redis.Redis.from_url(entered_freely(url)) as client:
         for _ in range(2):
             client.xadd(QUEUE.dead, {"b": b"x", "error": "why", "deliveries": 3, "consumer": "c"})
     link = RedisBroker(url).operator()
@@ -111,6 +126,7 @@ def operator_does_all(url: str) -> None:
 ROLES: dict[str, Callable[[str], None]] = {
     "api": lambda url: asyncio.run(api_does_all(url)),
     "worker": worker_does_all,
+    "worker-with-code": worker_with_code_does_all,
     "dead-letters": operator_does_all,
 }
 

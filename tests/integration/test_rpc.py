@@ -86,6 +86,7 @@ def _method(method: Any) -> tuple[object, ...]:
     return method.input_type.full_name, method.output_type.full_name, method.client_streaming, method.server_streaming
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(len(_IMPORTS)), ids=["ours-first", "ours-last", "ours-between"])
 def test_a_process_may_import_the_originals_too(first: int) -> None:
     imports = [*_IMPORTS[first:], *_IMPORTS[:first]]

@@ -1,6 +1,7 @@
 """SavedModels of every age and kind, as TensorFlow Serving's loader takes them. TensorFlow writes them here."""
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -11,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from millrace.artifacts.configs import TritonConfig
 from millrace.protocol.errors import InvalidRequest, ModelFailed
+from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature
-from worker import backends
+from worker import backends, preprocess, warmup_requests
+from worker import model as models
 from worker.backends.base import Backend, Device, LoadError
 
 tf: Any = pytest.importorskip("tensorflow")
@@ -60,7 +64,8 @@ def saved_by_v1(
 ) -> Path:
     """A SavedModel of TensorFlow 1: the signatures that `build` adds to a graph, under each list of tags."""
     graph = tf.Graph()
-    with graph.as_default(), v1.Session(graph=graph) as session:
+    config = v1.ConfigProto(graph_options=v1.GraphOptions(place_pruned_graph=True))  # so that any operator can be saved
+    with graph.as_default(), v1.Session(graph=graph, config=config) as session:
         signatures = build()
         session.run([v1.global_variables_initializer(), v1.tables_initializer()])
         builder = v1.saved_model.Builder(str(folder))
@@ -151,9 +156,7 @@ def test_serialized_examples_are_a_vector_where_the_file_tells_no_rank(tmp_path:
     assert backend.signatures["regress"].method_name == "tensorflow/serving/regress"
     assert backend.signatures["regress"].examples_input == "inputs"
     assert backend.signatures["predict"].examples_input == "examples"
-    example = tf.train.Example()
-    example.features.feature["x"].float_list.value.append(3)
-    rows = strings(example.SerializeToString(), example.SerializeToString())
+    rows = strings(*[example_of(x=3).SerializeToString()] * 2)
     assert backend.run("regress", {"inputs": rows})["outputs"].tolist() == [[3.5], [3.5]]
     with pytest.raises(InvalidRequest, match=r"Feature: x \(data type: float\) is required but could not be found"):
         backend.run("predict", {"examples": strings(b"")})
@@ -235,6 +238,18 @@ def test_a_file_whose_graph_does_not_restore_its_variables_is_served_by_its_func
         backend.run("serving_default", {"x": np.ones((1, 3), np.float32)})
     with pytest.raises(InvalidRequest, match="expected to be a float tensor but is a double tensor"):
         backend.run("serving_default", {"x": np.ones((1, 2))})
+
+
+def test_a_file_without_its_variables_is_refused(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.weights = tf.Variable(WEIGHTS, name="weights")
+    x = tf.TensorSpec([None, 2], tf.float32, "x")
+    serve = tf.function(lambda x: {"y": tf.matmul(x, module.weights)}).get_concrete_function(x)
+    tf.saved_model.save(module, str(tmp_path / "new" / "1"), {"serving_default": serve})
+    for folder in (tmp_path / "new" / "1", saved_by_v1(tmp_path / "old" / "1", with_variable)):
+        shutil.rmtree(folder / "variables")
+        with pytest.raises(LoadError, match=r"1/variables/variables\.index is missing, so variable 'weights' has no"):
+            loaded(folder)
 
 
 def test_an_input_with_a_default_may_be_left_out(tmp_path: Path) -> None:
@@ -379,6 +394,24 @@ def test_signatures_that_keep_state_are_told(tmp_path: Path) -> None:
     assert backend.run("serving_default", {"step": two})["y"].item() == 6
 
 
+def test_a_variable_that_only_a_signature_sets_is_told(tmp_path: Path) -> None:
+    def build() -> Definitions:
+        kept = v1.get_variable("kept", initializer=np.zeros(2, np.float32), use_resource=False)
+        lost = v1.Variable(np.zeros(2, np.float32), name="lost", use_resource=False)
+        x = v1.placeholder(tf.float32, [2], "x")
+        return {"get": definition({}, {"y": lost + kept}), "set": definition({"x": x}, {"y": v1.assign(lost, x)})}
+
+    def options() -> dict[str, Any]:
+        return {"saver": v1.train.Saver({"kept": v1.global_variables()[0]})}
+
+    backend = loaded(saved_by_v1(tmp_path, build, options=options))
+    assert "Variable 'lost' gets no value when the model is loaded: requests that need it fail." in backend.notes
+    with pytest.raises(ModelFailed, match="uninitialized value lost"):
+        backend.run("get", {})
+    backend.run("set", {"x": np.ones(2, np.float32)})
+    assert backend.run("get", {})["y"].tolist() == [1, 1]
+
+
 def test_a_variables_own_memory_is_not_handed_out(tmp_path: Path) -> None:
     def build() -> Definitions:
         count = v1.get_variable("count", initializer=np.zeros(4, np.float32), use_resource=False)
@@ -390,6 +423,85 @@ def test_a_variables_own_memory_is_not_handed_out(tmp_path: Path) -> None:
     backend.run("add", {"one": np.ones(4, np.float32)})
     assert before.tolist() == [0, 0, 0, 0]
     assert backend.run("get", {})["y"].tolist() == [1, 1, 1, 1]
+
+
+# Warm-up
+
+
+def with_examples() -> Definitions:
+    serialized = v1.placeholder(tf.string, [None], "tf_example")
+    parsed = v1.parse_example(serialized, {name: v1.FixedLenFeature([1], tf.float32) for name in ("a", "b")})
+    x = v1.placeholder(tf.float32, [None, 1], "x")
+    return {
+        "serving_default": definition({"x": x}, {"y": x + 1}),
+        "regress": definition({"inputs": serialized}, {"outputs": parsed["a"] + parsed["b"]}, "regress"),
+        "classify": definition({"inputs": serialized}, {"scores": parsed["b"]}, "classify"),
+    }
+
+
+def example_of(**features: float) -> Any:
+    example = tf.train.Example()
+    for name, value in features.items():
+        example.features.feature[name].float_list.value.append(value)
+    return example
+
+
+def write_logs(folder: Path, *logs: Any) -> None:
+    """TensorFlow Serving's warm-up requests, as its users write them."""
+    (folder / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        for log in logs:
+            writer.write(log.SerializeToString())
+
+
+def test_the_files_warm_up_requests_are_taken_for_every_verb(tmp_path: Path) -> None:
+    apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
+    folder = saved_by_v1(tmp_path / "m" / "1", with_examples)
+    predict, regress, both, unfit = (apis.PredictionLog() for _ in range(4))
+    predict.predict_log.request.inputs["x"].CopyFrom(tf.make_tensor_proto([[3.0]]))
+    given = regress.regress_log.request
+    given.model_spec.signature_name = "regress"
+    given.input.example_list_with_context.context.CopyFrom(example_of(a=1, b=2))
+    given.input.example_list_with_context.examples.extend([example_of(a=5), example_of()])
+    for name in ("regress", "classify"):
+        task = both.multi_inference_log.request.tasks.add()
+        task.model_spec.signature_name = name
+    both.multi_inference_log.request.input.example_list.examples.append(example_of(a=7, b=8))
+    unfit.classify_log.request.input.example_list.examples.append(example_of(a=1))
+    write_logs(folder, predict, regress, unfit, both)
+    backend = loaded(folder)
+    found = warmup_requests.read(
+        folder, None, TritonConfig(), backend.signatures, preprocess.load(folder, None), has_rows=True
+    )
+    answers = {
+        name: [backend.run(name, inputs)[of].tolist() for inputs in found.of(name)]
+        for name, of in (("serving_default", "y"), ("regress", "outputs"), ("classify", "scores"))
+    }
+    assert answers == {"serving_default": [[[4]]], "regress": [[[7], [3]], [[15]]], "classify": [[[8]]]}
+    assert found.notes == [
+        "A warm-up request of tf_serving_warmup_requests was left out: "
+        "signature 'serving_default' takes no serialized examples."
+    ]
+
+
+def test_a_model_that_takes_no_guess_is_warmed_up_by_what_its_files_hold(tmp_path: Path) -> None:
+    apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
+
+    def picky(word: Any) -> dict[str, Any]:
+        tf.debugging.assert_equal(word, b"sesame")
+        return {"length": tf.strings.length(word)}
+
+    spec = tf.TensorSpec([None], tf.string, "word")
+    folder = saved(tmp_path / "m" / "1", serving_default=(picky, [spec]))
+
+    def load() -> ModelAnnouncement:
+        return models.load(folder, "m", 1, device=Device(), backend="auto", max_batch_size=4).announcement
+
+    assert not load().warmed
+    log = apis.PredictionLog()
+    log.predict_log.request.inputs["word"].CopyFrom(tf.make_tensor_proto([b"sesame"]))
+    write_logs(folder, log)
+    assert load().warmed
 
 
 # What a run refuses
@@ -461,6 +573,16 @@ def test_an_operator_that_this_tensorflow_lacks_is_named(tmp_path: Path) -> None
         loaded(folder)
 
 
+def test_a_signature_whose_operators_run_on_other_devices_only_is_left_out(tmp_path: Path) -> None:
+    def build() -> Definitions:
+        size = tf.raw_ops.CudnnRNNParamsSize(num_layers=1, num_units=1, input_size=1, T=tf.float32, S=tf.int32)
+        return {**with_variable(), "on_gpus": definition({}, {"size": size})}
+
+    backend = loaded(saved_by_v1(tmp_path, build))
+    assert list(backend.signatures) == ["serving_default"]
+    assert backend.notes[0].startswith("Signature 'on_gpus' is left out: No OpKernel was registered")
+
+
 def test_requests_from_several_threads_get_their_own_answers(kinds: Backend) -> None:
     def run(i: int) -> bool:
         x = np.full((1 + i % 5, 2), i, np.float32)
@@ -477,8 +599,7 @@ def test_requests_from_several_threads_get_their_own_answers(kinds: Backend) -> 
 def test_tensorflow_servings_own_models_are_served(subtests: pytest.Subtests) -> None:
     if not TESTDATA.is_dir():
         pytest.skip(f"{SOURCES} names no copy of tensorflow/serving")
-    example = tf.train.Example()
-    example.features.feature["x"].float_list.value.append(4)
+    example = example_of(x=4)
     for folder in sorted(path.parent for path in TESTDATA.glob("*/*/saved_model.pb")):
         with subtests.test(model=folder.parent.name):
             if folder.parent.name == "tf_text_regression":

@@ -230,6 +230,15 @@ def test_no_request_is_answered_with_what_another_left_behind(tmp_path: Path, ma
         assert all(pool.map(call, range(1, 5)))
 
 
+@pytest.mark.parametrize(("make", "start"), [(counting, [[100.0, 200.0]]), (recurrent, [[0.0]])])
+def test_a_refused_request_leaves_a_model_with_state_as_it_was(tmp_path: Path, make: Any, start: Any) -> None:
+    backend, first = loaded(tmp_path, make().content()), np.array(start, np.float32)
+    for _ in range(2):
+        with pytest.raises(InvalidRequest):
+            answer(backend, x=np.ones((1, 7), np.float32))
+        assert (answer(backend, x=np.ones_like(first))["y"] == first + 1).all()
+
+
 def test_rows_that_run_one_by_one_have_no_common_state(tmp_path: Path) -> None:
     backend = loaded(tmp_path, counting().content())
     x = np.array([[1.0, 2.0], [10.0, 20.0], [0.0, 0.0]], np.float32)
@@ -364,6 +373,13 @@ def test_labels_without_a_description_are_known_by_their_name(tmp_path: Path) ->
     assert backend.notes == ["The file holds 3 labels in labelmap.txt.", "The file holds other.bin."]
 
 
+@pytest.mark.parametrize("document", ["{'task': 'detect', 'names': {0: 'cat', 1: 'dog'}}", '{"names": ["cat", "dog"]}'])
+def test_labels_in_the_metadata_of_ultralytics_are_read(tmp_path: Path, document: str) -> None:
+    backend = loaded(tmp_path, adding().content({"temp_meta.txt": document.encode()}))
+    assert backend.labels == ("cat", "dog")
+    assert backend.notes == ["The file holds 2 labels in temp_meta.txt."]
+
+
 @pytest.mark.parametrize(
     ("description", "packed"),
     [(b"\xff\xff\xff\x7f rubbish", {}), (b"\x04", {"a.bin": b"a"}), (b"", {"labels.txt": b"a" * (2**24 + 1)})],
@@ -389,10 +405,11 @@ def custom(name: str) -> bytes:
     return file.content()
 
 
-def test_custom_operators_are_named(tmp_path: Path) -> None:
-    reason = refusal(tmp_path / "m" / "1", custom("Landmarks2Matrix"))
-    assert reason.startswith("m/1/model.tflite: Encountered unresolved custom op: Landmarks2Matrix.")
-    assert reason.endswith("The model has the custom operators Landmarks2Matrix; export it without them")
+@pytest.mark.parametrize("name", ["Landmarks2Matrix", "CUSTOM_OP"])
+def test_custom_operators_are_named(tmp_path: Path, name: str) -> None:
+    reason = refusal(tmp_path / "m" / "1", custom(name))
+    assert reason.startswith(f"m/1/model.tflite: Encountered unresolved custom op: {name}.")
+    assert reason.endswith(f"The model has the custom operators {name}; export it without them")
 
 
 def test_operators_of_tensorflow_are_named_where_it_is_not_installed(

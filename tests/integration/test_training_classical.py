@@ -12,6 +12,8 @@ pytest.importorskip("tensorflow")
 from training import data
 from training.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 
 def _idx(array: Any) -> bytes:
     header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">i4").tobytes()

@@ -16,6 +16,8 @@ from millrace.artifacts.vocabulary import Vocabulary
 from training import data, parity, scores
 from training.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tensorflow")
 ROOT = Path(__file__).parents[2]
 FORMATS = ("saved_model", "onnx", "tflite")

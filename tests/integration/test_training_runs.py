@@ -91,9 +91,17 @@ def _train_words(settings: word2vec.Settings, run: Run) -> list[Any]:
 TRAININGS = [
     pytest.param(_train_digits, digits.Settings(epochs=4, batch_size=16), id="digits"),
     pytest.param(_train_mlp, mlp.Settings(epochs=4, batch_size=16, units=16), id="digits-mlp"),
-    pytest.param(_train_student, distill.Settings(epochs=4, batch_size=16, dropout=0.2), id="digits-student"),
     pytest.param(
-        _train_sentiment, sentiment.Settings(epochs=4, units=6, embedding_size=5, batch_texts=16), id="sentiment"
+        _train_student,
+        distill.Settings(epochs=4, batch_size=16, dropout=0.2),
+        id="digits-student",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        _train_sentiment,
+        sentiment.Settings(epochs=4, units=6, embedding_size=5, batch_texts=16),
+        id="sentiment",
+        marks=pytest.mark.slow,
     ),
     pytest.param(_train_words, word2vec.Settings(epochs=4, size=8, spans=4), id="word2vec"),
 ]
@@ -301,6 +309,7 @@ def _weights(path: Path) -> list[Any]:
         return [arrays[name] for name in arrays.files]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_and_resume_from_the_checkpoint_of_the_first(tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     alone.mkdir()

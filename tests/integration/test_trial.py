@@ -220,6 +220,24 @@ def test_a_gpu_may_round_more_than_a_cpu(kind: Literal["cpu", "cuda"], is_batche
     assert "changes with the rows beside it" in reason(0.01)
 
 
+RARE: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "above a large number": ("FP32", lambda x: np.where(np.abs(x).max() > 1e5, 0, x)),
+    "where a number is missing": ("FP32", lambda x: x + np.isnan(x).any()),
+    "where a row is zero": ("FP32", lambda x: x + (x == 0).all(1).any()),
+    "above a large whole number": ("INT64", lambda x: x + (x.max() > 200)),
+    "beyond 20 rows": ("FP32", lambda x: x[:20] if len(x) > 20 else x),
+    "at the 30th row": ("FP32", lambda x: x + (np.arange(len(x)) == 30)[:, np.newaxis]),
+}
+
+
+@pytest.mark.parametrize("when", RARE)
+def test_rows_that_mix_rarely_are_found_out(when: str) -> None:
+    datatype, compute = RARE[when]
+    x, y = (TensorSpec(name=name, datatype=datatype, shape=(-1, 3)) for name in "xy")
+    backend = Computed(Signature(inputs=(x,), outputs=(y,)), lambda inputs: {"y": compute(inputs["x"])})
+    assert trial.of_model(backend, backend.signatures, Preparation(), 32).reason
+
+
 class Computed:
     """A backend of one Python function."""
 

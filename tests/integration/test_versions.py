@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import redis
 
 from millrace.broker.base import Broker
-from millrace.broker.keys import DESIRED_STATES, WORKERS
+from millrace.broker.keys import DESIRED_STATES, WORKERS, Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
@@ -27,10 +28,14 @@ from serving.models.model_control import IndexEntry, ModelControl
 from tests.support.running import RedisServer, until
 from tests.support.versions import Api, running
 from worker import model as models
+from worker.catalogue import Catalogue
+from worker.files import Stillness
+from worker.hosts import ServedVersion
 from worker.local_host import LocalHost
 from worker.model import Model
 from worker.process import Worker
 from worker.settings import WorkerSettings
+from worker.versions import Versions
 
 MakeModel = Callable[..., Path]
 
@@ -458,6 +463,7 @@ def test_names_that_no_worker_has_a_folder_of_are_refused_and_leave_nothing_behi
         assert api.states("d") == {1: "AVAILABLE"}
 
 
+@pytest.mark.slow
 def test_what_is_wanted_of_all_models_takes_a_megabyte_at_most(
     broker: Broker, api: Api, publish: Callable[..., Path], repository: Path
 ) -> None:
@@ -778,3 +784,52 @@ def test_a_version_that_fails_and_changes_all_the_time_hurts_no_other(
         churning.join()
         assert api.ask() == 1
         assert not worker.has_failed
+
+
+class _Loaded:
+    """What a load ends with."""
+
+    def __init__(self, name: str) -> None:
+        self.queue = Queue(name, 1)
+        self.announcement = ModelAnnouncement(name=name, version=1, state="AVAILABLE")
+        self.fault = ""
+        self.is_alive = True
+
+    def serve(self) -> None:
+        """It serves at once."""
+
+    def drain(self) -> None:
+        self.is_alive = False
+
+
+def test_a_load_that_takes_long_keeps_no_other_model_waiting(make_onnx: Callable[..., Path], tmp_path: Path) -> None:
+    loads: dict[str, Future[ServedVersion]] = {name: Future() for name in ("slow", "other", "gone")}
+    for name in loads:
+        make_onnx(tmp_path, name)
+    loads["other"].set_result(_Loaded("other"))
+    versions = Versions(
+        load=lambda model, _: loads[model.name],
+        is_idle=lambda _: True,
+        on_change=lambda: None,
+        now_ms=lambda: 0.0,
+        stillness=Stillness(0.0, wall=lambda: time.time() + 3600),
+        patience_s=0.02,
+    )
+
+    def reconcile() -> dict[str, str]:
+        versions.reconcile(Catalogue(tmp_path).read({}), {"slow": 7, "other": 7}, list)
+        return {model.name: model.state for model in versions.announcements()}
+
+    for _ in range(3):
+        assert reconcile() == {"gone": "LOADING", "other": "AVAILABLE", "slow": "LOADING"}
+        assert versions.waits
+        assert versions.generations == {"slow": 0, "other": 7}
+    shutil.rmtree(tmp_path / "gone")
+    assert reconcile() == {"other": "AVAILABLE", "slow": "LOADING"}
+    unwanted, wanted = _Loaded("gone"), _Loaded("slow")
+    loads["gone"].set_result(unwanted)
+    loads["slow"].set_result(wanted)
+    assert reconcile() == {"other": "AVAILABLE", "slow": "AVAILABLE"}
+    assert not versions.waits
+    assert versions.generations == {"slow": 7, "other": 7}
+    assert (unwanted.is_alive, wanted.is_alive) == (False, True)

@@ -15,6 +15,8 @@ from training.negative_sampling import Architecture, Corpus
 from training.runs import Epoch
 from training.word2vec import Settings
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = Vocabulary(["sea", "salt", "wind", "ice"])
 CORPUS = Corpus(
     words=np.array([0, 1, 0, 2, 2, 3, 1], np.int32),

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from onnx import TensorProto, helper
 
+from millrace import rpc
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.configs import TritonConfig, read_triton_config
 from millrace.artifacts.manifest import Batching, LookUpWords, Manifest, NameWords, Tokenize
@@ -30,6 +32,7 @@ from millrace.protocol.messages import ReplyBlock
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest, InferenceResponse
+from tests.support.onnxmodels import save
 from tests.support.running import ROOT, RedisServer, until
 from tests.support.workers import local_worker
 from tests.support.working import (
@@ -1217,6 +1220,16 @@ def test_a_triton_configuration_sets_batching_instances_and_labels(
     assert model.instances == 3
     assert model.announcement.labels == ("no", "yes")
     assert model.announcement.description == "config.pbtxt asks for what is not done: response_cache."
+
+
+def test_a_triton_configuration_narrows_what_callers_may_send_and_is_announced(tmp_path: Path) -> None:
+    free = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "n"]) for name in ("x", "y")]
+    folder = save(tmp_path / "m" / "1", [helper.make_node("Identity", ["x"], ["y"])], free[:1], free[1:])
+    config = _triton(folder, 'max_batch_size: 5 input { name: "x" data_type: TYPE_FP32 dims: 3 }')
+    model = models.load(folder, "m", 1, device=Device(), backend="auto", max_batch_size=16, config=config)
+    assert model.announcement.signatures["serving_default"].inputs[0].shape == (-1, 3)
+    announced = rpc.message("inference.ModelConfig").FromString(model.announcement.triton_config)
+    assert (announced.max_batch_size, list(announced.input[0].dims)) == (5, [3])
 
 
 def test_a_manifest_wins_over_a_triton_configuration_which_says_so(

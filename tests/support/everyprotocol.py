@@ -112,6 +112,9 @@ class EveryProtocol:
     def config(self, model: str) -> Any:
         return self._client.get(f"/v2/models/{model}/config").json()
 
+    def is_available(self, model: str) -> bool:
+        return self._client.get(f"/v2/models/{model}/ready").status_code == 200
+
     def status(self, model: str) -> Any:
         (status,) = self._client.get(f"/v1/models/{model}").json()["model_version_status"]
         return status

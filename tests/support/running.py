@@ -145,13 +145,22 @@ def our_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def start_up(*arguments: str, port: int | None = None, waits: bool = True, folder: Path = ROOT) -> Stack:
-    """Run `millrace up` in a folder and wait until it runs, or has ended; without `waits`, for nothing."""
+def start_up(
+    *arguments: str, port: int | None = None, waits: bool = True, folder: Path = ROOT, program: Path | None = None
+) -> Stack:
+    """Run `millrace up` in a folder and wait until it runs, or has ended; without `waits`, for nothing.
+
+    `program` is a command `millrace` that is installed elsewhere, with what it imports.
+    """
     port = port or free_port()
     grpc = free_port()
-    command = [sys.executable, "-P", "-m", "millrace", "up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
+    command = [str(program)] if program else [sys.executable, "-P", "-m", "millrace"]
+    command += ["up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
+    environment = our_environment()
+    if program:
+        del environment["PYTHONPATH"]
     with tempfile.NamedTemporaryFile("wb", prefix="millrace-up-", suffix=".log", delete=False) as log:
-        process = subprocess.Popen(command, cwd=folder, env=our_environment(), stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     stack = Stack(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc}", process, Path(log.name))
     if waits:
         until(stack.is_settled, 120, "millrace up")

@@ -10,7 +10,7 @@ from millrace.protocol.errors import InvalidRequest, PayloadTooLarge
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.models.registry import ServedModel
-from serving.queueing.admission import Inference, admit
+from serving.queueing.admission import Inference, admit, check
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 2), media="image")
 TEXT = TensorSpec(name="text", datatype="BYTES", shape=(-1,), optional=True, max_bytes=5)
@@ -81,3 +81,38 @@ def test_more_rows_than_the_queue_can_ever_hold_are_too_many() -> None:
 
 def test_without_batching_the_first_dimension_counts_nothing() -> None:
     assert _admit({"x": _floats(4, 2)}, max_batch_size=0).rows == 1
+
+
+def _check_shape(spec: TensorSpec, *shape: int, max_batch_size: int = 0) -> int:
+    """How many rows a request of one tensor of that shape has."""
+    announcement = ModelAnnouncement(
+        name="m",
+        version=1,
+        state="AVAILABLE",
+        signatures={"serving_default": Signature(inputs=(spec,), outputs=(OUT,))},
+        max_batch_size=max_batch_size,
+    )
+    tensors = {spec.name: Tensor.from_numpy(_floats(*shape))}
+    return check(Inference(ServedModel(announcement), "serving_default", tensors), 100)
+
+
+@pytest.mark.parametrize("max_batch_size", [0, 8])
+def test_an_axis_may_be_empty(max_batch_size: int) -> None:
+    cache = TensorSpec(name="x", datatype="FP32", shape=(-1, 2, -1, 4))
+    assert _check_shape(cache, 1, 2, 0, 4, max_batch_size=max_batch_size) == 1
+
+
+def test_a_scalar_and_a_tensor_without_rows_are_requests_of_unbatched_models() -> None:
+    assert _check_shape(TensorSpec(name="x", datatype="FP32", shape=())) == 1
+    assert _check_shape(TensorSpec(name="x", datatype="FP32", shape=(-1, 2)), 0, 2) == 1
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0, 5)])
+def test_a_tensor_of_unknown_rank_has_any_shape(shape: tuple[int, ...]) -> None:
+    assert _check_shape(TensorSpec(name="x", datatype="FP32", shape=(), unknown_rank=True), *shape) == 1
+
+
+def test_a_model_without_inputs_has_requests_all_the_same() -> None:
+    signature = Signature(inputs=(), outputs=(OUT,))
+    announcement = ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures={"serving_default": signature})
+    assert check(Inference(ServedModel(announcement), "serving_default", {}), 100) == 1

@@ -57,7 +57,7 @@ def test_grpc_without_its_extra_says_what_to_install() -> None:
     code = "import sys; sys.modules['grpc'] = None; from millrace_client import cli; sys.exit(cli.models())"
     run = subprocess.run([sys.executable, "-c", code, "--transport", "grpc"], capture_output=True, text=True)
     assert run.returncode == 2
-    assert "pip install 'millrace-client[grpc]'" in run.stderr
+    assert "pip install './client[grpc]'" in run.stderr
 
 
 def test_the_messages_are_the_servers() -> None:

@@ -144,6 +144,7 @@ def test_a_batch_size_of_0_is_told_from_none(triton: Callable[[str], TritonConfi
     ("text", "message"),
     [
         ("name: 'other'", "its name is 'other', but the model's folder is 'm'"),
+        ("backend: 'python'", "Triton's Python models are not supported; write the model as a plain class"),
         ("backend: 'tensorrt'", "the backend 'tensorrt' is not supported"),
         ("platform: 'pytorch_libtorch'", "the backend 'pytorch_libtorch' is not supported"),
         ("sequence_batching {}", "sequence_batching is not supported: stateful models"),

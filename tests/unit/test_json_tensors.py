@@ -218,6 +218,35 @@ def test_strings_are_counted_before_they_are_built() -> None:
     assert len(json_tensors.load_first(body, most_strings=100)) == 100
 
 
+@pytest.mark.parametrize(
+    ("value", "declared", "shape"),
+    [
+        ([], (-1, 4), (0, 4)),
+        ([[[], []]], (-1, 2, -1, 4), (1, 2, 0, 4)),
+        ([[]], (-1, -1), (1, 0)),
+        ([], (-1,), (0,)),
+        ([[], []], (), (2, 0)),
+    ],
+)
+def test_the_axes_behind_an_empty_list_are_the_signatures(
+    value: Any, declared: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    for datatype in ("FP32", "INT64", "BOOL", "BYTES"):
+        spec = TensorSpec(name="x", datatype=datatype, shape=declared)
+        assert json_tensors.to_tensor(value, spec).shape == shape
+
+
+def test_axes_behind_an_empty_list_that_nobody_knows_are_refused() -> None:
+    spec = TensorSpec(name="x", datatype="FP32", shape=(-1, -1))
+    with pytest.raises(InvalidRequest, match="JSON cannot say how large the axes behind it are"):
+        json_tensors.to_tensor([], spec)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (2, 0), (1, 2, 0, 4)])
+def test_empty_tensors_are_written_as_empty_lists(shape: tuple[int, ...]) -> None:
+    assert json.loads(json_tensors.dumps_array(np.zeros(shape, np.float32))) == np.zeros(shape).tolist()
+
+
 # Where simdjson has no wheel, orjson reads the same.
 
 SIMDJSON, ORJSON = json_numbers.Simdjson(), json_numbers.Orjson()

@@ -111,6 +111,7 @@ def test_how_a_process_ended_is_said_in_words() -> None:
     assert in_words("itself", SEGFAULT) == "SIGSEGV, a wrong access to memory"
     assert in_words("itself", signal.SIGABRT.value) == "SIGABRT"
     assert in_words("itself", EXITED) == "exit status 3"
+    assert in_words("loading", KILLED, load_s=0.5) == "it was not loaded within 0.5 s"
     assert in_words("memory", KILLED, 500) == "it took more than 500 MB of memory"
 
 
@@ -170,10 +171,12 @@ def test_a_version_cannot_serve_when_its_process_is_away_for_longer_than_a_momen
 def test_what_one_process_writes_into_the_shared_memory_another_reads() -> None:
     fd = make()
     theirs, ours = ProcessMemory(fd), ProcessMemory(fd)
-    theirs.loading = 5
+    theirs.begin_loading(5, now_s=100.0)
     theirs.status(16_383).work(123.0)
     ours.clock_offset_ms = 7000.0
-    assert ours.loading == 5
+    assert (ours.loading, ours.loading_s(now_s=103.0)) == (5, 3.0)
+    theirs.end_loading()
+    assert (ours.loading, ours.loading_s(now_s=104.0)) == (0, 0.0)
     assert ours.status(16_383).overdue_ms(124.0) == 1.0
     assert not ours.status(16_382).is_working
     assert SharedClock(theirs, Clock()).now_ms() == 107_000.0

@@ -162,13 +162,20 @@ def test_a_whole_repository_is_read_with_a_reason_for_each_thing_that_cannot_be_
         ("repository/m", "m", "repository/m", {3: "repository/m/3", 12: "repository/m/0012"}, ""),
         ("export", "export", "export", {1: "export"}, ""),
         ("export/saved_model.pb", "export", "export", {1: "export"}, ""),
+        ("code", "code", "code", {1: "code"}, ""),
     ],
 )
 def test_a_path_names_one_model(
     tmp_path: Path, path: str, name: str, folder: str, versions: dict[int, str], file: str
 ) -> None:
     put(tmp_path, "files/yolo v8.onnx", "files/model.tflite", "files/manifest.json", "export/saved_model.pb")
-    put(tmp_path, "repository/m/3/model.onnx", "repository/m/0012/model.onnx", "repository/m/config.pbtxt")
+    put(
+        tmp_path,
+        "code/model.py",
+        "repository/m/3/model.onnx",
+        "repository/m/0012/model.onnx",
+        "repository/m/config.pbtxt",
+    )
     found = one_model(tmp_path / path)
     paths = {version: tmp_path / of for version, of in versions.items()}
     assert found == OneModel(name, tmp_path / folder, paths, file, is_whole=path == "repository/m")
@@ -180,7 +187,7 @@ def test_a_models_folder_is_one_also_where_its_versions_cannot_be_loaded(tmp_pat
 
 
 def test_a_repository_is_none_also_where_its_models_are_called_by_numbers(tmp_path: Path) -> None:
-    put(tmp_path, "7/1/model.onnx", "stray.onnx")
+    put(tmp_path, "7/1/model.onnx", "stray.onnx", "model.onnx")
     assert one_model(tmp_path) is None
     assert one_model(tmp_path / "nowhere") is None
 

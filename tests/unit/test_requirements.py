@@ -1,6 +1,7 @@
 """The pinned requirements: what tests run is what the roles run, from any index and on any machine."""
 
 import re
+import runpy
 
 import pytest
 
@@ -27,3 +28,11 @@ def test_every_pin_has_hashes_and_none_names_a_place(role: str) -> None:
     pins = re.split(r"^(?=\S+==)", text, flags=re.MULTILINE)[1:]
     assert all("--hash=sha256:" in pin for pin in pins)
     assert "://" not in text
+
+
+@pytest.mark.parametrize("role", ["serving", "training", "up", "worker", "worker-gpu"])
+def test_the_bill_of_materials_has_each_pin(role: str) -> None:
+    bill = runpy.run_path(str(_FOLDER / "bom.py"))["bill"](role, "1.0")
+    listed = {f"{component['name']}=={component['version']}" for component in bill["components"]}
+    assert listed == {re.sub(r"\[.*\]", "", pin) for pin in _pins(role)}
+    assert all(component["properties"] for component in bill["components"])

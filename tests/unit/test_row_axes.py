@@ -1,5 +1,6 @@
 """What an ONNX file shows of its rows, held against the runtime: what is said to be apart is apart."""
 
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from tests.support.onnxmodels import FLOAT, constant, info, node
+from tests.support.onnxmodels import FLOAT, INT64, constant, info, node, save
 from worker.graphs import rowaxes
 from worker.graphs.rowaxes import Findings
 
@@ -222,3 +223,251 @@ def test_whatever_graph_is_said_to_keep_rows_apart_does(
     event(f"said apart {found.are_apart}, said mixed {bool(found.mixed)}, is apart {apart}")
     if found.are_apart:
         assert apart
+
+
+# Single operators and patterns of exporters, each with what is to be found
+
+
+def _of_nodes(
+    folder: Path, nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], *constants: Any, opset: int = 17
+) -> Findings:
+    graph = helper.make_graph(list(nodes), "g", list(inputs), list(outputs), list(constants))
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 3)]
+    return _found(helper.make_model(graph, opset_imports=imports, ir_version=9), folder)
+
+
+X = info("x", FLOAT, ["N", 4])
+SEQUENCES = info("x", FLOAT, ["N", "T", 8])
+Y = info("y", FLOAT, ["N", "a"])
+HEADS = [
+    node("Shape", ["x"], ["shape"]),
+    node("Gather", ["shape", "0"], ["n"]),
+    node("Gather", ["shape", "1"], ["t"]),
+    node("Unsqueeze", ["n", "first"], ["n1"]),
+    node("Unsqueeze", ["t", "first"], ["t1"]),
+    node("Concat", ["n1", "t1", "2 heads", "4 each"], ["as heads"], axis=0),
+    node("Reshape", ["x", "as heads"], ["heads"]),
+    node("Transpose", ["heads"], ["q"], perm=[0, 2, 1, 3]),
+    node("Transpose", ["heads"], ["k"], perm=[0, 2, 3, 1]),
+    node("MatMul", ["q", "k"], ["scores"]),
+    node("Softmax", ["scores"], ["weights"], axis=-1),
+    node("MatMul", ["weights", "q"], ["found"]),
+    node("Transpose", ["found"], ["back"], perm=[0, 2, 1, 3]),
+    node("Concat", ["n1", "t1", "8 all"], ["as one"], axis=0),
+    node("Reshape", ["back", "as one"], ["y"]),
+]
+HEADS_CONSTANTS = [
+    constant("0", np.array(0)),
+    constant("1", np.array(1)),
+    constant("first", np.array([0])),
+    constant("2 heads", np.array([2])),
+    constant("4 each", np.array([4])),
+    constant("8 all", np.array([8])),
+]
+LSTM = [constant("w", np.zeros((1, 8, 8), np.float32)), constant("r", np.zeros((1, 8, 2), np.float32))]
+
+PATTERNS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "attention": ((HEADS, [SEQUENCES], [info("y", FLOAT, ["N", "T", 8])], *HEADS_CONSTANTS), "apart"),
+    "rows and time in one axis": (
+        (
+            [
+                node("Reshape", ["x", "flat"], ["f"]),
+                node("Softmax", ["f"], ["s"], axis=1),
+                node("Shape", ["x"], ["shape"]),
+                node("Reshape", ["s", "shape"], ["y"]),
+            ],
+            [SEQUENCES],
+            [info("y", FLOAT, ["N", "T", 8])],
+            constant("flat", np.array([-1, 8])),
+        ),
+        "apart",
+    ),
+    "LSTM with time second": (
+        (
+            [node("LSTM", ["x", "w", "r"], ["a", "h"], hidden_size=2, layout=1), node("Squeeze", ["h", "one"], ["y"])],
+            [SEQUENCES],
+            [info("y", FLOAT, ["N", 2])],
+            *LSTM,
+            constant("one", np.array([1])),
+        ),
+        "apart",
+    ),
+    "LSTM with time first": (
+        (
+            [node("LSTM", ["x", "w", "r"], ["a"], hidden_size=2), node("ReduceSum", ["a", "one"], ["y"], keepdims=0)],
+            [SEQUENCES],
+            [info("y", FLOAT, ["N", "T", 2])],
+            *LSTM,
+            constant("one", np.array([1])),
+        ),
+        "LSTM runs over rows as over time",
+    ),
+    "a similarity of rows": (
+        ([node("Einsum", ["x", "x"], ["y"], equation="ia,ja->ij")], [X], [Y]),
+        "Einsum multiplies rows with one another",
+    ),
+    "an outer product of each row": (
+        ([node("Einsum", ["x", "x"], ["y"], equation="ia,ib->iab")], [X], [info("y", FLOAT, ["N", 4, 4])]),
+        "apart",
+    ),
+    "classical models": (
+        (
+            [
+                node("Scaler", ["x"], ["s"], domain="ai.onnx.ml", offset=[0.0], scale=[1.0]),
+                node("LinearRegressor", ["s"], ["y"], domain="ai.onnx.ml", coefficients=[1.0] * 4),
+            ],
+            [X],
+            [Y],
+        ),
+        "apart",
+    ),
+    "one example as features": (
+        (
+            [node("Normalizer", ["x"], ["y"], domain="ai.onnx.ml", norm="L2")],
+            [info("x", FLOAT, ["N"])],
+            [info("y", FLOAT, ["N"])],
+        ),
+        "Normalizer takes the rows for the features of one example",
+    ),
+    "places in a batch": (
+        (
+            [node("MaxPool", ["x"], ["p", "i"], kernel_shape=[1]), node("Cast", ["i"], ["y"], to=FLOAT)],
+            [SEQUENCES],
+            [info("y", FLOAT, ["N", "T", 8])],
+        ),
+        "MaxPool gives places in the whole batch",
+    ),
+    "random": (([node("RandomNormalLike", ["x"], ["y"])], [X], [Y]), "draws random numbers"),
+    "an embedding": (
+        (
+            [node("Gather", ["table", "x"], ["e"]), node("ReduceMean", ["e"], ["y"], axes=[1], keepdims=0)],
+            [info("x", INT64, ["N", "T"])],
+            [Y],
+            constant("table", np.ones((9, 3), np.float32)),
+        ),
+        "apart",
+    ),
+    "the class of each row's largest": (
+        (
+            [
+                node("ArgMax", ["x"], ["i"], axis=1, keepdims=0),
+                node("ArrayFeatureExtractor", ["classes", "i"], ["c"], domain="ai.onnx.ml"),
+                node("Reshape", ["c", "flat"], ["y"]),
+            ],
+            [X],
+            [info("y", INT64, ["N"])],
+            constant("classes", np.arange(4).reshape(1, 4)),
+            constant("flat", np.array([-1])),
+        ),
+        "apart",
+    ),
+    "a table as long as there are rows": (
+        (
+            [
+                node("Shape", ["x"], ["shape"]),
+                node("Gather", ["shape", "zero"], ["n"]),
+                node("Concat", ["n", "left"], ["to"], axis=0),
+                node("Reshape", ["table", "to"], ["t"]),
+                node("Add", ["x", "t"], ["y"]),
+            ],
+            [X],
+            [Y],
+            constant("zero", np.array([0])),
+            constant("left", np.array([-1])),
+            constant("table", np.arange(8, dtype=np.float32)),
+        ),
+        "Reshape shapes a constant by how many rows there are",
+    ),
+    "a constant for each row": (
+        ([node("Add", ["x", "three"], ["y"])], [X], [Y], constant("three", np.ones((3, 4), np.float32))),
+        "Add gives each place among the rows a constant of its own",
+    ),
+    "softmax of old": (([node("Softmax", ["x"], ["y"], axis=0)], [X], [Y]), "Softmax works over axis 0"),
+    "graphs": (
+        ([node("MatMul", ["a", "x"], ["y"])], [X, info("a", FLOAT, ["N", "N"])], [Y]),
+        "dimension 'N' is the first one, and also axis 1 of 'a'",
+    ),
+    "names that differ": (
+        (
+            [node("Neg", ["x"], ["y"]), node("Neg", ["z"], ["u"])],
+            [X, info("z", FLOAT, ["M", 4])],
+            [Y, info("u", FLOAT, ["M", 4])],
+        ),
+        "the first dimension is 'N' in 'x' and 'M' in 'z'",
+    ),
+    "names that differ though rows are apart": (
+        ([node("Neg", ["x"], ["y"])], [X], [info("y", FLOAT, ["M", 4])]),
+        "apart",
+    ),
+    "unknown, with other names": (
+        ([node("Inverse", ["x"], ["y"], domain="com.microsoft")], [X], [info("y", FLOAT, ["M", 4])]),
+        "the first dimension is 'N' in 'x' and 'M' in 'y'",
+    ),
+    "unknown, with names that converters made up": (
+        ([node("Inverse", ["x"], ["y"], domain="com.microsoft")], [X], [info("y", FLOAT, ["Inversey_dim_0", 4])]),
+        "",
+    ),
+    "unknown, along time": (
+        (
+            [node("Inverse", ["x"], ["y"], domain="com.microsoft")],
+            [info("x", FLOAT, ["seq_len", 4])],
+            [info("y", FLOAT, ["seq_len", 4])],
+        ),
+        "the first dimension of 'x' is named 'seq_len'",
+    ),
+    "unknown, and then over rows": (
+        (
+            [
+                node("Inverse", ["x"], ["i"], domain="com.microsoft"),
+                node("ReduceMax", ["i"], ["m"], axes=[0]),
+                node("Add", ["x", "m"], ["y"]),
+            ],
+            [X],
+            [Y],
+        ),
+        "ReduceMax may work over rows",
+    ),
+    "no rows": (
+        ([node("Identity", ["c"], ["y"])], [X], [Y], constant("c", np.ones((2, 2), np.float32))),
+        "'y' has no rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+def test_what_a_file_shows(folder: Path, kind: str) -> None:
+    model, expected = PATTERNS[kind]
+    found = _of_nodes(folder, *model)
+    assert found.are_apart is (expected == "apart")
+    assert (expected == "apart" and not found.mixed) or expected in found.mixed
+
+
+def test_softmax_before_version_13_is_along_all_axes_from_one_on(folder: Path) -> None:
+    softmax = [node("Softmax", ["x"], ["y"])]
+    assert _of_nodes(folder, softmax, [SEQUENCES], [info("y", FLOAT, ["N", "T", 8])], opset=11).are_apart
+    turned = [node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), node("Softmax", ["t"], ["y"])]
+    assert "Softmax" in _of_nodes(folder, turned, [SEQUENCES], [info("y", FLOAT, ["N", "T", 8])], opset=11).mixed
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x3a\xff\xff\xff\xff\x0f", b"\x08\x09" * 40])
+def test_a_file_that_is_no_model_shows_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    assert rowaxes.of_file(tmp_path / "model.onnx") == Findings()
+
+
+@given(st.binary(max_size=200), st.integers(0, 400))
+def test_no_damage_to_a_file_is_more_than_nothing_shown(folder: Path, noise: bytes, at: int) -> None:
+    whole = _model([("Neg", 0, 0), ("condition", 0, 0)]).SerializeToString()
+    (folder / "damaged.onnx").write_bytes(whole[:at] + noise + whole[at + len(noise) :])
+    assert isinstance(rowaxes.of_file(folder / "damaged.onnx"), Findings)
+
+
+def test_weights_are_not_read(tmp_path: Path) -> None:
+    """Of a file of 40 MB, nearly all of which are weights, next to nothing is read."""
+    big = constant("w", np.zeros((4, 2_500_000), np.float32))
+    save(tmp_path, [node("MatMul", ["x", "w"], ["y"])], [X], [Y], big)
+    tracemalloc.start()
+    assert rowaxes.of_file(tmp_path / "model.onnx").are_apart
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4_000_000

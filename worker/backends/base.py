@@ -3,11 +3,13 @@
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
-from millrace.protocol.errors import InvalidRequest, MillraceError
+from millrace.artifacts.manifest import Batching
+from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.errors import RowErrors as RowErrors
 from millrace.protocol.tensors import Signature
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -22,17 +24,6 @@ class LoadError(Exception):
     def __init__(self, text: str, *, can_retry: bool = False) -> None:
         super().__init__(text)
         self.can_retry = can_retry
-
-
-class RowErrors(Exception):
-    """Some rows of a batch are wrong in themselves: each bad row's number, from 0, and its error.
-
-    A backend raises it in place of an answer; the other rows then run again without them.
-    """
-
-    def __init__(self, errors: Mapping[int, MillraceError]) -> None:
-        super().__init__(f"rows {sorted(errors)} are wrong: {next(iter(errors.values()))}")
-        self.errors = dict(errors)
 
 
 def check_not_empty(inputs: Arrays, operators: Iterable[str], *, has_rows: bool) -> None:
@@ -92,3 +83,14 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give back what the model holds; called once, when nothing runs any more."""
+
+
+@runtime_checkable
+class SelfDescribed(Protocol):
+    """A backend whose model says itself how its rows run: it is taken at its word, and run on nothing made up.
+
+    `instances` is how many threads are to serve it. Its runs are told which requests they answer (`worker/current.py`).
+    """
+
+    batching: Batching
+    instances: int

@@ -33,7 +33,14 @@ _SMALLEST = bytes.fromhex(
     "79120a0a08080112040a02080142040a00100d"
 )
 # What operators refuse comes as any of these; memory and devices do, too. `ValueError` is for an input that is missing.
-_REFUSALS = (errors.InvalidArgument, errors.Fail, errors.RuntimeException, errors.NotImplemented, ValueError)
+_REFUSALS = (
+    errors.InvalidArgument,
+    errors.Fail,
+    errors.RuntimeException,
+    errors.NotImplemented,
+    errors.InvalidGraph,
+    ValueError,
+)
 # Or its Python part would print to standard output what a model refused, and load it again, on the CPU.
 _NO_FALLBACK = {"enable_fallback": 0}
 
@@ -122,7 +129,6 @@ def load(folder: Path, device: Device, file: str = FILE_NAME) -> OnnxBackend:
 
 
 def _options(threads: int) -> Any:
-    onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(_FATAL)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -136,7 +142,8 @@ def _providers(device: Device) -> list[str]:
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise LoadError(
-            "the installed ONNX Runtime has no CUDA: install millrace[worker-gpu] in place of millrace[worker]"
+            "the installed ONNX Runtime has no CUDA; install the one that has from Millrace's checkout with: "
+            "pip uninstall onnxruntime && pip install -e '.[worker-gpu]'"
         )
     onnxruntime.preload_dlls()  # CUDA's libraries are in wheels of their own, where the loader does not look
     return ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -153,7 +160,7 @@ def _read(path: Path) -> OnnxFile:
 def _session(path: Path, found: OnnxFile, device: Device, providers: list[str], addition: bytes = b"") -> Any:
     """A session of the file with the addition behind it. Raises `LoadError`, and what ONNX Runtime raises."""
     options = _options(device.threads)
-    if any(domain == onnxrefusals.EXTENSIONS_DOMAIN for domain, _ in found.operators):
+    if any(domain in onnxrefusals.EXTENSIONS_DOMAINS for domain, _ in found.operators):
         _register_extensions(options)
     files = onnxdata.paths(path.parent, path.name, found.data_files)
     if found.has_nested_data:
@@ -175,5 +182,5 @@ def _is_ort_format(path: Path) -> bool:
 
 def _register_extensions(options: Any) -> None:
     """Let sessions use the operators of `onnxruntime-extensions` (tokenizers and the like), where it is installed."""
-    if find_spec("onnxruntime_extensions"):
-        options.register_custom_ops_library(importlib.import_module("onnxruntime_extensions").get_library_path())
+    if find_spec(onnxrefusals.EXTENSIONS):
+        options.register_custom_ops_library(importlib.import_module(onnxrefusals.EXTENSIONS).get_library_path())

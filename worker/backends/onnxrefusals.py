@@ -1,6 +1,7 @@
 """What ONNX Runtime's errors mean, in its words, and what to do about a file that it does not load."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnxruntime
@@ -9,7 +10,8 @@ from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed
 from worker.backends.onnxfile import OnnxFile
 from worker.backends.texts import place, public
 
-EXTENSIONS_DOMAIN = "ai.onnx.contrib"
+EXTENSIONS = "onnxruntime_extensions"  # the module of a package that has the operators of these domains
+EXTENSIONS_DOMAINS = {"ai.onnx.contrib", "com.microsoft.extensions"}
 # The domains whose operators ONNX Runtime has; nodes of others are somebody's own, or another program's.
 _KNOWN_DOMAINS = re.compile(r"|ai\.onnx(\.(ml|preview.*|training.*))?|com\.microsoft.*|com\.ms\.internal.*")
 _RESOURCES = re.compile(r"alloc|out of memory|bad_alloc|cuda|cublas|cudnn", re.IGNORECASE)
@@ -28,8 +30,8 @@ _ADVICE = (
     ),
     (
         "Could not find an implementation|Failed to find kernel",
-        "This ONNX Runtime has no kernel of that operator for the model's data types: export the model with others, "
-        "FP32 most of all.",
+        "This ONNX Runtime has no kernel of that operator in that version (the number in brackets) for the model's "
+        "data types: convert the model to another opset, or to FP32.",
     ),
     (
         "Failed to construct locale",
@@ -58,7 +60,7 @@ def unknown_operators(found: OnnxFile) -> dict[str, list[str]]:
     """The operators that neither ONNX Runtime nor the file defines, by domain."""
     unknown = dict[str, list[str]]()
     for domain, operator in sorted(found.operators - found.functions):
-        if not _KNOWN_DOMAINS.fullmatch(domain):
+        if domain in EXTENSIONS_DOMAINS or not _KNOWN_DOMAINS.fullmatch(domain):
             unknown.setdefault(domain, []).append(operator)
     return unknown
 
@@ -74,8 +76,6 @@ def _advice(text: str, path: Path, found: OnnxFile) -> str:
 def _advice_on_domains(unknown: dict[str, list[str]]) -> str:
     named = "; ".join(f"{', '.join(operators)} of the domain {domain!r}" for domain, operators in unknown.items())
     advice = "export the model without them"
-    if EXTENSIONS_DOMAIN in unknown:
-        advice = "install the package onnxruntime-extensions beside the worker, which has the operators of " + repr(
-            EXTENSIONS_DOMAIN
-        )
+    if EXTENSIONS_DOMAINS & unknown.keys() and not find_spec(EXTENSIONS):
+        advice = "install the package onnxruntime-extensions beside the worker, which has many of them"
     return f"The model has operators that ONNX Runtime lacks: {named}; {advice}."

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from millrace.protocol.tensors import TensorSpec
+from worker.backends import classnames
 from worker.backends.base import LoadError
 from worker.backends.onnxfile import OnnxFile
 from worker.backends.onnxtypes import DATATYPES, NARROW, more_output, widened_output
@@ -42,12 +43,21 @@ def tensors_of(session: Any, found: OnnxFile) -> OnnxTensors:
     _add_overridable(tensors, session.get_overridable_initializers(), found)
     values = (*session.get_inputs(), *session.get_outputs())
     tensors.axes = {value.name: [size if isinstance(size, str) else "" for size in value.shape] for value in values}
-    names = {value.name for value in session.get_outputs()}
+    outputs = {value.name for value in session.get_outputs()}
     for value in session.get_outputs():
-        _add_output(tensors, value, found, names)
+        _add_output(tensors, value, found, outputs)
+    tensors.labels = tensors.labels or _labels(session)
     if not tensors.outputs:
         raise LoadError(f"the model has no output that is a tensor. {' '.join(tensors.notes)}")
     return tensors
+
+
+def _labels(session: Any) -> tuple[str, ...]:
+    """The names of classes in the file's metadata."""
+    try:
+        return classnames.of_text(session.get_modelmeta().custom_metadata_map.get(classnames.KEY, ""))
+    except UnicodeDecodeError:  # in any entry of the metadata
+        return ()
 
 
 def _add_input(tensors: OnnxTensors, value: Any, found: OnnxFile) -> None:

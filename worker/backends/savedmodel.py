@@ -18,7 +18,7 @@ from worker.backends.base import Arrays, Device, LoadError
 from worker.backends.savedmodelcall import SignatureCall
 from worker.backends.savedmodelfunctions import FunctionCall, function_calls
 from worker.backends.savedmodelrefusals import reason_of, refusal
-from worker.backends.savedmodelsession import open_session, unset_variables
+from worker.backends.savedmodelsession import checkpoint, open_session, unset_variables
 from worker.backends.savedmodelstate import Operators
 from worker.backends.signaturedefs import Announced, TensorFound
 from worker.backends.texts import place, public
@@ -123,10 +123,19 @@ def _shape(said: TensorFound, has: tuple[int, ...] | None) -> tuple[int, ...] | 
 def _functions(
     folder: Path, session: Any, graph: Any, found: Announced, operators: Operators, device: Device
 ) -> dict[str, FunctionCall]:
-    """The signatures of a file that restores no variables into its graph, as `tf.saved_model.save` writes Keras 3's."""
+    """The signatures of a file that restores no variables into its graph, as `tf.saved_model.save` writes Keras 3's.
+
+    None where the graph has all that it needs. Raises `LoadError` for a file without its folder of variables.
+    """
     needed = {name for of in found.signatures.values() for name in operators.variables(*_ends(of))}
     unset = unset_variables(session, needed)
     if not unset:
+        return {}
+    if not (index := checkpoint(folder)).exists():
+        where = place(folder, f"{index.parent.name}/{index.name}")
+        raise LoadError(f"{where} is missing, so variable {unset[0]!r} has no value; a SavedModel is its whole folder")
+    if not graph.HasField("object_graph_def"):  # of TensorFlow 1, which has no functions
+        found.notes.append(f"Variable {unset[0]!r} gets no value when the model is loaded: requests that need it fail.")
         return {}
     try:
         calls = function_calls(folder, found.signatures, graph.signature_def, device)

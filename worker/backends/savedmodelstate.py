@@ -15,6 +15,7 @@ _WRITES = re.compile(
     r"|Queue(Enqueue|Dequeue)\w*|Barrier(InsertMany|TakeMany)"
     r"|(Ordered)?Map(Stage|Unstage\w*)|Stage|Unstage"
 )
+_VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
 _PYTHON = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
 
 
@@ -34,9 +35,9 @@ class Operators:
         return operators
 
     def variables(self, outputs: Collection[str], inputs: Collection[str]) -> list[str]:
-        """The nodes of the variables, of TensorFlow 2's kind, that these tensors need."""
+        """The nodes of the variables that these tensors need."""
         behind = self._behind(outputs, {_node_of(name) for name in inputs})
-        return [node.name for node in behind if node.op == "VarHandleOp"]
+        return [node.name for node in behind if node.op in _VARIABLES]
 
     def _behind(self, outputs: Collection[str], fed: Collection[str]) -> Iterator[Any]:
         waiting, seen = [_node_of(name) for name in outputs], set(fed)

@@ -55,7 +55,7 @@ class TfliteBackend:
         self._has_variables = bool(file.variables())
         self._writes_resources = file.writes_resources()
         self._ended_by_empty = sorted(file.operators() & _ENDED_BY_EMPTY)
-        self._is_used = False
+        self._is_used = self._has_failed = False
         found = tflitecalls.calls(self._interpreter, file)
         self._calls = found.by_signature
         self.signatures = {name: call.signature for name, call in self._calls.items()}
@@ -92,7 +92,9 @@ class TfliteBackend:
             check_not_empty(inputs, self._ended_by_empty, has_rows=True)
         self._forget()
         try:
-            return self._calls[signature].run(inputs)
+            outputs = self._calls[signature].run(inputs)
+            self._has_failed = False
+            return outputs
         except (RuntimeError, ValueError) as error:  # LiteRT has no classes of errors: an operator refuses its inputs
             reason = public(_NODE.sub(r": \1 ", str(error)))
             if _RESOURCES.search(reason):
@@ -100,13 +102,13 @@ class TfliteBackend:
             raise InvalidRequest(reason) from error
 
     def _forget(self) -> None:
-        """Begin without what the last run left behind."""
-        if self._is_used and self._writes_resources:
+        """Begin without what the last run left behind; after one that failed, variables may have no memory to reset."""
+        if self._is_used and (self._writes_resources or (self._has_variables and self._has_failed)):
             self._interpreter = self._make()
             self._calls = tflitecalls.calls(self._interpreter, self._file).by_signature
         elif self._is_used and self._has_variables:
             self._interpreter.reset_all_variables()
-        self._is_used = True
+        self._is_used = self._has_failed = True  # until it is done
 
     def _notes_on_state(self) -> list[str]:
         if not (self._has_variables or self._writes_resources):
@@ -148,7 +150,7 @@ def _loaded(content: bytes, threads: int) -> TfliteBackend:
     make = partial(Interpreter, model_content=content, num_threads=threads)
     make()  # which checks the content
     file = TfliteFile(content)
-    if custom := sorted(name for name in file.operators() if name.upper() != name):
+    if custom := sorted(file.custom_operators()):
         make = _with_custom_operators(make, custom)
     return TfliteBackend(make, file, content)
 

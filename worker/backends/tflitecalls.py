@@ -56,11 +56,11 @@ def calls(interpreter: Any, file: TfliteFile) -> Calls:
 def quantization_notes(call: Call) -> list[str]:
     """What the integers of quantized tensors mean."""
     specs = (*call.signature.inputs, *call.signature.outputs)
-    return [
-        f"Tensor '{spec.name}' is quantized: its real values are {spec.scale:g} x (value {-spec.zero_point:+d})."
-        for spec in specs
-        if spec.scale
-    ]
+    return [f"Tensor '{spec.name}' is quantized: its real values are {_real(spec)}." for spec in specs if spec.scale]
+
+
+def _real(spec: TensorSpec) -> str:
+    return f"{spec.scale:g} x " + (f"(value {-spec.zero_point:+d})" if spec.zero_point else "value")
 
 
 def _makers(interpreter: Any, file: TfliteFile) -> dict[str, Callable[[], Call]]:

@@ -49,8 +49,13 @@ class TfliteFile:
         }
 
     def operators(self) -> set[str]:
-        """The names of all operators: LiteRT's own in capitals, custom ones as they are called."""
+        """The names of all operators, custom ones too."""
         return {self._operator(i) for i in range(self._model.OperatorCodesLength())}
+
+    def custom_operators(self) -> set[str]:
+        """The names of the operators that are not LiteRT's own."""
+        codes = (self._model.OperatorCodes(i) for i in range(self._model.OperatorCodesLength()))
+        return {str(code.CustomCode().decode(errors="replace")) for code in codes if code.CustomCode()}
 
     def variables(self) -> list[str]:
         """The names of tensors that keep their values from run to run."""

@@ -17,6 +17,8 @@ from flatbuffers import number_types
 from flatbuffers.encode import Get
 from flatbuffers.table import Table
 
+from worker.backends import classnames
+
 ENTRY = "TFLITE_METADATA"  # the description's name in the model's metadata
 _LARGEST = 2**24  # bytes of one packed file; a vocabulary of 250,000 words has 4 MB
 _MOST_ITEMS = 1000  # of any list in the description
@@ -79,6 +81,9 @@ def _read_files(archive: zipfile.ZipFile, files: list[_File], packed: Packed) ->
             packed.notes.append(f"The file holds {len(lines)} label{'s'[: len(lines) != 1]}{of} in {name}.")
         elif file.kind == _VOCABULARY:
             packed.notes.append(f"The file holds a vocabulary of {len(_lines(archive, name))} lines in {name}.")
+        elif labels := _class_names(archive, name):
+            packed.labels = packed.labels or labels
+            packed.notes.append(f"The file holds {len(labels)} label{'s'[: len(labels) != 1]} in {name}.")
         else:
             packed.notes.append(f"The file holds {name}.")
 
@@ -90,15 +95,26 @@ def _kind(name: str) -> int:
     return _AXIS_LABELS if "label" in name.lower() else _VOCABULARY if "vocab" in name.lower() else 0
 
 
+def _class_names(archive: zipfile.ZipFile, name: str) -> tuple[str, ...]:
+    """The names of classes in a file of metadata."""
+    if "meta" not in name.lower() or not name.endswith((".txt", ".json")):
+        return ()
+    return classnames.of_document(_text(archive, name))
+
+
 def _lines(archive: zipfile.ZipFile, name: str) -> tuple[str, ...]:
+    lines = _text(archive, name).splitlines()
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return tuple(line.strip() for line in lines)
+
+
+def _text(archive: zipfile.ZipFile, name: str) -> str:
     with archive.open(name) as file:
         text = file.read(_LARGEST + 1)
     if len(text) > _LARGEST:
         raise ValueError(f"{name} has more than {_LARGEST} bytes")
-    lines = text.decode("utf-8-sig", errors="replace").splitlines()
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return tuple(line.strip() for line in lines)
+    return text.decode("utf-8-sig", errors="replace")
 
 
 class _Description:

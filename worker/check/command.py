@@ -31,9 +31,15 @@ _MESSAGES: "msgspec.json.Decoder[Phase | Report]" = msgspec.json.Decoder(Phase |
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 0 where every model can be served, 1 where one cannot, 2 for a wrong call."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
-        settings = load(WorkerSettings, os.environ, device=arguments.device, backend=arguments.backend)
+        settings = load(
+            WorkerSettings,
+            os.environ,
+            device=arguments.device,
+            backend=arguments.backend,
+            allow_code=arguments.allow_code or None,
+        )
         desired = Catalogue(Path(arguments.model)).read({})
     except SettingsError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
@@ -54,20 +60,22 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if any(report.error for report in reports) else 0
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def parser() -> Parser:
+    """The options."""
+    options = Parser(
         prog=PROG,
         description="Load a model as a worker would, in a process of its own, and say what will be served, whether "
         "rows are batched and why, what was left out, what runs cost, and how to ask it in each protocol.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a model's file or folder, a version's folder, or a repository")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="where the model runs")
-    parser.add_argument("--backend", choices=["auto", *FORMATS], help="the format to load")
-    parser.add_argument("--url", default="http://localhost:8000", help="where the example requests go [%(default)s]")
-    parser.add_argument("--grpc", default="localhost:8001", help="the same over gRPC [%(default)s]")
-    parser.add_argument("--timeout", type=float, default=600.0, help="how long one model may take, in s [%(default)s]")
-    return parser
+    options.add_argument("model", metavar="MODEL", help="a model's file or folder, a version's folder, or a repository")
+    options.add_argument("--json", action="store_true", help="print JSON")
+    options.add_argument("--device", choices=["cpu", "cuda"], help="where the model runs")
+    options.add_argument("--backend", choices=["auto", *FORMATS], help="the format to load")
+    options.add_argument("--allow-code", action="store_true", help="let the model run Python code of its own")
+    options.add_argument("--url", default="http://localhost:8000", help="where the example requests go [%(default)s]")
+    options.add_argument("--grpc", default="localhost:8001", help="the same over gRPC [%(default)s]")
+    options.add_argument("--timeout", type=float, default=600.0, help="how long one model may take, in s [%(default)s]")
+    return options
 
 
 def _reports(
@@ -90,6 +98,7 @@ def _reports(
                 max_batch_size=settings.max_batch_size,
                 url=url.rstrip("/"),
                 grpc=grpc,
+                allow_code=settings.allow_code,
             )
             yield _with_notes(_probed(job, timeout_s), model)
 

@@ -21,11 +21,14 @@ import numpy.typing as npt
 
 from millrace import logs
 from millrace.artifacts import manifest as manifests
+from millrace.broker.keys import Queue
+from millrace.broker.memory import MemoryBroker
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature
 from worker import model as models
 from worker import warmup_requests
 from worker.backends.base import Arrays, Device, LoadError, ends_the_program
 from worker.backends.texts import reason_of
+from worker.calls.models import QueueModels
 from worker.check import requests
 from worker.check.report import Job, Phase, Report, Runs
 from worker.check.requests import MOST_WRITTEN, Request
@@ -65,6 +68,8 @@ def probe(job: Job, tell: Callable[[Phase | Report], None]) -> None:
             backend=job.backend,
             max_batch_size=job.max_batch_size,
             config=job.config,
+            # Whom it calls is not there: nothing is asked of a queue that others use.
+            models=QueueModels(MemoryBroker(), "check", Queue(job.name, job.version)) if job.allow_code else None,
             not_run=job.not_run,
             before_runs=lambda: tell(Phase("first runs")),
         )

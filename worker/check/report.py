@@ -22,6 +22,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_size: int
     url: str
     grpc: str
+    allow_code: bool = False
     not_run: str = ""
 
 

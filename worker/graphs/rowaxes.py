@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.graphs import onnxfile
+from worker.graphs.numbers import ARITHMETIC, arithmetic, numbers_reduced
 from worker.graphs.onnxfile import Graph, Node, OnnxFile
 from worker.graphs.rules import MAY_MIX, RANDOM, RULES, SOFTMAX, CannotTell, Mixes, from_axis, of_constant
-from worker.graphs.shaping import ARITHMETIC, SHAPING, arithmetic, numbers_reduced
+from worker.graphs.shaping import SHAPING
 from worker.graphs.values import ROWS, Size, Value, by_row, fixed, mixed, unknown, unknown_size
 from worker.protofields import Malformed
 

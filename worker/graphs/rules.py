@@ -171,6 +171,7 @@ def from_axis(node: Node, args: Args, *, default: int = -1) -> list[Value]:
 def cumulative(node: Node, args: Args) -> list[Value]:
     """Along the axis that the second input names."""
     value = data(args)
+    only_fixed(args)
     axes = data(args, 1).integers()
     if value.is_by_row and (not axes or normal(axes[0], value.rank) == value.axis):
         raise Mixes(f"works over axis {value.axis}, which counts rows")
@@ -339,6 +340,7 @@ def of_features(node: Node, args: Args, *, shapes: tuple[str, ...] = ("scores",)
     """Classical models: a matrix whose rows are examples. `shapes` are those of the outputs."""
     value = data(args)
     if not value.is_by_row:
+        only_fixed(args, 0)
         return [fixed()] * max(1, len(node.outputs))
     only_fixed(args)
     if value.rank < 2:
@@ -348,6 +350,14 @@ def of_features(node: Node, args: Args, *, shapes: tuple[str, ...] = ("scores",)
     rows = shape_of(value)[0]
     found = {"same": value, "labels": by_row(0, [rows]), "scores": by_row(0, [rows, unknown_size()])}
     return [found[shape] for shape in shapes]
+
+
+def picked_features(node: Node, args: Args) -> list[Value]:
+    """Places along the last axis, as of a list of classes by each row's best one."""
+    value, places = data(args), data(args, 1)
+    if value.kind == "fixed" and places.is_by_row and places.rank == 1 and shape_of(value)[:-1] in ((), (ONE,)):
+        return [by_row(1, [ONE, shape_of(places)[0]])]
+    return of_features(node, args)
 
 
 def attention(node: Node, args: Args) -> list[Value]:
@@ -469,7 +479,7 @@ RULES: dict[str, dict[str, Rule]] = {
         **dict.fromkeys(("TreeEnsembleRegressor", "LinearRegressor", "SVMRegressor", "TreeEnsemble"), of_features),
         **dict.fromkeys(("Scaler", "Normalizer", "Imputer"), _same),
         **dict.fromkeys(("LabelEncoder", "CategoryMapper", "Binarizer"), elementwise),
-        "ArrayFeatureExtractor": of_features,
+        "ArrayFeatureExtractor": picked_features,
         "ZipMap": of_features,
     },
     "com.microsoft": {

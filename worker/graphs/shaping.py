@@ -1,11 +1,17 @@
-"""Rules for the operators that move, pick and join elements, and for the numbers that say how (see `rules`).
-
-Shapes are computed in graphs: "as many rows as there are, and 64 for each" is a tensor of two numbers before a Reshape.
-So the elements of small tensors of whole numbers are followed, too.
-"""
+"""Rules for the operators that move, pick and join elements (see `rules`)."""
 
 from collections.abc import Sequence
 
+from worker.graphs.numbers import (
+    constant_of_shape,
+    filled,
+    numbered,
+    numbers_of,
+    of_numbers,
+    shape,
+    size,
+    sizes_of,
+)
 from worker.graphs.onnxfile import MAX_NUMBERS, Node
 from worker.graphs.rules import (
     Args,
@@ -20,160 +26,7 @@ from worker.graphs.rules import (
     only_fixed,
     shape_of,
 )
-from worker.graphs.values import ONE, Size, Value, by_row, counted, fixed, product, unknown_size
-
-Numbers = Sequence[Size | None]
-_MOST_OPERANDS = {"Where": 3}
-
-
-def _of_numbers(values: Sequence[Value], sizes: Sequence[Size], numbers: Numbers) -> Value:
-    """The numbers that are computed of these values; one that is not known may grow with the batch where they do."""
-    return (counted if any(value.kind == "counted" for value in values) else fixed)(sizes, numbers)
-
-
-def numbers_of(value: Value) -> Numbers:
-    """The elements, as far as they are known."""
-    if value.is_by_row:
-        raise CannotTell
-    if value.numbers is None:
-        if value.kind == "counted":
-            raise Mixes("depends on how many rows there are")
-        raise CannotTell
-    return value.numbers
-
-
-# Shapes, and arithmetic with them
-
-
-def shape(node: Node, args: Args) -> list[Value]:
-    """The sizes of the axes."""
-    sizes = shape_of(data(args))
-    sizes = sizes[slice(node.attributes.get("start"), node.attributes.get("end"))]
-    return [fixed([Size(len(sizes))], sizes)]
-
-
-def size(node: Node, args: Args) -> list[Value]:
-    """The number of elements."""
-    return [fixed([], [product(shape_of(data(args)))])]
-
-
-def arithmetic(node: Node, args: Args) -> Value | None:
-    """The elements of a result computed of known numbers; None where they are not."""
-    values = [data(args, place) for place in range(len(args))]
-    if not values or any(value.numbers is None or value.shape is None or value.rank > 1 for value in values):
-        return None
-    columns = [value.numbers or () for value in values]
-    count = max(map(len, columns))
-    if any(len(column) not in (1, count) for column in columns):
-        return None
-    rows = zip(*(column if len(column) == count else column * count for column in columns), strict=True)
-    return _of_numbers(values, broadcast_shape(values), [_computed(node.operator, row) for row in rows])
-
-
-def broadcast_shape(values: Sequence[Value]) -> tuple[Size, ...]:
-    """The shape of the largest of small values."""
-    return max((shape_of(value) for value in values), key=lambda found: (len(found), product(found).factor))
-
-
-def _computed(operator: str, row: Sequence[Size | None]) -> Size | None:
-    known = [number for number in row if number is not None]
-    if len(known) < len(row):
-        return None
-    first, second = known[0], known[-1]
-    if len(known) > _MOST_OPERANDS.get(operator, 2):
-        return None
-    if operator in ("Identity", "Cast", "Floor", "Ceil", "Round"):
-        return first
-    if operator == "Mul":
-        return first * second
-    if operator == "Div":
-        return first.over(second)
-    if operator == "Where":
-        return None if known[0].names else known[1] if known[0].factor else known[2]
-    if operator == "Equal":
-        return _is_equal(first, second)
-    if first.names or second.names:
-        return _with_names(operator, first, second)
-    plain = {"Add": first.factor + second.factor, "Sub": first.factor - second.factor, "Neg": -first.factor}
-    plain |= {"Max": max(first.factor, second.factor), "Min": min(first.factor, second.factor)}
-    return Size(plain[operator]) if operator in plain else None
-
-
-def _with_names(operator: str, first: Size, second: Size) -> Size | None:
-    if operator in ("Add", "Sub") and first.names == second.names:
-        factor = first.factor + second.factor if operator == "Add" else first.factor - second.factor
-        return Size(factor, first.names) if factor else Size(0)
-    if operator == "Add" and Size(0) in (first, second):
-        return first if second == Size(0) else second
-    return first if operator == "Sub" and second == Size(0) else None
-
-
-def _is_equal(first: Size, second: Size) -> Size | None:
-    """Sizes of axes are not negative."""
-    if first == second:
-        return ONE
-    if not first.names and not second.names:
-        return Size(0)
-    plain = second if first.names else first
-    return Size(0) if not plain.names and plain.factor < 0 else None
-
-
-def numbers_reduced(node: Node, args: Args) -> list[Value]:
-    """The product of a few numbers."""
-    found = numbers_of(data(args))
-    known = [number for number in found if number is not None]
-    keeps = node.attributes.get("keepdims", 1) != 0
-    sizes = [ONE] if keeps else []
-    return [_of_numbers([data(args)], sizes, [product(known) if len(known) == len(found) else None])]
-
-
-def constant_of_shape(node: Node, args: Args) -> list[Value]:
-    """One number everywhere, in a shape that is computed."""
-    given = node.attributes.get("value")
-    number = 0 if given is None else given.numbers[0] if given.numbers else None
-    sizes = _sizes(numbers_of(data(args)))
-    filled = _filled(sizes)
-    count = product(sizes)
-    if (
-        number is not None
-        and not filled.is_by_row
-        and not count.names
-        and count.factor <= MAX_NUMBERS
-        and len(sizes) < 2
-    ):
-        return [fixed(sizes, [Size(number)] * count.factor)]
-    return [filled]
-
-
-def _sizes(numbers: Numbers) -> list[Size]:
-    return [unknown_size() if number is None else number for number in _known(numbers)]
-
-
-def _known(numbers: Numbers) -> Numbers:
-    if any(number is None for number in numbers):
-        raise CannotTell
-    return numbers
-
-
-def _filled(sizes: Sequence[Size]) -> Value:
-    rows = [axis for axis, found in enumerate(sizes) if found.counts_rows]
-    if not rows:
-        return fixed(sizes)
-    if len(rows) > 1 or sizes[rows[0]].names.count("#rows") > 1:
-        raise Mixes("has an element for each pair of rows")
-    return by_row(rows[0], sizes)
-
-
-def numbered(node: Node, args: Args) -> list[Value]:
-    """Range: numbers in order; as many as there are rows, they tell a row's place."""
-    if any(value is not None and value.kind == "counted" for value in args):
-        raise Mixes("numbers the rows")
-    if any(value is not None and value.is_by_row for value in args):
-        raise Mixes("depends on a row's numbers in its length")
-    return [fixed([unknown_size()])]
-
-
-# Axes
+from worker.graphs.values import ONE, Size, Value, by_row, fixed, product, unknown_size
 
 
 def transpose(node: Node, args: Args) -> list[Value]:
@@ -191,16 +44,17 @@ def reshape(node: Node, args: Args) -> list[Value]:
     value = data(args)
     target = node.attributes.get("shape")
     numbers = [Size(number) for number in target] if target is not None else numbers_of(data(args, 1))
+    if not value.is_by_row and any(number is not None and number.counts_rows for number in numbers):
+        raise Mixes("shapes a constant by how many rows there are")
     if not value.is_by_row and value.shape is None:
         return [like(value, None)]
-    return [reshaped(value, _target(shape_of(value), _known(numbers), node))]
+    return [reshaped(value, _target(shape_of(value), sizes_of(numbers), node))]
 
 
-def _target(old: Sequence[Size], numbers: Numbers, node: Node) -> list[Size]:
+def _target(old: Sequence[Size], numbers: Sequence[Size], node: Node) -> list[Size]:
     """The new sizes; 0 stands for the old one at that place, -1 for what is left."""
     new = []
     for place, number in enumerate(numbers):
-        assert number is not None  # noqa: S101 - they are known
         if number == Size(0) and not node.attributes.get("allowzero"):
             if place >= len(old):
                 raise CannotTell
@@ -219,7 +73,7 @@ def reshaped(value: Value, new: Sequence[Size]) -> Value:
     """The value with these sizes. Rows stay apart where as much lies before them as did, and they lie in one axis."""
     old = shape_of(value)
     if not value.is_by_row:
-        return like(value, new) if value.numbers is None else _of_numbers([value], new, value.numbers)
+        return like(value, new) if value.numbers is None else of_numbers([value], new, value.numbers)
     before = product(old[: value.axis])
     for axis, found in enumerate(new):
         if found.counts_rows:
@@ -251,7 +105,7 @@ def squeeze(node: Node, args: Args) -> list[Value]:
         raise Mixes("drops the axis that counts rows")
     left = [axis for axis in range(len(sizes)) if axis not in axes]
     if value.numbers is not None:
-        return [_of_numbers([value], [sizes[axis] for axis in left], value.numbers)]
+        return [of_numbers([value], [sizes[axis] for axis in left], value.numbers)]
     return [like(value, [sizes[axis] for axis in left], left.index(value.axis) if value.is_by_row else None)]
 
 
@@ -268,16 +122,16 @@ def unsqueeze(node: Node, args: Args) -> list[Value]:
         sizes.insert(axis, ONE)
         rows += axis <= rows
     if value.numbers is not None:
-        return [_of_numbers([value], sizes, value.numbers)]
+        return [of_numbers([value], sizes, value.numbers)]
     return [like(value, sizes, rows if value.is_by_row else None)]
 
 
 def expand(node: Node, args: Args) -> list[Value]:
     """Axes of size 1 repeated."""
-    value, target = data(args), _sizes(numbers_of(data(args, 1)))
+    value, target = data(args), sizes_of(numbers_of(data(args, 1)))
     if value.is_by_row or not any(found.counts_rows for found in target):
         return [broadcast([value, _shaped(value, target)])]
-    repeated = _filled(target)
+    repeated = filled(target)
     offset = len(target) - repeated.axis
     sizes = shape_of(value)
     if len(sizes) >= offset and sizes[-offset] != ONE:
@@ -294,7 +148,7 @@ def _shaped(value: Value, target: Sequence[Size]) -> Value:
 def tile(node: Node, args: Args) -> list[Value]:
     """The whole tensor again and again along axes."""
     value = data(args)
-    times, sizes = _sizes(numbers_of(data(args, 1))), shape_of(value)
+    times, sizes = sizes_of(numbers_of(data(args, 1))), shape_of(value)
     if len(times) != len(sizes):
         raise CannotTell
     if value.is_by_row:
@@ -303,7 +157,7 @@ def tile(node: Node, args: Args) -> list[Value]:
     elif any(found.counts_rows and size != ONE for found, size in zip(times, sizes, strict=True)):
         raise Mixes("repeats constants as often as there are rows")
     new = [old * found for old, found in zip(sizes, times, strict=True)]
-    return [by_row(value.axis, new) if value.is_by_row else _filled(new)]
+    return [by_row(value.axis, new) if value.is_by_row else filled(new)]
 
 
 def pad(node: Node, args: Args) -> list[Value]:
@@ -350,7 +204,7 @@ def concat(node: Node, args: Args) -> list[Value]:
 def _joined_numbers(values: Sequence[Value]) -> Value:
     known = [number for value in values for number in (value.numbers or ())]
     if all(value.numbers is not None and value.shape is not None and value.rank == 1 for value in values):
-        return _of_numbers(values, [Size(len(known))], known) if len(known) <= MAX_NUMBERS else Value("counted")
+        return of_numbers(values, [Size(len(known))], known) if len(known) <= MAX_NUMBERS else Value("counted")
     return Value("counted") if any(value.kind == "counted" for value in values) else fixed()
 
 
@@ -391,7 +245,7 @@ def slicing(node: Node, args: Args) -> list[Value]:
             raise Mixes("picks rows by their place")
         if value.numbers is not None and len(sizes) == 1 and starts and ends:
             picked = list(value.numbers)[slice(start, end, step)]
-            return [_of_numbers([value], [Size(len(picked))], picked)]
+            return [of_numbers([value], [Size(len(picked))], picked)]
         sizes[axis] = unknown_size()
     return [like(value, sizes)]
 
@@ -434,14 +288,16 @@ def gather(node: Node, args: Args) -> list[Value]:
 def _picked(value: Value, places: Value) -> Value:
     numbers, at = list(value.numbers or ()), places.integers()
     if at is None or any(not -len(numbers) <= place < len(numbers) for place in at):
-        return _of_numbers([value, places], places.shape or (), [None] * len(places.numbers or (None,)))
-    return _of_numbers([value], shape_of(places), [numbers[place] for place in at])
+        return of_numbers([value, places], places.shape or (), [None] * len(places.numbers or (None,)))
+    return of_numbers([value], shape_of(places), [numbers[place] for place in at])
 
 
 def gather_elements(node: Node, args: Args) -> list[Value]:
     """Places along one axis, by numbers for each element."""
     value, places = data(args), data(args, 1)
     axis = normal(node.attributes.get("axis", 0), len(shape_of(value)))
+    if "counted" in (value.kind, places.kind):
+        raise Mixes("depends on how many rows there are")
     if value.is_by_row and places.is_by_row and value.axis == places.axis != axis:
         return [places]
     if value.is_by_row or places.is_by_row:
@@ -454,6 +310,8 @@ def gather_elements(node: Node, args: Args) -> list[Value]:
 def gather_nd(node: Node, args: Args) -> list[Value]:
     """Places by several numbers each."""
     value, places = data(args), data(args, 1)
+    if "counted" in (value.kind, places.kind):
+        raise Mixes("depends on how many rows there are")
     if not value.is_by_row and not places.is_by_row:
         return [fixed()]
     batch = node.attributes.get("batch_dims", 0)
@@ -487,6 +345,7 @@ def resize(node: Node, args: Args) -> list[Value]:
     value = data(args)
     sizes = list(shape_of(value))
     if not value.is_by_row:
+        only_fixed(args, 0)
         return [fixed()]
     for place, is_scale in ((2, True), (3, False)) if len(args) > 2 else ((1, True),):
         given = args[place] if place < len(args) else None
@@ -545,6 +404,3 @@ SHAPING: dict[str, Rule] = {
     "Unsqueeze": unsqueeze,
     "Upsample": resize,
 }
-ARITHMETIC = frozenset(
-    ("Identity", "Cast", "Floor", "Ceil", "Round", "Mul", "Div", "Add", "Sub", "Neg", "Max", "Min", "Where", "Equal")
-)

@@ -16,6 +16,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from millrace import logs
 from millrace.broker.keys import Queue
@@ -23,8 +24,9 @@ from millrace.broker.redis import RedisBroker
 from worker import model as models
 from worker.backends.base import Device, LoadError
 from worker.budget import MEMORY_BYTES
+from worker.calls.models import QueueModels
 from worker.instances import InstanceGroup
-from worker.processes.forkserver import prefer_for_oom
+from worker.processes.forkserver import end_with_parent, prefer_for_oom
 from worker.processes.limits import limit_memory
 from worker.processes.memory import ProcessMemory, SharedClock
 from worker.processes.messages import (
@@ -53,13 +55,15 @@ class _Version:
     group: InstanceGroup
     fault: str = ""
     unloads: bool = False
+    calls: QueueModels | None = None
 
 
 class ModelProcess:
-    """Serves the worker at the other end of the channel."""
+    """Serves the worker at the other end of the channel. Its logs go to `log`, or else to standard error."""
 
-    def __init__(self, channel: Channel, memory: ProcessMemory) -> None:
+    def __init__(self, channel: Channel, memory: ProcessMemory, log: TextIO | None = None) -> None:
         self._channel = channel
+        self._log = log
         self._memory = memory
         self._clock = SharedClock(memory)
         self._quarantine = Quarantine()
@@ -93,7 +97,7 @@ class ModelProcess:
                 self._stop(message)
 
     def _set_up(self, setup: Setup) -> None:
-        logs.configure("model", setup.log_level)
+        logs.configure("model", setup.log_level, self._log)
         if setup.memory_mb:
             limit_memory(setup.memory_mb)
         broker = RedisBroker(setup.redis_url)
@@ -102,7 +106,7 @@ class ModelProcess:
     def _load_all(self, setup: Setup, broker: RedisBroker) -> None:
         while True:
             message = self._loads.get()
-            self._memory.loading = message.number
+            self._memory.begin_loading(message.number, time.monotonic())
             try:
                 answer: Loaded | LoadFailed = self._load(setup, broker, message)
             except BaseException as error:  # a broken version must not take the others with it
@@ -113,10 +117,12 @@ class ModelProcess:
                 reason = str(error) or type(error).__name__
                 can_retry = bool(getattr(error, "can_retry", False))
                 answer = LoadFailed(number=message.number, reason=reason, can_retry=can_retry)
-            self._memory.loading = 0
+            self._memory.end_loading()
             self._tell(answer)
 
     def _load(self, setup: Setup, broker: RedisBroker, message: Load) -> Loaded:
+        served = Queue(message.name, message.version)
+        calls = QueueModels(broker, setup.worker, served) if setup.allow_code else None
         model = models.load(
             Path(message.folder),
             message.name,
@@ -125,6 +131,7 @@ class ModelProcess:
             backend=setup.backend,
             max_batch_size=setup.max_batch_size,
             config=message.config,
+            models=calls,
             not_run=message.not_run,
             memory_bytes=_first_runs_bytes(setup),
             before_runs=self._begin_first_runs,
@@ -132,7 +139,7 @@ class ModelProcess:
         number = message.number
         group = InstanceGroup(
             model,
-            Queue(message.name, message.version),
+            served,
             broker,
             worker=setup.worker,
             clock=self._clock,
@@ -141,7 +148,7 @@ class ModelProcess:
             on_failure=lambda: os._exit(_FAILED),
             on_end=lambda: self._end(number),
         )
-        self._versions[number] = _Version(group, model.fault)
+        self._versions[number] = _Version(group, model.fault, calls=calls)
         instances = model.instances or setup.instances
         return Loaded(number=number, announcement=model.announcement, instances=instances)
 
@@ -162,6 +169,8 @@ class ModelProcess:
         if version.unloads:
             del self._versions[number]
             version.group.model.close()
+            if version.calls:
+                version.calls.close()
         self._tell(Stopped(number=number))
 
     def _tell_faults(self) -> None:
@@ -183,14 +192,17 @@ def _first_runs_bytes(setup: Setup) -> int:
     return min(MEMORY_BYTES, setup.memory_mb * 1_000_000 // _MEMORY_PART) if setup.memory_mb else MEMORY_BYTES
 
 
-def run(channel_fd: int, memory_fd: int) -> int:
+def run(channel_fd: int, memory_fd: int, log_fd: int | None = None) -> int:
     """Serve the worker at the other end of the first file descriptor; its exit status."""
     prefer_for_oom()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    ModelProcess(Channel(socket.socket(fileno=channel_fd), ToProcess), ProcessMemory(memory_fd)).run()
+    log = None if log_fd is None else os.fdopen(log_fd, "w", buffering=1, encoding="utf-8")
+    ModelProcess(Channel(socket.socket(fileno=channel_fd), ToProcess), ProcessMemory(memory_fd), log).run()
     return 0
 
 
 if __name__ == "__main__":
-    os._exit(run(*map(int, sys.argv[1:3])))
+    _parent, *_fds = map(int, sys.argv[1:])
+    end_with_parent(_parent)
+    os._exit(run(*_fds))

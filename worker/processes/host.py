@@ -21,6 +21,7 @@ from functools import partial
 
 import msgspec
 
+from millrace.artifacts.configs import TritonConfig
 from millrace.broker.base import Broker, Reply, WorkerLink
 from millrace.broker.keys import Queue, consumer_name
 from millrace.protocol import codec
@@ -32,6 +33,7 @@ from worker.catalogue import DesiredModel
 from worker.hosts import HostContext, ServedVersion
 from worker.processes import standard_error
 from worker.processes.aftermath import Aftermath
+from worker.processes.memory import ProcessMemory
 from worker.processes.messages import Fault, Load, Loaded, LoadFailed, Serve, Setup, Stop, Stopped, ToWorker
 from worker.processes.process import ModelProcess
 from worker.processes.starter import ProcessStarter
@@ -95,6 +97,7 @@ class ModelProcesses:
             lease_ms=settings.lease_ms,
             memory_mb=settings.model_memory_mb,
             log_level=settings.log_level,
+            allow_code=settings.allow_code,
         )
         self._most = self._most_ever = settings.model_processes or (1 if settings.device == "cuda" else 8)
         self._numbers = itertools.count(1)  # no name comes twice
@@ -140,8 +143,14 @@ class ModelProcesses:
         load = Load(
             number=next(self._numbers), folder=str(folder), name=model.name, version=version, config=model.config
         )
+        config = model.config or TritonConfig()
+        runs_code = backends.needs_own_process(folder, config.format or self._settings.backend, config.model_file)
+        if runs_code and not self._settings.allow_code:
+            refused: Future[ServedVersion] = Future()
+            refused.set_exception(backends.code_refused(folder))
+            return refused
         with self._changed:
-            process = self._place(is_exclusive=backends.needs_own_process(folder))
+            process = self._place(f"{model.name}/{version}" if runs_code else "")
             loading: RemoteVersion
             loading = RemoteVersion(load, process, lambda: self._serve(loading), lambda: self._drain(loading))
             process.versions[load.number] = loading
@@ -214,12 +223,12 @@ class ModelProcesses:
 
     # One version
 
-    def _place(self, *, is_exclusive: bool) -> ModelProcess:
-        """A process of its own while there may be more, else the emptiest of those that may be shared."""
-        shared = [process for process in self._processes if not process.is_exclusive]
-        if not is_exclusive and len(shared) >= self._most:
+    def _place(self, code: str) -> ModelProcess:
+        """A process of its own while there may be more, and for `code` always; else the emptiest of the others."""
+        shared = [process for process in self._processes if not process.code]
+        if not code and len(shared) >= self._most:
             return min(shared, key=lambda process: len(process.versions))
-        process = ModelProcess(is_exclusive=is_exclusive, monotonic=self._monotonic)
+        process = ModelProcess(code=code, monotonic=self._monotonic)
         self._processes.append(process)
         return process
 
@@ -288,6 +297,8 @@ class ModelProcesses:
         if process.memory and process.channel:
             process.memory.clock_offset_ms = self._context.clock.now_ms() - self._monotonic() * 1000
             self._selector.register(process.channel, selectors.EVENT_READ, partial(self._take, process))
+            if process.printed:
+                self._selector.register(process.printed, selectors.EVENT_READ, partial(self._take_output, process))
             self._rouse()
         for version in process.versions.values():
             version.reload_at = None
@@ -305,6 +316,11 @@ class ModelProcesses:
             self._kill(process, "stuck")
         elif most and process.own_bytes() > most * _MB:
             self._kill(process, "memory")
+        elif process.code and process.memory and self._loads_too_long(process.memory):
+            self._kill(process, "loading")
+
+    def _loads_too_long(self, memory: ProcessMemory) -> bool:
+        return memory.loading_s(self._monotonic()) > self._settings.load_timeout_s
 
     def _kill(self, process: ModelProcess, cause: Cause) -> None:
         process.cause = cause
@@ -312,7 +328,14 @@ class ModelProcesses:
             with contextlib.suppress(OSError):
                 self._starter.kill(process.token)
 
+    def _stop_reading(self, process: ModelProcess) -> None:
+        if process.printed:
+            self._selector.unregister(process.printed)
+            process.printed.close()
+            process.printed = None
+
     def _hang_up(self, process: ModelProcess) -> None:
+        self._stop_reading(process)
         if process.channel:
             self._selector.unregister(process.channel)
             process.channel.close()
@@ -323,7 +346,8 @@ class ModelProcesses:
 
     def _bury(self, process: ModelProcess, status: int) -> None:
         """A process has ended: answer for it, let others claim what it held, and see to its versions."""
-        words = in_words(process.cause, status, self._settings.model_memory_mb)
+        self._stop_reading(process)
+        words = in_words(process.cause, status, self._settings.model_memory_mb, self._settings.load_timeout_s)
         now_ms = self._context.clock.now_ms()
         verdict = judge(process.seats, process.cause, status, now_ms=now_ms, lease_ms=self._settings.lease_ms)
         loading = process.memory.loading if process.memory else 0
@@ -489,6 +513,11 @@ class ModelProcesses:
         for message in messages:
             if version := process.versions.get(message.number):
                 self._take_message(version, message)
+
+    def _take_output(self, process: ModelProcess) -> None:
+        """What a model's code prints."""
+        if process.printed and not process.printed.take():
+            self._stop_reading(process)
 
     def _take_message(self, version: RemoteVersion, message: ToWorker) -> None:
         match message:

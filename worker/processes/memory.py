@@ -1,6 +1,6 @@
 """The memory that a worker shares with one model process: a head, and a slot for the status of each instance.
 
-head   what the worker knows of the broker's time, which version the process loads, and since when that one runs
+head   what the worker knows of the broker's time, which version the process loads, since when, and since when it runs
 slots  see status.py; pages that were never touched cost nothing
 """
 
@@ -16,7 +16,7 @@ from worker.status import SLOT_BYTES, InstanceStatus
 
 SLOTS = 16_384
 _HEAD_BYTES = 4096
-_OFFSET, _LOADING, _FIRST_RUNS = range(3)
+_OFFSET, _LOADING, _LOADING_SINCE, _FIRST_RUNS = range(4)
 
 
 class ProcessMemory:
@@ -40,8 +40,9 @@ class ProcessMemory:
         """The number of the version that the process is loading; 0 where it loads none."""
         return int(self._head[_LOADING])
 
-    @loading.setter
-    def loading(self, number: int) -> None:
+    def begin_loading(self, number: int, now_s: float) -> None:
+        """The process loads that version from now on, by the machine's monotonic clock."""
+        self._head[_LOADING_SINCE] = now_s
         self._head[_LOADING] = number
         self._head[_FIRST_RUNS] = 0.0
 
@@ -53,6 +54,14 @@ class ProcessMemory:
     @first_runs_since_s.setter
     def first_runs_since_s(self, since_s: float) -> None:
         self._head[_FIRST_RUNS] = since_s
+
+    def end_loading(self) -> None:
+        """The process loads none any more."""
+        self._head[_LOADING] = 0
+
+    def loading_s(self, now_s: float) -> float:
+        """For how long the process has been loading a version; 0 where it loads none."""
+        return max(0.0, now_s - self._head[_LOADING_SINCE]) if self.loading else 0.0
 
     def status(self, slot: int) -> InstanceStatus:
         """The status in a slot."""

@@ -27,6 +27,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     lease_ms: int
     memory_mb: int
     log_level: str
+    allow_code: bool
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -10,6 +10,7 @@ from worker.processes import memory
 from worker.processes.limits import own_memory
 from worker.processes.memory import SLOTS, ProcessMemory
 from worker.processes.messages import Channel, Setup, ToProcess, ToWorker
+from worker.processes.output import PrintedLines
 from worker.processes.starter import ProcessStarter
 from worker.processes.verdict import Cause
 from worker.processes.version import RemoteVersion
@@ -24,11 +25,13 @@ _MISSED_S = 2.0  # for so long a process may be away before its versions count a
 class ModelProcess:
     """The process that serves some versions; for its host's lock, and not for several threads.
 
-    `token` is the number of its present run, None while it does not run.
+    `token` is the number of its present run, None while it does not run. `code` names the model, with its version,
+    whose own code the process runs: it serves nothing else, and what it prints is logged (`printed`).
     """
 
-    def __init__(self, *, is_exclusive: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.is_exclusive = is_exclusive
+    def __init__(self, *, code: str = "", monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.code = code
+        self.printed: PrintedLines | None = None
         self.versions: dict[int, RemoteVersion] = {}
         self.token: int | None = None
         self.channel: Channel | None = None
@@ -62,13 +65,27 @@ class ModelProcess:
         try:
             self.memory = ProcessMemory(fd)
             with theirs:
-                starter.start(token, theirs.fileno(), fd)
+                self._start(starter, token, setup, theirs.fileno(), fd)
         finally:
             os.close(fd)
         self.token, self.channel, self.cause = token, Channel(mine, ToWorker, waits=False), "itself"
         self.restart_at = None
         self._free = list(range(SLOTS - 1, -1, -1))
         self.send(setup)
+
+    def _start(self, starter: ProcessStarter, token: int, setup: Setup, channel_fd: int, memory_fd: int) -> None:
+        if not self.code:
+            starter.start(token, channel_fd, memory_fd)
+            return
+        self.printed = printed = PrintedLines(self.code, self._monotonic)
+        try:
+            starter.start_code(token, channel_fd, memory_fd, printed.write_fd, setup.threads)
+        except OSError:
+            self.printed = None
+            printed.close()
+            raise
+        finally:
+            printed.hand_over()
 
     def send(self, message: ToProcess) -> None:
         """Tell it something; one that is gone already hears nothing, and its end is reported in another way."""

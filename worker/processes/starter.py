@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.processes import forkserver, standard_error
-from worker.processes.forkserver import ENDED, KILL, REPORT, REQUEST, START
+from worker.processes.forkserver import ENDED, KILL, REPORT, REQUEST, START, START_CODE
 
 NO_THREADS = {  # what would start a thread when it is imported: a process with threads cannot be forked safely
     "OPENBLAS_NUM_THREADS": "1",
@@ -98,12 +98,21 @@ class ProcessStarter:
 
     def start(self, token: int, channel_fd: int, memory_fd: int) -> None:
         """Start a process that has these file descriptors; they are the caller's to close. Raises `OSError`."""
-        fds = array.array("i", [channel_fd, memory_fd])
-        self._socket.sendmsg([REQUEST.pack(START, token)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        self._send(REQUEST.pack(START, token, 0), channel_fd, memory_fd)
+
+    def start_code(self, token: int, channel_fd: int, memory_fd: int, output_fd: int, threads: int) -> None:
+        """The same for one that runs a model's own code: what that prints goes to the third file descriptor.
+
+        Its libraries are told to use so many threads. Raises `OSError`.
+        """
+        self._send(REQUEST.pack(START_CODE, token, threads), channel_fd, memory_fd, output_fd)
+
+    def _send(self, request: bytes, *fds: int) -> None:
+        self._socket.sendmsg([request], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
 
     def kill(self, token: int) -> None:
         """End a process at once; nothing happens where it has ended. Raises `OSError`."""
-        self._socket.sendall(REQUEST.pack(KILL, token))
+        self._socket.sendall(REQUEST.pack(KILL, token, 0))
 
     def receive(self) -> list[Report]:
         """What was reported, without waiting. Raises `EOFError` when the fork server has ended, and all with it."""

@@ -10,7 +10,7 @@ from worker.seats import Seat
 from worker.status import LoneItem
 
 # Why a process ended: by itself, or because the worker ended it.
-Cause = Literal["itself", "stuck", "memory", "slow", "stopped"]
+Cause = Literal["itself", "stuck", "memory", "slow", "loading", "stopped"]
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -49,8 +49,10 @@ def _culprit(working: Sequence[Seat], cause: Cause, status: int) -> tuple[Seat, 
     return working[0], item
 
 
-def in_words(cause: Cause, status: int, memory_mb: int = 0) -> str:
+def in_words(cause: Cause, status: int, memory_mb: int = 0, load_s: float = 0.0) -> str:
     """How the process ended, for its caller and for the log."""
+    if cause == "loading":
+        return f"it was not loaded within {load_s:g} s"
     if cause == "stuck":
         return "it worked on after its callers' deadlines"
     if cause == "memory":

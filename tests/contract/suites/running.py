@@ -37,6 +37,27 @@ def beside_stack(
     return found
 
 
+def alone(
+    python: Path, folder: Path, arguments: Sequence[str], environment: Mapping[str, str], timeout_s: float = 900
+) -> Outcomes:
+    """What came of the unit tests that the arguments name, run in the folder by an interpreter of their own."""
+    report = folder / "report.json"
+    command = [str(python), str(Path(__file__).with_name("unittests.py")), str(report), *arguments]
+    ran = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    (folder / "suite.log").write_text(ran.stdout + ran.stderr)
+    assert report.exists(), ran.stdout + ran.stderr
+    found: Outcomes = json.loads(report.read_text())
+    return found
+
+
 def check(found: Outcomes, known: Mapping[str, str]) -> None:
     """Every test passes but those that are known not to, each with its reason; and these do not pass."""
     unexpected = {name: outcome for name, outcome in found.items() if outcome != "passed" and name not in known}

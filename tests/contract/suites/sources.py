@@ -11,6 +11,7 @@ TRITON = "CONTRACT_SUITES_TRITON"  # a copy of triton-inference-server/server
 TENSORFLOW_SERVING = "CONTRACT_SUITES_TENSORFLOW_SERVING"  # a copy of tensorflow/serving
 KSERVE = "CONTRACT_SUITES_KSERVE"  # an interpreter that has `kserve`
 PERF_ANALYZER = "CONTRACT_SUITES_PERF_ANALYZER"  # the program
+PYTHON_TENSORFLOW = "CONTRACT_SUITES_PYTHON_TENSORFLOW"  # one that has what TensorFlow Serving's tests import
 PYTHON = "CONTRACT_SUITES_PYTHON"  # an interpreter that has what the suites import
 
 

@@ -5,6 +5,7 @@ It runs in the suite's own interpreter, so it imports nothing of ours.
 
 import importlib
 import json
+import os
 import sys
 import traceback
 import unittest
@@ -53,6 +54,9 @@ def reason(err: Any) -> str:
 def main(report: str, file: str, *tests: str) -> None:
     """Run those tests of the file, all where none is named."""
     sys.path.insert(0, str(Path(file).parent.absolute()))
+    if extended := os.environ.get("SUITE_PACKAGE"):  # an installed package that the suite's sources add to
+        package, _, folder = extended.partition("=")
+        importlib.import_module(package).__path__.append(folder)
     module = importlib.import_module(Path(file).stem)
     loader = unittest.TestLoader()
     suite = loader.loadTestsFromNames(tests, module) if tests else loader.loadTestsFromModule(module)
