@@ -62,9 +62,9 @@ def jobs(redis_server: RedisServer, queue: RedisServer, tmp_path: Path) -> Itera
     made.stop()
 
 
-def expected(rows: int) -> list[dict[str, str]]:
+def expected(rows: int) -> list[tuple[str, list[float]]]:
     sums = [n + 2 * (n % 7) + 3 for n in range(rows)]
-    return [{"id": str(n), "scores": f"[{each}.0, {10 * each}.0]"} for n, each in enumerate(sums)]
+    return [(str(n), [each, 10 * each]) for n, each in enumerate(sums)]
 
 
 def table(raw: bytes) -> list[dict[str, str]]:
@@ -77,7 +77,7 @@ def is_complete(jobs: Jobs, record: JobRecord, rows: int) -> bool:
     assert (record.rows, record.rows_done, record.errors) == (rows, rows, 0)
     found = table(jobs.result(record.id))
     assert {row[ERROR] for row in found} == {""}
-    assert [{"id": row["id"], "scores": row["scores"]} for row in found] == expected(rows)
+    assert [(row["id"], json.loads(row["scores"])) for row in found] == expected(rows)
     return True
 
 
