@@ -40,5 +40,5 @@ def _write(kept: Path, made: Made) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     writing = kept.with_name(f".{os.getpid()}.npz")
     stamp = np.array([index.size, index.changed_ns], np.int64)
-    np.savez(writing, **{"stamp": stamp, "rows": index.rows, "offsets": index.offsets, **others})  # type: ignore[arg-type]
+    np.savez(writing, **{"stamp": stamp, "rows": index.rows, "offsets": index.offsets, **others})
     writing.replace(kept)

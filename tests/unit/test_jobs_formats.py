@@ -108,8 +108,10 @@ def test_any_csv_that_python_writes_is_read_back(
 ) -> None:
     made = io.StringIO()
     # Python leaves a bare carriage return without quotes where it ends no row.
-    quoting = csv.QUOTE_ALL if any("\r" in text for row in rows for text in row) else csv.QUOTE_MINIMAL
-    csv.writer(made, lineterminator=end, quoting=quoting).writerows([("one", "two"), *rows])
+    has_returns = any("\r" in text for row in rows for text in row)
+    csv.writer(made, lineterminator=end, quoting=csv.QUOTE_ALL if has_returns else csv.QUOTE_MINIMAL).writerows(
+        [("one", "two"), *rows]
+    )
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(made.getvalue().encode().removesuffix(b"" if has_end else end.encode()))
     assert [tuple(row.values()) for row in rows_of(path)] == rows
@@ -361,11 +363,11 @@ def test_a_zip_of_images_is_a_row_a_file(tmp_path: Path, packing: int) -> None:
 
 
 def test_a_folder_of_images_is_a_row_a_file_in_the_order_of_paths(tmp_path: Path) -> None:
-    folder, options = in_folder(tmp_path / "scans"), {"folder": tmp_path / "kept"}
+    folder, kept = in_folder(tmp_path / "scans"), tmp_path / "kept"
     expected = [{"image": FILES[name], "name": name} for name in sorted(FILES)]
-    assert rows_of(folder, **options) == expected
+    assert rows_of(folder, folder=kept) == expected
     (folder / "0.png").write_bytes(b"it came later")
-    assert rows_of(folder, 1, 2, **options) == expected[1:3]
+    assert rows_of(folder, 1, 2, folder=kept) == expected[1:3]
 
 
 def test_links_lead_out_of_no_folder(tmp_path: Path) -> None:
