@@ -8,7 +8,6 @@ Redirects are not followed, and the address that is connected to is the one that
 import hashlib
 import hmac
 import http.client
-import ipaddress
 import logging
 import socket
 import ssl
@@ -18,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from jobs.addresses import is_public
 from jobs.settings import JobsSettings
 from millrace.jobs.keys import CALLS, JobKeys
 from millrace.jobs.records import JobRecord
@@ -117,14 +117,9 @@ class Webhooks:
     def _address(self, host: str, port: int) -> tuple[str, int]:
         found = [info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         for address in found:
-            if self._settings.callback_private or _is_public(str(address)):
+            if self._settings.callback_private or is_public(str(address)):
                 return str(address), port
         raise ValueError(f"{host} is at a private address, where webhooks may not go")
-
-
-def _is_public(address: str) -> bool:
-    found = ipaddress.ip_address(address)
-    return found.is_global and not found.is_multicast
 
 
 _TAKE = """
