@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from jobs.settings import JobsSettings
 from millrace.broker import acl, discovery, keys
 from millrace.settings import CommonSettings, variables
 from serving.settings import ServingSettings
@@ -24,6 +25,7 @@ def settings_page() -> str:
     for title, program in (
         ("The API: `python -m serving`", ServingSettings),
         ("The worker: `python -m worker`", WorkerSettings),
+        ("The jobs program: `python -m jobs`", JobsSettings),
     ):
         parts.append(f"\n## {title}\n\n| variable | default | what it does |\n| --- | --- | --- |\n")
         parts += [_row(program, name, field) for name, field in variables(program).items()]

@@ -30,17 +30,19 @@ def server_under_test() -> str:
 
 @dataclass
 class RedisServer:
-    """A Redis of the test's own, on a Unix socket."""
+    """A Redis of the test's own, on a Unix socket. One that `persists` loses nothing when it is killed."""
 
     path: Path
     process: "subprocess.Popen[bytes] | None" = None
+    persists: bool = False
 
     @property
     def url(self) -> str:
         return f"unix://{self.path}"
 
     def start(self) -> None:
-        quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        keeps = ["--appendonly", "yes", "--appendfsync", "always"] if self.persists else ["--appendonly", "no"]
+        quiet = ["--save", "", *keeps, "--loglevel", "warning"]
         where = ["--port", "0", "--unixsocket", str(self.path), "--dir", str(self.path.parent)]
         self.process = subprocess.Popen([server_under_test(), *where, *quiet], stdout=subprocess.DEVNULL)
         until(self.answers)
