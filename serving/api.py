@@ -11,6 +11,7 @@ from functools import partial
 
 from millrace import logs
 from millrace.broker.redis import RedisBroker
+from millrace.jobs.settings import JobStoreSettings
 from millrace.protocol.errors import MillraceError, Unavailable
 from serving.memory import excess_bytes, memory_limit
 from serving.routing import target
@@ -126,7 +127,7 @@ def _star() -> HttpResponse:
     return HttpResponse(200, b"", (("allow", "GET, HEAD, OPTIONS, POST, PUT, DELETE"),))
 
 
-async def serve(settings: ServingSettings) -> None:
+async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is open, and return."""
     logs.configure("serving", settings.log_level)
     sys.setswitchinterval(_SWITCH_S)
@@ -136,7 +137,7 @@ async def serve(settings: ServingSettings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    service = Service(settings, RedisBroker(settings.redis_url))
+    service = Service(settings, RedisBroker(settings.redis_url), jobs)
     await service.start()
     http = HttpServer(settings, Api(service), service.budget, connections)
     grpc = GrpcServer(service) if settings.grpc_port else None

@@ -177,7 +177,6 @@ class DeadlineExceeded(MillraceError):
     can_retry = True
 
 
-<<<<<<< HEAD
 class RowErrors(Exception):
     """Some rows of a batch are wrong in themselves: each bad row's number, from 0, and its error.
 
@@ -188,14 +187,14 @@ class RowErrors(Exception):
     def __init__(self, errors: Mapping[int, MillraceError]) -> None:
         super().__init__(f"rows {sorted(errors)} are wrong: {next(iter(errors.values()))}")
         self.errors = dict(errors)
-=======
+
+
 class StorageFull(MillraceError):
     """What is kept for callers fills the room that it may; what expires or is deleted makes room."""
 
     code = "RESOURCE_EXHAUSTED"
     status = 507
     can_retry = True
->>>>>>> jobs-core
 
 
 _BY_CODE: dict[str, type[MillraceError]] = {
