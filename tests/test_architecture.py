@@ -45,7 +45,13 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "millrace.broker": ("millrace.artifacts", "millrace.rpc", "millrace.settings"),
     # The API and the jobs program share the jobs' store, which needs neither RQ nor pyarrow, nor the queue of models.
     "millrace.jobs": ("rq", "pyarrow", "fsspec", "numpy", "millrace.artifacts", "millrace.rpc"),
-    "millrace.protocol": ("millrace.artifacts", "millrace.broker", "millrace.rpc", "millrace.settings", "millrace.jobs"),
+    "millrace.protocol": (
+        "millrace.artifacts",
+        "millrace.broker",
+        "millrace.rpc",
+        "millrace.settings",
+        "millrace.jobs",
+    ),
     "millrace.rpc": ("millrace.artifacts", "millrace.broker", "millrace.settings"),
     # The rooms of serving: only what composes them knows all of them.
     "serving.transport": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.queueing", "serving.models"),

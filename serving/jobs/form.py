@@ -5,6 +5,7 @@ curl -F 'job={"kind": "score", â€¦};type=application/json' -F input=@rows.csv â€
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -27,11 +28,13 @@ _BOUNDARY = re.compile(r"[ -~]{0,199}[!-~]")
 class JobForm:
     """Takes in one body with `write`; then `document` is the job's JSON, and `upload` the file that came with it.
 
-    Its methods block on the disk and on the jobs' Redis. Left without `upload`, `close` deletes what was written.
+    Its methods block on the disk and on the jobs' Redis. Left without `upload`, `close` deletes what was written; it
+    calls `closed`.
     """
 
-    def __init__(self, store: JobStore, content_type: str) -> None:
+    def __init__(self, store: JobStore, content_type: str, closed: Callable[[], None] = lambda: None) -> None:
         kind, options = parse_options_header(content_type)
+        self._closed: Callable[[], None] | None = closed
         self._store = store
         self._document = bytearray()
         self._has_document = kind in _JSON
@@ -65,6 +68,9 @@ class JobForm:
         """Delete a file that was not finished. Closing again does nothing."""
         if self._writer:
             self._writer.__exit__(None, None, None)
+        closed, self._closed = self._closed, None
+        if closed:
+            closed()
 
     def _decode(self, decoder: MultipartDecoder, data: bytes) -> None:
         try:

@@ -1,5 +1,7 @@
 """The jobs of one API process: the store, or words for its absence, and who watches."""
 
+from collections.abc import Callable
+
 from millrace.jobs.settings import JobStoreSettings
 from millrace.jobs.store import JobStore, open_store
 from millrace.protocol.errors import NotSupported
@@ -27,6 +29,6 @@ class Jobs:
             raise NotSupported("this server has no jobs: MILLRACE_JOBS_REDIS_URL names no Redis that keeps them")
         return self._store
 
-    def form(self, content_type: str) -> JobForm:
-        """What takes in a job's body. Raises `CodingNotSupported`, `InvalidRequest`, `NotSupported`."""
-        return JobForm(self.store, content_type)
+    def form(self, content_type: str, closed: Callable[[], None] = lambda: None) -> JobForm:
+        """What takes in a job's body; see `JobForm`. Raises `CodingNotSupported`, `InvalidRequest`, `NotSupported`."""
+        return JobForm(self.store, content_type, closed)

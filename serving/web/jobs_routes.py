@@ -10,18 +10,16 @@ from werkzeug.wsgi import wrap_file
 
 from millrace.jobs.documents import read_document
 from millrace.jobs.records import JobRecord, State
-from millrace.protocol.errors import InvalidRequest, MillraceError, NotAllowed
+from millrace.protocol.errors import InvalidRequest, MillraceError
+from serving.access.pages import page_error
+from serving.jobs.events import BEAT, BEAT_S, MEDIA, last_words
 from serving.jobs.form import JobForm
 from serving.jobs.shown import event, path_of, show
-from serving.protocols.rest_calls import Headers
 from serving.service import Service
-from serving.transport.responses import error_body
+from serving.web.flask_threads import RECEIVED
 
-RECEIVED = "millrace.received"  # in the request's environment: the body, where our own server has taken it in already
-EVENTS = "text/event-stream"
 _PIECE_BYTES = 64 * 1024
 _MOST_LISTED = 1000
-_BEAT_S = 10.0
 
 
 def add_routes(app: Flask, service: Service) -> None:
@@ -29,19 +27,6 @@ def add_routes(app: Flask, service: Service) -> None:
     _add_submission(app, service)
     _add_reading(app, service)
     _add_changes(app, service)
-
-
-def page_error(headers: Headers, origin: str) -> MillraceError | None:
-    """Why a web page may not change jobs, by the head of its request; None where it may, or where it is no page.
-
-    `origin` is the one whose pages may call the API, "*" for any.
-    """
-    if origin == "*" or (origin and headers.get(b"origin", b"").decode("latin-1") == origin):
-        return None
-    site = headers.get(b"sec-fetch-site", b"none").lower()
-    if site in (b"none", b"same-origin") and (b"origin" not in headers or site == b"same-origin"):
-        return None
-    return NotAllowed("a web page may not change jobs (MILLRACE_SERVING_CORS_ORIGIN)")
 
 
 def _add_submission(app: Flask, service: Service) -> None:
@@ -62,7 +47,7 @@ def _add_reading(app: Flask, service: Service) -> None:
 
     @app.get("/v1/jobs/<job>")
     def _show_job(job: str) -> Response:
-        if EVENTS in request.headers.get("Accept", ""):
+        if MEDIA in request.headers.get("Accept", ""):
             return _watch(service, job)
         return _json(show(service.jobs.store.get(job)))
 
@@ -88,7 +73,7 @@ def _add_reading(app: Flask, service: Service) -> None:
 def _add_changes(app: Flask, service: Service) -> None:
     def check_page() -> None:
         headers = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in request.headers.items()}
-        if refusal := page_error(headers, service.settings.cors_origin):
+        if refusal := page_error(headers, service.settings.cors_origin, "jobs"):
             raise refusal
 
     @app.post("/v1/jobs/<job>/cancel")
@@ -114,7 +99,7 @@ def _add_changes(app: Flask, service: Service) -> None:
 def _submit(service: Service, job: str | None) -> Response:
     """Make a job of the body. What was uploaded goes where the job does, and away with a job that is refused."""
     headers = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in request.headers.items()}
-    if refusal := page_error(headers, service.settings.cors_origin):
+    if refusal := page_error(headers, service.settings.cors_origin, "jobs"):
         raise refusal
     store = service.jobs.store
     form = request.environ.get(RECEIVED) or _receive(service)
@@ -143,7 +128,7 @@ def _receive(service: Service) -> JobForm:
 def _watch(service: Service, job: str) -> Response:
     """Events for other WSGI servers; our own sends them without a thread (`serving.jobs.events`)."""
     service.jobs.store.get(job)
-    return Response(_events(service, job), content_type=EVENTS, headers={"Cache-Control": "no-store"})
+    return Response(_events(service, job), content_type=MEDIA, headers={"Cache-Control": "no-store"})
 
 
 def _events(service: Service, job: str) -> Iterator[bytes]:
@@ -155,12 +140,12 @@ def _events(service: Service, job: str) -> Iterator[bytes]:
     try:
         while True:
             try:
-                found = told.get(timeout=_BEAT_S)
+                found = told.get(timeout=BEAT_S)
             except queue.Empty:
-                yield b": the job goes on\n\n"
+                yield BEAT
                 continue
             if isinstance(found, MillraceError):
-                yield b"event: error\ndata: " + error_body(str(found)) + b"\n\n"
+                yield last_words(found)
                 return
             yield event(found)
             if found.is_final:
