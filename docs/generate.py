@@ -35,6 +35,7 @@ def settings_page() -> str:
 def _row(program: type[CommonSettings], name: str, field: str) -> str:
     info = program.model_fields[field]
     default = info.default.get_secret_value() if isinstance(info.default, SecretStr) else info.default
+    default = "" if info.default_factory else default
     return f"| `{name}` | `{default}` | {info.description} |\n"
 
 

@@ -1,6 +1,7 @@
 """Run background jobs: `python -m jobs`, or `millrace jobs-worker`."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         if settings.store_url is None:
             raise SettingsError("MILLRACE_JOBS_REDIS_URL: is not set; it names the Redis that keeps jobs")
         logs.configure("jobs", settings.log_level)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until a worker listens
         Program(settings).run()
     except SettingsError as error:
         print(f"millrace jobs-worker: {error}", file=sys.stderr)

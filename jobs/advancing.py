@@ -4,8 +4,7 @@ This is the one rule by which jobs go on, after a part and after any loss. Only 
 so that jobs share the workers.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
 
 from jobs.ledger import Ledger
 from millrace.jobs import scripts, units
@@ -17,7 +16,7 @@ _WORKERS_KEY = f"rq:workers:{RQ_QUEUE}"
 
 
 def waiting(store: JobStore) -> set[Unit]:
-    """The units that are in RQ's queue, or between it and a worker."""
+    """The units that are in RQ's queue, or between it and a worker. Raises `Unavailable`."""
     with in_words(), store.client.pipeline(transaction=True) as pipe:
         pipe.lrange(units.QUEUE_KEY, 0, -1)
         pipe.lrange(units.INTERMEDIATE_KEY, 0, -1)
@@ -26,33 +25,41 @@ def waiting(store: JobStore) -> set[Unit]:
     return {unit for unit in found if unit}
 
 
-def advance(store: JobStore, job: str) -> None:
-    """Put into the queue what the job needs next. Raises `Unavailable`."""
-    ledger = Ledger(store, job)
-    plan = ledger.plan()
+def workers(store: JobStore) -> int:
+    """How many RQ workers there are. Raises `Unavailable`."""
+    with in_words():
+        return int(store.client.scard(_WORKERS_KEY))
+
+
+def advance(store: JobStore, job: str, present: set[Unit] | None = None, worker_count: int | None = None) -> None:
+    """Put into the queue what the job needs next. `present` are the units that wait there, where that is known.
+
+    Raises `Unavailable`.
+    """
+    plan, done = Ledger(store, job).state()
+    present = waiting(store) if present is None else present
     if plan is None:
-        _ensure(store, [Unit(job, PLAN)], 1)
+        _ensure(store, [Unit(job, PLAN)], 1, present)
         return
-    done = ledger.done()
     missing = [Unit(job, units.part(part.number)) for part in plan.parts if units.part(part.number) not in done]
     if missing:
-        with in_words():
-            workers: Any = store.client.scard(_WORKERS_KEY)
-        _ensure(store, missing, max(2, 2 * workers))
+        count = workers(store) if worker_count is None else worker_count
+        _ensure(store, missing, max(2, 2 * count), present)
     else:
-        _ensure(store, [Unit(job, JOIN)], 1)
+        _ensure(store, [Unit(job, JOIN)], 1, present)
 
 
-def _ensure(store: JobStore, wanted: Iterable[Unit], most: int) -> None:
+def _ensure(store: JobStore, wanted: Sequence[Unit], most: int, present: set[Unit]) -> None:
     """Have the first `most` of the units in the queue, or in somebody's hands."""
-    first = list(wanted)[: 4 * most]
-    present = waiting(store)
+    first = wanted[: 4 * most]
+    if sum(unit in present for unit in first) >= most:
+        return
     with in_words(), store.client.pipeline(transaction=False) as pipe:
         for unit in first:
             pipe.exists(JobKeys(unit.job).claim(unit.name))
         claimed = pipe.execute()
-    present |= {unit for unit, has in zip(first, claimed, strict=True) if has}
-    room = most - sum(unit in present for unit in first)
-    for unit in [unit for unit in first if unit not in present][: max(0, room)]:
+    there = present | {unit for unit, has in zip(first, claimed, strict=True) if has}
+    room = most - sum(unit in there for unit in first)
+    for unit in [unit for unit in first if unit not in there][: max(0, room)]:
         with in_words():
             scripts.enqueue(store.client, unit)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
+from jobs.formats import parsed_json
 from jobs.rows import Block
 from millrace.jobs.documents import RowsDocument
 from millrace.protocol.errors import InvalidRequest
@@ -102,7 +103,8 @@ def _values(column: pa.Array, spec: TensorSpec, name: str, errors: dict[int, str
     if fast is not None:
         return fast
     found: list[Array | None] = []
-    for row, value in enumerate(column.to_pylist()):
+    values = parsed_json(column)
+    for row, value in enumerate(column.to_pylist() if values is None else values):
         try:
             found.append(_one(value, spec))
         except (ValueError, TypeError, OverflowError) as error:

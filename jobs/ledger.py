@@ -17,6 +17,15 @@ redis.call('HDEL', KEYS[2], ARGV[1])
 redis.call('XADD', KEYS[4], 'MAXLEN', '1', '*', 'done', ARGV[1])
 return redis.call('HGET', KEYS[3], 'errors')
 """
+_FORGET = """
+local raw = redis.call('HGET', KEYS[1], ARGV[1])
+if not raw then return 0 end
+local outcome = cjson.decode(raw)
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HINCRBY', KEYS[2], 'rows_done', -outcome.rows)
+redis.call('HINCRBY', KEYS[2], 'errors', -outcome.errors)
+return 1
+"""
 _PLAN = """
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return 0 end
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[2], 'rows', ARGV[2]) end
@@ -46,6 +55,15 @@ class Ledger:
         with in_words():
             self._client.eval(_PLAN, 3, *keys, msgspec.json.encode(plan), rows)
 
+    def state(self) -> tuple[Plan | None, set[str]]:
+        """How the job is cut, and the names of the finished units."""
+        with in_words(), self._client.pipeline(transaction=False) as pipe:
+            pipe.get(self._keys.plan)
+            pipe.hkeys(self._keys.done)
+            raw, names = pipe.execute()
+        plan = msgspec.json.decode(raw, type=Plan) if raw else None
+        return plan, {str(name, "utf-8") for name in names}
+
     def done(self) -> dict[str, Outcome]:
         """The finished units, by name."""
         with in_words():
@@ -64,7 +82,8 @@ class Ledger:
     def forget(self, units: list[str]) -> None:
         """These units are to be done again: their files are gone."""
         with in_words():
-            self._client.hdel(self._keys.done, *units)
+            for unit in units:
+                self._client.eval(_FORGET, 2, self._keys.done, self._keys.record, unit)
 
     def count_death(self, unit: str) -> int:
         """A process died of the unit; how many have."""

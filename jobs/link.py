@@ -32,7 +32,7 @@ class Link:
         self._link: ProducerLink = RedisBroker(redis_url).producer(name)
         self._trace = trace
         self._ids = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Outputs]] = {}
+        self._waiting: dict[int, tuple[Queue, asyncio.Future[Outputs]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._models: dict[tuple[str, int], list[ModelAnnouncement]] = {}
 
@@ -58,8 +58,11 @@ class Link:
         self._models = {}
         for model in (model for worker in heartbeat.workers for model in worker.models if model.state == "AVAILABLE"):
             self._models.setdefault((model.name, model.version), []).append(model)
-        if not heartbeat.had_stream:
-            self._fail_all(Unavailable("the queue was restarted and lost what was on its way"))
+        for queue, answered in self._waiting.values():
+            if not heartbeat.had_stream:
+                _fail(answered, Unavailable("the queue was restarted and lost what was on its way"))
+            elif not self.workers(queue.model, queue.version):
+                _fail(answered, NoWorker(f"no live worker has model {queue.model!r} version {queue.version}"))
 
     def versions(self, name: str) -> Mapping[int, ModelAnnouncement]:
         """The versions of a model that live workers have."""
@@ -77,8 +80,8 @@ class Link:
             raise NoWorker(f"no live worker has model {model.name!r} version {model.version}")
         number = next(self._ids)
         answered: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answered
         queue, now_ms = Queue(model.name, model.version), self._link.clock.now_ms()
+        self._waiting[number] = queue, answered
         deadline_ms = int(now_ms + wait_s * 1000)
         block = RequestBlock(
             reply_to=self._link.reply_to,
@@ -97,6 +100,9 @@ class Link:
                 raise QueueFull("the model's queue is full")
             async with asyncio.timeout(wait_s):
                 return await answered
+        except NoWorker:
+            await self._link.cancel(queue, [(number, deadline_ms)])
+            raise
         except TimeoutError:
             await self._link.cancel(queue, [(number, deadline_ms)])
             raise DeadlineExceeded(f"no answer within {wait_s:g} s") from None
@@ -118,18 +124,13 @@ class Link:
         counts = [item.rows for item in block.items]
         columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
         for i, item in enumerate(block.items):
-            answered = self._waiting.pop(item.id, None)
+            _, answered = self._waiting.pop(item.id, (None, None))
             if answered is None or answered.done():
                 continue
             if item.code:
                 answered.set_exception(from_wire(item.code, item.message))
             else:
                 answered.set_result({name: column[i] for name, column in columns.items()})
-
-    def _fail_all(self, error: Unavailable) -> None:
-        for answered in self._waiting.values():
-            if not answered.done():
-                answered.set_exception(error)
 
     async def _forever(self, work: Callable[[], Awaitable[None]]) -> None:
         backoff_s = _FIRST_BACKOFF_S
@@ -141,3 +142,8 @@ class Link:
                 _log.warning("the queue does not answer", extra={"reason": str(error), "retry_s": backoff_s})
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+
+
+def _fail(answered: "asyncio.Future[Outputs]", error: Unavailable) -> None:
+    if not answered.done():
+        answered.set_exception(error)

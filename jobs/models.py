@@ -1,14 +1,17 @@
 """Which version of a model a job uses: chosen once, when the job is planned, so that all parts have the same one."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 
+from jobs.failures import JobFailed
 from jobs.link import Link
-from millrace.protocol.errors import InvalidRequest, NoWorker
+from millrace.protocol.errors import InvalidRequest, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature
 
+_log = logging.getLogger(__name__)
 _EVERY_S = 0.25
 
 
@@ -22,17 +25,20 @@ async def chosen(
 ) -> ModelAnnouncement:
     """The version that is named, or that has the label, or else the newest; waits `wait_s` seconds for a worker.
 
-    Raises `NoWorker`.
+    Raises `JobFailed`.
     """
     ends = clock() + wait_s
     while True:
-        await link.beat()
+        try:
+            await link.beat()
+        except Unavailable as error:
+            _log.warning("the queue does not answer", extra={"reason": str(error)})
         found = _pick(link.versions(name), version, label)
         if found:
             return found
         if clock() >= ends:
             which = f" version {version}" if version is not None else f" with the label {label!r}" if label else ""
-            raise NoWorker(f"no live worker has model {name!r}{which}, for {wait_s:g} s")
+            raise JobFailed(f"no live worker has model {name!r}{which}, for {wait_s:g} s")
         await asyncio.sleep(_EVERY_S)
 
 

@@ -5,18 +5,21 @@ nothing is imported because Redis says so; callbacks, webhooks, retries and repe
 serializer is JSON: nothing is unpickled.
 """
 
+import contextlib
 import importlib
 import logging
 import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import redis
 from rq import Queue, Worker
+from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -30,6 +33,7 @@ from millrace.jobs.store import open_store
 
 _log = logging.getLogger(__name__)
 _AGAIN_S = 1.0
+_TELL_EVERY_S, _MOST_TELLINGS = 0.25, 20
 _functions: dict[str, Callable[..., None]] = {}
 
 
@@ -65,6 +69,45 @@ class UnitWorker(Worker):
 
     job_class = UnitJob
     runner: UnitRunner
+    is_told = False  # to stop; for all workers of this process
+    _is_dequeuing = False
+
+    def request_stop(self, _signum: int | None, _frame: FrameType | None) -> None:
+        """See `Worker`, which would let a unit run to its end, and some stops be lost."""
+        UnitWorker.is_told = self._stop_requested = True
+        if self.horse_pid:
+            threading.Thread(target=self._end_horse, args=(self.horse_pid,), daemon=True).start()
+        elif self._is_dequeuing:
+            raise StopRequested
+
+    def dequeue_job_and_maintain_ttl(self, *arguments: Any, **options: Any) -> Any:
+        """See `Worker`; a stop that came before is not forgotten while it waits."""
+        self._is_dequeuing = True
+        try:
+            if self._stop_requested:
+                raise StopRequested
+            return super().dequeue_job_and_maintain_ttl(*arguments, **options)
+        finally:
+            self._is_dequeuing = False
+
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """See `Worker`; a stop that came before ends this process too."""
+        super().fork_work_horse(job, queue)
+        if self._stop_requested and self.horse_pid:
+            threading.Thread(target=self._end_horse, args=(self.horse_pid,), daemon=True).start()
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """See `Worker`, which would end our own group of processes before the new process has left it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.horse_pid, sig)
+
+    def _end_horse(self, pid: int) -> None:
+        """Tell the process to give its unit back until it has: it may not listen yet."""
+        for attempt in range(_MOST_TELLINGS):
+            if self.horse_pid != pid:
+                return
+            self.kill_horse(signal.SIGTERM if attempt < _MOST_TELLINGS - 1 else signal.SIGKILL)
+            time.sleep(_TELL_EVERY_S)
 
     def perform_job(self, job: Job, queue: Queue) -> bool:
         """See `Worker`, which says nothing of its own errors here."""
@@ -73,11 +116,6 @@ class UnitWorker(Worker):
         except Exception:
             _log.exception("a unit could not be run", extra={"unit": job.id})
             raise
-
-    def handle_warm_shutdown_request(self) -> None:
-        """See `Worker`: the process that runs the unit lets go of it, and ends."""
-        if self.horse_pid:
-            self.kill_horse(signal.SIGTERM)
 
     def setup_work_horse_signals(self) -> None:
         """See `Worker`."""
@@ -112,19 +150,14 @@ class Program:
         running = [threading.Thread(target=each.run, args=(self._stopping,), daemon=True) for each in threads]
         for thread in running:
             thread.start()
-        while not self._stopping.is_set():
+        while not UnitWorker.is_told:
             try:
                 self._work()
             except (redis.RedisError, OSError) as error:
                 _log.warning("the jobs' Redis does not answer", extra={"reason": str(error)})
-            self._stopping.wait(_AGAIN_S)
-
-    def stop(self) -> None:
-        """End after the unit at work was given back."""
+            if not UnitWorker.is_told:
+                time.sleep(_AGAIN_S)
         self._stopping.set()
-        if worker := self._worker:
-            os.kill(os.getpid(), signal.SIGTERM)  # RQ's own handler, where it has put one
-            del worker
 
     def _work(self) -> None:
         store = open_store(self._settings)
@@ -134,8 +167,6 @@ class Program:
         worker.runner = UnitRunner(store, self._settings)
         self._worker = worker
         worker.work(logging_level="WARNING", with_scheduler=False)
-        if worker._stop_requested:
-            self._stopping.set()
 
     def _run_unit(self, job: str, unit: str) -> None:
         """What RQ calls, in the process that it forked: with connections of its own."""

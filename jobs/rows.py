@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from jobs.failures import JobFailed
 from jobs.link import Link, Outputs
-from millrace.protocol.errors import Internal, InvalidRequest, MillraceError, ModelFailed, NoWorker, Unavailable
+from millrace.protocol.errors import Internal, InvalidRequest, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Tensor, split_rows
 
@@ -59,7 +60,7 @@ class Rows:
     async def answers(self, blocks: Iterable[Block]) -> AsyncIterator[list[Answer]]:
         """The answers to each block, in the order of the blocks, which are taken as there is room for them.
 
-        Raises `InvalidRequest` or `NoWorker` for what no row can do anything about.
+        Raises `JobFailed` where no worker has the model for too long.
         """
         pending: deque[asyncio.Task[list[Answer]]] = deque()
         try:
@@ -110,8 +111,8 @@ class Rows:
             except MillraceError as error:
                 if not error.can_retry:
                     raise
-                if isinstance(error, NoWorker | Unavailable) and self._is_hopeless():
-                    raise NoWorker(f"{error}, for {self._model_wait_s:g} s") from None
+                if isinstance(error, Unavailable) and self._is_hopeless():
+                    raise JobFailed(f"{error}, for {self._model_wait_s:g} s") from None
             await asyncio.sleep(again_s)
             again_s = min(2 * again_s, _LONGEST_AGAIN_S)
 

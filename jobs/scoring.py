@@ -16,6 +16,7 @@ from jobs.models import chosen, signature_of
 from jobs.parts import Part, Plan, cut
 from jobs.rows import Answer, Block, Rows
 from millrace.jobs.documents import RowsDocument
+from millrace.jobs.room import Room
 from millrace.protocol.messages import ModelAnnouncement
 
 Scored = tuple[Any, Sequence[Answer], dict[int, str]]
@@ -28,13 +29,19 @@ def plan_rows(job: Job, document: RowsDocument) -> tuple[Plan, ModelAnnouncement
     (`input`). Raises `MillraceError`.
     """
     place = places.input_path(job, document.input)
-    reader = formats.reader(place, formats.Options(document.input_format))
+    reader = formats.reader(place, reading(job, document))
     model = asyncio.run(_chosen(job, document))
     mapping = mapping_of(document, signature_of(model, document.signature), reader.schema.names)
     facts = {"model": msgspec.to_builtins(model), "mapping": mapping, "input": place.name}
     parts = cut(reader.row_count, document.part_rows or job.settings.part_rows)
     job.log(f"{reader.row_count} rows in {len(parts)} parts for {model.name} version {model.version}")
     return Plan(parts=tuple(parts), rows=reader.row_count, facts=facts), model, reader
+
+
+def reading(job: Job, document: RowsDocument) -> formats.Options:
+    """How the job's file is read: with an index beside its parts, which goes when they go."""
+    room = Room(job.settings.folder, job.settings.max_bytes)
+    return formats.Options(document.input_format, job.folder / "parts" / "input", room.check)
 
 
 async def _chosen(job: Job, document: RowsDocument) -> ModelAnnouncement:
@@ -67,7 +74,7 @@ class ModelRows:
 
         Blocks of the next batches are on their way while one is answered.
         """
-        reader = formats.reader(self._place, formats.Options(self._document.input_format))
+        reader = formats.reader(self._place, reading(self._job, self._document))
         rows = Rows(self._link, self.model, self._document.signature, self._job.settings.model_wait_s)
         begun: deque[_Begun] = deque()
         async for answer in rows.answers(self._blocks(reader, part, begun)):
@@ -80,7 +87,7 @@ class ModelRows:
     def _blocks(self, reader: formats.Reader, part: Part, begun: "deque[_Begun]") -> Iterator[Block]:
         """The blocks of all batches; notes in `begun` which batch each is of, before it goes out."""
         for batch in reader.read(part.first, part.count):
-            errors: dict[int, str] = {}
+            errors = formats.refused(batch)
             blocks = list(self._inputs.blocks(batch, errors))
             begun.append(_Begun(batch, len(blocks), errors))
             yield from blocks

@@ -23,6 +23,9 @@ class JobsSettings(JobStoreSettings):
     models: Path = Field(
         Path("models"), description="The model repository: what jobs of the kind `export` may export again."
     )
+    kinds: Path | None = Field(
+        None, description="A folder of Python files, one for each kind of job of your own; who writes there, runs code."
+    )
     model_wait_s: float = Field(
         600.0, gt=0, description="How long a job waits for a worker that has its model before it fails."
     )

@@ -15,7 +15,7 @@ from typing import Any
 import redis
 
 from jobs import kinds
-from jobs.advancing import advance
+from jobs.advancing import advance, waiting, workers
 from jobs.expiry import expire
 from jobs.settings import JobsSettings
 from millrace.jobs import units
@@ -67,8 +67,9 @@ class Sweeper:
         self._put_back()
         with in_words():
             unfinished: Any = self._store.client.smembers(UNFINISHED)
+        present, count = waiting(self._store), workers(self._store)
         for job in sorted(unfinished):
-            advance(self._store, str(job, "utf-8"))
+            advance(self._store, str(job, "utf-8"), present, count)
         if self._clock() - self._expired_at >= _EXPIRE_EVERY_S:
             self._expired_at = self._clock()
             expire(self._store, self._settings.result_ttl_s)
@@ -83,12 +84,13 @@ class Sweeper:
             if now - since >= _TAKEN_S:
                 with in_words():
                     self._store.client.lrem(units.INTERMEDIATE_KEY, 0, str(each, "utf-8"))
+                    self._store.client.delete(f"rq:job:{str(each, 'utf-8')}")
                 _log.warning("a unit was taken and never started", extra={"unit": str(each, "utf-8")})
 
     def _announce(self) -> None:
         until = repr(self._store.clock() + _KINDS_KNOWN_S)
         with in_words():
-            self._store.client.hset(KINDS, mapping=dict.fromkeys(kinds.names(), until))
+            self._store.client.hset(KINDS, mapping=dict.fromkeys(kinds.names(self._settings.kinds), until))
 
     def _is_the_one(self) -> bool:
         with in_words():

@@ -21,6 +21,7 @@ from millrace.jobs.documents import RowsDocument, read_document
 from millrace.jobs.keys import CALLS, JobKeys
 from millrace.jobs.store import JobStore, in_words
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotFound, Unavailable
+from millrace.protocol.paths import without_paths
 
 _log = logging.getLogger(__name__)
 _MOST_DEATHS = 3
@@ -51,10 +52,10 @@ class UnitRunner:
         if not self._claim.take():
             return
         try:
-            self._attempt(context, unit)
+            is_settled = self._attempt(context, unit)
         finally:
             self._claim.release()
-        if not self._store.get(job).is_final:
+        if is_settled and not self._store.get(job).is_final:
             advance(self._store, job)
 
     def interrupt(self) -> None:
@@ -74,23 +75,28 @@ class UnitRunner:
         elif not self._store.get(job).is_final:
             advance(self._store, job)
 
-    def _attempt(self, job: Job, unit: str) -> None:
-        """Do the unit; a job whose fault it is fails, and a fault of ours is tried again, as a death is."""
+    def _attempt(self, job: Job, unit: str) -> bool:
+        """Do the unit; a job whose fault it is fails, and a fault of ours is tried again, as a death is.
+
+        Returns False where Redis was out of reach: the sweeper will see to the unit.
+        """
         number = job.record.id
         try:
             self._do(job, unit)
         except Unavailable as error:
             _log.warning("the unit is put back", extra={"job": number, "unit": unit, "reason": str(error)})
+            return False
         except MillraceError as error:
             self._fail(number, str(error))
         except Exception as error:
             if self._store.get(number).is_final:  # canceled: its files went away under it
-                return
+                return True
             _log.exception("a unit failed", extra={"job": number, "unit": unit})
             self.died(number, unit, f"{type(error).__name__}: {error}")
+        return True
 
     def _do(self, job: Job, unit: str) -> None:
-        kind = kinds.find(job.record.kind)
+        kind = kinds.find(job.record.kind, self._settings.kinds)
         ledger = Ledger(self._store, job.record.id)
         plan = ledger.plan()
         if unit == units.PLAN:
@@ -140,8 +146,11 @@ class UnitRunner:
             shutil.rmtree(job.folder / "parts", ignore_errors=True)
 
     def _fail(self, job: str, error: str) -> None:
-        if self._store.transition(job, ("queued", "started"), "failed", error=error[:4096]) in ("queued", "started"):
-            self._store.log(job, f"failed: {error}")
+        if self._store.transition(job, ("queued", "started"), "failed", error=without_paths(error)[:4096]) in (
+            "queued",
+            "started",
+        ):
+            self._store.log(job, f"failed: {without_paths(error)}")
             self._tell(job)
 
     def _tell(self, job: str) -> None:

@@ -1,8 +1,9 @@
-"""What a kind of job is. To add one, put one file into this folder whose module has `KIND`, an instance of a class.
+"""What a kind of job is. To add one, write one file whose module has `KIND`, an instance of a class.
 
-The file is found by its place; nothing else names it. A kind of an operator's own gets a `CustomDocument`, whose
-`options` it validates in `plan`. Methods may run again, in another process, at any time: what they write is written
-under another name and renamed (`whole`), and they depend on nothing but their arguments.
+The file is found by its place, here or in the operator's own folder (MILLRACE_JOBS_KINDS); nothing else names it. A
+kind of an operator's own gets a `CustomDocument`, whose `options` it validates in `plan`. Methods may run again, in
+another process, at any time: what they write is written under another name and renamed (`whole`), and they depend on
+nothing but their arguments.
 """
 
 import os

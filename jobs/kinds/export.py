@@ -3,24 +3,30 @@
 The result is `export.zip`, the folder of a version with its report, and the report's files beside it.
 """
 
+import ctypes
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
 from jobs.context import Job
+from jobs.failures import JobFailed
 from jobs.kinds.base import whole
 from jobs.parts import Outcome, Outputs, Part, Plan
 from millrace.jobs.documents import ExportDocument
-from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported
+from millrace.protocol.errors import InvalidRequest, NotSupported
+from millrace.protocol.paths import without_paths
 
 _REPORTS = ("parity.md", "parity.json", "parity.png")
 _ZIP = "export.zip"
-_SAID = 2000  # characters of what the program said last
+_PR_SET_PDEATHSIG = 1
+_PROGRAM = "millrace export: "
+_LINES = 30  # of what it says, in the job's log
 
 
 class Export:
@@ -43,7 +49,7 @@ class Export:
         arguments = ["export", str(_source(job)), "--to", ",".join(document.formats), "--out", str(out)]
         status, said = _run(job, [*arguments, *(["--force"] if document.force else [])])
         if status or not out.is_dir():
-            raise ExportFailed(f"export: {said or f'the program ended with status {status}'}")
+            raise JobFailed(f"export: {said or f'the program ended with status {status}'}")
         with whole(job.part_path(part.number, ".zip")) as path:
             _pack(out, path)
         return Outcome()
@@ -59,10 +65,6 @@ class Export:
         with whole(job.outputs / _ZIP) as path:
             shutil.copyfile(job.part_path(plan.parts[0].number, ".zip"), path)
         return Outputs(names=(_ZIP, *names))
-
-
-class ExportFailed(MillraceError):
-    """The export ended without its folder; the text is what it said last."""
 
 
 KIND = Export()
@@ -86,17 +88,30 @@ def _source(job: Job) -> Path:
 
 
 def _run(job: Job, arguments: Sequence[str]) -> tuple[int, str]:
-    """Run `millrace`; its status, and the end of what it said."""
+    """Run `millrace`; its status, and what it said of its failure."""
     command = [sys.executable, "-P", "-m", "millrace", *arguments]
     program = subprocess.Popen(  # noqa: S603  # a program of ours
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_dying_with_us(),
     )
     job.programs.append(program)
     said, _ = program.communicate()
-    text = str(said, "utf-8", "replace").strip()
-    for line in text.splitlines()[-20:]:
-        job.log(line)
-    return program.returncode, text[-_SAID:]
+    lines = str(said, "utf-8", "replace").strip().splitlines()
+    for line in lines[-_LINES:]:
+        job.log(without_paths(line))
+    own = [line.removeprefix(_PROGRAM) for line in lines if line.startswith(_PROGRAM)]
+    return program.returncode, "; ".join(own) or "\n".join(lines[-3:])
+
+
+def _dying_with_us() -> Callable[[], object] | None:
+    """What has the kernel end the program when this process is killed, where it can."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _pack(folder: Path, path: Path) -> None:

@@ -40,7 +40,7 @@ class Score:
         """Find the model and the file's columns, and cut its rows."""
         document = cast(ScoreDocument, job.document)
         plan, model, reader = plan_rows(job, document)
-        layout = _layout(document, model, reader, Path(plan.facts["input"]))
+        layout = _layout(document, model, reader)
         if document.output:
             places.output_path(job, document.output)
         return msgspec.structs.replace(plan, facts=plan.facts | {"layout": msgspec.to_builtins(layout)})
@@ -104,7 +104,7 @@ def _results(
     return columns
 
 
-def _layout(document: ScoreDocument, model: ModelAnnouncement, reader: formats.Reader, place: Path) -> Layout:
+def _layout(document: ScoreDocument, model: ModelAnnouncement, reader: formats.Reader) -> Layout:
     signature = model.signatures[document.signature]
     columns = reader.schema.names
     carried = tuple(reader.carried) if document.carry is None else document.carry
@@ -117,7 +117,7 @@ def _layout(document: ScoreDocument, model: ModelAnnouncement, reader: formats.R
         carried=tuple(name for name in carried if name != ERROR),
         outputs={name: f"output_{name}" if name in taken else name for name in names},
         scores=scores_of(signature, names, model.labels) if document.labels or document.top_k else "",
-        format=_output_format(document, place),
+        format=_output_format(document, reader.format),
     )
 
 
@@ -129,12 +129,11 @@ def _outputs(document: ScoreDocument, signature: Signature) -> Sequence[str]:
     return document.outputs if document.outputs is not None else known
 
 
-def _output_format(document: ScoreDocument, place: Path) -> str:
+def _output_format(document: ScoreDocument, of_input: str) -> str:
     if document.output_format == "auto" and document.output:
         found = formats.format_of(document.output, "auto")
     elif document.output_format == "auto":
-        found = formats.format_of(place.name, document.input_format)
-        found = {"npy": "npz", "images": "csv"}.get(found, found)
+        found = {"npy": "npz", "images": "csv"}.get(of_input, of_input)
     else:
         found = document.output_format
     if found not in formats.SUFFIXES:

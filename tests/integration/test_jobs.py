@@ -1,5 +1,6 @@
 """Background jobs end to end: submitted to the store, run by RQ workers as processes, their rows by a real worker."""
 
+import contextlib
 import csv
 import hashlib
 import hmac
@@ -61,9 +62,9 @@ def jobs(redis_server: RedisServer, queue: RedisServer, tmp_path: Path) -> Itera
     made.stop()
 
 
-def expected(rows: int) -> list[dict[str, str]]:
+def expected(rows: int) -> list[tuple[str, list[float]]]:
     sums = [n + 2 * (n % 7) + 3 for n in range(rows)]
-    return [{"id": str(n), "scores": f"[{each}.0, {10 * each}.0]"} for n, each in enumerate(sums)]
+    return [(str(n), [each, 10 * each]) for n, each in enumerate(sums)]
 
 
 def table(raw: bytes) -> list[dict[str, str]]:
@@ -76,7 +77,7 @@ def is_complete(jobs: Jobs, record: JobRecord, rows: int) -> bool:
     assert (record.rows, record.rows_done, record.errors) == (rows, rows, 0)
     found = table(jobs.result(record.id))
     assert {row[ERROR] for row in found} == {""}
-    assert [{"id": row["id"], "scores": row["scores"]} for row in found] == expected(rows)
+    assert [(row["id"], json.loads(row["scores"])) for row in found] == expected(rows)
     return True
 
 
@@ -88,7 +89,7 @@ def test_a_scored_file_has_every_row_in_order(jobs: Jobs) -> None:
     jobs.start()
     job = jobs.submit(TINY, csv_of(1050))
     assert is_complete(jobs, jobs.ended(job.id), 1050)
-    assert not (jobs.store.job_folder(job.id) / "parts").exists()
+    until(lambda: not (jobs.store.job_folder(job.id) / "parts").exists(), 10, "the end of the parts")
     assert {"started", "finished"} <= {line.text for line in jobs.store.logs(job.id)}
 
 
@@ -99,11 +100,14 @@ def test_a_job_whose_program_is_killed_again_and_again_goes_on_within_10_s_with_
     job = jobs.submit(TINY, csv_of(3000))
     for kills in range(1, 4):
         until_rows(jobs, job.id, 400 * kills)
-        kill_all(jobs.programs[-1])
+        if kills == 2:
+            jobs.programs[-1].kill()  # the process that runs the part is left behind
+        else:
+            kill_all(jobs.programs[-1])
         done = jobs.store.get(job.id).rows_done
         jobs.start()
         killed_at = time.monotonic()
-        until(lambda done=done: jobs.store.get(job.id).rows_done > done, 30)
+        until_rows(jobs, job.id, done + 1)
         assert time.monotonic() - killed_at < 10
     assert is_complete(jobs, jobs.ended(job.id, 60), 3000)
     assert jobs.result(job.id) == jobs.result(undisturbed.id)
@@ -191,34 +195,39 @@ def test_cancel_stops_a_running_job_and_removes_what_it_wrote(jobs: Jobs) -> Non
     assert jobs.store.get(job.id).state == "canceled"
 
 
+def _files(jobs: Jobs, job: str) -> dict[str, int]:
+    """The files of finished parts, by name, and which file it is: one that is written again is another one."""
+    found: dict[str, int] = {}
+    for each in (jobs.store.job_folder(job) / "parts").glob("0*"):
+        with contextlib.suppress(FileNotFoundError):
+            found[each.name] = each.stat().st_ino
+    return found
+
+
 def test_a_failed_job_is_resumed_by_retry_from_its_last_part(
     redis_server: RedisServer, own_redis: RedisServer, models: Path, tmp_path: Path
 ) -> None:
-    jobs = Jobs(redis_server, own_redis, tmp_path, {"MILLRACE_JOBS_MODEL_WAIT_S": "1"})
+    jobs = Jobs(redis_server, own_redis, tmp_path, {"MILLRACE_JOBS_MODEL_WAIT_S": "3"})
+    client = Redis.from_url(own_redis.url)
     try:
         jobs.start()
         with model_worker(own_redis, models) as worker:
-            until(lambda: Redis.from_url(own_redis.url).hlen("millrace:{workers}"), 60, "the worker")
+            until(lambda: client.hlen("millrace:{workers}"), 60, "the worker")
             job = jobs.submit(TINY, csv_of(5000))
             until_rows(jobs, job.id, 300)
             worker.kill()
             record = jobs.ended(job.id, 60)
         assert record.state == "failed"
         assert "no live worker" in record.error
-        parts = {each.name: each.stat().st_ino for each in (jobs.store.job_folder(job.id) / "parts").iterdir()}
+        parts = _files(jobs, job.id)
         assert len(parts) >= 2
+        client.delete("millrace:{workers}")  # the dead worker's announcement
         with model_worker(own_redis, models):
-            until(lambda: Redis.from_url(own_redis.url).hlen("millrace:{workers}"), 60, "the worker")
+            until(lambda: client.hlen("millrace:{workers}"), 60, "the worker")
             jobs.store.retry(job.id)
-            kept: dict[str, int] = {}
-
-            def is_further() -> bool:
-                folder = jobs.store.job_folder(job.id) / "parts"
-                kept.update({each.name: each.stat().st_ino for each in folder.glob("0*")} if folder.exists() else {})
-                return jobs.store.get(job.id).is_final
-
-            until(is_further, 60)
-            assert {name: kept[name] for name in parts} == parts
+            seen: dict[str, int] = {}
+            until(lambda: seen.update(_files(jobs, job.id)) or jobs.store.get(job.id).is_final, 60)
+            assert {name: seen[name] for name in parts} == parts
             assert is_complete(jobs, jobs.store.get(job.id), 5000)
     finally:
         jobs.stop()
@@ -227,7 +236,9 @@ def test_a_failed_job_is_resumed_by_retry_from_its_last_part(
 def test_rows_that_cannot_be_scored_are_rows_with_their_errors(jobs: Jobs) -> None:
     jobs.start()
     values = ["1", "99", "3", "", "x", "9", "-99"]
-    job = jobs.submit({"kind": "score", "model": "lookup"}, ("x\n" + "\n".join(values) + "\n").encode())
+    job = jobs.submit(
+        {"kind": "score", "model": "lookup"}, ("id,x\n" + "".join(f"0,{value}\n" for value in values)).encode()
+    )
     record = jobs.ended(job.id)
     assert (record.state, record.rows, record.errors) == ("finished", 7, 4)
     rows = table(jobs.result(job.id))
@@ -260,6 +271,74 @@ def test_what_does_not_fit_the_file_or_the_model_fails_the_job_with_the_fields_n
     job = jobs.submit({"kind": "score", "model": "tiny"} | document, csv_of(3))
     record = jobs.ended(job.id)
     assert (record.state, record.error) == ("failed", error)
+
+
+def test_a_small_job_does_not_wait_for_all_parts_of_a_large_one(jobs: Jobs) -> None:
+    jobs.start()
+    large = jobs.submit(TINY, csv_of(10_000))
+    until_rows(jobs, large.id, 100)
+    small = jobs.submit(TINY, csv_of(10))
+    assert is_complete(jobs, jobs.ended(small.id), 10)
+    assert jobs.store.get(large.id).state == "started"
+    jobs.store.cancel(large.id)
+
+
+def test_an_evaluation_reports_on_rows_whose_answer_is_known(jobs: Jobs) -> None:
+    """The tiny model's second score is the larger one for positive rows, and the first one for negative rows."""
+    jobs.start()
+    rows = ["x,right", *('"[1, 0, 0]",1' for _ in range(150)), '"[-1, 0, 0]",0', '"[-1, 0, 0]",1', '"[1, 0, 0]",7']
+    job = jobs.submit({**TINY, "kind": "evaluate", "target": "right"}, ("\n".join(rows) + "\n").encode())
+    record = jobs.ended(job.id)
+    assert (record.state, record.rows_done, record.errors) == ("finished", 153, 1)
+    assert record.outputs == ("report.json", "report.md", "confusion.svg", "calibration.svg")
+    report = json.loads(jobs.result(job.id))
+    assert (report["rows"], report["errors"], report["accuracy"]) == (152, 1, pytest.approx(151 / 152))
+    assert report["confusion"] == [[1, 0], [1, 150]]
+    assert [each["row"] for each in report["worst"]] == [152]
+    assert b"| 0 | 1 |" in jobs.result(job.id, "report.md")
+    assert jobs.result(job.id, "confusion.svg").startswith(b"<svg")
+
+
+_OWN_KIND = """
+from jobs.kinds.base import whole
+from jobs.parts import Outcome, Outputs, Part, Plan
+from millrace.protocol.errors import InvalidRequest
+
+
+class Shout:
+    name = "shout"
+
+    def plan(self, job):
+        if not isinstance(job.document.options.get("mark"), str):
+            raise InvalidRequest("options.mark: a text is needed")
+        return Plan(parts=(Part(0, 0, 1),), rows=1)
+
+    def run(self, job, plan, part):
+        with whole(job.part_path(0, ".txt")) as path:
+            path.write_text(job.upload.read_text().upper() + job.document.options["mark"])
+        return Outcome(rows=1)
+
+    def join(self, job, plan, outcomes):
+        with whole(job.outputs / "loud.txt") as path:
+            path.write_text(job.part_path(0, ".txt").read_text())
+        return Outputs(names=("loud.txt",))
+
+
+KIND = Shout()
+"""
+
+
+def test_a_kind_of_the_operators_own_is_one_file(jobs: Jobs, tmp_path: Path) -> None:
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    (folder / "shout.py").write_text(_OWN_KIND)
+    jobs.start(MILLRACE_JOBS_KINDS=str(folder))
+    until(lambda: "shout" in jobs.store.kinds())
+    job = jobs.submit({"kind": "shout", "options": {"mark": "!"}}, b"hey")
+    assert jobs.ended(job.id).outputs == ("loud.txt",)
+    assert jobs.result(job.id) == b"HEY!"
+    job = jobs.submit({"kind": "shout", "options": {}}, b"hey")
+    assert jobs.ended(job.id).error == "options.mark: a text is needed"
 
 
 def test_nothing_runs_because_redis_names_it(jobs: Jobs, tmp_path: Path) -> None:
@@ -304,7 +383,7 @@ def hook() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
 
 
 def _told(jobs: Jobs, url: str) -> JobRecord:
-    jobs.store = JobStore(jobs.redis.url, jobs.folder / "store", JobLimits(callback_hosts=frozenset({"127.0.0.1"})))
+    jobs.store = JobStore(jobs.server.url, jobs.folder / "store", JobLimits(callback_hosts=frozenset({"127.0.0.1"})))
     return jobs.submit({**TINY, "callback_url": url}, csv_of(3))
 
 
@@ -346,7 +425,7 @@ def test_jobs_that_ended_expire_with_their_files_and_others_stay(jobs: Jobs) -> 
     assert jobs.result(job.id)
     with pytest.raises(Conflict):
         jobs.result(waiting.id)
-    later = JobStore(jobs.redis.url, jobs.store.folder, JobLimits(), clock=lambda: time.time() + 100)
+    later = JobStore(jobs.server.url, jobs.store.folder, JobLimits(), clock=lambda: time.time() + 100)
     expire(later, 60.0)
     with pytest.raises(NotFound):
         jobs.store.get(job.id)

@@ -22,7 +22,7 @@ from tests.support.running import ROOT, RedisServer, our_environment, until
 class Jobs:
     """A store, and the jobs programs on it. `queue` is the Redis of the models' workers."""
 
-    redis: RedisServer
+    server: RedisServer
     queue: RedisServer
     folder: Path
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -30,14 +30,14 @@ class Jobs:
     programs: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.store = JobStore(self.redis.url, self.folder / "store", self.limits)
+        self.store = JobStore(self.server.url, self.folder / "store", self.limits)
         self.log = self.folder / "jobs.log"
 
     def start(self, **settings: str) -> "subprocess.Popen[bytes]":
         """One more jobs program."""
         environment = our_environment() | {
             "MILLRACE_REDIS_URL": self.queue.url,
-            "MILLRACE_JOBS_REDIS_URL": self.redis.url,
+            "MILLRACE_JOBS_REDIS_URL": self.server.url,
             "MILLRACE_JOBS_FOLDER": str(self.folder / "store"),
             "MILLRACE_JOBS_PART_ROWS": "100",
             **self.settings,
@@ -56,10 +56,10 @@ class Jobs:
             with self.store.upload(name) as writer:
                 writer.write(upload)
                 made = writer.finish()
-        return self.store.submit(read_document(document), upload=made)
+        return self.store.submit(read_document(document, self.store.kinds()), upload=made)
 
     def redis_client(self) -> "redis.Redis":
-        return redis.Redis.from_url(self.redis.url)
+        return redis.Redis.from_url(self.server.url)
 
     def ended(self, job: str, timeout_s: float = 30.0) -> JobRecord:
         """The record when the job has ended."""
