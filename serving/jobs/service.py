@@ -6,6 +6,7 @@ from millrace.jobs.settings import JobStoreSettings
 from millrace.jobs.store import JobStore, open_store
 from millrace.protocol.errors import NotSupported
 from serving.jobs.form import MAX_DOCUMENT_BYTES, JobForm
+from serving.jobs.metrics import JobMetrics
 from serving.jobs.watching import Watching
 
 
@@ -15,6 +16,7 @@ class Jobs:
     def __init__(self, settings: JobStoreSettings | None = None) -> None:
         self._store = open_store(settings) if settings and settings.store_url else None
         self.max_body_bytes = settings.max_upload_bytes + MAX_DOCUMENT_BYTES if settings and self._store else 0
+        self.metrics = JobMetrics(self._store) if self._store else None
         self.watching = Watching(self._store) if self._store else None
 
     @property

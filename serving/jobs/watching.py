@@ -35,6 +35,7 @@ class Watching:
         self._lock = threading.Lock()
         self._watchers: set[Watcher] = set()
         self._is_running = False
+        self._woken = threading.Event()
 
     def watch(self, job: str, tell: Tell) -> Watcher:
         """Tell of the job now, and at every change. Raises `Unavailable` where too many watch."""
@@ -46,6 +47,7 @@ class Watching:
             if not self._is_running:
                 self._is_running = True
                 threading.Thread(target=self._run, name="watch-jobs", daemon=True).start()
+        self._woken.set()
         return watcher
 
     def leave(self, watcher: Watcher) -> None:
@@ -54,10 +56,17 @@ class Watching:
             self._watchers.discard(watcher)
 
     def _run(self) -> None:
+        next_look = 0.0
         while watchers := self._current():
+            now = time.monotonic()
+            if now < next_look:  # only at what nobody has looked at
+                watchers = [watcher for watcher in watchers if watcher.last is None]
+            else:
+                next_look = now + _LOOK_S
             for job in {watcher.job for watcher in watchers}:
                 self._look([watcher for watcher in watchers if watcher.job == job], job)
-            time.sleep(_LOOK_S)
+            self._woken.wait(max(0.0, next_look - time.monotonic()))
+            self._woken.clear()
 
     def _current(self) -> list[Watcher]:
         with self._lock:

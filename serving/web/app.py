@@ -241,6 +241,7 @@ def _add_operations(app: Flask, service: Service) -> None:
     @app.get("/metrics")
     def _metrics() -> Response:
         text = service.metrics.render() + peer_metrics.triton(service.metrics.versions)
+        text += service.jobs.metrics.render() if service.jobs.metrics else b""
         return Response(text, content_type=_PROMETHEUS)
 
     @app.get("/monitoring/prometheus/metrics")

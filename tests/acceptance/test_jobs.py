@@ -1,0 +1,95 @@
+"""Background jobs of `millrace up`, as a person uses them: an upload, its progress, its result; also after a restart."""
+
+import csv
+import io
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.jobs import csv_of
+from tests.support.running import Stack, free_port, until
+
+Up = Callable[..., Stack]
+
+
+@pytest.fixture
+def tiny(make_onnx: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A repository with one tiny model; jobs are kept in the test's folder."""
+    monkeypatch.setenv("MILLRACE_JOBS_FOLDER", str(tmp_path / "jobs"))
+    make_onnx(tmp_path / "models")
+    return str(tmp_path / "models")
+
+
+def submit(stack: Stack, rows: bytes, **more: Any) -> str:
+    document = {"kind": "score", "model": "tiny", "columns": {"x": "x"}, **more}
+    answer = httpx.post(
+        f"{stack.url}/v1/jobs",
+        data={"job": json.dumps(document)},
+        files={"input": ("rows.csv", rows, "text/csv")},
+        timeout=30,
+    )
+    assert answer.status_code == 202, answer.text
+    return f"{stack.url}{answer.headers['Location']}"
+
+
+def ended(job: str) -> dict[str, Any]:
+    until(lambda: httpx.get(job).json()["state"] in ("finished", "failed", "canceled"), 60, "the end of the job")
+    found: dict[str, Any] = httpx.get(job).json()
+    return found
+
+
+def directly(stack: Stack, rows: list[list[float]]) -> Any:
+    return httpx.post(f"{stack.url}/v1/models/tiny:predict", json={"instances": rows}, timeout=30).json()["predictions"]
+
+
+def test_a_file_is_scored_as_the_model_scores_its_rows(up: Up, tiny: str) -> None:
+    stack = up("--models", tiny, "--jobs", "1")
+    job = submit(stack, csv_of(500))
+    states = []
+    with httpx.stream("GET", f"{job}/events", timeout=60) as events:
+        for line in events.iter_lines():
+            if line.startswith("data: "):
+                states.append(json.loads(line.removeprefix("data: ")))
+    assert states[-1]["state"] == "finished", states[-1]
+    assert (states[-1]["rows"], states[-1]["rows_done"], states[-1]["errors"]) == (500, 500, 0)
+    found = list(csv.DictReader(io.StringIO(httpx.get(f"{job}/result").text)))
+    assert [row["id"] for row in found] == [str(number) for number in range(500)]
+    answers = directly(stack, [json.loads(row["x"]) for row in found])
+    assert [json.loads(row["scores"]) for row in found] == answers
+    metrics = httpx.get(f"{stack.url}/metrics").text
+    assert 'millrace_jobs{kind="score",state="finished"} 1.0' in metrics
+    assert 'millrace_job_rows_total{kind="score"} 500.0' in metrics
+
+
+def test_jobs_go_on_after_everything_was_started_again(up: Up, tiny: str) -> None:
+    port = str(free_port())
+    stack = up("--models", tiny, "--jobs", "1", "--port", port)
+    first = submit(stack, csv_of(100))
+    assert ended(first)["state"] == "finished"
+    result = httpx.get(f"{first}/result").content
+    for program in stack.programs("jobs"):
+        program.suspend()  # so that the second job waits
+    second = submit(stack, csv_of(50))
+    stack.stop(signal.SIGKILL)
+    until(lambda: not stack.children(), what="the end of all")
+    again = up("--models", tiny, "--jobs", "1")
+    first, second = (job.replace(stack.url, again.url) for job in (first, second))
+    assert httpx.get(f"{first}/result").content == result
+    assert ended(second)["state"] == "finished"
+
+
+def test_two_stacks_do_not_share_a_folder_and_jobs_can_be_left_out(up: Up, tiny: str) -> None:
+    stack = up("--models", tiny, "--jobs", "1")
+    other = up("--models", tiny, "--jobs", "1")
+    assert other.process.wait(60) == 1
+    assert "another stack has the jobs" in other.output
+    without = up("--models", tiny, "--jobs", "0")
+    answer = httpx.get(f"{without.url}/v1/jobs")
+    assert answer.status_code == 501
+    assert "MILLRACE_JOBS_REDIS_URL" in answer.json()["error"]
+    assert httpx.get(f"{stack.url}/v1/jobs").json() == {"jobs": []}
