@@ -1,5 +1,6 @@
-"""Background jobs of `millrace up`, as a person uses them: an upload, its progress, its result; also after a restart."""
+"""Background jobs of `millrace up`, as a person uses them: upload, progress, result; also after a restart."""
 
+import contextlib
 import csv
 import io
 import json
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.jobs import csv_of
-from tests.support.running import Stack, free_port, until
+from tests.support.running import Stack, is_alive, until
 
 Up = Callable[..., Stack]
 
@@ -67,16 +69,19 @@ def test_a_file_is_scored_as_the_model_scores_its_rows(up: Up, tiny: str) -> Non
 
 
 def test_jobs_go_on_after_everything_was_started_again(up: Up, tiny: str) -> None:
-    port = str(free_port())
-    stack = up("--models", tiny, "--jobs", "1", "--port", port)
+    stack = up("--models", tiny, "--jobs", "1")
     first = submit(stack, csv_of(100))
     assert ended(first)["state"] == "finished"
     result = httpx.get(f"{first}/result").content
+    running = stack.children()
     for program in stack.programs("jobs"):
         program.suspend()  # so that the second job waits
     second = submit(stack, csv_of(50))
     stack.stop(signal.SIGKILL)
-    until(lambda: not stack.children(), what="the end of all")
+    for program in running:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            program.resume()
+    until(lambda: not any(map(is_alive, running)), what="the end of all")
     again = up("--models", tiny, "--jobs", "1")
     first, second = (job.replace(stack.url, again.url) for job in (first, second))
     assert httpx.get(f"{first}/result").content == result
