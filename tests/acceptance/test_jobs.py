@@ -1,10 +1,13 @@
 """Background jobs of `millrace up`, as a person uses them: upload, progress, result; also after a restart."""
 
+import asyncio
 import contextlib
 import csv
 import io
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,13 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from millrace_client import AsyncClient, Client, InvalidRequest, JobFailed, NotFound
 
 from tests.support.jobs import csv_of
-from tests.support.running import Stack, is_alive, until
+from tests.support.running import Stack, is_alive, our_environment, until
 
 Up = Callable[..., Stack]
+_CLI = "import sys; from millrace_client.cli import main; sys.exit(main())"
 
 
 @pytest.fixture
@@ -98,3 +103,62 @@ def test_two_stacks_do_not_share_a_folder_and_jobs_can_be_left_out(up: Up, tiny:
     assert answer.status_code == 501
     assert "MILLRACE_JOBS_REDIS_URL" in answer.json()["error"]
     assert httpx.get(f"{stack.url}/v1/jobs").json() == {"jobs": []}
+
+
+def test_the_client_submits_watches_and_fetches(up: Up, tiny: str, tmp_path: Path) -> None:
+    stack = up("--models", tiny, "--jobs", "1")
+    (tmp_path / "rows.csv").write_bytes(csv_of(300))
+    with Client(stack.url) as client:
+        job = client.jobs.score("tiny", tmp_path / "rows.csv", columns={"x": "x"})
+        statuses = list(job.progress())
+        assert (statuses[-1].state, statuses[-1].rows_done, statuses[-1].fraction) == ("finished", 300, 1.0)
+        scored = job.result(tmp_path / "scored.csv")
+        assert len(list(csv.DictReader(io.StringIO(scored.read_text())))) == 300
+        assert job.logs()
+        assert job.id in [each.id for each in client.jobs.list()]
+        failing = client.jobs.score("tiny", tmp_path / "rows.csv", column="nothing")
+        with pytest.raises(JobFailed, match="nothing"):
+            failing.result(tmp_path / "no.csv")
+        assert not (tmp_path / "no.csv").exists()
+        with pytest.raises(InvalidRequest, match="modle"):
+            client.jobs.submit({"kind": "score", "modle": "tiny"})
+        with pytest.raises(InvalidRequest, match="cannot read"):
+            client.jobs.score("tiny", "nowhere.csv")
+        job.delete()
+        with pytest.raises(NotFound):
+            client.jobs.get(job.id)
+    asyncio.run(_asynchronously(stack.url, tmp_path))
+    _on_the_command_line(stack.url, tmp_path)
+
+
+async def _asynchronously(url: str, folder: Path) -> None:
+    async with AsyncClient(url) as client:
+        job = await client.jobs.score("tiny", folder / "rows.csv", columns={"x": "x"}, id="mine")
+        again = await client.jobs.score("tiny", folder / "rows.csv", columns={"x": "x"}, id="mine")
+        assert again.id == job.id == "mine"
+        states = [status.state async for status in job.progress()]
+        assert states[-1] == "finished"
+        await job.result(folder / "async.csv")
+    assert (folder / "async.csv").read_bytes() == (folder / "scored.csv").read_bytes()
+
+
+def _on_the_command_line(url: str, folder: Path) -> None:
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-P", "-c", _CLI, "jobs", *arguments, "--url", url]
+        return subprocess.run(command, capture_output=True, text=True, env=our_environment(), timeout=60)
+
+    source, out = str(folder / "rows.csv"), str(folder / "cli.csv")
+    done = run("submit", "score", "--model", "tiny", "--input", source, "--column", "x=x", "--output", out)
+    assert (done.returncode, done.stderr.splitlines()[-1][:8]) == (0, "finished"), done.stderr
+    assert (folder / "cli.csv").read_bytes() == (folder / "scored.csv").read_bytes()
+    job = done.stdout.split()[0]
+    assert json.loads(run("show", job, "--json").stdout)["rows_done"] == 300
+    assert job in run("list", "--state", "finished").stdout
+    run("result", job, "--out", str(folder / "again.csv"))
+    assert (folder / "again.csv").read_bytes() == (folder / "scored.csv").read_bytes()
+    assert "finished" in run("logs", job).stdout
+    assert run("cancel", job).stdout == f"{job} finished\n"
+    assert run("retry", job).returncode == 1
+    assert run("delete", job).returncode == 0
+    missing = run("show", job)
+    assert (missing.returncode, missing.stderr) == (1, f"millrace: no job '{job}'\n")
