@@ -71,10 +71,28 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "jobs.kinds": ("rq", "jobs.program", "jobs.units", "jobs.claims", "jobs.sweeper", "jobs.advancing"),
     "jobs.formats": ("rq", "jobs.program", "jobs.units", "jobs.kinds", "jobs.rows", "jobs.link"),
     # A backend is one file that can be read without the worker.
-    "worker.backends": ("worker.loop", "worker.process", "worker.model", "worker.versions", "worker.instances"),
+    "worker.backends": (
+        "worker.running.loop",
+        "worker.process",
+        "worker.loading.model",
+        "worker.reconciling.versions",
+        "worker.running.instances",
+    ),
     # What makes Python code a model, and the way from one model to another, each without the rest of the worker.
-    "worker.python": ("worker.calls", "worker.loop", "worker.model", "worker.process", "worker.processes"),
-    "worker.calls": ("worker.backends", "worker.loop", "worker.model", "worker.process", "worker.processes"),
+    "worker.python": (
+        "worker.calls",
+        "worker.running.loop",
+        "worker.loading.model",
+        "worker.process",
+        "worker.processes",
+    ),
+    "worker.calls": (
+        "worker.backends",
+        "worker.running.loop",
+        "worker.loading.model",
+        "worker.process",
+        "worker.processes",
+    ),
 }
 LIBRARIES = {"rq", "pyarrow", "fsspec", "numpy"}
 # The gRPC server is given its services here; the HTTP server gets its handler from `serving.api`.
@@ -182,7 +200,12 @@ def test_what_no_extra_brings_is_missing_in_that_test() -> None:
 
 
 # Named after the library that the module is the way to.
-ADAPTERS = {"millrace.broker.redis", "serving.protocols.oip.grpc", "serving.protocols.tfs.grpc", "worker.backends.onnx"}
+ADAPTERS = {
+    "millrace.broker.redis",
+    "serving.protocols.oip.grpc",
+    "serving.protocols.tfs.grpc",
+    "worker.backends.onnx",
+}
 
 
 def test_no_module_has_the_name_of_pythons_or_of_a_library_of_ours() -> None:

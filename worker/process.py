@@ -20,11 +20,11 @@ from millrace.broker.keys import Queue
 from millrace.protocol.desired_state import DesiredStates
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
-from worker.catalogue import Catalogue
-from worker.files import Stillness
-from worker.hosts import HostContext, MakeHost
+from worker.reconciling.catalogue import Catalogue
+from worker.reconciling.files import Stillness
+from worker.reconciling.hosts import HostContext, MakeHost
+from worker.reconciling.versions import UNLOAD_GRACE_S, Versions
 from worker.settings import WorkerSettings
-from worker.versions import UNLOAD_GRACE_S, Versions
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT_S, _SHORTEST_HEARTBEAT_S = 0.5, 0.02

@@ -23,11 +23,11 @@ import numpy as np
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.broker.base import Delivery
 from millrace.protocol.messages import RequestItem
-from worker import model as models
 from worker.backends.base import Arrays, Device
-from worker.batcher import form_batches
-from worker.model import Model
-from worker.piece import Piece, TakenBlock
+from worker.loading import model as models
+from worker.loading.model import Model
+from worker.running.batcher import form_batches
+from worker.running.piece import Piece, TakenBlock
 
 SHORTEST, LONGEST, TAKEN = 5, 400, 128
 ROUNDS, TAKES = 9, 4

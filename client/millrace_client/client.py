@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-import httpx
+import httpx2
 
 from millrace_client.conversations import SIMILAR_MODEL, Conversations
 from millrace_client.endpoint import Endpoint, endpoint, grpc_part
@@ -50,7 +50,7 @@ class Client:
         transport: Transport | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
-        network: httpx.BaseTransport | None = None,
+        network: httpx2.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
@@ -162,7 +162,7 @@ class AsyncClient:
         transport: Transport | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
-        network: httpx.AsyncBaseTransport | None = None,
+        network: httpx2.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,

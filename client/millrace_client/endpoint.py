@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-import httpx
+import httpx2
 
 from millrace_client.protocol import InferenceProtocol, Transport
 from millrace_client.rest import RestProtocol
@@ -32,7 +32,7 @@ def endpoint(url: str | None, transport: Transport | None) -> Endpoint:
     """The endpoint for what a caller gave; either may be left out. Raises `ValueError` where they contradict."""
     if url is None:
         url = DEFAULT_GRPC_URL if transport == "grpc" else DEFAULT_URL
-    parsed = httpx.URL(url)
+    parsed = httpx2.URL(url)
     if parsed.scheme not in _SCHEMES or not parsed.host:
         raise ValueError(
             f"{url!r} is not the URL of a server: it has to begin with http:// or https://, or with grpc:// or grpcs://"

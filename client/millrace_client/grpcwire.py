@@ -6,7 +6,7 @@ Needs the extra: `pip install './client[grpc]'` in Millrace's checkout.
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 
 from millrace_client.errors import (
     ConnectionFailed,
@@ -97,13 +97,13 @@ class AsyncGrpcWire:
 
 
 def _target(url: str) -> str:
-    parsed = httpx.URL(url)
+    parsed = httpx2.URL(url)
     host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
     return f"{host}:{parsed.port or _DEFAULT_PORT}"
 
 
 def _is_secure(url: str) -> bool:
-    return httpx.URL(url).scheme == "grpcs"
+    return httpx2.URL(url).scheme == "grpcs"
 
 
 def _options(url: str) -> list[tuple[str, int]]:

@@ -1,10 +1,10 @@
-"""HTTP as a wire for requests: httpx, blocking and with asyncio."""
+"""HTTP as a wire for requests: httpx2, blocking and with asyncio."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 
 from millrace_client.errors import ConnectionFailed, InvalidResponse, MillraceError, timed_out
 from millrace_client.exchange import Response, Send
@@ -12,17 +12,17 @@ from millrace_client.network import DeadlineNetwork, deadline
 from millrace_client.transfers import Download, FileForm
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+_LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=100)
 _HEADERS = {"User-Agent": "millrace-client"}
 
 
 class HttpWire:
     """Sends requests to a server and blocks until they are answered; threads may share it."""
 
-    def __init__(self, url: str, network: httpx.BaseTransport | None, clock: Callable[[], float]) -> None:
+    def __init__(self, url: str, network: httpx2.BaseTransport | None, clock: Callable[[], float]) -> None:
         self._url, self._clock = url, clock
-        network = network or DeadlineNetwork(httpx.URL(url), trusts_proxy=is_remote(url))
-        self._http = httpx.Client(headers=_HEADERS, transport=network, trust_env=is_remote(url))
+        network = network or DeadlineNetwork(httpx2.URL(url), trusts_proxy=is_remote(url))
+        self._http = httpx2.Client(headers=_HEADERS, transport=network, trust_env=is_remote(url))
 
     def send(self, step: Send) -> Response:
         """The answer, whatever its status. Raises `ConnectionFailed`, `DeadlineExceeded`, `InvalidResponse`."""
@@ -34,7 +34,7 @@ class HttpWire:
             ):
                 chunks = self._within(response.iter_bytes(), until_s, step.timeout_s)
                 body = _into(step.request.sink, chunks) if _has_sink(step, response) else b"".join(chunks)
-        except httpx.RequestError as error:
+        except httpx2.RequestError as error:
             raise _error_of(error, self._url, step) from error
         return _response(response, body)
 
@@ -53,10 +53,10 @@ class HttpWire:
 class AsyncHttpWire:
     """The same for asyncio."""
 
-    def __init__(self, url: str, network: httpx.AsyncBaseTransport | None) -> None:
+    def __init__(self, url: str, network: httpx2.AsyncBaseTransport | None) -> None:
         self._url = url
-        self._is_secure = httpx.URL(url).scheme == "https"
-        self._http = httpx.AsyncClient(headers=_HEADERS, limits=_LIMITS, transport=network, trust_env=is_remote(url))
+        self._is_secure = httpx2.URL(url).scheme == "https"
+        self._http = httpx2.AsyncClient(headers=_HEADERS, limits=_LIMITS, transport=network, trust_env=is_remote(url))
 
     async def send(self, step: Send) -> Response:
         """As `HttpWire.send`."""
@@ -78,11 +78,11 @@ class AsyncHttpWire:
             for stream in opened:  # a handshake that is cut off leaves its connection open
                 await stream.aclose()
             raise timed_out(self._url, step.timeout_s) from None
-        except httpx.RequestError as error:
+        except httpx2.RequestError as error:
             raise _error_of(error, self._url, step) from error
         return _response(response, body)
 
-    async def _read(self, step: Send, response: httpx.Response) -> bytes:
+    async def _read(self, step: Send, response: httpx2.Response) -> bytes:
         sink = step.request.sink
         if sink is None or not _has_sink(step, response):
             return await response.aread()
@@ -98,7 +98,7 @@ class AsyncHttpWire:
 
 def is_remote(url: str) -> bool:
     """A server on this machine is never asked through the proxy that the environment names."""
-    return httpx.URL(url).host not in _LOOPBACK
+    return httpx2.URL(url).host not in _LOOPBACK
 
 
 def _arguments(url: str, step: Send) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _arguments(url: str, step: Send) -> dict[str, Any]:
     }
 
 
-def _has_sink(step: Send, response: httpx.Response) -> bool:
+def _has_sink(step: Send, response: httpx2.Response) -> bool:
     return step.request.sink is not None and response.is_success
 
 
@@ -126,16 +126,16 @@ def _into(sink: Download | None, chunks: Iterator[bytes]) -> bytes:
     return b""
 
 
-def _response(response: httpx.Response, body: bytes) -> Response:
+def _response(response: httpx2.Response, body: bytes) -> Response:
     headers = {name.lower(): value for name, value in response.headers.items()}
     return Response(status=response.status_code, headers=headers, body=body)
 
 
-def _error_of(error: httpx.RequestError, url: str, step: Send) -> MillraceError:
-    if isinstance(error, httpx.TimeoutException):
+def _error_of(error: httpx2.RequestError, url: str, step: Send) -> MillraceError:
+    if isinstance(error, httpx2.TimeoutException):
         return timed_out(url, step.timeout_s)
-    if isinstance(error, httpx.DecodingError):
+    if isinstance(error, httpx2.DecodingError):
         return InvalidResponse(f"the answer of {url} cannot be decompressed: {error}")
-    if isinstance(error, httpx.ConnectError):
+    if isinstance(error, httpx2.ConnectError):
         return ConnectionFailed(f"cannot reach {url}: {error}")
     return ConnectionFailed(f"the connection to {url} was lost: {error or type(error).__name__}")

@@ -46,6 +46,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     half, two = (numpy_helper.from_array(np.array(value, np.float32), name) for name, value in (("a", 0.5), ("b", 2)))
     nodes = [helper.make_node("Mul", ["x", "a"], ["half"]), helper.make_node("Add", ["half", "b"], ["y"])]
     _save(root / "half_plus_two", nodes, {"x": (TensorProto.FLOAT, [])}, {"y": (TensorProto.FLOAT, [])}, [half, two])
+    (root / "half_plus_two" / "1").rename(root / "half_plus_two" / "00000001")  # as TensorFlow Serving's own is called
     whole = (TensorProto.INT32, [16])
     nodes = [
         helper.make_node("Add", ["INPUT0", "INPUT1"], ["OUTPUT0"]),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from millrace_client import (
@@ -118,13 +118,13 @@ def test_a_version_and_a_signature_can_be_named(ask: Asked) -> None:
 @proves("millrace_client", "predict and metadata: a label")
 def test_a_label_asks_the_version_that_has_it(stack: Stack, ask: Asked) -> None:
     label = f"{stack.url}/v1/models/half_plus_two/labels/chosen"
-    assert httpx.put(label, json={"version": 1}).status_code == 200
+    assert httpx2.put(label, json={"version": 1}).status_code == 200
     try:
         answer = ask("predict", "half_plus_two", [2.0], label="chosen")
         assert answer.outputs["y"].tolist() == [3.0]
         assert ask("metadata", "half_plus_two", label="chosen") == ask("metadata", "half_plus_two", version=1)
     finally:
-        assert httpx.delete(label).status_code == 200
+        assert httpx2.delete(label).status_code == 200
     with pytest.raises(InvalidRequest, match="chosen"):
         ask("predict", "half_plus_two", [2.0], label="chosen")
 

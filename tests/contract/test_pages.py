@@ -43,7 +43,7 @@ def served(page: Page, repository: Path, tmp_path_factory: pytest.TempPathFactor
     for name in ("half_plus_two", "simple"):
         shutil.copytree(repository / name, folder / "models" / name)
     if page.name == "from-tensorflow-serving":  # which names a second version
-        shutil.copytree(repository / "half_plus_two" / "1", folder / "models" / "half_plus_two" / "2")
+        shutil.copytree(repository / "half_plus_two" / "00000001", folder / "models" / "half_plus_two" / "2")
     (config,) = page.code("pbtxt")
     (folder / "models" / PAGES[page.name]).write_text(config)
     (command,) = page.code("sh")

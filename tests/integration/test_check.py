@@ -71,6 +71,15 @@ def test_what_is_printed_says_why_rows_are_not_batched_and_what_is_passed_over(
     assert "grpcclient.InferenceServerClient('h:8')" in printed
 
 
+def test_a_report_may_be_long(checked: Checked, make_onnx: MakeModel, tmp_path: Path) -> None:
+    folder = make_onnx(tmp_path, "m").parent
+    (folder / "labels.txt").write_text("\n".join(f"label number {i}" for i in range(30_000)))
+    output = 'name: "scores" data_type: TYPE_FP32 dims: [2] label_filename: "labels.txt"'
+    (folder / "config.pbtxt").write_text(f"output [ {{ {output} }} ]")
+    status, (report,) = checked(str(folder), "--timeout", "60")
+    assert (status, len(report["announcement"]["labels"])) == (0, 30_000)
+
+
 def test_a_whole_repository_is_checked_and_each_thing_that_cannot_be_served_is_named(
     checked: Checked, make_onnx: MakeModel, tmp_path: Path
 ) -> None:

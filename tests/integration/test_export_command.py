@@ -120,8 +120,8 @@ def test_the_folder_is_a_version_with_a_manifest_read_from_the_graph(dense: Any)
 
 
 def test_the_worker_loads_what_was_exported(dense: Any) -> None:
-    from worker import model as workers
     from worker.backends.base import Device
+    from worker.loading import model as workers
 
     _, out, _ = dense
     for backend in ("onnx", "savedmodel", "tflite"):

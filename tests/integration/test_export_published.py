@@ -17,8 +17,8 @@ tf = pytest.importorskip("tensorflow")
 from training import parity  # noqa: E402 - after the skip where TensorFlow is not installed
 from training.export import lite, metadata  # noqa: E402
 from training.export_command import main  # noqa: E402
-from worker import model as workers  # noqa: E402
 from worker.backends.base import Device  # noqa: E402
+from worker.loading import model as workers  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("digits", "digits-student", "sentiment", "word2vec")

@@ -15,14 +15,14 @@ from serving.queueing.requests import InferenceRequest
 from tests.support.onnxmodels import FLOAT, info, node, save
 from tests.support.running import until
 from tests.support.versions import Api, running
-from worker import model as models
 from worker.backends.base import Device, LoadError
-from worker.catalogue import Catalogue, DesiredModel
-from worker.files import QUIET_S, Stillness, version_files
-from worker.hosts import ServedVersion
-from worker.local_host import LocalHost
-from worker.model import Model
-from worker.versions import Versions
+from worker.loading import model as models
+from worker.loading.model import Model
+from worker.reconciling.catalogue import Catalogue, DesiredModel
+from worker.reconciling.files import QUIET_S, Stillness, version_files
+from worker.reconciling.hosts import ServedVersion
+from worker.reconciling.local_host import LocalHost
+from worker.reconciling.versions import Versions
 
 MakeModel = Callable[..., Path]
 

@@ -18,9 +18,9 @@ from millrace.protocol.tensors import Tensor
 from serving.queueing.requests import InferenceRequest, InferenceResponse
 from tests.support.onnxmodels import FLOAT, INT32, INT64, constant, info, node, save
 from tests.support.working import ask, request_of, serving
-from worker import model as models
 from worker.backends.base import Device, LoadError
-from worker.model import Model
+from worker.loading import model as models
+from worker.loading.model import Model
 
 pytest.importorskip("tokenizers")
 from tests.support import wordpieces

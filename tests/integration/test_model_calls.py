@@ -25,8 +25,8 @@ from tests.support.working import Scripted, doubles, model_of, raises_in_infer, 
 from worker.calls.choosing import ServedModels
 from worker.calls.inputs import tensors_of
 from worker.calls.models import QueueModels
-from worker.current import CurrentRequests, current
-from worker.model import Model
+from worker.loading.model import Model
+from worker.running.current import CurrentRequests, current
 
 OWN = Queue("caller", 1)
 

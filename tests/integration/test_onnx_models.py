@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import DTYPES, TensorSpec
 from tests.support.onnxmodels import FLOAT, INT32, INT64, STRING, constant, info, node, save
-from worker import model
-from worker.backends import onnxdata
 from worker.backends.base import Device, LoadError
-from worker.backends.onnx import OnnxBackend, load
-from worker.backends.onnxtypes import NARROW
+from worker.backends.onnx import external_data
+from worker.backends.onnx.backend import OnnxBackend, load
+from worker.backends.onnx.datatypes import NARROW
+from worker.loading import model
 
 CPU = Device()
 SEQUENCE = helper.make_tensor_sequence_value_info
@@ -441,7 +441,7 @@ def test_weights_that_are_missing_or_too_short_are_named(tmp_path: Path) -> None
 def test_data_files_are_copied_to_the_disk_or_into_memory(tmp_path: Path, small_bytes: int) -> None:
     data = tmp_path / "w.bin"
     write_data(data)
-    with onnxdata.copied({"w.bin": data}, tmp_path, small_bytes=small_bytes) as contents:
+    with external_data.copied({"w.bin": data}, tmp_path, small_bytes=small_bytes) as contents:
         write_data(data, WEIGHTS + 1)
         os.truncate(data, 10)
         assert bytes(contents["w.bin"])[4096:] == WEIGHTS.tobytes()

@@ -17,10 +17,10 @@ from tests.support.codemodels import write
 from tests.support.onnxmodels import FLOAT, info, node, save
 from tests.support.running import ROOT
 from worker import backends
-from worker import model as models
 from worker.backends.base import Device, LoadError
 from worker.calls.models import QueueModels
-from worker.model import Model
+from worker.loading import model as models
+from worker.loading.model import Model
 from worker.python.declaration import read
 
 OTHERS = QueueModels(MemoryBroker(), "w", Queue("m", 1))

@@ -16,9 +16,11 @@ from millrace.artifacts.configs import TritonConfig
 from millrace.protocol.errors import InvalidRequest, ModelFailed
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature
-from worker import backends, preprocess, warmup_requests
-from worker import model as models
+from worker import backends
 from worker.backends.base import Backend, Device, LoadError
+from worker.loading import model as models
+from worker.loading import warmup_requests
+from worker.preprocessing import preparation
 
 tf: Any = pytest.importorskip("tensorflow")
 v1 = tf.compat.v1
@@ -471,7 +473,7 @@ def test_the_files_warm_up_requests_are_taken_for_every_verb(tmp_path: Path) -> 
     write_logs(folder, predict, regress, unfit, both)
     backend = loaded(folder)
     found = warmup_requests.read(
-        folder, None, TritonConfig(), backend.signatures, preprocess.load(folder, None), has_rows=True
+        folder, None, TritonConfig(), backend.signatures, preparation.load(folder, None), has_rows=True
     )
     answers = {
         name: [backend.run(name, inputs)[of].tolist() for inputs in found.of(name)]

@@ -21,9 +21,9 @@ from millrace import rpc
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import TensorSpec
 from tests.support.tflitefiles import Kind, Operator, TfliteFile, adding, counting, recurrent
-from worker import model
 from worker.backends.base import Device, LoadError
-from worker.backends.tflite import TfliteBackend, load
+from worker.backends.tflite.backend import TfliteBackend, load
+from worker.loading import model
 
 CPU = Device()
 X = np.array([[1.0, -2.0]], np.float32)

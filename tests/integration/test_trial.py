@@ -26,11 +26,11 @@ from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_stri
 from serving.queueing.requests import InferenceRequest, InferenceResponse
 from tests.support.onnxmodels import FLOAT, INT32, STRING, constant, info, node, save
 from tests.support.working import ask, block_of, connected, request_of, serving, text_request
-from worker import model as models
-from worker import trial
 from worker.backends.base import Arrays, Device
-from worker.model import Model
-from worker.preprocess import Preparation
+from worker.loading import model as models
+from worker.loading import trial
+from worker.loading.model import Model
+from worker.preprocessing.preparation import Preparation
 
 ROWS = [[-1.0, 2.0, 0.5, 3.0], [40.0, -7.0, 8.0, 1.0], [0.01, 0.02, -0.03, 0.04]]
 
@@ -218,6 +218,26 @@ def test_a_gpu_may_round_more_than_a_cpu(kind: Literal["cpu", "cuda"], is_batche
 
     assert (reason(0.001) == "") is is_batched
     assert "changes with the rows beside it" in reason(0.01)
+
+
+def test_requests_that_came_in_one_block_run_apart_where_rows_must_not_run_together(tmp_path: Path) -> None:
+    """Another worker may have announced the version as one that batches."""
+    nodes, constants = MIXING["softmax"]
+    model = load(save(tmp_path, nodes, [X], [Y], *constants))
+
+    async def run() -> list[ReplyBlock]:
+        broker, replies = MemoryBroker(), list[bytes]()
+        async with connected(broker) as link:
+            await link.append([block_of(link, request_of(ROWS), [1, 2])], Limits(100, 10**6))
+            with serving(broker, model):
+                while len(replies) < 2:
+                    replies += await link.replies()
+        return [codec.decode_reply(reply) for reply in replies]
+
+    one, two = asyncio.run(run())
+    assert one.tensors["y"].to_numpy().tolist() == [[1.0] * 4]
+    expected = np.exp(np.array(ROWS[1:], np.float32))
+    np.testing.assert_allclose(two.tensors["y"].to_numpy(), expected / expected.sum(0), rtol=1e-5)
 
 
 RARE: dict[str, tuple[str, Callable[[Any], Any]]] = {

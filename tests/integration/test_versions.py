@@ -27,15 +27,15 @@ from millrace.protocol.messages import NO_VERSION, ModelAnnouncement, WorkerAnno
 from serving.models.model_control import IndexEntry, ModelControl
 from tests.support.running import RedisServer, until
 from tests.support.versions import Api, running
-from worker import model as models
-from worker.catalogue import Catalogue
-from worker.files import Stillness
-from worker.hosts import ServedVersion
-from worker.local_host import LocalHost
-from worker.model import Model
+from worker.loading import model as models
+from worker.loading.model import Model
 from worker.process import Worker
+from worker.reconciling.catalogue import Catalogue
+from worker.reconciling.files import Stillness
+from worker.reconciling.hosts import ServedVersion
+from worker.reconciling.local_host import LocalHost
+from worker.reconciling.versions import Versions
 from worker.settings import WorkerSettings
-from worker.versions import Versions
 
 MakeModel = Callable[..., Path]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from millrace.broker.redis import RedisBroker
 from tests.support.working import QUEUE, Scripted, model_of
-from worker.loop import Instance
+from worker.running.loop import Instance
 
 
 def dies(x: Any) -> Any:

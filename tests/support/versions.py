@@ -19,8 +19,8 @@ from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest
 from serving.settings import ServingSettings
 from tests.support.running import until
-from worker.local_host import LocalHost
 from worker.process import Worker
+from worker.reconciling.local_host import LocalHost
 from worker.settings import WorkerSettings
 
 

@@ -4,8 +4,8 @@ from functools import partial
 from typing import Any
 
 from millrace.broker.base import Broker
-from worker.local_host import LocalHost
 from worker.process import Worker
+from worker.reconciling.local_host import LocalHost
 from worker.settings import WorkerSettings
 
 

@@ -19,11 +19,11 @@ from millrace.protocol.messages import ModelAnnouncement, RequestBlock, RequestI
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec, encode_strings
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest, InferenceResponse
-from worker import preprocess
 from worker.backends.base import Arrays
-from worker.loop import Instance
-from worker.model import Model
-from worker.quarantine import Quarantine
+from worker.loading.model import Model
+from worker.preprocessing import preparation
+from worker.running.loop import Instance
+from worker.running.quarantine import Quarantine
 
 QUEUE = Queue("m", 1)
 SIGNATURE = Signature(
@@ -79,7 +79,7 @@ def model_of(backend: Scripted, max_batch_size: int = 8, delay_ms: float = 0.0) 
         name="m", version=1, state="AVAILABLE", signatures=dict(backend.signatures), max_batch_size=max_batch_size
     )
     batching = Batching(max_batch_size=max_batch_size, max_queue_delay_ms=delay_ms)
-    return Model(announcement, batching, backend, preprocess.load(Path(), None))
+    return Model(announcement, batching, backend, preparation.load(Path(), None))
 
 
 @contextmanager

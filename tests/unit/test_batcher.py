@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from millrace.broker.base import Delivery
 from millrace.protocol.messages import RequestItem
-from worker.batcher import Batch, Cost, form_batches
-from worker.piece import Piece, TakenBlock
+from worker.running.batcher import Batch, Cost, form_batches
+from worker.running.piece import Piece, TakenBlock
 
 LSTM = Cost(batch=0.1, step=0.001, element=0.001)
 costs = st.builds(Cost, *[st.floats(0, 1)] * 3)

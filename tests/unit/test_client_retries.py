@@ -6,7 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from millrace_client import (
     AsyncClient,
@@ -333,28 +333,28 @@ def test_a_url_and_a_transport_that_contradict_each_other_are_refused_at_once(ur
 
 
 def test_every_error_of_the_http_library_becomes_one_of_ours() -> None:
-    def kinds(base: type[httpx.RequestError]) -> list[type[httpx.RequestError]]:
+    def kinds(base: type[httpx2.RequestError]) -> list[type[httpx2.RequestError]]:
         return [base, *(kind for child in base.__subclasses__() for kind in kinds(child))]
 
-    for kind in kinds(httpx.RequestError):
+    for kind in kinds(httpx2.RequestError):
 
-        def broken(request: httpx.Request, kind: type[httpx.RequestError] = kind) -> httpx.Response:
+        def broken(request: httpx2.Request, kind: type[httpx2.RequestError] = kind) -> httpx2.Response:
             raise kind("the wire is cut", request=request)
 
-        with Client(network=httpx.MockTransport(broken), retries=0) as client, pytest.raises(MillraceError):
+        with Client(network=httpx2.MockTransport(broken), retries=0) as client, pytest.raises(MillraceError):
             client.models()
 
 
 def test_a_sync_call_ends_soon_after_its_deadline_even_if_the_answer_drips() -> None:
     clock = Clock()
 
-    class Drip(httpx.SyncByteStream):
+    class Drip(httpx2.SyncByteStream):
         def __iter__(self):  # type: ignore[no-untyped-def]
             for _ in range(1000):
                 clock.now_s += 0.3
                 yield b" "
 
-    drip = httpx.MockTransport(lambda request: httpx.Response(200, stream=Drip()))
+    drip = httpx2.MockTransport(lambda request: httpx2.Response(200, stream=Drip()))
     with Client(network=drip, clock=clock, timeout_s=1.0) as client, pytest.raises(DeadlineExceeded):
         client.models()
     assert clock.now_s < 102

@@ -41,9 +41,9 @@ def _imports(module: Path) -> set[str]:
     return imported - sys.stdlib_module_names - {"millrace_client"}
 
 
-def test_nothing_is_imported_but_numpy_httpx_httpcore_and_for_grpc_what_its_extra_brings() -> None:
+def test_nothing_is_imported_but_numpy_httpx2_and_its_core_and_for_grpc_what_its_extra_brings() -> None:
     modules = {module: _imports(module) for module in PACKAGE.glob("*.py")}
-    assert set().union(*modules.values()) == {"google", "grpc", "httpcore", "httpx", "numpy"}
+    assert set().union(*modules.values()) == {"google", "grpc", "httpcore2", "httpx2", "numpy"}
     assert {module.stem for module, names in modules.items() if names & {"google", "grpc"}} == _OF_THE_EXTRA
 
 
@@ -67,6 +67,6 @@ def test_the_messages_are_the_servers() -> None:
 
 def test_the_distribution_declares_just_these_dependencies() -> None:
     project = ROOT / "client"
-    assert {needed.name for needed in requirements(project)} == {"httpcore", "httpx", "numpy"}
-    extra = {needed.name for needed in requirements(project, "grpc")} - {"httpcore", "httpx", "numpy"}
+    assert {needed.name for needed in requirements(project)} == {"httpcore2", "httpx2", "numpy"}
+    extra = {needed.name for needed in requirements(project, "grpc")} - {"httpcore2", "httpx2", "numpy"}
     assert extra == {"grpcio", "protobuf"}

@@ -19,7 +19,7 @@ from millrace.artifacts.configs import (
 )
 from millrace.artifacts.repository import RepositoryError
 from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
-from worker.catalogue import Catalogue, DesiredModel
+from worker.reconciling.catalogue import Catalogue, DesiredModel
 
 TFS = """
 model_config_list {

@@ -16,14 +16,14 @@ from millrace.protocol.errors import InvalidRequest, ModelFailed
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from millrace.rpc import tensorprotos, wire
 from tests.support.onnxmodels import FLOAT, INT64, constant, info, node, save
-from worker import model as models
-from worker import tfserving_warmup
 from worker.backends.base import Arrays, Device
-from worker.budget import Budget
-from worker.first_runs import FirstRuns, first_runs
-from worker.model import Model
-from worker.preprocess import Preparation
-from worker.samples import Subject
+from worker.loading import model as models
+from worker.loading import tfserving_warmup
+from worker.loading.budget import Budget
+from worker.loading.first_runs import FirstRuns, first_runs
+from worker.loading.model import Model
+from worker.loading.samples import Subject
+from worker.preprocessing.preparation import Preparation
 
 X, Y = TensorSpec(name="x", datatype="FP32", shape=(-1, -1)), TensorSpec(name="y", datatype="FP32", shape=(-1, -1))
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.protocol.tensors import DTYPES
-from worker.fitting import fitted
+from worker.python.fitting import fitted
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from tests.support.running import until
 from worker.processes.memory import ProcessMemory, SharedClock, make
 from worker.processes.process import ModelProcess
 from worker.processes.verdict import Cause, in_words, judge
-from worker.quarantine import Quarantine
-from worker.seats import Seat, are_renewed
-from worker.status import InstanceStatus, LoneItem
+from worker.running.quarantine import Quarantine
+from worker.running.seats import Seat, are_renewed
+from worker.running.status import InstanceStatus, LoneItem
 
 LEASE_MS = 1000
 SEGFAULT, KILLED, EXITED = signal.SIGSEGV.value, signal.SIGKILL.value, 3 << 8

@@ -12,7 +12,7 @@ from millrace.artifacts.images import read_digit
 from millrace.artifacts.manifest import DecodeImage, ManifestError
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import TensorSpec
-from worker.pixels import reader
+from worker.preprocessing.pixels import reader
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PHOTOGRAPH = Image.fromarray(np.random.default_rng(1).integers(0, 255, (30, 41, 3), np.uint8)).resize((410, 300))

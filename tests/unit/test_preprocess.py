@@ -9,8 +9,8 @@ from millrace.artifacts.manifest import DecodeImage, LookUpWords, Manifest, Toke
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Tensor, TensorSpec
-from worker import preprocess
-from worker.preprocess import MAX_WORDS, Preparation
+from worker.preprocessing import preparation
+from worker.preprocessing.preparation import MAX_WORDS, Preparation
 
 IMAGE = DecodeImage(input="image")
 TEXT = Tokenize(input="text", output="ids", max_length=7)
@@ -21,7 +21,7 @@ WORDS = LookUpWords(input="tokens", output="word_ids", weights="weights")
 def prepared(tmp_path: Path) -> Preparation:
     Vocabulary(["<pad>", "<unk>", "good"]).write(tmp_path / "vocabulary.txt")
     manifest = Manifest(name="m", version=1, signatures={}, preprocessing=(IMAGE, TEXT, WORDS))
-    return preprocess.load(tmp_path, manifest)
+    return preparation.load(tmp_path, manifest)
 
 
 def test_only_strings_need_to_be_prepared(prepared: Preparation) -> None:
@@ -56,7 +56,7 @@ def test_the_words_of_a_row_are_counted(prepared: Preparation) -> None:
 def test_the_images_of_a_request_that_runs_as_a_whole_are_counted(tmp_path: Path) -> None:
     large = TensorSpec(name="image", datatype="FP32", shape=(-1, 3, 2048, 2048))
     manifest = Manifest(preprocessing=(DecodeImage(input="image", scale="1/255"),))
-    prepared = preprocess.load(tmp_path, manifest, {"image": large})
+    prepared = preparation.load(tmp_path, manifest, {"image": large})
     prepared.check({"image": Tensor("BYTES", (1, 5), b"")})
     with pytest.raises(InvalidRequest, match="has 6 strings a row: at most 5 are taken"):
         prepared.check({"image": Tensor("BYTES", (1, 6), b"")})

@@ -4,7 +4,7 @@ import pytest
 
 from millrace.artifacts.manifest import Batching, DecodeImage, LookUpWords, Manifest, ManifestError, NameWords, Tokenize
 from millrace.protocol.tensors import Signature, TensorSpec
-from worker.presented import completed, inputs_of, notes
+from worker.loading.presented import completed, inputs_of, notes
 
 IDS, MASK, TYPES = (
     TensorSpec(name=name, datatype="INT64", shape=(-1, -1))

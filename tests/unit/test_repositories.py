@@ -13,7 +13,7 @@ from millrace.artifacts.onemodel import OneModel, one_model
 from millrace.artifacts.repository import RepositoryError
 from millrace.broker.keys import Queue, queue_of_dead_letters
 from millrace.protocol import names
-from worker.catalogue import Catalogue
+from worker.reconciling.catalogue import Catalogue
 
 
 def put(root: Path, *files: str) -> Path:

@@ -1,7 +1,7 @@
 """What an ONNX file shows of its rows, held against the runtime: what is said to be apart is apart."""
 
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import assume, event, given, settings
+from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
+from millrace.protocol.tensors import Signature, TensorSpec
 from tests.support.onnxmodels import FLOAT, INT64, constant, info, node, save
+from worker.backends.base import Arrays
 from worker.graphs import rowaxes
 from worker.graphs.rowaxes import Findings
+from worker.loading import trial
+from worker.preprocessing.preparation import Preparation
 
 # Steps of generated graphs. Each takes the tensors of rank 1 to 4 made before, and a number to choose by, and returns
 # nodes whose last output is the new tensor.
@@ -208,7 +212,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("graphs")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, suppress_health_check=[HealthCheck.filter_too_much])
 @given(_PROGRAMS, st.integers(0, 2**32 - 1))
 def test_whatever_graph_is_said_to_keep_rows_apart_does(
     folder: Path, steps: list[tuple[str, int, int]], seed: int
@@ -223,6 +227,48 @@ def test_whatever_graph_is_said_to_keep_rows_apart_does(
     event(f"said apart {found.are_apart}, said mixed {bool(found.mixed)}, is apart {apart}")
     if found.are_apart:
         assert apart
+
+
+class OfSession:
+    """A backend of a session, as far as a trial needs one."""
+
+    platform = "onnxruntime_onnx"
+    fault = ""
+    notes: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    mixed_rows: Mapping[str, str] = {}
+    axes: Mapping[str, Sequence[str]] = {}
+    keeps_state = ""
+
+    def __init__(self, session: Any) -> None:
+        x = TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
+        y = TensorSpec(name="y", datatype="FP32", shape=(-1,))
+        self.signatures: Mapping[str, Signature] = {"serving_default": Signature(inputs=(x,), outputs=(y,))}
+        self.session = session
+
+    def run(self, signature: str, inputs: Arrays) -> Arrays:
+        return {"y": self.session.run(["y"], inputs)[0]}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.filter_too_much])
+@given(_PROGRAMS, st.integers(0, 2**32 - 1))
+def test_whatever_graph_a_file_and_a_trial_pass_keeps_rows_apart(
+    folder: Path, steps: list[tuple[str, int, int]], seed: int
+) -> None:
+    model = _model(steps)
+    found = _found(model, folder)
+    assume(not found.mixed)
+    try:
+        backend = OfSession(_session(model))
+        passed = not trial.of_model(backend, backend.signatures, Preparation(), 16).reason
+    except Exception:  # the runtime refuses the graph
+        assume(False)
+    event(f"passed {passed}, said apart {found.are_apart}")
+    if passed:
+        assert _are_apart(backend.session, np.random.default_rng(seed))
 
 
 # Single operators and patterns of exporters, each with what is to be found

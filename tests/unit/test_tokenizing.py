@@ -18,8 +18,8 @@ pytest.importorskip("tokenizers")
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from tests.support import wordpieces
-from worker import tokenizing
-from worker.tokenizing import Tokenizing
+from worker.preprocessing import tokenizing
+from worker.preprocessing.tokenizing import Tokenizing
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 STEP = Tokenize(tokenizer="tokenizer.json", output=NAMES[0], mask=NAMES[1], types=NAMES[2], pair="other", max_length=9)

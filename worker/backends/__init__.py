@@ -13,9 +13,9 @@ from worker.backends.texts import place, public
 # name -> (the file that says a version has this format, module, the runtime it needs), the first choice first
 FORMATS: dict[str, tuple[str, str, str]] = {
     "python": ("model.py", "worker.backends.python", "packaging"),
-    "onnx": ("model.onnx", "worker.backends.onnx", "onnxruntime"),
-    "savedmodel": ("saved_model.pb", "worker.backends.savedmodel", "tensorflow"),
-    "tflite": ("model.tflite", "worker.backends.tflite", "ai_edge_litert"),
+    "onnx": ("model.onnx", "worker.backends.onnx.backend", "onnxruntime"),
+    "savedmodel": ("saved_model.pb", "worker.backends.savedmodel.backend", "tensorflow"),
+    "tflite": ("model.tflite", "worker.backends.tflite.backend", "ai_edge_litert"),
     "tfserving": ("tfserving.json", "worker.backends.tfserving", "grpc"),
     "mlflow": ("MLmodel", "worker.backends.mlflow", "mlflow"),
 }

@@ -89,7 +89,8 @@ class Backend(Protocol):
 class SelfDescribed(Protocol):
     """A backend whose model says itself how its rows run: it is taken at its word, and run on nothing made up.
 
-    `instances` is how many threads are to serve it. Its runs are told which requests they answer (`worker/current.py`).
+    `instances` is how many threads are to serve it. Its runs are told which requests they answer, by
+    `worker.running.current`.
     """
 
     batching: Batching

@@ -21,9 +21,9 @@ from millrace.protocol.errors import InvalidRequest, ModelFailed
 from millrace.protocol.tensors import BYTES, DEFAULT_SIGNATURE, Signature, TensorSpec, datatype_of
 from worker.backends.base import Arrays, Device, LoadError, ends_the_program
 from worker.backends.texts import place, public
-from worker.fitting import fitted
 from worker.python import requirements, source, values
 from worker.python.declaration import Field
+from worker.python.fitting import fitted
 
 _log = logging.getLogger(__name__)
 FILE = "MLmodel"

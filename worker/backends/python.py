@@ -19,9 +19,9 @@ from millrace.protocol.errors import DeadlineExceeded, ModelFailed, Unavailable
 from millrace.protocol.tensors import DEFAULT_SIGNATURE
 from worker.backends.base import Arrays, Device, LoadError, ends_the_program
 from worker.backends.texts import place, public
-from worker.loop_thread import LoopThread
 from worker.python import requirements, source, values
 from worker.python.declaration import Declaration, DeclarationError, read
+from worker.python.loop_thread import LoopThread
 
 _log = logging.getLogger(__name__)
 _MAY_PASS = (Unavailable, DeadlineExceeded, ConnectionError, TimeoutError)

@@ -26,9 +26,9 @@ from millrace.protocol.errors import (
 )
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, Tensor
 from millrace.rpc import tensorprotos, wire
-from worker.backends import signaturedefs
 from worker.backends.base import Arrays, Device, LoadError
-from worker.backends.signaturedefs import Announced
+from worker.backends.savedmodel import signature_defs
+from worker.backends.savedmodel.signature_defs import Announced
 from worker.backends.texts import place, public
 
 FILE_NAME = "tfserving.json"
@@ -179,7 +179,7 @@ def load(folder: Path, device: Device) -> TensorFlowServingBackend:
     definitions = _message("SignatureDefMap")()
     _message("GetModelMetadataResponse").FromString(answer).metadata["signature_def"].Unpack(definitions)
     wanted = {name: of for name, of in definitions.signature_def.items() if remote.signature in ("", name)}
-    found = signaturedefs.announced(wanted, signaturedefs.as_said)
+    found = signature_defs.announced(wanted, signature_defs.as_said)
     if not found.signatures:
         raise LoadError(_nothing_to_serve(remote, found, definitions.signature_def))
     names = {DEFAULT_SIGNATURE: remote.signature} if remote.signature else {name: name for name in found.signatures}

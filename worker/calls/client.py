@@ -20,7 +20,7 @@ from millrace.protocol.tensors import DEFAULT_SIGNATURE, Tensor, concatenate_row
 from worker.calls.choosing import ServedModels
 from worker.calls.inputs import tensors_of
 from worker.calls.sending import Call, send
-from worker.current import CurrentRequests
+from worker.running.current import CurrentRequests
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT_S = 1.0

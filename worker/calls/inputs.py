@@ -8,7 +8,7 @@ import numpy as np
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import BYTES, Signature, Tensor, TensorSpec
-from worker.fitting import fitted
+from worker.python.fitting import fitted
 
 
 def tensors_of(model: ModelAnnouncement, signature: str, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:

@@ -10,8 +10,8 @@ from millrace.broker.keys import Queue
 from millrace.model import Outputs
 from millrace.protocol.tensors import DEFAULT_SIGNATURE
 from worker.calls.client import CallingClient, Target
-from worker.current import current
-from worker.loop_thread import LoopThread
+from worker.python.loop_thread import LoopThread
+from worker.running.current import current
 
 _CLOSE_S = 2.0
 

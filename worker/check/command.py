@@ -17,11 +17,11 @@ from millrace.commandline import Parser
 from millrace.protocol.messages import NO_VERSION
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
-from worker.catalogue import Catalogue, DesiredModel
 from worker.check import text
 from worker.check.report import Job, Phase, Report
 from worker.processes.starter import NO_THREADS
 from worker.processes.verdict import in_words
+from worker.reconciling.catalogue import Catalogue, DesiredModel
 from worker.settings import WorkerSettings
 
 PROG = "millrace check"
@@ -128,21 +128,20 @@ def _probed(job: Job, timeout_s: float) -> Report:
 
 def _run(job: Job, timeout_s: float) -> tuple[Report | None, str, str]:
     """The last that the probe reported, what it did last, and how it ended, "" where it came to its end."""
-    receiving, sending = os.pipe()
-    command = [sys.executable, "-P", "-m", "worker.check.probe", msgspec.json.encode(job).decode(), str(sending)]
     path = os.pathsep.join(part or str(Path.cwd()) for part in sys.path)  # where this process has its modules from
-    with tempfile.TemporaryFile() as errors, os.fdopen(receiving, "rb") as reports:
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as reports:  # which are never full, as pipes are
+        fd = reports.fileno()
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-P", "-m", "worker.check.probe", msgspec.json.encode(job).decode(), str(fd)],
             env={**os.environ, **NO_THREADS, "PYTHONPATH": path},
-            pass_fds=[sending],
+            pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             stderr=errors,
         )
-        os.close(sending)
         words = _ended(process, errors, timeout_s)
+        reports.seek(0)
         found, phase = None, "load"
-        for message in map(_MESSAGES.decode, reports.read().splitlines()):
+        for message in map(_MESSAGES.decode, reports.read().rpartition(b"\n")[0].splitlines()):
             if isinstance(message, Report):
                 found = message
             else:

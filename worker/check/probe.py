@@ -24,16 +24,16 @@ from millrace.artifacts import manifest as manifests
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature
-from worker import model as models
-from worker import warmup_requests
 from worker.backends.base import Arrays, Device, LoadError, ends_the_program
 from worker.backends.texts import reason_of
 from worker.calls.models import QueueModels
 from worker.check import requests
 from worker.check.report import Job, Phase, Report, Runs
 from worker.check.requests import MOST_WRITTEN, Request
-from worker.model import Model
-from worker.samples import Subject
+from worker.loading import model as models
+from worker.loading import warmup_requests
+from worker.loading.model import Model
+from worker.loading.samples import Subject
 
 _MB = 1_000_000
 _SEARCH_S, _RUN_S, _MOST_RUNS = 20.0, 1.0, 5

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.graphs import onnxfile
-from worker.graphs.numbers import ARITHMETIC, arithmetic, numbers_reduced
-from worker.graphs.onnxfile import Graph, Node, OnnxFile
+from worker.graphs import onnx_graph
+from worker.graphs.arithmetic import ARITHMETIC, arithmetic, numbers_reduced
+from worker.graphs.onnx_graph import Graph, Node, OnnxFile
 from worker.graphs.rules import MAY_MIX, RANDOM, RULES, SOFTMAX, CannotTell, Mixes, from_axis, of_constant
 from worker.graphs.shaping import SHAPING
 from worker.graphs.values import ROWS, Size, Value, by_row, fixed, mixed, unknown, unknown_size
@@ -42,7 +42,7 @@ class Findings:
 def of_file(path: Path) -> Findings:
     """What the file shows; nothing where it cannot be read here, as the runtime may all the same."""
     try:
-        return of_model(onnxfile.read(path))
+        return of_model(onnx_graph.read(path))
     except (Malformed, OSError, ValueError, KeyError, RecursionError):
         return Findings()
 

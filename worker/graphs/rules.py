@@ -7,7 +7,7 @@ mixed or unknown already. An operator without a rule cannot be told.
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from worker.graphs.onnxfile import Constant, Node
+from worker.graphs.onnx_graph import Constant, Node
 from worker.graphs.values import ONE, Size, Value, by_row, counted, fixed, mixed, unknown_size
 
 Args = Sequence[Value | None]

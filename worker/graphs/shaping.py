@@ -2,17 +2,8 @@
 
 from collections.abc import Sequence
 
-from worker.graphs.numbers import (
-    constant_of_shape,
-    filled,
-    numbered,
-    numbers_of,
-    of_numbers,
-    shape,
-    size,
-    sizes_of,
-)
-from worker.graphs.onnxfile import MAX_NUMBERS, Node
+from worker.graphs.arithmetic import constant_of_shape, filled, numbered, numbers_of, of_numbers, shape, size, sizes_of
+from worker.graphs.onnx_graph import MAX_NUMBERS, Node
 from worker.graphs.rules import (
     Args,
     CannotTell,

@@ -2,7 +2,7 @@
 
 main thread   takes what the worker says, and tells it how the models are
 loading       loads, one version after the other
-instances     serve (`worker/instances.py`)
+instances     serve (`worker/running/instances.py`)
 """
 
 import logging
@@ -21,28 +21,17 @@ from typing import TextIO
 from millrace import logs
 from millrace.broker.keys import Queue
 from millrace.broker.redis import RedisBroker
-from worker import model as models
 from worker.backends.base import Device, LoadError
-from worker.budget import MEMORY_BYTES
 from worker.calls.models import QueueModels
-from worker.instances import InstanceGroup
+from worker.loading import model as models
+from worker.loading.budget import MEMORY_BYTES
 from worker.processes.forkserver import end_with_parent, prefer_for_oom
 from worker.processes.limits import limit_memory
 from worker.processes.memory import ProcessMemory, SharedClock
-from worker.processes.messages import (
-    Channel,
-    Fault,
-    Load,
-    Loaded,
-    LoadFailed,
-    Serve,
-    Setup,
-    Stop,
-    Stopped,
-    ToProcess,
-)
-from worker.quarantine import Quarantine
-from worker.seats import Seat
+from worker.processes.messages import Channel, Fault, Load, Loaded, LoadFailed, Serve, Setup, Stop, Stopped, ToProcess
+from worker.running.instances import InstanceGroup
+from worker.running.quarantine import Quarantine
+from worker.running.seats import Seat
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.25

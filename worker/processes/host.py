@@ -29,8 +29,6 @@ from millrace.protocol.errors import ModelFailed, Unavailable
 from millrace.protocol.messages import ReplyBlock, ReplyItem
 from worker import backends
 from worker.backends.base import LoadError
-from worker.catalogue import DesiredModel
-from worker.hosts import HostContext, ServedVersion
 from worker.processes import standard_error
 from worker.processes.aftermath import Aftermath
 from worker.processes.memory import ProcessMemory
@@ -39,12 +37,14 @@ from worker.processes.process import ModelProcess
 from worker.processes.starter import ProcessStarter
 from worker.processes.verdict import Cause, Verdict, in_words, judge
 from worker.processes.version import RemoteVersion
-from worker.seats import Seat, are_renewed, held_by
+from worker.reconciling.catalogue import DesiredModel
+from worker.reconciling.hosts import HostContext, ServedVersion
+from worker.running.seats import Seat, are_renewed, held_by
+from worker.running.status import LoneItem
 from worker.settings import WorkerSettings
-from worker.status import LoneItem
 
 _log = logging.getLogger(__name__)
-MODULES = ("worker.backends.onnx", "PIL.Image")  # what most model processes need, beside what all do
+MODULES = ("worker.backends.onnx.backend", "PIL.Image")  # what most model processes need, beside what all do
 _SERVER_PAUSE_S = 1.0
 _RELOAD_S = 5.0
 _MB = 1_000_000

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from millrace.broker.base import BrokerClock
-from worker.status import SLOT_BYTES, InstanceStatus
+from worker.running.status import SLOT_BYTES, InstanceStatus
 
 SLOTS = 16_384
 _HEAD_BYTES = 4096

@@ -14,7 +14,7 @@ from worker.processes.output import PrintedLines
 from worker.processes.starter import ProcessStarter
 from worker.processes.verdict import Cause
 from worker.processes.version import RemoteVersion
-from worker.seats import Seat
+from worker.running.seats import Seat
 
 _FORGOTTEN_S = 60.0  # after so long without an end, the next is the first again
 _EXPLAINED_PAUSE_S = 0.02

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from worker.seats import Seat
-from worker.status import LoneItem
+from worker.running.seats import Seat
+from worker.running.status import LoneItem
 
 # Why a process ended: by itself, or because the worker ended it.
 Cause = Literal["itself", "stuck", "memory", "slow", "loading", "stopped"]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from millrace.broker.keys import Queue
 from millrace.protocol.messages import ModelAnnouncement
-from worker.hosts import ServedVersion
 from worker.processes.messages import Load
-from worker.seats import Seat
+from worker.reconciling.hosts import ServedVersion
+from worker.running.seats import Seat
 
 if TYPE_CHECKING:
     from worker.processes.process import ModelProcess

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from millrace.protocol.errors import InvalidRequest, MillraceError, ModelFailed, RowErrors
 from worker.backends.base import Arrays
-from worker.fitting import fitted
 from worker.python.declaration import Field
+from worker.python.fitting import fitted
 
 
 def given(fields: Sequence[Field], inputs: Arrays) -> dict[str, Any]:

@@ -8,12 +8,10 @@ from tests.contract.suites import sources
 from tests.support.running import Stack
 
 pytestmark = sources.needs(sources.PERF_ANALYZER)
-_SHORT = ("--measurement-mode", "count_windows", "--measurement-request-count", "50", "-s", "99", "-r", "3")
+_SHORT = ("--measurement-mode", "count_windows", "--measurement-request-count", "50", "-s", "10000", "-r", "10")
 _INPUTS = {
     "digits": (),
     "simple": (),
-    "half_plus_two": (),
-    "sentiment": ("--string-data", "a wonderful film"),
     "word2vec": ("--string-data", "king", "--shape", "tokens:3", "--shape", "weights:3"),
     "identity_FP16": ("--shape", "INPUT0:4"),
     "identity_BYTES": ("--shape", "INPUT0:4"),
@@ -27,6 +25,14 @@ def test_it_measures(stack: Stack, model: str, protocol: str) -> None:
     measured = _run("-m", model, "-u", where, "-i", protocol, "-b", "2", *_INPUTS[model])
     assert "Throughput:" in measured
     assert "failed" not in measured.lower()
+
+
+@pytest.mark.parametrize("model", ["half_plus_two", "sentiment"])
+def test_it_has_no_words_for_a_row_of_no_dimensions(stack: Stack, model: str) -> None:
+    where = stack.url.removeprefix("http://")
+    command = [str(sources.place(sources.PERF_ANALYZER)), "-m", model, "-u", where, "--string-data", "a film"]
+    ran = subprocess.run([*command, *_SHORT], capture_output=True, text=True, timeout=120, check=False)
+    assert "unable to set shape for the input" in ran.stdout + ran.stderr
 
 
 @pytest.mark.parametrize(

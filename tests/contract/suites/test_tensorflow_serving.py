@@ -9,15 +9,12 @@ from tests.support.running import ROOT
 
 pytestmark = sources.needs(sources.TENSORFLOW_SERVING, sources.PYTHON_TENSORFLOW)
 _FILES = ("model_servers", "servables/tensorflow/testdata")
-_CONFIG = "the configuration is read once; HandleReloadConfigRequest changes it, and the files of each model are polled"
 _KERAS = "it expects the names that Keras 2 gives"
 _KNOWN = {
     "testBadModelConfig": "the text of the error is protobuf's own",
-    "testGoodGrpcChannelArgs": "gRPC has no arguments to pass on",
     "testGetModelMetadataREST": "a tensor whose rank the file leaves open is told with the one that its graph has",
     "testGetStatusREST": "the status has the keys `name` and `ready` of KServe's v1 protocol, too",
-    "testModelConfigReload": _CONFIG,
-    "testModelConfigReloadWithZeroPollPeriod": _CONFIG,
+    "testModelConfigReloadWithZeroPollPeriod": "models.config is always followed",
     "testPredictUDS": "gRPC has no Unix socket",
     "test_profiler_service_with_valid_trace_request": "there is no profiler service; answers have Server-Timing",
     "test_distrat_sequential_keras_saved_model_save": _KERAS,

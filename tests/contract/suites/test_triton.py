@@ -52,7 +52,7 @@ def _strings(models: TritonModels, target: Path) -> None:
 
 def _reshape(models: TritonModels, target: Path) -> None:
     for folder in models.copied(target, "qa_reshape_model_repository", "onnx*"):
-        for other in ("libtorch", "plan", "simple_reshape", "sequence_reshape", "fan_reshape"):
+        for other in ("libtorch", "simple_reshape", "sequence_reshape", "fan_reshape"):
             name = folder.name.replace("onnx", other)
             models.copied(target, "qa_reshape_model_repository", folder.name, name=name)
 
@@ -111,7 +111,7 @@ _SUITES: list[tuple[str, str, tuple[str, ...], Prepare, dict[str, str], dict[str
         (),
         _reshape,
         {"BACKENDS": "onnx", "ENSEMBLES": "0"},
-        {},
+        dict.fromkeys(("test_ff2", "test_ff4"), "asks for models of TensorRT, which have other shapes than ONNX's"),
     ),
     (
         "L0_input_validation",

@@ -1,0 +1,1 @@
+"""SavedModels, by TensorFlow, as TensorFlow Serving loads them."""

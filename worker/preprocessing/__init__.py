@@ -1,0 +1,1 @@
+"""The steps in front of a graph: images to pixels, texts to tokens, rows of one length."""

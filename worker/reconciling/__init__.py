@@ -1,0 +1,1 @@
+"""From what folders hold and operators want to what is loaded."""

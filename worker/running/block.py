@@ -1,0 +1,132 @@
+"""A block's life at a worker, from its delivery until it is finished.
+
+delivery ──► opened ──► items answered, refused or dropped, one or many at a time ──► finished with the last item
+               │
+               └─ cannot be read, holds no requests, or delivered too often: buried with the dead letters
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from millrace.broker.base import BrokerClock, ConsumerLink, Delivery
+from millrace.protocol import codec
+from millrace.protocol.errors import MillraceError, ModelFailed, Unavailable
+from millrace.protocol.messages import RequestBlock, RequestItem
+from worker.running.outbox import Outbox
+from worker.running.piece import Piece, TakenBlock
+
+_log = logging.getLogger(__name__)
+MAX_DELIVERIES = 3
+
+
+class Blocks:
+    """The blocks that one instance of a model has in hand. What becomes of them goes to the outbox."""
+
+    def __init__(
+        self,
+        model: str,
+        link: ConsumerLink,
+        outbox: Outbox,
+        *,
+        clock: BrokerClock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._model = model
+        self._link = link
+        self._outbox = outbox
+        self._clock = clock
+        self._monotonic = monotonic
+        self._cancelled: set[tuple[str, int]] = set()
+
+    def opened(self, deliveries: Iterable[Delivery]) -> list[tuple[TakenBlock, RequestBlock]]:
+        """Those that can be read and are to run; the others are buried."""
+        blocks = [(delivery, block) for delivery in deliveries if (block := self._read(delivery))]
+        self._cancelled = self._asked_for_cancelled([block for _, block in blocks])
+        now_ms, now = self._clock.now_ms(), self._monotonic()
+        return [
+            (
+                TakenBlock(
+                    delivery=delivery,
+                    reply_to=block.reply_to,
+                    signature=block.signature,
+                    queue_ms=now_ms - block.sent_ms,
+                    taken=now,
+                    unanswered=len(block.items),
+                    has_rows=block.has_rows,
+                    via=block.via,
+                ),
+                block,
+            )
+            for delivery, block in blocks
+        ]
+
+    def is_abandoned(self, block: TakenBlock, item: RequestItem) -> bool:
+        """Whether the item has expired, or its caller went away."""
+        return item.deadline_ms <= self._clock.now_ms() or (block.reply_to, item.id) in self._cancelled
+
+    def without_abandoned(self, pieces: Iterable[Piece]) -> list[Piece]:
+        """The pieces less their abandoned items, which are dropped."""
+        now_ms, kept = self._clock.now_ms(), []
+        for piece in pieces:
+            left: Piece | None = piece
+            if self._cancelled or piece.due_ms <= now_ms:
+                left = piece.without(partial(self.is_abandoned, piece.block))
+                self.finish(piece.block, len(piece.items) - (len(left.items) if left else 0))
+            if left:
+                kept.append(left)
+        return kept
+
+    def refuse(self, block: TakenBlock, refused: Sequence[tuple[RequestItem, MillraceError]]) -> None:
+        """Answer these items of the block with their errors."""
+        if refused:
+            self._outbox.refuse(block.reply_to, refused)
+            self.finish(block, len(refused))
+
+    def finish(self, block: TakenBlock, items: int) -> None:
+        """So many more of the block's items are answered or dropped; the last ones finish it."""
+        block.unanswered -= items
+        if not block.unanswered:
+            self._outbox.finished.append(block.delivery)
+
+    def _read(self, delivery: Delivery) -> RequestBlock | None:
+        try:
+            block = codec.decode_request(delivery.block)
+        except codec.CodecError as error:
+            _log.exception("a block cannot be read", extra={"model": self._model})
+            self._bury(delivery, str(error))
+            return None
+        if not block.items:
+            self._bury(delivery, "the block holds no requests")
+            return None
+        if delivery.deliveries > MAX_DELIVERIES:
+            self._give_up(delivery, block)
+            return None
+        return block
+
+    def _asked_for_cancelled(self, blocks: Sequence[RequestBlock]) -> set[tuple[str, int]]:
+        """The items, by reply stream and id, whose callers went away: none where that cannot be known now."""
+        if not self._link.cancelled_count:
+            return set()
+        try:
+            return self._link.cancelled([(block.reply_to, item.id) for block in blocks for item in block.items])
+        except Unavailable as error:
+            _log.warning("the queue does not answer", extra={"reason": str(error)})
+            return set()
+
+    def _bury(self, delivery: Delivery, error: str) -> None:
+        """Put the block with the dead letters; if that cannot be now, leave it to be claimed again."""
+        try:
+            self._link.bury(delivery, error)
+        except Unavailable as unavailable:
+            _log.warning("a block could not be buried yet", extra={"reason": str(unavailable)})
+        else:
+            self._outbox.finished.append(delivery)
+
+    def _give_up(self, delivery: Delivery, block: RequestBlock) -> None:
+        text = f"the request was given up after {delivery.deliveries - 1} workers failed on it"
+        _log.error("gave up on a block", extra={"model": self._model, "requests": [item.trace for item in block.items]})
+        error = ModelFailed(f"model '{self._model}': {text}")
+        self._outbox.refuse(block.reply_to, [(item, error) for item in block.items])
+        self._bury(delivery, text)
