@@ -18,7 +18,7 @@ import pytest
 from millrace_client import AsyncClient, Client, InvalidRequest, JobFailed, NotFound
 
 from tests.support.jobs import csv_of
-from tests.support.running import Stack, is_alive, our_environment, until
+from tests.support.running import ROOT, Stack, is_alive, our_environment, until
 
 Up = Callable[..., Stack]
 _CLI = "import sys; from millrace_client.cli import main; sys.exit(main())"
@@ -103,6 +103,30 @@ def test_two_stacks_do_not_share_a_folder_and_jobs_can_be_left_out(up: Up, tiny:
     assert answer.status_code == 501
     assert "MILLRACE_JOBS_REDIS_URL" in answer.json()["error"]
     assert httpx.get(f"{stack.url}/v1/jobs").json() == {"jobs": []}
+
+
+def test_without_their_packages_the_stack_starts_without_jobs_unless_they_are_asked_for(
+    up: Up, tiny: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "millrace"
+    lines = [
+        f"#!{sys.executable}",
+        "import os, sys",
+        f"os.environ['PYTHONPATH'] = {our_environment()['PYTHONPATH']!r}",
+        f"sys.path.insert(0, {str(ROOT)!r})",
+        "sys.modules['rq'] = None",
+        "from ops.supervisor import main",
+        "sys.exit(main([each for each in sys.argv[2:] if each != '--jobs=default']))",
+    ]
+    program.write_text("\n".join(lines))
+    program.chmod(0o755)
+    asked = up("--models", tiny, "--jobs", "1", program=program)
+    assert asked.process.wait(60) == 1
+    assert "rq: not installed" in asked.output
+    stack = up("--models", tiny, "--jobs=default", program=program)
+    assert "without background jobs: rq: not installed" in stack.output
+    assert directly(stack, [[1, 2, 3]]) == [[14.0, 140.0]]
+    assert httpx.get(f"{stack.url}/v1/jobs").status_code == 501
 
 
 def test_the_client_submits_watches_and_fetches(up: Up, tiny: str, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def start_up(
     grpc = free_port()
     command = [str(program)] if program else [sys.executable, "-P", "-m", "millrace"]
     command += ["up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
-    command += [] if "--jobs" in arguments else ["--jobs", "0"]
+    command += [] if any(each.startswith("--jobs") for each in arguments) else ["--jobs", "0"]
     environment = our_environment()
     if program:
         del environment["PYTHONPATH"]
