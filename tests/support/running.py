@@ -150,12 +150,14 @@ def start_up(
 ) -> Stack:
     """Run `millrace up` in a folder and wait until it runs, or has ended; without `waits`, for nothing.
 
-    `program` is a command `millrace` that is installed elsewhere, with what it imports.
+    `program` is a command `millrace` that is installed elsewhere, with what it imports. Without `--jobs` there are
+    none: they would be this user's.
     """
     port = port or free_port()
     grpc = free_port()
     command = [str(program)] if program else [sys.executable, "-P", "-m", "millrace"]
     command += ["up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
+    command += [] if any(each.startswith("--jobs") for each in arguments) else ["--jobs", "0"]
     environment = our_environment()
     if program:
         del environment["PYTHONPATH"]
