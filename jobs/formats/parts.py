@@ -96,11 +96,13 @@ def join_parquet(parts: Sequence[Path], out: Path) -> None:
         schema = pa.ipc.open_file(source).schema
     with pa.parquet.ParquetWriter(str(out), schema) as writer:
         group: list[pa.RecordBatch] = []
+        rows = size = 0
         for batch in batches(parts):
             group.append(batch)
-            if sum(b.num_rows for b in group) >= _GROUP_ROWS or sum(b.nbytes for b in group) >= _GROUP_BYTES:
+            rows, size = rows + batch.num_rows, size + batch.nbytes
+            if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(group))
-                group = []
+                group, rows, size = [], 0, 0
         if group:
             writer.write_table(pa.Table.from_batches(group))
 

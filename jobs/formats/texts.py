@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -55,7 +56,7 @@ def joined(columns: "list[pa.Array]", separator: str, end: str) -> memoryview:
 
 def _lists(column: pa.Array) -> pa.Array:
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-    offsets = pa.array([0, *lengths.cumsum().tolist()], pa.int32())
+    offsets = pa.array(np.concatenate([[0], lengths.cumsum()]), pa.int32())
     elements = pa.ListArray.from_arrays(offsets, json_texts(column.flatten()))
     texts = pc.binary_join_element_wise("[", pc.binary_join(elements, ","), "]", "")
     return pc.if_else(column.is_valid(), texts, "null")

@@ -2,8 +2,11 @@
 
 import http.server
 import importlib
+import io
+import json
 import os
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -13,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from jobs import addresses, places
 from jobs.context import Job
@@ -21,6 +25,7 @@ from millrace.jobs.documents import ScoreDocument
 from millrace.jobs.records import JobRecord
 from millrace.protocol.errors import InvalidRequest, StorageFull
 from tests.support.jobs import Jobs, model_worker
+from tests.support.onnxmodels import FLOAT, info, node, save
 from tests.support.running import RedisServer
 
 Answers = dict[str, tuple[int, dict[str, str], bytes]]
@@ -243,9 +248,13 @@ def test_files_and_folders_are_fetched_from_s3_and_results_sent_there(tmp_path: 
 
 @pytest.fixture(scope="module")
 def queue(tmp_path_factory: pytest.TempPathFactory, make_onnx: Callable[..., Path]) -> Iterator[RedisServer]:
-    """The models' Redis, with a worker that has `tiny`."""
+    """The models' Redis, with a worker that has `tiny`, and `means`, which takes images to the mean of each channel."""
     folder = tmp_path_factory.mktemp("models")
     make_onnx(folder)
+    x, y = info("data", FLOAT, ["n", 3, 8, 8]), info("means", FLOAT, ["n", 3])
+    save(folder / "means" / "1", [node("ReduceMean", ["data"], ["means"], axes=[2, 3], keepdims=0)], [x], [y])
+    steps = {"preprocessing": [{"kind": "decode_image", "scale": "1/255"}]}
+    (folder / "means" / "1" / "manifest.json").write_text(json.dumps(steps))
     server = RedisServer(tmp_path_factory.mktemp("queue") / "redis.sock")
     server.start()
     with model_worker(server, folder):
@@ -295,3 +304,36 @@ def test_a_job_below_the_root_in_every_format(jobs: Jobs, tmp_path: Path, suffix
     found = pa.parquet.read_table(root / "c.parquet")
     assert [int(each) for each in found.column("id").to_pylist()] == list(range(250))
     assert [row[0] for row in found.column("scores").to_pylist()] == [n + 2 * 1 + 3 * 2 for n in range(250)]
+
+
+def png(colour: tuple[int, int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_job_scores_images_and_says_which_file_is_none(jobs: Jobs, tmp_path: Path, is_folder: bool) -> None:
+    files = {f"{n}.png": png((n, 0, 255)) for n in range(10, 240)} | {"a.txt": b"no image", "b.png": png((0, 255, 0))}
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as made:
+        for name, data in files.items():
+            made.writestr(name, data)
+    document = {"kind": "score", "model": "means", "output_format": "jsonl"}
+    if is_folder:
+        root = tmp_path / "root"
+        zipfile.ZipFile(archive).extractall(root / "scans")
+        jobs.start(MILLRACE_JOBS_ROOT=str(root))
+        job = jobs.submit(document | {"input": "scans"})
+    else:
+        jobs.start()
+        job = jobs.submit(document, archive.getvalue(), "scans.zip")
+    record = jobs.ended(job.id)
+    assert (record.state, record.error, record.rows, record.errors) == ("finished", "", 232, 1)
+    rows = [json.loads(line) for line in jobs.result(job.id).splitlines()]
+    assert [row["name"] for row in rows] == (sorted(files) if is_folder else list(files))
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["100.png"]["means"] == pytest.approx([100 / 255, 0, 1])
+    assert by_name["b.png"]["means"] == pytest.approx([0, 1, 0])
+    assert (by_name["a.txt"]["means"], by_name["a.txt"]["error"] is None) == (None, False)
+    assert all(row["error"] is None for row in rows if row["name"] != "a.txt")
