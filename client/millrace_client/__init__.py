@@ -6,6 +6,7 @@ from millrace_client.errors import (
     DeadlineExceeded,
     InvalidRequest,
     InvalidResponse,
+    JobFailed,
     MillraceError,
     NotFound,
     NotSupported,
@@ -14,6 +15,8 @@ from millrace_client.errors import (
     ServerError,
     Unavailable,
 )
+from millrace_client.jobs import AsyncJob, Job
+from millrace_client.jobstatus import JobStatus
 from millrace_client.models import ModelMetadata, ModelStatus, TensorSpec, VersionStatus
 from millrace_client.prediction import Prediction
 
@@ -21,11 +24,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "AsyncJob",
     "Client",
     "ConnectionFailed",
     "DeadlineExceeded",
     "InvalidRequest",
     "InvalidResponse",
+    "Job",
+    "JobFailed",
+    "JobStatus",
     "MillraceError",
     "ModelMetadata",
     "ModelStatus",
