@@ -20,11 +20,21 @@ from millrace.jobs.units import Unit
 _log = logging.getLogger(__name__)
 LEASE_MS = 4000
 _BEAT_S = 0.25
-_RENEW = """
+# KEYS: claim, record, progress, changes, done. ARGV: token, lease in ms, unit, its progress ("" where it is as before).
+# Returns why the unit must stop, "" where it need not. Nothing is written of a job that is gone.
+_BEAT = """
+local state = redis.call('HGET', KEYS[2], 'state')
+if not state or state == 'canceled' then return 'canceled' end
+if state ~= 'started' and state ~= 'queued' then return 'the job has ended' end
+if redis.call('HEXISTS', KEYS[5], ARGV[3]) == 1 then return '' end
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
+if holder and holder ~= ARGV[1] then return 'another process has the unit' end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+if ARGV[4] ~= '' then
+  redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
+  redis.call('XADD', KEYS[4], 'MAXLEN', '1', '*', 'progress', ARGV[3])
+end
+return ''
 """
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
@@ -78,14 +88,8 @@ class Claim:
     def _beat(self) -> str:
         """Renew, and publish progress; why the unit must stop, "" where it need not."""
         now = self._progress.now()
-        with self._store.client.pipeline(transaction=False) as pipe:
-            pipe.eval(_RENEW, 1, self._key, self._token, str(LEASE_MS))
-            pipe.hget(self._keys.record, "state")
-            if now != self._shown:
-                pipe.hset(self._keys.progress, self._unit.name, f"{now[0]} {now[1]}")
-                pipe.xadd(self._keys.changes, {"progress": self._unit.name}, maxlen=1, approximate=False)
-            answers: list[Any] = pipe.execute()
+        shown = f"{now[0]} {now[1]}" if now != self._shown else ""
+        keys = (self._key, self._keys.record, self._keys.progress, self._keys.changes, self._keys.done)
+        reason: Any = self._store.client.eval(_BEAT, 5, *keys, self._token, str(LEASE_MS), self._unit.name, shown)
         self._shown = now
-        if answers[1] != b"started" and answers[1] != b"queued":
-            return "canceled"
-        return "" if answers[0] else "another process has the unit"
+        return str(reason, "utf-8")

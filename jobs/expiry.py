@@ -43,7 +43,9 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _is_old(path: Path, now_s: float) -> bool:
+    """Whether nothing was written there for long: an upload may take hours to arrive."""
     try:
-        return path.stat().st_mtime + _ORPHAN_S < now_s
+        newest = max(each.stat().st_mtime for each in (path, *path.iterdir()))
     except OSError:
         return False
+    return newest + _ORPHAN_S < now_s

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -23,8 +24,13 @@ from millrace.protocol.tensors import BYTES, DTYPES, Signature, Tensor, TensorSp
 Array = npt.NDArray[Any]
 
 
-def mapping_of(document: RowsDocument, signature: Signature, columns: Sequence[str]) -> dict[str, str]:
-    """Which column feeds each input. Raises `InvalidRequest`, naming what there is."""
+def mapping_of(
+    document: RowsDocument, signature: Signature, columns: Sequence[str], main: str | None = None
+) -> dict[str, str]:
+    """Which column feeds each input; `main` feeds the one input of a model where nothing says which.
+
+    Raises `InvalidRequest`, naming what there is.
+    """
     inputs = {spec.name: spec for spec in signature.inputs}
     needed = [spec.name for spec in signature.inputs if not spec.optional]
     if document.column is not None:
@@ -36,8 +42,9 @@ def mapping_of(document: RowsDocument, signature: Signature, columns: Sequence[s
         found = dict(document.columns)
     else:
         found = {name: name for name in inputs if name in columns}
-        if not found and len(needed) == 1 and len(columns) == 1:
-            found = {needed[0]: columns[0]}
+        alone = main or (columns[0] if len(columns) == 1 else None)
+        if not found and len(needed) == 1 and alone:
+            found = {needed[0]: alone}
     field = "column" if document.column is not None else "columns"
     for name, column in found.items():
         if name not in inputs:
@@ -48,6 +55,17 @@ def mapping_of(document: RowsDocument, signature: Signature, columns: Sequence[s
         have = ", ".join(columns)
         raise InvalidRequest(f"{field}: the model's input {missing[0]!r} has no column; the file has {have}")
     return found
+
+
+def check_files(signature: Signature, mapping: Mapping[str, str], schema: pa.Schema) -> None:
+    """Raises `InvalidRequest` where a column of files would feed an input of numbers that takes none."""
+    for spec in signature.inputs:
+        column = mapping.get(spec.name)
+        if column and _is_binary(schema.field(column).type) and _as_fed(spec, pa.binary()).datatype != BYTES:
+            shape = list(spec.shape)
+            raise InvalidRequest(
+                f"columns: {column!r} has files, and {spec.name!r} takes {spec.datatype} {shape} alone"
+            )
 
 
 class Inputs:
@@ -61,13 +79,25 @@ class Inputs:
     def blocks(self, batch: pa.RecordBatch, errors: dict[int, str]) -> Iterator[Block]:
         """The batch's rows in order, but for those that get an error here."""
         arrays = {}
-        for spec, column in self._columns:
-            arrays[spec.name] = _values(batch.column(column), spec, column, errors)
+        for spec, name in self._columns:
+            column = batch.column(name)
+            arrays[spec.name] = _values(column, _as_fed(spec, column.type), name, errors)
         good = [row for row in range(batch.num_rows) if row not in errors]
         for run in _alike(arrays, good):
             for first in range(0, len(run), self._most or 1):
                 rows = run[first : first + (self._most or 1)]
                 yield Block(rows, {name: _tensor(column, rows) for name, column in arrays.items()})
+
+
+def _as_fed(spec: TensorSpec, kind: pa.DataType) -> TensorSpec:
+    """What the input takes from a column of that type: files, if it takes those too."""
+    if spec.media and _is_binary(kind):
+        return msgspec.structs.replace(spec, datatype=BYTES, shape=(-1,))
+    return spec
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _tensor(column: "Array | list[Array | None]", rows: Sequence[int]) -> Tensor:

@@ -8,7 +8,9 @@ from jobs.parts import Outcome, Plan
 from millrace.jobs.keys import JobKeys
 from millrace.jobs.store import JobStore, in_words
 
+# A job that was deleted meanwhile must not come back in pieces.
 _DONE = """
+if redis.call('HEXISTS', KEYS[3], 'kind') == 0 then return 0 end
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 1 then
   redis.call('HINCRBY', KEYS[3], 'rows_done', ARGV[3])
   redis.call('HINCRBY', KEYS[3], 'errors', ARGV[4])
@@ -27,6 +29,7 @@ redis.call('HINCRBY', KEYS[2], 'errors', -outcome.errors)
 return 1
 """
 _PLAN = """
+if redis.call('HEXISTS', KEYS[2], 'kind') == 0 then return 0 end
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return 0 end
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[2], 'rows', ARGV[2]) end
 redis.call('HSET', KEYS[2], 'rows_done', '0', 'errors', '0')
@@ -88,4 +91,4 @@ class Ledger:
     def count_death(self, unit: str) -> int:
         """A process died of the unit; how many have."""
         with in_words():
-            return int(self._client.hincrby(self._keys.record, f"deaths {unit}", 1))
+            return int(self._client.hincrby(self._keys.tries, unit, 1))

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from jobs import formats, places
 from jobs.context import Job
-from jobs.inputs import Inputs, mapping_of
+from jobs.inputs import Inputs, check_files, mapping_of
 from jobs.link import Link
 from jobs.models import chosen, signature_of
 from jobs.parts import Part, Plan, cut
@@ -31,7 +31,9 @@ def plan_rows(job: Job, document: RowsDocument) -> tuple[Plan, ModelAnnouncement
     place = places.input_path(job, document.input)
     reader = formats.reader(place, reading(job, document))
     model = asyncio.run(_chosen(job, document))
-    mapping = mapping_of(document, signature_of(model, document.signature), reader.schema.names)
+    signature = signature_of(model, document.signature)
+    mapping = mapping_of(document, signature, reader.schema.names, "image" if reader.format == "images" else None)
+    check_files(signature, mapping, reader.schema)
     facts = {"model": msgspec.to_builtins(model), "mapping": mapping, "input": place.name}
     parts = cut(reader.row_count, document.part_rows or job.settings.part_rows)
     job.log(f"{reader.row_count} rows in {len(parts)} parts for {model.name} version {model.version}")

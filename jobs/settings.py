@@ -19,6 +19,10 @@ class JobsSettings(JobStoreSettings):
     protocols: str = Field(
         "", description="Protocols of URLs that jobs may read and write, separated by commas: `s3,gs,https`."
     )
+    url_private: bool = Field(
+        False,
+        description="Whether URLs that name a host may lead to private addresses: loopback, 10.0.0.0/8 and others.",
+    )
     part_rows: int = Field(50_000, ge=1, description="Rows in one part of a job, unless the job says otherwise.")
     models: Path = Field(
         Path("models"), description="The model repository: what jobs of the kind `export` may export again."

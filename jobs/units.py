@@ -108,6 +108,7 @@ class UnitRunner:
         if unit == units.JOIN:
             self._join(kind, job, plan, ledger)
             return
+        self._store.check_room()
         number = int(unit.rpartition("-")[2])
         outcome = kind.run(job, plan, plan.parts[number])
         errors = ledger.finish(unit, outcome)
@@ -119,6 +120,7 @@ class UnitRunner:
         if any(name not in done for name in names):
             return
         outcomes: Sequence[Outcome] = [done[name] for name in names]
+        _check_errors(job, sum(outcome.errors for outcome in outcomes))
         try:
             outputs = kind.join(job, plan, outcomes)
         except FileNotFoundError as error:

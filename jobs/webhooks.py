@@ -8,7 +8,6 @@ Redirects are not followed, and the address that is connected to is the one that
 import hashlib
 import hmac
 import http.client
-import ipaddress
 import logging
 import socket
 import ssl
@@ -18,8 +17,9 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from jobs.addresses import is_public
 from jobs.settings import JobsSettings
-from millrace.jobs.keys import CALLS
+from millrace.jobs.keys import CALLS, JobKeys
 from millrace.jobs.records import JobRecord
 from millrace.jobs.store import JobStore, check_callback, in_words
 from millrace.protocol.errors import MillraceError, NotFound
@@ -75,7 +75,7 @@ class Webhooks:
     def _settle(self, job: str, problem: str) -> None:
         """Note what came of it, and when to try again."""
         with in_words():
-            tries = int(self._store.client.hincrby(f"millrace:job:{job}", "calls", 1))
+            tries = int(self._store.client.hincrby(JobKeys(job).tries, "webhook", 1))
         if not problem or tries >= _MOST_TRIES:
             self._store.log(job, f"webhook given up: {problem}" if problem else "webhook delivered")
             with in_words():
@@ -117,14 +117,9 @@ class Webhooks:
     def _address(self, host: str, port: int) -> tuple[str, int]:
         found = [info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         for address in found:
-            if self._settings.callback_private or _is_public(str(address)):
+            if self._settings.callback_private or is_public(str(address)):
                 return str(address), port
         raise ValueError(f"{host} is at a private address, where webhooks may not go")
-
-
-def _is_public(address: str) -> bool:
-    found = ipaddress.ip_address(address)
-    return found.is_global and not found.is_multicast
 
 
 _TAKE = """

@@ -9,6 +9,7 @@ import pyarrow as pa
 from jobs.formats.arrays import ArraysReader
 from jobs.formats.base import Options, Reader, Writer, parsed_json, refused
 from jobs.formats.csvfile import CsvReader
+from jobs.formats.images import ImagesReader
 from jobs.formats.jsonlines import JsonLinesReader
 from jobs.formats.packing import join_npz
 from jobs.formats.parts import (
@@ -48,6 +49,7 @@ _READERS: Mapping[str, Callable[[Path, Options], Reader]] = {
     "arrow": ArrowReader,
     "npy": lambda place, options: ArraysReader(place, options, "npy"),
     "npz": lambda place, options: ArraysReader(place, options, "npz"),
+    "images": ImagesReader,
 }
 _WRITERS: Mapping[str, Callable[[Path], Writer]] = {"csv": CsvWriter, "jsonl": JsonLinesWriter}
 _JOINS: Mapping[str, Callable[[Sequence[Path], Path], None]] = {
@@ -72,8 +74,6 @@ def format_of(name: str, format: str) -> str:  # noqa: A002
 def reader(place: Path, options: Options) -> Reader:
     """A reader of the file. Raises `InvalidRequest` for what cannot be read."""
     found = "images" if options.format == "auto" and place.is_dir() else format_of(place.name, options.format)
-    if found not in _READERS:
-        raise InvalidRequest(f"input_format: {found} cannot be read yet")
     if found != "images" and place.is_dir():
         raise InvalidRequest(f"input: {place.name!r} is a folder, and no file of the format {found}")
     try:

@@ -29,9 +29,9 @@ def indexed(path: Path, options: Options, make: Callable[[], Made]) -> Made:
 
 
 def check_same(path: Path, size: int, changed_ns: int) -> None:
-    """Raises `InvalidRequest` for a file that was written to since then."""
+    """Raises `InvalidRequest` for a file that was written to since then; a folder's index has the names that count."""
     stat = path.stat()
-    if (stat.st_size, stat.st_mtime_ns) != (size, changed_ns):
+    if path.is_file() and (stat.st_size, stat.st_mtime_ns) != (size, changed_ns):
         raise InvalidRequest(f"input: {path.name} was changed while the job ran")
 
 
@@ -40,5 +40,5 @@ def _write(kept: Path, made: Made) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     writing = kept.with_name(f".{os.getpid()}.npz")
     stamp = np.array([index.size, index.changed_ns], np.int64)
-    np.savez(writing, **{"stamp": stamp, "rows": index.rows, "offsets": index.offsets, **others})  # type: ignore[arg-type]
+    np.savez(writing, **{"stamp": stamp, "rows": index.rows, "offsets": index.offsets, **others})
     writing.replace(kept)

@@ -34,7 +34,7 @@ def json_texts(column: pa.Array) -> pa.Array:
         return pc.replace_substring(column.storage.fill_null("null"), "\n", " ")
     if pa.types.is_floating(kind):
         wide = _wide(column)
-        return pc.if_else(pc.is_finite(wide), wide.cast(pa.string()), "null").fill_null("null")
+        return pc.if_else(pc.is_finite(wide), _numbers(wide), "null").fill_null("null")
     if _is_number(kind):
         return _numbers(column).fill_null("null")
     if _is_list(kind):
@@ -78,7 +78,11 @@ def _quoted(column: pa.Array) -> pa.Array:
 
 
 def _numbers(column: pa.Array) -> pa.Array:
-    return _wide(column).cast(pa.string())
+    texts = _wide(column).cast(pa.string())
+    if not pa.types.is_floating(column.type):
+        return texts
+    is_whole = pc.match_substring_regex(texts, "^-?[0-9]+$")  # 3.0 stays a float for whoever reads it
+    return pc.if_else(is_whole, pc.binary_join_element_wise(texts, "", ".0"), texts)
 
 
 def _wide(column: pa.Array) -> pa.Array:

@@ -7,6 +7,7 @@ nothing but their arguments.
 """
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ class Kind(Protocol):
 def whole(path: Path) -> Iterator[Path]:
     """Another name to write a file under; it gets its own when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writing = path.with_name(f".{path.name}.{os.getpid()}")
+    writing = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         yield writing
         with writing.open("rb") as file:

@@ -42,7 +42,7 @@ class Score:
         plan, model, reader = plan_rows(job, document)
         layout = _layout(document, model, reader)
         if document.output:
-            places.output_path(job, document.output)
+            places.check_output(job, document.output, document.input)
         return msgspec.structs.replace(plan, facts=plan.facts | {"layout": msgspec.to_builtins(layout)})
 
     def run(self, job: Job, plan: Plan, part: Part) -> Outcome:
@@ -63,7 +63,7 @@ class Score:
         suffix = formats.SUFFIXES[layout.format]
         parts = [job.part_path(part.number, suffix) for part in plan.parts]
         if document.output:
-            with whole(places.output_path(job, document.output)) as path:
+            with places.output(job, document.output) as path:
                 formats.join(parts, path, layout.format)
             return Outputs(written_to=document.output)
         name = f"{Path(plan.facts['input']).stem}-scored{suffix}"

@@ -11,6 +11,7 @@ millrace:job:ID                  hash    the job's record
 millrace:job:ID:plan             string  how the job is cut, as JSON (the jobs program's own)
 millrace:job:ID:done             hash    unit -> what it found out, as JSON
 millrace:job:ID:progress         hash    unit in work -> "ROWS ERRORS" so far
+millrace:job:ID:tries            hash    unit -> how many processes died of it; "webhook" -> how often it was called
 millrace:job:ID:claim:UNIT       string  who works on the unit; expires in seconds unless that is renewed
 millrace:job:ID:changes          stream  one entry, the newest change; its id is what waiters wait for
 millrace:job:ID:logs             stream  the last 1,000 lines of the log: "text"
@@ -55,6 +56,11 @@ class JobKeys:
         return f"{self.record}:progress"
 
     @property
+    def tries(self) -> str:
+        """What was tried in vain."""
+        return f"{self.record}:tries"
+
+    @property
     def changes(self) -> str:
         """The newest change."""
         return f"{self.record}:changes"
@@ -71,4 +77,4 @@ class JobKeys:
     @property
     def all(self) -> tuple[str, ...]:
         """What is deleted with the job; claims expire."""
-        return (self.record, self.plan, self.done, self.progress, self.changes, self.logs)
+        return (self.record, self.plan, self.done, self.progress, self.tries, self.changes, self.logs)

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from millrace.jobs.records import JobRecord
+from millrace.jobs.records import FINAL, JobRecord
 
 
 def record_of(job: str, fields: Mapping[bytes, bytes], progress: Sequence[bytes], now_s: float) -> JobRecord:
     """The record. `progress` are the units in work, "ROWS ERRORS" each; `now_s` is in seconds since 1970."""
     found = {str(name, "utf-8"): str(value, "utf-8") for name, value in fields.items() if name != b"document"}
-    in_work = [(int(rows), int(errors)) for rows, errors in (each.split() for each in progress)]
+    counted = () if found["state"] in FINAL else progress  # of a job that ended, nothing is in work
+    in_work = [(int(rows), int(errors)) for rows, errors in (each.split() for each in counted)]
     rows = int(found["rows"]) if found.get("rows") else None
     rows_done = int(found.get("rows_done", "0")) + sum(each for each, _ in in_work)
     started_s, ended_s = float(found.get("started_s", "0")), float(found.get("ended_s", "0"))

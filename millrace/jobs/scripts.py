@@ -42,7 +42,7 @@ class Scripts:
         keys = JobKeys(job)
         was: Any = self._transition(
             keys=[keys.record, WAITING, UNFINISHED, keys.changes],
-            args=[job, ",".join(allowed), state, *_flat({"touched": "1"} | dict(fields))],
+            args=[job, ",".join(allowed), state, *_flat(fields)],
         )
         return str(was, "utf-8") or None  # type: ignore[return-value]
 

@@ -220,6 +220,7 @@ class JobStore:
         if was in FINAL:
             self.log(id, "retried")
             with in_words():
+                self.client.delete(JobKeys(id).tries)
                 scripts.enqueue(self.client, units.Unit(id, units.PLAN))
         return self.get(id)
 
@@ -238,6 +239,10 @@ class JobStore:
             pipe.execute()
 
     # For the jobs program
+
+    def check_room(self, more: int = 0) -> None:
+        """Raises `StorageFull` where `more` bytes of files do not fit."""
+        self._room.check(more)
 
     def job_folder(self, id: str) -> Path:  # noqa: A002
         """Where the job's parts and outputs are."""
@@ -308,7 +313,9 @@ class JobStore:
                 pipe.hvals(each.progress)
             answers = pipe.execute()
         pairs = zip(keys, answers[::2], answers[1::2], strict=True)
-        return [record_of(each.id, fields, progress, self.clock()) for each, fields, progress in pairs if fields]
+        return [
+            record_of(each.id, fields, progress, self.clock()) for each, fields, progress in pairs if b"kind" in fields
+        ]
 
 
 def connect(url: str) -> "redis.Redis":

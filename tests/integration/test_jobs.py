@@ -243,7 +243,7 @@ def test_rows_that_cannot_be_scored_are_rows_with_their_errors(jobs: Jobs) -> No
     assert (record.state, record.rows, record.errors) == ("finished", 7, 4)
     rows = table(jobs.result(job.id))
     assert [row["x"] for row in rows] == values
-    assert [row["y"] for row in rows] == ["2", "", "6", "", "", "18", ""]
+    assert [row["y"] for row in rows] == ["2.0", "", "6.0", "", "", "18.0", ""]
     assert [bool(row[ERROR]) for row in rows] == [False, True, False, True, True, False, True]
     assert "99" in rows[1][ERROR]
 

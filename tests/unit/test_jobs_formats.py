@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import formats
-from jobs.formats import base, csvfile, lines
-from jobs.inputs import Inputs
+from jobs.formats import base, csvfile, images, lines
+from jobs.inputs import Inputs, check_files
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature, TensorSpec
 
@@ -107,8 +108,10 @@ def test_any_csv_that_python_writes_is_read_back(
 ) -> None:
     made = io.StringIO()
     # Python leaves a bare carriage return without quotes where it ends no row.
-    quoting = csv.QUOTE_ALL if any("\r" in text for row in rows for text in row) else csv.QUOTE_MINIMAL
-    csv.writer(made, lineterminator=end, quoting=quoting).writerows([("one", "two"), *rows])
+    has_returns = any("\r" in text for row in rows for text in row)
+    csv.writer(made, lineterminator=end, quoting=csv.QUOTE_ALL if has_returns else csv.QUOTE_MINIMAL).writerows(
+        [("one", "two"), *rows]
+    )
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(made.getvalue().encode().removesuffix(b"" if has_end else end.encode()))
     assert [tuple(row.values()) for row in rows_of(path)] == rows
@@ -330,3 +333,88 @@ def test_a_file_that_is_damaged_further_on_is_too(tmp_path: Path) -> None:
 def test_a_header_of_csv_ends_where_its_quotes_end(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('"a\nb",c\n1,2\n')
     assert csvfile.header_end(tmp_path / "a.csv") == 8
+
+
+FILES = {"b.png": b"b", "a/c.png": b"c" * 100_000, "a/é.jpg": b"", "d.txt": b"d"}
+
+
+def zipped(path: Path, **packing: Any) -> Path:
+    with zipfile.ZipFile(path, "w", **packing) as archive:
+        for name, data in (*FILES.items(), ("__MACOSX/b.png", b""), (".DS_Store", b"")):
+            archive.writestr(name, data)
+    return path
+
+
+def in_folder(path: Path) -> Path:
+    for name, data in (*FILES.items(), (".hidden/b.png", b""), ("Thumbs.db", b"")):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_of_images_is_a_row_a_file(tmp_path: Path, packing: int) -> None:
+    path = zipped(tmp_path / "a.zip", compression=packing)
+    expected = [{"image": data, "name": name} for name, data in FILES.items()]
+    assert rows_of(path) == expected
+    for first, count in ((1, 2), (3, 1)):
+        assert rows_of(path, first, count, folder=tmp_path / "kept") == expected[first : first + count]
+    assert tuple(formats.reader(path, formats.Options()).carried) == ("name",)
+
+
+def test_a_folder_of_images_is_a_row_a_file_in_the_order_of_paths(tmp_path: Path) -> None:
+    folder, kept = in_folder(tmp_path / "scans"), tmp_path / "kept"
+    expected = [{"image": FILES[name], "name": name} for name in sorted(FILES)]
+    assert rows_of(folder, folder=kept) == expected
+    (folder / "0.png").write_bytes(b"it came later")
+    assert rows_of(folder, 1, 2, folder=kept) == expected[1:3]
+
+
+def test_links_lead_out_of_no_folder(tmp_path: Path) -> None:
+    folder, options = in_folder(tmp_path / "scans"), formats.Options(folder=tmp_path / "kept")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "c.png").write_bytes(b"secret")
+    reader = formats.reader(folder, options)
+    (folder / "b.png").unlink()
+    (folder / "b.png").symlink_to(tmp_path / "secret" / "c.png")
+    (folder / "a" / "c.png").unlink()
+    (folder / "a" / "é.jpg").unlink()
+    (folder / "a").rmdir()
+    (folder / "a").symlink_to(tmp_path / "secret")
+    (batch,) = reader.read(0, 4)
+    assert batch.column("image").to_pylist() == [None, None, None, b"d"]
+    assert formats.refused(batch).keys() == {0, 1, 2}
+    with pytest.raises(InvalidRequest, match="is a link, and links are not followed"):
+        formats.reader(folder, formats.Options())
+
+
+def test_members_of_a_zip_that_cannot_be_unpacked_are_refused_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("good.png", b"good")
+        archive.writestr("bomb.png", bytes(1_000_000), zipfile.ZIP_DEFLATED)
+        archive.writestr("other.png", b"other", zipfile.ZIP_BZIP2)
+        archive.writestr("torn.png", b"untouched")
+    path.write_bytes(path.read_bytes().replace(b"untouched", b"unTouched"))
+    monkeypatch.setattr(images, "MOST_ROW_BYTES", 100_000)
+    (batch,) = formats.reader(path, formats.Options()).read(0, 4)
+    assert batch.column("image").to_pylist() == [b"good", None, None, None]
+    errors = formats.refused(batch)
+    assert errors[1] == "the file is larger than 100000 bytes"
+    assert errors[2].startswith("the file is packed in a way that is not read")
+    assert errors[3] == "the file is damaged"
+
+
+def test_files_feed_inputs_that_take_files_and_no_others() -> None:
+    takes = Signature(inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, 28, 28), media="image"),), outputs=())
+    batch = pa.record_batch({"image": pa.array([b"one", None, b"three"]), "name": ["a", "b", "c"]})
+    errors: dict[int, str] = {}
+    blocks = Inputs(takes, {"x": "image"}, 10).blocks(batch, errors)
+    assert [(block.rows, block.tensors["x"].to_numpy().tolist()) for block in blocks] == [([0, 2], [b"one", b"three"])]
+    assert errors == {1: "column 'image': is empty"}
+    check_files(takes, {"x": "image"}, batch.schema)
+    only_numbers = Signature(inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1, 28, 28)),), outputs=())
+    with pytest.raises(InvalidRequest, match=r"'image' has files, and 'x' takes FP32 \[-1, 28, 28\] alone"):
+        check_files(only_numbers, {"x": "image"}, batch.schema)

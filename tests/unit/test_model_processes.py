@@ -175,7 +175,10 @@ def test_what_one_process_writes_into_the_shared_memory_another_reads() -> None:
     theirs.status(16_383).work(123.0)
     ours.clock_offset_ms = 7000.0
     assert (ours.loading, ours.loading_s(now_s=103.0)) == (5, 3.0)
+    theirs.first_runs_since_s = 101.0
+    assert ours.first_runs_since_s == 101.0
     theirs.end_loading()
+    assert ours.first_runs_since_s == 0.0
     assert (ours.loading, ours.loading_s(now_s=104.0)) == (0, 0.0)
     assert ours.status(16_383).overdue_ms(124.0) == 1.0
     assert not ours.status(16_382).is_working

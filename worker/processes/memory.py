@@ -56,8 +56,9 @@ class ProcessMemory:
         self._head[_FIRST_RUNS] = since_s
 
     def end_loading(self) -> None:
-        """The process loads none any more."""
+        """The process loads none any more, so that none is in its first runs."""
         self._head[_LOADING] = 0
+        self._head[_FIRST_RUNS] = 0.0
 
     def loading_s(self, now_s: float) -> float:
         """For how long the process has been loading a version; 0 where it loads none."""

@@ -10,7 +10,7 @@ end
 if not string.find(',' .. ARGV[2] .. ',', ',' .. was .. ',', 1, true) then
   return was
 end
-redis.call('HSET', KEYS[1], 'state', ARGV[3], unpack(ARGV, 4))
+redis.call('HSET', KEYS[1], 'state', unpack(ARGV, 3))
 redis.call(ARGV[3] == 'queued' and 'SADD' or 'SREM', KEYS[2], ARGV[1])
 local is_final = ARGV[3] ~= 'queued' and ARGV[3] ~= 'started'
 redis.call(is_final and 'SREM' or 'SADD', KEYS[3], ARGV[1])
