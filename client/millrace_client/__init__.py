@@ -1,5 +1,6 @@
 """Ask a Millrace model server for predictions: `Client`, `AsyncClient`, what they answer and what they raise."""
 
+from millrace_client.batches import map_batches
 from millrace_client.client import AsyncClient, Client
 from millrace_client.errors import (
     ConnectionFailed,
@@ -45,4 +46,5 @@ __all__ = [
     "TensorSpec",
     "Unavailable",
     "VersionStatus",
+    "map_batches",
 ]

@@ -3,19 +3,24 @@
 import asyncio
 import contextlib
 import csv
+import importlib
 import io
 import json
+import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
-from millrace_client import AsyncClient, Client, InvalidRequest, JobFailed, NotFound
+from millrace_client import AsyncClient, Client, InvalidRequest, JobFailed, NotFound, map_batches
 
 from tests.support.jobs import csv_of
 from tests.support.running import ROOT, Stack, is_alive, our_environment, until
@@ -151,8 +156,32 @@ def test_the_client_submits_watches_and_fetches(up: Up, tiny: str, tmp_path: Pat
         job.delete()
         with pytest.raises(NotFound):
             client.jobs.get(job.id)
+    _in_batches(stack.url)
     asyncio.run(_asynchronously(stack.url, tmp_path))
     _on_the_command_line(stack.url, tmp_path)
+
+
+def _in_batches(url: str) -> None:
+    rows = [[float(number), 2.0, 3.0] for number in range(5)]
+    expected = [[14.0 - 1 + number, 140.0 - 10 + 10 * number] for number in range(5)]
+    ask = pickle.loads(pickle.dumps(map_batches("tiny", column="rows", url=url, rows=2)))
+    answered = ask({"rows": np.array(rows, np.float32), "id": np.arange(5)})
+    assert answered["scores"].tolist() == expected
+    assert answered["id"].tolist() == list(range(5))
+    table = ask(pa.table({"rows": rows, "id": range(5)}))
+    assert table["scores"].to_pylist() == expected
+    assert table.column_names == ["rows", "id", "scores"]
+    assert ask(table.select(["rows"]).to_batches()[0]).column("scores").to_pylist() == expected
+    if find_spec("pandas"):  # no program of ours needs it
+        frame = ask(importlib.import_module("pandas").DataFrame({"rows": rows}))
+        assert np.stack(frame["scores"].to_list()).tolist() == expected
+    by_name = map_batches("tiny", url=url, prefix="tiny_")
+    assert by_name({"x": np.array(rows, np.float32)})["tiny_scores"].tolist() == expected
+    assert by_name({"x": np.empty((0, 3), np.float32)})["x"].shape == (0, 3)
+    with pytest.raises(InvalidRequest, match="no column 'rows'"):
+        ask({"other": np.zeros(1)})
+    with pytest.raises(TypeError, match="and not list"):
+        ask([1])
 
 
 async def _asynchronously(url: str, folder: Path) -> None:

@@ -32,13 +32,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("jobs")
 
 
-@pytest.fixture(scope="module")
-def api(redis_for_jobs: RedisServer, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
+def start(redis_for_jobs: RedisServer, folder: Path, log: Path) -> ApiProcess:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MILLRACE_JOBS_REDIS_URL", redis_for_jobs.url)
         patch.setenv("MILLRACE_JOBS_FOLDER", str(folder))
         patch.setenv("MILLRACE_JOBS_MAX_UPLOAD_BYTES", str(200 * MB))
-        process = ApiProcess(redis_for_jobs.url, tmp_path_factory.mktemp("log") / "log", max_buffered_bytes=64 * MB)
+        return ApiProcess(redis_for_jobs.url, log, max_buffered_bytes=64 * MB)
+
+
+@pytest.fixture(scope="module")
+def api(redis_for_jobs: RedisServer, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
+    process = start(redis_for_jobs, folder, tmp_path_factory.mktemp("log") / "log")
     yield process
     process.stop()
 
@@ -226,6 +230,19 @@ def test_many_who_watch_keep_nobody_waiting_and_are_let_go(url: str, api: ApiPro
         answer.close()
         connection.close()
     httpx.delete(f"{url}/{job}")
+
+
+def test_a_server_that_stops_lets_go_of_those_who_watch(
+    redis_for_jobs: RedisServer, folder: Path, tmp_path: Path
+) -> None:
+    api = start(redis_for_jobs, folder, tmp_path / "log")
+    job = submit(f"http://127.0.0.1:{api.port}/v1/jobs")["id"]
+    connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=20)
+    answer = events_of(connection, f"/v1/jobs/{job}/events")
+    assert answer.readline() == b"event: progress\n"
+    assert api.stop() < 15
+    answer.read()
+    connection.close()
 
 
 def test_a_result_is_sent_from_the_disk(url: str, store: JobStore, api: ApiProcess) -> None:
