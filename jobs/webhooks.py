@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import http.client
 import logging
-import socket
 import ssl
 import threading
 from typing import Any
@@ -17,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from jobs.addresses import is_public
+from jobs.addresses import connected
 from jobs.settings import JobsSettings
 from millrace.jobs.keys import CALLS, JobKeys
 from millrace.jobs.records import JobRecord
@@ -106,20 +105,12 @@ class Webhooks:
     def _connect(self, url: SplitResult) -> http.client.HTTPConnection:
         """A connection to an address that is allowed; the name is not looked up a second time."""
         host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
-        address = self._address(host, port)
-        connected = socket.create_connection(address, _TIMEOUT_S)
+        opened = connected(host, port, self._settings.callback_private, _TIMEOUT_S)
         connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
         if url.scheme == "https":
-            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=host)
-        connection.sock = connected
+            opened = ssl.create_default_context().wrap_socket(opened, server_hostname=host)
+        connection.sock = opened
         return connection
-
-    def _address(self, host: str, port: int) -> tuple[str, int]:
-        found = [info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-        for address in found:
-            if self._settings.callback_private or is_public(str(address)):
-                return str(address), port
-        raise ValueError(f"{host} is at a private address, where webhooks may not go")
 
 
 _TAKE = """
