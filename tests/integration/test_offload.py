@@ -21,6 +21,7 @@ from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.offload.jobs import Parsed, ParseJob, RenderJob, Written, describe, with_elements
 from serving.offload.pool import OffloadPool, Result
+from tests.support.offspring import Offspring
 from tests.support.running import ROOT
 
 MB = 2**20
@@ -50,10 +51,15 @@ def parse(body: bytes, verb: str = "tfs/predict", model: ModelAnnouncement = MOD
 
 
 class Bench:
-    """A pool, and jobs that are waited for."""
+    """A pool, jobs that are waited for, and the processes that do them."""
 
-    def __init__(self, pool: OffloadPool) -> None:
+    def __init__(self, pool: OffloadPool, offspring: Offspring) -> None:
         self.pool = pool
+        self._offspring = offspring
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        return self._offspring.children()
 
     async def do(self, job: Any, *buffers: Any, timeout_s: float = 60) -> Result | MillraceError:
         future: asyncio.Future[Result | MillraceError] = asyncio.get_running_loop().create_future()
@@ -68,10 +74,10 @@ class Bench:
 
 @asynccontextmanager
 async def running(processes: int = 1, memory_bytes: int = MEMORY) -> AsyncIterator[Bench]:
-    pool = OffloadPool(processes, memory_bytes)
+    pool, offspring = OffloadPool(processes, memory_bytes), Offspring()
     pool.start()
     try:
-        yield Bench(pool)
+        yield Bench(pool, offspring)
     finally:
         pool.stop()
 
@@ -88,11 +94,6 @@ def tensors(result: Result | MillraceError) -> dict[str, Tensor]:
     assert isinstance(result, Result)
     assert isinstance(result.outcome, Parsed)
     return with_elements(result.outcome.tensors, result.buffers([each.size for each in result.outcome.tensors]))
-
-
-def children() -> list[psutil.Process]:
-    found = psutil.Process().children()
-    return [each for each in found if "serving.offload.process" in " ".join(each.cmdline())]
 
 
 def test_a_body_is_read_and_a_response_written_elsewhere() -> None:
@@ -125,12 +126,12 @@ def test_errors_come_back_in_the_callers_words() -> None:
 def test_what_needs_too_much_memory_is_refused_and_the_process_lives_on() -> None:
     async def test(bench: Bench) -> None:
         body = b'{"instances":[[' + b",".join([b'"abc"'] * 3_900_000) + b"]]}"
-        (child,) = children()
+        (child,) = bench.processes
         error = await bench.do(parse(body, model=TEXTS), body)
         assert isinstance(error, PayloadTooLarge)
         assert "memory" in str(error)
         assert isinstance(await bench.do(parse(b'{"instances": [[1]]}'), b'{"instances": [[1]]}'), Result)
-        assert [each.pid for each in children()] == [child.pid]
+        assert [each.pid for each in bench.processes] == [child.pid]
 
     run(test, memory_bytes=128 * MB)
 
@@ -143,7 +144,7 @@ def test_a_process_that_ends_fails_its_own_job_alone() -> None:
         small = b'{"instances": [[1]]}'
         behind = asyncio.create_task(bench.do(parse(small), small))
         await asyncio.sleep(0)
-        os.kill(children()[0].pid, signal.SIGSEGV)
+        os.kill(bench.processes[0].pid, signal.SIGSEGV)
         assert isinstance(await slow, MillraceError)
         assert isinstance(await behind, Result)
         assert bench.pool.statistics.ended == 1
@@ -196,11 +197,13 @@ def test_short_jobs_are_not_stuck_behind_long_ones() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_no_process_is_left_behind(processes: int) -> None:
+    offspring = Offspring()
+
     async def test(bench: Bench) -> None:
-        await bench.until(lambda: len(children()) == processes)
+        await bench.until(lambda: len(bench.processes) == processes)
 
     run(test, processes=processes)
-    assert children() == []
+    assert offspring.children() == []
 
 
 _UNDER_A_LIMIT = """

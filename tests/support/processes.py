@@ -20,6 +20,7 @@ from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Tensor
 from serving.queueing.producer import Producer
 from serving.queueing.requests import InferenceRequest
+from tests.support.offspring import Offspring
 from tests.support.running import is_alive, until
 from worker.process import Worker
 from worker.processes.host import MODULES, ModelProcesses, Parking
@@ -107,6 +108,7 @@ class Running:
     """A worker in a thread of this process, its models in processes."""
 
     def __init__(self, url: str, models: Path, **options: Any) -> None:
+        self._offspring = Offspring()
         parking = options.pop("parking", Parking())
         modules = (*MODULES, *options.pop("modules", ("tests.support.breaking_format",)))
         settings = WorkerSettings(
@@ -124,9 +126,8 @@ class Running:
 
     @property
     def processes(self) -> list[psutil.Process]:
-        """The model processes."""
-        mine = psutil.Process().children(recursive=True)
-        return [process for process in mine if is_alive(process) and process.parent() in mine]
+        """The model processes, and those of workers that this process has started since."""
+        return [process for process in self._offspring.grandchildren() if is_alive(process)]
 
     @property
     def servers(self) -> set[psutil.Process]:
