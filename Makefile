@@ -9,7 +9,7 @@ HOST ?= http://127.0.0.1:8000
 .PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench memory lock wheels dist redis compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
-test: .venv/test.stamp ; $(BIN)/pytest -m "not slow" $(ARGS)
+test: .venv/test.stamp ; $(BIN)/pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 test-all: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
 unit: .venv/test.stamp ; $(BIN)/pytest tests/unit $(ARGS)
 integration: .venv/test.stamp ; $(BIN)/pytest tests/integration $(ARGS)

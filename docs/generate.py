@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from jobs.settings import JobsSettings
 from millrace.broker import acl, discovery, keys
 from millrace.settings import CommonSettings, variables
 from serving.settings import ServingSettings
@@ -24,6 +25,7 @@ def settings_page() -> str:
     for title, program in (
         ("The API: `python -m serving`", ServingSettings),
         ("The worker: `python -m worker`", WorkerSettings),
+        ("The jobs program: `python -m jobs`", JobsSettings),
     ):
         parts.append(f"\n## {title}\n\n| variable | default | what it does |\n| --- | --- | --- |\n")
         parts += [_row(program, name, field) for name, field in variables(program).items()]
@@ -33,6 +35,7 @@ def settings_page() -> str:
 def _row(program: type[CommonSettings], name: str, field: str) -> str:
     info = program.model_fields[field]
     default = info.default.get_secret_value() if isinstance(info.default, SecretStr) else info.default
+    default = "" if info.default_factory else default
     return f"| `{name}` | `{default}` | {info.description} |\n"
 
 

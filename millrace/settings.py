@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from millrace.broker.discovery import servers
 
-_PROGRAMS = ("MILLRACE_SERVING_", "MILLRACE_WORKER_")
+_PROGRAMS = ("MILLRACE_SERVING_", "MILLRACE_WORKER_", "MILLRACE_JOBS_")
 
 
 class SettingsError(Exception):
@@ -21,10 +21,16 @@ class SettingsError(Exception):
 
 
 class CommonSettings(BaseModel):
-    """The settings that every program has. `prefix` begins the names of a program's own variables."""
+    """The settings that every program has. `prefix` begins the names of a program's own variables.
+
+    `variable_names` has fields whose variables are called otherwise. A class whose `knows_all` is False is a part of
+    another one's settings, so it says nothing of variables with its prefix that it does not know.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     prefix: ClassVar[str] = "MILLRACE_"
+    variable_names: ClassVar[Mapping[str, str]] = {}
+    knows_all: ClassVar[bool] = True
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
@@ -50,7 +56,8 @@ def variables(settings: type[CommonSettings]) -> dict[str, str]:
     """Each field by the name of its environment variable."""
     shared = CommonSettings.model_fields
     return {
-        (CommonSettings.prefix if name in shared else settings.prefix) + name.upper(): name
+        settings.variable_names.get(name)
+        or (CommonSettings.prefix if name in shared else settings.prefix) + name.upper(): name
         for name in settings.model_fields
     }
 
@@ -61,7 +68,7 @@ def load(settings: type[_S], environ: Mapping[str, str], **given: object) -> _S:
     Raises `SettingsError`.
     """
     known = variables(settings)
-    others = tuple(program for program in _PROGRAMS if program != settings.prefix)
+    others = tuple(program for program in _PROGRAMS if program != settings.prefix or not settings.knows_all)
     for name in environ:
         if name.startswith("MILLRACE_") and not name.startswith(others) and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
@@ -78,4 +85,4 @@ def load(settings: type[_S], environ: Mapping[str, str], **given: object) -> _S:
 
 def _secrets(settings: type[CommonSettings]) -> set[str]:
     """The fields whose values are shown nowhere."""
-    return {name for name, field in settings.model_fields.items() if field.annotation is SecretStr}
+    return {name for name, field in settings.model_fields.items() if field.annotation in (SecretStr, SecretStr | None)}

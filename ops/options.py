@@ -40,6 +40,12 @@ def parser(environ: Mapping[str, str]) -> Parser:
     )
     parser.add_argument("--workers", type=_between(1, 1000), default=1, help="worker processes (default 1)")
     parser.add_argument(
+        "--jobs",
+        type=_between(0, 1000),
+        help="programs that run background jobs, 0 for none; by default 1 where what they need is installed. Jobs and "
+        "their files are kept in MILLRACE_JOBS_FOLDER (default ~/.local/state/millrace/jobs)",
+    )
+    parser.add_argument(
         "--strict",
         action="store_true",
         help="end with an error where no model can be loaded within 120 s, or one does not answer its own example; "

@@ -11,11 +11,12 @@ _DRAIN_TIMEOUTS = {"api": "MILLRACE_SERVING_DRAIN_TIMEOUT_S", "worker": "MILLRAC
 def stop_timeouts(environ: Mapping[str, str]) -> dict[str, float]:
     """The seconds that each role may take, in the order in which they stop.
 
-    The API comes first, so that nothing new comes in; Redis last, so that what was taken can be answered. Stopping the
-    stack takes no longer than the sum.
+    The API comes first, so that nothing new comes in; Redis last, so that what was taken can be answered. Jobs programs
+    give back what they work on; the next start goes on with it. Stopping the stack takes no longer than the sum.
     """
     drains = {role: _drain_timeout_s(environ.get(variable, "")) for role, variable in _DRAIN_TIMEOUTS.items()}
-    return {role: drain_s + AFTER_DRAIN_S for role, drain_s in drains.items()} | {"redis": REDIS_STOP_S}
+    times = {role: drain_s + AFTER_DRAIN_S for role, drain_s in drains.items()}
+    return times | {"jobs": AFTER_DRAIN_S, "redis": REDIS_STOP_S}
 
 
 def _drain_timeout_s(text: str) -> float:

@@ -20,7 +20,7 @@ from typing import Any
 
 from millrace.broker.discovery import without_secrets
 from millrace.listening import check_port
-from ops import embedded_redis, options
+from ops import embedded_redis, jobs, options
 from ops.errors import ExampleError, UpError
 from ops.processes import StackProcess
 from ops.readiness import Readiness, answers_example, states
@@ -56,6 +56,8 @@ class Supervisor:
         grpc = f"{_local(arguments.host)}:{arguments.grpc_port}" if arguments.grpc_port else ""
         self._report = Report(self._base, grpc, self._models)
         self._next_look = 0.0
+        self._jobs = 0  # how many jobs programs are started
+        self._jobs_folder: jobs.JobsFolder | None = None
 
     def stop(self) -> None:
         """Tell `run` to stop everything and return."""
@@ -71,13 +73,17 @@ class Supervisor:
         self._check_ports()
         with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
             try:
-                self._start_programs(self._redis_url(Path(folder)))
+                url = self._redis_url(Path(folder))
+                self._prepare_jobs(Path(folder))
+                self._start_programs(url)
                 self._wait_until_ready(models)
                 while not self._stopping.wait(_WATCH_PAUSE_S):
                     self._revive_the_dead()
                     self._look_for_the_first()
             finally:
                 self._stop_all()
+                if self._jobs_folder:
+                    self._jobs_folder.release()
 
     def _served_models(self) -> dict[str, dict[str, Any]]:
         return served_models(self._models, self._environment.get(_MODELS_CONFIG))
@@ -112,6 +118,36 @@ class Supervisor:
         self._wait_for(lambda: embedded_redis.answers(url), lambda: "the embedded Redis did not start", must=True)
         return url
 
+    def _prepare_jobs(self, folder: Path) -> None:
+        """Start the server for jobs, if there are to be any. Where they were not asked for, they may be missing."""
+        wanted = self._arguments.jobs
+        if wanted == 0:
+            return
+        try:
+            if missing := jobs.missing_packages():
+                needs = "the extra `jobs` brings them"
+                raise UpError(f"{', '.join(missing)}: not installed; {needs}")
+            self._start_jobs_redis(folder)
+        except UpError as error:
+            if wanted or self._stopping.is_set():
+                raise
+            self._report.trouble(f"without background jobs: {error}")
+            return
+        self._jobs = wanted or 1
+
+    def _start_jobs_redis(self, folder: Path) -> None:
+        if url := self._environment.get(jobs.STORE_URL):
+            if not embedded_redis.answers(url):
+                raise UpError(
+                    f"no Redis answers at {without_secrets(url)} ({jobs.STORE_URL}; without, one is started here)"
+                )
+            return
+        self._jobs_folder = found = jobs.JobsFolder(self._environment)
+        command, url = found.redis_command(folder)
+        self._start("redis of jobs", command, log=found.log)
+        self._wait_for(lambda: embedded_redis.answers(url), lambda: "the Redis of jobs did not start", must=True)
+        self._environment |= {jobs.STORE_URL: url, jobs.FOLDER: str(found.path)}
+
     def _start_programs(self, url: str) -> None:
         options = self._arguments
         # By the environment, not by flags: a password in a URL does not belong where every user of the machine sees it.
@@ -130,6 +166,10 @@ class Supervisor:
         self._start("api", [*_PYTHON, "serving"])
         for number in range(1, options.workers + 1):
             self._start(f"worker {number}", [*_PYTHON, "worker"])
+        if self._jobs and self._models.is_dir():
+            self._environment.setdefault("MILLRACE_JOBS_MODELS", str(self._models))
+        for number in range(1, self._jobs + 1):
+            self._start(f"jobs {number}", [*_PYTHON, "jobs"])
 
     def _start(self, name: str, command: list[str], log: Path | None = None) -> None:
         process = StackProcess(name, command, self._environment, log)

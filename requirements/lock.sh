@@ -17,12 +17,13 @@ up='--constraints requirements/up.txt'
 roles="$up --constraints requirements/training.txt"
 # shellcheck disable=SC2046,SC2086
 {
-  pin up pyproject.toml client/pyproject.toml requirements/build.in $(extras up serving worker grpc)
+  pin up pyproject.toml client/pyproject.toml requirements/build.in $(extras up serving worker jobs grpc)
   pin training pyproject.toml requirements/build.in $(extras training) $up
   pin serving pyproject.toml $(extras serving) $up
   pin worker pyproject.toml $(extras worker) $up
+  pin jobs pyproject.toml $(extras jobs) $up
   pin worker-gpu pyproject.toml $(extras worker-gpu) $up
   pin build requirements/build.in $up
   pin test pyproject.toml client/pyproject.toml requirements/build.in \
-    $(extras up serving worker worker-tensorflow worker-litert worker-tokenizers training loadtest bench test) $roles
+    $(extras up serving worker worker-tensorflow worker-litert worker-tokenizers jobs training loadtest bench test) $roles
 }

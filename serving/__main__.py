@@ -6,6 +6,7 @@ import sys
 import uvloop
 
 from millrace.commandline import REDIS_URL_HELP, Parser
+from millrace.jobs.settings import JobStoreSettings
 from millrace.listening import check_port
 from millrace.settings import SettingsError, load
 from serving.settings import ServingSettings
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         settings = load(ServingSettings, os.environ, **vars(arguments))
+        jobs = load(JobStoreSettings, os.environ)
         check_port(settings.host, settings.port)
         if settings.grpc_port:
             check_port(settings.host, settings.grpc_port, "--grpc-port")
@@ -32,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from serving.api import serve
 
-    uvloop.run(serve(settings))
+    uvloop.run(serve(settings, jobs))
     return 0
 
 

@@ -11,7 +11,11 @@ from functools import partial
 
 from millrace import logs
 from millrace.broker.redis import RedisBroker
+from millrace.jobs.settings import JobStoreSettings
 from millrace.protocol.errors import MillraceError, Unavailable
+from serving.jobs.events import MEDIA, JobEvents, watched_job
+from serving.jobs.uploads import JobUploads, is_submission
+from serving.jobs.watching import Watching
 from serving.memory import excess_bytes, memory_limit
 from serving.routing import target
 from serving.service import Service
@@ -24,6 +28,7 @@ from serving.transport.http_server import HttpServer
 from serving.transport.intake import Body
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
+from serving.transport.streamed_body import Receiver
 from serving.web.app import PAGES, create_app
 from serving.web.control_routes import ControlRoutes
 from serving.web.flask_threads import FlaskThreads
@@ -52,6 +57,7 @@ class Api:
         self._flask = FlaskThreads(app, loop)
         self._control = ControlRoutes(app, service)
         self._probes = Probes(service, app.extensions[PAGES])
+        self.uploads = JobUploads(service.jobs, service.settings.cors_origin, self._answer_upload)
         self._largest_bytes = min(service.settings.max_body_bytes, service.budget.largest)
         self.hot_checks: tuple[Check, ...] = (service.rest.check,)
         self.other_checks: tuple[Check, ...] = (self._check_flask, self._check_control)
@@ -65,7 +71,9 @@ class Api:
         return None
 
     def body_limit(self, head: RequestHead) -> int:
-        """See `Handler.body_limit`: only the hot verbs take large bodies."""
+        """See `Handler.body_limit`: only the hot verbs take large bodies, and those that submit jobs."""
+        if is_submission(head):
+            return max(SMALL_BYTES, self._service.jobs.max_body_bytes)
         is_hot = head.method == "POST" and target(head.path)
         return self._largest_bytes if is_hot else min(SMALL_BYTES, self._largest_bytes)
 
@@ -85,6 +93,9 @@ class Api:
             reservation.release()
             done(response)
             return None
+        if (job := watched_job(head)) and self._service.jobs.watching:
+            reservation.release()
+            return self._tell_of_job(head, job, self._service.jobs.watching, done)
         return self._ask_flask(head, body, peer, reservation, done)
 
     def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
@@ -93,16 +104,42 @@ class Api:
             return self._service.rest.refused(hot, head.headers, error)
         return self._service.refused(head.headers if head else {}, error)
 
+    def _tell_of_job(self, head: RequestHead, job: str, watching: Watching, done: Done) -> Withdraw | None:
+        def begun(error: MillraceError | None) -> None:
+            done(self.refused(head, error) if error else HttpResponse(200, b"", headers, pieces=events))
+
+        own = (("content-type", MEDIA), ("cache-control", "no-store"))
+        headers = (*own, ("X-Request-Id", self._service.request_id(head.headers)), *self._service.cors)
+        try:
+            events = JobEvents(watching, job, begun)
+        except Unavailable as error:
+            done(self.refused(head, error))
+            return None
+        return events.cancel
+
+    def _answer_upload(
+        self, head: RequestHead, receiver: Receiver, peer: str, reservation: Reservation, done: Done
+    ) -> Withdraw | None:
+        return self._ask_flask(head, b"", peer, reservation, done, receiver)
+
     def _ask_flask(
-        self, head: RequestHead, body: Body, peer: str, reservation: Reservation, done: Done
+        self,
+        head: RequestHead,
+        body: Body,
+        peer: str,
+        reservation: Reservation,
+        done: Done,
+        received: Receiver | None = None,
     ) -> Withdraw | None:
         def finish(response: HttpResponse) -> None:
             reservation.release()
             done(response)
 
         try:
-            withdraw = self._flask.handle(head, body, peer, finish)
+            withdraw = self._flask.handle(head, body, peer, finish, received)
         except Unavailable as error:
+            if received:
+                received.close()
             finish(self.refused(head, error))
             return None
         return partial(_withdraw, withdraw, reservation)
@@ -126,7 +163,7 @@ def _star() -> HttpResponse:
     return HttpResponse(200, b"", (("allow", "GET, HEAD, OPTIONS, POST, PUT, DELETE"),))
 
 
-async def serve(settings: ServingSettings) -> None:
+async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is open, and return."""
     logs.configure("serving", settings.log_level)
     sys.setswitchinterval(_SWITCH_S)
@@ -136,9 +173,10 @@ async def serve(settings: ServingSettings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    service = Service(settings, RedisBroker(settings.redis_url))
+    service = Service(settings, RedisBroker(settings.redis_url), jobs)
     await service.start()
-    http = HttpServer(settings, Api(service), service.budget, connections)
+    api = Api(service)
+    http = HttpServer(settings, api, service.budget, connections, api.uploads)
     grpc = GrpcServer(service) if settings.grpc_port else None
     await http.start()
     if grpc:

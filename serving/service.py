@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from millrace.broker.base import Broker, Limits
+from millrace.jobs.settings import JobStoreSettings
 from millrace.protocol.errors import MillraceError
 from serving.access.control import ControlAccess, ControlRefused
 from serving.call import Call
+from serving.jobs.service import Jobs
 from serving.memory import buffered_bytes
 from serving.models.model_control import ModelControl
 from serving.models.model_statistics import Statistics
@@ -36,10 +38,14 @@ _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
 class Service:
-    """Answers the hot verbs. `start` before the first request, `stop` after the last; both on the event loop."""
+    """Answers the hot verbs. `start` before the first request, `stop` after the last; both on the event loop.
 
-    def __init__(self, settings: ServingSettings, broker: Broker) -> None:
+    Without `jobs`, or where they name no Redis, there are no background jobs.
+    """
+
+    def __init__(self, settings: ServingSettings, broker: Broker, jobs: JobStoreSettings | None = None) -> None:
         self.settings = settings
+        self.jobs = Jobs(jobs)
         self.budget = Budget(buffered_bytes(settings))
         self.api = uuid.uuid4().hex[:12]
         self.metrics = Metrics(self._worker_counts, lambda: self.producer.is_connected)

@@ -19,7 +19,7 @@ from tests.support.imports import (
 from tests.support.running import ROOT
 from tests.support.wheels import reason, without_wheel
 
-PROGRAMS = ("serving", "worker", "training", "ops", "millrace_client", "benchmarks")
+PROGRAMS = ("serving", "worker", "jobs", "training", "ops", "millrace_client", "benchmarks")
 
 
 def _rooms(*names: str) -> tuple[str, ...]:
@@ -33,16 +33,25 @@ _ABOVE_ROOMS = ("serving.__main__", "serving.api", "serving.web")
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     # Programs know the contracts, never one another. Benchmarks measure programs; nobody knows benchmarks or tests.
     "millrace": (*PROGRAMS, "tests"),
-    "serving": ("worker", "training", "ops", "millrace_client", "benchmarks", "tests"),
-    "worker": ("serving", "training", "ops", "millrace_client", "benchmarks", "tests"),
-    "training": ("serving", "worker", "ops", "millrace_client", "benchmarks", "tests", "millrace.broker"),
-    "ops": ("serving", "worker", "training", "millrace_client", "benchmarks", "tests"),
-    "millrace_client": ("millrace", "serving", "worker", "training", "ops", "benchmarks", "tests"),
+    "serving": ("worker", "jobs", "training", "ops", "millrace_client", "benchmarks", "tests"),
+    "worker": ("serving", "jobs", "training", "ops", "millrace_client", "benchmarks", "tests"),
+    "jobs": ("serving", "worker", "training", "ops", "millrace_client", "benchmarks", "tests"),
+    "training": ("serving", "worker", "jobs", "ops", "millrace_client", "benchmarks", "tests", "millrace.broker"),
+    "ops": ("serving", "worker", "jobs", "training", "millrace_client", "benchmarks", "tests"),
+    "millrace_client": ("millrace", "serving", "worker", "jobs", "training", "ops", "benchmarks", "tests"),
     "benchmarks": ("tests",),
     # The contracts: what is said stands alone, and the broker carries it without looking at models.
-    "millrace.protocol": ("millrace.artifacts", "millrace.broker", "millrace.rpc", "millrace.settings"),
     "millrace.artifacts": ("millrace.broker", "millrace.settings"),
     "millrace.broker": ("millrace.artifacts", "millrace.rpc", "millrace.settings"),
+    # The API and the jobs program share the jobs' store, which needs neither RQ nor pyarrow, nor the queue of models.
+    "millrace.jobs": ("rq", "pyarrow", "fsspec", "numpy", "millrace.artifacts", "millrace.rpc"),
+    "millrace.protocol": (
+        "millrace.artifacts",
+        "millrace.broker",
+        "millrace.rpc",
+        "millrace.settings",
+        "millrace.jobs",
+    ),
     "millrace.rpc": ("millrace.artifacts", "millrace.broker", "millrace.settings"),
     # The rooms of serving: only what composes them knows all of them.
     "serving.transport": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.queueing", "serving.models"),
@@ -58,6 +67,9 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "serving.call": (*_COMPOSITION, *_rooms("transport", "protocols", "models", "access", "web")),
     "serving.routing": (*_COMPOSITION, *_rooms("transport", "queueing", "models", "web")),
     "serving.settings": _rooms("transport", "protocols", "queueing", "models", "web"),
+    # A kind of job is one file that knows nothing of how it is run; formats know nothing of jobs.
+    "jobs.kinds": ("rq", "jobs.program", "jobs.units", "jobs.claims", "jobs.sweeper", "jobs.advancing"),
+    "jobs.formats": ("rq", "jobs.program", "jobs.units", "jobs.kinds", "jobs.rows", "jobs.link"),
     # A backend is one file that can be read without the worker.
     "worker.backends": (
         "worker.running.loop",
@@ -82,6 +94,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         "worker.processes",
     ),
 }
+LIBRARIES = {"rq", "pyarrow", "fsspec", "numpy"}
 # The gRPC server is given its services here; the HTTP server gets its handler from `serving.api`.
 COMPOSES = {"serving.transport.grpc_server"}
 
@@ -100,7 +113,7 @@ def test_imports_go_one_way(package: str) -> None:
 
 def test_the_rules_name_what_there_is() -> None:
     modules = {name for package in {*PROGRAMS, "millrace", "tests"} for name in sources(package)}
-    named = {*FORBIDDEN, *COMPOSES, *(name for forbidden in FORBIDDEN.values() for name in forbidden)}
+    named = {*FORBIDDEN, *COMPOSES, *(name for forbidden in FORBIDDEN.values() for name in forbidden)} - LIBRARIES
     assert {name for name in named if not any(is_within(module, name) for module in modules)} == set()
 
 
@@ -116,6 +129,7 @@ EXTRAS = {
     "ops": ("serving",),
     "serving": ("serving",),
     "worker": ("worker", "worker-tensorflow", "worker-litert", "worker-tfserving", "worker-tokenizers"),
+    "jobs": ("jobs",),
     "training": ("training",),
     "millrace_client": ("grpc",),
 }
@@ -164,6 +178,7 @@ def _backend(*extras: str) -> set[str]:
         ("serving", ("serving",), sources("serving")),
         ("worker", ("worker",), sources("worker").keys() - _backend(*BACKENDS)),
         *(("worker", (extra,), _backend(extra)) for extra in BACKENDS),
+        ("jobs", ("jobs",), sources("jobs")),
         ("millrace_client", (), ["millrace_client", "millrace_client.cli"]),
         ("millrace_client", ("grpc",), sources("millrace_client")),
         pytest.param("training", ("training",), sources("training"), marks=pytest.mark.slow),

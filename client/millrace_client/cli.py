@@ -1,4 +1,4 @@
-"""The commands `predict`, `similar` and `models`, of `millrace` or, with the client alone, of `millrace-client`.
+"""The commands `predict`, `similar`, `models` and `jobs`, of `millrace` or, with the client alone, `millrace-client`.
 
 Answers go to standard output, errors as one line to standard error. Exit status: 0 answered, 1 not, 2 wrong usage.
 """
@@ -7,16 +7,18 @@ import argparse
 import base64
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from millrace_client import jobcommands
 from millrace_client.arguments import query_of
-from millrace_client.client import DEFAULT_TIMEOUT_S, Client
-from millrace_client.endpoint import DEFAULT_GRPC_URL, DEFAULT_URL
+from millrace_client.client import Client
+from millrace_client.connectionoptions import add_connection
 from millrace_client.errors import ConnectionFailed, MillraceError
 from millrace_client.models import ModelMetadata, ModelStatus, VersionStatus
 from millrace_client.prediction import Prediction
+from millrace_client.tables import print_table
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -45,6 +47,11 @@ def models(argv: list[str] | None = None) -> int:
     return _main("millrace models", _COMMANDS["models"], argv)
 
 
+def jobs(argv: list[str] | None = None) -> int:
+    """`millrace jobs submit|list|show|cancel|retry|result|logs|delete`: background jobs."""
+    return _main("millrace jobs", _COMMANDS["jobs"], argv)
+
+
 def main(argv: list[str] | None = None) -> int:
     """`millrace-client COMMAND …`: the same commands for those who installed the client alone."""
     parser = argparse.ArgumentParser(prog="millrace-client", description="Ask a Millrace model server.")
@@ -58,13 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 def _main(prog: str, command: _Command, argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog=prog, description=command.help)
     command.declare(parser)
-    parser.add_argument(
-        "--url", help=f"the server, http(s):// or grpc(s):// (default: {DEFAULT_URL}, or {DEFAULT_GRPC_URL})"
-    )
-    parser.add_argument("--transport", choices=("json", "binary", "grpc"), help="(default: what the URL says)")
-    parser.add_argument(
-        "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="seconds (default: %(default)g)"
-    )
+    add_connection(parser)
     options = parser.parse_args(argv)
     try:
         client = Client(options.url, transport=options.transport, timeout_s=options.timeout)
@@ -159,7 +160,7 @@ def _models(client: Client, options: argparse.Namespace) -> None:  # noqa: ARG00
         if metadata:
             said = [note for note in metadata.notes if note not in model.description]
             notes += [f"{model.name}/{version.version}: {note}" for note in said]
-    _print_table([header, *rows])
+    print_table([header, *rows])
     if notes:
         print("", *notes, sep="\n")
 
@@ -172,12 +173,6 @@ def _row(model: ModelStatus, version: VersionStatus, metadata: ModelMetadata | N
     return model.name, version.version, version.state, inputs, outputs, model.description or metadata.description
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
 def _count(text: str) -> int:
     if (count := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{count} is less than 1")
@@ -187,5 +182,6 @@ def _count(text: str) -> int:
 _COMMANDS = {
     "predict": _Command("Print a model's answer to each input.", _declare_predict, _predict),
     "similar": _Command("Print the words nearest to a sum of words.", _declare_similar, _similar),
+    "jobs": _Command("Submit background jobs and look after them.", jobcommands.declare, jobcommands.run),
     "models": _Command("Print the server's models and their tensors.", _declare_models, _models),
 }

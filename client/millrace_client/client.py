@@ -11,9 +11,11 @@ import httpx2
 
 from millrace_client.conversations import SIMILAR_MODEL, Conversations
 from millrace_client.endpoint import Endpoint, endpoint, grpc_part
-from millrace_client.errors import MillraceError
+from millrace_client.errors import InvalidRequest, MillraceError
 from millrace_client.exchange import Conversation, Response, Send, Wait
 from millrace_client.httpwire import AsyncHttpWire, HttpWire
+from millrace_client.jobrequests import JobRequests
+from millrace_client.jobs import AsyncJobs, Jobs
 from millrace_client.models import ModelMetadata, ModelStatus
 from millrace_client.prediction import Prediction
 from millrace_client.protocol import Transport
@@ -107,6 +109,11 @@ class Client:
     def is_ready(self, model: str | None = None, *, version: int | str | None = None) -> bool:
         """Whether the server, or that model, answers that it is ready. One attempt; False where nothing answers."""
         return self._run(self._ask.is_ready(model, version))
+
+    @property
+    def jobs(self) -> Jobs:
+        """The server's background jobs. Raises `InvalidRequest` over gRPC, which has none."""
+        return Jobs(_job_requests(self._ask, self.transport), self._run)
 
     def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
@@ -208,6 +215,11 @@ class AsyncClient:
         """As `Client.is_ready`."""
         return await self._run(self._ask.is_ready(model, version))
 
+    @property
+    def jobs(self) -> AsyncJobs:
+        """As `Client.jobs`."""
+        return AsyncJobs(_job_requests(self._ask, self.transport), self._run)
+
     async def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
         await self._wire.close()
@@ -251,6 +263,12 @@ class _Wire(Protocol):
 class _AsyncWire(Protocol):
     async def send(self, step: Send) -> Response: ...
     async def close(self) -> None: ...
+
+
+def _job_requests(ask: Conversations, transport: Transport) -> JobRequests:
+    if transport == "grpc":
+        raise InvalidRequest("jobs are submitted over HTTP: the client's URL has to begin with http:// or https://")
+    return JobRequests(ask)
 
 
 def _conversations(

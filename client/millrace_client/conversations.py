@@ -108,6 +108,11 @@ class Conversations:
             return False
         return ready
 
+    def operate(self, operation: Operation[T], timeout_s: float | None = None) -> Conversation[T]:
+        """What an operation of another protocol than that of models answers."""
+        _, value = yield from self._ask(operation, self._context(timeout_s))
+        return value
+
     def _context(self, timeout_s: float | None) -> CallContext:
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = Deadline(clock=self.clock, at_s=self.clock() + timeout_s, timeout_s=timeout_s)

@@ -10,7 +10,8 @@ MillraceError           status    tried again?
 ├── NotSupported        501       no     part of a protocol that the server does not offer
 ├── Unavailable         503       yes    no live worker has the model, or the queue is away
 ├── DeadlineExceeded    504       no     not answered in time; status is None if it was the client that gave up
-└── InvalidResponse     any       no     the answer is not what the protocol promises, for instance not JSON
+├── InvalidResponse     any       no     the answer is not what the protocol promises, for instance not JSON
+└── JobFailed           none      no     a background job has failed or was canceled: it has no result
 
 "Tried again" is what the client does by itself while its retries and its time allow; then the last error is raised.
 """
@@ -91,6 +92,10 @@ class DeadlineExceeded(MillraceError):
 
 class InvalidResponse(MillraceError):
     """The answer is not what the protocol promises: not JSON, or a tensor that does not fill its shape."""
+
+
+class JobFailed(MillraceError):
+    """A background job has failed, or was canceled; there is no result."""
 
 
 _BY_STATUS: dict[int, type[MillraceError]] = {

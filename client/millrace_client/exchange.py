@@ -14,6 +14,7 @@ from random import Random
 from typing import TypeVar
 
 from millrace_client.errors import DeadlineExceeded, MillraceError, error_of
+from millrace_client.transfers import Download, FileForm
 
 BACK_OFF_S = (
     0.1  # the first wait without a Retry-After lasts at most this long, each further one at most twice the one before
@@ -23,11 +24,15 @@ MAX_BACK_OFF_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is sent; `path` follows the server's URL, and is the method's full name where gRPC carries it."""
+    """What is sent; `path` follows the server's URL, and is the method's full name where gRPC carries it.
+
+    The body of a successful response goes to the `sink`, if there is one. Over gRPC bodies are bytes.
+    """
 
     method: str
     path: str
-    body: bytes | None = None
+    body: bytes | FileForm | None = None
+    sink: Download | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ import httpx2
 from millrace_client.errors import ConnectionFailed, InvalidResponse, MillraceError, timed_out
 from millrace_client.exchange import Response, Send
 from millrace_client.network import DeadlineNetwork, deadline
+from millrace_client.transfers import Download, FileForm
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=100)
@@ -31,7 +32,8 @@ class HttpWire:
                 deadline(lambda: until_s - self._clock()),
                 self._http.stream(**_arguments(self._url, step)) as response,
             ):
-                body = b"".join(self._within(response.iter_bytes(), until_s, step.timeout_s))
+                chunks = self._within(response.iter_bytes(), until_s, step.timeout_s)
+                body = _into(step.request.sink, chunks) if _has_sink(step, response) else b"".join(chunks)
         except httpx2.RequestError as error:
             raise _error_of(error, self._url, step) from error
         return _response(response, body)
@@ -67,14 +69,27 @@ class AsyncHttpWire:
         extensions = {"trace": note} if self._is_secure else {}
         try:
             async with asyncio.timeout(step.timeout_s):
-                response = await self._http.request(**_arguments(self._url, step), extensions=extensions)
+                arguments = _arguments(self._url, step) | {"extensions": extensions}
+                if isinstance(step.request.body, FileForm):
+                    arguments["content"] = step.request.body.pieces()
+                async with self._http.stream(**arguments) as response:
+                    body = await self._read(step, response)
         except TimeoutError:
             for stream in opened:  # a handshake that is cut off leaves its connection open
                 await stream.aclose()
             raise timed_out(self._url, step.timeout_s) from None
         except httpx2.RequestError as error:
             raise _error_of(error, self._url, step) from error
-        return _response(response, response.content)
+        return _response(response, body)
+
+    async def _read(self, step: Send, response: httpx2.Response) -> bytes:
+        sink = step.request.sink
+        if sink is None or not _has_sink(step, response):
+            return await response.aread()
+        sink.begin()
+        async for chunk in response.aiter_bytes():
+            sink.write(chunk)
+        return b""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -96,6 +111,19 @@ def _arguments(url: str, step: Send) -> dict[str, Any]:
         "headers": {**request.headers, "X-Request-Id": step.request_id, "X-Request-Timeout-Ms": str(left_ms)},
         "timeout": step.timeout_s,
     }
+
+
+def _has_sink(step: Send, response: httpx2.Response) -> bool:
+    return step.request.sink is not None and response.is_success
+
+
+def _into(sink: Download | None, chunks: Iterator[bytes]) -> bytes:
+    """All chunks into the sink; nothing is left for the response."""
+    if sink:
+        sink.begin()
+        for chunk in chunks:
+            sink.write(chunk)
+    return b""
 
 
 def _response(response: httpx2.Response, body: bytes) -> Response:

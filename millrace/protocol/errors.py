@@ -7,6 +7,7 @@ MillraceError                       status  code                 again?
 ├── NotAllowed                      403     PERMISSION_DENIED    no      this server's settings do not let callers do it
 ├── NotFound                        404     NOT_FOUND            no      no such thing
 │   └── ModelNotFound               404     NOT_FOUND            no      no such model, or no such version of it
+├── Conflict                        409     ALREADY_EXISTS       no      it is there already, and is something else
 ├── PayloadTooLarge                 413     INVALID_ARGUMENT     no      larger than the server takes
 ├── CodingNotSupported              415     INVALID_ARGUMENT     no      the body is packed in a way that is not known
 ├── QueueFull                       429     RESOURCE_EXHAUSTED   yes     refused at once; `retry_after_s` says when
@@ -17,7 +18,8 @@ MillraceError                       status  code                 again?
 ├── Unavailable                     503     UNAVAILABLE          yes     the queue cannot be reached or takes no writes
 │   └── NoWorker                    503     UNAVAILABLE          yes     no live worker has the model
 │       └── NotReady                503     UNAVAILABLE          yes     one has it, and it cannot answer yet
-└── DeadlineExceeded                504     DEADLINE_EXCEEDED    yes     not answered before the request's deadline
+├── DeadlineExceeded                504     DEADLINE_EXCEEDED    yes     not answered before the request's deadline
+└── StorageFull                     507     RESOURCE_EXHAUSTED   yes     the files that are kept leave no room for more
 
 Errors cross the queue as `{code, message}` (see `from_wire`), never as a pickled exception.
 """
@@ -87,6 +89,13 @@ class ModelNotFound(NotFound):
         self.model = model
         self.version = version
         self.was_here = was_here
+
+
+class Conflict(MillraceError):
+    """What is asked for under a name that something else has, or of something that is in another state."""
+
+    code = "ALREADY_EXISTS"
+    status = 409
 
 
 class PayloadTooLarge(MillraceError):
@@ -178,6 +187,14 @@ class RowErrors(Exception):
     def __init__(self, errors: Mapping[int, MillraceError]) -> None:
         super().__init__(f"rows {sorted(errors)} are wrong: {next(iter(errors.values()))}")
         self.errors = dict(errors)
+
+
+class StorageFull(MillraceError):
+    """What is kept for callers fills the room that it may; what expires or is deleted makes room."""
+
+    code = "RESOURCE_EXHAUSTED"
+    status = 507
+    can_retry = True
 
 
 _BY_CODE: dict[str, type[MillraceError]] = {

@@ -279,7 +279,8 @@ def _for_callers(model: ModelAnnouncement) -> ModelAnnouncement:
 
 
 def _ended(model: ModelAnnouncement) -> ModelAnnouncement:
-    """What is left to say of a version that no live worker announces."""
+    """What is left to say of a version that no live worker announces: why it had ended, where it had."""
+    error = model.error if model.state == "END" else ""
     return ModelAnnouncement(
-        name=model.name, version=model.version, state="END", error=model.error, description=model.description
+        name=model.name, version=model.version, state="END", error=error, description=model.description
     )

@@ -8,6 +8,7 @@ from serving.transport.budget import Reservation
 from serving.transport.intake import Body
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
+from serving.transport.streamed_body import Receiver
 
 Done = Callable[[HttpResponse], None]
 Withdraw = Callable[[], None]
@@ -38,3 +39,21 @@ class Handler(Protocol):
 
     def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
         """The response to a request whose body was not taken; without a head where not even that could be read."""
+
+
+class Uploads(Protocol):
+    """Takes the large bodies of some requests as they arrive, in the place of the handler.
+
+    All methods are called on the server's event loop.
+    """
+
+    def receiver(self, head: RequestHead) -> Receiver | None:
+        """What takes the body of that request; None where it is the handler's. Raises `MillraceError`.
+
+        It is not asked where the body has come with the head, or is at most `SMALL_BYTES` long.
+        """
+
+    def handle(
+        self, head: RequestHead, receiver: Receiver, peer: str, reservation: Reservation, done: Done
+    ) -> Withdraw | None:
+        """As `Handler.handle`, once the receiver has all of the body. It closes the receiver."""

@@ -25,7 +25,8 @@ from serving.settings import ServingSettings
 from serving.transport.budget import SMALL_BYTES, Budget, Reservation
 from serving.transport.connection_table import ConnectionTable
 from serving.transport.content_encoding import coding_error
-from serving.transport.handler import Handler, Withdraw
+from serving.transport.event_stream import Pieces
+from serving.transport.handler import Handler, Uploads, Withdraw
 from serving.transport.head_errors import HeadTooLarge, RequestTimeout
 from serving.transport.intake import LARGE_BYTES, Body, IncomingBody, body_error, no_room, reserve
 from serving.transport.pacer import Pacer
@@ -39,6 +40,7 @@ from serving.transport.request_head import (
 from serving.transport.response_head import STATUS_LINE_BEGINNING, body_bytes, write_head
 from serving.transport.responses import HttpResponse
 from serving.transport.sending import Sending
+from serving.transport.streamed_body import LEAST_BYTES_PER_S, WINDOW_BYTES, Receiver, StreamedBody
 from serving.transport.unpacking import Unpacking
 
 _HEAD_S = 10.0
@@ -63,6 +65,7 @@ class ServerParts:
     pacer: Pacer
     unpackers: Executor
     loop: asyncio.AbstractEventLoop
+    uploads: Uploads | None = None
     is_stopping: bool = False
 
     @property
@@ -76,8 +79,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_arrival", "_body_ends", "_buffer", "_closes", "_discard_ends", "_handler", "_has_begun", "_has_ended",
-        "_head", "_held", "_is_discarding", "_is_full", "_is_paused", "_is_taking", "_peer", "_sending", "_server",
-        "_since", "_small_limit", "_table", "_transport", "_unsent", "_withdraw", "ends",
+        "_head", "_held", "_is_discarding", "_is_full", "_is_paused", "_is_taking", "_peer", "_pieces", "_sending",
+        "_server", "_since", "_small_limit", "_table", "_transport", "_unsent", "_withdraw", "ends",
     )  # fmt: skip
 
     def __init__(self, server: ServerParts) -> None:
@@ -91,8 +94,9 @@ class Connection(asyncio.Protocol):
         self._held: Reservation | None = None  # counts the buffer
         self._unsent: Reservation | None = None  # counts what the socket has not taken of a small response
         self._head: RequestHead | None = None  # of the request that is handled
-        self._arrival: IncomingBody | None = None
+        self._arrival: IncomingBody | StreamedBody | None = None
         self._sending: Sending | None = None
+        self._pieces: Pieces | None = None  # of the response that is written as they come
         self._withdraw: Withdraw | None = None
         self._is_paused = False
         self._is_full = False
@@ -131,7 +135,7 @@ class Connection(asyncio.Protocol):
         self._table.remove(self)
         if self._withdraw:
             self._withdraw()
-        self._withdraw = self._head = None
+        self._withdraw = self._head = self._pieces = None
         self._release()
 
     def data_received(self, data: bytes) -> None:
@@ -151,6 +155,10 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Part of `asyncio.Protocol`: the caller sends no more, or has left. It is still answered if it can be."""
         self._has_ended = True
+        if self._pieces:
+            return False
+        if isinstance(self._arrival, StreamedBody) and self._arrival.has_all:
+            return True
         if self._head and not self._is_discarding:
             self._find_out_whether_the_caller_left()
             return True
@@ -207,7 +215,9 @@ class Connection(asyncio.Protocol):
 
     def linger(self) -> None:
         """The server stops: close once what came is answered, and soon if nothing comes."""
-        if self.waits_since is not None:
+        if self._pieces:
+            self._end_pieces()
+        elif self.waits_since is not None:
             self.ends = self._server.loop.time() + _LINGER_S
 
     def abort(self) -> None:
@@ -307,6 +317,9 @@ class Connection(asyncio.Protocol):
             if error := refusal or coding_error(head.headers.get(b"content-encoding")):
                 raise error
             small = 0 <= head.length <= self._small_limit
+            if not small and server.uploads and (receiver := server.uploads.receiver(head)):
+                self._await_upload(head, data, receiver)
+                return
             limit = self._small_limit if small else self._handler.body_limit(head)
             self._arrival = IncomingBody(head, reserve(server.budget, head, limit), limit)
         except MillraceError as error:
@@ -323,8 +336,68 @@ class Connection(asyncio.Protocol):
         elif head.expects_continue:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _take_body(self, arrival: IncomingBody, data: bytes) -> None:
+    def _await_upload(self, head: RequestHead, data: bytes, receiver: Receiver) -> None:
+        """Wait for a body that goes on to its receiver as it comes."""
+        limit, reservation = self._handler.body_limit(head), None
+        if head.length <= limit:
+            reservation = self._server.budget.reserve(WINDOW_BYTES)
+        if reservation is None:
+            receiver.close()
+            raise body_error(limit) if head.length > limit else no_room()
+        self._arrival = arrival = StreamedBody(
+            head, reservation, limit, receiver, lambda: self._go_on_with_upload(arrival)
+        )
+        self._since = self._server.loop.time()
+        self.ends = self._since + _STALL_S
+        if data:
+            self._take_upload(arrival, data)
+        elif head.expects_continue:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _go_on_with_upload(self, arrival: StreamedBody) -> None:
+        """The receiver has caught up, or ended."""
+        if self._arrival is arrival and not self._transport.is_closing():
+            self._take_upload(arrival, b"")
+
+    def _take_upload(self, arrival: StreamedBody, data: bytes) -> None:
+        try:
+            if data:
+                arrival.feed(data)
+            else:
+                arrival.go_on()
+        except MillraceError as error:
+            self._refuse(arrival.head, error)
+            self._read(True)
+            return
+        if arrival.is_complete:
+            self._end_upload(arrival)
+            return
+        now = self._server.loop.time()
+        self._body_ends = self._since + self._server.timeout_s + arrival.size / LEAST_BYTES_PER_S
+        self.ends = _NEVER if arrival.is_behind else min(self._body_ends, now + _STALL_S)
+        if arrival.has_more:
+            self._read(False)
+            self._server.pacer.add(self._take_more)
+        else:
+            self._read(not arrival.is_behind)
+
+    def _end_upload(self, arrival: StreamedBody) -> None:
+        self._arrival, self._head = None, arrival.head
+        receiver, rest = arrival.take()
+        self.ends = _NEVER
+        if rest:
+            self._hold_for_later(rest)
+        self._read(True)
+        uploads = cast(Uploads, self._server.uploads)
+        withdraw = uploads.handle(arrival.head, receiver, self._peer, arrival.reservation, self._respond)
+        if self._head:  # not answered yet
+            self._withdraw = withdraw
+
+    def _take_body(self, arrival: IncomingBody | StreamedBody, data: bytes) -> None:
         """Take in more of the body; no bytes where what came is to be decoded further."""
+        if isinstance(arrival, StreamedBody):
+            self._take_upload(arrival, data)
+            return
         self._is_taking = True
         try:
             if data:
@@ -445,7 +518,10 @@ class Connection(asyncio.Protocol):
             or self._is_discarding
             or (self._has_ended and not self._buffer)
         )
-        self._write(response, head)
+        if response.pieces and head.method != "HEAD":
+            self._begin_pieces(response, response.pieces, head)
+        else:
+            self._write(response, head)
 
     def _refuse(self, head: RequestHead | None, error: MillraceError) -> None:
         """Answer what is not read to its end, so that nothing behind it can be read either."""
@@ -470,8 +546,28 @@ class Connection(asyncio.Protocol):
             _drop(response)
         self._written()
 
+    def _begin_pieces(self, response: HttpResponse, pieces: Pieces, head: RequestHead) -> None:
+        """Write the head; the end of the pieces is that of the connection."""
+        self._closes = True
+        self._head, self._pieces, self._withdraw = head, pieces, pieces.cancel
+        self.ends = _NEVER
+        self._transport.write(write_head(response, -1, head, self._table.date, closes=True))
+        pieces.begin(self._write_piece, self._end_pieces)
+
+    def _write_piece(self, piece: bytes) -> None:
+        """Write it, where the caller reads what was written before: newer ones say more."""
+        if self._pieces and not self._is_full and not self._transport.is_closing():
+            self._transport.write(piece)
+
+    def _end_pieces(self) -> None:
+        if self._pieces:
+            self._pieces.cancel()
+            self._pieces = self._head = self._withdraw = None
+            self._close()
+
     def _begin_sending(self, response: HttpResponse, head: RequestHead | None, size: int) -> None:
-        reservation = response.reservation or self._server.budget.reserve(size)
+        is_on_disk = response.spooled is not None and response.spooled.is_on_disk
+        reservation = response.reservation or self._server.budget.reserve(WINDOW_BYTES if is_on_disk else size)
         if reservation is None:
             _drop(response)
             self._write(self._handler.refused(head, no_room()), head)

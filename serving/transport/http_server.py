@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from serving.settings import ServingSettings
 from serving.transport.budget import Budget
 from serving.transport.connection_table import ConnectionTable
-from serving.transport.handler import Handler
+from serving.transport.handler import Handler, Uploads
 from serving.transport.http_connection import Connection, ServerParts
 from serving.transport.pacer import Pacer
 
@@ -23,11 +23,16 @@ class HttpServer:
     """Listens on one address. `start` first, `stop` last.
 
     All that waits in it is counted in the budget. `max_connections` is the most that it may have open; None stands for
-    the settings' own.
+    the settings' own. `uploads` take large bodies that the handler does not take.
     """
 
     def __init__(
-        self, settings: ServingSettings, handler: Handler, budget: Budget, max_connections: int | None = None
+        self,
+        settings: ServingSettings,
+        handler: Handler,
+        budget: Budget,
+        max_connections: int | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self.settings = settings
         loop = asyncio.get_running_loop()
@@ -35,7 +40,7 @@ class HttpServer:
             max_connections or settings.max_connections, settings.keep_alive_timeout_s, loop
         )
         unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
-        self._parts = ServerParts(settings, handler, budget, self.connections, Pacer(loop), unpackers, loop)
+        self._parts = ServerParts(settings, handler, budget, self.connections, Pacer(loop), unpackers, loop, uploads)
         budget.reclaim = self.connections.reclaim
         self._listening: socket.socket | None = None
         self._server: asyncio.Server | None = None

@@ -7,6 +7,7 @@ import orjson
 
 from millrace.protocol.errors import MillraceError, QueueFull
 from serving.transport.budget import Reservation
+from serving.transport.event_stream import Pieces
 from serving.transport.spooled_body import SpooledBody
 
 _LONGEST_TEXT = 1000
@@ -17,7 +18,8 @@ class HttpResponse(msgspec.Struct, frozen=True):
     """A status, a body and headers, for whatever server sends them; for a refused request the error, too.
 
     A large body may be `spooled` in the place of `body`. A `reservation` counts the body and goes to the server, which
-    releases it when the caller has read the body; without one, the server makes its own.
+    releases it when the caller has read the body; without one, the server makes its own. With `pieces` there is no
+    body: they are written as they come.
     """
 
     status: int
@@ -26,6 +28,7 @@ class HttpResponse(msgspec.Struct, frozen=True):
     error: MillraceError | None = None
     spooled: SpooledBody | None = None
     reservation: Reservation | None = None
+    pieces: Pieces | None = None
 
 
 def cors_headers(origin: str) -> tuple[tuple[str, str], ...]:

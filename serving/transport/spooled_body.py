@@ -16,13 +16,21 @@ class SpooledBody:
     Whoever has it closes it; it closes itself when it is forgotten.
     """
 
-    __slots__ = ("fd", "size")
+    __slots__ = ("fd", "is_on_disk", "size")
 
     def __init__(self) -> None:
         """Raises `OSError` where the process has no descriptor left."""
         self.size = 0
         self.fd = -1
+        self.is_on_disk = False
         self.fd = os.memfd_create("body", os.MFD_CLOEXEC) if hasattr(os, "memfd_create") else _unnamed_file()
+
+    @classmethod
+    def of_file(cls, fd: int, size: int) -> "SpooledBody":
+        """A file on a disk, whose descriptor it has from now on: to be read, and hardly counted in the budget."""
+        body = cls.__new__(cls)
+        body.fd, body.size, body.is_on_disk = fd, size, True
+        return body
 
     def write(self, part: bytes | bytearray) -> None:
         """Append these bytes. Raises `OSError` where there is no room for them."""

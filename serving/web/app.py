@@ -26,7 +26,7 @@ from serving.routing import target
 from serving.service import Service
 from serving.transport.intake import too_large
 from serving.transport.responses import HttpResponse, error_body, error_headers
-from serving.web import control_routes, probes
+from serving.web import control_routes, jobs_routes, probes
 from serving.web.methods import allowed_methods
 from serving.web.pages import Page, render_pages
 from serving.web.plain_bodies import PlainBodies
@@ -101,6 +101,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_open_inference(app, service)
     _add_operations(app, service)
     control_routes.add_routes(app, service, loop)
+    jobs_routes.add_routes(app, service)
     return app
 
 
@@ -147,7 +148,7 @@ def _error(text: str, status: int) -> Response:
 
 
 def _is_v1() -> bool:
-    return request.path[:4].lower() == "/v1/"
+    return request.path[:4].lower() == "/v1/" and not request.path.startswith("/v1/jobs")
 
 
 def _malformed() -> Response:
@@ -240,6 +241,7 @@ def _add_operations(app: Flask, service: Service) -> None:
     @app.get("/metrics")
     def _metrics() -> Response:
         text = service.metrics.render() + peer_metrics.triton(service.metrics.versions)
+        text += service.jobs.metrics.render() if service.jobs.metrics else b""
         return Response(text, content_type=_PROMETHEUS)
 
     @app.get("/monitoring/prometheus/metrics")

@@ -3,10 +3,13 @@
 import asyncio
 import io
 import logging
+import os
 import queue
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from flask import Flask
 from werkzeug.test import run_wsgi_app
@@ -16,8 +19,11 @@ from serving.transport.handler import Done, Withdraw
 from serving.transport.intake import Body
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse, error_response
+from serving.transport.spooled_body import SpooledBody
+from serving.transport.streamed_body import Receiver
 
 _log = logging.getLogger(__name__)
+RECEIVED = "millrace.received"  # in the environment: what has received the request's body as it came, or None
 _THREADS = 4
 _MOST_WAITING = 64
 
@@ -30,6 +36,7 @@ class _Job:
     body: Body
     peer: str
     done: Done
+    received: Receiver | None = None
     is_gone: bool = False
 
     def withdraw(self) -> None:
@@ -53,12 +60,17 @@ class FlaskThreads:
         """Whether another request may come."""
         return self._open < _THREADS + _MOST_WAITING
 
-    def handle(self, head: RequestHead, body: Body, peer: str, done: Done) -> Withdraw:
-        """Answer the request by calling `done` on the event loop. Raises `Unavailable` where too many wait."""
+    def handle(
+        self, head: RequestHead, body: Body, peer: str, done: Done, received: Receiver | None = None
+    ) -> Withdraw:
+        """Answer the request by calling `done` on the event loop. Raises `Unavailable` where too many wait.
+
+        What has `received` the body, in the place of `body`, is in the environment as `RECEIVED`, and is closed after.
+        """
         if not self.has_room:
             raise Unavailable("too many requests wait to be answered; try again")
         self._open += 1
-        job = _Job(head, body, peer, done)
+        job = _Job(head, body, peer, done, received)
         self._waiting.put(job)
         return job.withdraw
 
@@ -66,6 +78,8 @@ class FlaskThreads:
         while True:
             job = self._waiting.get()
             response = None if job.is_gone else self._answer(job)
+            if job.received:
+                job.received.close()
             try:
                 self._loop.call_soon_threadsafe(self._deliver, job, response)
             except RuntimeError:  # the loop is closed: the process ends
@@ -81,16 +95,39 @@ class FlaskThreads:
 
     def _run(self, job: _Job) -> HttpResponse:
         body = job.body if isinstance(job.body, bytes) else job.body.read()
-        environ = _environ(job.head, body, job.peer)
+        files = _Files()
+        environ = _environ(job.head, body, job.peer) | {RECEIVED: job.received, "wsgi.file_wrapper": files}
         parts, status, headers = run_wsgi_app(self._app.wsgi_app, environ, buffered=True)
         is_head = job.head.method == "HEAD"
         kept = [(name, value) for name, value in headers if name.lower() != "content-length" or is_head]
-        return HttpResponse(int(status.split()[0]), b"".join(parts), tuple(kept))
+        spooled = None if is_head else files.take()
+        return HttpResponse(int(status.split()[0]), b"".join(parts), tuple(kept), spooled=spooled)
 
     def _deliver(self, job: _Job, response: HttpResponse | None) -> None:
         self._open -= 1
         if response and not job.is_gone:
             job.done(response)
+        elif response and response.spooled:
+            response.spooled.close()
+
+
+class _Files:
+    """What PEP 3333 calls a file wrapper: an application that answers with a file hands it over, unread."""
+
+    def __init__(self) -> None:
+        self._file: BinaryIO | None = None
+
+    def __call__(self, file: BinaryIO, _bytes: int = 0) -> Iterable[bytes]:
+        self._file = file
+        return ()
+
+    def take(self) -> SpooledBody | None:
+        """The file as a body; None where there is none."""
+        if self._file is None:
+            return None
+        with self._file as file:
+            fd = os.dup(file.fileno())
+        return SpooledBody.of_file(fd, os.fstat(fd).st_size)
 
 
 def _environ(head: RequestHead, body: bytes, peer: str) -> dict[str, object]:

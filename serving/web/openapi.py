@@ -13,8 +13,9 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 import millrace
+from millrace.jobs.documents import EvaluateDocument, ExportDocument, ScoreDocument
 from millrace.protocol.errors import MillraceError
-from serving.web import schemas
+from serving.web import openapi_jobs, schemas
 
 _REFERENCE = "#/components/schemas/{name}"
 _EVERYWHERE = (400, 408, 413, 431, 500, 501, 503, 504)  # what the server itself answers, whatever the request
@@ -35,8 +36,9 @@ class Operation:
     `takes` are the JSON bodies that it takes, any one of them, such as `example`, where a bundled model answers
     one; `answers` the types of its JSON answers by status; `statuses` the errors it has beyond those that any
     request can meet. One that `is_binary` takes and answers JSON followed by tensors too; one that `takes_files` takes
-    an image, or a form of files, too; one whose body `may_be_empty` needs none; one with a `media` type answers that
-    instead of JSON.
+    an image, or a form of files, too, one that `takes_upload` a form with the JSON and a file; one whose body
+    `may_be_empty` needs none; one with a `media` type answers that instead of JSON. `parameters` are named in
+    `_PARAMETERS`, beside those of the path.
     """
 
     method: str
@@ -49,11 +51,13 @@ class Operation:
     statuses: tuple[int, ...] = ()
     is_binary: bool = False
     takes_files: bool = False
+    takes_upload: bool = False
     may_be_empty: bool = False
     media: str = ""
+    parameters: tuple[str, ...] = ()
 
 
-_TFS, _OIP, _OWN = "TensorFlow Serving", "Open Inference Protocol", "Millrace"
+_TFS, _OIP, _OWN, _JOBS = "TensorFlow Serving", "Open Inference Protocol", "Millrace", "Background jobs"
 _TEXT = "a wonderful film"  # for the model `sentiment`
 
 
@@ -189,6 +193,7 @@ def _operations() -> Iterator[Operation]:
         )
     yield from _repository_operations()
     yield from _traffic_operations()
+    yield from _job_operations()
     yield Operation(
         method="GET",
         path="/",
@@ -267,6 +272,64 @@ def _traffic_operations() -> Iterator[Operation]:
         )
 
 
+def _job_operations() -> Iterator[Operation]:
+    jobs, job = "/v1/jobs", "/v1/jobs/{job}"
+    for method, path, summary in (
+        ("POST", jobs, "Submit a background job, with its file or without."),
+        ("PUT", job, "The same under an id of the caller's own: it is made once, however often it is submitted."),
+    ):
+        yield Operation(
+            method=method,
+            path=path,
+            tag=_JOBS,
+            summary=summary,
+            takes=(ScoreDocument, EvaluateDocument, ExportDocument),
+            example={"kind": "score", "model": "sentiment", "column": "text", "input": "reviews.csv"},
+            answers={202: (schemas.Job,)},
+            statuses=(403, 409, 415, 429, 507) if method == "PUT" else (403, 415, 429, 507),
+            takes_upload=True,
+        )
+    for path, summary, answer, parameters in (
+        (jobs, "Jobs, the newest first.", schemas.JobList, ("job_limit", "job_state")),
+        (job, "A job: its state and its progress.", schemas.Job, ()),
+        (f"{job}/logs", "The last lines of a job's log.", schemas.JobLog, ()),
+    ):
+        missing = () if path == jobs else (404,)
+        yield Operation(
+            method="GET",
+            path=path,
+            tag=_JOBS,
+            summary=summary,
+            answers={200: (answer,)},
+            statuses=missing,
+            parameters=parameters,
+        )
+    yield Operation(
+        method="GET",
+        path=f"{job}/events",
+        tag=_JOBS,
+        summary="The job at every change, as server-sent events, until it ends.",
+        statuses=(404,),
+        media="text/event-stream",
+    )
+    yield Operation(
+        method="GET",
+        path=f"{job}/result",
+        tag=_JOBS,
+        summary="A file of the result.",
+        statuses=(404, 409),
+        media="application/octet-stream",
+        parameters=("job_output",),
+    )
+    changes: tuple[tuple[str, str, str, dict[int, tuple[type, ...]]], ...] = (
+        ("POST", f"{job}/cancel", "Cancel a job; one that has ended stays as it is.", {200: (schemas.Job,)}),
+        ("POST", f"{job}/retry", "Go on with a job that has failed or was canceled.", {202: (schemas.Job,)}),
+        ("DELETE", job, "Cancel a job, or forget one that has ended.", {200: (schemas.Job,), 204: ()}),
+    )
+    for method, path, summary, answers in changes:
+        yield Operation(method=method, path=path, tag=_JOBS, summary=summary, answers=answers, statuses=(403, 404, 409))
+
+
 OPERATIONS = tuple(_operations())
 
 
@@ -277,7 +340,8 @@ def document() -> dict[str, Any]:
     types |= {body for operation in OPERATIONS for answers in operation.answers.values() for body in answers}
     named = {get_args(body)[0] if get_origin(body) is list else body for body in types}
     ordered = sorted(named - set(_UNTYPED) | {schemas.Error}, key=lambda body: body.__name__)
-    _, components = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
+    _, found = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
+    components = msgspec.json.decode(msgspec.json.encode(found))  # its defaults are tuples
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
@@ -289,7 +353,7 @@ def document() -> dict[str, Any]:
             "summary": "Model serving over TensorFlow Serving's REST API and the Open Inference Protocol.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "tags": [{"name": name} for name in (_TFS, _OIP, _OWN)],
+        "tags": [{"name": name} for name in (_TFS, _OIP, _OWN, _JOBS)],
         "paths": paths,
         "components": {
             "schemas": components,
@@ -301,6 +365,7 @@ def document() -> dict[str, Any]:
 
 
 _PARAMETERS: dict[str, _Schema] = {
+    **openapi_jobs.PARAMETERS,
     "model": {
         "name": "model",
         "in": "path",
@@ -373,8 +438,9 @@ _HEADERS: dict[str, _Schema] = {
 
 
 def _operation(operation: Operation) -> _Schema:
-    is_hot = operation.method == "POST" and 429 in operation.statuses
-    names = [name for name in ("model", "version", "label") if f"{{{name}}}" in operation.path] + ["request_id"]
+    is_hot = operation.method == "POST" and 429 in operation.statuses and not operation.takes_upload
+    names = [name for name in ("model", "version", "label", "job") if f"{{{name}}}" in operation.path]
+    names += [*operation.parameters, "request_id"]
     names += ["request_timeout"] if is_hot else []
     names += ["header_length"] if operation.is_binary else []
     described: _Schema = {
@@ -389,6 +455,7 @@ def _operation(operation: Operation) -> _Schema:
         if operation.example:
             content["application/json"]["example"] = operation.example
         content |= _binary(operation) | (_FILES if operation.takes_files else {})
+        content |= openapi_jobs.form_with_file(_any_of(operation.takes)) if operation.takes_upload else {}
         described["requestBody"] = {"required": not operation.may_be_empty, "content": content}
     return described
 
@@ -400,10 +467,13 @@ def _identity(operation: Operation) -> str:
 
 
 def _statuses(operation: Operation) -> list[int]:
-    return sorted({200, *operation.answers, *operation.statuses, *_EVERYWHERE})
+    succeeds = () if any(status < 300 for status in operation.answers) else (200,)
+    return sorted({*succeeds, *operation.answers, *operation.statuses, *_EVERYWHERE})
 
 
 def _answer(operation: Operation, status: int) -> _Schema:
+    if status in operation.answers and not operation.answers[status]:
+        return _success(operation)
     if status in operation.answers:
         content = {"application/json": {"schema": _any_of(operation.answers[status])}}
         described = _refusal(status) if status >= 400 else _success(operation)

@@ -561,3 +561,55 @@ class ModelTraffic(Struct):
     weights: dict[str, float]
     shadow: ShadowVersion | None
     policy: Policy | None
+
+
+# Background jobs
+
+
+class JobLinks(Struct):
+    """Where to go on with a job."""
+
+    self: str
+    events: str
+    logs: str
+    result: Annotated[str, Meta(description="Once the job is finished.")] | UnsetType = UNSET
+
+
+class Job(Struct):
+    """A background job at one moment. Times are in ISO 8601, null for what has not happened yet."""
+
+    id: str
+    kind: str
+    state: Literal["queued", "started", "finished", "failed", "canceled"]
+    rows: Annotated[int | None, Meta(description="Null until the rows are counted, or where the kind has none.")]
+    rows_done: int
+    rows_per_second: float | None
+    eta_s: Annotated[float | None, Meta(description="Seconds until it is done, at the rate so far.")]
+    errors: Annotated[int, Meta(description="Rows that the model refused.")]
+    error: Annotated[str, Meta(description="Why the job failed.")]
+    created: str | None
+    started: str | None
+    ended: str | None
+    document: Annotated[dict[str, Any], Meta(description="What was asked for.")]
+    outputs: Annotated[list[str], Meta(description="The names of the result's files, the main one first.")]
+    written_to: Annotated[str, Meta(description="Where the result went instead, if the job named a place.")]
+    links: JobLinks
+
+
+class JobList(Struct):
+    """Jobs, the newest first."""
+
+    jobs: list[Job]
+
+
+class JobLogLine(Struct):
+    """One line of a job's log, of so many seconds since 1970."""
+
+    time_s: float
+    text: str
+
+
+class JobLog(Struct):
+    """The last lines of a job's log, the oldest first."""
+
+    lines: list[JobLogLine]

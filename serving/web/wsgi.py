@@ -12,6 +12,7 @@ from flask import Flask
 
 from millrace import logs
 from millrace.broker.redis import RedisBroker
+from millrace.jobs.settings import JobStoreSettings
 from millrace.settings import load
 from serving.service import Service
 from serving.settings import ServingSettings
@@ -22,7 +23,8 @@ def build(settings: ServingSettings | None = None) -> Flask:
     """The application with its real parts; settings come from the environment where none are given."""
     settings = settings or load(ServingSettings, os.environ)
     logs.configure("serving", settings.log_level)
-    app, stop = run(Service(settings, RedisBroker(settings.redis_url)))
+    jobs = load(JobStoreSettings, os.environ)
+    app, stop = run(Service(settings, RedisBroker(settings.redis_url), jobs))
     atexit.register(stop)
     return app
 

@@ -30,17 +30,19 @@ def server_under_test() -> str:
 
 @dataclass
 class RedisServer:
-    """A Redis of the test's own, on a Unix socket."""
+    """A Redis of the test's own, on a Unix socket. One that `persists` loses nothing when it is killed."""
 
     path: Path
     process: "subprocess.Popen[bytes] | None" = None
+    persists: bool = False
 
     @property
     def url(self) -> str:
         return f"unix://{self.path}"
 
     def start(self) -> None:
-        quiet = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        keeps = ["--appendonly", "yes", "--appendfsync", "always"] if self.persists else ["--appendonly", "no"]
+        quiet = ["--save", "", *keeps, "--loglevel", "warning"]
         where = ["--port", "0", "--unixsocket", str(self.path), "--dir", str(self.path.parent)]
         self.process = subprocess.Popen([server_under_test(), *where, *quiet], stdout=subprocess.DEVNULL)
         until(self.answers)
@@ -148,12 +150,14 @@ def start_up(
 ) -> Stack:
     """Run `millrace up` in a folder and wait until it runs, or has ended; without `waits`, for nothing.
 
-    `program` is a command `millrace` that is installed elsewhere, with what it imports.
+    `program` is a command `millrace` that is installed elsewhere, with what it imports. Without `--jobs` there are
+    none: they would be this user's.
     """
     port = port or free_port()
     grpc = free_port()
     command = [str(program)] if program else [sys.executable, "-P", "-m", "millrace"]
     command += ["up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
+    command += [] if any(each.startswith("--jobs") for each in arguments) else ["--jobs", "0"]
     environment = our_environment()
     if program:
         del environment["PYTHONPATH"]

@@ -14,7 +14,7 @@ from serving.settings import ServingSettings
 from serving.web import openapi
 from serving.web.wsgi import run
 
-_EXAMPLES = {"model": "digits", "version": "1", "label": "stable"}
+_EXAMPLES = {"model": "digits", "version": "1", "label": "stable", "job": "mine"}
 
 
 @pytest.fixture

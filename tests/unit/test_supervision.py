@@ -145,7 +145,7 @@ def test_times_to_stop_add_up() -> None:
     """Each program drains within what its parent waits, under the supervisor and in Compose."""
     drains = {"api": ServingSettings().drain_timeout_s, "worker": WorkerSettings().drain_timeout_s}
     allowed = stop_timeouts({})
-    assert list(allowed) == ["api", "worker", "redis"]
+    assert list(allowed) == ["api", "worker", "jobs", "redis"]
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     (grace_s,) = map(float, re.findall(r"stop_grace_period: (\d+)s", compose))
     for role, drain_s in drains.items():

@@ -111,7 +111,7 @@ def _attribute(message: Field) -> tuple[str, Any]:
     for part in message.fields():
         if part.number == 1:
             name = part.text
-        elif part.number == 2:
+        elif part.number == 2 and part.size == 4:
             (value,) = struct.unpack("<f", part.data)
         elif part.number == 3:
             value = part.signed
@@ -143,7 +143,8 @@ def _tensor(message: Field) -> tuple[str, Constant]:
             name = part.text
         elif part.number == 9:
             raw = part
-    if raw and datatype in _FORMATS and raw.size <= struct.calcsize(_FORMATS[datatype]) * MAX_NUMBERS:
+    size = struct.calcsize(_FORMATS.get(datatype, ""))
+    if raw and size and raw.size <= size * MAX_NUMBERS and raw.size % size == 0:
         found = [value for (value,) in struct.iter_unpack(_FORMATS[datatype], raw.data)]
         numbers = [int(value) for value in found] if all(map(_is_whole, found)) else None
     has_all = numbers is not None and len(numbers) == math.prod(shape)

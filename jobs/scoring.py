@@ -1,0 +1,117 @@
+"""What kinds that send rows to a model share: planning, and batches of a part with the model's answers to them."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from jobs import formats, places
+from jobs.context import Job
+from jobs.inputs import Inputs, check_files, mapping_of
+from jobs.link import Link
+from jobs.models import chosen, signature_of
+from jobs.parts import Part, Plan, cut
+from jobs.rows import Answer, Block, Rows
+from millrace.jobs.documents import RowsDocument
+from millrace.jobs.room import Room
+from millrace.protocol.messages import ModelAnnouncement
+
+Scored = tuple[Any, Sequence[Answer], dict[int, str]]
+
+
+def plan_rows(job: Job, document: RowsDocument) -> tuple[Plan, ModelAnnouncement, formats.Reader]:
+    """Find the model, read the file's head, and cut its rows.
+
+    The plan's facts are the version that all parts use (`model`), the columns that feed it (`mapping`), and the file
+    (`input`). Raises `MillraceError`.
+    """
+    place = places.input_path(job, document.input)
+    reader = formats.reader(place, reading(job, document))
+    model = asyncio.run(_chosen(job, document))
+    signature = signature_of(model, document.signature)
+    mapping = mapping_of(document, signature, reader.schema.names, "image" if reader.format == "images" else None)
+    check_files(signature, mapping, reader.schema)
+    facts = {"model": msgspec.to_builtins(model), "mapping": mapping, "input": place.name}
+    parts = cut(reader.row_count, document.part_rows or job.settings.part_rows)
+    job.log(f"{reader.row_count} rows in {len(parts)} parts for {model.name} version {model.version}")
+    return Plan(parts=tuple(parts), rows=reader.row_count, facts=facts), model, reader
+
+
+def reading(job: Job, document: RowsDocument) -> formats.Options:
+    """How the job's file is read: with an index beside its parts, which goes when they go."""
+    room = Room(job.settings.folder, job.settings.max_bytes)
+    return formats.Options(document.input_format, job.folder / "parts" / "input", room.check)
+
+
+async def _chosen(job: Job, document: RowsDocument) -> ModelAnnouncement:
+    async with Link(job.settings.redis_url.get_secret_value(), job.record.id) as link:
+        return await chosen(link, document.model, document.version, document.label, job.settings.model_wait_s)
+
+
+class ModelRows:
+    """The rows of a part, with the model's answers. An asynchronous context manager."""
+
+    def __init__(self, job: Job, document: RowsDocument, plan: Plan) -> None:
+        self.model = msgspec.convert(plan.facts["model"], ModelAnnouncement)
+        self.signature = signature_of(self.model, document.signature)
+        self._job = job
+        self._document = document
+        self._place = places.input_path(job, document.input)
+        self._inputs = Inputs(self.signature, plan.facts["mapping"], self.model.max_batch_size)
+        self._link = Link(job.settings.redis_url.get_secret_value(), job.record.id)
+
+    async def __aenter__(self) -> "ModelRows":
+        await self._link.__aenter__()
+        await chosen(self._link, self.model.name, self.model.version, None, self._job.settings.model_wait_s)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._link.__aexit__(*error)
+
+    async def read(self, part: Part) -> AsyncIterator[Scored]:
+        """Each batch of the part, in order, with the answers to its rows and the errors of those that have one.
+
+        Blocks of the next batches are on their way while one is answered.
+        """
+        reader = formats.reader(self._place, reading(self._job, self._document))
+        rows = Rows(self._link, self.model, self._document.signature, self._job.settings.model_wait_s)
+        begun: deque[_Begun] = deque()
+        async for answer in rows.answers(self._blocks(reader, part, begun)):
+            while begun[0].is_complete:
+                yield begun.popleft().scored()
+            begun[0].take(answer)
+        while begun:
+            yield begun.popleft().scored()
+
+    def _blocks(self, reader: formats.Reader, part: Part, begun: "deque[_Begun]") -> Iterator[Block]:
+        """The blocks of all batches; notes in `begun` which batch each is of, before it goes out."""
+        for batch in reader.read(part.first, part.count):
+            errors = formats.refused(batch)
+            blocks = list(self._inputs.blocks(batch, errors))
+            begun.append(_Begun(batch, len(blocks), errors))
+            yield from blocks
+
+
+class _Begun:
+    """A batch whose blocks are on their way; answers to blocks come in their order."""
+
+    def __init__(self, batch: pa.RecordBatch, blocks: int, errors: dict[int, str]) -> None:
+        self._batch = batch
+        self._left = blocks
+        self._errors = errors
+        self._answers: list[Answer] = []
+
+    @property
+    def is_complete(self) -> bool:
+        return self._left == 0
+
+    def take(self, answers: list[Answer]) -> None:
+        self._answers += answers
+        self._errors |= {answer.rows[0]: answer.error for answer in answers if answer.outputs is None}
+        self._left -= 1
+
+    def scored(self) -> Scored:
+        return self._batch, self._answers, self._errors

@@ -1,0 +1,119 @@
+"""Files at http and https URLs: fetched as a stream, from public addresses alone unless others are allowed too.
+
+Each redirect is checked as the first URL is. No proxy is asked, and no credentials are sent.
+"""
+
+import http.client
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from jobs.addresses import connected
+from millrace.protocol.errors import InvalidRequest
+
+_TIMEOUT_S = 30.0
+_PIECE = 1024**2
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "millrace"}
+_TRIES, _AGAIN_S = 3, 0.5
+
+
+class WebFiles:
+    """Fetches files. `protocols` are those of "http" and "https" that may be used, `wait` waits so many seconds."""
+
+    def __init__(
+        self, protocols: Collection[str], *, allow_private: bool, wait: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._wait = wait
+        self._opener = urllib.request.OpenerDirector()
+        for handler in (
+            _Http(allow_private),
+            _Https(allow_private),
+            _Redirects(protocols),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.HTTPDefaultErrorHandler(),
+        ):
+            self._opener.add_handler(handler)
+
+    def fetch(self, url: str, path: Path, check_room: Callable[[int], None]) -> None:
+        """Write the file at the URL to `path`. Raises `InvalidRequest`, and whatever `check_room` raises."""
+        host = urlsplit(url).hostname
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self._once(url, path, check_room)
+                return
+            except InvalidRequest as error:
+                problem = str(error)
+                break
+            except urllib.error.HTTPError as error:
+                problem = f"{host} answered {error.code} {error.reason}"
+                if error.code < 500:
+                    break
+            except (OSError, http.client.HTTPException) as error:
+                problem = f"{host} cannot be read: {getattr(error, 'reason', None) or error}"
+            if attempt < _TRIES:
+                self._wait(_AGAIN_S * attempt)
+        raise InvalidRequest(f"input: {problem}")
+
+    def _once(self, url: str, path: Path, check_room: Callable[[int], None]) -> None:
+        request = urllib.request.Request(url, headers=_HEADERS)  # noqa: S310  # the opener knows two protocols
+        with self._opener.open(request, timeout=_TIMEOUT_S) as response, path.open("wb") as file:
+            while piece := response.read(_PIECE):
+                check_room(len(piece))
+                file.write(piece)
+            announced = response.headers.get("Content-Length")
+            if announced is not None and int(announced) != file.tell():
+                raise http.client.IncompleteRead(b"", int(announced) - file.tell())
+
+
+class _HttpConnection(http.client.HTTPConnection):
+    def __init__(self, *args: Any, allow_private: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._allow_private = allow_private
+
+    def connect(self) -> None:
+        self.sock = connected(self.host, self.port, self._allow_private, _TIMEOUT_S)
+
+
+class _HttpsConnection(_HttpConnection):
+    default_port = 443
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, allow_private: bool) -> None:
+        super().__init__()
+        self._connection = partial(_HttpConnection, allow_private=allow_private)
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, allow_private: bool) -> None:
+        super().__init__()
+        self._connection = partial(_HttpsConnection, allow_private=allow_private)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, req)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def __init__(self, protocols: Collection[str]) -> None:
+        self._protocols = protocols
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        protocol = urlsplit(newurl).scheme
+        if protocol not in self._protocols:
+            raise InvalidRequest(f"it was redirected to {protocol}://, which is not allowed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
