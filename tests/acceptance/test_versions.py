@@ -175,7 +175,7 @@ def test_a_model_is_unloaded_and_loaded_as_triton_does(parts: Parts) -> None:
     assert [(entry["name"], entry["version"]) for entry in index] == [("m", "1")]
     assert index[0]["state"] in ("UNLOADING", "UNAVAILABLE")
     assert httpx.get(f"{parts.urls[0]}/v2/models/m/ready").status_code != 200
-    assert httpx.post(f"{parts.urls[0]}{PATH}", json={"inputs": []}).status_code == 503
+    assert httpx.post(f"{parts.urls[0]}{PATH}", json={"inputs": []}).status_code == 404
     assert httpx.post(f"{parts.urls[0]}/v2/repository/index", json={"ready": True}).json() == []
     assert change(parts, "load").status_code == 200
     assert httpx.get(f"{parts.urls[0]}/v2/models/m/ready").status_code == 200
@@ -228,8 +228,8 @@ def test_versions_that_go_take_neither_weights_nor_labels_nor_the_shadow_s_calle
     assert set(asking.answered[gone + 8 :]) == {1}  # those that were on their way are passed over
     body = {"instances": [[1, 0, 0]]}
     labelled = httpx.post(f"{parts.urls[0]}/v1/models/m/labels/canary:predict", json=body)
-    assert labelled.status_code == 503
-    assert "version 2 available" in labelled.json()["error"]
+    assert labelled.status_code == 404
+    assert labelled.json() == {"error": "Servable not found for request: Specific(m, 2)"}
 
 
 def test_a_worker_that_is_killed_and_a_redis_that_comes_back_empty_do_not_stop_a_roll_out(

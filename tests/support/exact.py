@@ -6,8 +6,11 @@
 import platform
 from pathlib import Path
 
+import msgspec
 import onnx
 from onnx import TensorProto, helper
+
+from millrace.artifacts.manifest import FILE_NAME, Batching, Manifest
 
 RAISES = -1  # divides by zero, which ONNX Runtime reports
 KILLS = -2  # divides the least integer by -1, at which an x86 processor stops the process (SIGFPE)
@@ -86,6 +89,8 @@ def make(root: Path, name: str = "exact", *, batch_s: float = 0.0) -> None:
     folder.mkdir(parents=True)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, folder / "model.onnx")
+    # The slowest row passes the time of all, which the file shows as rows that mix; no answer depends on it.
+    (folder / FILE_NAME).write_bytes(msgspec.json.encode(Manifest(batching=Batching(rows_are_independent=True))))
 
 
 def _turn() -> onnx.GraphProto:

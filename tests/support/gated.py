@@ -92,8 +92,9 @@ def _metadata(_: bytes) -> Any:
     shape = {"dim": [{"size": -1}, {"size": 1}]}
     info = {"dtype": tensorprotos.number_of("INT64"), "tensor_shape": shape}
     definitions = _message("SignatureDefMap")
-    definitions.signature_def["serving_default"].inputs["x"].CopyFrom(rpc.message("tensorflow.TensorInfo")(**info))
-    definitions.signature_def["serving_default"].outputs["y"].CopyFrom(rpc.message("tensorflow.TensorInfo")(**info))
+    signature = definitions.signature_def["serving_default"]
+    for name, tensors in (("x", signature.inputs), ("y", signature.outputs)):
+        tensors[name].CopyFrom(rpc.message("tensorflow.TensorInfo")(name=f"{name}:0", **info))
     response = _message("GetModelMetadataResponse")
     response.metadata["signature_def"].Pack(definitions)
     return response
