@@ -164,6 +164,7 @@ def test_high_priority_is_computed_first_and_normal_is_not_starved(one_worker: P
     assert sum(place < max(places["high"]) for place in places["normal"]) >= 4
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("slower", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_overload_is_turned_away_at_once_and_the_rest_is_answered_in_time(tmp_path: Path, slower: int) -> None:
     """Limits for a machine that has others to serve; those of `make chaos` are the promised ones."""

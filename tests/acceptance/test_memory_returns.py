@@ -14,6 +14,8 @@ from tests.acceptance.test_neighbours import Grpc, Http, binary, infer, predict,
 from tests.support import onnxmodels as models
 from tests.support.running import Parts, until
 
+pytestmark = pytest.mark.alone
+
 MB = 2**20
 TIMES = 50
 KEPT_BYTES = 100 * MB  # of 600 that were sent: caches, and what gRPC and the allocator keep

@@ -27,6 +27,8 @@ from tests.support import onnxmodels as models
 from tests.support.neighbours import Neighbour, burning
 from tests.support.running import Parts, until
 
+pytestmark = pytest.mark.alone
+
 MB = 2**20
 ALLOWED_S = 0.05
 ATTEMPTS = 5

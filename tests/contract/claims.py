@@ -19,7 +19,7 @@ _HEAD = """# Compatibility
 
 What clients written for other servers can do here. Every row was proved by a test that ran that client against the
 running stack (`tests/contract/`); the page is written from those tests, by
-`make test ARGS="tests/contract --write-compatibility"`, and a test holds it to them.
+`make test ARGS="tests/contract -n 0 --write-compatibility"`, and a test holds it to them.
 
 *supported*: as on the server that the client was written for. *different*: works, with the difference that is named.
 *not supported*: answered with what is said there.
