@@ -83,6 +83,8 @@ def _beside_versions(name: str, entry: Path, versions: Mapping[int, Path], free:
         return ""
     number = version_of(entry.name)
     if number is not None:
+        if number not in versions:  # it has come since the versions were looked up
+            return ""
         served = f"{name}/{versions[number].name}"
         return f"{what} names version {number} as {served} does, and only {served} is looked at; rename it"
     if _has_model(entry):

@@ -369,9 +369,7 @@ def _read(fds: Sequence[int]) -> Result | MillraceError:
 
 def _adopt(fd: int) -> SpooledBody:
     """The body in a file that another process wrote."""
-    body = SpooledBody.__new__(SpooledBody)
-    body.fd, body.size = fd, os.fstat(fd).st_size
-    return body
+    return SpooledBody.of_file(fd, os.fstat(fd).st_size, is_on_disk=False)
 
 
 def _error_of(status: int) -> MillraceError:

@@ -26,10 +26,10 @@ class SpooledBody:
         self.fd = os.memfd_create("body", os.MFD_CLOEXEC) if hasattr(os, "memfd_create") else _unnamed_file()
 
     @classmethod
-    def of_file(cls, fd: int, size: int) -> "SpooledBody":
-        """A file on a disk, whose descriptor it has from now on: to be read, and hardly counted in the budget."""
+    def of_file(cls, fd: int, size: int, *, is_on_disk: bool = True) -> "SpooledBody":
+        """A file whose descriptor it has from now on, to be read; one on a disk hardly counts in the budget."""
         body = cls.__new__(cls)
-        body.fd, body.size, body.is_on_disk = fd, size, True
+        body.fd, body.size, body.is_on_disk = fd, size, is_on_disk
         return body
 
     def write(self, part: bytes | bytearray) -> None:

@@ -57,9 +57,10 @@ def test_the_stack_and_its_model_processes_are_silent(
     make_onnx(tmp_path / "models")
     port = free_port()
     up = [sys.executable, "-m", "millrace", "up", "--models", str(tmp_path / "models"), "--grpc-port", "0"]
+    environment = _environment(home) | {"MILLRACE_JOBS_FOLDER": str(tmp_path / "jobs")}
     with (tmp_path / "log").open("wb") as log:
         command = [*_traced(tmp_path), *up, "--port", str(port)]
-        stack = subprocess.Popen(command, cwd=ROOT, env=_environment(home), stdout=log, stderr=log)
+        stack = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     until(lambda: "Stop it with" in (tmp_path / "log").read_text() or stack.poll() is not None, 120)
     answer = httpx.post(f"http://127.0.0.1:{port}/v1/models/tiny:predict", json={"instances": [[1, 2, 3]]})
     psutil.Process(stack.pid).children()[0].terminate()
@@ -72,12 +73,12 @@ def test_the_stack_and_its_model_processes_are_silent(
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param("import worker.backends.onnx", id="onnxruntime"),
+        pytest.param("import worker.backends.onnx.backend", id="onnxruntime"),
         pytest.param("import training.parity, onnxruntime, tensorflow", id="training", marks=pytest.mark.slow),
         pytest.param("import training.export.source, keras", id="keras", marks=pytest.mark.slow),
         pytest.param("import training.export.coreml", id="coremltools", marks=pytest.mark.slow),
         pytest.param("import benchmarks.cnn", id="benchmarks"),
-        pytest.param("import worker.backends.tflite, ai_edge_litert.interpreter", id="litert"),
+        pytest.param("import worker.backends.tflite.backend, ai_edge_litert.interpreter", id="litert"),
     ],
 )
 def test_what_a_program_imports_is_silent(code: str, home: Path, tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ import uvloop
 
 from tests.support.echo_server import CHUNKED, post, running
 
+pytestmark = pytest.mark.alone
+
 MB = 2**20
 CHUNKED_HEAD = CHUNKED[: CHUNKED.index(b"5;ext")]
 LONGEST_S = 0.05
 CALLERS = """
 import asyncio, pathlib, sys
-
-pytestmark = pytest.mark.alone
 port, count, data = int(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3]).read_bytes()
 async def call():
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -336,7 +336,7 @@ def test_the_commands_are_registered_for_the_millrace_command() -> None:
         for point in entry_points(group="millrace.commands")
         if "millrace_client" in point.value
     }
-    assert found == {"models": cli.models, "predict": cli.predict, "similar": cli.similar}
+    assert found == {"jobs": cli.jobs, "models": cli.models, "predict": cli.predict, "similar": cli.similar}
 
 
 def npy(array: Any) -> bytes:

@@ -42,7 +42,7 @@ def test_what_lacks_is_said(
 @pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
 def test_make_says_it_first() -> None:
     done = subprocess.run(
-        ["make", "--dry-run", "--always-make", ".venv/python.stamp"],
+        ["make", "--no-print-directory", "--dry-run", "--always-make", ".venv/python.stamp"],
         cwd=ROOT,
         capture_output=True,
         text=True,
