@@ -39,7 +39,7 @@ def overload(folder: Path, requests: int, slower: int = 1) -> Result:
             closed.after(16)
             pass_for(seconds)
         peak = _rate(closed.tally.of("right"), seconds)
-        before = _memory(parts)
+        before = _memory(_programs(parts))
         with Load(parts.addresses, texts, rate=3 * peak) as load, _watched(parts) as most:
             pass_for(seconds + 1)
         again = _asked_again(parts, texts, [o for o in load.tally.of("refused") if o.status == 429][-8:], deadline_ms)
@@ -121,27 +121,33 @@ def _asked_again(parts: Parts, texts: Iterator[Call], refused: list[Outcome], ti
     return answered
 
 
-def _memory(parts: Parts) -> dict[str, int]:
-    """Bytes in memory, by program."""
+def _programs(parts: Parts) -> dict[str, list[psutil.Process]]:
+    """The processes of each program, children too; to find them takes long, so they are found once."""
     assert parts.redis.process
     programs = {"API": parts.apis, "workers": parts.workers, "Redis": [parts.redis.process]}
     return {
-        program: sum(
-            each.memory_info().rss
+        program: [
+            each
             for process in processes
             for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True))
-        )
+        ]
         for program, processes in programs.items()
     }
+
+
+def _memory(programs: dict[str, list[psutil.Process]]) -> dict[str, int]:
+    """Bytes in memory, by program."""
+    return {program: sum(each.memory_info().rss for each in processes) for program, processes in programs.items()}
 
 
 @contextlib.contextmanager
 def _watched(parts: Parts) -> Iterator[dict[str, int]]:
     """The most memory that each program had meanwhile."""
-    most = _memory(parts)
+    programs = _programs(parts)
+    most = _memory(programs)
 
     def look() -> None:
-        most.update({program: max(most[program], now) for program, now in _memory(parts).items()})
+        most.update({program: max(most[program], now) for program, now in _memory(programs).items()})
 
     with every(0.1, look):
         yield most
