@@ -617,7 +617,7 @@ def test_a_redis_that_comes_back_empty_is_told_again(
             worker = running(broker, repository)
             worker.__enter__()
         until(lambda: api.states() == {1: "AVAILABLE"} or api.states() == {1: "AVAILABLE", 2: "END"})
-        assert api.repository.control("m").policy == VersionPolicy(specific=(1,))
+        until(lambda: api.repository.control("m").policy == VersionPolicy(specific=(1,)))
         if who == "api":
             worker.__exit__(None, None, None)
     api.stop()
