@@ -33,10 +33,14 @@ class ReadLimits(msgspec.Struct, frozen=True):
 
     def check_quick_json(self, body: bytes | memoryview, length: int) -> None:
         """Raises `NotQuick` where the JSON in the first `length` bytes of a body takes too long to read."""
+        self.check_quick_length(length)
         if self.max_quick and length > QUICK_BYTES:
-            if length > QUICK_TEXT_BYTES:
-                raise NotQuick
             self.check_quick(most_values(bytes(body[:length])))
+
+    def check_quick_length(self, length: int) -> None:
+        """Raises `NotQuick` where JSON of that many bytes takes too long to read, however few values it has."""
+        if self.max_quick and length > QUICK_TEXT_BYTES:
+            raise NotQuick
 
     def check_quick(self, values: int) -> None:
         """Raises `NotQuick` where so many values take too long."""

@@ -26,7 +26,7 @@ from serving.protocols.examples import (
     regressions,
     with_context,
 )
-from serving.protocols.limits import QUICK_BYTES, QUICK_TEXT_BYTES, QUICK_VALUES, NotQuick, ReadLimits
+from serving.protocols.limits import QUICK_BYTES, QUICK_VALUES, NotQuick, ReadLimits
 from serving.protocols.tfs.shapes import fitted, without_last_axes
 from serving.protocols.verb import Body, Rendered, Verb, check_quick_to_write
 from serving.queueing.admission import Inference, check_rows, fits
@@ -41,8 +41,7 @@ _OTHER_STRINGS = 1024  # of keys that are passed over
 
 def parse_predict(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> tuple[Inference, Form]:
     """What a `:predict` body asks for, and the form that the answer takes. Raises `InvalidRequest`, `NotQuick`."""
-    if limits.max_quick and len(body) > QUICK_TEXT_BYTES:
-        raise NotQuick
+    limits.check_quick_length(len(body))
     is_short = not limits.max_quick or len(body) <= QUICK_BYTES
     if is_short and (spec := model.only_input) and (fast := json_tensors.fast_rows(body, spec)):
         key, tensor = fast
@@ -107,7 +106,7 @@ def _check_rows(model: ServedModel, value: Any, limits: ReadLimits) -> None:
 
 def parse_examples(body: bytes, model: ServedModel, limits: ReadLimits = _ANY) -> Inference:
     """What a `:classify` or `:regress` body asks for. Raises `InvalidRequest`, `NotQuick`."""
-    limits.check_quick_json(body, len(body))
+    limits.check_quick_length(len(body))
     document = _document(body, limits)
     name = _signature_name(document)
     signature = model.signature(name)
