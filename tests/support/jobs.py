@@ -15,7 +15,7 @@ import redis
 from millrace.jobs.documents import read_document
 from millrace.jobs.records import JobRecord
 from millrace.jobs.store import JobLimits, JobStore
-from tests.support.running import ROOT, RedisServer, our_environment, until
+from tests.support.running import ROOT, RedisServer, ended, our_environment, until
 
 
 @dataclass
@@ -94,15 +94,8 @@ def model_worker(redis: RedisServer, models: Path) -> Iterator["subprocess.Popen
     """A worker with these models."""
     environment = our_environment() | {"MILLRACE_REDIS_URL": redis.url, "MILLRACE_LOG_LEVEL": "error"}
     command = [sys.executable, "-P", "-m", "worker", "--models", str(models)]
-    worker = subprocess.Popen(command, cwd=ROOT, env=environment)
-    try:
+    with ended(subprocess.Popen(command, cwd=ROOT, env=environment)) as worker:
         yield worker
-    finally:
-        worker.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.wait(5)
-        worker.kill()
-        worker.wait()
 
 
 def csv_of(rows: int) -> bytes:

@@ -169,6 +169,19 @@ def start_up(
     return stack
 
 
+@contextlib.contextmanager
+def ended(program: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
+    """The program, which is ended afterwards: asked first, then killed."""
+    try:
+        yield program
+    finally:
+        program.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.wait(5)
+        program.kill()
+        program.wait()
+
+
 class Parts:
     """A Redis, API processes and workers, each of which a test may break and start again. A context manager.
 
@@ -248,15 +261,8 @@ class Parts:
     @contextlib.contextmanager
     def another_worker(self, models: Path) -> Iterator["subprocess.Popen[bytes]"]:
         """One more worker, with a repository of its own."""
-        worker = self._start("worker", "--models", str(models))
-        try:
+        with ended(self._start("worker", "--models", str(models))) as worker:
             yield worker
-        finally:
-            worker.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(5)
-            worker.kill()
-            worker.wait()
 
     def _start_api(self, number: int) -> "subprocess.Popen[bytes]":
         return self._start("serving", "--port", str(self.ports[number]), "--grpc-port", str(self.grpc_ports[number]))

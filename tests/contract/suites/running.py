@@ -22,19 +22,8 @@ def beside_stack(
     program = [str(sources.place(sources.PYTHON)), str(Path(__file__).with_name("unittests.py")), str(report)]
     inside = [sys.executable, "-m", "tests.contract.suites.namespace", str(models), str(folder), str(folder / "up.log")]
     path = os.pathsep.join([str(ROOT), str(ROOT / "client")])
-    ran = subprocess.run(
-        ["unshare", "--net", *inside, *program, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-    (folder / "suite.log").write_text(ran.stdout + ran.stderr)
-    assert report.exists(), ran.stdout + ran.stderr
-    found: Outcomes = json.loads(report.read_text())
-    return found
+    command = ["unshare", "--net", *inside, *program, *arguments]
+    return _reported(command, ROOT, {"PYTHONPATH": path, **environment}, report, timeout_s)
 
 
 def alone(
@@ -43,16 +32,23 @@ def alone(
     """What came of the unit tests that the arguments name, run in the folder by an interpreter of their own."""
     report = folder / "report.json"
     command = [str(python), str(Path(__file__).with_name("unittests.py")), str(report), *arguments]
+    return _reported(command, folder, environment, report, timeout_s)
+
+
+def _reported(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], report: Path, timeout_s: float
+) -> Outcomes:
+    """What the command wrote into the report; what it printed lies beside it."""
     ran = subprocess.run(
         command,
-        cwd=folder,
+        cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=timeout_s,
         check=False,
     )
-    (folder / "suite.log").write_text(ran.stdout + ran.stderr)
+    (report.parent / "suite.log").write_text(ran.stdout + ran.stderr)
     assert report.exists(), ran.stdout + ran.stderr
     found: Outcomes = json.loads(report.read_text())
     return found
