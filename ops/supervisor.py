@@ -15,14 +15,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from millrace.broker.discovery import without_secrets
+from millrace.child_process import ChildProcess, start_program
 from millrace.listening import check_port
 from ops import embedded_redis, jobs, options
 from ops.errors import ExampleError, UpError
-from ops.processes import StackProcess
 from ops.readiness import Readiness, answers_example, states
 from ops.report import Report
 from ops.served_models import served_models
@@ -50,7 +51,7 @@ class Supervisor:
         if arguments.model:
             self._environment.pop(_MODELS_CONFIG, None)
         self._clock = clock
-        self._processes: list[StackProcess] = []
+        self._processes: list[ChildProcess] = []
         self._stopping = threading.Event()
         self._base = f"http://{_local(arguments.host)}:{arguments.port}"
         grpc = f"{_local(arguments.host)}:{arguments.grpc_port}" if arguments.grpc_port else ""
@@ -172,7 +173,7 @@ class Supervisor:
             self._start(f"jobs {number}", [*_PYTHON, "jobs"])
 
     def _start(self, name: str, command: list[str], log: Path | None = None) -> None:
-        process = StackProcess(name, command, self._environment, log)
+        process = ChildProcess(name, partial(start_program, command, self._environment, log), log)
         self._processes.append(process)
         try:
             process.start(self._clock())

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,16 +57,6 @@ def buffered_bytes(settings: ServingSettings) -> int:
     return settings.max_buffered_bytes or min(_MOST_BUFFERED_BYTES, available_bytes() // _SHARE)
 
 
-def available_bytes(root: Path = Path("/"), machine_bytes: int | None = None) -> int:
-    """The memory of the machine, or of this process's cgroup (version 1 or 2) where that has less.
-
-    `root` is the root of the file system, and `machine_bytes` what the machine has, where it is known.
-    """
-    if machine_bytes is None:
-        machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine_bytes, *_cgroup_limits(root)])
-
-
 def resident_bytes() -> int:
     """The memory that this process has now; 0 where the system does not say."""
     try:
@@ -84,31 +73,3 @@ def excess_bytes(limit_bytes: int) -> int:
     if trim:
         trim(0)
     return max(0, resident_bytes() - limit_bytes)
-
-
-def _cgroup_limits(root: Path) -> Iterable[int]:
-    """The limits of this process's cgroup and of those above it."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            yield from _limits(root / "sys/fs/cgroup", path, "memory.max")
-        elif "memory" in controllers.split(","):
-            yield from _limits(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
-
-
-def _limits(mount: Path, path: str, file: str) -> Iterable[int]:
-    """The limits in a hierarchy. In a container the path may be the host's: then the mount itself is the cgroup."""
-    folder = mount / path.lstrip("/")
-    for level in (folder, *folder.parents):
-        if not level.is_relative_to(mount):
-            return
-        try:
-            text = (level / file).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            yield int(text)
