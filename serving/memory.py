@@ -1,10 +1,12 @@
-"""How much memory one API process may take: the sum of what its settings allow, and what the machine has."""
+"""How much memory one API process may take: the sum of what its settings allow."""
 
 import ctypes
 import os
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from millrace.machine import usable_memory
 from serving.settings import ServingSettings
 
 _MiB = 2**20
@@ -17,7 +19,7 @@ _SLACK_BYTES = 64 * _MiB  # code and caches that come with the first requests, a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryLimit:
-    """The most that one API process takes, in bytes, and its parts."""
+    """The most that one API process takes, or all of them, in bytes, and its parts."""
 
     base_bytes: int
     buffered_bytes: int
@@ -53,8 +55,18 @@ def memory_limit(
 
 
 def buffered_bytes(settings: ServingSettings) -> int:
-    """The limit of the budget: the settings' own, else a quarter of the available memory up to 512 MiB."""
-    return settings.max_buffered_bytes or min(_MOST_BUFFERED_BYTES, available_bytes() // _SHARE)
+    """The limit of this process's budget, an equal share of that of all API processes.
+
+    They have what the settings say, else a quarter of the available memory, up to 512 MiB for each.
+    """
+    share = (settings.max_buffered_bytes or usable_memory() // _SHARE) // settings.process_count
+    return share if settings.max_buffered_bytes else min(_MOST_BUFFERED_BYTES, share)
+
+
+def together(limits: Collection[MemoryLimit]) -> MemoryLimit:
+    """What several processes take at most."""
+    names = [part.name for part in fields(MemoryLimit)]
+    return MemoryLimit(**{name: sum(getattr(limit, name) for limit in limits) for name in names})
 
 
 def resident_bytes() -> int:

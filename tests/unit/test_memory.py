@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.memory import MemoryLimit, available_bytes, buffered_bytes, memory_limit
+from millrace.machine import usable_memory
+from serving.memory import MemoryLimit, buffered_bytes, memory_limit
 from serving.settings import ServingSettings
 
 MB = 2**20
@@ -33,16 +34,16 @@ def test_the_smallest_limit_of_machine_and_cgroups_counts(
         file = tmp_path / "sys/fs/cgroup" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{text}\n")
-    assert available_bytes(tmp_path, MACHINE) == bytes_
+    assert usable_memory(tmp_path, MACHINE) == bytes_
 
 
 def test_a_system_without_cgroups_has_what_its_machine_has(tmp_path: Path) -> None:
-    assert available_bytes(tmp_path, MACHINE) == MACHINE
+    assert usable_memory(tmp_path, MACHINE) == MACHINE
 
 
 def test_the_budget_is_what_is_set_or_else_fits_the_machine() -> None:
     assert buffered_bytes(ServingSettings(max_buffered_bytes=5 * MB)) == 5 * MB
-    assert buffered_bytes(ServingSettings()) == min(512 * MB, available_bytes() // 4)
+    assert buffered_bytes(ServingSettings()) == min(512 * MB, usable_memory() // 4)
 
 
 def test_the_sum_is_said_with_its_parts() -> None:

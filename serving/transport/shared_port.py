@@ -1,0 +1,69 @@
+"""A port on which several processes listen, each with a socket that it gets from whoever starts it.
+
+Where the system spreads connections over sockets that are bound with SO_REUSEPORT, which Linux does, each process has a
+socket of its own: a process that ends takes no other's connections with it, and one that has not begun to listen gets
+none. Elsewhere all processes accept from one socket.
+"""
+
+import socket
+import sys
+
+_IS_SPREAD = sys.platform == "linux"
+BACKLOG = 2048
+
+
+class SharedPort:
+    """Takes the port, as a whole: nobody else can listen on it until `close`. Raises `OSError` where somebody does.
+
+    A `port` of 0 stands for one that is free.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._address: tuple[str, int] = (host, port)
+        self._family = family_of(host, port)
+        self._kept = self._bound()
+        self._address = host, self._kept.getsockname()[1]
+        if _IS_SPREAD:
+            self._kept = self._kept_for_us(self._kept)
+
+    @property
+    def port(self) -> int:
+        """Its number."""
+        return self._address[1]
+
+    def for_one_more(self) -> socket.socket:
+        """A socket for one more process, which is to call `listen`; whoever asks for it closes it here."""
+        return self._bound(shares=True) if _IS_SPREAD else self._kept.dup()
+
+    def close(self) -> None:
+        """Let others have the port, once the processes have closed their sockets."""
+        self._kept.close()
+
+    def _bound(self, *, shares: bool = False, reuse_address: bool = True) -> socket.socket:
+        bound = socket.socket(self._family, socket.SOCK_STREAM)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse_address)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
+            if self._family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind(self._address)
+        except OSError:
+            bound.close()
+            raise
+        return bound
+
+    def _kept_for_us(self, first: socket.socket) -> socket.socket:
+        """A socket that gets no connections and keeps the port, once `first`, which shares it with nobody, has it.
+
+        Of several that were bound at once only one can listen. It lets this one in and goes. Nobody who wants the port
+        for themselves can bind it beside a socket that does not reuse the address.
+        """
+        with first:
+            first.listen()
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            return self._bound(shares=True, reuse_address=False)
+
+
+def family_of(host: str, port: int) -> socket.AddressFamily:
+    """The family of addresses that a host has, a name or an address. Raises `OSError` where it has none."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
