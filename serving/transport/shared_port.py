@@ -39,10 +39,10 @@ class SharedPort:
         """Let others have the port, once the processes have closed their sockets."""
         self._kept.close()
 
-    def _bound(self, *, shares: bool = False, reuse_address: bool = True) -> socket.socket:
+    def _bound(self, *, shares: bool = False) -> socket.socket:
         bound = socket.socket(self._family, socket.SOCK_STREAM)
         try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse_address)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger on the port
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
             if self._family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -55,13 +55,15 @@ class SharedPort:
     def _kept_for_us(self, first: socket.socket) -> socket.socket:
         """A socket that gets no connections and keeps the port, once `first`, which shares it with nobody, has it.
 
-        Of several that were bound at once only one can listen. It lets this one in and goes. Nobody who wants the port
-        for themselves can bind it beside a socket that does not reuse the address.
+        Of several that were bound at once only one can listen. It lets this one in and goes. From then on nobody can
+        listen there who wants the port for themselves: this one does not let its address be used again.
         """
         with first:
             first.listen()
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            return self._bound(shares=True, reuse_address=False)
+            kept = self._bound(shares=True)
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            return kept
 
 
 def family_of(host: str, port: int) -> socket.AddressFamily:
