@@ -36,6 +36,11 @@ class Usage:
         """See `FairShares`."""
         self._shares.told(held)
 
+    @property
+    def portion(self) -> float:
+        """See `FairShares`."""
+        return self._shares.portion
+
 
 class FairShares:
     """What each caller has open of one queue. Every method takes the same time however many callers there are."""
@@ -79,6 +84,11 @@ class FairShares:
         self._rows += rows
         self._bytes += size
         return usage
+
+    @property
+    def portion(self) -> float:
+        """The part of the queue's rows that is of this process, from 0 to 1, as far as Redis has told."""
+        return 1.0 if self._held_rows <= self._rows else self._rows / self._held_rows
 
     def excess(self, caller: str, rows: int, size: int) -> int:
         """By how many rows the caller would have more than a share with that request; 0 where it would not."""

@@ -2,6 +2,7 @@
 
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem,
 from millrace.protocol.tensors import Tensor
 from serving.models.model_statistics import Statistics
 from serving.models.registry import ModelRegistry
-from serving.monitoring.counts import Counts
+from serving.monitoring.counts import Counts, total
 from serving.monitoring.metrics import Metrics, render
 from serving.queueing.requests import Timings
 
@@ -121,3 +122,22 @@ def test_prometheus_has_the_same_numbers(metrics: Metrics) -> None:
     ):
         assert line in text
     assert 'duration_seconds_count{model=""' not in text
+
+
+def test_what_several_processes_counted_is_added_up(metrics: Metrics) -> None:
+    one = metrics.counts
+    found = total([one, one, Counts(queue_up=True)])
+    assert found.processes == 3
+    assert found.queue_up
+    assert not total([one, Counts()]).queue_up
+    double, single = found.version("m", 1), one.version("m", 1)
+    assert (double.rows, double.failed, double.latency.count) == (2 * single.rows, 2 * single.failed, 6)
+    assert double.latency.sum == 2 * single.latency.sum
+    assert double.runs[4].compute_s == 2 * single.runs[4].compute_s
+    assert double.last_run_ms == single.last_run_ms
+    assert single.latency.count == 3  # none is changed
+
+
+def test_counts_survive_their_way_through_a_file(metrics: Metrics) -> None:
+    metrics.shadow_ended("m", 2, "shed")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(metrics.counts), type=Counts) == metrics.counts
