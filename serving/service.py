@@ -57,8 +57,13 @@ class Service:
         self.jobs = Jobs(jobs)
         self.budget = Budget(buffered_bytes(settings))
         self.api = uuid.uuid4().hex[:12]
-        self.siblings = Siblings(member, lambda: self.producer.refresh(), lambda: self.producer.is_connected)
-        self.metrics = Metrics(self.siblings.counts)
+        self.siblings = Siblings(
+            member,
+            lambda: self.metrics.counts,
+            refresh=lambda: self.producer.refresh(),
+            is_connected=lambda: self.producer.is_connected,
+        )
+        self.metrics = Metrics(self.siblings.counted_before())
         self.producer = Producer(
             broker.producer(self.api),
             limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),

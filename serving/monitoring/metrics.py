@@ -1,5 +1,9 @@
 """What one API process counts, and Prometheus' format of what all of them counted.
 
+Counting happens several times in every request, on the event loop alone; so it is plain numbers in plain lists, which
+take a fourth of the time of prometheus_client's own (docs/decisions/0006-what-made-the-path-fast.md). Times are only
+noted, and sorted into histograms some hundreds at a time.
+
 Triton's statistics (`model_statistics.py`) and the metrics that other servers name otherwise (`peer_metrics.py`) are
 read from the same numbers (`counts.py`).
 """
@@ -7,15 +11,17 @@ read from the same numbers (`counts.py`).
 import time
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from millrace.protocol.messages import ReplyBlock
-from serving.monitoring.counts import Counts, Distribution, Runs
+from serving.monitoring.counts import Counts, Distribution, Runs, VersionCounts
 from serving.queueing.replies import BlockObserver
 from serving.queueing.requests import Timings
 
+_TOGETHER = 256  # times that are sorted into histograms at once
 _LABELS = ("model", "version")
 _HISTOGRAMS = {
     "latency": ("request_duration_seconds", "From the request's arrival to its answer"),
@@ -27,17 +33,48 @@ _HISTOGRAMS = {
 }
 
 
-class Metrics(BlockObserver):
-    """Counts what this process does, in `counts`, which may begin with what was counted before."""
+class _Noted:
+    """Times of one model version that are not in its counts yet."""
 
-    def __init__(self, counts: Counts | None = None) -> None:
-        self.counts = counts or Counts()
+    __slots__ = ("counts", "seconds", "stages_ms")
+
+    def __init__(self, counts: VersionCounts) -> None:
+        self.counts = counts
+        self.seconds: list[float] = []
+        self.stages_ms: list[tuple[float, ...]] = []
+
+    def sort(self) -> None:
+        """Take them into the counts."""
+        counts = self.counts
+        if seconds := self.seconds:
+            counts.latency.observe(seconds)
+            self.seconds = []
+        if rows := self.stages_ms:
+            stages = counts.parse, counts.queue, counts.batch, counts.compute, counts.reply
+            for stage, values in zip(stages, np.array(rows).T / 1000, strict=True):
+                stage.observe(values)
+            self.stages_ms = []
+
+
+class Metrics(BlockObserver):
+    """Counts what this process does, beginning with what was `counted` before."""
+
+    def __init__(self, counted: Counts | None = None) -> None:
+        self._counts = counted or Counts()
+        self._noted: dict[tuple[str, int], _Noted] = {}
+
+    @property
+    def counts(self) -> Counts:
+        """What was counted so far; the same object each time."""
+        for noted in self._noted.values():
+            noted.sort()
+        return self._counts
 
     def block_answered(self, model: str, version: int, block: ReplyBlock) -> None:
         """See `BlockObserver`."""
         if not block.batch_rows:
             return
-        of = self.counts.of(model, version)
+        of = self._of(model, version).counts
         runs = of.runs.get(block.batch_rows)
         if runs is None:
             runs = of.runs[block.batch_rows] = Runs()
@@ -49,26 +86,33 @@ class Metrics(BlockObserver):
 
     def request_ended(self, model: str, version: int, protocol: str, status: int, seconds: float) -> None:
         """Count a request of a hot verb; `model` is "" and `version` 0 where no such model is known."""
-        of = self.counts.of(model, version)
+        noted = self._of(model, version)
+        of = noted.counts
         of.ended[protocol, status] = of.ended.get((protocol, status), 0) + 1
         if status == 200:
-            of.latency.observe(seconds)
+            noted.seconds.append(seconds)
+            if len(noted.seconds) >= _TOGETHER:
+                noted.sort()
         else:
             of.failed_s += seconds
 
     def request_answered(self, model: str, version: int, parse_ms: float, timings: Timings) -> None:
         """Take in the stages of a request that a worker answered."""
-        of = self.counts.of(model, version)
-        of.parse.observe(parse_ms / 1000)
-        of.queue.observe(timings.queue_ms / 1000)
-        of.batch.observe(timings.batch_ms / 1000)
-        of.compute.observe(timings.compute_ms / 1000)
-        of.reply.observe(timings.reply_ms / 1000)
+        noted, t = self._of(model, version), timings
+        noted.stages_ms.append((parse_ms, t.queue_ms, t.batch_ms, t.compute_ms, t.reply_ms))
+        if len(noted.stages_ms) >= _TOGETHER:
+            noted.sort()
 
     def shadow_ended(self, model: str, version: int, outcome: str) -> None:
         """Count a copy for a shadow: it was "answered", "failed", or "shed" because of the load."""
-        shadows = self.counts.shadows
+        shadows = self._counts.shadows
         shadows[model, version, outcome] = shadows.get((model, version, outcome), 0) + 1
+
+    def _of(self, model: str, version: int) -> _Noted:
+        found = self._noted.get((model, version))
+        if found is None:
+            found = self._noted[model, version] = _Noted(self._counts.of(model, version))
+        return found
 
 
 def render(counts: Counts, workers: Mapping[str, int]) -> bytes:

@@ -33,13 +33,18 @@ _decoder = msgspec.msgpack.Decoder(Counts)
 class Siblings:
     """The other API processes, none for a process that is no member of several.
 
-    `refresh` reads what is in the queue now. `is_connected` says whether it answers. `counts` is what this process
-    counts, what the one before it counted included.
+    `refresh` reads what is in the queue now. `is_connected` says whether it answers. `counts` are those of this
+    process, which go on from `counted_before`.
     """
 
     def __init__(
-        self, member: Member | None, refresh: Callable[[], Awaitable[None]], is_connected: Callable[[], bool]
+        self,
+        member: Member | None,
+        counts: Callable[[], Counts],
+        refresh: Callable[[], Awaitable[None]],
+        is_connected: Callable[[], bool],
     ) -> None:
+        self._counts = counts
         self._folder = Path(member.folder) if member else None
         self._number = member.number if member else 1
         self._numbers = range(1, member.count + 1) if member else range(1, 2)
@@ -49,7 +54,10 @@ class Siblings:
         self._server: asyncio.Server | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._written = b""
-        self.counts = self._read(self._number)
+
+    def counted_before(self) -> Counts:
+        """What the process counted whose place this one has taken, if there was one."""
+        return self._read(self._number)
 
     async def start(self) -> None:
         """Listen to the others."""
@@ -74,9 +82,8 @@ class Siblings:
 
     async def total(self) -> Counts:
         """What all of them have counted, those that are gone included."""
-        self.counts.queue_up = self._is_connected()
         if not self._folder:
-            return self.counts
+            return self._own()
         self._write()
         async with self._asking:
             living = {self._number, *await self._ask(_WRITE)}
@@ -133,8 +140,7 @@ class Siblings:
     def _write(self) -> None:
         if not self._folder:
             return
-        self.counts.queue_up = self._is_connected()
-        encoded = msgspec.msgpack.encode(self.counts)
+        encoded = msgspec.msgpack.encode(self._own())
         if encoded == self._written:
             return
         file = self._file(self._number)
@@ -150,6 +156,11 @@ class Siblings:
     def _write_now_and_then(self) -> None:
         self._write()
         self._writing = asyncio.get_running_loop().call_later(_WRITE_S, self._write_now_and_then)
+
+    def _own(self) -> Counts:
+        counts = self._counts()
+        counts.queue_up = self._is_connected()
+        return counts
 
     def _file(self, number: int) -> Path:
         return Path(self._folder or "", f"{number}.counts")
