@@ -277,7 +277,7 @@ def test_before_the_queue_has_answered_nothing_is_said_of_models() -> None:
         models.names,
     ):
         with pytest.raises(Unavailable, match="has not answered since the server started"):
-            ask()  # type: ignore[operator]
+            ask()
     assert not models.is_ready
     known = True
     assert models.names() == []
