@@ -21,7 +21,7 @@ import msgspec
 
 from millrace.child_process import ChildProcess, start_program
 from millrace.stopping import AFTER_DRAIN_S
-from serving.memory import together
+from serving.memory import MemoryLimit, resident_bytes, together
 from serving.processes.member import Member, Started
 from serving.settings import ServingSettings
 from serving.transport.shared_port import SharedPort
@@ -51,13 +51,10 @@ class ProcessGroup:
         self._environment = {**environ, "MILLRACE_SERVING_PROCESSES": str(settings.processes)}
         self._clock = clock
         self._numbers = range(1, settings.processes + 1)
-        self._processes = {
-            number: ChildProcess(f"API process {number}", partial(self._launch, number)) for number in self._numbers
-        }
+        self._processes: dict[int, ChildProcess] = {}
         self._channels: dict[int, socket.socket] = {}
         self._started: dict[int, Started] = {}
         self._stopping = threading.Event()
-        self._folder = ""
 
     def stop(self) -> None:
         """Tell `run` to stop all and return; any thread may."""
@@ -67,35 +64,30 @@ class ProcessGroup:
         """Serve until `stop`; the exit status. Raises `OSError` where a port cannot be had."""
         host, grpc_port = self._settings.host, self._settings.grpc_port
         with contextlib.ExitStack() as kept:
-            self._port = kept.enter_context(contextlib.closing(SharedPort(host, self._settings.port)))
+            port = kept.enter_context(contextlib.closing(SharedPort(host, self._settings.port)))
             if grpc_port and sys.platform == "linux":  # gRPC binds it by itself; here it is kept from others
                 kept.enter_context(contextlib.closing(SharedPort(host, grpc_port)))
-            self._folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-"))
+            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-"))
             try:
-                for process in self._processes.values():
-                    process.start(self._clock())
+                for number in self._numbers:
+                    launch = partial(self._launch, number, port, folder)
+                    self._processes[number] = ChildProcess(f"API process {number}", launch)
+                    self._processes[number].start(self._clock())
                 return self._watch()
             finally:
                 self._stop_all()
 
-    def _launch(self, number: int) -> "Popen[bytes]":
+    def _launch(self, number: int, port: SharedPort, folder: str) -> "Popen[bytes]":
         """Start a process, with a channel to us and a socket on the port."""
-        ours, theirs = socket.socketpair()
-        with theirs, self._port.for_one_more() as listening:
-            member = Member(
-                number=number,
-                count=len(self._numbers),
-                channel=theirs.fileno(),
-                port=listening.fileno(),
-                folder=self._folder,
-            )
-            command = [*self._command, "--member", member.as_argument()]
-            process = start_program(command, self._environment, inherits=(theirs.fileno(), listening.fileno()))
-        ours.setblocking(False)
-        if before := self._channels.get(number):
+        if before := self._channels.pop(number, None):
             before.close()
-        self._channels[number] = ours
-        return process
+        self._channels[number], theirs = socket.socketpair()
+        self._channels[number].setblocking(False)
+        with theirs, port.for_one_more() as listening:
+            inherits = channel, bound = theirs.fileno(), listening.fileno()
+            member = Member(number=number, count=len(self._numbers), channel=channel, port=bound, folder=folder)
+            command = [*self._command, "--member", member.as_argument()]
+            return start_program(command, self._environment, inherits=inherits)
 
     def _watch(self) -> int:
         """Until `stop`, or until one that has never listened ends; the exit status."""
@@ -121,7 +113,8 @@ class ProcessGroup:
                         self._say_what_they_take()
 
     def _say_what_they_take(self) -> None:
-        limit = together([started.limit for started in self._started.values()])
+        ours = MemoryLimit(base_bytes=resident_bytes(), buffered_bytes=0, connection_bytes=0)
+        limit = together([ours, *(started.limit for started in self._started.values())])
         extra = {
             "processes": len(self._started),
             "memory_limit_bytes": limit.bytes,
