@@ -12,16 +12,20 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Distribution(msgspec.Struct, array_like=True):
-    """How many values fell below each bound, and their sum."""
+    """How many values fell below each of the bounds `SECONDS`, or `ROWS`, and their sum."""
 
-    bounds: tuple[float, ...]
     counts: list[int]
     sum: float = 0.0
 
     @classmethod
     def over(cls, bounds: tuple[float, ...]) -> "Distribution":
         """Of no values yet."""
-        return cls(bounds, [0] * (len(bounds) + 1))
+        return cls([0] * (len(bounds) + 1))
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """What the values are compared with: they are not written each time."""
+        return SECONDS if len(self.counts) > len(SECONDS) else ROWS
 
     def observe(self, values: Sequence[float], times: Sequence[int] | None = None) -> None:
         """Take in values, each once or as many times as is said."""

@@ -14,7 +14,7 @@ in its last second, and nobody had seen, is lost with it.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -87,6 +87,10 @@ class Siblings:
         self._write()
         async with self._asking:
             living = {self._number, *await self._ask(_WRITE)}
+        return await asyncio.to_thread(self._sum, living)  # which takes a while where there are many models
+
+    def _sum(self, living: Collection[int]) -> Counts:
+        """What is in all files; those who do not live count as no processes."""
         found = []
         for number in self._numbers:
             counts = self._read(number)

@@ -15,15 +15,16 @@ BACKLOG = 2048
 class SharedPort:
     """Takes the port, as a whole: nobody else can listen on it until `close`. Raises `OSError` where somebody does.
 
-    A `port` of 0 stands for one that is free.
+    A `port` of 0 stands for one that is free. `is_spread` says whether each process has a socket of its own.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, is_spread: bool = _IS_SPREAD) -> None:
+        self._is_spread = is_spread
         self._address: tuple[str, int] = (host, port)
         self._family = family_of(host, port)
         self._kept = self._bound()
         self._address = host, self._kept.getsockname()[1]
-        if _IS_SPREAD:
+        if is_spread:
             self._kept = self._kept_for_us(self._kept)
 
     @property
@@ -33,7 +34,7 @@ class SharedPort:
 
     def for_one_more(self) -> socket.socket:
         """A socket for one more process, which is to call `listen`; whoever asks for it closes it here."""
-        return self._bound(shares=True) if _IS_SPREAD else self._kept.dup()
+        return self._bound(shares=True) if self._is_spread else self._kept.dup()
 
     def close(self) -> None:
         """Let others have the port, once the processes have closed their sockets."""

@@ -24,7 +24,10 @@ MB = 2**20
 
 
 class ApiProcess:
-    """`python -m serving` on a port of this machine, without gRPC where no port is given. Its log is in `lines`."""
+    """`python -m serving` on a port of this machine: one process, without gRPC, where nothing else is said.
+
+    Its log is in `lines`.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class ApiProcess:
             "MILLRACE_REDIS_URL": redis_url,
             "MILLRACE_SERVING_PORT": str(self.port),
             "MILLRACE_SERVING_GRPC_PORT": str(grpc_port),
+            "MILLRACE_SERVING_PROCESSES": "1",
             **chosen,
         }
         limits = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))}
