@@ -98,19 +98,19 @@ def test_connections_are_spread_over_those_who_listen() -> None:
 
 
 def test_where_connections_are_not_spread_all_accept_from_one_socket() -> None:
-    with contextlib.closing(SharedPort(HOST, 0, is_spread=False)) as shared:
-        with shared.for_one_more() as one, shared.for_one_more() as other:
-            one.listen()
-            other.listen()
-            with socket.create_connection((HOST, shared.port)) as caller:
-                accepted, _ = other.accept()
-                accepted.close()
-                assert caller.recv(1) == b""
-            one.close()
-            with socket.create_connection((HOST, shared.port)):
-                other.accept()[0].close()
-            with pytest.raises(OSError, match="in use"):
-                check_port(HOST, shared.port)
+    shared = SharedPort(HOST, 0, is_spread=False)
+    with contextlib.closing(shared), shared.for_one_more() as one, shared.for_one_more() as other:
+        one.listen()
+        other.listen()
+        with socket.create_connection((HOST, shared.port)) as caller:
+            accepted, _ = other.accept()
+            accepted.close()
+            assert caller.recv(1) == b""
+        one.close()
+        with socket.create_connection((HOST, shared.port)):
+            other.accept()[0].close()
+        with pytest.raises(OSError, match="in use"):
+            check_port(HOST, shared.port)
 
 
 def test_it_has_the_family_of_its_host() -> None:
