@@ -53,6 +53,7 @@ class Service:
             broker.producer(self.api),
             limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),
             observer=self.metrics,
+            grace_s=settings.worker_grace_s,
         )
         self.models = ModelRegistry(lambda: self.producer.workers, lambda: self.producer.desired_states.by_model)
         self.repository = ModelControl(self.producer, self.models, settings)
@@ -72,6 +73,10 @@ class Service:
         self.pool.start()
         await self.producer.start()
         _log.info("started", extra={"api": self.api, "port": self.settings.port})
+
+    def begin_to_drain(self) -> None:
+        """The process is to stop: from now on, what no live worker can answer is refused at once."""
+        self.producer.begin_to_drain()
 
     async def stop(self, timeout_s: float | None = None) -> None:
         """Let the open requests finish, for `drain_timeout_s` where no time is given, then leave the queue."""
