@@ -102,9 +102,9 @@ ENV MILLRACE_JOBS_FOLDER=/jobs
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "jobs"]
 
-# Copies itself into a volume, from which compose's standby runs it.
+# Copies itself into a volume, from which compose's standby runs it, and then only stays.
 FROM program AS release
 COPY --from=release-environment /opt/millrace /opt/millrace
 RUN --mount=type=bind,from=release-wheel,source=/wheels,target=/wheels $INSTALL /wheels/*.whl
 USER 10001:10001
-ENTRYPOINT ["python", "-m", "ops.standby", "publish", "/opt/millrace", "/release"]
+ENTRYPOINT ["sh", "-c", "python -m ops.standby publish /opt/millrace /release && exec sleep infinity"]
