@@ -107,4 +107,4 @@ FROM program AS release
 COPY --from=release-environment /opt/millrace /opt/millrace
 RUN --mount=type=bind,from=release-wheel,source=/wheels,target=/wheels $INSTALL /wheels/*.whl
 USER 10001:10001
-ENTRYPOINT ["sh", "-c", "python -m ops.standby publish /opt/millrace /release && exec sleep infinity"]
+ENTRYPOINT ["sh", "-c", "trap 'exit 0' TERM; python -m ops.standby publish /opt/millrace /release && sleep infinity & wait"]

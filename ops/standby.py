@@ -1,4 +1,4 @@
-"""The standby of docker-compose.yml: an API and a worker of the last release, which serve while `up` replaces all others.
+"""The standby of docker-compose.yml: an API and a worker of the last release, which serve while `up` replaces the rest.
 
     release ──publish──► /release/<id>/bin/python …   current ──► <id>
     standby ──run──────► `millrace up` of the current release. When another one is published, and other workers serve
@@ -34,7 +34,7 @@ def publish(environment: Path, folder: Path) -> str:
     """
     release = _id(environment)
     link, copy = folder / _CURRENT, folder / release
-    last = os.readlink(link) if link.is_symlink() else release
+    last = link.readlink().name if link.is_symlink() else release
     if not copy.exists():
         part = folder / f"{release}.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -58,12 +58,13 @@ def run(folder: Path, arguments: Sequence[str], stopping: threading.Event) -> in
     """
     settings = load(CommonSettings, os.environ)
     link = RedisBroker(settings.redis_url).worker()
-    release = os.readlink(folder / _CURRENT)
+    current = folder / _CURRENT
+    release = current.readlink()
     python = folder / release / "bin" / "python"  # not by the link, behind which there will soon be another release
     command = [str(python), "-P", "-m", "millrace", "up", "--log-level", settings.log_level, *arguments]
     with subprocess.Popen(command) as stack:
         while stack.poll() is None and not stopping.wait(_LOOK_S):
-            if os.readlink(folder / _CURRENT) != release and _is_replaced(link.live):
+            if current.readlink() != release and _is_replaced(link.live):
                 stack.terminate()
                 return stack.wait()
         if stack.poll() is None:
