@@ -3,18 +3,22 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from millrace.broker.memory import MemoryBroker
+from millrace.broker.redis import RedisBroker
 from millrace.protocol.errors import NoWorker
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
+from millrace.protocol.tensors import Signature, TensorSpec
 from serving.queueing.requests import InferenceResponse
 from serving.queueing.stranded import LAST_REPLIES_S, Stranded
 from tests.integration.test_producer import QUEUE, Bench, bench, run, turns, values
-from tests.support.running import until
+from tests.support.api_process import ApiProcess
+from tests.support.running import RedisServer, until
 from tests.support.workers import local_worker
 from tests.support.working import ask, request_of
 from worker.loading.model import Model
@@ -142,3 +146,27 @@ def test_a_worker_that_stops_says_what_it_still_works_on_until_it_is_done(
     asking.join(30)
     assert live() == []
     assert isinstance(answers[0], InferenceResponse)
+
+
+def test_an_api_that_stops_answers_503_to_what_no_worker_can_answer_and_is_soon_gone(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    link = RedisBroker(redis_server.url).worker()
+    x = TensorSpec(name="x", datatype="FP32", shape=(-1, 1))
+    model = ModelAnnouncement(
+        name="m",
+        version=1,
+        state="AVAILABLE",
+        signatures={"serving_default": Signature(inputs=(x,), outputs=(x,))},
+        max_batch_size=8,
+    )
+    link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=(model,)))
+    with ApiProcess(redis_server.url, tmp_path / "log") as api, ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(api.ask, "POST", "/v1/models/m:predict", b'{"instances": [[1]]}')
+        until(lambda: link.block_count(QUEUE) == 1)
+        link.withdraw("w")
+        took_s = api.stop()
+        status, headers, body = asking.result()
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert b"the last worker that had model 'm' version 1 is gone" in body
+    assert took_s < 15  # it would drain for 30
