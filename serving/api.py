@@ -226,6 +226,7 @@ async def _stop(service: Service, http: HttpServer, grpc: GrpcServer | None) -> 
     """Drain for as long as the settings allow, all parts together, and leave."""
     loop, timeout_s = asyncio.get_running_loop(), service.settings.drain_timeout_s
     ends = loop.time() + timeout_s
+    service.begin_to_drain()
     servers = [http.stop(timeout_s), *([grpc.stop()] if grpc else [])]
     await asyncio.gather(service.repository.stop(), *servers)
     left_s = max(0.0, ends - loop.time())

@@ -69,6 +69,7 @@ class Service:
             limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),
             observer=self.metrics,
             processes=settings.process_count,
+            grace_s=settings.worker_grace_s,
         )
         self.models = ModelRegistry(
             lambda: self.producer.workers,
@@ -93,6 +94,10 @@ class Service:
         await self.producer.start()
         await self.siblings.start()
         _log.info("started", extra={"api": self.api, "port": self.settings.port})
+
+    def begin_to_drain(self) -> None:
+        """The process is to stop: from now on, what no live worker can answer is refused at once."""
+        self.producer.begin_to_drain()
 
     async def stop(self, timeout_s: float | None = None) -> None:
         """Let the open requests finish, for `drain_timeout_s` where no time is given, then leave the queue."""

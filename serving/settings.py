@@ -68,6 +68,12 @@ class ServingSettings(CommonSettings):
     request_timeout_ms: int = Field(
         30_000, ge=1, description="The deadline of a request that names none, and the longest that one may name."
     )
+    worker_grace_s: float = Field(
+        2.0,
+        ge=0,
+        description="How long open requests wait for another worker when the last one that had their model has left or "
+        "died; then they get 503.",
+    )
     max_connections: int = Field(
         10_000,
         ge=1,

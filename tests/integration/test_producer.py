@@ -89,12 +89,17 @@ class Bench:
         max_queue_rows: int,
         producer_clock: Callable[[], float],
         link_clock: Callable[[], float],
+        grace_s: float,
     ) -> None:
         self.broker_s = 0.0
         self.broker = MemoryBroker(lambda: time.monotonic() + self.broker_s)
         self.link = GatedLink(self.broker, link_clock)
         self.producer = Producer(
-            self.link, limits=Limits(max_queue_rows, 10**8), heartbeat_s=0.01, clock=producer_clock
+            self.link,
+            limits=Limits(max_queue_rows, 10**8),
+            heartbeat_s=0.01,
+            clock=producer_clock,
+            grace_s=grace_s,
         )
         self.consumer = self.broker.consumer(QUEUE, "c")
         model = ModelAnnouncement(name="m", version=1, state="AVAILABLE")
@@ -181,8 +186,9 @@ async def bench(
     max_queue_rows: int = 1000,
     producer_clock: Callable[[], float] = time.perf_counter,
     link_clock: Callable[[], float] = time.monotonic,
+    grace_s: float = 2.0,
 ) -> AsyncIterator[Bench]:
-    made = Bench(workers, max_queue_rows, producer_clock, link_clock)
+    made = Bench(workers, max_queue_rows, producer_clock, link_clock, grace_s)
     await made.producer.start()
     while not made.producer.is_connected:
         await asyncio.sleep(0)
