@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from millrace_client import Client
 
 from tests.support import running
 from tests.support.load import Call, Load
@@ -229,6 +230,16 @@ def test_the_digits_example_is_answered(project: Project, example: dict[str, Any
     predictions = json.loads(answer)["predictions"]
     assert len(predictions) == len(example["instances"])
     assert all(len(row) == 10 and sum(row) == pytest.approx(1, abs=1e-3) for row in predictions)
+
+
+def test_a_file_is_scored(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("text\n" + "A wonderful film\n" * 50)
+
+    with Client(project.url) as client:
+        job = client.jobs.score("sentiment", str(tmp_path / "reviews.csv"), column="text")
+        job.result(str(tmp_path / "scored.csv"))
+
+    assert len((tmp_path / "scored.csv").read_text().splitlines()) == 51
 
 
 def test_both_workers_and_the_standbys_are_announced(project: Project) -> None:
