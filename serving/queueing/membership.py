@@ -19,9 +19,9 @@ class Membership:
     """What the last heartbeat told.
 
     `workers` is what the live workers announced, but for those that are leaving; while nothing changes but the times in
-    it, it stays the same object.
-    `desired_states` is what operators want of the models. `is_connected`
-    says whether the queue answered. `on_lost` is called when the queue lost its memory, and so every request in it.
+    it, it stays the same object. `desired_states` is what operators want of the models. `is_connected` says whether the
+    queue answered, `has_heard` whether it ever did: before that, nothing is known. `on_lost` is called when the queue
+    lost its memory, and so every request in it.
     """
 
     def __init__(self, link: ProducerLink, on_lost: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class Membership:
         self._everyone: Sequence[WorkerAnnouncement] = ()
         self._counts: Counter[tuple[str, int]] = Counter()
         self._answering: dict[str, frozenset[tuple[str, int]]] = {}  # by worker
-        self.is_connected = False
+        self.is_connected = self.has_heard = False
         self._has_asked = asyncio.Event()
 
     async def asked(self, within_s: float) -> None:
@@ -60,7 +60,7 @@ class Membership:
                 self._has_asked.set()
             if self._had_stream and not kept:
                 self._on_lost()
-            self._had_stream = self.is_connected = True
+            self._had_stream = self.is_connected = self.has_heard = True
 
     def worker_count(self, model: str, version: int) -> int:
         """How many live workers have that version available."""

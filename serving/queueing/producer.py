@@ -28,7 +28,7 @@ from serving.queueing.stranded import GRACE_S, LAST_REPLIES_S, Stranded
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_S, _DRAINING_HEARTBEAT_S = 1.0, 0.1
-_FIRST_ANSWER_S = 1.0  # that the first heartbeat may take before requests are taken all the same
+_FIRST_ANSWER_S = 3.0  # that the first heartbeat may take before requests are taken all the same
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
 
 
@@ -52,7 +52,8 @@ class Producer:
     """Sends requests and answers them, on one event loop. `start` first, `stop` last.
 
     `clock` counts seconds and only forwards; deadlines and times are reckoned by it. When the last live worker of a
-    version is gone, its requests wait `grace_s` for another one, and then get `NoWorker`.
+    version is gone, its requests wait `grace_s` for another one, and then get `NoWorker`. `processes` is how many API
+    processes share the callers.
     """
 
     def __init__(
@@ -63,10 +64,12 @@ class Producer:
         observer: BlockObserver | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         clock: Clock = time.perf_counter,
+        processes: int = 1,
         grace_s: float = GRACE_S,
     ) -> None:
         self._link = link
         self._limits = limits
+        self._processes = processes
         self._heartbeat_s = heartbeat_s
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._withdrawn: dict[Queue, list[tuple[int, int]]] = {}
@@ -143,7 +146,8 @@ class Producer:
         lane = self._lanes.get(key)
         if lane is None:
             largest = request.largest_batch or request.max_batch_size
-            lane = self._lanes[key] = _Lane(Flow(largest, self._pending.clock), FairShares(self._limits))
+            shares = FairShares(self._limits, self._processes)
+            lane = self._lanes[key] = _Lane(Flow(largest, self._pending.clock), shares)
         flow, shares = lane
         size = 0
         for tensor in request.inputs.values():  # `size_of`, at half the time
@@ -160,7 +164,7 @@ class Producer:
         return pending
 
     def _unfair(self, request: InferenceRequest, lane: "_Lane", size: int) -> QueueFull:
-        number = len(lane.shares) + 1
+        number = lane.shares.number
         share = f"1/{number}: {self._limits.rows // number} rows, {self._limits.bytes // number} bytes"
         wait_s = lane.flow.seconds_until(lane.shares.excess(request.caller, request.rows, size))
         return QueueFull(
@@ -227,6 +231,11 @@ class Producer:
     def is_connected(self) -> bool:
         """Whether the queue answered the last heartbeat."""
         return self._membership.is_connected
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether the queue has ever answered; before that, nothing is known of workers and models."""
+        return self._membership.has_heard
 
     def worker_count(self, model: str, version: int) -> int:
         """See `Membership`."""

@@ -255,6 +255,21 @@ async def test_waiting_rows_are_shared_out_among_the_live_workers() -> None:
 
 
 @run
+async def test_rows_are_cut_for_as_many_workers_as_other_processes_leave() -> None:
+    async with bench(workers=4) as b:
+        elsewhere = Append(QUEUE, "normal", ((24, b"x"),))
+        await MemoryProducerLink.append(b.link, [elsewhere], Limits(100, 10**6))
+        first = [b.submit(i) for i in range(8)]
+        await turns()
+        assert b.sent() == [[[0, 1], [2, 3], [4, 5], [6, 7]]]  # what others have is told with the answer to this
+        second = [b.submit(i) for i in range(8)]
+        await turns()
+        assert b.sent()[1:] == [[[0, 1, 2, 3], [4, 5, 6, 7]]]  # 16 of 32 rows are ours
+        for task in (*first, *second):
+            task.cancel()
+
+
+@run
 async def test_a_block_holds_no_more_rows_than_a_batch() -> None:
     async with bench() as b:
         tasks = [b.submit(i, i, largest=5) for i in range(4)]
