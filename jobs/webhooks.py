@@ -18,7 +18,7 @@ import msgspec
 
 from jobs.addresses import connected
 from jobs.settings import JobsSettings
-from millrace.jobs.keys import CALLS, JobKeys
+from millrace.jobs.keys import CALLS
 from millrace.jobs.records import JobRecord
 from millrace.jobs.store import JobStore, check_callback, in_words
 from millrace.protocol.errors import MillraceError, NotFound
@@ -73,8 +73,7 @@ class Webhooks:
 
     def _settle(self, job: str, problem: str) -> None:
         """Note what came of it, and when to try again."""
-        with in_words():
-            tries = int(self._store.client.hincrby(JobKeys(job).tries, "webhook", 1))
+        tries = self._store.count_try(job, "webhook")
         if not problem or tries >= _MOST_TRIES:
             self._store.log(job, f"webhook given up: {problem}" if problem else "webhook delivered")
             with in_words():
