@@ -23,6 +23,7 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from jobs.memory import limit_memory
 from jobs.settings import JobsSettings
 from jobs.sweeper import Sweeper
 from jobs.units import UnitRunner
@@ -181,7 +182,8 @@ class Program:
         worker.work(logging_level="WARNING", with_scheduler=False)
 
     def _run_unit(self, job: str, unit: str) -> None:
-        """What RQ calls, in the process that it forked: with connections of its own."""
+        """What RQ calls, in the process that it forked: with connections of its own, and a bound on its memory."""
+        limit_memory(self._settings.max_memory_bytes)
         worker = self._worker
         runner = UnitRunner(open_store(self._settings), self._settings)
         if worker:

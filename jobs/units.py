@@ -19,6 +19,7 @@ from jobs.settings import JobsSettings
 from millrace.jobs import units
 from millrace.jobs.documents import RowsDocument, read_document
 from millrace.jobs.keys import JobKeys
+from millrace.jobs.room import DISK_FULL, is_disk_full
 from millrace.jobs.store import JobStore
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotFound, Unavailable
 from millrace.protocol.paths import without_paths
@@ -106,7 +107,12 @@ class UnitRunner:
             return False
         except MillraceError as error:
             self._fail(number, str(error))
+        except MemoryError:
+            self._fail(number, "a part needs more memory than it may have (MILLRACE_JOBS_MAX_MEMORY_BYTES)")
         except Exception as error:
+            if is_disk_full(error):
+                self._fail(number, DISK_FULL)
+                return True
             if self._has_ended(number):  # canceled: its files went away under it
                 return True
             _log.exception("a unit failed", extra={"job": number, "unit": unit})

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from redis import Redis
 from rq import Queue
@@ -246,6 +248,30 @@ def test_rows_that_cannot_be_scored_are_rows_with_their_errors(jobs: Jobs) -> No
     assert [row["y"] for row in rows] == ["2.0", "", "6.0", "", "", "18.0", ""]
     assert [bool(row[ERROR]) for row in rows] == [False, True, False, True, True, False, True]
     assert "99" in rows[1][ERROR]
+
+
+def test_a_column_of_the_file_keeps_its_name_beside_one_of_the_results(jobs: Jobs) -> None:
+    jobs.start()
+    rows = b'label,scores,output_scores,x\nmine,9,8,"[1, 0, 0]"\n'
+    job = jobs.submit({**TINY, "labels": True}, rows)
+    assert jobs.ended(job.id).state == "finished"
+    assert list(table(jobs.result(job.id))[0].items()) == [
+        *[("label", "mine"), ("scores", "9"), ("output_scores", "8"), ("x", "[1, 0, 0]")],
+        *[("output_output_scores", "[1.0,10.0]"), ("output_label", "1"), (ERROR, "")],
+    ]
+
+
+def test_a_file_that_unpacks_to_more_memory_than_there_may_be_fails_its_job_alone(jobs: Jobs, tmp_path: Path) -> None:
+    program = jobs.start(MILLRACE_JOBS_MAX_MEMORY_BYTES=str(512 * 2**20))
+    one = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100_000, np.int32)), pa.array(["x" * 10_000_000]))
+    pa.parquet.write_table(pa.table({"x": one}), tmp_path / "bomb.parquet", row_group_size=100_000)
+    bomb = jobs.submit(TINY, (tmp_path / "bomb.parquet").read_bytes(), "bomb.parquet")
+    record = jobs.ended(bomb.id, 60)
+    assert record.state == "failed"
+    assert "malloc" in record.error or "memory" in record.error
+    small = jobs.submit(TINY, csv_of(3))
+    assert is_complete(jobs, jobs.ended(small.id), 3)
+    assert program.poll() is None
 
 
 def test_too_many_errors_end_the_job(jobs: Jobs) -> None:

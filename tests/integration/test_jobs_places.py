@@ -21,6 +21,7 @@ from PIL import Image
 from jobs import addresses, places
 from jobs.context import Job
 from jobs.settings import JobsSettings
+from jobs.webfiles import WebFiles
 from millrace.jobs.documents import ScoreDocument
 from millrace.jobs.records import JobRecord
 from millrace.protocol.errors import InvalidRequest, StorageFull
@@ -186,6 +187,14 @@ def test_a_file_that_a_web_server_does_not_give_is_the_callers_to_know(
             places.input_path(here, f"{url}/a.csv")
         assert len(asked) == tries
         assert [*(here.folder / "parts" / "fetched").iterdir()] == []
+
+
+def test_a_web_server_that_sends_hardly_anything_is_given_up(tmp_path: Path) -> None:
+    with web_server({"/a.csv": (HTTPStatus.OK, {}, bytes(100_000))}) as (url, _):
+        times = iter(range(0, 10_000, 40))
+        slow = WebFiles(["http"], allow_private=True, clock=lambda: float(next(times)))
+        with pytest.raises(InvalidRequest, match=r"127\.0\.0\.1 sends fewer than 16384 bytes a second"):
+            slow.fetch(f"{url}/a.csv", tmp_path / "a.csv", lambda _: None)
 
 
 def test_what_is_fetched_counts_as_what_jobs_keep(tmp_path: Path) -> None:
