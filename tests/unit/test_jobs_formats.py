@@ -348,7 +348,9 @@ def test_lists_in_lists_in_lists_are_refused_where_they_do_not_end(tmp_path: Pat
     column = pa.array(["[" * 50_000 + "]" * 50_000, "[1.5]"])
     errors: dict[int, str] = {}
     spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 1))
-    assert list(Inputs(Signature(inputs=(spec,), outputs=()), {"x": "x"}, 8).blocks(pa.record_batch({"x": column}), errors))
+    assert list(
+        Inputs(Signature(inputs=(spec,), outputs=()), {"x": "x"}, 8).blocks(pa.record_batch({"x": column}), errors)
+    )
     assert list(errors) == [0]
 
 
