@@ -12,6 +12,7 @@ from jobs import kinds
 from jobs.advancing import advance
 from jobs.claims import Claim
 from jobs.context import Job
+from jobs.failures import NoModel
 from jobs.kinds.base import Kind
 from jobs.ledger import Ledger
 from jobs.parts import Outcome, Plan
@@ -105,6 +106,8 @@ class UnitRunner:
         except Unavailable as error:
             _log.warning("the unit is put back", extra={"job": number, "unit": unit, "reason": str(error)})
             return False
+        except NoModel as error:
+            return self._wait_on(number, unit, error)
         except MillraceError as error:
             self._fail(number, str(error))
         except MemoryError:
@@ -117,6 +120,13 @@ class UnitRunner:
                 return True
             _log.exception("a unit failed", extra={"job": number, "unit": unit})
             self.died(number, unit, f"{type(error).__name__}: {error}")
+        return True
+
+    def _wait_on(self, job: str, unit: str, error: NoModel) -> bool:
+        """Have the unit put back, unless it waits too long for its model."""
+        if self._store.waited_s(job, unit) <= self._settings.model_wait_s:
+            return False
+        self._fail(job, str(error))
         return True
 
     def _do(self, job: Job, unit: str) -> None:

@@ -13,7 +13,8 @@ millrace:job:ID                  hash    the job's record
 millrace:job:ID:plan             string  how the job is cut, as JSON (the jobs program's own)
 millrace:job:ID:done             hash    unit -> what it found out, as JSON
 millrace:job:ID:progress         hash    unit in work -> "ROWS ERRORS" so far
-millrace:job:ID:tries            hash    unit -> how many processes died of it; "webhook" -> how often it was called
+millrace:job:ID:tries            hash    unit -> how many processes died of it; "webhook" -> how often it was called;
+                                           "UNIT waits" -> since when it waits for its model
 millrace:job:ID:claim:UNIT       string  who works on the unit; expires in seconds unless that is renewed
 millrace:job:ID:logs             stream  the last 1,000 lines of the log: "text"
 """

@@ -23,6 +23,11 @@ _COUNT_TRY = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 return redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
 """
+_FIRST = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return ARGV[2] end
+redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2])
+return redis.call('HGET', KEYS[2], ARGV[1])
+"""
 
 
 class Scripts:
@@ -34,6 +39,7 @@ class Scripts:
         self._delete = client.register_script((_FOLDER / "delete.lua").read_text(encoding="utf-8"))
         self._log = client.register_script(_LOG)
         self._count_try = client.register_script(_COUNT_TRY)
+        self._first = client.register_script(_FIRST)
 
     def create(
         self,
@@ -89,6 +95,12 @@ class Scripts:
         keys = JobKeys(job)
         tries: Any = self._count_try(keys=[keys.record, keys.tries], args=[what])
         return int(tries)
+
+    def first_s(self, job: str, what: str, now_s: float) -> float:
+        """When this was first asked of the job."""
+        keys = JobKeys(job)
+        first: Any = self._first(keys=[keys.record, keys.tries], args=[what, repr(now_s)])
+        return float(first)
 
 
 def enqueue(client: "redis.Redis", unit: units.Unit) -> None:

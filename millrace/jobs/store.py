@@ -276,6 +276,11 @@ class JobStore:
         with in_words():
             return self._scripts.count_try(id, what)
 
+    def waited_s(self, id: str, what: str) -> float:  # noqa: A002
+        """Seconds since this was first asked of the job, or since it was retried."""
+        with in_words():
+            return self.clock() - self._scripts.first_s(id, f"{what} waits", self.clock())
+
     def is_known(self, ids: Sequence[str]) -> Sequence[bool]:
         """Whether there is a job of each id."""
         with in_words(), self.client.pipeline(transaction=False) as pipe:

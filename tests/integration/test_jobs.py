@@ -299,6 +299,21 @@ def test_what_does_not_fit_the_file_or_the_model_fails_the_job_with_the_fields_n
     assert (record.state, record.error) == ("failed", error)
 
 
+def test_jobs_go_on_beside_one_whose_model_is_not_there(jobs: Jobs) -> None:
+    jobs.start(MILLRACE_JOBS_MODEL_WAIT_S="5")
+    waiting = jobs.submit({"kind": "score", "model": "nobody-has-it"}, csv_of(3))
+    until(lambda: jobs.store.get(waiting.id).state == "started", what="the job to wait for its model")
+    small = jobs.submit(TINY, csv_of(10))
+    assert is_complete(jobs, jobs.ended(small.id), 10)
+    assert jobs.store.get(waiting.id).state == "started"
+    record = jobs.ended(waiting.id)
+    assert (record.state, record.error) == ("failed", "no live worker has model 'nobody-has-it', for 5 s")
+    assert jobs.store.retry(waiting.id).state == "queued"
+    until(lambda: jobs.store.get(waiting.id).state == "started", what="the job to wait again")
+    jobs.store.cancel(waiting.id)
+    assert not list(jobs.store.job_folder(waiting.id).glob("*/*"))
+
+
 def test_a_small_job_does_not_wait_for_all_parts_of_a_large_one(jobs: Jobs) -> None:
     jobs.start()
     large = jobs.submit(TINY, csv_of(10_000))

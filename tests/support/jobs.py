@@ -118,6 +118,7 @@ class Jobs:
 
 def kill_all(program: "subprocess.Popen[bytes]") -> None:
     """SIGKILL to the program and to the process that runs its unit, as when their machine is lost."""
+    program.send_signal(signal.SIGSTOP)  # so that it starts no other one meanwhile
     for process in (*psutil.Process(program.pid).children(recursive=True), psutil.Process(program.pid)):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
