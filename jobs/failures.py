@@ -8,4 +8,4 @@ class JobFailed(MillraceError):
 
 
 class NoModel(JobFailed):
-    """No worker has the model now: the unit is put back, so that other jobs have their turn, until it waits too long."""
+    """No worker has the model now: the unit is put back, so that others have their turn, until it waited too long."""
