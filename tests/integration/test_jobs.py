@@ -7,6 +7,7 @@ import hmac
 import io
 import json
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,10 +26,10 @@ from rq import Queue
 from jobs.expiry import expire
 from jobs.outputs import ERROR
 from millrace.jobs import units
-from millrace.jobs.keys import RQ_QUEUE, JobKeys
+from millrace.jobs.keys import CALLS, RQ_QUEUE, JobKeys
 from millrace.jobs.records import JobRecord
 from millrace.jobs.store import JobLimits, JobStore
-from millrace.protocol.errors import Conflict, NotFound
+from millrace.protocol.errors import Conflict, NotFound, StorageFull
 from tests.support.jobs import SHOUT, Jobs, csv_of, kill_all, model_worker
 from tests.support.onnxmodels import FLOAT, INT64, constant, info, node, save
 from tests.support.running import RedisServer, until
@@ -454,3 +455,45 @@ def test_a_part_whose_file_is_gone_is_made_again(jobs: Jobs) -> None:
     shutil.rmtree(jobs.store.job_folder(job.id) / "parts")
     jobs.start()
     assert is_complete(jobs, jobs.ended(job.id, 60), 2000)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MiB."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_fails_the_job_in_words_and_retry_goes_on_when_there_is_room(jobs: Jobs, small_disk: Path) -> None:
+    """The rows come in, and their scores are larger than what is left."""
+    job = jobs.submit({**TINY, "part_rows": 5000}, csv_of(40_000))
+    (small_disk / "other").write_bytes(bytes(6_700_000))
+    with pytest.raises(StorageFull, match="the disk that the files of jobs are on is full"):
+        jobs.submit(TINY, csv_of(60_000))
+    assert len(list((small_disk / "uploads").iterdir())) == 1
+    jobs.start()
+    record = jobs.ended(job.id, 60)
+    assert (record.state, record.error) == ("failed", "the disk that the files of jobs are on is full")
+    (small_disk / "other").unlink()
+    jobs.store.retry(job.id)
+    record = jobs.ended(job.id, 60)
+    assert (record.state, record.error, record.rows_done) == ("finished", "", 40_000)
+
+
+def test_a_webhook_is_due_whenever_a_job_ends_and_not_when_it_goes_on(jobs: Jobs) -> None:
+    job = _told(jobs, "http://127.0.0.1:1/")
+    client = jobs.redis_client()
+    for state, is_due in (("started", False), ("failed", True)):
+        jobs.store.transition(job.id, ("queued", "started"), state)  # type: ignore[arg-type]
+        assert bool(client.zscore(CALLS, job.id)) == is_due
+    jobs.store.retry(job.id)
+    assert client.zscore(CALLS, job.id) is None
+    jobs.store.cancel(job.id)
+    assert client.zscore(CALLS, job.id)
+    jobs.store.delete(job.id)
+    assert client.zscore(CALLS, job.id) is None
