@@ -63,7 +63,7 @@ class _Declining(Orjson):
         raise ValueError
 
 
-def _infer_body(data: list[object]) -> bytes:
+def _infer_body(data: object) -> bytes:
     item = {"name": "image", "datatype": "FP32", "shape": [1, 28, 28, 1], "data": data}
     return json.dumps({"inputs": [item]}, separators=(",", ":")).encode()
 
