@@ -29,7 +29,8 @@ from millrace.jobs.store import JobLimits, JobStore
 from millrace.protocol.errors import Conflict, NotFound
 from tests.support.jobs import Jobs, csv_of, kill_all, model_worker
 from tests.support.onnxmodels import FLOAT, INT64, constant, info, node, save
-from tests.support.running import RedisServer, until
+from tests.support.pages import blocks
+from tests.support.running import ROOT, RedisServer, until
 
 TINY = {"kind": "score", "model": "tiny", "column": "x"}
 
@@ -299,39 +300,12 @@ def test_an_evaluation_reports_on_rows_whose_answer_is_known(jobs: Jobs) -> None
     assert jobs.result(job.id, "confusion.svg").startswith(b"<svg")
 
 
-_OWN_KIND = """
-from jobs.kinds.base import whole
-from jobs.parts import Outcome, Outputs, Part, Plan
-from millrace.protocol.errors import InvalidRequest
-
-
-class Shout:
-    name = "shout"
-
-    def plan(self, job):
-        if not isinstance(job.document.options.get("mark"), str):
-            raise InvalidRequest("options.mark: a text is needed")
-        return Plan(parts=(Part(0, 0, 1),), rows=1)
-
-    def run(self, job, plan, part):
-        with whole(job.part_path(0, ".txt")) as path:
-            path.write_text(job.upload.read_text().upper() + job.document.options["mark"])
-        return Outcome(rows=1)
-
-    def join(self, job, plan, outcomes):
-        with whole(job.outputs / "loud.txt") as path:
-            path.write_text(job.part_path(0, ".txt").read_text())
-        return Outputs(names=("loud.txt",))
-
-
-KIND = Shout()
-"""
-
-
 def test_a_kind_of_the_operators_own_is_one_file(jobs: Jobs, tmp_path: Path) -> None:
     folder = tmp_path / "kinds"
     folder.mkdir()
-    (folder / "shout.py").write_text(_OWN_KIND)
+    page = (ROOT / "docs" / "howto" / "add-a-job-kind.md").read_text(encoding="utf-8")
+    (code,) = [block.code for block in blocks(page) if block.language == "python"]
+    (folder / "shout.py").write_text(code)
     jobs.start(MILLRACE_JOBS_KINDS=str(folder))
     until(lambda: "shout" in jobs.store.kinds())
     job = jobs.submit({"kind": "shout", "options": {"mark": "!"}}, b"hey")

@@ -3,7 +3,8 @@
 What a page says is read like this:
 
 - `sh`: the block is a program of Bash. The output of a line that ends in `# prints: TEXT` must be TEXT.
-- `console`: each line behind `$ ` is a command; its output must be the lines below it, if there are any.
+- `console`: each line behind `$ ` is a command, with the lines behind `> ` that follow it; its output must be the lines
+  below, if there are any.
 - `python`: the blocks of a page are one program. A line `expression  # LITERAL` must have that value, and a line
   `print(...)  # TEXT` must print it. Other comments are for the reader.
 - `js`: a module for Node. The output of a line `console.log(...)  // TEXT` must be TEXT.
@@ -33,7 +34,7 @@ _FENCE = re.compile(
 )
 _PRINTS = re.compile(r"^(?P<command>.*?)\s+# prints: (?P<text>.*)$")
 _LOGS = re.compile(r"console\.log\(.*\);?\s+// (.*)$", re.MULTILINE)
-_COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n?)*)", re.MULTILINE)
+_COMMAND = re.compile(r"^\$ (.*\n(?:> .*\n)*)((?:(?!\$ ).*\n?)*)", re.MULTILINE)
 _SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _TOLERANCE = 1e-3
 _TIMEOUT_S = 120
@@ -101,7 +102,7 @@ class Reader:
 
     def _console(self, code: str) -> None:
         for command, text in _COMMAND.findall(code):
-            printed = self._bash(command)
+            printed = self._bash(command.replace("\n> ", "\n"))
             if text.strip():
                 check(command, printed, text)
 

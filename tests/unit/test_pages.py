@@ -79,7 +79,7 @@ def test_what_is_wrong_fails(language: str, code: str, reader: Reader) -> None:
     ("language", "code"),
     [
         ("sh", "echo http://localhost:8000  # prints: http://127.0.0.1:81"),
-        ("console", "$ echo 1  2\n1 2\n$ echo hello\nhe…"),
+        ("console", "$ echo 1  2\n1 2\n$ echo hello\nhe…\n$ echo 'a\n> b'\na b"),
         ("python", "['a', 'b']  # ['a', ...]"),
         ("python", "import asyncio\nawait asyncio.sleep(0, 5)  # 5"),
     ],
