@@ -2,7 +2,8 @@
 
 What a page says is read like this:
 
-- `sh`: the block is a program of Bash. The output of a line that ends in `# prints: TEXT` must be TEXT.
+- `sh`: the block is a program of Bash. The output of a line that ends in `# prints: TEXT` must be TEXT. `curl` fails
+  where the status of the answer does.
 - `console`: each line behind `$ ` is a command, with the lines behind `> ` that follow it; its output must be the lines
   below, if there are any.
 - `python`: the blocks of a page are one program. A line `expression  # LITERAL` must have that value, and a line
@@ -95,7 +96,8 @@ class Reader:
             else:
                 lines.append(line)
         state = self._folder / ".variables"
-        script = "\n".join(["set -aeo pipefail", f"[ ! -e {state} ] || . {state}", *lines, f"export -p > {state}"])
+        strict = 'curl() { command curl --fail-with-body "$@"; }'
+        script = "\n".join(["set -aeo pipefail", strict, f"[ ! -e {state} ] || . {state}", *lines, f"export -p > {state}"])
         self._bash(script)
         for number, (command, text) in enumerate(expected):
             check(command, (self._folder / f".printed-{number}").read_text(), text)
