@@ -23,7 +23,7 @@ ELSEWHERE = {
     "docs/howto/from-triton.md": "tests/contract/test_pages.py",
     "docs/howto/mobile.md": "tests/integration/test_export_mobile.py",
 }
-QUICK = {"README.md", "client/README.md", "docs/howto/ask-the-models.md"}
+QUICK = {"README.md", "docs/howto/ask-the-models.md"}
 
 
 def code_of(page: str) -> list[Block]:

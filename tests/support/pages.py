@@ -11,7 +11,7 @@ What a page says is read like this:
 - `js`: a module for Node. The output of a line `console.log(...)  // TEXT` must be TEXT.
 
 In a text, `…` or `...` stands for anything, and white space is as good as other white space; numbers may differ by 0.001.
-A block below `<!-- not run: REASON -->` is not run.
+A block below `<!-- not run: REASON -->` is not run, and none of a page with `<!-- no code of this page is run: REASON -->`.
 """
 
 import ast
@@ -33,6 +33,7 @@ _FENCE = re.compile(
     r"^(?P<indent> *)(?:<!-- not run: (?P<reason>[^\n]*) -->\n\s*)?```(?P<language>\w+)\n(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
+_WHOLE = re.compile(r"^<!-- no code of this page is run: (.*) -->$", re.MULTILINE)
 _PRINTS = re.compile(r"^(?P<command>.*?)\s+# prints: (?P<text>.*)$")
 _LOGS = re.compile(r"console\.log\(.*\);?\s+// (.*)$", re.MULTILINE)
 _COMMAND = re.compile(r"^\$ (.*\n(?:> .*\n)*)((?:(?!\$ ).*\n?)*)", re.MULTILINE)
@@ -54,12 +55,13 @@ class Block:
 
 def blocks(text: str) -> list[Block]:
     """The blocks of code of a page, in order."""
+    whole = _WHOLE.search(text)
     return [
         Block(
             language=found["language"],
             code=textwrap.dedent(found["code"]),
             line=text.count("\n", 0, found.start("code")),
-            reason=found["reason"] or "",
+            reason=found["reason"] or (whole[1] if whole else ""),
         )
         for found in _FENCE.finditer(text)
     ]

@@ -47,6 +47,11 @@ def test_blocks_are_found_with_the_reason_why_they_are_not_run() -> None:
     assert third.code.startswith("[number")
 
 
+def test_a_page_may_say_that_none_of_its_code_is_run() -> None:
+    page = "# Title\n\n<!-- no code of this page is run: it needs a phone -->\n\n" + only("sh", "exit 1")
+    assert [block.reason for block in blocks(page)] == ["it needs a phone"]
+
+
 def test_what_is_right_passes(reader: Reader) -> None:
     first, _, third = blocks(PAGE)
     reader.run(first)
