@@ -67,25 +67,40 @@ def reader(served: Stack, models: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MILLRACE_URL", served.url)
     port, grpc_port = (address.rpartition(":")[2] for address in (served.url, served.grpc))
-    ports = {"localhost": "127.0.0.1", "127.0.0.1:8000": f"127.0.0.1:{port}", "127.0.0.1:8001": f"127.0.0.1:{grpc_port}"}
+    ports = {
+        "localhost": "127.0.0.1",
+        "127.0.0.1:8000": f"127.0.0.1:{port}",
+        "127.0.0.1:8001": f"127.0.0.1:{grpc_port}",
+    }
     path = f"{tmp_path}/.venv/bin{os.pathsep}{os.environ['PATH']}"
     return Reader(tmp_path, our_environment() | {"MILLRACE_URL": served.url, "PATH": path}, ports)
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[] if page in QUICK else pytest.mark.slow) for page in HERE]
-)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[] if page in QUICK else pytest.mark.slow) for page in HERE])
 def test_the_code_on_a_page_answers_what_the_page_says(page: str, reader: Reader) -> None:
-    for block in code_of(page):
-        if block.reason or (block.language == "js" and not shutil.which("node")):
-            continue
-        try:
-            reader.run(block)
-        except Exception as error:
-            raise AssertionError(f"{page}, line {block.line}: {error}") from error
+    read(page, reader, [block for block in code_of(page) if block.language != "js"])
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="there is no Node to run JavaScript with")
+def test_the_javascript_of_the_models_answers_what_the_page_says(reader: Reader) -> None:
+    page = "docs/howto/ask-the-models.md"
+    read(page, reader, [block for block in code_of(page) if block.language == "js"])
+
+
+def read(page: str, reader: Reader, found: list[Block]) -> None:
+    """Run the blocks that can be run here. Raises `AssertionError`, which names the place."""
+    assert found
+    for block in found:
+        if not block.reason:
+            try:
+                reader.run(block)
+            except Exception as error:
+                raise AssertionError(f"{page}, line {block.line}: {error}") from error
 
 
 def test_pages_that_are_run_elsewhere_are_run_there() -> None:
     for page, test in ELSEWHERE.items():
         assert Path(page).stem in (ROOT / test).read_text(encoding="utf-8"), page
-    assert QUICK <= set(HERE)
+    assert {*HERE} >= QUICK
+    with_javascript = {page for page in PAGES if any(block.language == "js" for block in code_of(page))}
+    assert with_javascript == {"docs/howto/ask-the-models.md"}

@@ -10,8 +10,8 @@ What a page says is read like this:
   `print(...)  # TEXT` must print it. Other comments are for the reader.
 - `js`: a module for Node. The output of a line `console.log(...)  // TEXT` must be TEXT.
 
-In a text, `…` or `...` stands for anything, and white space is as good as other white space; numbers may differ by 0.001.
-A block below `<!-- not run: REASON -->` is not run, and none of a page with `<!-- no code of this page is run: REASON -->`.
+In a text, `…` or `...` stands for anything, and any white space equals any other; floats in a value may differ by 0.001.
+A block below `<!-- not run: REASON -->` is not run. `<!-- no code of this page is run: REASON -->` is for a whole page.
 """
 
 import ast
@@ -99,7 +99,9 @@ class Reader:
                 lines.append(line)
         state = self._folder / ".variables"
         strict = 'curl() { command curl --fail-with-body "$@"; }'
-        script = "\n".join(["set -aeo pipefail", strict, f"[ ! -e {state} ] || . {state}", *lines, f"export -p > {state}"])
+        script = "\n".join(
+            ["set -aeo pipefail", strict, f"[ ! -e {state} ] || . {state}", *lines, f"export -p > {state}"]
+        )
         self._bash(script)
         for number, (command, text) in enumerate(expected):
             check(command, (self._folder / f".printed-{number}").read_text(), text)
