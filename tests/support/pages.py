@@ -10,7 +10,7 @@ What a page says is read like this:
   `print(...)  # TEXT` must print it. Other comments are for the reader.
 - `js`: a module for Node. The output of a line `console.log(...)  // TEXT` must be TEXT.
 
-In a text, `…` or `...` stands for anything, and any white space equals any other; floats in a value may differ by 0.001.
+In a text, `…` or `...` stands for anything, and any white space equals any other; floats in values may differ by 0.001.
 A block below `<!-- not run: REASON -->` is not run. `<!-- no code of this page is run: REASON -->` is for a whole page.
 """
 
