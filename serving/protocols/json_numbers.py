@@ -33,6 +33,7 @@ _COMMA, _OPENS, _NUMBER, _CLOSES, _OTHER = (bytes([mark]) for mark in (0, 1, 2, 
 _MARK_OF = {**dict.fromkeys(b"0123456789.eE+-", _NUMBER), **dict(zip(b",[]", (_COMMA, _OPENS, _CLOSES), strict=True))}
 _MARKS = b"".join([_MARK_OF.get(byte, _OTHER) for byte in range(256)])
 _STEPS = bytes.maketrans(_CLOSES, b"\xff")  # +1 and -1 as signed bytes
+_BEFORE_A_LIST = re.compile(rb"[ \t\r\n]*+:[ \t\r\n]*+(?=\[)")
 _ROUNDED = re.compile(rb"\d{20}|\d[eE]")
 _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -122,12 +123,15 @@ def _with_flat_lists(body: bytes, quoted: bytes) -> bytes:
     """The document with each list of numbers under a key as one flat list. Raises `ValueError` for other lists."""
     parts, lists, done, at = [], 0, 0, body.find(quoted)
     while at >= 0:
-        start = body.find(b"[", at := at + len(quoted))
-        if start >= 0 and body[at:start].translate(None, _BLANKS) == b":":
+        at += len(quoted)
+        if found := _BEFORE_A_LIST.match(body, at):
+            start = found.end()
             nested = _list_of_numbers(body, start)
             lists += _objects(before := body[done:start])
             parts += [before, _flat(nested)]
             done = at = start + len(nested)
+            if lists > _MAX_LISTS or len(parts) > _MAX_LISTS:
+                raise ValueError
         at = body.find(quoted, at)
     if lists + _objects(rest := body[done:]) > _MAX_LISTS:
         raise ValueError
@@ -140,15 +144,16 @@ def _objects(text: bytes) -> int:
 
 def _list_of_numbers(body: bytes, start: int) -> bytes:
     """The list that begins there, if it is one of numbers: a quote or a brace is the first thing behind it."""
-    quote, brace = body.find(b'"', start), body.find(b"}", start)
-    end = min(quote, brace) if quote >= 0 else brace
-    return body[start : body.rfind(b"]", start, end) + 1]
+    quote = body.find(b'"', start)
+    next_string = quote if quote >= 0 else len(body)
+    brace = body.find(b"}", start, next_string)
+    return body[start : body.rfind(b"]", start, brace if brace >= 0 else next_string) + 1]
 
 
 def _flat(nested: bytes) -> bytes:
     """A list nested in any way, as one list of its numbers. Raises `ValueError` for anything else in it."""
     marks = nested.translate(_MARKS, _BLANKS)
-    if _OTHER in marks or (len(marks) > MAX_VALUES and marks.count(_COMMA) > MAX_VALUES):
+    if not marks or _OTHER in marks or (len(marks) > MAX_VALUES and marks.count(_COMMA) > MAX_VALUES):
         raise ValueError
     if not marks.rfind(_OPENS) and marks.find(_CLOSES) == len(marks) - 1:
         return nested

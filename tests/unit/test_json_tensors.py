@@ -442,6 +442,12 @@ def test_nested_numbers_stay_on_the_fast_path_without_simdjson() -> None:
     assert document["inputs"][0]["data"] == [1, 2, 3, 4, 500]  # read as one list, which is what makes it fast
 
 
+@pytest.mark.parametrize("unit", [b'"data"', b'"data":[1],', b'"data":[', b'"data" ', b'"data":[1]}'])
+def test_without_simdjson_the_time_to_read_grows_with_the_body_alone(unit: bytes) -> None:
+    body = b"{" + unit * (2_000_000 // len(unit))
+    _or_none(lambda: ORJSON.parse(body, "data"))  # a look at the rest of the body at each key would take hours
+
+
 def test_without_simdjson_a_flag_beside_the_numbers_is_read() -> None:
     document = ORJSON.parse(b'{"data": [1, 2], "parameters": {"binary_data_output": true}}', "data")
     assert ORJSON.numbers(document["data"], "d").tolist() == [1.0, 2.0]
