@@ -30,9 +30,10 @@ from millrace.jobs.keys import CALLS, RQ_QUEUE, JobKeys
 from millrace.jobs.records import JobRecord
 from millrace.jobs.store import JobLimits, JobStore
 from millrace.protocol.errors import Conflict, NotFound, StorageFull
-from tests.support.jobs import SHOUT, Jobs, csv_of, kill_all, model_worker
+from tests.support.jobs import Jobs, csv_of, kill_all, model_worker
 from tests.support.onnxmodels import FLOAT, INT64, constant, info, node, save
-from tests.support.running import RedisServer, until
+from tests.support.pages import blocks
+from tests.support.running import ROOT, RedisServer, until
 
 TINY = {"kind": "score", "model": "tiny", "column": "x"}
 
@@ -344,7 +345,9 @@ def test_an_evaluation_reports_on_rows_whose_answer_is_known(jobs: Jobs) -> None
 def test_a_kind_of_the_operators_own_is_one_file(jobs: Jobs, tmp_path: Path) -> None:
     folder = tmp_path / "kinds"
     folder.mkdir()
-    (folder / "shout.py").write_text(SHOUT)
+    page = (ROOT / "docs" / "howto" / "add-a-job-kind.md").read_text(encoding="utf-8")
+    (code,) = [block.code for block in blocks(page) if block.language == "python"]
+    (folder / "shout.py").write_text(code)
     jobs.start(MILLRACE_JOBS_KINDS=str(folder))
     until(lambda: "shout" in jobs.store.kinds())
     job = jobs.submit({"kind": "shout", "options": {"mark": "!"}}, b"hey")
