@@ -66,7 +66,7 @@ class Taking:
         if taken:
             if not has_taken:
                 self._status.hold(self._link.losses)
-            self._rows_per_block = sum(max(1, delivery.rows) for delivery in taken) / len(taken)
+            self._note_sizes(taken)
         return taken
 
     def deliver(self) -> None:
@@ -99,6 +99,11 @@ class Taking:
                 outbox.clear()
                 return taken
 
+    def _note_sizes(self, taken: Sequence[Delivery]) -> None:
+        rows = [max(1, delivery.rows) for delivery in taken if not delivery.is_bulk]
+        if rows:
+            self._rows_per_block = sum(rows) / len(rows)
+
     def _count(self) -> int:
         """How many blocks make about one full batch, by the size of the last ones; a few batches where lengths vary."""
         rows = max(1, self._model.batching.max_batch_size)
@@ -109,13 +114,18 @@ class Taking:
         return min(_BLOCK_MS, max(0, math.ceil((self._next_claim - self._monotonic()) * 1000)))
 
     def _topped_up(self, taken: list[Delivery]) -> list[Delivery]:
-        """The blocks and those that come within the model's queue delay, if it has one, until a batch is full."""
+        """The blocks and those that come within the model's queue delay, if it has one, until a batch is full.
+
+        Bulk waits for nothing and is never waited for.
+        """
+        if taken and taken[0].is_bulk:
+            return taken
         ends = self._monotonic() + self._model.batching.max_queue_delay_ms / 1000
         while taken and (left_ms := int((ends - self._monotonic()) * 1000)) > 0:
             missing = self._model.batching.max_batch_size - sum(delivery.rows for delivery in taken)
             if missing <= 0:
                 break
-            taken += self._link.exchange([], [], count=missing, block_ms=left_ms)
+            taken += self._link.exchange([], [], count=missing, block_ms=left_ms, takes_bulk=False)
         return taken
 
     def _claimed(self) -> list[Delivery]:
