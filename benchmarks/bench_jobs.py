@@ -1,9 +1,9 @@
 """What a background job does alone, beside callers, and to them: on one stack, in one run, in turns.
 
-    make bench-jobs                                           # about four minutes; results in benchmarks/results/
+    make bench-jobs                                              # about four minutes; results in benchmarks/results/
     make bench-jobs ARGS="--rounds 1 --seconds 4 --rows 30000"   # a quick look
 
-`millrace up` serves the small CNN of `make bench`, as shipped, with one jobs program. In each round, one after the other:
+`millrace up` serves the small CNN of `make bench`, as shipped, with one jobs program. In each round, in turn:
 
 - a job scores a file of images, alone: rows per second from its start to its end, planning and joining included;
 - full batches are put on the queue as fast as the workers take them, by a loop that only counts: what workers can do;
@@ -24,10 +24,13 @@ import statistics
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from millrace_client import Client
+from millrace_client.jobs import Job
 
 from benchmarks import cnn, load
 from benchmarks.feeder import full_batches
@@ -35,8 +38,6 @@ from benchmarks.forms import FORMS
 from benchmarks.load import Outcome, Target
 from benchmarks.servers import Entry, Server
 from millrace import provenance
-from millrace_client import Client
-from millrace_client.jobs import Job
 
 HERE = Path(__file__).parent
 _BATCH, _CONNECTIONS, _LOAD = 32, 32, 0.7
@@ -175,8 +176,8 @@ class Bench:
     def _rate_of(self, status: Any) -> float:
         if status.errors or status.rows_done != status.rows:
             self.faults.append(f"a job: {status}")
-        ended, started = (np.datetime64(text.removesuffix("Z")) for text in (status.ended, status.started))
-        return float(status.rows / ((ended - started) / np.timedelta64(1, "s")))
+        took = datetime.fromisoformat(status.ended) - datetime.fromisoformat(status.started)
+        return float(status.rows / took.total_seconds())
 
     def _batch(self) -> Any:
         return self._images[:_BATCH]

@@ -51,6 +51,13 @@ async def _chosen(job: Job, document: RowsDocument) -> ModelAnnouncement:
         return await chosen(caller, document.model, document.version, document.label, job.settings.model_wait_s)
 
 
+def _block_rows(model: ModelAnnouncement) -> int:
+    """How many rows make a block: a batch, or what runs at once where that is not cut. 0: each row is one."""
+    if model.has_whole_requests:
+        return model.bulk_rows or model.max_batch_size
+    return model.max_batch_size
+
+
 class ModelRows:
     """The rows of a part, with the model's answers."""
 
@@ -60,7 +67,7 @@ class ModelRows:
         self._job = job
         self._document = document
         self._place = places.input_path(job, document.input)
-        self._inputs = Inputs(self.signature, plan.facts["mapping"], self.model.max_batch_size)
+        self._inputs = Inputs(self.signature, plan.facts["mapping"], _block_rows(self.model))
 
     async def read(self, part: Part) -> AsyncIterator[Scored]:
         """Each batch of the part, in order, with the answers to its rows and the errors of those that have one.

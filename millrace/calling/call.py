@@ -1,6 +1,6 @@
 """What is called: rows for one version of a model, and how they travel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from millrace.broker.base import Limits
@@ -19,6 +19,7 @@ class Call:
     """Rows for one model version, and whom they are for.
 
     `max_batch_size` rows at most go together in a block, 0 where the model has no rows; `is_whole` forbids to cut them.
+    `item_rows` at most make one item, which is what a worker runs at once of bulk; 0 for a block.
     `deadline_ms` is on the broker's clock. `needs_worker`: it fails as soon as no live worker has the version.
     """
 
@@ -29,6 +30,7 @@ class Call:
     max_batch_size: int
     deadline_ms: int
     is_whole: bool = False
+    item_rows: int = 0
     trace: str = ""
     via: tuple[str, ...] = ()
     priority: str = "normal"
@@ -41,34 +43,39 @@ class Call:
         return self.priority == BULK
 
     @property
-    def counts(self) -> list[int]:
-        """The rows of each block."""
-        size = sum([len(tensor.data) for tensor in self.tensors.values()])
+    def items(self) -> list[list[int]]:
+        """The rows of each block's items."""
         if self.is_whole or not self.max_batch_size:
-            return [self.rows]
+            return [[self.rows]]
+        size = sum([len(tensor.data) for tensor in self.tensors.values()])
         most = max(1, min(self.max_batch_size, BLOCK_BYTES * self.rows // max(1, size)))
-        return [min(most, self.rows - first) for first in range(0, self.rows, most)]
+        return [_cut(rows, self.item_rows or rows) for rows in _cut(self.rows, most)]
 
-    def blocks(self, numbers: Sequence[int], reply_to: str, now_ms: float) -> list[tuple[int, bytes]]:
-        """The encoded blocks, each with its rows; the one item of each has the number at its place."""
-        counts = self.counts
+    def blocks(self, numbers: Iterator[int], reply_to: str, now_ms: float) -> list[tuple[int, bytes]]:
+        """The encoded blocks, each with its rows; their items get the numbers, in order."""
+        items = self.items
+        counts = [sum(rows) for rows in items]
         columns = {name: split_rows(tensor, counts) for name, tensor in self.tensors.items()}
         return [
-            (rows, codec.encode_request(self._block(numbers[i], i, rows, columns, reply_to, now_ms)))
-            for i, rows in enumerate(counts)
+            (
+                counts[place],
+                codec.encode_request(
+                    RequestBlock(
+                        reply_to=reply_to,
+                        model=self.queue.model,
+                        version=self.queue.version,
+                        signature=self.signature,
+                        sent_ms=now_ms,
+                        items=tuple([RequestItem(next(numbers), self.trace, n, self.deadline_ms) for n in rows]),
+                        tensors={name: column[place] for name, column in columns.items()},
+                        has_rows=self.max_batch_size > 0,
+                        via=self.via,
+                    )
+                ),
+            )
+            for place, rows in enumerate(items)
         ]
 
-    def _block(
-        self, number: int, place: int, rows: int, columns: dict[str, list[Tensor]], reply_to: str, now_ms: float
-    ) -> RequestBlock:
-        return RequestBlock(
-            reply_to=reply_to,
-            model=self.queue.model,
-            version=self.queue.version,
-            signature=self.signature,
-            sent_ms=now_ms,
-            items=(RequestItem(number, self.trace, rows, self.deadline_ms),),
-            tensors={name: column[place] for name, column in columns.items()},
-            has_rows=self.max_batch_size > 0,
-            via=self.via,
-        )
+
+def _cut(rows: int, most: int) -> list[int]:
+    return [min(most, rows - first) for first in range(0, rows, most)]

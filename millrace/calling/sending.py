@@ -14,10 +14,9 @@ async def send(link: ProducerLink, call: Call, numbers: Sequence[int]) -> None:
     """Append the call's blocks, whose items have these numbers.
 
     What has more than 2 MB goes in several steps, so that nobody else waits for Redis meanwhile: the first one keeps
-    room for all of it. Raises `QueueFull`, `PayloadTooLarge` for what the queue could never hold, and `Unavailable` where
-    it is out of reach.
+    room for all of it. Raises `QueueFull`, `PayloadTooLarge` for what the queue could never hold, and `Unavailable`.
     """
-    encoded = call.blocks(numbers, link.reply_to, link.clock.now_ms())
+    encoded = call.blocks(iter(numbers), link.reply_to, link.clock.now_ms())
     size = sum([len(block) for _, block in encoded])
     if call.rows > call.limits.rows or size > call.limits.bytes:
         raise PayloadTooLarge(f"{call.rows} rows and {size} bytes are more than the queue may hold")
@@ -26,18 +25,18 @@ async def send(link: ProducerLink, call: Call, numbers: Sequence[int]) -> None:
         return
     room = Room(f"{link.reply_to}:{numbers[0]}", call.rows, size, call.deadline_ms + _KEPT_MS)
     await _append(link, call, [], keeps=room)
-    for number, (rows, block) in zip(numbers, encoded, strict=True):
+    for rows, block in encoded:
         left = Room(room.id, room.rows - rows, room.bytes - len(block), room.expires_ms)
-        sent = await _stored(link, call, number, block, room.expires_ms)
+        sent = await _stored(link, call, f"{room.id}:{room.rows}", block, room.expires_ms)
         await _append(link, call, [(rows, sent)], takes=room, keeps=left if left.rows else None)
         room = left
 
 
-async def _stored(link: ProducerLink, call: Call, number: int, block: bytes, expires_ms: int) -> bytes:
+async def _stored(link: ProducerLink, call: Call, name: str, block: bytes, expires_ms: int) -> bytes:
     """What goes to the stream for a block: a large one is stored in fragments first."""
     if len(block) <= 2 * BLOCK_BYTES:
         return block
-    reference = Reference(f"{link.reply_to}:{number}", fragment_count(len(block)), len(block))
+    reference = Reference(name, fragment_count(len(block)), len(block))
     for fragment in fragments([block]):
         await link.store(call.queue, reference.id, fragment, expires_ms)
     return reference.encoded()

@@ -2,8 +2,7 @@
 
 What is cut and put together is the piece: items of one block that stay together. A batch holds pieces of one signature
 whose rows have one shape, and no more than the model's `max_batch_size` rows unless a single piece has more. A piece
-without rows runs alone, and so does one of bulk: whoever comes waits for one such run at most, and the same rows always
-run together.
+without rows runs alone.
 
 Where rows may differ in length, pieces of similar length share a batch, since shorter rows are filled up to the
 longest. A batch is closed when filling up would cost more than another batch does, by what runs took at warm-up.
@@ -41,7 +40,7 @@ def form_batches(
     """
     places: dict[Hashable, list[int]] = {}
     for place, piece in enumerate(pieces):
-        places.setdefault(place if piece.block.delivery.is_bulk else _key(piece, may_pad), []).append(place)
+        places.setdefault(_key(piece, may_pad), []).append(place)
     cut: list[list[int]] = []
     for alike in places.values():
         cut += _cut(pieces, sorted(alike, key=lambda place: pieces[place].length), max_batch_size, cost)

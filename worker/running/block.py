@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from millrace.broker.base import BrokerClock, ConsumerLink, Delivery
 from millrace.protocol import codec
 from millrace.protocol.errors import MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import RequestBlock, RequestItem
+from millrace.protocol.tensors import split_rows
 from worker.running.outbox import Outbox
 from worker.running.piece import Piece, TakenBlock
 
@@ -130,3 +133,13 @@ class Blocks:
         error = ModelFailed(f"model '{self._model}': {text}")
         self._outbox.refuse(block.reply_to, [(item, error) for item in block.items])
         self._bury(delivery, text)
+
+
+def singly(block: RequestBlock) -> list[RequestBlock]:
+    """A block for each item, which share its memory. Raises where its tensors do not hold what they say."""
+    counts = [item.rows for item in block.items]
+    columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
+    return [
+        replace(block, items=(item,), tensors={name: column[number] for name, column in columns.items()})
+        for number, item in enumerate(block.items)
+    ]

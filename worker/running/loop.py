@@ -4,7 +4,8 @@
      │         │         │             ▲             │ fails
      │         │         │             │             └─ each item alone; what fails alone is answered with its error
      │         └─────────┴─────────────┴─ expired or cancelled: dropped
-     └─ claimed blocks of a process that died run item by item; after MAX_DELIVERIES they go to the dead letters
+     ├─ claimed blocks of a process that died run item by item; after MAX_DELIVERIES they go to the dead letters
+     └─ bulk runs item by item, and before each next item whatever came of callers' runs
 
 A worker has several such threads for each model (`instances`): while one computes, another reads and prepares.
 
@@ -12,6 +13,7 @@ A worker has several such threads for each model (`instances`): while one comput
     block.py    a block until it is finished       batcher.py    which pieces run together
     outbox.py   what the next exchange delivers    running.py    batches, and requests alone
     status.py   what the instance is doing         suspects.py   blocks that were delivered before
+    bulk.py     background work, between callers'
 """
 
 import threading
@@ -23,6 +25,7 @@ from millrace.protocol.messages import RequestBlock
 from worker.loading.model import Model
 from worker.running.batcher import form_batches
 from worker.running.block import Blocks
+from worker.running.bulk import Bulk
 from worker.running.outbox import Outbox
 from worker.running.piece import Piece, TakenBlock
 from worker.running.preparing import Preparer
@@ -68,6 +71,14 @@ class Instance:
         self._blocks = Blocks(name, link, outbox, clock=clock, monotonic=monotonic)
         self._preparer = Preparer(model, self._blocks, self._status)
         self._runner = Runner(model, self._blocks, outbox, status=self._status, monotonic=monotonic)
+        self._bulk = Bulk(
+            model,
+            self._blocks,
+            self._preparer,
+            self._runner,
+            self._serve_callers,
+            quarantine=self._quarantine,
+        )
         self._suspects = Suspects(
             model,
             self._blocks,
@@ -94,13 +105,22 @@ class Instance:
         """Answer the deliveries; the last answers are left in the outbox."""
         fresh: list[tuple[TakenBlock, RequestBlock]] = []
         suspects: list[tuple[TakenBlock, RequestBlock]] = []
+        bulk: list[tuple[TakenBlock, RequestBlock]] = []
         for taken, block in self._blocks.opened(deliveries):
-            (fresh if taken.delivery.deliveries == 1 else suspects).append((taken, block))
+            of_its_kind = bulk if taken.delivery.is_bulk else fresh
+            (of_its_kind if taken.delivery.deliveries == 1 else suspects).append((taken, block))
         if fresh:
             with self._quarantine.together:
                 self._run_batches([piece for taken, block in fresh for piece in self._preparer.pieces(taken, block)])
         for taken, block in suspects:
             self._suspects.run(taken, block)
+        for taken, block in bulk:
+            self._bulk.run(taken, block)
+
+    def _serve_callers(self) -> None:
+        """Answer what callers sent meanwhile, until nothing of theirs waits."""
+        while not self._draining.is_set() and (deliveries := self._taking.take_urgent()):
+            self._serve(deliveries)
 
     def _run_batches(self, pieces: Sequence[Piece]) -> None:
         preparation = self._model.preparation

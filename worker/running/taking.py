@@ -69,6 +69,12 @@ class Taking:
             self._note_sizes(taken)
         return taken
 
+    def take_urgent(self) -> Sequence[Delivery]:
+        """Deliver the outbox and take what waits of high or normal priority, while something is in hand already."""
+        taken = self._exchange(takes=True, is_urgent=True) or []
+        self._note_sizes(taken)
+        return taken
+
     def deliver(self) -> None:
         """Deliver the outbox, if it holds anything, and take nothing."""
         if not self._outbox.is_empty:
@@ -82,13 +88,19 @@ class Taking:
         except Unavailable as error:
             _log.info("left the queue without a word", extra={"reason": str(error)})
 
-    def _exchange(self, *, takes: bool) -> list[Delivery] | None:
-        """Exchange, trying again while the queue is out of reach; while draining, try once, None where that fails."""
+    def _exchange(self, *, takes: bool, is_urgent: bool = False) -> list[Delivery] | None:
+        """Exchange, trying again while the queue is out of reach; while draining, try once, None where that fails.
+
+        What `is_urgent` is no bulk, and is not waited for.
+        """
         backoff_s, outbox = _FIRST_BACKOFF_S, self._outbox
         while True:
             try:
-                count, block_ms = (self._count(), self._wait_ms()) if takes else (0, 0)
-                taken = self._link.exchange(outbox.replies, outbox.finished, count=count, block_ms=block_ms)
+                count = self._count() if takes else 0
+                block_ms = self._wait_ms() if takes and not is_urgent else 0
+                taken = self._link.exchange(
+                    outbox.replies, outbox.finished, count=count, block_ms=block_ms, takes_bulk=not is_urgent
+                )
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error), "retry_s": backoff_s})
                 if self._draining.wait(backoff_s):
