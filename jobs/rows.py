@@ -11,7 +11,7 @@ way, and whoever asks gets the answers in the order of the rows.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jobs.failures import JobFailed
@@ -72,7 +72,7 @@ class Rows:
         self._has_room = asyncio.Event()
         self._has_begun = asyncio.Event()
 
-    async def answers(self, batches: Iterator[Sequence[Block]]) -> AsyncIterator[list[Answer]]:
+    async def answers(self, batches: Iterator[Sequence[Block]]) -> AsyncGenerator[list[Answer], None]:
         """The answers to each block, in the order of the blocks. `batches` is read in a thread, a batch ahead.
 
         Raises `JobFailed` where no worker has the model for too long, and what `batches` raises.

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -69,7 +69,7 @@ class ModelRows:
         self._place = places.input_path(job, document.input)
         self._inputs = Inputs(self.signature, plan.facts["mapping"], _block_rows(self.model))
 
-    async def read(self, part: Part) -> AsyncIterator[Scored]:
+    async def read(self, part: Part) -> AsyncGenerator[Scored, None]:
         """Each batch of the part, in order, with the answers to its rows and the errors of those that have one.
 
         Blocks of the next batches are on their way while one is answered.

@@ -220,7 +220,7 @@ def test_nothing_waits_while_there_is_something_to_do(broker: Broker) -> None:
             in_hand += len(taken)
             return taken
 
-        link.exchange = recorded  # type: ignore[method-assign]
+        link.exchange = recorded  # type: ignore[method-assign, assignment]
         return link
 
     broker.consumer = watched  # type: ignore[method-assign, assignment]

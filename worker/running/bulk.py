@@ -3,21 +3,35 @@
 An item of a bulk block is what runs at once: whoever sent it made it small enough. Between two items, callers' requests
 that came meanwhile are answered, so that nobody waits for more than one of them. Items never share a run with others:
 the same rows always run together, whatever else happens, and so a job's result is the same to the last bit.
+
+While callers use the model, bulk gives way to whatever serves them on the same machine, too: where an item had to wait
+for a processor, the next one waits for a few times as long, and lets callers' requests in.
 """
 
+import math
+import time
 from collections.abc import Callable
 
 from millrace.protocol.messages import RequestBlock
 from worker.loading.model import Model
+from worker.running import cores
 from worker.running.block import Blocks, singly
 from worker.running.piece import TakenBlock
 from worker.running.preparing import Preparer
 from worker.running.quarantine import Quarantine
 from worker.running.runner import Runner
 
+_LOOK_EVERY_S = 0.004  # at the queue, while no callers use the model
+_CALLERS_STAY_S = 1.0  # for so long after their last request they are thought to go on
+_YIELD, _LONGEST_REST_S = 3.0, 0.05
+
 
 class Bulk:
-    """Runs blocks of bulk for one instance. `serve_callers` answers what waits of callers."""
+    """Runs blocks of bulk for one instance.
+
+    `serve_callers` answers what waits of callers, and what comes within so many milliseconds; it says whether there was
+    any. `waited_s` is how long this thread has waited for a processor.
+    """
 
     def __init__(
         self,
@@ -25,9 +39,11 @@ class Bulk:
         blocks: Blocks,
         preparer: Preparer,
         runner: Runner,
-        serve_callers: Callable[[], None],
+        serve_callers: Callable[[int], bool],
         *,
         quarantine: Quarantine,
+        monotonic: Callable[[], float] = time.monotonic,
+        waited_s: Callable[[], float] = cores.waited_s,
     ) -> None:
         self._model = model
         self._blocks = blocks
@@ -35,6 +51,14 @@ class Bulk:
         self._runner = runner
         self._serve_callers = serve_callers
         self._quarantine = quarantine
+        self._monotonic = monotonic
+        self._waited_s = waited_s
+        self._callers_until = -math.inf
+        self._rest_s = 0.0
+
+    def callers_came(self) -> None:
+        """Note that callers use the model now."""
+        self._callers_until = self._monotonic() + _CALLERS_STAY_S
 
     def run(self, taken: TakenBlock, block: RequestBlock) -> None:
         """Answer every item of the block, or drop it where nobody waits for it any more."""
@@ -43,9 +67,21 @@ class Bulk:
         except Exception as error:  # its tensors do not hold what they say
             self._blocks.refuse(taken, [(item, self._model.failure(error)) for item in block.items])
             return
+        looked_s = self._monotonic()
         for number, single in enumerate(singles):
-            if number:
-                self._serve_callers()
+            now_s = self._monotonic()
+            has_callers = now_s < self._callers_until
+            if (number or self._rest_s) and (has_callers or now_s - looked_s >= _LOOK_EVERY_S):
+                self._let_callers_in(has_callers)
+                looked_s = self._monotonic()
+            before_s = self._waited_s()
+            self._blocks.bulk_begins()
             with self._quarantine.together:
                 for piece in self._preparer.pieces(taken, single):
                     self._runner.run_alone(piece)
+            self._rest_s = min(_LONGEST_REST_S, _YIELD * (self._waited_s() - before_s))
+
+    def _let_callers_in(self, has_callers: bool) -> None:
+        rest_ms = round(self._rest_s * 1000) if has_callers else 0
+        if self._serve_callers(rest_ms):
+            self.callers_came()

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from millrace.broker.base import BrokerClock, ConsumerLink, Delivery
 from millrace.protocol.messages import RequestBlock
 from worker.loading.model import Model
+from worker.running import cores
 from worker.running.batcher import form_batches
 from worker.running.block import Blocks
 from worker.running.bulk import Bulk
@@ -39,7 +40,7 @@ from worker.running.taking import Taking
 class Instance:
     """One thread's loop over one model's queue. `run` it in a thread; `drain` from any other.
 
-    `status` says what it is doing; `quarantine` is that of its process.
+    `status` says what it is doing; `quarantine` is that of its process. `waited_s`: see `Bulk`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Instance:
         status: InstanceStatus | None = None,
         quarantine: Quarantine | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        waited_s: Callable[[], float] = cores.waited_s,
     ) -> None:
         name, outbox = model.announcement.name, Outbox(worker)
         self._model = model
@@ -78,6 +80,8 @@ class Instance:
             self._runner,
             self._serve_callers,
             quarantine=self._quarantine,
+            monotonic=monotonic,
+            waited_s=waited_s,
         )
         self._suspects = Suspects(
             model,
@@ -110,6 +114,7 @@ class Instance:
             of_its_kind = bulk if taken.delivery.is_bulk else fresh
             (of_its_kind if taken.delivery.deliveries == 1 else suspects).append((taken, block))
         if fresh:
+            self._bulk.callers_came()
             with self._quarantine.together:
                 self._run_batches([piece for taken, block in fresh for piece in self._preparer.pieces(taken, block)])
         for taken, block in suspects:
@@ -117,10 +122,13 @@ class Instance:
         for taken, block in bulk:
             self._bulk.run(taken, block)
 
-    def _serve_callers(self) -> None:
-        """Answer what callers sent meanwhile, until nothing of theirs waits."""
-        while not self._draining.is_set() and (deliveries := self._taking.take_urgent()):
+    def _serve_callers(self, wait_ms: int) -> bool:
+        """Answer what callers sent, or send within `wait_ms`, until nothing of theirs waits; whether there was any."""
+        has_served = False
+        while not self._draining.is_set() and (deliveries := self._taking.take_urgent(wait_ms)):
             self._serve(deliveries)
+            has_served, wait_ms = True, 0
+        return has_served
 
     def _run_batches(self, pieces: Sequence[Piece]) -> None:
         preparation = self._model.preparation

@@ -51,7 +51,7 @@ class Taking:
         What is taken is joined by what comes within the model's queue delay, and by blocks of a worker that died.
         """
         self._status.idle()
-        taken = self._exchange(takes=True)
+        taken = self._exchange(takes_bulk=True)
         if taken is None:
             return []
         has_taken = bool(taken)
@@ -69,10 +69,15 @@ class Taking:
             self._note_sizes(taken)
         return taken
 
-    def take_urgent(self) -> Sequence[Delivery]:
-        """Deliver the outbox and take what waits of high or normal priority, while something is in hand already."""
-        taken = self._exchange(takes=True, is_urgent=True) or []
-        self._note_sizes(taken)
+    def take_urgent(self, wait_ms: int) -> Sequence[Delivery]:
+        """Deliver the outbox and take what waits of high or normal priority, or comes within that time.
+
+        It is for an instance that has bulk in hand already.
+        """
+        taken = self._exchange(wait_ms=wait_ms) or []
+        if taken:
+            self._status.hold(self._link.losses)
+            self._note_sizes(taken)
         return taken
 
     def deliver(self) -> None:
@@ -88,18 +93,17 @@ class Taking:
         except Unavailable as error:
             _log.info("left the queue without a word", extra={"reason": str(error)})
 
-    def _exchange(self, *, takes: bool, is_urgent: bool = False) -> list[Delivery] | None:
-        """Exchange, trying again while the queue is out of reach; while draining, try once, None where that fails.
-
-        What `is_urgent` is no bulk, and is not waited for.
-        """
+    def _exchange(
+        self, *, takes: bool = True, takes_bulk: bool = False, wait_ms: int = _BLOCK_MS
+    ) -> list[Delivery] | None:
+        """Exchange, trying again while the queue is out of reach; while draining, try once, None where that fails."""
         backoff_s, outbox = _FIRST_BACKOFF_S, self._outbox
         while True:
             try:
                 count = self._count() if takes else 0
-                block_ms = self._wait_ms() if takes and not is_urgent else 0
+                block_ms = self._wait_ms(wait_ms) if takes else 0
                 taken = self._link.exchange(
-                    outbox.replies, outbox.finished, count=count, block_ms=block_ms, takes_bulk=not is_urgent
+                    outbox.replies, outbox.finished, count=count, block_ms=block_ms, takes_bulk=takes_bulk
                 )
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error), "retry_s": backoff_s})
@@ -121,9 +125,9 @@ class Taking:
         rows = max(1, self._model.batching.max_batch_size)
         return max(1, int(rows * (_CHOICE if self._model.preparation.pads else 1) / self._rows_per_block))
 
-    def _wait_ms(self) -> int:
+    def _wait_ms(self, most: int) -> int:
         """How long to wait for a block: no longer than until blocks of others may be claimed."""
-        return min(_BLOCK_MS, max(0, math.ceil((self._next_claim - self._monotonic()) * 1000)))
+        return min(most, max(0, math.ceil((self._next_claim - self._monotonic()) * 1000)))
 
     def _topped_up(self, taken: list[Delivery]) -> list[Delivery]:
         """The blocks and those that come within the model's queue delay, if it has one, until a batch is full.
