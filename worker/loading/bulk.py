@@ -5,7 +5,6 @@ row and by a full batch. Of the numbers of rows 1, 2, 4 … the smallest is take
 those of a full batch: a model that gains little from batches runs a few rows at a time, one that gains much full ones.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -13,6 +12,7 @@ from worker.backends.base import Arrays, Backend
 from worker.loading import warmup
 from worker.loading.budget import Budget
 from worker.loading.samples import Subject
+from worker.running import cores
 
 _DEARER = 1.08
 _BETWEEN_S = 0.0002  # beside the run itself: a look at the queue, an answer encoded
@@ -24,7 +24,7 @@ def measured_rows(
     subjects: Mapping[str, Subject],
     largest: int,
     budget: Budget,
-    timer: Callable[[], float] = time.perf_counter,
+    timer: Callable[[], float] = cores.unhindered_s,
 ) -> int:
     """The number of rows, by what the first signature's runs take; `largest` where there is no time to find out.
 
@@ -35,7 +35,7 @@ def measured_rows(
     row = warmup.first_that_runs(run, subject, largest, budget)[0]
 
     def took_s(inputs: Arrays) -> float:
-        """The shortest of a few runs: what else the machine does is no part of it."""
+        """The shortest of a few runs."""
         times: list[float] = []
         while len(times) < _MEASURED_RUNS and not (times and budget.lacks(1)):
             started = timer()
