@@ -25,8 +25,8 @@ from millrace.protocol.tensors import Tensor, concatenate_rows, split_rows
 
 _ANSWER_MS = 60_000
 _FIRST_AGAIN_S, _LONGEST_AGAIN_S = 0.02, 1.0
-_PER_WORKER = 16  # blocks on their way: what its instances work on, what waits, and time to read, write and be late
-_AHEAD = 4  # times as many blocks may be on their way or answered, and not asked for yet
+_PER_WORKER = 16  # batches on their way: what its instances work on, what waits, and time to read, write and be late
+_AHEAD = 4  # times as many may be on their way or answered, and not asked for yet
 _LIMITS = Limits(rows=8192, bytes=256 * 2**20)  # what all jobs together may have in one queue
 
 
@@ -68,7 +68,7 @@ class Rows:
         self._clock = clock
         self._served_at = clock()
         self._begun: deque[asyncio.Task[list[Answer]]] = deque()
-        self._unanswered = 0
+        self._unanswered = self._unasked = 0  # rows
         self._has_room = asyncio.Event()
         self._has_begun = asyncio.Event()
 
@@ -85,6 +85,7 @@ class Rows:
                 if self._begun:
                     answers = await self._begun[0]
                     self._begun.popleft()
+                    self._unasked -= sum([len(answer.rows) for answer in answers])
                     self._has_room.set()
                     yield answers
                 elif feeding.done():
@@ -103,28 +104,28 @@ class Rows:
             reading = asyncio.create_task(asyncio.to_thread(next, batches, None))
             for block in blocks:
                 await self._room()
-                self._unanswered += 1
-                task = asyncio.create_task(self._answered(block))
-                task.add_done_callback(self._left)
+                self._unanswered += len(block.rows)
+                self._unasked += len(block.rows)
+                task = asyncio.create_task(self._sent(block))
                 self._begun.append(task)
                 self._has_begun.set()
 
     async def _room(self) -> None:
         """Wait until another block may go out."""
         while True:
-            window = _PER_WORKER * max(1, self._caller.served.workers(*self._version))
-            if self._unanswered < window and len(self._begun) < _AHEAD * window:
+            workers = max(1, self._caller.served.workers(self._model.name, self._model.version))
+            window = _PER_WORKER * workers * max(1, self._model.max_batch_size)
+            if self._unanswered < window and self._unasked < _AHEAD * window:
                 return
             self._has_room.clear()
             await self._has_room.wait()
 
-    def _left(self, _: "asyncio.Task[list[Answer]]") -> None:
-        self._unanswered -= 1
-        self._has_room.set()
-
-    @property
-    def _version(self) -> tuple[str, int]:
-        return self._model.name, self._model.version
+    async def _sent(self, block: Block) -> list[Answer]:
+        try:
+            return await self._answered(block)
+        finally:
+            self._unanswered -= len(block.rows)
+            self._has_room.set()
 
     async def _answered(self, block: Block) -> list[Answer]:
         try:

@@ -51,13 +51,6 @@ async def _chosen(job: Job, document: RowsDocument) -> ModelAnnouncement:
         return await chosen(caller, document.model, document.version, document.label, job.settings.model_wait_s)
 
 
-def _block_rows(model: ModelAnnouncement) -> int:
-    """How many rows make a block: a batch, or what runs at once where that is not cut. 0: each row is one."""
-    if model.has_whole_requests:
-        return model.bulk_rows or model.max_batch_size
-    return model.max_batch_size
-
-
 class ModelRows:
     """The rows of a part, with the model's answers."""
 
@@ -67,7 +60,9 @@ class ModelRows:
         self._job = job
         self._document = document
         self._place = places.input_path(job, document.input)
-        self._inputs = Inputs(self.signature, plan.facts["mapping"], _block_rows(self.model))
+        is_whole = self.model.has_whole_requests
+        most = (is_whole and self.model.bulk_rows) or self.model.max_batch_size
+        self._inputs = Inputs(self.signature, plan.facts["mapping"], most, is_cut=not is_whole)
 
     async def read(self, part: Part) -> AsyncGenerator[Scored, None]:
         """Each batch of the part, in order, with the answers to its rows and the errors of those that have one.

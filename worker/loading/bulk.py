@@ -12,7 +12,7 @@ from worker.backends.base import Arrays, Backend
 from worker.loading import warmup
 from worker.loading.budget import Budget
 from worker.loading.samples import Subject
-from worker.running import cores
+from worker.running.cores import UnhinderedClock
 
 _DEARER = 1.08
 _BETWEEN_S = 0.0002  # beside the run itself: a look at the queue, an answer encoded
@@ -24,12 +24,15 @@ def measured_rows(
     subjects: Mapping[str, Subject],
     largest: int,
     budget: Budget,
-    timer: Callable[[], float] = cores.unhindered_s,
+    timer: Callable[[], float] | None = None,
 ) -> int:
     """The number of rows, by what the first signature's runs take; `largest` where there is no time to find out.
 
-    Raises what the model raises.
+    `timer` counts seconds; by default those that this thread does not wait for a processor. Raises what the model
+    raises.
     """
+    own = UnhinderedClock()
+    clock = timer or own
     name, subject = next(iter(subjects.items()))
     run = budget.watched(partial(backend.run, name))
     row = warmup.first_that_runs(run, subject, largest, budget)[0]
@@ -38,15 +41,18 @@ def measured_rows(
         """The shortest of a few runs."""
         times: list[float] = []
         while len(times) < _MEASURED_RUNS and not (times and budget.lacks(1)):
-            started = timer()
+            started = clock()
             run(inputs)
-            times.append(timer() - started)
+            times.append(clock() - started)
         return min(times)
 
-    one_s = took_s(row)
-    if budget.lacks(largest):
-        return largest
-    return cheapest(one_s, took_s(subject.preparation.joined([row] * largest)), largest)
+    try:
+        one_s = took_s(row)
+        if budget.lacks(largest):
+            return largest
+        return cheapest(one_s, took_s(subject.preparation.joined([row] * largest)), largest)
+    finally:
+        own.waited_s.close()
 
 
 def cheapest(one_s: float, full_s: float, largest: int) -> int:

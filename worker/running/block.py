@@ -148,6 +148,8 @@ class Blocks:
 
 def singly(block: RequestBlock) -> list[RequestBlock]:
     """A block for each item, which share its memory. Raises where its tensors do not hold what they say."""
+    if len(block.items) == 1:
+        return [block]
     counts = [item.rows for item in block.items]
     columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
     return [

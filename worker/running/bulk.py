@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 from millrace.protocol.messages import RequestBlock
 from worker.loading.model import Model
-from worker.running import cores
 from worker.running.block import Blocks, singly
 from worker.running.piece import TakenBlock
 from worker.running.preparing import Preparer
@@ -43,7 +42,7 @@ class Bulk:
         *,
         quarantine: Quarantine,
         monotonic: Callable[[], float] = time.monotonic,
-        waited_s: Callable[[], float] = cores.waited_s,
+        waited_s: Callable[[], float],
     ) -> None:
         self._model = model
         self._blocks = blocks
