@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -90,12 +91,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _entry(root: str) -> Entry:
+    code = {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE.parent / 'client'}"}  # this checkout's, installed or not
     return Entry(
         name="jobs",
         folder=HERE.parent,
         programs=Path(sys.prefix) / "bin",
         start=list(_START),
-        env={"MILLRACE_REDIS_URL": "redis://127.0.0.1:{redis}/0", "MILLRACE_JOBS_ROOT": root},
+        env=code | {"MILLRACE_REDIS_URL": "redis://127.0.0.1:{redis}/0", "MILLRACE_JOBS_ROOT": root},
         requests=[{"kind": "v2 binary", "url": "http://127.0.0.1:{port}/v2/models/cnn/infer"}],
     )
 

@@ -24,6 +24,7 @@ from serving.queueing.requests import InferenceResponse
 from tests.support.running import until
 from tests.support.working import (
     QUEUE,
+    SIGNATURE,
     Scripted,
     ask,
     block_of,
@@ -35,8 +36,11 @@ from tests.support.working import (
     request_of,
     serving,
 )
-from worker.loading.bulk import cheapest
+from worker.loading.budget import Budget
+from worker.loading.bulk import cheapest, measured_rows
 from worker.loading.model import Model
+from worker.loading.samples import Subject
+from worker.preprocessing.preparation import Preparation
 from worker.running.loop import Instance
 
 
@@ -144,7 +148,7 @@ class Waits(MemoryConsumerLink):
         return super().exchange(*args, block_ms=block_ms, takes_bulk=takes_bulk, **options)
 
 
-@pytest.mark.parametrize(("has_callers", "rests"), [(True, [30, 30]), (False, [])])
+@pytest.mark.parametrize(("has_callers", "rests"), [(True, [5, 5]), (False, [])])
 def test_bulk_rests_where_it_has_to_wait_for_a_processor_and_callers_use_the_model(
     has_callers: bool, rests: list[int]
 ) -> None:
@@ -240,6 +244,34 @@ def test_calls_of_bulk_have_limits_of_their_own_and_say_so(broker: Broker) -> No
 
 
 # How many rows run at once
+
+
+class Timed:
+    """A backend whose runs take `fixed_s` and `row_s` for each row, on a clock of their own."""
+
+    def __init__(self, fixed_s: float, row_s: float) -> None:
+        self.now_s = 0.0
+        self._fixed_s, self._row_s = fixed_s, row_s
+
+    def __call__(self, x: Any) -> Any:
+        self.now_s += self._fixed_s + self._row_s * len(x)
+        return x * 2
+
+
+@pytest.mark.parametrize(("row_s", "rows"), [(0.01, 1), (0.0, 8)])
+def test_how_many_rows_of_bulk_run_at_once_is_measured_when_a_model_is_loaded(row_s: float, rows: int) -> None:
+    timed = Timed(0.0001, row_s)
+    subject = Subject(signature=SIGNATURE, preparation=Preparation(), axes={})
+    budget = Budget(peak=lambda: 0)
+    found = measured_rows(Scripted(timed), {"serving_default": subject}, 8, budget, lambda: timed.now_s)
+    assert found == rows
+
+
+def test_where_there_is_no_time_to_measure_a_full_batch_runs_at_once() -> None:
+    timed = Timed(1.0, 1.0)
+    subject = Subject(signature=SIGNATURE, preparation=Preparation(), axes={})
+    budget = Budget(seconds=3, peak=lambda: 0, monotonic=lambda: timed.now_s)
+    assert measured_rows(Scripted(timed), {"serving_default": subject}, 8, budget, lambda: timed.now_s) == 8
 
 
 @pytest.mark.parametrize(

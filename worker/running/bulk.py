@@ -5,7 +5,7 @@ that came meanwhile are answered, so that nobody waits for more than one of them
 the same rows always run together, whatever else happens, and so a job's result is the same to the last bit.
 
 While callers use the model, bulk gives way to whatever serves them on the same machine, too: where an item had to wait
-for a processor, the next one waits for a few times as long, and lets callers' requests in.
+for a processor, the next one waits for half as long, and lets callers' requests in.
 """
 
 import math
@@ -22,7 +22,7 @@ from worker.running.runner import Runner
 
 _LOOK_EVERY_S = 0.004  # at the queue, while no callers use the model
 _CALLERS_STAY_S = 1.0  # for so long after their last request they are thought to go on
-_YIELD, _LONGEST_REST_S = 3.0, 0.05
+_YIELD, _LONGEST_REST_S = 0.5, 0.05
 
 
 class Bulk:
