@@ -41,6 +41,7 @@ from worker.loading.bulk import cheapest, measured_rows
 from worker.loading.model import Model
 from worker.loading.samples import Subject
 from worker.preprocessing.preparation import Preparation
+from worker.running.cores import Spent
 from worker.running.loop import Instance
 
 
@@ -148,13 +149,13 @@ class Waits(MemoryConsumerLink):
         return super().exchange(*args, block_ms=block_ms, takes_bulk=takes_bulk, **options)
 
 
-@pytest.mark.parametrize(("has_callers", "rests"), [(True, [5, 5]), (False, [])])
+@pytest.mark.parametrize(("has_callers", "rests"), [(True, [40, 40]), (False, [])])
 def test_bulk_rests_where_it_has_to_wait_for_a_processor_and_callers_use_the_model(
     has_callers: bool, rests: list[int]
 ) -> None:
     broker = MemoryBroker()
     link, backend, stood_still = Waits(broker), Scripted(doubles), time.monotonic()
-    waited = itertools.count()
+    waited = itertools.count()  # each item runs for 10 ms and waits for 20 ms
     instance = Instance(
         model_of(backend),
         link,
@@ -162,7 +163,7 @@ def test_bulk_rests_where_it_has_to_wait_for_a_processor_and_callers_use_the_mod
         clock=broker.worker().clock,
         lease_ms=60_000,
         monotonic=lambda: stood_still,
-        waited_s=lambda: next(waited) / 100,
+        times=lambda: Spent(n := next(waited) / 100, 2 * n),
     )
     if has_callers:
         put(broker, request_of([[1]]))

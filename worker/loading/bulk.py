@@ -52,7 +52,7 @@ def measured_rows(
             return largest
         return cheapest(one_s, took_s(subject.preparation.joined([row] * largest)), largest)
     finally:
-        own.waited_s.close()
+        own.times.close()
 
 
 def cheapest(one_s: float, full_s: float, largest: int) -> int:

@@ -4,8 +4,9 @@ An item of a bulk block is what runs at once: whoever sent it made it small enou
 that came meanwhile are answered, so that nobody waits for more than one of them. Items never share a run with others:
 the same rows always run together, whatever else happens, and so a job's result is the same to the last bit.
 
-While callers use the model, bulk gives way to whatever serves them on the same machine, too: where an item had to wait
-for a processor, the next one waits for half as long, and lets callers' requests in.
+While callers use the model, bulk gives way to whatever serves them on the same machine, too. Where an item had to wait
+for a processor, a rest follows, in which callers' requests are let in: as many times as long as it waited, as it waited
+longer than it ran. So a machine with idle processors sees no rests, and one that others keep busy sees little of bulk.
 """
 
 import math
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from millrace.protocol.messages import RequestBlock
 from worker.loading.model import Model
 from worker.running.block import Blocks, singly
+from worker.running.cores import Spent
 from worker.running.piece import TakenBlock
 from worker.running.preparing import Preparer
 from worker.running.quarantine import Quarantine
@@ -22,14 +24,14 @@ from worker.running.runner import Runner
 
 _LOOK_EVERY_S = 0.004  # at the queue, while no callers use the model
 _CALLERS_STAY_S = 1.0  # for so long after their last request they are thought to go on
-_YIELD, _LONGEST_REST_S = 0.5, 0.05
+_SHORTEST_RUN_S, _LONGEST_REST_S = 0.0001, 0.05
 
 
 class Bulk:
     """Runs blocks of bulk for one instance.
 
     `serve_callers` answers what waits of callers, and what comes within so many milliseconds; it says whether there was
-    any. `waited_s` is how long this thread has waited for a processor.
+    any. `times` are this thread's.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Bulk:
         *,
         quarantine: Quarantine,
         monotonic: Callable[[], float] = time.monotonic,
-        waited_s: Callable[[], float],
+        times: Callable[[], Spent],
     ) -> None:
         self._model = model
         self._blocks = blocks
@@ -51,7 +53,7 @@ class Bulk:
         self._serve_callers = serve_callers
         self._quarantine = quarantine
         self._monotonic = monotonic
-        self._waited_s = waited_s
+        self._times = times
         self._callers_until = -math.inf
         self._rest_s = 0.0
 
@@ -73,12 +75,15 @@ class Bulk:
             if (number or self._rest_s) and (has_callers or now_s - looked_s >= _LOOK_EVERY_S):
                 self._let_callers_in(has_callers)
                 looked_s = self._monotonic()
-            before_s = self._waited_s()
             self._blocks.bulk_begins()
+            before = self._times()
             with self._quarantine.together:
                 for piece in self._preparer.pieces(taken, single):
                     self._runner.run_alone(piece)
-            self._rest_s = min(_LONGEST_REST_S, _YIELD * (self._waited_s() - before_s))
+            after = self._times()
+            ran_s = max(_SHORTEST_RUN_S, after.ran_s - before.ran_s)
+            waited_s = after.waited_s - before.waited_s
+            self._rest_s = min(_LONGEST_REST_S, waited_s * waited_s / ran_s)
 
     def _let_callers_in(self, has_callers: bool) -> None:
         rest_ms = round(self._rest_s * 1000) if has_callers else 0

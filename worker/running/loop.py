@@ -26,7 +26,7 @@ from worker.loading.model import Model
 from worker.running.batcher import form_batches
 from worker.running.block import Blocks
 from worker.running.bulk import Bulk
-from worker.running.cores import ProcessorWait
+from worker.running.cores import Spent, ThreadTimes
 from worker.running.outbox import Outbox
 from worker.running.piece import Piece, TakenBlock
 from worker.running.preparing import Preparer
@@ -40,7 +40,7 @@ from worker.running.taking import Taking
 class Instance:
     """One thread's loop over one model's queue. `run` it in a thread; `drain` from any other.
 
-    `status` says what it is doing; `quarantine` is that of its process. `waited_s`: see `Bulk`.
+    `status` says what it is doing; `quarantine` is that of its process. `times`: see `Bulk`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Instance:
         status: InstanceStatus | None = None,
         quarantine: Quarantine | None = None,
         monotonic: Callable[[], float] = time.monotonic,
-        waited_s: Callable[[], float] | None = None,
+        times: Callable[[], Spent] | None = None,
     ) -> None:
         name, outbox = model.announcement.name, Outbox(worker)
         self._model = model
@@ -73,7 +73,7 @@ class Instance:
         self._blocks = Blocks(name, link, outbox, clock=clock, monotonic=monotonic)
         self._preparer = Preparer(model, self._blocks, self._status)
         self._runner = Runner(model, self._blocks, outbox, status=self._status, monotonic=monotonic)
-        self._waited_s = ProcessorWait()
+        self._times = ThreadTimes()
         self._bulk = Bulk(
             model,
             self._blocks,
@@ -82,7 +82,7 @@ class Instance:
             self._serve_callers,
             quarantine=self._quarantine,
             monotonic=monotonic,
-            waited_s=waited_s or self._waited_s,
+            times=times or self._times,
         )
         self._suspects = Suspects(
             model,
@@ -104,7 +104,7 @@ class Instance:
             if deliveries := self._taking.take():
                 self._serve(deliveries)
         self._taking.close()
-        self._waited_s.close()
+        self._times.close()
         self._status.idle()
 
     def _serve(self, deliveries: Iterable[Delivery]) -> None:
