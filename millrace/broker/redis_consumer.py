@@ -46,6 +46,10 @@ class RedisConsumerLink:
         self._name = consumer
         self._streams = tuple(queue.requests(priority) for priority in PRIORITIES)
         self._urgent = self._streams[: len(URGENT)]
+        self._counts: Sequence[Routed] = [
+            (queue.cancelled, ("ZCARD", queue.cancelled)),
+            (self._streams[-1], ("XLEN", self._streams[-1])),
+        ]
         self._looks_for_bulk = True
         self._has_group = False
         self._has_lost_connection = False
@@ -91,10 +95,7 @@ class RedisConsumerLink:
 
     def _taken(self, commands: Sequence[Routed], take: Routed, wait_ms: int) -> list[Delivery]:
         """Execute the commands and then the one that takes; what it took."""
-        cancelled, bulk = self._queue.cancelled, self._streams[-1]
-        answers = self._execute(
-            *commands, take, (cancelled, ("ZCARD", cancelled)), (bulk, ("XLEN", bulk)), wait_ms=wait_ms
-        )
+        answers = self._execute(*commands, take, *self._counts, wait_ms=wait_ms)
         if not answers:
             return []
         taken, self.cancelled_count, held_bulk = answers[-3:]
@@ -112,7 +113,7 @@ class RedisConsumerLink:
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""
         claim = call("claim", self._streams, GROUP, self._consumer, lease_ms, count)
-        answers = self._execute(claim, (self._queue.cancelled, ("ZCARD", self._queue.cancelled)))
+        answers = self._execute(claim, self._counts[0])
         if not answers or not answers[0]:
             return []
         claimed, self.cancelled_count = answers
