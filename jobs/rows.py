@@ -26,7 +26,7 @@ from millrace.protocol.tensors import Tensor, concatenate_rows, split_rows
 _ANSWER_MS = 60_000
 _FIRST_AGAIN_S, _LONGEST_AGAIN_S = 0.02, 1.0
 _PER_WORKER = 16  # batches on their way: what its instances work on, what waits, and time to read, write and be late
-_AHEAD = 4  # times as many may be on their way or answered, and not asked for yet
+_AHEAD, _AHEAD_BYTES = 4, 64 * 2**20  # times as many, in so many bytes, may be on their way or not asked for yet
 _LIMITS = Limits(rows=8192, bytes=256 * 2**20)  # what all jobs together may have in one queue
 
 
@@ -67,8 +67,8 @@ class Rows:
         self._trace = trace
         self._clock = clock
         self._served_at = clock()
-        self._begun: deque[asyncio.Task[list[Answer]]] = deque()
-        self._unanswered = self._unasked = 0  # rows
+        self._begun: deque[tuple[Block, asyncio.Task[list[Answer]]]] = deque()
+        self._unanswered = self._unasked = self._unasked_bytes = 0  # rows, rows, and those in bytes
         self._has_room = asyncio.Event()
         self._has_begun = asyncio.Event()
 
@@ -83,9 +83,8 @@ class Rows:
             while True:
                 self._has_begun.clear()
                 if self._begun:
-                    answers = await self._begun[0]
-                    self._begun.popleft()
-                    self._unasked -= sum([len(answer.rows) for answer in answers])
+                    answers = await self._begun[0][1]
+                    self._count(self._begun.popleft()[0], -1)
                     self._has_room.set()
                     yield answers
                 elif feeding.done():
@@ -94,28 +93,39 @@ class Rows:
                 else:
                     await self._has_begun.wait()
         finally:
-            for task in (feeding, *self._begun):
+            begun = [task for _, task in self._begun]
+            for task in (feeding, *begun):
                 task.cancel()
-            await asyncio.gather(feeding, *self._begun, return_exceptions=True)
+            await asyncio.gather(feeding, *begun, return_exceptions=True)
 
     async def _feed(self, batches: Iterator[Sequence[Block]]) -> None:
         reading = asyncio.create_task(asyncio.to_thread(next, batches, None))
-        while (blocks := await reading) is not None:
-            reading = asyncio.create_task(asyncio.to_thread(next, batches, None))
-            for block in blocks:
-                await self._room()
-                self._unanswered += len(block.rows)
-                self._unasked += len(block.rows)
-                task = asyncio.create_task(self._sent(block))
-                self._begun.append(task)
-                self._has_begun.set()
+        try:
+            while (blocks := await reading) is not None:
+                reading = asyncio.create_task(asyncio.to_thread(next, batches, None))
+                for block in blocks:
+                    await self._room()
+                    self._begin(block)
+        finally:
+            reading.cancel()
+
+    def _begin(self, block: Block) -> None:
+        self._unanswered += len(block.rows)
+        self._count(block, 1)
+        self._begun.append((block, asyncio.create_task(self._sent(block))))
+        self._has_begun.set()
+
+    def _count(self, block: Block, times: int) -> None:
+        self._unasked += times * len(block.rows)
+        self._unasked_bytes += times * sum([len(tensor.data) for tensor in block.tensors.values()])
 
     async def _room(self) -> None:
         """Wait until another block may go out."""
         while True:
             workers = max(1, self._caller.served.workers(self._model.name, self._model.version))
             window = _PER_WORKER * workers * max(1, self._model.max_batch_size)
-            if self._unanswered < window and self._unasked < _AHEAD * window:
+            is_far_ahead = self._unasked >= _AHEAD * window or self._unasked_bytes >= _AHEAD_BYTES
+            if self._unanswered < window and not is_far_ahead:
                 return
             self._has_room.clear()
             await self._has_room.wait()

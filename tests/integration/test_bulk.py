@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from jobs.rows import Answer, Block, Rows
 from millrace.broker.base import Broker, Delivery, Limits
 from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
 from millrace.broker.redis import RedisBroker
@@ -33,6 +34,7 @@ from tests.support.working import (
     is_empty,
     model_of,
     put,
+    raises_in_infer,
     request_of,
     serving,
 )
@@ -84,7 +86,7 @@ def put_bulk(broker: Broker, rows: list[float], items: list[int]) -> None:
     async def run() -> None:
         async with connected(broker) as link:
             request = replace(request_of([[value] for value in rows]), priority="bulk")
-            (held,) = await link.append([block_of(link, request, items)], Limits(1000, 10**8))
+            (held,) = await link.append([block_of(link, request, items)], Limits(10**6, 10**9))
             assert not held.is_refused
 
     asyncio.run(run())
@@ -242,6 +244,36 @@ def test_calls_of_bulk_have_limits_of_their_own_and_say_so(broker: Broker) -> No
 
     put(broker, request_of([[1]] * 8))
     asyncio.run(run())
+
+
+# A job's rows
+
+
+def test_a_jobs_rows_are_answered_in_order_and_wait_where_other_jobs_have_all_room(broker: Broker) -> None:
+    """A row that is refused costs no other its answer."""
+    model = model_of(Scripted(raises_in_infer))
+    announced(broker, model)
+    put_bulk(broker, [0] * 8192, [8192])
+    numbers = [[float(number) for number in range(first, first + 50)] for first in range(640, 840, 50)]
+    batches = [[Block(range(50), {"x": Tensor.from_numpy(np.array(rows, np.float32).reshape(-1, 1))})] for rows in numbers]
+
+    async def run() -> list[Answer]:
+        caller = QueueCaller(broker.producer("job"))
+        await caller.refresh()
+        rows = Rows(caller, model.announcement, "serving_default", 60.0)
+        found = [answer async for answers in rows.answers(iter(batches)) for answer in answers]
+        await caller.close()
+        return found
+
+    answers: list[Answer] = []
+    job = threading.Thread(target=lambda: answers.extend(asyncio.run(run())))
+    job.start()
+    with serving(broker, model):
+        job.join(60)
+    assert [answer.error for answer in answers if answer.error] == ["model 'm' failed: ValueError: cannot stand 666"]
+    found = [value for answer in answers if answer.outputs for (value,) in answer.outputs["y"].to_numpy()]
+    assert found == [2.0 * number for number in range(640, 840) if number != 666]
+    assert is_empty(broker)
 
 
 # How many rows run at once
