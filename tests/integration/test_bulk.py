@@ -45,6 +45,7 @@ from worker.loading.samples import Subject
 from worker.preprocessing.preparation import Preparation
 from worker.running.cores import Spent
 from worker.running.loop import Instance
+from worker.running.turns import BulkTurns
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -178,6 +179,38 @@ def test_bulk_rests_where_it_has_to_wait_for_a_processor_and_callers_use_the_mod
     assert link.rests == rests
 
 
+def test_while_callers_use_a_model_one_of_its_instances_takes_no_bulk() -> None:
+    now_s = 0.0
+    turns = BulkTurns(3, lambda: now_s)
+    assert [turns.begin() for _ in range(3)] == [True, True, True]
+    turns.callers_came()
+    turns.end()
+    assert not turns.begin()
+    turns.end()
+    assert turns.begin()
+    now_s = 2.0
+    assert turns.begin()
+    alone = BulkTurns()
+    alone.callers_came()
+    assert alone.begin()
+
+
+def test_an_instance_without_a_turn_leaves_bulk_to_others_and_answers_callers(broker: Broker) -> None:
+    turns = BulkTurns(2, lambda: 0.0)
+    turns.callers_came()
+    assert turns.begin()  # the other instance has bulk in hand
+    backend = Scripted(doubles)
+    put_bulk(broker, [1, 1], [2])
+    put(broker, request_of([[7]]))
+    with instance_of(broker, model_of(backend), turns=turns):
+        until(lambda: is_empty(broker))
+        assert backend.runs == [1]
+        turns.end()
+        put(broker, request_of([[7]]))  # which ends its waiting for callers
+        until(lambda: len(backend.runs) == 3)
+    assert backend.runs == [1, 1, 2]
+
+
 # Calls
 
 
@@ -255,7 +288,9 @@ def test_a_jobs_rows_are_answered_in_order_and_wait_where_other_jobs_have_all_ro
     announced(broker, model)
     put_bulk(broker, [0] * 8192, [8192])
     numbers = [[float(number) for number in range(first, first + 50)] for first in range(640, 840, 50)]
-    batches = [[Block(range(50), {"x": Tensor.from_numpy(np.array(rows, np.float32).reshape(-1, 1))})] for rows in numbers]
+    batches = [
+        [Block(range(50), {"x": Tensor.from_numpy(np.array(rows, np.float32).reshape(-1, 1))})] for rows in numbers
+    ]
 
     async def run() -> list[Answer]:
         caller = QueueCaller(broker.producer("job"))

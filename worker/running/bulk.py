@@ -9,7 +9,6 @@ for a processor, a rest follows, in which callers' requests are let in: as many 
 longer than it ran. So a machine with idle processors sees no rests, and one that others keep busy sees little of bulk.
 """
 
-import math
 import time
 from collections.abc import Callable
 
@@ -21,17 +20,17 @@ from worker.running.piece import TakenBlock
 from worker.running.preparing import Preparer
 from worker.running.quarantine import Quarantine
 from worker.running.runner import Runner
+from worker.running.turns import BulkTurns
 
 _LOOK_EVERY_S = 0.004  # at the queue, while no callers use the model
-_CALLERS_STAY_S = 1.0  # for so long after their last request they are thought to go on
 _SHORTEST_RUN_S, _LONGEST_REST_S = 0.0001, 0.05
 
 
 class Bulk:
     """Runs blocks of bulk for one instance.
 
-    `serve_callers` answers what waits of callers, and what comes within so many milliseconds; it says whether there was
-    any. `times` are this thread's.
+    `serve_callers` answers what waits of callers, and what comes within so many milliseconds. `times` are this
+    thread's, `turns` those of all instances.
     """
 
     def __init__(
@@ -40,9 +39,10 @@ class Bulk:
         blocks: Blocks,
         preparer: Preparer,
         runner: Runner,
-        serve_callers: Callable[[int], bool],
+        serve_callers: Callable[[int], None],
         *,
         quarantine: Quarantine,
+        turns: BulkTurns,
         monotonic: Callable[[], float] = time.monotonic,
         times: Callable[[], Spent],
     ) -> None:
@@ -54,12 +54,8 @@ class Bulk:
         self._quarantine = quarantine
         self._monotonic = monotonic
         self._times = times
-        self._callers_until = -math.inf
+        self._turns = turns
         self._rest_s = 0.0
-
-    def callers_came(self) -> None:
-        """Note that callers use the model now."""
-        self._callers_until = self._monotonic() + _CALLERS_STAY_S
 
     def run(self, taken: TakenBlock, block: RequestBlock) -> None:
         """Answer every item of the block, or drop it where nobody waits for it any more."""
@@ -71,7 +67,7 @@ class Bulk:
         looked_s = self._monotonic()
         for number, single in enumerate(singles):
             now_s = self._monotonic()
-            has_callers = now_s < self._callers_until
+            has_callers = self._turns.has_callers
             if (number or self._rest_s) and (has_callers or now_s - looked_s >= _LOOK_EVERY_S):
                 self._let_callers_in(has_callers)
                 looked_s = self._monotonic()
@@ -87,5 +83,4 @@ class Bulk:
 
     def _let_callers_in(self, has_callers: bool) -> None:
         rest_ms = round(self._rest_s * 1000) if has_callers else 0
-        if self._serve_callers(rest_ms):
-            self.callers_came()
+        self._serve_callers(rest_ms)

@@ -13,7 +13,7 @@ A worker has several such threads for each model (`instances`): while one comput
     block.py    a block until it is finished       batcher.py    which pieces run together
     outbox.py   what the next exchange delivers    running.py    batches, and requests alone
     status.py   what the instance is doing         suspects.py   blocks that were delivered before
-    bulk.py     background work, between callers'
+    bulk.py     background work, between callers'  turns.py      which instances may have some in hand
 """
 
 import threading
@@ -35,12 +35,14 @@ from worker.running.runner import Runner
 from worker.running.status import InstanceStatus
 from worker.running.suspects import Suspects
 from worker.running.taking import Taking
+from worker.running.turns import BulkTurns
 
 
 class Instance:
     """One thread's loop over one model's queue. `run` it in a thread; `drain` from any other.
 
-    `status` says what it is doing; `quarantine` is that of its process. `times`: see `Bulk`.
+    `status` says what it is doing; `quarantine` is that of its process. `times` and
+    `turns`: see `Bulk`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Instance:
         quarantine: Quarantine | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         times: Callable[[], Spent] | None = None,
+        turns: BulkTurns | None = None,
     ) -> None:
         name, outbox = model.announcement.name, Outbox(worker)
         self._model = model
@@ -74,6 +77,7 @@ class Instance:
         self._preparer = Preparer(model, self._blocks, self._status)
         self._runner = Runner(model, self._blocks, outbox, status=self._status, monotonic=monotonic)
         self._times = ThreadTimes()
+        self._turns = turns or BulkTurns(monotonic=monotonic)
         self._bulk = Bulk(
             model,
             self._blocks,
@@ -81,6 +85,7 @@ class Instance:
             self._runner,
             self._serve_callers,
             quarantine=self._quarantine,
+            turns=self._turns,
             monotonic=monotonic,
             times=times or self._times,
         )
@@ -101,11 +106,23 @@ class Instance:
     def run(self) -> None:
         """Serve until `drain`. The queue's being out of reach is waited out; any other error is raised."""
         while not self._draining.is_set():
-            if deliveries := self._taking.take():
-                self._serve(deliveries)
+            self._take_and_serve()
         self._taking.close()
         self._times.close()
         self._status.idle()
+
+    def _take_and_serve(self) -> None:
+        has_turn = self._turns.begin()
+        try:
+            deliveries = self._taking.take(takes_bulk=has_turn)
+            if has_turn and not any(delivery.is_bulk for delivery in deliveries):
+                has_turn = False
+                self._turns.end()
+            if deliveries:
+                self._serve(deliveries)
+        finally:
+            if has_turn:
+                self._turns.end()
 
     def _serve(self, deliveries: Iterable[Delivery]) -> None:
         """Answer the deliveries; the last answers are left in the outbox."""
@@ -116,7 +133,7 @@ class Instance:
             of_its_kind = bulk if taken.delivery.is_bulk else fresh
             (of_its_kind if taken.delivery.deliveries == 1 else suspects).append((taken, block))
         if fresh:
-            self._bulk.callers_came()
+            self._turns.callers_came()
             with self._quarantine.together:
                 self._run_batches([piece for taken, block in fresh for piece in self._preparer.pieces(taken, block)])
         for taken, block in suspects:
@@ -124,13 +141,11 @@ class Instance:
         for taken, block in bulk:
             self._bulk.run(taken, block)
 
-    def _serve_callers(self, wait_ms: int) -> bool:
-        """Answer what callers sent, or send within `wait_ms`, until nothing of theirs waits; whether there was any."""
-        has_served = False
+    def _serve_callers(self, wait_ms: int) -> None:
+        """Answer what callers sent, or send within `wait_ms`, until nothing of theirs waits."""
         while not self._draining.is_set() and (deliveries := self._taking.take_urgent(wait_ms)):
             self._serve(deliveries)
-            has_served, wait_ms = True, 0
-        return has_served
+            wait_ms = 0
 
     def _run_batches(self, pieces: Sequence[Piece]) -> None:
         preparation = self._model.preparation

@@ -45,13 +45,13 @@ class Taking:
         self._next_claim = 0.0
         self._rows_per_block = 1.0
 
-    def take(self) -> Sequence[Delivery]:
+    def take(self, *, takes_bulk: bool = True) -> Sequence[Delivery]:
         """Deliver the outbox and take blocks; none when nothing came, or when `draining` was set meanwhile.
 
         What is taken is joined by what comes within the model's queue delay, and by blocks of a worker that died.
         """
         self._status.idle()
-        taken = self._exchange(takes_bulk=True)
+        taken = self._exchange(takes_bulk=takes_bulk)
         if taken is None:
             return []
         has_taken = bool(taken)
