@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from jobs.failures import JobFailed
+from jobs.failures import NoModel
 from millrace.broker.redis import RedisBroker
 from millrace.calling.caller import QueueCaller
 from millrace.protocol.errors import InvalidRequest, NoWorker, Unavailable
@@ -17,6 +17,7 @@ from millrace.protocol.tensors import Signature
 
 _log = logging.getLogger(__name__)
 _EVERY_S = 0.25
+_TURN_S = 0.5  # how long one process waits for a model; then other jobs have their turn
 
 
 @asynccontextmanager
@@ -37,11 +38,11 @@ async def chosen(
     wait_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> ModelAnnouncement:
-    """The version that is named, or that has the label, or else that a request gets; waits `wait_s` s for a worker.
+    """The version that is named, or that has the label, or else that a request gets; waits for a worker, for a moment.
 
-    Raises `JobFailed`.
+    Raises `NoModel`.
     """
-    ends = clock() + wait_s
+    ends = clock() + min(wait_s, _TURN_S)
     while True:
         try:
             await caller.refresh()
@@ -49,11 +50,11 @@ async def chosen(
         except NoWorker:
             if clock() >= ends:
                 which = f" version {version}" if version is not None else f" with the label {label!r}" if label else ""
-                raise JobFailed(f"no live worker has model {name!r}{which}, for {wait_s:g} s") from None
+                raise NoModel(f"no live worker has model {name!r}{which}, for {wait_s:g} s") from None
         except Unavailable as error:
             _log.warning("the queue does not answer", extra={"reason": str(error)})
             if clock() >= ends:
-                raise JobFailed(f"{error}, for {wait_s:g} s") from None
+                raise NoModel(f"{error}, for {wait_s:g} s") from None
         await asyncio.sleep(_EVERY_S)
 
 
