@@ -8,7 +8,7 @@ HOST ?= http://127.0.0.1:8000
 # pytest's status where ARGS selects no test
 NO_TESTS := 5
 
-.PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench memory lock wheels dist redis compose clean
+.PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench bench-jobs memory lock wheels dist redis compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp
@@ -25,6 +25,7 @@ models: .venv/test.stamp ; for model in digits digits-student sentiment word2vec
 scores: .venv/test.stamp ; $(BIN)/python -m training scores --data-dir $(DATA) $(ARGS)
 load: .venv/test.stamp ; $(BIN)/locust -f client/loadtest/locustfile.py --headless --users 32 --spawn-rate 32 --run-time 30s --host $(HOST) --only-summary
 bench: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench $(ARGS)
+bench-jobs: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench_jobs $(ARGS)
 memory: .venv/test.stamp ; $(BIN)/python -m benchmarks.memory $(ARGS)
 compose: ; docker compose up --build $(ARGS)
 lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh $(ARGS)

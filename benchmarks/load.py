@@ -143,7 +143,10 @@ def _lua(target: Target, is_alone: bool) -> str:
 
 
 async def generate(target: Target, *, connections: int, seconds: float, per_s: float | None = None) -> Outcome:
-    """The load without wrk. Every answer is paired with its request. With `per_s`, no more than that many a second."""
+    """The load without wrk. Every answer is paired with its request.
+
+    With `per_s`, so many requests are due a second, evenly, and a latency counts from when its request was due.
+    """
     parts = urllib.parse.urlsplit(target.url)
     encoded = [target.form.encode(item) for item in target.items]
     messages = [_message(parts, headers, body) for headers, body in encoded]
@@ -160,7 +163,7 @@ async def generate(target: Target, *, connections: int, seconds: float, per_s: f
             if due > now:
                 await asyncio.sleep(due - now)
             number = next(numbers)
-            asked = time.perf_counter()
+            asked = due if per_s else time.perf_counter()
             try:
                 async with asyncio.timeout(_TIMEOUT_S):
                     status, headers, body = await link.exchange(messages[number])

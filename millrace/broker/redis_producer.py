@@ -11,7 +11,7 @@ from millrace.broker.connections import GRACE_S, Connections, call, sha
 from millrace.broker.discovery import Servers
 from millrace.broker.documents import Documents, newer_desired_state
 from millrace.broker.fragments import Reference
-from millrace.broker.keys import DESIRED_STATES, WORKERS, Queue, replies, reply_fragments
+from millrace.broker.keys import BULK, DESIRED_STATES, WORKERS, Queue, replies, reply_fragments
 from millrace.broker.redis_commands import (
     REPLY_STREAM_TTL_MS,
     TIME,
@@ -155,7 +155,8 @@ async def _done(answers: Awaitable[list[Any]]) -> None:
 
 def _append(append: Append, limits: Limits) -> Routed:
     queue = append.queue
-    keys = stream, _, _ = queue.requests(append.priority), queue.held, queue.kept
+    held = queue.held_bulk if append.priority == BULK else queue.held
+    keys = stream, _, _ = queue.requests(append.priority), held, queue.kept(append.priority)
     blocks: Iterable[Argument] = itertools.chain.from_iterable(append.blocks)
     takes, keeps = append.takes, append.keeps
     room = ("", "", 0) if takes is keeps is None else (_room(takes), _room(keeps), keeps.expires_ms if keeps else 0)
