@@ -53,7 +53,6 @@ def parser(environ: Mapping[str, str]) -> Parser:
     )
     parser.add_argument(
         "--redis-url",
-        default=environ.get("MILLRACE_REDIS_URL"),
         help="a Redis to use, without it one is started here; everybody on this machine sees a password here, so "
         "better set MILLRACE_REDIS_URL",
     )

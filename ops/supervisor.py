@@ -20,6 +20,7 @@ from typing import Any
 
 from millrace.broker.discovery import without_secrets
 from millrace.listening import check_port
+from millrace.settings import SettingsError, secret
 from ops import embedded_redis, jobs, options
 from ops.errors import ExampleError, UpError
 from ops.processes import StackProcess
@@ -108,7 +109,7 @@ class Supervisor:
 
     def _redis_url(self, folder: Path) -> str:
         """The URL of a Redis that answers: the given one, or one that is started here."""
-        if url := self._arguments.redis_url:
+        if url := self._arguments.redis_url or _secret("MILLRACE_REDIS_URL", self._environment):
             if not embedded_redis.answers(url):
                 shown, where = without_secrets(url), "--redis-url or MILLRACE_REDIS_URL"
                 raise UpError(f"no Redis answers at {shown} ({where}; without, one is started here)")
@@ -136,7 +137,7 @@ class Supervisor:
         self._jobs = wanted or 1
 
     def _start_jobs_redis(self, folder: Path) -> None:
-        if url := self._environment.get(jobs.STORE_URL):
+        if url := _secret(jobs.STORE_URL, self._environment):
             if not embedded_redis.answers(url):
                 raise UpError(
                     f"no Redis answers at {without_secrets(url)} ({jobs.STORE_URL}; without, one is started here)"
@@ -150,6 +151,7 @@ class Supervisor:
 
     def _start_programs(self, url: str) -> None:
         options = self._arguments
+        self._environment.pop("MILLRACE_REDIS_URL_FILE", None)  # it was read
         # By the environment, not by flags: a password in a URL does not belong where every user of the machine sees it.
         self._environment |= {
             "MILLRACE_REDIS_URL": url,
@@ -262,6 +264,13 @@ class Supervisor:
             for process in processes:
                 process.wait(max(0.1, ends - self._clock()))
                 process.kill()
+
+
+def _secret(name: str, environ: Mapping[str, str]) -> str | None:
+    try:
+        return secret(name, environ)
+    except SettingsError as error:
+        raise UpError(str(error)) from None
 
 
 def _listed(missing: Mapping[str, str]) -> str:
