@@ -33,8 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     # It looks when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from serving.api import serve
+    from serving.transport.certificates import CertificateError
 
-    uvloop.run(serve(settings, jobs))
+    try:
+        uvloop.run(serve(settings, jobs))
+    except CertificateError as error:
+        print(f"millrace serve: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

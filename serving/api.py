@@ -21,6 +21,7 @@ from serving.routing import target
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.budget import SMALL_BYTES, Reservation
+from serving.transport.certificates import certificates
 from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
 from serving.transport.grpc_server import GrpcServer
 from serving.transport.handler import Done, Withdraw
@@ -173,11 +174,14 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    shown = certificates(settings)
     service = Service(settings, RedisBroker(settings.redis_url), jobs)
     await service.start()
     api = Api(service)
-    http = HttpServer(settings, api, service.budget, connections, api.uploads)
-    grpc = GrpcServer(service) if settings.grpc_port else None
+    http = HttpServer(settings, api, service.budget, connections, api.uploads, shown)
+    grpc = GrpcServer(service, shown) if settings.grpc_port else None
+    if shown:
+        shown.files.start()
     await http.start()
     if grpc:
         await grpc.start()
@@ -193,6 +197,8 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None)
         grpc.intake.excess_bytes = partial(excess_bytes, limit.bytes - limit.offload_bytes)
     _log.info(f"serving with {limit}", extra={**parts, "connections": connections})
     await stopping.wait()
+    if shown:
+        await shown.files.stop()
     await _stop(service, http, grpc)
 
 

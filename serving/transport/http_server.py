@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from serving.settings import ServingSettings
 from serving.transport.budget import Budget
+from serving.transport.certificates import Certificates
 from serving.transport.connection_table import ConnectionTable
 from serving.transport.handler import Handler, Uploads
+from serving.transport.handshake import TlsParts
 from serving.transport.http_connection import Connection, ServerParts
 from serving.transport.pacer import Pacer
 
@@ -23,7 +26,7 @@ class HttpServer:
     """Listens on one address. `start` first, `stop` last.
 
     All that waits in it is counted in the budget. `max_connections` is the most that it may have open; None stands for
-    the settings' own. `uploads` take large bodies that the handler does not take.
+    the settings' own. `uploads` take large bodies that the handler does not take. With `certificates` it speaks TLS.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class HttpServer:
         budget: Budget,
         max_connections: int | None = None,
         uploads: Uploads | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self.settings = settings
         loop = asyncio.get_running_loop()
@@ -42,6 +46,8 @@ class HttpServer:
         unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
         self._parts = ServerParts(settings, handler, budget, self.connections, Pacer(loop), unpackers, loop, uploads)
         budget.reclaim = self.connections.reclaim
+        self.tls = TlsParts(certificates, self.connections, self._connection, loop) if certificates else None
+        self._accepted: Callable[[], asyncio.Protocol] = self.tls.handshake if self.tls else self._connection
         self._listening: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.TimerHandle | None = None
@@ -52,7 +58,7 @@ class HttpServer:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self._listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         loop = self._parts.loop
-        self._server = await loop.create_server(self._connection, sock=self._listening, backlog=_BACKLOG)
+        self._server = await loop.create_server(self._accepted, sock=self._listening, backlog=_BACKLOG)
         self._sweep()
 
     @property
@@ -99,7 +105,7 @@ class HttpServer:
         with contextlib.suppress(OSError):  # BlockingIOError: there are no more
             while self._listening:
                 accepted, _ = self._listening.accept()
-                await self._parts.loop.connect_accepted_socket(self._connection, accepted)
+                await self._parts.loop.connect_accepted_socket(self._accepted, accepted)
 
     def _sweep(self) -> None:
         """Look after all that is late, and set the clocks by which the connections go."""

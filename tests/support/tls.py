@@ -19,9 +19,13 @@ class Certificates:
     folder: Path
 
     def make(self) -> None:
-        self._run("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.crt")
+        self._run(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.crt"
+        )
         for name, where in (("server", "IP:127.0.0.1"), ("stranger", "DNS:elsewhere"), ("client", "DNS:client")):
-            self._run(f"req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr")
+            self._run(
+                f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
+            )
             (self.folder / "names").write_text(f"subjectAltName={where}\n")
             signed = f"-in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out {name}.crt"
             self._run(f"x509 -req -days 2 -extfile names {signed}")
