@@ -15,6 +15,7 @@ COMMANDS = {
     "similar": "ask word2vec for similar words",
     "jobs": "submit background jobs, watch them, and fetch their results",
     "serve": "run the API alone",
+    "keys": "make, list and take back API keys",
     "work": "run a worker alone",
     "jobs-worker": "run background jobs",
     "dead-letters": "list, show and drop requests that were given up",

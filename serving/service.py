@@ -1,5 +1,6 @@
 """The parts of the API and how they fit together, whatever servers are in front of it."""
 
+import asyncio
 import itertools
 import logging
 import re
@@ -13,6 +14,8 @@ from millrace.broker.base import Broker, Limits
 from millrace.jobs.settings import JobStoreSettings
 from millrace.protocol.errors import MillraceError
 from serving.access.control import ControlAccess, ControlRefused
+from serving.access.exchange import UsageExchange
+from serving.access.gate import gate
 from serving.call import Call
 from serving.jobs.service import Jobs
 from serving.memory import buffered_bytes
@@ -40,15 +43,17 @@ _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 class Service:
     """Answers the hot verbs. `start` before the first request, `stop` after the last; both on the event loop.
 
-    Without `jobs`, or where they name no Redis, there are no background jobs.
+    Without `jobs`, or where they name no Redis, there are no background jobs. Raises `KeyFileError`.
     """
 
     def __init__(self, settings: ServingSettings, broker: Broker, jobs: JobStoreSettings | None = None) -> None:
         self.settings = settings
+        self.gate = gate(settings)
+        self._exchanging: asyncio.Task[None] | None = None
         self.jobs = Jobs(jobs)
         self.budget = Budget(buffered_bytes(settings))
         self.api = uuid.uuid4().hex[:12]
-        self.metrics = Metrics(self._worker_counts, lambda: self.producer.is_connected)
+        self.metrics = Metrics(self._worker_counts, lambda: self.producer.is_connected, self.gate)
         self.producer = Producer(
             broker.producer(self.api),
             limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),
@@ -71,10 +76,17 @@ class Service:
         """Begin to listen to the queue; does not wait for it to be reachable."""
         self.pool.start()
         await self.producer.start()
+        if self.gate and self.gate.has_keys:
+            self.gate.files.start()
+            exchange = UsageExchange(self.gate, self.api, self.producer.exchange_usage)
+            self._exchanging = asyncio.get_running_loop().create_task(exchange.run())
         _log.info("started", extra={"api": self.api, "port": self.settings.port})
 
     async def stop(self, timeout_s: float | None = None) -> None:
         """Let the open requests finish, for `drain_timeout_s` where no time is given, then leave the queue."""
+        if self.gate and self._exchanging:
+            self._exchanging.cancel()
+            await self.gate.files.stop()
         await self.repository.stop()
         self.shadows.stop()
         await self.producer.drain(self.settings.drain_timeout_s if timeout_s is None else timeout_s)
@@ -100,6 +112,9 @@ class Service:
     def ended(self, call: Call, error_text: Callable[[MillraceError], str]) -> None:
         """A call has its response, or nobody waits for it any more: what is counted and logged of it is so here."""
         self.metrics.request_ended(call.model, call.version, call.protocol, call.status, call.seconds)
+        if self.gate and call.key:
+            key, call.key = call.key, None
+            self.gate.ended(key, call.status)
         if call.error:
             self._log(call, error_text(call.error))
         elif self.settings.access_log and call.status != _NOBODY_WAITED:
@@ -115,6 +130,8 @@ class Service:
             "status": call.status,
             "duration_ms": round(call.seconds * 1000, 3),
         }
+        if call.name:
+            extra["key"] = call.name
         if error:
             extra["error"] = shortened(error)
         _log.log(logging.ERROR if call.status == 500 else logging.INFO, "request", extra=extra)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
@@ -34,6 +34,16 @@ class ServingSettings(CommonSettings):
         "required",
         description="Whether a client must have a certificate, where they are asked for. With optional the gRPC port "
         "asks for none.",
+    )
+    keys_file: Path | None = Field(
+        None,
+        description="The file of API keys that `millrace keys` writes. With it every caller needs a key; it is read "
+        "again when it changes (docs/howto/secure-with-tls-and-keys.md).",
+    )
+    supervisor_key: SecretStr | None = Field(
+        None,
+        description="One more key, with the roles infer and read: `millrace up` makes one for itself where there is a "
+        "file of keys.",
     )
     grpc_tensor_content: bool = Field(
         False,

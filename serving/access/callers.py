@@ -25,11 +25,15 @@ class Peer(str):
 
 
 class Caller(NamedTuple):
-    """Who asked for a change, for the record. `address` is an IP address, or "" for a Unix socket."""
+    """Who asked for a change, for the record. `address` is an IP address, or "" for a Unix socket.
+
+    `name` is that of its key or its certificate, "" where it has none.
+    """
 
     address: str = UNKNOWN
     request_id: str = ""
     protocol: str = ""
+    name: str = ""
 
 
 def is_local(address: str) -> bool:

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from millrace.protocol.messages import ReplyBlock
+from serving.access.gate import Gate
 from serving.queueing.replies import BlockObserver
 from serving.queueing.requests import Timings
 
@@ -109,12 +110,17 @@ class VersionMetrics:
 class Metrics(BlockObserver, Collector):
     """The metrics of one API process.
 
-    When they are scraped, `workers` is asked for the live workers of each model, and `is_connected` for the queue.
+    When they are scraped, `workers` is asked for the live workers of each model, `is_connected` for the queue, and the
+    `gate` for what came with keys.
     """
 
     def __init__(
-        self, workers: Callable[[], dict[str, int]] = dict, is_connected: Callable[[], bool] = lambda: False
+        self,
+        workers: Callable[[], dict[str, int]] = dict,
+        is_connected: Callable[[], bool] = lambda: False,
+        gate: Gate | None = None,
     ) -> None:
+        self._gate = gate
         self._workers = workers
         self._is_connected = is_connected
         self._versions: dict[tuple[str, int], VersionMetrics] = {}
@@ -203,6 +209,9 @@ class Metrics(BlockObserver, Collector):
             "millrace_queue_up", "1 while the queue answers heartbeats, else 0", float(self._is_connected())
         )
 
+        if self._gate and self._gate.has_keys:
+            yield from _of_keys(self._gate)
+
     def _histogram(self, name: str, text: str, attribute: str) -> HistogramMetricFamily:
         family = HistogramMetricFamily(f"millrace_{name}", text, labels=_LABELS)
         for (model, version), of in self.versions.items():
@@ -213,3 +222,13 @@ class Metrics(BlockObserver, Collector):
     def render(self) -> bytes:
         """The body of `GET /metrics`."""
         return generate_latest(self._registry)
+
+
+def _of_keys(gate: Gate) -> Iterator[Metric]:
+    keys = CounterMetricFamily(
+        "millrace_key_requests", "Requests for inference by API key and outcome (HTTP status)", labels=["key", "status"]
+    )
+    for (key, status), count in list(gate.counts.items()):
+        keys.add_metric([key, str(status)], count)
+    yield keys
+    yield CounterMetricFamily("millrace_unknown_keys", "Requests without a key that is known", gate.strangers)

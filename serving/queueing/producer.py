@@ -93,6 +93,10 @@ class Producer:
         except Unavailable as error:
             _log.info("the reply stream was left to expire", extra={"reason": str(error)})
 
+    def exchange_usage(self, usage: bytes) -> Awaitable[dict[str, bytes]]:
+        """See `ProducerLink.exchange_usage`."""
+        return self._link.exchange_usage(usage)
+
     async def drain(self, timeout_s: float) -> None:
         """Wait until every request that was submitted has its answer, at most that long."""
         await self._pending.wait_until_none(timeout_s)

@@ -99,7 +99,8 @@ class GrpcServer:
         """The bounds of a method."""
         most_bytes = MESSAGE_BYTES.get(path, SMALL_MESSAGE_BYTES)
         most_open = _MOST_WATCHES if handler.unary_stream else self._settings.max_connections
-        check = partial(calls.control_refusal, self._service, path) if path in calls.CONTROL_ACTIONS else None
+        is_checked = path in calls.CONTROL_ACTIONS or self._service.gate
+        check = partial(calls.refusal, self._service, path) if is_checked else None
         return Method(handler, most_bytes or self._largest_bytes, most_open, check)
 
     async def _refuse(self, context: Context, error: MillraceError) -> None:
