@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from millrace.protocol.errors import MillraceError
-from serving.access.gate import Gate
+from serving.access.gate import Gate, Usage
+from serving.access.limits import EXCHANGE_S
 
 _log = logging.getLogger(__name__)
-EXCHANGE_S = 1.0
-Usage = dict[str, tuple[float, float]]
 _encode = msgspec.json.encode
-_decode = msgspec.json.Decoder(Usage).decode
+_decode = msgspec.json.Decoder(dict[str, Usage]).decode
 
 
 class UsageExchange:
@@ -29,26 +28,22 @@ class UsageExchange:
 
     async def run(self) -> None:
         """Exchange about once a second."""
-        loop = asyncio.get_running_loop()
-        last_s = loop.time()
         while True:
             await asyncio.sleep(EXCHANGE_S)
-            now_s = loop.time()
             if self._gate.has_limits:
                 try:
-                    await self.once(now_s - last_s)
+                    await self.once()
                 except MillraceError as error:
                     _log.debug("limits were not shared out", extra={"reason": str(error)})
-            last_s = now_s
 
-    async def once(self, seconds: float) -> None:
-        """Tell what was asked in the last `seconds`, and take our shares. Raises `Unavailable`."""
-        own = self._gate.usage(seconds)
+    async def once(self) -> None:
+        """Tell what was asked, and take our shares. Raises `Unavailable`."""
+        own = self._gate.usage()
         usages = {api: _read(told) for api, told in (await self._exchange(_encode(own))).items()}
         self._gate.share_out({**usages, self._api: own}, self._api)
 
 
-def _read(told: bytes) -> Usage:
+def _read(told: bytes) -> dict[str, Usage]:
     """What another process told; nothing where it is of another version's form."""
     try:
         return _decode(told)

@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import TypeVar
 
+import msgspec
+
 from millrace.protocol.errors import LimitReached, NotAllowed, NotAuthenticated
 from serving.access.callers import Peer
 from serving.access.key_file import KeyFileError, StoredKey, hash_of, read_keys
 from serving.access.limits import Bucket
-from serving.access.shares import share, whole_share
+from serving.access.shares import part, whole_share
 from serving.settings import ServingSettings
 from serving.watched_files import WatchedFiles
 
@@ -41,26 +43,44 @@ METRICS = ("metrics",)
 ANY = ("infer", "read", "control", "metrics")
 
 
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """What one API process was asked with a key.
+
+    `taken` are the requests that it let in since it knows the key's rate, `wanted` those that it was asked for since it
+    told the last time, `peak` how many of them at once; `tokens` is how many more may come as far as it knows.
+    """
+
+    taken: int
+    wanted: int
+    peak: int
+    tokens: float
+
+
+_NOTHING = Usage(0, 0, 0, 0.0)
+
+
 class Key:
     """A known key while it is in use.
 
     `is_valid` ends when it is taken out of the file. `open` counts its requests. `wanted` and `peak` are what was asked
-    of it since the last `usage`: requests, and how many at once, with those that were refused.
+    of it since the last `usage`: requests, and how many at once, with those that were refused. `told` is what other
+    processes said last that they took.
     """
 
-    __slots__ = ("bucket", "is_valid", "most_open", "open", "peak", "share_open", "stored", "wanted")
+    __slots__ = ("bucket", "is_valid", "most_open", "open", "peak", "share_open", "stored", "told", "wanted")
 
     def __init__(self, stored: StoredKey, now_s: float) -> None:
         self.is_valid = True
         self.open = self.wanted = self.peak = 0
         self.bucket: Bucket | None = None
+        self.told: dict[str, int] = {}
         self.become(stored, now_s)
 
     def become(self, stored: StoredKey, now_s: float) -> None:
         """The file says something else of the key now."""
         rate, known = stored.allowed_rate, self.bucket
         if rate is None or known is None or known.rate != rate:
-            self.bucket = Bucket(rate, now_s) if rate else None
+            self.bucket, self.told = Bucket(rate, now_s) if rate else None, {}
         self.stored = stored
         self.most_open = self.share_open = stored.concurrency
 
@@ -103,7 +123,8 @@ class Gate:
         self._keys: dict[str, Key] = {}
         self._by_hash: dict[str, Key] = {}
         self._by_certificate: dict[str, Key] = {}
-        self._remembered: dict[bytes, Key] = {}
+        self._by_bearer: dict[bytes, Key] = {}
+        self._by_plain: dict[bytes, Key] = {}
         self._counting = threading.Lock()
         self.counts: Counter[tuple[str, int]] = Counter()
         self.strangers = 0
@@ -123,19 +144,18 @@ class Gate:
 
         `headers` have names in lower case; values of one name are joined by commas, so two keys are none that is known.
         """
-        given = headers.get(b"authorization")
-        if given is None:
-            given = headers.get(b"x-api-key")
-        elif b"x-api-key" in headers:
-            raise self._stranger("the request has both Authorization and X-API-Key: send one of them")
-        key = self._remembered.get(given)  # type: ignore[arg-type]  # None is no key of it
+        bearer = headers.get(b"authorization")
+        if bearer is None:
+            key = self._by_plain.get(headers.get(b"x-api-key", b""))
+        else:
+            key = None if b"x-api-key" in headers else self._by_bearer.get(bearer)
         return key if key and key.is_valid else self._find(headers, peer)
 
     def _find(self, headers: Headers, peer: str) -> Key | None:
         if not self.has_keys:
             return None
-        given = headers.get(b"authorization", headers.get(b"x-api-key"))
-        if given is None:
+        bearer, plain = headers.get(b"authorization"), headers.get(b"x-api-key")
+        if bearer is None and plain is None:
             certificate = peer.certificate if isinstance(peer, Peer) else ""
             if found := self._by_certificate.get(certificate):
                 return found
@@ -144,16 +164,17 @@ class Gate:
                 if not certificate
                 else f"an API key is needed: the file of keys does not know the certificate {certificate[:100]!r}"
             )
-        shown = given
-        if b"authorization" in headers:
-            scheme, _, shown = given.partition(b" ")
-            if scheme.lower() != b"bearer":
-                raise self._stranger("an API key is sent as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+        if bearer is not None and plain is not None:
+            raise self._stranger("the request has both Authorization and X-API-Key: send one of them")
+        remembered, given = (self._by_bearer, bearer) if plain is None else (self._by_plain, plain)
+        scheme, _, shown = (given or b"").partition(b" ") if plain is None else (b"bearer", b"", plain)
+        if scheme.lower() != b"bearer":
+            raise self._stranger("an API key is sent as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
         key = self._by_shown(shown.strip())
         if key is None:
             raise self._stranger("the API key is not known here")
-        if len(self._remembered) < _MOST_REMEMBERED:
-            self._remembered[given] = key
+        if given and len(remembered) < _MOST_REMEMBERED:
+            remembered[given] = key
         return key
 
     def _by_shown(self, shown: bytes) -> Key | None:
@@ -216,6 +237,10 @@ class Gate:
             key.open -= 1
             self.counts[key.name, status] += 1
 
+    def counts_open(self, name: str) -> int:
+        """How many requests are open with the key of that name."""
+        return self._keys[name].open
+
     # What is shared with other processes
 
     @property
@@ -223,29 +248,40 @@ class Gate:
         """Whether any key has a limit that the processes share."""
         return any(key.bucket or key.most_open for key in self._keys.values())
 
-    def usage(self, seconds: float) -> dict[str, tuple[float, float]]:
-        """What was asked with each key that has limits in the `seconds` since the last time: by its rate's unit, and
-        at once.
-        """
-        found = {}
+    def usage(self) -> dict[str, Usage]:
+        """What was asked with each key that has limits since the last time."""
+        found, now_s = {}, self._clock()
         for key in list(self._keys.values()):
             if key.bucket or key.most_open:
-                per_s = key.wanted / seconds
-                wanted = per_s * key.bucket.rate.seconds if key.bucket else per_s
-                found[key.name] = (wanted, float(key.peak))
+                taken, tokens = (key.bucket.taken, key.bucket.tokens(now_s)) if key.bucket else (0, 0.0)
+                found[key.name] = Usage(taken, key.wanted, key.peak, tokens)
                 key.wanted, key.peak = 0, key.open
         return found
 
-    def share_out(self, usages: Mapping[str, Mapping[str, tuple[float, float]]], api: str) -> None:
+    def share_out(self, usages: Mapping[str, Mapping[str, Usage]], api: str) -> None:
         """Take of each limit the share that is ours, by the usage of every live API process, ours among them."""
         for key in list(self._keys.values()):
-            of_key = {name: usage.get(key.name, (0.0, 0.0)) for name, usage in usages.items()}
+            of_key = {name: usage.get(key.name, _NOTHING) for name, usage in usages.items()}
             if key.bucket:
-                limit = key.bucket.rate.requests
-                key.bucket.share = share(limit, {name: used for name, (used, _) in of_key.items()}, api) / limit
+                self._share_rate(key, key.bucket, of_key, api)
             if key.most_open:
-                at_once = {name: used for name, (_, used) in of_key.items()}
+                at_once = {name: float(usage.peak) for name, usage in of_key.items()}
                 key.share_open = whole_share(key.most_open, at_once, api)
+
+    def _share_rate(self, key: Key, bucket: Bucket, usages: Mapping[str, Usage], api: str) -> None:
+        now_s = self._clock()
+        with self._counting:
+            for name, usage in usages.items():
+                if name == api or usage is _NOTHING:
+                    continue
+                known = key.told.get(name)
+                if known is None or usage.taken < known:  # what it took before we knew it, its tokens say
+                    bucket.have_at_most(usage.tokens, now_s)
+                else:
+                    bucket.others_took(usage.taken - known, now_s)
+                key.told[name] = usage.taken
+            bucket.share(part({name: float(usage.wanted) for name, usage in usages.items()}, api), now_s)
+        key.told = {name: taken for name, taken in key.told.items() if name in usages}
 
     # The file
 
@@ -272,7 +308,7 @@ class Gate:
                 keys[each.name] = Key(each, now_s)
         self._by_hash = {key.stored.sha256: key for key in keys.values() if key.stored.sha256}
         self._by_certificate = {key.stored.certificate: key for key in keys.values() if key.stored.certificate}
-        self._keys, self._remembered = keys, {}
+        self._keys, self._by_bearer, self._by_plain = keys, {}, {}
         for old in known.values():
             old.is_valid = keys.get(old.name) is old
 

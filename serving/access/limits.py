@@ -1,9 +1,11 @@
 """How many requests a key may make: a rate, and how many at once. Time is passed in, in seconds."""
 
+import math
 import re
 from typing import NamedTuple
 
 _RATE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)/(s|min|h)")
+EXCHANGE_S = 1.0  # how often the processes tell each other what they took
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -25,31 +27,52 @@ def read_rate(text: str) -> Rate:
 class Bucket:
     """Tokens that come in at a rate, as many as its requests at most; each request takes one.
 
-    `share` is the part of the rate that is this process's.
+    Several API processes have one bucket together: each has a copy, and takes out of it what the others took when they
+    tell it (`others_took`). Until they tell again, it may spend no more than a part of what is there: `may_spend`.
+    `taken` counts the tokens that were taken here.
     """
 
-    __slots__ = ("_filled_s", "_tokens", "rate", "share")
+    __slots__ = ("_filled_s", "_tokens", "may_spend", "rate", "taken")
 
-    def __init__(self, rate: Rate, now_s: float, share: float = 1.0) -> None:
+    def __init__(self, rate: Rate, now_s: float) -> None:
         self.rate = rate
-        self.share = share
-        self._tokens = self._most
+        self.may_spend = math.inf
+        self.taken = 0
+        self._tokens = max(1.0, rate.requests)
         self._filled_s = now_s
-
-    @property
-    def _most(self) -> float:
-        return max(1.0, self.rate.requests * self.share)
 
     def take(self, now_s: float) -> float:
         """Take a token; 0 where there is one, else in how many seconds there will be."""
         missing_s = self.missing_s(now_s)
         if not missing_s:
             self._tokens -= 1
+            self.may_spend -= 1
+            self.taken += 1
         return missing_s
 
     def missing_s(self, now_s: float) -> float:
         """In how many seconds there will be a token; 0 where there is one."""
-        per_s = self.rate.requests * self.share / self.rate.seconds
-        self._tokens = min(self._most, self._tokens + (now_s - self._filled_s) * per_s)
+        tokens = self.tokens(now_s)
+        if tokens < 1:
+            return (1 - tokens) * self.rate.seconds / self.rate.requests
+        return 0.0 if self.may_spend >= 1 else EXCHANGE_S
+
+    def tokens(self, now_s: float) -> float:
+        """How many there are now; below 0 where the processes took more than there were before they knew it."""
+        per_s = self.rate.requests / self.rate.seconds
+        self._tokens = min(max(1.0, self.rate.requests), self._tokens + (now_s - self._filled_s) * per_s)
         self._filled_s = now_s
-        return 0.0 if self._tokens >= 1 else (1 - self._tokens) / per_s
+        return self._tokens
+
+    def others_took(self, count: float, now_s: float) -> None:
+        """Take out what the other processes took."""
+        self._tokens = self.tokens(now_s) - count
+
+    def have_at_most(self, tokens: float, now_s: float) -> None:
+        """Another process, which knows more of the past, has so many."""
+        self._tokens = min(self.tokens(now_s), tokens)
+
+    def share(self, part: float, now_s: float) -> None:
+        """Until the next exchange this process may spend that part of what is there and comes in, and one at least."""
+        coming = self.rate.requests / self.rate.seconds * EXCHANGE_S
+        self.may_spend = math.inf if part >= 1 else max(1.0, (self.tokens(now_s) + coming) * part)

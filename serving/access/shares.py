@@ -1,32 +1,32 @@
 """How a limit is shared out among the live API processes, by what was asked of each of late.
 
-No request waits for it: each process tells the others its demand about once a second, and works out its own share.
-All that see the same demands get shares that add up to the limit.
+No request waits for it: each process tells the others about once a second what it was asked, and works out its own
+share. All that know the same get shares that add up to the limit.
 """
 
 from collections.abc import Mapping
 
-_LEAST = 0.1  # of an equal share: what a process without any demand has, for the first that comes
+_EQUAL_PART = 0.1  # of the limit, which goes to all alike: for the first request that comes to a process
 
 
-def share(limit: float, demands: Mapping[str, float], api: str) -> float:
-    """What that process has of the limit.
-
-    Where all demands together are within the limit, each has what it asks for and an equal part of the rest; else a
-    part of the limit that is proportional to its demand.
-    """
-    least = _LEAST * limit / len(demands)
-    wanted = {name: max(demand, least) for name, demand in demands.items()}
-    total = sum(wanted.values())
-    if total <= limit:
-        return wanted[api] + (limit - total) / len(wanted)
-    return limit * wanted[api] / total
+def part(demands: Mapping[str, float], api: str) -> float:
+    """The part of a limit that is that process's, by the demands of all."""
+    total = sum(demands.values())
+    equal = 1 / len(demands)
+    return equal if not total else _EQUAL_PART * equal + (1 - _EQUAL_PART) * demands[api] / total
 
 
 def whole_share(limit: int, demands: Mapping[str, float], api: str) -> int:
-    """The same in whole numbers: what is left over goes to those that lack most of theirs."""
-    parts = {name: share(limit, demands, name) for name in demands}
-    floors = {name: int(part + 1e-9) for name, part in parts.items()}
+    """The process's share in whole numbers: what rounding leaves over goes to those that lack most of theirs.
+
+    While all demands together are within the limit, each process has what it asks for and an equal part of the rest.
+    """
+    total = sum(demands.values())
+    if total <= limit:
+        shares = {name: demand + (limit - total) / len(demands) for name, demand in demands.items()}
+    else:
+        shares = {name: limit * part(demands, name) for name in demands}
+    floors = {name: int(share + 1e-9) for name, share in shares.items()}
     left = limit - sum(floors.values())
-    order = sorted(parts, key=lambda name: (floors[name] - parts[name], name))
+    order = sorted(shares, key=lambda name: (floors[name] - shares[name], name))
     return floors[api] + (api in order[:left])

@@ -14,7 +14,7 @@ import grpc
 from millrace.protocol.errors import Internal, MillraceError, NotAuthenticated
 from serving.access import audit
 from serving.access.callers import Caller, Peer, grpc_address
-from serving.access.gate import ANY, CONTROL, INFER, SEE, check_model, current, name_of
+from serving.access.gate import ANY, CONTROL, INFER, SEE, check_model, check_role, current, name_of
 from serving.call import Call
 from serving.execution import Execution
 from serving.protocols import counted_messages
@@ -205,14 +205,16 @@ def plain(
     method: Callable[[Any], Awaitable[Any]],
     words: Words,
     model_of: ModelOf | None = None,
+    *,
+    is_open: bool = False,
 ) -> grpc.RpcMethodHandler:
     """A method that needs no queue: `method` gets a message and returns one, or raises `MillraceError`.
 
-    `model_of` finds in the message the model that the caller's key must be good for.
+    `model_of` finds in the message the model that the caller's key must be good for. One that `is_open` needs no key.
     """
 
     async def handle(request: bytes, context: Context) -> bytes:
-        checked = _for_key(service, context, method, model_of)
+        checked = method if is_open else _for_key(service, context, method, model_of)
         return await _answer(service, message_class, checked, words, headers_of(context), request, context)
 
     return grpc.unary_unary_rpc_method_handler(handle)
@@ -282,13 +284,16 @@ async def _answer(
 
 def refusal(service: Service, path: str, context: Context) -> MillraceError | None:
     """Why the caller may not call the method at that path, by the call's head alone."""
-    caller, error = _caller(service, context), None
-    if service.gate and (roles := ROLES.get(path, CONTROL)):
-        try:
-            key = service.gate.check(headers_of(context), peer_of(service, context), roles)
-            caller = caller._replace(name=name_of(key, peer_of(service, context)))
-        except MillraceError as raised:
-            error = raised.with_traceback(None)
+    headers, peer, error = headers_of(context), peer_of(service, context), None
+    caller = Caller(str(peer), service.request_id(headers), "grpc")
+    try:
+        if service.gate and (roles := ROLES.get(path, CONTROL)):
+            key = service.gate.identify(headers, peer)
+            caller = caller._replace(name=name_of(key, peer))
+            if key:
+                check_role(key, roles)
+    except MillraceError as raised:
+        error = raised.with_traceback(None)
     if path in CONTROL_ACTIONS:
         metadata = {
             key.encode(): value.encode() for key, value in context.invocation_metadata() if isinstance(value, str)

@@ -70,6 +70,7 @@ class GrpcServer:
             **Health(service, self._stopping).handlers(),
         }
         self._server = grpc.aio.server(handlers=(_Refusals(),), options=_options(settings, self._largest_bytes))
+        self.paths = frozenset(handlers)
         for path, handler in handlers.items():  # known to gRPC itself, which costs less than being asked for each call
             _, name, method = path.split("/")
             registered = self.intake.registered(self._method(path, handler))

@@ -14,7 +14,20 @@ from werkzeug.routing import RequestRedirect
 from millrace.protocol.errors import MillraceError
 from serving.access import audit
 from serving.access.callers import UNKNOWN, Caller
-from serving.access.gate import ANY, CONTROL, INFER, METRICS, READ, SEE, Gate, Key, current, name_of
+from serving.access.gate import (
+    ANY,
+    CONTROL,
+    INFER,
+    METRICS,
+    READ,
+    SEE,
+    Gate,
+    Key,
+    check_model,
+    check_role,
+    current,
+    name_of,
+)
 from serving.protocols.rest_calls import Headers
 from serving.routing import target
 from serving.service import Service
@@ -117,8 +130,12 @@ def _check(service: Service, found: Route, path: str, headers: Headers, peer: st
     caller = Caller(str(peer), request_id, "http")
     try:
         if service.gate and (roles := ROLES.get(found.name, ("nobody",))):
-            key = service.gate.check(headers, peer, roles, model)
-        caller = caller._replace(name=name_of(key, peer))
+            key = service.gate.identify(headers, peer)
+            caller = caller._replace(name=name_of(key, peer))
+            if key:
+                check_role(key, roles)
+            if key and model is not None:
+                check_model(key, model)
         if action and (refusal := service.access.check(headers, caller)):
             raise refusal
     except MillraceError as error:

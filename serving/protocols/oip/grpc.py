@@ -28,6 +28,7 @@ from serving.transport.responses import shortened
 
 _SERVICE = "inference.GRPCInferenceService"
 _OPEN_IN_A_STREAM = 256
+_OPEN = ("ServerLive", "ServerReady", "ModelReady")
 
 
 def _message(name: str) -> Any:
@@ -73,7 +74,7 @@ class OpenInference:
         changes = {"RepositoryModelLoad": self._load, "RepositoryModelUnload": self._unload}
         plain = {
             f"/{_SERVICE}/{name}": calls.plain(
-                self._service, _message(f"{name}Request"), method, words, _model_of(name)
+                self._service, _message(f"{name}Request"), method, words, _model_of(name), is_open=name in _OPEN
             )
             for name, method in methods.items()
         }
