@@ -9,6 +9,7 @@ process that dies is started again, as often as it dies: see `restarts`.
 
 import argparse
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from millrace.settings import SettingsError, secret
 from ops import embedded_redis, jobs, options
 from ops.errors import ExampleError, UpError
 from ops.processes import StackProcess
-from ops.readiness import Readiness, answers_example, states
+from ops.readiness import LocalApi, Readiness, answers_example, states
 from ops.report import Report
 from ops.served_models import served_models
 from ops.stopping import stop_timeouts
@@ -53,12 +54,22 @@ class Supervisor:
         self._clock = clock
         self._processes: list[StackProcess] = []
         self._stopping = threading.Event()
-        self._base = f"http://{_local(arguments.host)}:{arguments.port}"
+        scheme = "https" if environ.get("MILLRACE_SERVING_TLS_CERT") else "http"
+        self._base = f"{scheme}://{_local(arguments.host)}:{arguments.port}"
+        self._api = self._local_api()
         grpc = f"{_local(arguments.host)}:{arguments.grpc_port}" if arguments.grpc_port else ""
         self._report = Report(self._base, grpc, self._models)
         self._next_look = 0.0
         self._jobs = 0  # how many jobs programs are started
         self._jobs_folder: jobs.JobsFolder | None = None
+
+    def _local_api(self) -> LocalApi:
+        """How the API is asked: with a key of our own where callers need one."""
+        environment, key = self._environment, ""
+        if environment.get("MILLRACE_SERVING_KEYS_FILE"):
+            key = environment["MILLRACE_SERVING_SUPERVISOR_KEY"] = secrets.token_urlsafe(32)
+        own = [environment[name] for name in ("MILLRACE_CLIENT_CERT", "MILLRACE_CLIENT_KEY") if name in environment]
+        return LocalApi(self._base, key, own if self._base.startswith("https") else ())
 
     def stop(self) -> None:
         """Tell `run` to stop everything and return."""
@@ -183,10 +194,10 @@ class Supervisor:
 
     def _wait_until_ready(self, models: Mapping[str, Mapping[str, Any]]) -> None:
         readiness, started = Readiness(models), self._clock()
-        self._wait_for(lambda: states(self._base) is not None, lambda: "the API does not answer", must=True)
+        self._wait_for(lambda: states(self._api) is not None, lambda: "the API does not answer", must=True)
 
         def is_settled() -> bool:
-            found = states(self._base)
+            found = states(self._api)
             return found is not None and readiness.is_settled(found, self._clock())
 
         def why_not() -> str:
@@ -208,7 +219,7 @@ class Supervisor:
         """Return when the model has answered its example. One that does not is an error only where it is `--strict`."""
         try:
             self._wait_for(
-                lambda: answers_example(self._base, model, example), lambda: f"model {model!r} did not answer"
+                lambda: answers_example(self._api, model, example), lambda: f"model {model!r} did not answer"
             )
         except ExampleError as error:
             if self._arguments.strict:
@@ -245,7 +256,7 @@ class Supervisor:
         if self._report.is_ready or self._clock() < self._next_look:
             return
         self._next_look = self._clock() + _LOOK_S
-        readiness = Readiness(found := states(self._base) or {})
+        readiness = Readiness(found := states(self._api) or {})
         readiness.is_settled(found, self._clock())
         self._report.missing({name: why for name, why in readiness.missing.items() if found[name].state == "END"})
         if readiness.available:

@@ -105,3 +105,7 @@ def _row(key: StoredKey) -> tuple[str, ...]:
         f"certificate {key.certificate}" if key.certificate else "key",
         key.created or "-",
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -4,12 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
 import httpx
+from flask import Flask
 from flask.testing import FlaskClient
 
 from millrace import rpc
@@ -69,11 +71,16 @@ class Keyed:
         self.api = Api(self.service)
         self.http = HttpServer(self.settings, self.api, self.service.budget, 100, self.api.uploads)
         self.grpc = GrpcServer(self.service)
-        self.app = create_app(self.service, asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.settings.grpc_port}")
         self.client = httpx.AsyncClient(base_url=f"http://localhost:{self.settings.port}", timeout=10)
         self.works = True
         self._stored: list[StoredKey] = []
+
+    @cached_property
+    def app(self) -> Flask:
+        """The application as a WSGI server has it."""
+        return create_app(self.service, self._loop)
 
     def add(self, name: str, *roles: Any, **more: Any) -> str:
         """A new key."""
@@ -144,7 +151,7 @@ class Keyed:
         except asyncio.CancelledError:
             call.cancel()
             raise
-        return Answer(_HTTP_STATUS.get(code, 500), await call.details() or "", dict(trailing or ()))  # type: ignore[arg-type]
+        return Answer(_HTTP_STATUS.get(code, 500), await call.details() or "", dict(trailing or ()))
 
     async def infer(self, protocol: str, headers: Mapping[str, str], model: str = "m") -> Answer:
         """Ask a model over one of `PROTOCOLS`."""
@@ -166,10 +173,11 @@ async def keyed(
 ) -> AsyncIterator[Keyed]:
     """A running API with a file of keys, empty at first. Several that share a broker share its queue."""
     bench = Keyed(folder, broker or MemoryBroker(), jobs, {"drain_timeout_s": 1.0, "offload_processes": 0, **settings})
+    working = asyncio.create_task(bench.work())
+    await asyncio.sleep(0)  # it has announced itself then
     await bench.service.start()
     await bench.http.start()
     await bench.grpc.start()
-    working = asyncio.create_task(bench.work())
     try:
         await bench.until(lambda: bench.service.is_ready)
         yield bench
