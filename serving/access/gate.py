@@ -12,7 +12,6 @@ import hmac
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from typing import TypeVar
@@ -67,13 +66,17 @@ class Key:
     processes said last that they took.
     """
 
-    __slots__ = ("bucket", "is_valid", "most_open", "open", "peak", "share_open", "stored", "told", "wanted")
+    __slots__ = (
+        "bucket", "ended", "is_valid", "models", "most_open", "name", "open", "peak", "roles", "share_open", "stored",
+        "told", "wanted",
+    )  # fmt: skip
 
     def __init__(self, stored: StoredKey, now_s: float) -> None:
         self.is_valid = True
         self.open = self.wanted = self.peak = 0
         self.bucket: Bucket | None = None
         self.told: dict[str, int] = {}
+        self.ended: dict[int, int] = {}  # requests by HTTP status
         self.become(stored, now_s)
 
     def become(self, stored: StoredKey, now_s: float) -> None:
@@ -82,20 +85,21 @@ class Key:
         if rate is None or known is None or known.rate != rate:
             self.bucket, self.told = Bucket(rate, now_s) if rate else None, {}
         self.stored = stored
+        self.name, self.roles = stored.name, frozenset(stored.roles)
+        self.models = None if stored.models is None else frozenset(stored.models)
         self.most_open = self.share_open = stored.concurrency
 
-    @property
-    def name(self) -> str:
-        """Its name in the file."""
-        return self.stored.name
+    def count(self, status: int) -> None:
+        """A request has ended with that HTTP status."""
+        self.ended[status] = self.ended.get(status, 0) + 1
 
     def may_use(self, model: str) -> bool:
         """Whether its holder may use the model."""
-        return self.stored.models is None or model in self.stored.models
+        return self.models is None or model in self.models
 
     def may(self, roles: tuple[str, ...]) -> bool:
         """Whether it has one of the roles."""
-        return any(role in self.stored.roles for role in roles)
+        return not self.roles.isdisjoint(roles)
 
 
 # The key with which the request came that this thread or task answers; None where there are no keys.
@@ -111,8 +115,7 @@ def visible(items: Iterable[_T], name: Callable[[_T], str]) -> list[_T]:
 class Gate:
     """The keys of one API process. Used on the event loop, and for reads by other threads.
 
-    `clock` counts seconds. `counts` are the requests for inference by key and HTTP status, `strangers` those without a
-    known key.
+    `clock` counts seconds. `strangers` are the requests without a known key.
     """
 
     def __init__(self, settings: ServingSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -126,7 +129,6 @@ class Gate:
         self._by_bearer: dict[bytes, Key] = {}
         self._by_plain: dict[bytes, Key] = {}
         self._counting = threading.Lock()
-        self.counts: Counter[tuple[str, int]] = Counter()
         self.strangers = 0
         self.files = WatchedFiles([self._path] if self._path else [], self._reload)
         if self._path:
@@ -209,33 +211,42 @@ class Gate:
 
     def admit(self, headers: Headers, peer: str, model: str | None) -> Key | None:
         """As `check`, for a request for inference, which counts as open until `ended`. Raises `LimitReached` too."""
-        key = self.check(headers, peer, INFER, model)
+        key = self.identify(headers, peer)
         if key:
+            if "infer" not in key.roles:
+                check_role(key, INFER)
+            if model is not None and key.models is not None:
+                check_model(key, model)
             self.begin(key)
         return key
 
     def begin(self, key: Key) -> None:
         """A request that counts. Raises `LimitReached`."""
         with self._counting:
-            self._begin(key)
-
-    def _begin(self, key: Key) -> None:
-        key.wanted += 1
-        if key.most_open and key.open >= key.share_open:
-            key.peak += 1
-            self.counts[key.name, LimitReached.status] += 1
-            raise LimitReached(f"the key {key.name!r} may have {key.most_open} requests open at once", _BUSY_S)
-        if key.bucket and (missing_s := key.bucket.take(self._clock())):
-            self.counts[key.name, LimitReached.status] += 1
-            raise _too_many(key, missing_s)
-        key.open += 1
-        key.peak = max(key.peak, key.open)
+            key.wanted += 1
+            if key.most_open and key.open >= key.share_open:
+                key.peak += 1
+                key.count(LimitReached.status)
+                raise LimitReached(f"the key {key.name!r} may have {key.most_open} requests open at once", _BUSY_S)
+            if key.bucket and (missing_s := key.bucket.take(self._clock())):
+                key.count(LimitReached.status)
+                raise _too_many(key, missing_s)
+            key.open += 1
+            if key.open > key.peak:
+                key.peak = key.open
 
     def ended(self, key: Key, status: int) -> None:
         """A request that counts has ended."""
         with self._counting:
             key.open -= 1
-            self.counts[key.name, status] += 1
+            key.count(status)
+
+    @property
+    def counts(self) -> dict[tuple[str, int], int]:
+        """The requests for inference by key and HTTP status."""
+        return {
+            (key.name, status): count for key in list(self._keys.values()) for status, count in list(key.ended.items())
+        }
 
     def counts_open(self, name: str) -> int:
         """How many requests are open with the key of that name."""

@@ -32,37 +32,38 @@ class Bucket:
     `taken` counts the tokens that were taken here.
     """
 
-    __slots__ = ("_filled_s", "_tokens", "may_spend", "rate", "taken")
+    __slots__ = ("_filled_s", "_most", "_per_s", "_tokens", "may_spend", "rate", "taken")
 
     def __init__(self, rate: Rate, now_s: float) -> None:
         self.rate = rate
+        self._per_s, self._most = rate.requests / rate.seconds, max(1.0, rate.requests)
         self.may_spend = math.inf
         self.taken = 0
-        self._tokens = max(1.0, rate.requests)
+        self._tokens = self._most
         self._filled_s = now_s
 
     def take(self, now_s: float) -> float:
         """Take a token; 0 where there is one, else in how many seconds there will be."""
-        missing_s = self.missing_s(now_s)
-        if not missing_s:
-            self._tokens -= 1
-            self.may_spend -= 1
-            self.taken += 1
-        return missing_s
+        if self.tokens(now_s) < 1 or self.may_spend < 1:
+            return self.missing_s(now_s)
+        self._tokens -= 1
+        self.may_spend -= 1
+        self.taken += 1
+        return 0.0
 
     def missing_s(self, now_s: float) -> float:
         """In how many seconds there will be a token; 0 where there is one."""
         tokens = self.tokens(now_s)
         if tokens < 1:
-            return (1 - tokens) * self.rate.seconds / self.rate.requests
+            return (1 - tokens) / self._per_s
         return 0.0 if self.may_spend >= 1 else EXCHANGE_S
 
     def tokens(self, now_s: float) -> float:
         """How many there are now; below 0 where the processes took more than there were before they knew it."""
-        per_s = self.rate.requests / self.rate.seconds
-        self._tokens = min(max(1.0, self.rate.requests), self._tokens + (now_s - self._filled_s) * per_s)
+        tokens = self._tokens + (now_s - self._filled_s) * self._per_s
+        self._tokens = tokens = tokens if tokens < self._most else self._most
         self._filled_s = now_s
-        return self._tokens
+        return tokens
 
     def others_took(self, count: float, now_s: float) -> None:
         """Take out what the other processes took."""
@@ -74,5 +75,5 @@ class Bucket:
 
     def share(self, part: float, now_s: float) -> None:
         """Until the next exchange this process may spend that part of what is there and comes in, and one at least."""
-        coming = self.rate.requests / self.rate.seconds * EXCHANGE_S
+        coming = self._per_s * EXCHANGE_S
         self.may_spend = math.inf if part >= 1 else max(1.0, (self.tokens(now_s) + coming) * part)

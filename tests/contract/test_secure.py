@@ -80,7 +80,7 @@ def secure(
         "MILLRACE_SERVING_ACCESS_LOG": "true",
         "MILLRACE_LOG_LEVEL": "info",
     }
-    with Parts(folder, folder / "models", waits=False, **settings) as parts:
+    with Parts(folder, folder / "models", waits=False, **settings) as parts:  # type: ignore[arg-type]
         found = Secure(parts, certificates, keys, key.stdout.strip())
         with httpx.Client(base_url=found.url, verify=found.context()) as client:
             until(lambda: _is_ready(client), 60, "the stack")
@@ -165,7 +165,9 @@ def test_tritonclient(secure: Secure) -> None:
         (
             triton_http,
             triton_http.InferenceServerClient(
-                secure.url[8:], ssl=True, ssl_options={**own, "ca_certs": secure.file("ca.crt")}
+                secure.url[8:],
+                ssl=True,
+                ssl_context_factory=secure.context,
             ),
         ),
         (
@@ -183,7 +185,7 @@ def test_tritonclient(secure: Secure) -> None:
         assert client.is_server_live()
         given = module.InferInput("x", [1, 3], "FP32")
         given.set_data_from_numpy(ROWS)
-        answer = client.infer("tiny", [given], headers=headers)
+        answer = client.infer("tiny", [given], headers=dict(headers))  # which it changes
         assert answer.as_numpy("scores").tolist() == SCORES
         assert client.get_model_metadata("tiny", headers=headers)
         with pytest.raises(Exception, match="API key is needed"):
