@@ -137,9 +137,9 @@ def test_a_bucket_tells_truly_when_there_is_a_token() -> None:
     assert bucket.take(missing_s + 1e-9) == 0.0
 
 
-@given(st.lists(st.floats(0, 1000), min_size=1, max_size=9), st.integers(1, 1000))
-def test_shares_add_up_to_the_limit(demands: list[float], limit: int) -> None:
-    named = {f"api{number}": demand for number, demand in enumerate(demands)}
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=9), st.integers(1, 1000))
+def test_shares_add_up_to_the_limit(demands: list[int], limit: int) -> None:
+    named = {f"api{number}": float(demand) for number, demand in enumerate(demands)}
     assert sum(part(named, api) for api in named) == pytest.approx(1)
     assert sum(whole_share(limit, named, api) for api in named) == limit
 
