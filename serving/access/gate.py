@@ -67,7 +67,7 @@ class Key:
     """
 
     __slots__ = (
-        "bucket", "ended", "is_valid", "models", "most_open", "name", "open", "peak", "roles", "share_open", "stored",
+        "bucket", "is_valid", "models", "most_open", "name", "open", "peak", "roles", "share_open", "stored",
         "told", "wanted",
     )  # fmt: skip
 
@@ -76,7 +76,6 @@ class Key:
         self.open = self.wanted = self.peak = 0
         self.bucket: Bucket | None = None
         self.told: dict[str, int] = {}
-        self.ended: dict[int, int] = {}  # requests by HTTP status
         self.become(stored, now_s)
 
     def become(self, stored: StoredKey, now_s: float) -> None:
@@ -88,10 +87,6 @@ class Key:
         self.name, self.roles = stored.name, frozenset(stored.roles)
         self.models = None if stored.models is None else frozenset(stored.models)
         self.most_open = self.share_open = stored.concurrency
-
-    def count(self, status: int) -> None:
-        """A request has ended with that HTTP status."""
-        self.ended[status] = self.ended.get(status, 0) + 1
 
     def may_use(self, model: str) -> bool:
         """Whether its holder may use the model."""
@@ -112,10 +107,20 @@ def visible(items: Iterable[_T], name: Callable[[_T], str]) -> list[_T]:
     return [item for item in items if key is None or key.may_use(name(item))]
 
 
+class KeyObserver:
+    """Told of what came with keys, and without. This one forgets it."""
+
+    def key_ended(self, key: str, status: int) -> None:
+        """A request for inference with that key has ended, with that HTTP status."""
+
+    def key_unknown(self) -> None:
+        """A request had no key that is known."""
+
+
 class Gate:
     """The keys of one API process. Used on the event loop, and for reads by other threads.
 
-    `clock` counts seconds. `strangers` are the requests without a known key.
+    `clock` counts seconds. The `observer` is told of each request that counts.
     """
 
     def __init__(self, settings: ServingSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -129,7 +134,7 @@ class Gate:
         self._by_bearer: dict[bytes, Key] = {}
         self._by_plain: dict[bytes, Key] = {}
         self._counting = threading.Lock()
-        self.strangers = 0
+        self.observer = KeyObserver()
         self.files = WatchedFiles([self._path] if self._path else [], self._reload)
         if self._path:
             self._take(read_keys(self._path))
@@ -187,7 +192,7 @@ class Gate:
         return found if found and hmac.compare_digest(found.stored.sha256, digest) else None
 
     def _stranger(self, text: str) -> NotAuthenticated:
-        self.strangers += 1
+        self.observer.key_unknown()
         return NotAuthenticated(text)
 
     # What it may
@@ -226,10 +231,10 @@ class Gate:
             key.wanted += 1
             if key.most_open and key.open >= key.share_open:
                 key.peak += 1
-                key.count(LimitReached.status)
+                self.observer.key_ended(key.name, LimitReached.status)
                 raise LimitReached(f"the key {key.name!r} may have {key.most_open} requests open at once", _BUSY_S)
             if key.bucket and (missing_s := key.bucket.take(self._clock())):
-                key.count(LimitReached.status)
+                self.observer.key_ended(key.name, LimitReached.status)
                 raise _too_many(key, missing_s)
             key.open += 1
             if key.open > key.peak:
@@ -239,14 +244,7 @@ class Gate:
         """A request that counts has ended."""
         with self._counting:
             key.open -= 1
-            key.count(status)
-
-    @property
-    def counts(self) -> dict[tuple[str, int], int]:
-        """The requests for inference by key and HTTP status."""
-        return {
-            (key.name, status): count for key in list(self._keys.values()) for status, count in list(key.ended.items())
-        }
+            self.observer.key_ended(key.name, status)
 
     def counts_open(self, name: str) -> int:
         """How many requests are open with the key of that name."""

@@ -15,10 +15,10 @@ from serving.transport.handler import Handler, Uploads
 from serving.transport.handshake import TlsParts
 from serving.transport.http_connection import Connection, ServerParts
 from serving.transport.pacer import Pacer
+from serving.transport.shared_port import BACKLOG, family_of
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.25
-_BACKLOG = 2048
 _UNPACKERS = 2
 
 
@@ -26,7 +26,9 @@ class HttpServer:
     """Listens on one address. `start` first, `stop` last.
 
     All that waits in it is counted in the budget. `max_connections` is the most that it may have open; None stands for
-    the settings' own. `uploads` take large bodies that the handler does not take. With `certificates` it speaks TLS.
+    the settings' own. `uploads` take large bodies that the handler does not take. `port` is a socket that is bound to a
+    port which other processes share, and is closed by `stop`; without one the port is this server's own. With
+    `certificates` it speaks TLS.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class HttpServer:
         budget: Budget,
         max_connections: int | None = None,
         uploads: Uploads | None = None,
+        port: socket.socket | None = None,
         certificates: Certificates | None = None,
     ) -> None:
         self.settings = settings
@@ -48,17 +51,18 @@ class HttpServer:
         budget.reclaim = self.connections.reclaim
         self.tls = TlsParts(certificates, self.connections, self._connection, loop) if certificates else None
         self._accepted: Callable[[], asyncio.Protocol] = self.tls.handshake if self.tls else self._connection
-        self._listening: socket.socket | None = None
+        self._listening = port
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Listen. Raises `OSError` where the address cannot be had."""
         host, port = self.settings.host, self.settings.port
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        self._listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        if self._listening is None:
+            family = family_of(host, port)
+            self._listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
         loop = self._parts.loop
-        self._server = await loop.create_server(self._accepted, sock=self._listening, backlog=_BACKLOG)
+        self._server = await loop.create_server(self._accepted, sock=self._listening, backlog=BACKLOG)
         self._sweep()
 
     @property
