@@ -13,7 +13,7 @@ from types import MappingProxyType
 from millrace.broker.base import Broker, Limits
 from millrace.jobs.settings import JobStoreSettings
 from millrace.protocol.errors import MillraceError
-from serving.access.control import ControlAccess, ControlRefused
+from serving.access.control import ControlAccess
 from serving.access.exchange import UsageExchange
 from serving.access.gate import gate
 from serving.call import Call
@@ -130,8 +130,7 @@ class Service:
 
     def refused(self, headers: Headers, error: MillraceError, protocol: str = "http") -> HttpResponse:
         """The answer to a request that was refused before any verb saw it."""
-        known = error.caller.request_id if isinstance(error, ControlRefused) else ""  # its record has one already
-        call = Call(protocol, known or self.request_id(headers), time.perf_counter())
+        call = Call(protocol, error.request_id or self.request_id(headers), time.perf_counter())
         call.error, call.status = error, error.status
         left_out = self._refusals.count()
         if left_out is not None:

@@ -33,8 +33,12 @@ from millrace.protocol.paths import without_paths
 
 
 class MillraceError(Exception):
-    """The base of all; `str(error)` is the text for the caller."""
+    """The base of all; `str(error)` is the text for the caller.
 
+    `request_id` is that of the request where it stands in a record already, else "".
+    """
+
+    request_id = ""
     code: ClassVar[str] = "INTERNAL"
     status: ClassVar[int] = 500
     can_retry: ClassVar[bool] = False

@@ -33,7 +33,7 @@ class ControlRefused(NotAllowed):
 
     def __init__(self, text: str, caller: Caller) -> None:
         super().__init__(text)
-        self.caller = caller
+        self.request_id = caller.request_id
 
 
 class ControlAccess:

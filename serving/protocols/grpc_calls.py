@@ -300,6 +300,7 @@ def refusal(service: Service, path: str, context: Context) -> MillraceError | No
         }
         error = error or service.access.check(metadata, caller, has_host=False)
         if error:
+            error.request_id = caller.request_id
             audit.refused(error, caller, CONTROL_ACTIONS[path], "")
     return error
 

@@ -139,6 +139,7 @@ def _check(service: Service, found: Route, path: str, headers: Headers, peer: st
         if action and (refusal := service.access.check(headers, caller)):
             raise refusal
     except MillraceError as error:
+        error.request_id = request_id
         if action:
             audit.refused(error, caller, action, model or "")
         raise
