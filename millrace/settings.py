@@ -17,7 +17,7 @@ from millrace.broker.discovery import servers
 
 _PROGRAMS = ("MILLRACE_SERVING_", "MILLRACE_WORKER_", "MILLRACE_JOBS_")
 # The client's own, which any program may find in its environment.
-_OF_THE_CLIENT = ("MILLRACE_API_KEY", "MILLRACE_CA_FILE", "MILLRACE_CLIENT_")
+_OF_THE_CLIENT = ("MILLRACE_URL", "MILLRACE_API_KEY", "MILLRACE_CA_FILE", "MILLRACE_CLIENT_")
 _FILE = "_FILE"
 _MOST_SECRET_BYTES = 65_536
 
