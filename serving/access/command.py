@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from millrace.commandline import Parser
 from serving.access.key_file import ROLES, KeyFileError, StoredKey, changing, new_key, read_keys
 
 _VARIABLE = "MILLRACE_SERVING_KEYS_FILE"
@@ -25,13 +26,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="millrace keys",
-        description="API keys of callers. Running servers take a change within two seconds.",
+        description="Make, list and take back the API keys of callers. Servers take a change within two seconds.",
+        examples=[
+            "millrace keys --file keys.json add phone --role infer --models digits,sentiment --rate 50/s",
+            "MILLRACE_SERVING_KEYS_FILE=keys.json millrace keys list",
+            "millrace keys --file keys.json remove phone",
+        ],
     )
     file = os.environ.get(_VARIABLE)
     parser.add_argument("--file", type=Path, default=Path(file) if file else None, help=f"(default: {_VARIABLE})")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
     _declare_add(commands.add_parser("add", help="make a key, and print it: it is shown this once"))
     listing = commands.add_parser("list", help="what each key may do; the keys themselves nobody can list")
     listing.set_defaults(run=_list)

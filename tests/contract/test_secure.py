@@ -77,6 +77,7 @@ def secure(
         "MILLRACE_SERVING_TLS_KEY": certificates.file("server.key"),
         "MILLRACE_SERVING_TLS_CLIENT_CA": certificates.file("ca.crt"),
         "MILLRACE_SERVING_KEYS_FILE": str(keys),
+        "MILLRACE_SERVING_PROCESSES": "2",
         "MILLRACE_SERVING_ACCESS_LOG": "true",
         "MILLRACE_LOG_LEVEL": "info",
     }

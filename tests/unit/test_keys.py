@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millrace.jobs.documents import JobDocument, ScoreDocument
+from millrace.jobs.records import JobRecord
+from millrace.protocol.errors import NotAllowed
 from serving.access.command import main
-from serving.access.gate import Gate
+from serving.access.gate import Gate, Key
 from serving.access.key_file import KeyFileError, StoredKey, changing, hash_of, new_key, read_keys, write_keys
 from serving.access.limits import Bucket, Rate, read_rate
 from serving.access.shares import part, whole_share
+from serving.jobs.access import check_document, check_record
 from serving.settings import ServingSettings
 
 
@@ -148,3 +152,21 @@ def test_who_asks_alone_has_all_but_a_little() -> None:
     assert whole_share(10, {"a": 10.0, "b": 0.0, "c": 0.0}, "a") == 10
     assert part({"a": 10.0, "b": 0.0}, "a") == pytest.approx(0.95)
     assert whole_share(1, {"a": 1.0, "b": 0.0, "c": 0.0}, "a") == 1
+
+
+def test_a_key_of_some_models_is_good_for_jobs_on_these_alone() -> None:
+    key = Key(StoredKey(name="phone", roles=("infer",), models=("m",), sha256="0" * 64), 0.0)
+    free = Key(StoredKey(name="desk", roles=("infer",), sha256="0" * 64), 0.0)
+    own, other = ScoreDocument(kind="score", model="m"), ScoreDocument(kind="score", model="other")
+    without = JobDocument(kind="mine")
+    check_document(key, own)
+    check_record(key, JobRecord(id="1", kind="score", state="queued", document={"model": "m"}))
+    for document in (own, other, without):
+        check_document(free, document)
+        check_document(None, document)
+    for document in (other, without):
+        with pytest.raises(NotAllowed):
+            check_document(key, document)
+    for fields in ({"model": "other"}, {}):
+        with pytest.raises(NotAllowed):
+            check_record(key, JobRecord(id="1", kind="score", state="queued", document=fields))
