@@ -66,7 +66,6 @@ def parser(environ: Mapping[str, str]) -> Parser:
     )
     parser.add_argument(
         "--redis-url",
-        default=environ.get("MILLRACE_REDIS_URL"),
         help="a Redis to use; without it one is started here. Other users of this machine see a password given here, "
         "but not in the variable MILLRACE_REDIS_URL",
     )
