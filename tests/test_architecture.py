@@ -82,6 +82,15 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         "worker.reconciling.versions",
         "worker.running.instances",
     ),
+    # The mirror of a store of models knows files alone.
+    "worker.mirroring": (
+        "worker.backends",
+        "worker.loading",
+        "worker.process",
+        "worker.processes",
+        "worker.reconciling",
+        "worker.running",
+    ),
     # What makes Python code a model, and the way from one model to another, each without the rest of the worker.
     "worker.python": (
         "worker.calls",
