@@ -1,4 +1,4 @@
-"""Run a worker: `python -m worker --device cpu|cuda`, or `millrace work`."""
+"""Run a worker: `python -m worker --device cpu|cuda|cuda:1`, or `millrace work`."""
 
 import logging
 import os
@@ -12,7 +12,8 @@ from millrace import logs
 from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
 from millrace.broker.redis import RedisBroker
-from millrace.commandline import REDIS_URL_HELP, Parser
+from millrace.commandline import REDIS_URL_HELP, Parser, device
+from millrace.devices import DEVICE_HELP
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
 from worker.process import Worker
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="millrace work", description="Run a worker.")
     parser.add_argument("--models", type=Path, help="the model repository")
     parser.add_argument("--redis-url", help=REDIS_URL_HELP)
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="where the models run")
+    parser.add_argument("--device", type=device, help=DEVICE_HELP)
     parser.add_argument("--backend", choices=["auto", *FORMATS], help="the format to load")
     parser.add_argument("--instances", type=int, help="threads per model")
     code_help = "let models be Python code, which can do all that this program's user can"

@@ -1,10 +1,11 @@
 """The worker's settings; each field is also an environment variable with the prefix MILLRACE_WORKER_."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from millrace.devices import device_name
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
 
@@ -23,7 +24,17 @@ class WorkerSettings(CommonSettings):
         description="TensorFlow Serving's models.config; by default the file of that name in the repository, if any.",
     )
     poll_s: float = Field(1.0, gt=0, description="How often to look for versions that came or went.")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
+    device: Annotated[str, AfterValidator(device_name)] = Field(
+        "cpu",
+        description="Where the models run: `cpu`; `cuda` for a GPU, the first one where a model's `instance_group.gpus` "
+        "names no others; or `cuda:N` for the GPU number N alone.",
+    )
+    gpu_memory_mb: int = Field(
+        0,
+        ge=0,
+        description="GPU memory that each model version may take, in MB; 0 for no limit. TensorFlow has one limit for "
+        "all the models of a process.",
+    )
     backend: Literal["auto", "python", "onnx", "savedmodel", "tflite", "tfserving", "mlflow"] = Field(
         "auto", description="The format to load where a version has several; auto takes the first that is installed."
     )

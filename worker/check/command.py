@@ -13,7 +13,8 @@ import msgspec
 
 from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
-from millrace.commandline import Parser
+from millrace.commandline import Parser, device
+from millrace.devices import DEVICE_HELP
 from millrace.protocol.messages import NO_VERSION
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
@@ -69,7 +70,7 @@ def parser() -> Parser:
     )
     options.add_argument("model", metavar="MODEL", help="a model's file or folder, a version's folder, or a repository")
     options.add_argument("--json", action="store_true", help="print JSON")
-    options.add_argument("--device", choices=["cpu", "cuda"], help="where the model runs")
+    options.add_argument("--device", type=device, help=DEVICE_HELP)
     options.add_argument("--backend", choices=["auto", *FORMATS], help="the format to load")
     options.add_argument("--allow-code", action="store_true", help="let the model run Python code of its own")
     options.add_argument("--url", default="http://localhost:8000", help="where the example requests go [%(default)s]")
@@ -93,6 +94,7 @@ def _reports(
                 version=version,
                 config=model.config,
                 device=settings.device,
+                gpu_memory_mb=settings.gpu_memory_mb,
                 threads=settings.threads,
                 backend=settings.backend,
                 max_batch_size=settings.max_batch_size,

@@ -64,7 +64,7 @@ def probe(job: Job, tell: Callable[[Phase | Report], None]) -> None:
             Path(job.folder),
             job.name,
             job.version,
-            device=Device("cuda" if job.device == "cuda" else "cpu", job.threads),
+            device=Device.named(job.device, job.threads, job.gpu_memory_mb),
             backend=job.backend,
             max_batch_size=job.max_batch_size,
             config=job.config,

@@ -17,6 +17,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     config: TritonConfig | None
     device: str
+    gpu_memory_mb: int
     threads: int
     backend: str
     max_batch_size: int

@@ -16,9 +16,10 @@ from millrace.protocol.errors import DeadlineExceeded, MillraceError, ModelFaile
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
 from worker import backends
+from worker.backends import replicas
 from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, SelfDescribed, ends_the_program
 from worker.backends.texts import place, public, reason_of
-from worker.loading import declared, presented, reshaping, warmup_requests
+from worker.loading import declared, placement, presented, reshaping, warmup_requests
 from worker.loading.budget import MEMORY_BYTES, Budget
 from worker.loading.declared import Grouping
 from worker.loading.first_runs import FirstRuns, first_runs
@@ -153,7 +154,11 @@ def load(
         if manifest:
             manifests.verify(folder, manifest)
             declared.check_files(folder, manifest)
-    loaded = backends.load(folder, device, config.format or backend, config.model_file, models)
+    loaded = replicas.load(
+        lambda device: backends.load(folder, device, config.format or backend, config.model_file, models),
+        device,
+        placement.gpus(config, device),
+    )
     runtime = reshaping.reshaped(loaded, config)
     with _manifest_errors(folder):
         is_complete = bool(manifest and manifest.signatures)
@@ -184,6 +189,8 @@ def load(
     before_runs()
     not_run = not_run or runtime.keeps_state
     shown = _shown(folder, runtime, signatures, subjects, preparation, grouping, device, not_run, memory_bytes)
+    if isinstance(loaded, replicas.Replicas):
+        loaded.spread()
     batching = grouping.after(shown)
     if shown.not_batched:
         _log.warning("requests are not batched", extra={"model": name, "reason": shown.not_batched})

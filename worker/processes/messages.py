@@ -20,6 +20,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     redis_url: str
     worker: str
     device: str
+    gpu_memory_mb: int
     threads: int
     backend: str
     max_batch_size: int
