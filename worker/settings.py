@@ -26,8 +26,8 @@ class WorkerSettings(CommonSettings):
     poll_s: float = Field(1.0, gt=0, description="How often to look for versions that came or went.")
     device: Annotated[str, AfterValidator(device_name)] = Field(
         "cpu",
-        description="Where the models run: `cpu`; `cuda` for a GPU, the first one where a model's `instance_group.gpus` "
-        "names no others; or `cuda:N` for the GPU number N alone.",
+        description="Where the models run: `cpu`; `cuda` for the GPUs that a model's `instance_group.gpus` names, else "
+        "the first; or `cuda:N` for the GPU number N alone.",
     )
     gpu_memory_mb: int = Field(
         0,

@@ -1,4 +1,4 @@
-"""The GPUs that the CUDA driver shows to this process, and what is said where the one that is asked for is not there."""
+"""The GPUs that the CUDA driver shows to this process, and the error where the one that is asked for is not there."""
 
 import ctypes
 from typing import Any
@@ -19,7 +19,7 @@ def check(device: Device, driver: Any = None) -> None:
     if wanted >= there:
         shown = "one GPU, number 0" if there == 1 else f"{there} GPUs, numbers 0 to {there - 1}"
         raise LoadError(
-            f"GPU {wanted} was asked for, and the driver shows {shown} (CUDA_VISIBLE_DEVICES may hide some)"
+            f"GPU {wanted} was asked for, and the driver shows {shown} (CUDA_VISIBLE_DEVICES may hide others)"
         )
 
 

@@ -44,7 +44,8 @@ class Replicas:
     def run(self, signature: str, inputs: Arrays) -> Arrays:
         """See `Backend`."""
         if not self._is_spread:
-            return [backend.run(signature, inputs) for backend in self._backends][0]
+            first, *_ = [backend.run(signature, inputs) for backend in self._backends]
+            return first
         chosen = self._take()
         try:
             return self._backends[chosen].run(signature, inputs)

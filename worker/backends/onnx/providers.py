@@ -46,5 +46,5 @@ def check_session(session: Any, device: Device) -> None:
     if device.kind == "cuda" and CUDA not in session.get_providers():
         raise LoadError(
             f"{device.name} was asked for, and ONNX Runtime {onnxruntime.__version__} cannot use it: a library of "
-            f"CUDA {onnxruntime.cuda_version} or cuDNN 9 is missing or does not fit (the extra `worker-gpu` brings them)"
+            f"CUDA {onnxruntime.cuda_version} or cuDNN 9 is missing or does not fit (the extra worker-gpu has them)"
         )

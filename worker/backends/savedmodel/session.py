@@ -18,7 +18,7 @@ def open_session(folder: Path, graph: Any, device: Device) -> Any:
     in order to run is in the graph. Raises `ValueError` and `tf.errors.OpError` for a graph that cannot be set up.
     """
     imported = tf.Graph()
-    with imported.as_default(), imported.device(devices.place(device)):
+    with imported.as_default(), imported.device(devices.place(device) if device.gpu else None):
         tf.import_graph_def(graph.graph_def, name="", producer_op_list=_operators(graph))
         placed = tf.no_op()
     session = tf.compat.v1.Session(graph=imported, config=_config(device))
