@@ -1,0 +1,192 @@
+"""ONNX Runtime by itself, in this process: rows per second by batch, and what moving the data costs."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from benchmarks.gpu import pinned
+from worker.backends.base import Arrays, Device
+from worker.backends.onnx.providers import cuda_options, providers
+
+_LEAST_RUNS = 3
+
+
+def sweep(path: Path, device: Device, rows: Arrays, batches: Sequence[int], seconds: float) -> Iterator[dict[str, Any]]:
+    """Rows per second of each size of a batch, in one thread and in two, and how long its first run took.
+
+    `rows` are the inputs of the largest batch.
+    """
+    opened = session(path, device)
+    for size in batches:
+        given = {name: array[:size] for name, array in rows.items()}
+        started = time.perf_counter()
+        opened.run(None, given)
+        first_ms = (time.perf_counter() - started) * 1000
+        run_ms = _median_ms(lambda given=given: opened.run(None, given), seconds)  # type: ignore[misc]
+        together = _rate(lambda given=given: opened.run(None, given), size, seconds, threads=2)  # type: ignore[misc]
+        yield {
+            "batch": size,
+            "first_ms": first_ms,
+            "run_ms": run_ms,
+            "rows_per_s": size / run_ms * 1000,
+            "rows_per_s_two_threads": together,
+        }
+
+
+def algorithm_searches(path: Path, device: Device, rows: Arrays, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """What choosing convolutions by trying all of them costs and brings, beside the heuristic: with each, a sweep."""
+    for search in ("HEURISTIC", "EXHAUSTIVE", "DEFAULT"):
+        opened = session(path, device, cudnn_conv_algo_search=search)
+        for size in batches:
+            given = {name: array[:size] for name, array in rows.items()}
+            started = time.perf_counter()
+            opened.run(None, given)
+            first_ms = (time.perf_counter() - started) * 1000
+            run_ms = _median_ms(lambda given=given, opened=opened: opened.run(None, given), 0.3)  # type: ignore[misc]
+            yield {"search": search, "batch": size, "first_ms": first_ms, "run_ms": run_ms}
+
+
+def precisions(path: Path, device: Device, rows: Arrays, expected: Any, seconds: float) -> Iterator[dict[str, Any]]:
+    """With products of FP32 numbers by TF32, as is the default, and without: speed, and distance from the CPU."""
+    for is_tf32 in (True, False):
+        opened = session(path, device, use_tf32=str(int(is_tf32)))
+        (found,) = opened.run(None, rows)
+        run_ms = _median_ms(lambda opened=opened: opened.run(None, rows), seconds)  # type: ignore[misc]
+        yield {
+            "tf32": is_tf32,
+            "run_ms": run_ms,
+            "difference": float(np.abs(found - expected).max() / np.abs(expected).max()),
+        }
+
+
+def transfers(path: Path, device: Device, rows: Arrays, seconds: float) -> dict[str, float]:
+    """Milliseconds of one run by the way that its data take.
+
+    arrays     inputs and outputs are ordinary arrays, as `InferenceSession.run` has them
+    bound      the same, by an IO binding whose outputs are there before
+    staged     inputs are copied into pinned memory first
+    pinned     inputs lie in pinned memory already, outputs go there by an IO binding
+    on the GPU inputs lie on the GPU and outputs stay there: the computation alone
+    to the GPU, from the GPU: nothing but copies, of ordinary arrays
+    """
+    opened = session(path, device)
+    outputs = dict(zip((spec.name for spec in opened.get_outputs()), opened.run(None, rows), strict=True))
+    found = {
+        "arrays": _median_ms(lambda: opened.run(None, rows), seconds),
+        "bound": _median_ms(_bound(opened, rows, outputs), seconds),
+    }
+    if device.kind != "cuda":
+        return found
+    kept = {name: pinned.array(array.shape, array.dtype) for name, array in rows.items()}
+    answers = {name: pinned.array(array.shape, array.dtype) for name, array in outputs.items()}
+
+    def staged() -> None:
+        for name, array in rows.items():
+            np.copyto(kept[name], array)
+        opened.run(None, kept)
+
+    found["staged"] = _median_ms(staged, seconds)
+    found["pinned"] = _median_ms(_bound(opened, kept, answers), seconds)
+    number = device.gpu or 0
+    there = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", number) for name, array in rows.items()}
+    binding = opened.io_binding()
+    for name, value in there.items():
+        binding.bind_ortvalue_input(name, value)
+    for name in outputs:
+        binding.bind_output(name, "cuda", number)
+
+    def on_gpu() -> None:
+        opened.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    found["on the GPU"] = _median_ms(on_gpu, seconds)
+    results = binding.get_outputs()
+    found["to the GPU"] = _median_ms(lambda: [there[name].update_inplace(rows[name]) for name in rows], seconds / 2)
+    found["from the GPU"] = _median_ms(lambda: [value.numpy() for value in results], seconds / 2)
+    return found
+
+
+def two_threads(path: Path, device: Device, rows: Arrays, seconds: float) -> dict[str, float]:
+    """Rows per second of two threads that run batches at once, by the way of the data."""
+    opened = session(path, device)
+    size = len(next(iter(rows.values())))
+    local = threading.local()
+
+    def staged() -> None:
+        if not hasattr(local, "kept"):
+            local.kept = {name: pinned.array(array.shape, array.dtype) for name, array in rows.items()}
+        for name, array in rows.items():
+            np.copyto(local.kept[name], array)
+        opened.run(None, local.kept)
+
+    found = {"arrays": _rate(lambda: opened.run(None, rows), size, seconds, threads=2)}
+    if device.kind == "cuda":
+        found["staged"] = _rate(staged, size, seconds, threads=2)
+    return found
+
+
+def _bound(opened: Any, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+    binding = opened.io_binding()
+    for name, array in inputs.items():
+        binding.bind_cpu_input(name, array)
+    for name, array in outputs.items():
+        binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run() -> None:
+        opened.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return run
+
+
+def session(path: Path, device: Device, **more: str) -> Any:
+    """ONNX Runtime on the model, with the options that a worker gives it and these."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = device.threads
+    chosen: list[Any] = providers(device)
+    if device.kind == "cuda":
+        chosen = [(chosen[0][0], cuda_options(device) | more), *chosen[1:]]
+    return onnxruntime.InferenceSession(path, options, chosen)
+
+
+def _median_ms(run: Callable[[], object], seconds: float) -> float:
+    run()
+    taken: list[float] = []
+    ends = time.perf_counter() + seconds
+    while time.perf_counter() < ends or len(taken) < _LEAST_RUNS:
+        started = time.perf_counter()
+        run()
+        taken.append((time.perf_counter() - started) * 1000)
+    return float(np.median(taken))
+
+
+def _rate(run: Callable[[], object], rows: int, seconds: float, threads: int) -> float:
+    """Rows per second of so many threads."""
+    counts = [0] * threads
+    barrier = threading.Barrier(threads + 1)
+    ends = [0.0]
+
+    def work(number: int) -> None:
+        run()
+        barrier.wait()
+        while time.perf_counter() < ends[0]:
+            run()
+            counts[number] += 1
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    started = time.perf_counter()
+    ends[0] = started + seconds + 60  # until they are all there
+    barrier.wait()
+    started = time.perf_counter()
+    ends[0] = started + seconds
+    for worker in workers:
+        worker.join()
+    return sum(counts) * rows / (time.perf_counter() - started)
