@@ -133,7 +133,10 @@ class Bench:
         if self._device.kind == "cuda":
             rows = self._rows("images", 32)
             sizes = [1, 3, 8, 32]
-            found["searches"] = list(offline.algorithm_searches(self._networks["images"], self._device, rows, sizes))
+            found["options"] = []
+            for each in offline.variants(self._networks["images"], self._device, rows, sizes):
+                _say(str(each))
+                found["options"].append(each)
             found["precision"] = self._precision()
         return found
 
@@ -205,6 +208,7 @@ class Bench:
                     each = {"instances": instances} | stack.measure(running, asked, seconds)
                     _say(str(each))
                     found.append(each)
+                _say(f"log: {running.words()}")
                 if instances == 2:
                     found[0]["ready_s"] = ready_s
                     found[0] |= stack.restart(running, loads[0])

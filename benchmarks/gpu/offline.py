@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from benchmarks.gpu import pinned
+from benchmarks.gpu import machine, pinned
 from worker.backends.base import Arrays, Device
 from worker.backends.onnx.providers import cuda_options, providers
 
@@ -38,17 +38,29 @@ def sweep(path: Path, device: Device, rows: Arrays, batches: Sequence[int], seco
         }
 
 
-def algorithm_searches(path: Path, device: Device, rows: Arrays, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """What choosing convolutions by trying all of them costs and brings, beside the heuristic: with each, a sweep."""
-    for search in ("HEURISTIC", "EXHAUSTIVE", "DEFAULT"):
-        opened = session(path, device, cudnn_conv_algo_search=search)
+_VARIANTS: dict[str, dict[str, str]] = {
+    "as a worker has them": {},
+    "all convolutions are tried": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
+    "the default convolution": {"cudnn_conv_algo_search": "DEFAULT"},
+    "memory doubles": {"arena_extend_strategy": "kNextPowerOfTwo"},
+    "channels last": {"prefer_nhwc": "1"},
+}
+
+
+def variants(path: Path, device: Device, rows: Arrays, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Other options of a session: how long the first run of each size of a batch takes, and the others; and memory."""
+    for name, more in _VARIANTS.items():
+        before = machine.memory_mb(device.gpu or 0)
+        opened = session(path, device, **more)
         for size in batches:
             given = {name: array[:size] for name, array in rows.items()}
             started = time.perf_counter()
             opened.run(None, given)
             first_ms = (time.perf_counter() - started) * 1000
             run_ms = _median_ms(lambda given=given, opened=opened: opened.run(None, given), 0.3)  # type: ignore[misc]
-            yield {"search": search, "batch": size, "first_ms": first_ms, "run_ms": run_ms}
+            yield {"options": name, "batch": size, "first_ms": first_ms, "run_ms": run_ms}
+        yield {"options": name, "memory_mb": machine.memory_mb(device.gpu or 0) - before}
+        del opened
 
 
 def precisions(path: Path, device: Device, rows: Arrays, expected: Any, seconds: float) -> Iterator[dict[str, Any]]:

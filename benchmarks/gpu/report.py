@@ -71,12 +71,16 @@ def _sweep(parts: dict[str, Any]) -> Iterator[str]:
                 f"| {each['batch']} | {each['first_ms']:.0f} ms | {each['run_ms']:.2f} ms | {each['rows_per_s']:,.0f} "
                 f"| {each['rows_per_s_two_threads']:,.0f} |"
             )
-    if "searches" in parts["sweep"]:
+    if "options" in parts["sweep"]:
         yield ""
-        yield "| choice of convolutions | rows in a batch | first run | a run |"
-        yield "| --- | --- | --- | --- |"
-        for each in parts["sweep"]["searches"]:
-            yield f"| {each['search']} | {each['batch']} | {each['first_ms']:.0f} ms | {each['run_ms']:.2f} ms |"
+        yield "| options of the session | rows in a batch | first run | a run | memory |"
+        yield "| --- | --- | --- | --- | --- |"
+        for each in parts["sweep"]["options"]:
+            if "memory_mb" in each:
+                yield f"| {each['options']} | | | | {each['memory_mb']} MB |"
+            else:
+                figures = f"{each['first_ms']:.0f} ms | {each['run_ms']:.2f} ms"
+                yield f"| {each['options']} | {each['batch']} | {figures} | |"
         yield ""
         yield "| products of FP32 | model | a run of 16 rows | largest difference from the CPU |"
         yield "| --- | --- | --- | --- |"

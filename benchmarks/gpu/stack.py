@@ -103,7 +103,7 @@ class Stack:
 
     def words(self) -> str:
         """The last that its processes wrote."""
-        return " | ".join(self._log.read_text(errors="replace").strip().splitlines()[-4:])
+        return " | ".join(self._log.read_text(errors="replace").strip().splitlines()[-12:])
 
     def statistics(self, model: str) -> dict[str, float]:
         """Rows, batches and nanoseconds of each stage so far, of all API processes."""
