@@ -35,6 +35,11 @@ class WorkerSettings(CommonSettings):
         description="GPU memory that each model version may take, in MB; 0 for no limit. TensorFlow has one limit for "
         "all the models of a process.",
     )
+    gpu_tf32: bool = Field(
+        True,
+        description="Whether a GPU may multiply FP32 numbers as TF32, with ten bits behind the point: it is two to "
+        "three times as fast, and answers differ by up to a hundredth from a CPU's.",
+    )
     backend: Literal["auto", "python", "onnx", "savedmodel", "tflite", "tfserving", "mlflow"] = Field(
         "auto", description="The format to load where a version has several; auto takes the first that is installed."
     )

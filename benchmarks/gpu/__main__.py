@@ -153,11 +153,9 @@ class Bench:
         for name, sizes in (("texts", (1, 32)), ("images", (1, 32)), ("float-images", (1, 32))):
             for size in sizes:
                 rows = self._rows(name, min(size, self._most))
-                figures = offline.transfers(self._networks[name], self._device, rows, 0.5)
-                figures |= {
-                    f"two threads, {way} (rows/s)": rate
-                    for way, rate in offline.two_threads(self._networks[name], self._device, rows, 0.6).items()
-                }
+                figures: dict[str, Any] = {"ways": offline.transfers(self._networks[name], self._device, rows, 0.6)}
+                if self._device.kind == "cuda":
+                    figures |= offline.copies(self._networks[name], self._device, rows, 0.3)
                 _say(f"{name}, {size}: {figures}")
                 found[f"{name}, {size} rows"] = figures
         return found

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def sweep(path: Path, device: Device, rows: Arrays, batches: Sequence[int], seco
         opened.run(None, given)
         first_ms = (time.perf_counter() - started) * 1000
         run_ms = _median_ms(lambda given=given: opened.run(None, given), seconds)  # type: ignore[misc]
-        together = _rate(lambda given=given: opened.run(None, given), size, seconds, threads=2)  # type: ignore[misc]
+        together = _rate(lambda given=given: lambda: opened.run(None, given), size, seconds, threads=2)  # type: ignore[misc]
         yield {
             "batch": size,
             "first_ms": first_ms,
@@ -49,9 +50,12 @@ _VARIANTS: dict[str, dict[str, str]] = {
 
 def variants(path: Path, device: Device, rows: Arrays, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Other options of a session: how long the first run of each size of a batch takes, and the others; and memory."""
+    expected: Any = None
     for name, more in _VARIANTS.items():
         before = machine.memory_mb(device.gpu or 0)
         opened = session(path, device, **more)
+        found = opened.run(None, rows)[0]
+        expected = found if expected is None else expected
         for size in batches:
             given = {name: array[:size] for name, array in rows.items()}
             started = time.perf_counter()
@@ -59,7 +63,9 @@ def variants(path: Path, device: Device, rows: Arrays, batches: Sequence[int]) -
             first_ms = (time.perf_counter() - started) * 1000
             run_ms = _median_ms(lambda given=given, opened=opened: opened.run(None, given), 0.3)  # type: ignore[misc]
             yield {"options": name, "batch": size, "first_ms": first_ms, "run_ms": run_ms}
-        yield {"options": name, "memory_mb": machine.memory_mb(device.gpu or 0) - before}
+        difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+        memory_mb = machine.memory_mb(device.gpu or 0) - before
+        yield {"options": name, "memory_mb": memory_mb, "difference": difference}
         del opened
 
 
@@ -76,78 +82,84 @@ def precisions(path: Path, device: Device, rows: Arrays, expected: Any, seconds:
         }
 
 
-def transfers(path: Path, device: Device, rows: Arrays, seconds: float) -> dict[str, float]:
-    """Milliseconds of one run by the way that its data take.
+def transfers(path: Path, device: Device, rows: Arrays, seconds: float) -> dict[str, dict[str, float]]:
+    """By the way that the data take: milliseconds of a run, and rows per second of two threads that run at once.
 
-    arrays     inputs and outputs are ordinary arrays, as `InferenceSession.run` has them
-    bound      the same, by an IO binding whose outputs are there before
-    staged     inputs are copied into pinned memory first
-    pinned     inputs lie in pinned memory already, outputs go there by an IO binding
-    on the GPU inputs lie on the GPU and outputs stay there: the computation alone
-    to the GPU, from the GPU: nothing but copies, of ordinary arrays
+    arrays      inputs and outputs are ordinary arrays, as `InferenceSession.run` has them
+    bound       the same, by an IO binding that is made for each run; its outputs are there before
+    staged      inputs are copied into pinned memory first
+    pinned      inputs lie in pinned memory already
+    on the GPU  inputs lie on the GPU and outputs stay there: the computation alone
     """
     opened = session(path, device)
-    outputs = dict(zip((spec.name for spec in opened.get_outputs()), opened.run(None, rows), strict=True))
-    found = {
-        "arrays": _median_ms(lambda: opened.run(None, rows), seconds),
-        "bound": _median_ms(_bound(opened, rows, outputs), seconds),
+    size = len(next(iter(rows.values())))
+    ways: dict[str, Callable[[], Callable[[], object]]] = {
+        "arrays": lambda: lambda: opened.run(None, rows),
+        "bound": partial(_bound, opened, rows),
     }
-    if device.kind != "cuda":
-        return found
-    kept = {name: pinned.array(array.shape, array.dtype) for name, array in rows.items()}
-    answers = {name: pinned.array(array.shape, array.dtype) for name, array in outputs.items()}
+    if device.kind == "cuda":
+        ways["staged"] = partial(_staged, opened, rows)
+        ways["pinned"] = partial(_pinned, opened, rows)
+        ways["on the GPU"] = partial(_on_gpu, opened, rows, device.gpu or 0)
+    return {
+        name: {"run_ms": _median_ms(make(), seconds), "rows_per_s": _rate(make, size, seconds, threads=2)}
+        for name, make in ways.items()
+    }
 
-    def staged() -> None:
+
+def copies(path: Path, device: Device, rows: Arrays, seconds: float) -> dict[str, float]:
+    """Milliseconds of nothing but copies of ordinary arrays: a run's inputs to the GPU, and its outputs from there."""
+    number = device.gpu or 0
+    outputs = session(path, device).run(None, rows)
+    there = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", number) for name, array in rows.items()}
+    results = [onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", number) for array in outputs]
+    return {
+        "to_gpu_ms": _median_ms(lambda: [there[name].update_inplace(rows[name]) for name in rows], seconds),
+        "from_gpu_ms": _median_ms(lambda: [value.numpy() for value in results], seconds),
+    }
+
+
+def _bound(opened: Any, rows: Arrays) -> Callable[[], object]:
+    names = [spec.name for spec in opened.get_outputs()]
+    outputs = dict(zip(names, opened.run(None, rows), strict=True))
+    binding = opened.io_binding()
+    for name, array in outputs.items():
+        binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def run() -> None:
+        for name, array in rows.items():
+            binding.bind_cpu_input(name, array)
+        opened.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return run
+
+
+def _staged(opened: Any, rows: Arrays) -> Callable[[], object]:
+    kept = {name: pinned.array(array.shape, array.dtype) for name, array in rows.items()}
+
+    def run() -> None:
         for name, array in rows.items():
             np.copyto(kept[name], array)
         opened.run(None, kept)
 
-    found["staged"] = _median_ms(staged, seconds)
-    found["pinned"] = _median_ms(_bound(opened, kept, answers), seconds)
-    number = device.gpu or 0
-    there = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", number) for name, array in rows.items()}
+    return run
+
+
+def _pinned(opened: Any, rows: Arrays) -> Callable[[], object]:
+    kept = {name: pinned.array(array.shape, array.dtype) for name, array in rows.items()}
+    for name, array in rows.items():
+        np.copyto(kept[name], array)
+    return lambda: opened.run(None, kept)
+
+
+def _on_gpu(opened: Any, rows: Arrays, number: int) -> Callable[[], object]:
     binding = opened.io_binding()
-    for name, value in there.items():
+    for name, array in rows.items():
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", number)
         binding.bind_ortvalue_input(name, value)
-    for name in outputs:
-        binding.bind_output(name, "cuda", number)
-
-    def on_gpu() -> None:
-        opened.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-
-    found["on the GPU"] = _median_ms(on_gpu, seconds)
-    results = binding.get_outputs()
-    found["to the GPU"] = _median_ms(lambda: [there[name].update_inplace(rows[name]) for name in rows], seconds / 2)
-    found["from the GPU"] = _median_ms(lambda: [value.numpy() for value in results], seconds / 2)
-    return found
-
-
-def two_threads(path: Path, device: Device, rows: Arrays, seconds: float) -> dict[str, float]:
-    """Rows per second of two threads that run batches at once, by the way of the data."""
-    opened = session(path, device)
-    size = len(next(iter(rows.values())))
-    local = threading.local()
-
-    def staged() -> None:
-        if not hasattr(local, "kept"):
-            local.kept = {name: pinned.array(array.shape, array.dtype) for name, array in rows.items()}
-        for name, array in rows.items():
-            np.copyto(local.kept[name], array)
-        opened.run(None, local.kept)
-
-    found = {"arrays": _rate(lambda: opened.run(None, rows), size, seconds, threads=2)}
-    if device.kind == "cuda":
-        found["staged"] = _rate(staged, size, seconds, threads=2)
-    return found
-
-
-def _bound(opened: Any, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
-    binding = opened.io_binding()
-    for name, array in inputs.items():
-        binding.bind_cpu_input(name, array)
-    for name, array in outputs.items():
-        binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    for spec in opened.get_outputs():
+        binding.bind_output(spec.name, "cuda", number)
 
     def run() -> None:
         opened.run_with_iobinding(binding)
@@ -178,13 +190,14 @@ def _median_ms(run: Callable[[], object], seconds: float) -> float:
     return float(np.median(taken))
 
 
-def _rate(run: Callable[[], object], rows: int, seconds: float, threads: int) -> float:
-    """Rows per second of so many threads."""
+def _rate(make: Callable[[], Callable[[], object]], rows: int, seconds: float, threads: int) -> float:
+    """Rows per second of so many threads, each of which runs what `make` makes for it."""
     counts = [0] * threads
     barrier = threading.Barrier(threads + 1)
-    ends = [0.0]
+    ends = [float("inf")]
 
     def work(number: int) -> None:
+        run = make()
         run()
         barrier.wait()
         while time.perf_counter() < ends[0]:
@@ -194,8 +207,6 @@ def _rate(run: Callable[[], object], rows: int, seconds: float, threads: int) ->
     workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
     for worker in workers:
         worker.start()
-    started = time.perf_counter()
-    ends[0] = started + seconds + 60  # until they are all there
     barrier.wait()
     started = time.perf_counter()
     ends[0] = started + seconds

@@ -27,4 +27,4 @@ def array(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     if status or not place.value:
         raise PinnedError(f"cudaHostAlloc: error {status}")
     content = (ctypes.c_char * size).from_address(place.value)
-    return np.frombuffer(content, kind)[: math.prod(shape)].reshape(shape)
+    return np.ndarray(tuple(shape), kind, memoryview(content))

@@ -1,7 +1,7 @@
 """The results as JSON and as a page."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,10 @@ def _page(data: dict[str, Any]) -> Iterator[str]:
     machine = data["machine"]
     yield "# On a GPU"
     yield ""
-    names = ", ".join(
-        f"{gpu['name']} ({gpu['memory.total']}), driver {gpu['driver_version']}" for gpu in machine["gpus"]
-    )
-    yield f"{names or 'No GPU'}; device `{machine['device']}`; {machine['cpu']}, {machine['cores']} cores; {machine['kernel']}; Python {machine['python']}; "
-    yield ", ".join(f"{name} {version}" for name, version in machine["cuda"].items())
+    names = [f"{gpu['name']} ({gpu['memory.total']}), driver {gpu['driver_version']}" for gpu in machine["gpus"]]
+    yield f"{', '.join(names) or 'No GPU'}; device `{machine['device']}`; {machine['cpu']}, {machine['cores']} cores;"
+    yield f"{machine['kernel']}; Python {machine['python']};"
+    yield ", ".join(f"{name} {version}" for name, version in machine["cuda"].items()) + "."
     yield f"Commit {machine['commit']}, {machine['date']}, by `{machine['command']}`."
     for part, write_part in _PARTS.items():
         if part in data["parts"]:
@@ -50,14 +49,18 @@ def _page(data: dict[str, Any]) -> Iterator[str]:
 def _answers(parts: dict[str, Any]) -> Iterator[str]:
     yield "## Answers beside the CPU's"
     yield ""
-    yield "| model | format | largest difference | the same when it is run again |"
-    yield "| --- | --- | --- | --- |"
+    yield "The largest difference, of the largest number of the output; of names and numbers, the share that differs."
+    yield ""
+    yield "| model | format | output | with TF32 | without | the same when it is run again |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     for each in parts["answers"]:
+        about = f"| {each['model']} | {each['format']} |"
         if "skipped" in each:
-            yield f"| {each['model']} | {each['format']} | not run: {each['skipped']} | |"
-        else:
-            same = "yes" if each["repeats_exactly"] else "no"
-            yield f"| {each['model']} | {each['format']} | {each['difference']:.1e} of the largest number | {same} |"
+            yield f"{about} not run: {each['skipped']} | | | |"
+            continue
+        same = "yes" if each["repeats_exactly"] else "no"
+        for name, difference in each["differences"].items():
+            yield f"{about} {name} | {difference:.1e} | {each['differences_fp32'][name]:.1e} | {same} |"
 
 
 def _sweep(parts: dict[str, Any]) -> Iterator[str]:
@@ -73,14 +76,14 @@ def _sweep(parts: dict[str, Any]) -> Iterator[str]:
             )
     if "options" in parts["sweep"]:
         yield ""
-        yield "| options of the session | rows in a batch | first run | a run | memory |"
-        yield "| --- | --- | --- | --- | --- |"
+        yield "| options of the session | rows in a batch | first run | a run | GPU memory | difference |"
+        yield "| --- | --- | --- | --- | --- | --- |"
         for each in parts["sweep"]["options"]:
             if "memory_mb" in each:
-                yield f"| {each['options']} | | | | {each['memory_mb']} MB |"
+                yield f"| {each['options']} | | | | {each['memory_mb']} MB | {each['difference']:.1e} |"
             else:
                 figures = f"{each['first_ms']:.0f} ms | {each['run_ms']:.2f} ms"
-                yield f"| {each['options']} | {each['batch']} | {figures} | |"
+                yield f"| {each['options']} | {each['batch']} | {figures} | | |"
         yield ""
         yield "| products of FP32 | model | a run of 16 rows | largest difference from the CPU |"
         yield "| --- | --- | --- | --- |"
@@ -93,30 +96,27 @@ def _sweep(parts: dict[str, Any]) -> Iterator[str]:
 def _transfers(parts: dict[str, Any]) -> Iterator[str]:
     yield "## What moving the data costs"
     yield ""
-    ways = list(dict.fromkeys(way for figures in parts["transfers"].values() for way in figures))
-    yield f"| | {' | '.join(ways)} |"
-    yield f"| --- |{' --- |' * len(ways)}"
-    for name, figures in parts["transfers"].items():
-        yield f"| {name} | {' | '.join(_figure(way, figures.get(way)) for way in ways)} |"
-
-
-def _figure(way: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if "rows/s" in way else f"{value:.3f} ms"
+    yield "A run's milliseconds, and rows per second of two threads, by the way that the data take (`offline.py`)."
+    yield ""
+    ways = list(next(iter(parts["transfers"].values()))["ways"])
+    yield f"| | {' | '.join(ways)} | copy to the GPU | copy from it |"
+    yield f"| --- |{' --- |' * (len(ways) + 2)}"
+    for name, found in parts["transfers"].items():
+        runs = [f"{of['run_ms']:.2f} ms, {of['rows_per_s']:,.0f}/s" for of in found["ways"].values()]
+        copies = [f"{found[way]:.2f} ms" if way in found else "" for way in ("to_gpu_ms", "from_gpu_ms")]
+        yield f"| {name} | {' | '.join([*runs, *copies])} |"
 
 
 def _stack(parts: dict[str, Any]) -> Iterator[str]:
     yield "## The whole stack"
     yield ""
     yield (
-        "| model | instances | connections | rows a request | rows/s | of the best by itself | p50 | p99 | rows a batch "
-        "| queue, input, compute, output | GPU busy | GPU memory | errors, wrong |"
+        "| model | instances | connections | rows a request | rows/s | of one thread's, of two threads' | p50 | p99 "
+        "| rows a batch | queue, input, compute, output | GPU busy | GPU memory | errors, wrong |"
     )
     yield f"|{' --- |' * 13}"
     for each in parts["stack"]:
-        best = max((one["rows_per_s"] for one in parts.get("sweep", {}).get(each["model"], ())), default=0.0)
-        share = f"{each['rows_per_s'] / best:.2f}" if best and each["connections"] > 1 else ""
+        share = _share(each, parts.get("sweep", {}).get(each["model"], ()))
         stages = ", ".join(f"{100 * value:.0f} %" for value in each["shares"].values())
         yield (
             f"| {each['model']} | {each['instances']} | {each['connections']} | {each['rows_a_request']} "
@@ -127,7 +127,16 @@ def _stack(parts: dict[str, Any]) -> Iterator[str]:
     first = parts["stack"][0]
     if "answered_again_s" in first:
         yield ""
-        yield f"After the model's process was killed, requests were answered again after {first['answered_again_s']:.1f} s."
+        again_s = first["answered_again_s"]
+        yield f"After the models' process was killed, requests were answered again after {again_s:.1f} s."
+
+
+def _share(each: dict[str, Any], sweep: Sequence[dict[str, Any]]) -> str:
+    """The stack's rows per second beside the best batch's, of one thread and of two."""
+    if not sweep or each["connections"] == 1:
+        return ""
+    bests = [max(one[kind] for one in sweep) for kind in ("rows_per_s", "rows_per_s_two_threads")]
+    return ", ".join(f"{each['rows_per_s'] / best:.2f}" for best in bests)
 
 
 def _limits(parts: dict[str, Any]) -> Iterator[str]:

@@ -186,8 +186,8 @@ def form(datatype: str) -> Form:
 
 def _encode(datatype: str, inputs: Arrays) -> tuple[dict[str, str], bytes]:
     ((name, array),) = inputs.items()
-    tensor = {"name": name, "shape": list(array.shape), "datatype": datatype}
-    tensor["parameters"] = {"binary_data_size": array.nbytes}
+    parameters = {"binary_data_size": array.nbytes}
+    tensor = {"name": name, "shape": list(array.shape), "datatype": datatype, "parameters": parameters}
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     return {"Content-Type": "application/octet-stream", _HEAD_LENGTH: str(len(head))}, head + array.tobytes()
 

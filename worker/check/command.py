@@ -95,6 +95,7 @@ def _reports(
                 config=model.config,
                 device=settings.device,
                 gpu_memory_mb=settings.gpu_memory_mb,
+                gpu_tf32=settings.gpu_tf32,
                 threads=settings.threads,
                 backend=settings.backend,
                 max_batch_size=settings.max_batch_size,

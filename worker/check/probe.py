@@ -64,7 +64,7 @@ def probe(job: Job, tell: Callable[[Phase | Report], None]) -> None:
             Path(job.folder),
             job.name,
             job.version,
-            device=Device.named(job.device, job.threads, job.gpu_memory_mb),
+            device=Device.named(job.device, job.threads, job.gpu_memory_mb, tf32=job.gpu_tf32),
             backend=job.backend,
             max_batch_size=job.max_batch_size,
             config=job.config,

@@ -18,6 +18,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     config: TritonConfig | None
     device: str
     gpu_memory_mb: int
+    gpu_tf32: bool
     threads: int
     backend: str
     max_batch_size: int

@@ -1,5 +1,6 @@
 """A model version as a worker holds it: its manifest, its backend and the steps around it."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from worker.backends.texts import place, public, reason_of
 from worker.loading import declared, placement, presented, reshaping, warmup_requests
 from worker.loading.budget import MEMORY_BYTES, Budget
 from worker.loading.declared import Grouping
-from worker.loading.first_runs import FirstRuns, first_runs
+from worker.loading.first_runs import FirstRuns, LoadExact, first_runs
 from worker.loading.samples import Subject
 from worker.preprocessing import preparation as preparations
 from worker.preprocessing.preparation import Preparation
@@ -154,11 +155,12 @@ def load(
         if manifest:
             manifests.verify(folder, manifest)
             declared.check_files(folder, manifest)
-    loaded = replicas.load(
-        lambda device: backends.load(folder, device, config.format or backend, config.model_file, models),
-        device,
-        placement.gpus(config, device),
-    )
+
+    def of_device(device: Device) -> Backend:
+        return backends.load(folder, device, config.format or backend, config.model_file, models)
+
+    gpus = placement.gpus(config, device)
+    loaded = replicas.load(of_device, device, gpus)
     runtime = reshaping.reshaped(loaded, config)
     with _manifest_errors(folder):
         is_complete = bool(manifest and manifest.signatures)
@@ -188,7 +190,17 @@ def load(
     }
     before_runs()
     not_run = not_run or runtime.keeps_state
-    shown = _shown(folder, runtime, signatures, subjects, preparation, grouping, device, not_run, memory_bytes)
+
+    def exact() -> tuple[Backend, Device]:
+        without_tf32 = dataclasses.replace(device, gpu=next(iter(gpus), device.gpu), tf32=False)
+        return reshaping.reshaped(of_device(without_tf32), config), without_tf32
+
+    # TensorFlow has one switch for all of the process, so its models are judged by what TF32 leaves.
+    rounds = device.kind == "cuda" and device.tf32 and runtime.platform == "onnxruntime_onnx"
+    shown = _shown(
+        *(folder, runtime, signatures, subjects, preparation, grouping, device, not_run, memory_bytes),
+        exact if rounds else None,
+    )
     if isinstance(loaded, replicas.Replicas):
         loaded.spread()
     batching = grouping.after(shown)
@@ -244,6 +256,7 @@ def _shown(
     device: Device,
     not_run: str,
     memory_bytes: int,
+    exact: LoadExact | None,
 ) -> FirstRuns:
     """What the first runs show. Raises `LoadError` for a model that depends on something that is away."""
     if isinstance(runtime, SelfDescribed) and not any(subject.given for subject in subjects.values()):
@@ -260,7 +273,8 @@ def _shown(
             device=device,
             max_batch_size=grouping.batching.max_batch_size,
             is_told=grouping.is_told,
-            budget=Budget(memory_bytes=memory_bytes),
+            budget=Budget(memory_bytes=memory_bytes, is_first_free=device.kind == "cuda"),
+            exact=exact,
         )
     except (Unavailable, DeadlineExceeded) as error:
         raise LoadError(f"{place(folder)}: the model loads but cannot run: {error}", can_retry=True) from error

@@ -35,6 +35,7 @@ def cuda_options(device: Device) -> dict[str, str]:
         "device_id": str(device.gpu or 0),
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": str(int(device.tf32)),
     }
     if device.memory_mb:
         options["gpu_mem_limit"] = str(device.memory_mb * _MB)

@@ -28,6 +28,7 @@ def prepare(device: Device) -> None:
             f"{device.name} was asked for, and TensorFlow {tf.__version__} cannot use it: a library of CUDA or cuDNN "
             "is missing or does not fit (pip install tensorflow[and-cuda] brings them)"
         )
+    tf.config.experimental.enable_tensor_float_32_execution(device.tf32)
     try:
         for gpu in found:
             _limit(gpu, device.memory_mb)
