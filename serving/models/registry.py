@@ -235,9 +235,15 @@ class ModelRegistry:
                 if model.state != "END" or model.error:  # else it was unloaded
                     announcers[key] = announcers.get(key, frozenset()) | {worker.worker}
         live = {worker.worker for worker in workers}
-        gone = {key for key, by in self._announcers.items() if key not in announcers and not by & live}
+        left = {key for key, by in self._announcers.items() if key not in announcers and not by & live}
+        gone = {key for key in left if self._state(*key) != "UNLOADING"}  # which was not to come again
         self._lost = frozenset((self._lost | gone) - announcers.keys())
         self._announcers = announcers
+
+    def _state(self, name: str, version: int) -> str:
+        """The state that was last known of a version, "" of one that was never announced."""
+        known = self._versions.get(name, {}).get(version)
+        return known.state if known else ""
 
 
 def _labels(

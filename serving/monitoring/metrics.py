@@ -2,16 +2,19 @@
 
 Counting happens several times in every request, on the event loop alone; so it is plain numbers in plain lists, which
 take a fourth of the time of prometheus_client's own (docs/decisions/0006-what-made-the-path-fast.md), and become its
-families when they are scraped. Triton's statistics (`statistics.py`) and the metrics that other servers name otherwise
-(`peer_metrics.py`) are read from the same numbers.
+families when they are scraped. Times are only noted, and sorted into histograms some hundreds at a time. Triton's
+statistics (`model_statistics.py`) and the metrics that other servers name otherwise (`peer_metrics.py`) are read from
+the same numbers.
 """
 
+import threading
 import time
-from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import TypeVar
 
+import numpy as np
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -22,6 +25,7 @@ from serving.queueing.replies import BlockObserver
 from serving.queueing.requests import Timings
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_TOGETHER = 256  # times that are sorted into histograms at once
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _LABELS = ("model", "version")
 _HISTOGRAMS = {
@@ -44,10 +48,12 @@ class Distribution:
         self._counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, value: float, times: int = 1) -> None:
-        """Take in a value, or as many equal ones."""
-        self._counts[bisect_left(self._bounds, value)] += times
-        self.sum += value * times
+    def observe(self, values: Sequence[float], times: Sequence[int] | None = None) -> None:
+        """Take in values, each once or as many times as is said."""
+        found = np.searchsorted(self._bounds, values)
+        counts = np.bincount(found, times, len(self._counts))
+        self._counts = [old + int(new) for old, new in zip(self._counts, counts, strict=True)]
+        self.sum += float(np.dot(values, times) if times else np.sum(values))
 
     @property
     def count(self) -> int:
@@ -80,7 +86,7 @@ class VersionMetrics:
     that held requests of several API processes are counted by each.
     """
 
-    __slots__ = (*_HISTOGRAMS, "ended", "failed_s", "last_run_ms", "rows", "runs")
+    __slots__ = (*_HISTOGRAMS, "_lock", "_seconds", "_stages_ms", "ended", "failed_s", "last_run_ms", "rows", "runs")
 
     def __init__(self) -> None:
         self.latency, self.parse, self.queue, self.batch, self.compute, self.reply = (
@@ -91,6 +97,31 @@ class VersionMetrics:
         self.rows = 0
         self.last_run_ms = 0
         self.runs: dict[int, Runs] = {}
+        self._lock = threading.Lock()
+        self._seconds: deque[float] = deque()
+        self._stages_ms: deque[tuple[float, ...]] = deque()
+
+    def answered(self, seconds: float) -> None:
+        """A request was answered with 200, so long after it had come."""
+        self._seconds.append(seconds)
+        if len(self._seconds) >= _TOGETHER:
+            self.sort()
+
+    def ran(self, *stages_ms: float) -> None:
+        """A worker answered a request, whose stages took so long, in order."""
+        self._stages_ms.append(stages_ms)
+        if len(self._stages_ms) >= _TOGETHER:
+            self.sort()
+
+    def sort(self) -> None:
+        """Sort what was noted into the histograms. Any thread may, while the event loop notes more."""
+        with self._lock:
+            if seconds := _taken(self._seconds):
+                self.latency.observe(seconds)
+            if rows := _taken(self._stages_ms):
+                stages = self.parse, self.queue, self.batch, self.compute, self.reply
+                for stage, values in zip(stages, np.array(rows).T / 1000, strict=True):
+                    stage.observe(values)
 
     @property
     def failed(self) -> int:
@@ -101,9 +132,17 @@ class VersionMetrics:
     def batch_rows(self) -> Distribution:
         """The sizes of the batches."""
         sizes = Distribution(_ROWS)
-        for rows, runs in list(self.runs.items()):
-            sizes.observe(rows, runs.count)
+        if runs := list(self.runs.items()):
+            sizes.observe([rows for rows, _ in runs], [of.count for _, of in runs])
         return sizes
+
+
+Noted = TypeVar("Noted")
+
+
+def _taken(noted: deque[Noted]) -> list[Noted]:
+    """What has been noted so far, which is not there any more."""
+    return [noted.popleft() for _ in range(len(noted))]
 
 
 class Metrics(BlockObserver, Collector):
@@ -141,18 +180,14 @@ class Metrics(BlockObserver, Collector):
         of = self._of(model, version)
         of.ended[protocol, status] += 1
         if status == 200:
-            of.latency.observe(seconds)
+            of.answered(seconds)
         else:
             of.failed_s += seconds
 
     def request_answered(self, model: str, version: int, parse_ms: float, timings: Timings) -> None:
         """Take in the stages of a request that a worker answered."""
-        of = self._of(model, version)
-        of.parse.observe(parse_ms / 1000)
-        of.queue.observe(timings.queue_ms / 1000)
-        of.batch.observe(timings.batch_ms / 1000)
-        of.compute.observe(timings.compute_ms / 1000)
-        of.reply.observe(timings.reply_ms / 1000)
+        t = timings
+        self._of(model, version).ran(parse_ms, t.queue_ms, t.batch_ms, t.compute_ms, t.reply_ms)
 
     def shadow_ended(self, model: str, version: int, outcome: str) -> None:
         """Count a copy for a shadow: it was "answered", "failed", or "shed" because of the load."""
@@ -166,12 +201,17 @@ class Metrics(BlockObserver, Collector):
 
     def version(self, model: str, version: int) -> VersionMetrics:
         """What was counted of a version; zeros where it was never asked."""
-        return self._versions.get((model, version)) or VersionMetrics()
+        of = self._versions.get((model, version)) or VersionMetrics()
+        of.sort()
+        return of
 
     @property
     def versions(self) -> Mapping[tuple[str, int], VersionMetrics]:
         """Every model version that was ever asked, by name and number."""
-        return {key: of for key, of in list(self._versions.items()) if key[0]}
+        found = {key: of for key, of in list(self._versions.items()) if key[0]}
+        for of in found.values():
+            of.sort()
+        return found
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""

@@ -135,6 +135,7 @@ def test_a_worker_that_keeps_dying_is_started_ever_later_and_ends_nothing_else(u
     until(lambda: predict(stack, [0, 1, 0]).status_code == 200, 60)
 
 
+@pytest.mark.slow
 def test_a_worker_that_stands_still_while_it_loads_is_waited_for(up: Up, tmp_path: Path) -> None:
     """It stands still until the API has forgotten it, with what it was loading."""
     tf = pytest.importorskip("tensorflow")

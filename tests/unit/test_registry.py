@@ -107,6 +107,15 @@ def test_a_model_that_only_goes_has_no_latest_version() -> None:
     assert caught.value.was_here
 
 
+def test_a_version_that_went_while_its_worker_left_is_not_found() -> None:
+    view = View(worker("w", ("m", 1, "UNLOADING")))
+    with pytest.raises(NotReady):
+        view.models.find("m", 1)
+    view.become(worker("w2", ("other", 1, "AVAILABLE")))
+    with pytest.raises(ModelNotFound):
+        view.models.find("m", 1)
+
+
 def test_a_version_beyond_64_bits_is_no_version() -> None:
     view = View(worker("w", ("m", 1, "AVAILABLE")))
     for ask in (view.models.find, view.models.versions):
