@@ -32,8 +32,8 @@ class WorkerSettings(CommonSettings):
     gpu_memory_mb: int = Field(
         0,
         ge=0,
-        description="GPU memory that each model version may take, in MB; 0 for no limit. TensorFlow has one limit for "
-        "all the models of a process.",
+        description="GPU memory that each session of ONNX Runtime may take, in MB; 0 for no limit. A model with "
+        "convolutions has up to nine sessions. TensorFlow has one limit for all the models of a process.",
     )
     gpu_tf32: bool = Field(
         True,

@@ -132,7 +132,7 @@ class Bench:
                 found[name].append(each)
         if self._device.kind == "cuda":
             rows = self._rows("images", 32)
-            sizes = [1, 3, 8, 32]
+            sizes = [1, 3, 8, 32, 5, 30, 9, 17, 32]
             found["options"] = []
             for each in offline.variants(self._networks["images"], self._device, rows, sizes):
                 _say(str(each))

@@ -61,7 +61,7 @@ def variants(path: Path, device: Device, rows: Arrays, batches: Sequence[int]) -
             started = time.perf_counter()
             opened.run(None, given)
             first_ms = (time.perf_counter() - started) * 1000
-            run_ms = _median_ms(lambda given=given, opened=opened: opened.run(None, given), 0.3)  # type: ignore[misc]
+            run_ms = _median_ms(lambda given=given, opened=opened: opened.run(None, given), 0.15)  # type: ignore[misc]
             yield {"options": name, "batch": size, "first_ms": first_ms, "run_ms": run_ms}
         difference = float(np.abs(found - expected).max() / np.abs(expected).max())
         memory_mb = machine.memory_mb(device.gpu or 0) - before

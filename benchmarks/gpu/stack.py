@@ -110,7 +110,9 @@ class Stack:
         sums: dict[str, float] = {}
         for port in self.ports:
             found = json.loads(_get(port, f"/v2/models/{model}/stats")[1])["model_stats"][0]
-            figures = {"rows": found["inference_count"], "batches": found["execution_count"]}
+            runs = [(of["batch_size"], of["compute_infer"]["count"]) for of in found["batch_stats"]]
+            # A batch with requests of several API processes counts in each of them, with all its rows.
+            figures = {"batches": sum(count for _, count in runs), "in_batches": sum(rows * n for rows, n in runs)}
             figures |= {f"{stage}_ns": of["ns"] for stage, of in found["inference_stats"].items()}
             figures["requests"] = found["inference_stats"]["success"]["count"]
             for name, value in figures.items():
@@ -237,7 +239,7 @@ def measure(stack: Stack, asked: Load, seconds: float) -> dict[str, Any]:
         "rows_per_s": count * rows / lasted,
         "p50_ms": float(np.median([outcome.p50_ms for outcome in outcomes])),
         "p99_ms": max(outcome.p99_ms for outcome in outcomes),
-        "rows_a_batch": spent["rows"] / max(1, spent["batches"]),
+        "rows_a_batch": spent["in_batches"] / max(1, spent["batches"]),
         "shares": {
             stage: spent[f"{stage}_ns"] / total
             for stage in ("queue", "compute_input", "compute_infer", "compute_output")

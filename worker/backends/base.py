@@ -116,3 +116,10 @@ class SelfDescribed(Protocol):
 
     batching: Batching
     instances: int
+
+
+@runtime_checkable
+class PreparesShapes(Protocol):
+    """A backend that may need long for a run whose shapes differ from those of the run before: `prepares_shapes`."""
+
+    prepares_shapes: bool

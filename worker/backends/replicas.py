@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from millrace.protocol.tensors import Signature
-from worker.backends.base import Arrays, Backend, Device
+from worker.backends.base import Arrays, Backend, Device, PreparesShapes
 
 
 class Replicas:
@@ -31,6 +31,7 @@ class Replicas:
         self.mixed_rows = first.mixed_rows
         self.axes = first.axes
         self.keeps_state = first.keeps_state
+        self.prepares_shapes = isinstance(first, PreparesShapes) and first.prepares_shapes
 
     @property
     def fault(self) -> str:

@@ -189,7 +189,7 @@ def _answered(model: Model, name: str, inputs: Mapping[str, npt.NDArray[Any]], r
         whole = model.preparation.before({name: array[np.newaxis] for name, array in inputs.items()})
         return model.run(name, whole, 1)
     row = model.preparation.before(dict(inputs))
-    return model.run(name, model.preparation.joined([row] * rows), rows)
+    return model.run(name, model.joined([row] * rows), rows)
 
 
 # What runs cost

@@ -71,8 +71,6 @@ def first_runs(
         rows, lacked, failed = shown.rows, shown.lacked, ""
         if not rows or any(signature.examples_input for signature in signatures.values()):
             rows, lacked, failed = warmup.run(backend, subjects, batches, budget)
-        if device.kind == "cuda":
-            warmup.run_every_size(backend, subjects, min(rows, batches), budget)
         cost = _cost(backend, signatures, preparation, batches, budget)
     except (Unavailable, DeadlineExceeded):
         raise

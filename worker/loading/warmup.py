@@ -1,6 +1,5 @@
 """Runs before a model serves: so that no caller waits for a first run, and to measure what a run costs."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -18,7 +17,6 @@ from worker.loading.samples import Subject
 from worker.preprocessing.preparation import Preparation
 from worker.running.batcher import Cost
 
-_log = logging.getLogger(__name__)
 _MEASURED_LENGTH, _MEASURED_ROWS, _MEASURED_RUNS = 64, 8, 5
 _SEND_MS = 0.05  # one more reply block: written, sent and read by the API
 
@@ -46,23 +44,9 @@ def run(backend: Backend, subjects: Mapping[str, Subject], max_batch_size: int, 
     return largest, lacked, failed
 
 
-def run_every_size(backend: Backend, subjects: Mapping[str, Subject], rows: int, budget: Budget) -> None:
-    """Run batches of each size up to so many rows, as far as there is time.
-
-    On a GPU the first run of each shape takes a tenth of a second longer where the model has convolutions.
-    """
-    for name, subject in subjects.items():
-        of_signature = budget.watched(partial(backend.run, name))
-        try:
-            first, *_ = _first_that_runs(of_signature, subject, rows, budget)
-            for size in range(2, rows + 1):
-                if budget.is_spent:
-                    return
-                of_signature(subject.preparation.joined([first] * size))
-        except (Unavailable, DeadlineExceeded, MemoryError):
-            raise
-        except Exception as error:  # whatever the runtime raises: these runs are no examination
-            _log.info("a model was not run in all sizes", extra={"reason": reason_of(error)})
+def sample(backend: Backend, name: str, subject: Subject, budget: Budget) -> Arrays:
+    """One row that the model runs. Raises whatever it raises where there is none."""
+    return _first_that_runs(budget.watched(partial(backend.run, name)), subject, 1, budget)[0]
 
 
 def _first_that_runs(run: Run, subject: Subject, max_batch_size: int, budget: Budget) -> list[Arrays]:

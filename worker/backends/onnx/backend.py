@@ -50,6 +50,8 @@ _NO_FALLBACK = {"enable_fallback": 0}
 
 # They end the process with SIGABRT where a sequence or a batch is empty.
 _ENDED_BY_EMPTY = {"GRU", "LSTM"}
+# On a GPU they are planned anew for a run with another shape than the one before.
+_PLANNED_BY_SHAPE = {"Conv", "ConvTranspose"}
 
 
 class OnnxBackend:
@@ -66,7 +68,10 @@ class OnnxBackend:
         narrow: Sequence[NarrowInput] = (),
         mixed_rows: str = "",
         ended_by_empty: Collection[str] = (),
+        *,
+        prepares_shapes: bool = False,
     ) -> None:
+        self.prepares_shapes = prepares_shapes
         self._session = session
         self._ended_by_empty = ended_by_empty
         self.mixed_rows: Mapping[str, str] = {DEFAULT_SIGNATURE: mixed_rows} if mixed_rows else {}
@@ -127,7 +132,9 @@ def load(folder: Path, device: Device, file: str = FILE_NAME) -> OnnxBackend:
         raise LoadError(refusals.of_load(str(error), path, found)) from error
     onnx_providers.check_session(session, device)
     ended_by_empty = sorted(name for domain, name in found.operators if not domain and name in _ENDED_BY_EMPTY)
-    return OnnxBackend(session, tensors, narrow, rowaxes.of_file(path).mixed, ended_by_empty)
+    mixed, on_gpu = rowaxes.of_file(path).mixed, device.kind == "cuda"
+    prepares = on_gpu and any(name in _PLANNED_BY_SHAPE for _, name in found.operators)
+    return OnnxBackend(session, tensors, narrow, mixed, ended_by_empty, prepares_shapes=prepares)
 
 
 def _options(threads: int) -> Any:
