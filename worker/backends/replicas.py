@@ -9,6 +9,9 @@ from typing import cast
 from millrace.protocol.tensors import Signature
 from worker.backends.base import Arrays, Backend, Device, PreparesShapes
 
+# What the runtimes that this project knows how to place are called.
+_ON_GPUS = ("onnxruntime_onnx", "tensorflow_savedmodel")
+
 
 class Replicas:
     """A backend that gives each run to the replica with the smallest share of its instances busy.
@@ -70,7 +73,7 @@ class Replicas:
 def load(make: Callable[[Device], Backend], device: Device, gpus: Sequence[int]) -> Backend:
     """What `make` loads on the device, or on the GPUs: there is a number for each instance.
 
-    A model that keeps state, or runs its own code, is loaded once, on the first of them. Raises `LoadError`.
+    A model that keeps state, or runs code of its own, is loaded once, for the first of them. Raises `LoadError`.
     """
     counts = Counter(gpus)
     if not counts:
@@ -79,7 +82,7 @@ def load(make: Callable[[Device], Backend], device: Device, gpus: Sequence[int])
     try:
         for gpu in counts:
             loaded.append(make(dataclasses.replace(device, gpu=gpu)))
-            if loaded[0].keeps_state or hasattr(loaded[0], "batching"):
+            if loaded[0].keeps_state or loaded[0].platform not in _ON_GPUS:
                 break
     except BaseException:
         for backend in loaded:
