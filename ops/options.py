@@ -39,7 +39,14 @@ def parser(environ: Mapping[str, str]) -> Parser:
         default=_is_set(environ.get("MILLRACE_WORKER_ALLOW_CODE", "")),
         help="let models be Python code (model.py), which can do all that you can (MILLRACE_WORKER_ALLOW_CODE)",
     )
-    parser.add_argument("--workers", type=_between(1, 1000), default=1, help="worker processes (default 1)")
+    fits = "by default as many as fit the cores and the memory"
+    parser.add_argument(
+        "--apis",
+        type=_between(0, 256),
+        default=environ.get("MILLRACE_SERVING_PROCESSES", "0"),
+        help=f"API processes, which share the ports; {fits} (MILLRACE_SERVING_PROCESSES)",
+    )
+    parser.add_argument("--workers", type=_between(1, 1000), help=f"worker processes; {fits}, and 1 with a GPU")
     parser.add_argument(
         "--jobs",
         type=_between(0, 1000),

@@ -5,9 +5,12 @@ import ctypes
 import gc
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from functools import partial
+
+import msgspec
 
 from millrace import logs
 from millrace.broker.redis import RedisBroker
@@ -17,6 +20,7 @@ from serving.jobs.events import MEDIA, JobEvents, watched_job
 from serving.jobs.uploads import JobUploads, is_submission
 from serving.jobs.watching import Watching
 from serving.memory import excess_bytes, memory_limit
+from serving.processes.member import Member, Started
 from serving.routing import target
 from serving.service import Service
 from serving.settings import ServingSettings
@@ -163,9 +167,13 @@ def _star() -> HttpResponse:
     return HttpResponse(200, b"", (("allow", "GET, HEAD, OPTIONS, POST, PUT, DELETE"),))
 
 
-async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; then answer what is open, and return."""
-    logs.configure("serving", settings.log_level)
+async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None, member: Member | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; then answer what is open, and return.
+
+    It listens when it knows who serves, or that the queue does not answer. A `member` is one of several processes: it
+    stops, too, when the one that started it is gone.
+    """
+    logs.configure("serving", settings.log_level, process=member.number if member else 0)
     sys.setswitchinterval(_SWITCH_S)
     _tune_the_allocator()
     descriptors = allow_descriptors(settings.max_connections)
@@ -173,10 +181,11 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    service = Service(settings, RedisBroker(settings.redis_url), jobs)
+    service = Service(settings, RedisBroker(settings.redis_url), jobs, member)
     await service.start()
     api = Api(service)
-    http = HttpServer(settings, api, service.budget, connections, api.uploads)
+    port = socket.socket(fileno=member.port) if member else None
+    http = HttpServer(settings, api, service.budget, connections, api.uploads, port)
     grpc = GrpcServer(service) if settings.grpc_port else None
     await http.start()
     if grpc:
@@ -188,18 +197,36 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None)
         grpc_connections=grpc_connections(settings.max_grpc_connections) if grpc else 0,
         offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
     )
-    parts = {"memory_limit_bytes": limit.bytes, "offload_limit_bytes": limit.offload_bytes}
     if grpc:
         grpc.intake.excess_bytes = partial(excess_bytes, limit.bytes - limit.offload_bytes)
-    _log.info(f"serving with {limit}", extra={**parts, "connections": connections})
+    if member:
+        _report(member, Started(limit=limit, connections=connections), stopping)
+    else:
+        parts = {"memory_limit_bytes": limit.bytes, "offload_limit_bytes": limit.offload_bytes}
+        _log.info(f"serving with {limit}", extra={**parts, "connections": connections})
     await stopping.wait()
     await _stop(service, http, grpc)
+
+
+def _report(member: Member, started: Started, stopping: asyncio.Event) -> None:
+    """Tell whoever started this process that it listens; when they are gone, it is to stop."""
+    channel = socket.socket(fileno=member.channel)
+    channel.sendall(msgspec.json.encode(started))
+
+    def gone() -> None:
+        loop.remove_reader(channel)
+        channel.close()
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(channel, gone)
 
 
 async def _stop(service: Service, http: HttpServer, grpc: GrpcServer | None) -> None:
     """Drain for as long as the settings allow, all parts together, and leave."""
     loop, timeout_s = asyncio.get_running_loop(), service.settings.drain_timeout_s
     ends = loop.time() + timeout_s
+    service.begin_to_drain()
     servers = [http.stop(timeout_s), *([grpc.stop()] if grpc else [])]
     await asyncio.gather(service.repository.stop(), *servers)
     left_s = max(0.0, ends - loop.time())

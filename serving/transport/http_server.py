@@ -12,10 +12,10 @@ from serving.transport.connection_table import ConnectionTable
 from serving.transport.handler import Handler, Uploads
 from serving.transport.http_connection import Connection, ServerParts
 from serving.transport.pacer import Pacer
+from serving.transport.shared_port import BACKLOG, family_of
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.25
-_BACKLOG = 2048
 _UNPACKERS = 2
 
 
@@ -23,7 +23,8 @@ class HttpServer:
     """Listens on one address. `start` first, `stop` last.
 
     All that waits in it is counted in the budget. `max_connections` is the most that it may have open; None stands for
-    the settings' own. `uploads` take large bodies that the handler does not take.
+    the settings' own. `uploads` take large bodies that the handler does not take. `port` is a socket that is bound to a
+    port which other processes share, and is closed by `stop`; without one the port is this server's own.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class HttpServer:
         budget: Budget,
         max_connections: int | None = None,
         uploads: Uploads | None = None,
+        port: socket.socket | None = None,
     ) -> None:
         self.settings = settings
         loop = asyncio.get_running_loop()
@@ -42,17 +44,18 @@ class HttpServer:
         unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
         self._parts = ServerParts(settings, handler, budget, self.connections, Pacer(loop), unpackers, loop, uploads)
         budget.reclaim = self.connections.reclaim
-        self._listening: socket.socket | None = None
+        self._listening = port
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Listen. Raises `OSError` where the address cannot be had."""
         host, port = self.settings.host, self.settings.port
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        self._listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        if self._listening is None:
+            family = family_of(host, port)
+            self._listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
         loop = self._parts.loop
-        self._server = await loop.create_server(self._connection, sock=self._listening, backlog=_BACKLOG)
+        self._server = await loop.create_server(self._connection, sock=self._listening, backlog=BACKLOG)
         self._sweep()
 
     @property

@@ -236,7 +236,7 @@ def test_a_response_that_cannot_be_taken_ends_the_wait_with_an_error() -> None:
         await bench.until(lambda: bench.work() or answers)
         await bench.until(lambda: answers)
         assert [answer.status for answer in answers] == [500]
-        assert bench.service.metrics.version("m", 1).ended == {("tfs", 500): 1}
+        assert bench.service.metrics.counts.version("m", 1).ended == {("tfs", 500): 1}
         assert bench.service.budget.used == 0
 
     run(test)

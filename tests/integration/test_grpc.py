@@ -28,6 +28,7 @@ from millrace.protocol import codec
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, RequestBlock, WorkerAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from millrace.rpc import tensorprotos
+from serving.monitoring.metrics import render
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.grpc_server import GrpcServer
@@ -124,7 +125,7 @@ class Bench:
 
     def counted(self, status: int) -> bool:
         """Whether a request with that outcome was counted."""
-        lines = self.service.metrics.render().decode().splitlines()
+        lines = render(self.service.metrics.counts, {}).decode().splitlines()
         mine = [line for line in lines if 'protocol="oip-grpc"' in line and f'status="{status}"' in line]
         return [line.split()[-1] for line in mine] == ["1.0"]
 
@@ -581,7 +582,7 @@ async def test_calls_above_the_limit_are_refused_in_words_and_counted() -> None:
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "too many calls are open; try again",
             )
-        lines = b.service.metrics.render().decode().splitlines()
+        lines = render(b.service.metrics.counts, {}).decode().splitlines()
         (refusals,) = [line for line in lines if 'protocol="grpc"' in line and 'status="429"' in line]
         assert refusals.endswith(" 50.0")
         await b.taken(100)

@@ -83,7 +83,7 @@ def test_runs_are_shared_out_by_how_many_instances_a_gpu_has(make: Any, loaded: 
     answers: list[Any] = []
     threads = []
     for number in range(3):
-        thread = threading.Thread(target=lambda n=number: answers.append(backend.run(DEFAULT, rows(n))["scores"][0, 0]))  # type: ignore[misc]
+        thread = threading.Thread(target=lambda n=number: answers.append(backend.run(DEFAULT, rows(n))["scores"][0, 0]))
         thread.start()
         threads.append(thread)
         expected = loaded[(0, 1, 0)[number]]
