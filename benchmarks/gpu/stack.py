@@ -223,7 +223,7 @@ def measure(stack: Stack, asked: Load, seconds: float) -> dict[str, Any]:
     for port in stack.ports:
         ask(_url(port, asked.model), form(asked.datatype), asked.items[0])
     with multiprocessing.get_context("spawn").Pool(asked.processes) as pool:
-        _run(pool, stack, asked, _WARM_UP_S)
+        _run(pool, stack, asked, min(seconds, _WARM_UP_S))
         before, cpu_before = stack.statistics(asked.model), stack.cpu_s()
         outcomes, used = _run(pool, stack, asked, seconds)
         after, cpu_after = stack.statistics(asked.model), stack.cpu_s()

@@ -19,7 +19,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path, capsys: pyt
 
 @pytest.mark.slow
 def test_its_parts_measure_on_a_cpu_and_their_answers_are_right(tmp_path: Path) -> None:
-    options = ["--device", "cpu", "--small", "--seconds", "0.5", "--apis", "2", "--parts", "answers,stack"]
+    options = ["--device", "cpu", "--small", "--seconds", "0.2", "--apis", "2", "--parts", "answers,stack"]
     assert benchmark.main([*options, "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert not found["missing"]
