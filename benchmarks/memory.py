@@ -1,6 +1,6 @@
 """Do the processes stay small and of one size? A million requests to the three bundled models, by turns and together.
 
-    make memory                                   # about four minutes; results in benchmarks/results/
+    make memory                                   # about four minutes; results in .runs/memory/
     make memory ARGS="--requests 100000"
 
 Loads all three models at once in slices, and reads RSS and PSS of each process between them. A process is flat when the
@@ -58,7 +58,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=1_000_000, help="how many in all (%(default)s)")
     parser.add_argument("--limit-s", type=float, default=900, help="stop after so many seconds (%(default)s)")
     parser.add_argument("--slice-s", type=float, default=5, help="seconds between two readings (%(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="the folder for the results")
+    parser.add_argument(
+        "--out", type=Path, default=Path(".runs/memory"), help="the folder for the results (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 

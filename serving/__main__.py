@@ -19,12 +19,22 @@ from serving.settings import ServingSettings
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop by SIGTERM or SIGINT; requests in flight are answered first."""
-    parser = Parser(prog="millrace serve", description="Run the API.")
-    parser.add_argument("--host", help="the address to listen on")
-    parser.add_argument("--port", type=int, help="the HTTP port")
-    parser.add_argument("--grpc-port", type=int, help="the gRPC port; 0 switches gRPC off")
-    parser.add_argument("--processes", type=int, help="API processes that share the ports; 0 for as many as fit")
-    parser.add_argument("--redis-url", help=REDIS_URL_HELP)
+    parser = Parser(
+        prog="millrace serve",
+        description="Run the API: it takes requests over HTTP and gRPC, puts them into the queue in Redis, and answers "
+        "when a worker has replied. Start workers with `millrace work`.",
+        examples=[
+            "millrace serve --redis-url redis://127.0.0.1:6379/0",
+            "MILLRACE_REDIS_URL=redis://queue:6379/0 millrace serve --host 0.0.0.0 --grpc-port 0",
+        ],
+    )
+    parser.add_setting("--host", ServingSettings, "the address to listen on")
+    parser.add_setting("--port", ServingSettings, "the HTTP port", type=int)
+    parser.add_setting("--grpc-port", ServingSettings, "the gRPC port; 0 switches gRPC off", type=int)
+    parser.add_setting(
+        "--processes", ServingSettings, "API processes that share the ports; 0 for as many as fit", type=int
+    )
+    parser.add_setting("--redis-url", ServingSettings, REDIS_URL_HELP)
     parser.add_argument("--member", type=member_of, help=argparse.SUPPRESS)  # one of several, started by the first
     given = sys.argv[1:] if argv is None else argv
     arguments = vars(parser.parse_args(given))

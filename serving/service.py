@@ -69,6 +69,7 @@ class Service:
             limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),
             observer=self.metrics,
             processes=settings.process_count,
+            tell=self.siblings.refresh if member else None,
             grace_s=settings.worker_grace_s,
         )
         self.models = ModelRegistry(

@@ -3,7 +3,8 @@
     the others      each listens on a Unix socket in their folder. One that asks sends a letter, and has a byte back
                     when it is done; who does not answer in time is passed over.
     refresh         read from the queue what was changed. Asked when a change of models is done, so that the caller's
-                    next request finds it whichever process has it.
+                    next request finds it whichever process has it; and when a heartbeat has brought news, so that the
+                    others have them within milliseconds, and not with their next heartbeat.
     write           write what was counted into a file. Asked before all files are read and added up.
 
 What a process counted is in its file before anybody is told of it. One that is started in the place of another goes on

@@ -7,6 +7,7 @@ would wait).
 
 import asyncio
 import logging
+import operator
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
@@ -53,7 +54,7 @@ class Producer:
 
     `clock` counts seconds and only forwards; deadlines and times are reckoned by it. When the last live worker of a
     version is gone, its requests wait `grace_s` for another one, and then get `NoWorker`. `processes` is how many API
-    processes share the callers.
+    processes share the callers; `tell` lets the others know when a heartbeat has brought news.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class Producer:
         heartbeat_s: float = HEARTBEAT_S,
         clock: Clock = time.perf_counter,
         processes: int = 1,
+        tell: Callable[[], Coroutine[None, None, None]] | None = None,
         grace_s: float = GRACE_S,
     ) -> None:
+        self._tell = tell
         self._link = link
         self._limits = limits
         self._processes = processes
@@ -257,7 +260,10 @@ class Producer:
         self._pending.fail_sent(Unavailable("the queue was restarted and lost the request; send it again"))
 
     async def _beat(self, pause_s: float) -> None:
+        known = self.workers, self.desired_states.by_model
         await self.refresh()
+        if self._tell and not all(map(operator.is_, known, (self.workers, self.desired_states.by_model))):
+            self._spawn(self._tell())
         self._give_up_stranded()
         await asyncio.sleep(pause_s)
 

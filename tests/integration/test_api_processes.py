@@ -101,7 +101,8 @@ def api(queue: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     log = tmp_path_factory.mktemp("api") / "log"
     settings = {"processes": COUNT, "max_buffered_bytes": 100 * MB}
     with ApiProcess(queue.url, log, grpc_port=free_port(), **settings) as process:
-        until(lambda: process.ask("GET", "/v2/models/tiny/ready")[0] == 200, 60, "the model")
+        versions = [f"/v2/models/tiny/versions/{number}/ready" for number in (1, 2)]
+        until(lambda: all(process.ask("GET", path)[0] == 200 for path in versions), 60, "the model")
         yield process
         process.stop()
 

@@ -148,9 +148,10 @@ def test_times_to_stop_add_up() -> None:
     allowed = stop_timeouts({})
     assert list(allowed) == ["api", "worker", "jobs", "redis"]
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    (grace_s,) = map(float, re.findall(r"stop_grace_period: (\d+)s", compose))
+    program_s, proxy_s, standby_s = map(float, re.findall(r"stop_grace_period: (\d+)s", compose))
     for role, drain_s in drains.items():
-        assert drain_s + AFTER_DRAIN_S <= allowed[role] <= grace_s
+        assert drain_s + AFTER_DRAIN_S <= allowed[role] <= min(program_s, proxy_s)
+    assert sum(allowed.values()) <= standby_s  # it is a stack of its own
     assert sum(allowed.values()) <= 90  # the time that systemd gives a service by default
     assert f"{sum(allowed.values()):g} s" in parser({}).format_help()
 
