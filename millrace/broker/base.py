@@ -118,6 +118,9 @@ class DeadLetter:
     consumer: str
 
 
+USAGE_TTL_MS = 5_000
+
+
 def moved(announcement: WorkerAnnouncement, ms: float) -> WorkerAnnouncement:
     """The announcement with its times that much later."""
     if not ms:
@@ -172,6 +175,12 @@ class ProducerLink(Protocol):
 
     async def heartbeat(self) -> Heartbeat:
         """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come."""
+
+    async def exchange_usage(self, usage: bytes) -> dict[str, bytes]:
+        """Tell the other API processes what was asked of this one; what each that lives told last, by its id.
+
+        It is forgotten when it is not told again for `USAGE_TTL_MS`. The clock must be set.
+        """
 
     async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """Write what is wanted of a model in the place of a document of that generation, or an older one, or none.

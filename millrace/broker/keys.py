@@ -19,6 +19,7 @@ every character but letters, digits and "-._~" is escaped as in a URL (caf%C3%A9
     millrace:{API}:replies:ID                    list    a reply block too large for one entry; expires
     millrace:{workers}                           hash    worker id -> its announcement as JSON, with the time it expires
     millrace:{workers}:controls                  hash    MODEL -> what is wanted of it at run time, as JSON
+    millrace:{apis}:usage                        hash    API -> what was asked with each API key of late, as JSON
 
 A finished block is acknowledged and deleted in one step, so a stream's length is what waits or is in work. Request
 streams are never trimmed; admission (lua/append.lua) refuses instead. About the last 1,000 dead letters are kept, or as
@@ -33,6 +34,7 @@ from urllib.parse import quote, unquote
 GROUP = "workers"
 WORKERS = "millrace:{workers}"
 DESIRED_STATES = "millrace:{workers}:controls"
+USAGE = "millrace:{apis}:usage"
 DEAD_LETTERS_KEPT = 1000
 DEAD_LETTERS_BYTES = 100_000_000  # as many as fit, were all as large as the newest
 BULK = "bulk"

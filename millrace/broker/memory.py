@@ -12,7 +12,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply, Room, moved
+from millrace.broker.base import (
+    USAGE_TTL_MS,
+    Append,
+    BrokerClock,
+    DeadLetter,
+    Delivery,
+    Heartbeat,
+    Held,
+    Limits,
+    Reply,
+    Room,
+    moved,
+)
 from millrace.broker.clock import Clock
 from millrace.broker.fragments import Reference, read_reference
 from millrace.broker.keys import BULK, PRIORITIES, URGENT, Queue, replies
@@ -77,6 +89,7 @@ class MemoryBroker:
         self._inboxes: dict[str, MemoryProducerLink] = {}
         self._workers: dict[str, WorkerAnnouncement] = {}
         self._desired_states: dict[str, DesiredState] = {}
+        self._usages: dict[str, tuple[float, bytes]] = {}
         self._ids = itertools.count(1)
 
     def producer(self, api: str, *, clock: Clock = time.monotonic) -> "MemoryProducerLink":
@@ -276,6 +289,7 @@ class MemoryProducerLink:
 
     def __init__(self, broker: MemoryBroker, api: str, clock: Clock = time.monotonic) -> None:
         self._broker = broker
+        self._api = api
         self.reply_to = replies(api)
         self.clock = BrokerClock(clock)
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
@@ -312,6 +326,13 @@ class MemoryProducerLink:
         self._broker._inboxes[self.reply_to] = self
         self._broker._set(self.clock)
         return Heartbeat(self._broker._live(), was_there, list(self._broker._desired_states.values()))
+
+    async def exchange_usage(self, usage: bytes) -> dict[str, bytes]:
+        """See `ProducerLink`."""
+        now_ms = self._broker._now_ms()
+        told = self._broker._usages
+        told[self._api] = (now_ms + USAGE_TTL_MS, usage)
+        return {api: content for api, (expires_ms, content) in told.items() if expires_ms >= now_ms}
 
     async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """See `ProducerLink`."""

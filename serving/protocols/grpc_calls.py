@@ -11,13 +11,14 @@ from typing import Any, NamedTuple, NoReturn
 
 import grpc
 
-from millrace.protocol.errors import Internal, MillraceError
+from millrace.protocol.errors import Internal, MillraceError, NotAuthenticated
 from serving.access import audit
-from serving.access.callers import Caller, grpc_address
+from serving.access.callers import Caller, Peer, grpc_address
+from serving.access.gate import ANY, CONTROL, INFER, SEE, check_model, check_role, current, name_of
 from serving.call import Call
 from serving.execution import Execution
 from serving.protocols import counted_messages
-from serving.protocols.rest_calls import Headers, timeout_ms
+from serving.protocols.rest_calls import Headers, admit, timeout_ms
 from serving.protocols.verb import Body, Rendered, Verb
 from serving.service import Service
 from serving.transport.budget import Reservation
@@ -27,13 +28,31 @@ from serving.transport.spooled_body import SpooledBody
 _log = logging.getLogger(__name__)
 _MOST: dict[str, int] = {"config": 1024, "version_labels": 1024, "versions": 1024}  # of a reload, by field
 _MAX_FIELDS = 16_384
-_HEADERS = {"x-request-id": b"x-request-id", "x-request-timeout-ms": b"x-request-timeout-ms"}
+_HEADERS = {name: name.encode() for name in ("x-request-id", "x-request-timeout-ms", "authorization", "x-api-key")}
+_KEYS = (b"authorization", b"x-api-key")  # of which two of one name are none
 
 # The methods that change models, as the record has them.
 CONTROL_ACTIONS = {
     "/inference.GRPCInferenceService/RepositoryModelLoad": "load",
     "/inference.GRPCInferenceService/RepositoryModelUnload": "unload",
     "/tensorflow.serving.ModelService/HandleReloadConfigRequest": "reload",
+}
+
+_HEALTH, _OIP, _TFS = "/grpc.health.v1.Health/", "/inference.GRPCInferenceService/", "/tensorflow.serving."
+# The roles of which a caller's key needs one, by the method's path. () is open; what is not here needs control.
+ROLES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((f"{_HEALTH}Check", f"{_HEALTH}Watch"), ()),
+    **dict.fromkeys([f"{_OIP}{name}" for name in ("ServerLive", "ServerReady", "ModelReady")], ()),
+    f"{_OIP}ServerMetadata": ANY,
+    **dict.fromkeys([f"{_OIP}{name}" for name in ("ModelInfer", "ModelStreamInfer")], INFER),
+    **dict.fromkeys([f"{_OIP}{name}" for name in ("ModelMetadata", "ModelConfig")], SEE),
+    **dict.fromkeys([f"{_OIP}{name}" for name in ("ModelStatistics", "RepositoryIndex")], SEE),
+    **dict.fromkeys([f"{_OIP}{kind}SharedMemoryStatus" for kind in ("System", "Cuda")], SEE),
+    **dict.fromkeys(
+        [f"{_TFS}PredictionService/{name}" for name in ("Predict", "Classify", "Regress", "MultiInference")], INFER
+    ),
+    f"{_TFS}PredictionService/GetModelMetadata": SEE,
+    f"{_TFS}ModelService/GetModelStatus": SEE,
 }
 
 Context = Any  # grpc.aio.ServicerContext
@@ -51,6 +70,8 @@ class Asked(NamedTuple):
 
 # What the bytes of a message ask for; raises `MillraceError`.
 Question = Callable[[bytes], Asked]
+# The model that a message names, "" for none.
+ModelOf = Callable[[Any], str]
 # An error as a protocol words it.
 Words = Callable[[MillraceError], tuple[grpc.StatusCode, str]]
 
@@ -64,9 +85,20 @@ def headers_of(context: Context) -> Headers:
     """Of the call's metadata what means something here."""
     found: dict[bytes, bytes] = {}
     for key, value in context.invocation_metadata():
-        if key in _HEADERS:
-            found[_HEADERS[key]] = value.encode()
+        if name := _HEADERS.get(key):
+            value = value.encode()
+            found[name] = found[name] + b"," + value if name in _KEYS and name in found else value
     return found
+
+
+def peer_of(service: Service, context: Context) -> str:
+    """The caller's address, with the name in its certificate where callers have some."""
+    address = grpc_address(context.peer())
+    if service.gate is None:
+        return address
+    shown = context.auth_context()
+    names = [*shown.get("x509_common_name", ()), *shown.get("x509_subject_alternative_name", ())]
+    return Peer(address, names[0].decode("utf-8", "replace") if names else "")
 
 
 def metadata_of(answer: HttpResponse) -> tuple[tuple[str, str], ...]:
@@ -146,9 +178,11 @@ async def ask(service: Service, asked: Asked, context: Context) -> CallResult:
 
     headers = headers_of(context)
     verb, model, version, label, _ = asked
-    request_id, peer = service.request_id(headers), grpc_address(context.peer())
+    request_id, peer = service.request_id(headers), peer_of(service, context)
     call = Call(verb.protocol, request_id, time.perf_counter(), peer, model, version, label)
     try:
+        if service.gate:
+            admit(service.gate, call, headers, peer)
         call.timeout_ms = timeout_ms(headers, service.settings.request_timeout_ms)
     except MillraceError as error:
         call.error, call.status = error.with_traceback(None), error.status
@@ -166,18 +200,50 @@ async def ask(service: Service, asked: Asked, context: Context) -> CallResult:
 
 
 def plain(
-    service: Service, message_class: Any, method: Callable[[Any], Awaitable[Any]], words: Words
+    service: Service,
+    message_class: Any,
+    method: Callable[[Any], Awaitable[Any]],
+    words: Words,
+    model_of: ModelOf | None = None,
+    *,
+    is_open: bool = False,
 ) -> grpc.RpcMethodHandler:
-    """A method that needs no queue: `method` gets a message and returns one, or raises `MillraceError`."""
+    """A method that needs no queue: `method` gets a message and returns one, or raises `MillraceError`.
+
+    `model_of` finds in the message the model that the caller's key must be good for. One that `is_open` needs no key.
+    """
 
     async def handle(request: bytes, context: Context) -> bytes:
-        return await _answer(service, message_class, method, words, headers_of(context), request, context)
+        checked = method if is_open else _for_key(service, context, method, model_of)
+        return await _answer(service, message_class, checked, words, headers_of(context), request, context)
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
+def _for_key(
+    service: Service, context: Context, method: Callable[[Any], Awaitable[Any]], model_of: ModelOf | None
+) -> Callable[[Any], Awaitable[Any]]:
+    """The method, for callers whose key is good for the model."""
+    gate = service.gate
+    if gate is None:
+        return method
+
+    async def checked(message: Any) -> Any:
+        key = gate.identify(headers_of(context), peer_of(service, context))
+        current.set(key)
+        if key and model_of and (model := model_of(message)):
+            check_model(key, model)
+        return await method(message)
+
+    return checked
+
+
 def control(
-    service: Service, message_class: Any, method: Callable[[Any, Caller], Awaitable[Any]], words: Words
+    service: Service,
+    message_class: Any,
+    method: Callable[[Any, Caller], Awaitable[Any]],
+    words: Words,
+    model_of: ModelOf,
 ) -> grpc.RpcMethodHandler:
     """A method that changes models: as `plain`, and `method` gets the caller, too. See `control_refusal`."""
 
@@ -189,7 +255,8 @@ def control(
         async def by_caller(message: Any) -> Any:
             return await method(message, caller)
 
-        return await _answer(service, message_class, by_caller, words, headers, request, context)
+        checked = _for_key(service, context, by_caller, model_of)
+        return await _answer(service, message_class, checked, words, headers, request, context)
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -215,17 +282,37 @@ async def _answer(
     return written
 
 
-def control_refusal(service: Service, path: str, context: Context) -> MillraceError | None:
-    """Why the caller may not do what the method at that path does, which is one that changes models."""
-    metadata = {key.encode(): value.encode() for key, value in context.invocation_metadata() if isinstance(value, str)}
-    refusal = service.access.check(metadata, _caller(service, context), has_host=False)
-    if refusal:
-        audit.refused(refusal, CONTROL_ACTIONS[path], "")
-    return refusal
+def refusal(service: Service, path: str, context: Context) -> MillraceError | None:
+    """Why the caller may not call the method at that path, by the call's head alone."""
+    headers, peer, error = headers_of(context), peer_of(service, context), None
+    caller = Caller(str(peer), service.request_id(headers), "grpc")
+    try:
+        if service.gate and (roles := ROLES.get(path, CONTROL)):
+            key = service.gate.identify(headers, peer)
+            caller = caller._replace(name=name_of(key, peer))
+            if key:
+                check_role(key, roles)
+    except MillraceError as raised:
+        error = raised.with_traceback(None)
+    if path in CONTROL_ACTIONS:
+        metadata = {
+            key.encode(): value.encode() for key, value in context.invocation_metadata() if isinstance(value, str)
+        }
+        error = error or service.access.check(metadata, caller, has_host=False)
+        if error:
+            error.request_id = caller.request_id
+            audit.refused(error, caller, CONTROL_ACTIONS[path], "")
+    return error
 
 
 def _caller(service: Service, context: Context) -> Caller:
-    return Caller(grpc_address(context.peer()), service.request_id(headers_of(context)), "grpc")
+    peer, name = peer_of(service, context), ""
+    if service.gate:
+        try:
+            name = name_of(service.gate.identify(headers_of(context), peer), peer)
+        except NotAuthenticated:
+            name = ""  # as the record has it of a stranger
+    return Caller(str(peer), service.request_id(headers_of(context)), "grpc", name)
 
 
 async def abort(context: Context, answer: HttpResponse, error: MillraceError, words: Words) -> NoReturn:

@@ -15,6 +15,7 @@ from serving.protocols.oip.grpc import OpenInference
 from serving.protocols.tfs.grpc import TensorFlowServing
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.transport.certificates import Certificates
 from serving.transport.descriptors import grpc_connections
 from serving.transport.grpc_intake import WINDOW_BYTES, GrpcIntake
 from serving.transport.grpc_method import Method
@@ -45,10 +46,14 @@ _REFUSALS = {
 
 
 class GrpcServer:
-    """Listens on one address. `start` first, `stop` last; both on the event loop of the service."""
+    """Listens on one address. `start` first, `stop` last; both on the event loop of the service.
 
-    def __init__(self, service: Service) -> None:
+    With `certificates` it speaks TLS.
+    """
+
+    def __init__(self, service: Service, certificates: Certificates | None = None) -> None:
         self._service = service
+        self._certificates = certificates
         self._settings = settings = service.settings
         self._largest_bytes = min(settings.max_grpc_message_bytes, service.budget.largest // 2)  # each is counted twice
         self._stopping = asyncio.Event()
@@ -65,6 +70,7 @@ class GrpcServer:
             **Health(service, self._stopping).handlers(),
         }
         self._server = grpc.aio.server(handlers=(_Refusals(),), options=_options(settings, self._largest_bytes))
+        self.paths = frozenset(handlers)
         for path, handler in handlers.items():  # known to gRPC itself, which costs less than being asked for each call
             _, name, method = path.split("/")
             registered = self.intake.registered(self._method(path, handler))
@@ -75,7 +81,10 @@ class GrpcServer:
         host, port = self._settings.host, self._settings.grpc_port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            self._server.add_insecure_port(address)
+            if self._certificates:
+                self._server.add_secure_port(address, _credentials(self._certificates))
+            else:
+                self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"gRPC cannot listen on {address}: {error}") from None
         await self._server.start()
@@ -91,7 +100,8 @@ class GrpcServer:
         """The bounds of a method."""
         most_bytes = MESSAGE_BYTES.get(path, SMALL_MESSAGE_BYTES)
         most_open = _MOST_WATCHES if handler.unary_stream else self._settings.max_connections
-        check = partial(calls.control_refusal, self._service, path) if path in calls.CONTROL_ACTIONS else None
+        is_checked = path in calls.CONTROL_ACTIONS or self._service.gate
+        check = partial(calls.refusal, self._service, path) if is_checked else None
         return Method(handler, most_bytes or self._largest_bytes, most_open, check)
 
     async def _refuse(self, context: Context, error: MillraceError) -> None:
@@ -105,6 +115,23 @@ def _words(error: MillraceError) -> tuple[grpc.StatusCode, str]:
     """The error's status; gRPC's for a message that is too large is another than HTTP's."""
     is_too_large = isinstance(error, PayloadTooLarge)
     return grpc.StatusCode.RESOURCE_EXHAUSTED if is_too_large else calls.status_of(error), str(error)
+
+
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """What gRPC shows to clients. It asks for the newest with each handshake."""
+    shown = certificates.loaded
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(((shown.key, shown.certificate),), shown.client_authority)
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        if certificates.loaded is shown:
+            return None
+        shown = certificates.loaded
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), newest, certificates.client_auth == "required")
 
 
 def _options(settings: ServingSettings, largest_bytes: int) -> tuple[tuple[str, int], ...]:

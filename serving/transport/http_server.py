@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from serving.settings import ServingSettings
 from serving.transport.budget import Budget
+from serving.transport.certificates import Certificates
 from serving.transport.connection_table import ConnectionTable
 from serving.transport.handler import Handler, Uploads
+from serving.transport.handshake import TlsParts
 from serving.transport.http_connection import Connection, ServerParts
 from serving.transport.pacer import Pacer
 from serving.transport.shared_port import BACKLOG, family_of
@@ -24,7 +27,8 @@ class HttpServer:
 
     All that waits in it is counted in the budget. `max_connections` is the most that it may have open; None stands for
     the settings' own. `uploads` take large bodies that the handler does not take. `port` is a socket that is bound to a
-    port which other processes share, and is closed by `stop`; without one the port is this server's own.
+    port which other processes share, and is closed by `stop`; without one the port is this server's own. With
+    `certificates` it speaks TLS.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class HttpServer:
         max_connections: int | None = None,
         uploads: Uploads | None = None,
         port: socket.socket | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self.settings = settings
         loop = asyncio.get_running_loop()
@@ -44,6 +49,8 @@ class HttpServer:
         unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
         self._parts = ServerParts(settings, handler, budget, self.connections, Pacer(loop), unpackers, loop, uploads)
         budget.reclaim = self.connections.reclaim
+        self.tls = TlsParts(certificates, self.connections, self._connection, loop) if certificates else None
+        self._accepted: Callable[[], asyncio.Protocol] = self.tls.handshake if self.tls else self._connection
         self._listening = port
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.TimerHandle | None = None
@@ -55,7 +62,7 @@ class HttpServer:
             family = family_of(host, port)
             self._listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
         loop = self._parts.loop
-        self._server = await loop.create_server(self._connection, sock=self._listening, backlog=BACKLOG)
+        self._server = await loop.create_server(self._accepted, sock=self._listening, backlog=BACKLOG)
         self._sweep()
 
     @property
@@ -102,7 +109,7 @@ class HttpServer:
         with contextlib.suppress(OSError):  # BlockingIOError: there are no more
             while self._listening:
                 accepted, _ = self._listening.accept()
-                await self._parts.loop.connect_accepted_socket(self._connection, accepted)
+                await self._parts.loop.connect_accepted_socket(self._accepted, accepted)
 
     def _sweep(self) -> None:
         """Look after all that is late, and set the clocks by which the connections go."""

@@ -1071,3 +1071,19 @@ async def relay(to: Path) -> AsyncIterator[Relay]:
     for task in made.tasks:
         task.cancel()
     await asyncio.gather(*made.tasks, return_exceptions=True)
+
+
+def test_api_processes_tell_each_other_what_they_were_asked(broker: Broker) -> None:
+    async def run() -> None:
+        one, two = broker.producer("one"), broker.producer("two")
+        try:
+            for link in (one, two):
+                await link.heartbeat()
+            assert await one.exchange_usage(b"1 a") == {"one": b"1 a"}
+            assert await two.exchange_usage(b"2 b") == {"one": b"1 a", "two": b"2 b"}
+            assert await one.exchange_usage(b"") == {"one": b"", "two": b"2 b"}
+        finally:
+            await one.close()
+            await two.close()
+
+    asyncio.run(run())
