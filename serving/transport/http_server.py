@@ -1,17 +1,21 @@
-"""The HTTP/1.1 server: listens, keeps the time for its connections, and stops without losing a request."""
+"""The server of HTTP/1.1, HTTP/2 and gRPC: listens, keeps its connections' time, and stops without losing a request."""
 
 import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from serving.settings import ServingSettings
 from serving.transport.budget import Budget
 from serving.transport.connection_table import ConnectionTable
+from serving.transport.descriptors import grpc_connections
+from serving.transport.grpc_method import Calls
 from serving.transport.handler import Handler, Uploads
-from serving.transport.http_connection import Connection, ServerParts
+from serving.transport.http_connection import Connection
 from serving.transport.pacer import Pacer
+from serving.transport.server_parts import ServerParts
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.25
@@ -20,10 +24,11 @@ _UNPACKERS = 2
 
 
 class HttpServer:
-    """Listens on one address. `start` first, `stop` last.
+    """Listens on its ports, on each for all three protocols: what a caller speaks, its first bytes say.
 
-    All that waits in it is counted in the budget. `max_connections` is the most that it may have open; None stands for
-    the settings' own. `uploads` take large bodies that the handler does not take.
+    `start` first, `stop` last. All that waits in it is counted in the budget. `max_connections` is the most that it may
+    have open; None stands for the settings' own. `uploads` take large bodies that the handler does not take. `calls`
+    are served over gRPC, on the settings' gRPC port, too.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class HttpServer:
         budget: Budget,
         max_connections: int | None = None,
         uploads: Uploads | None = None,
+        calls: Calls | None = None,
     ) -> None:
         self.settings = settings
         loop = asyncio.get_running_loop()
@@ -40,30 +46,46 @@ class HttpServer:
             max_connections or settings.max_connections, settings.keep_alive_timeout_s, loop
         )
         unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
-        self._parts = ServerParts(settings, handler, budget, self.connections, Pacer(loop), unpackers, loop, uploads)
+        self._parts = ServerParts(
+            settings, handler, budget, self.connections, Pacer(loop), unpackers, loop, uploads, calls
+        )
+        self._parts.most_http2_connections = grpc_connections(settings.max_grpc_connections)
         budget.reclaim = self.connections.reclaim
-        self._listening: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._listening: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Listen. Raises `OSError` where the address cannot be had."""
-        host, port = self.settings.host, self.settings.port
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        self._listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        loop = self._parts.loop
-        self._server = await loop.create_server(self._connection, sock=self._listening, backlog=_BACKLOG)
+        """Listen. Raises `OSError` where an address cannot be had."""
+        settings, loop = self.settings, self._parts.loop
+        ports = [settings.port, *([settings.grpc_port] if self._parts.calls and settings.grpc_port else [])]
+        try:
+            for port in ports:
+                self._listening.append(_listen(settings.host, port))
+        except OSError:
+            self._close_sockets()
+            raise
+        for listening in self._listening:
+            self._servers.append(await loop.create_server(self._connection, sock=listening, backlog=_BACKLOG))
         self._sweep()
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
-        return int(self._listening.getsockname()[1]) if self._listening else self.settings.port
+        """The HTTP port that it listens on."""
+        return int(self._listening[0].getsockname()[1]) if self._listening else self.settings.port
+
+    @property
+    def open_calls(self) -> int:
+        """How many requests of HTTP/2, calls of gRPC among them, have no answer yet."""
+        return self._parts.open_calls
 
     @property
     def is_stopping(self) -> bool:
         """Whether `stop` was called."""
         return self._parts.is_stopping
+
+    def watch_memory(self, excess_bytes: Callable[[], int]) -> None:
+        """All that waits here is counted in the budget: there is nothing else to watch."""
 
     async def stop(self, timeout_s: float | None = None) -> None:
         """Take no more connections, answer what came on those that are open, and close them.
@@ -73,9 +95,9 @@ class HttpServer:
         """
         self._parts.is_stopping = True
         await self._take_backlog()
-        if self._server:
-            self._server.close()
-        self._server = self._listening = None
+        for server in self._servers:
+            server.close()
+        self._servers, self._listening = [], []
         for connection in self.connections:
             connection.linger()
         self.connections.emptied.clear()
@@ -96,12 +118,26 @@ class HttpServer:
 
     async def _take_backlog(self) -> None:
         """Accept the connections that the system has already accepted for us: closing the socket would reset them."""
-        with contextlib.suppress(OSError):  # BlockingIOError: there are no more
-            while self._listening:
-                accepted, _ = self._listening.accept()
-                await self._parts.loop.connect_accepted_socket(self._connection, accepted)
+        for listening in self._listening:
+            with contextlib.suppress(OSError):  # BlockingIOError: there are no more
+                while True:
+                    accepted, _ = listening.accept()
+                    await self._parts.loop.connect_accepted_socket(self._connection, accepted)
+
+    def _close_sockets(self) -> None:
+        for listening in self._listening:
+            listening.close()
+        self._listening = []
 
     def _sweep(self) -> None:
         """Look after all that is late, and set the clocks by which the connections go."""
         self.connections.tick()
         self._sweeping = self._parts.loop.call_later(_SWEEP_S, self._sweep)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None
