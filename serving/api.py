@@ -217,7 +217,7 @@ def servers_of(
     if settings.grpc_server == "grpcio" and settings.grpc_port:
         from serving.transport.grpcio_server import GrpcioServer  # which needs an extra of its own
 
-        largest //= 2  # each message is counted twice
+        largest = min(settings.max_grpc_message_bytes, budget.largest // 2)  # each message is counted twice
         grpcio = GrpcioServer(settings, budget, GrpcServices(service, stopping, largest), largest)
         return [HttpServer(settings, api, budget, max_connections, api.uploads), grpcio]
     calls = GrpcServices(service, stopping, largest) if settings.grpc_port else None

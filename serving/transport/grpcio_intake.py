@@ -205,6 +205,8 @@ class GrpcioIntake:
                     with contextlib.suppress(MillraceError):
                         plain = await self._loop.run_in_executor(None, unpack, request, coding, method.most_bytes)
                 body = request if plain is None else plain
+                if len(body) > method.most_bytes:
+                    raise _too_large(method.most_bytes)
                 reservation = self._budget.reserve(2 * len(body))
                 if reservation is None:
                     raise QueueFull(_NO_ROOM)

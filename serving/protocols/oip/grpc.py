@@ -155,10 +155,16 @@ class OpenInference:
                 message.close()
                 room.release()
 
+        refused: MillraceError | None = None
         async with asyncio.TaskGroup() as answering, aclosing(self._until_stopping(requests)) as coming:
-            async for message in coming:
-                await room.acquire()
-                answering.create_task(answer(message))
+            try:
+                async for message in coming:
+                    await room.acquire()
+                    answering.create_task(answer(message))
+            except MillraceError as error:  # a message that was not taken; those before it are answered
+                refused = error.with_traceback(None)
+        if refused:
+            raise refused
         if self._stopping.is_set():
             return Answer(status=Status.UNAVAILABLE, text="the server is shutting down")
         return Answer()

@@ -43,8 +43,8 @@ class Http2Connection(asyncio.Protocol):
 
     __slots__ = (
         "_buffered", "_busy", "_drain_ends", "_frame_ends", "_full_ends", "_has_pinged", "_heard", "_is_draining",
-        "_is_flushing", "_is_last", "_is_over", "_is_paused", "_opened", "_outflows", "_since", "_slowest", "_streams", "_table",
-        "_transport", "_unsent", "ends", "is_full", "peer", "server", "session",
+        "_is_flushing", "_is_last", "_is_over", "_is_paused", "_opened", "_outflows", "_since", "_slowest", "_streams",
+        "_table", "_transport", "_unsent", "ends", "is_full", "peer", "server", "session",
     )  # fmt: skip
 
     def __init__(self, server: ServerParts) -> None:
@@ -171,7 +171,7 @@ class Http2Connection(asyncio.Protocol):
 
     def linger(self) -> None:
         """See `OpenConnection`: no new streams, and what came is answered."""
-        if self._is_draining:
+        if self._is_draining or self._is_over:
             return
         self._is_draining = True
         self.session.go_away(is_last=False)
@@ -421,7 +421,7 @@ class Http2Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Write what the session has."""
         self._is_flushing = False
-        if self.session.output_bytes and not self._transport.is_closing():
+        if self.session.output_bytes and not self._is_over and not self._transport.is_closing():
             self._transport.write(self.session.take_output())
 
     # What waits, and the end

@@ -10,10 +10,11 @@ _LEAST_BYTES_PER_S = 65_536
 
 
 class Outflow:
-    """Sends one body on one stream, behind `prefix`. Its end, or that of `trailers` where there are any, is the stream's.
+    """Sends one body on one stream, behind `prefix`.
 
-    Without `ends` the stream stays open. `sent` says how many bytes are with the session. A client that takes fewer than 64 KiB a second, averaged from a
-    timeout after the start, is cut off.
+    With `ends` the end of the body, or of the `trailers` behind it, is the end of the stream. `sent` says how many
+    bytes are with the session. A client that takes fewer than 64 KiB a second, averaged from a timeout after the start,
+    is cut off.
     """
 
     __slots__ = ("_body", "_ends", "_prefix", "_reservation", "_size", "_started", "_trailers", "is_paced", "sent")
