@@ -1,7 +1,12 @@
 """The gRPC server of grpc.aio, for the setting `grpc_server=grpcio`."""
 
+import os
 from collections.abc import Callable
 from typing import Any
+
+# What gRPC's own library has to say comes as lines of no form, as many as callers like; our log has what matters. It
+# looks when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 import grpc.aio
