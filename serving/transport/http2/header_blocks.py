@@ -80,6 +80,12 @@ class RememberedBlocks:
         self._decoder = Decoder(_HARD_LIST_BYTES)
         self._decoder.header_table_size = self._decoder.max_allowed_table_size = 0
 
+    @property
+    def bytes_(self) -> int:
+        """About how many bytes are remembered."""
+        of_fields = sum(len(raw) + len(pair[0]) + len(pair[1]) for raw, pair in self._fields.items())
+        return of_fields + 2 * sum(map(len, self._blocks))
+
     def read(self, block: bytes) -> Fields:
         """The fields of a request; raises as `HeaderReader.read` does."""
         found = self._blocks.get(block)
