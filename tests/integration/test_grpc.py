@@ -685,7 +685,8 @@ async def test_large_messages_that_were_refused_leave_no_memory_behind() -> None
         gc.collect()
         gc.disable()  # as good as that is it where a server runs
         try:
-            for path in (INFER, PREDICT, MULTI, LIVE, RELOAD):
+            # Of the other methods' messages our own server takes nothing, so that the client's are left half sent.
+            for path in (INFER, PREDICT, MULTI, *((LIVE, RELOAD) if _server == ["grpcio"] else ())):
                 for _ in range(20):
                     await refused(b.channel.unary_unary(path)(wrong))
             assert excess_bytes(before + 200_000_000) == 0
