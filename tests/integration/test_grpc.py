@@ -9,33 +9,24 @@ import gc
 import gzip
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
-import uvloop
 
 from millrace import logs, rpc
-from millrace.broker.base import Reply
-from millrace.broker.keys import Queue
-from millrace.broker.memory import MemoryBroker
-from millrace.protocol import codec
-from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, RequestBlock, WorkerAnnouncement
-from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from millrace.rpc import tensorprotos
 from serving.api import Api, servers_of
 from serving.memory import excess_bytes, resident_bytes
-from serving.service import Service
-from serving.settings import ServingSettings
 from serving.transport.http2.frames import PREFACE, settings
-from tests.support.running import free_port
+from tests.support import grpcbench
+from tests.support.grpcbench import INFER, Bench, infer_request, infer_response, run
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
-INFER = "/inference.GRPCInferenceService/ModelInfer"
 MULTI = "/tensorflow.serving.PredictionService/MultiInference"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 CHECK = "/grpc.health.v1.Health/Check"
@@ -44,12 +35,6 @@ LIVE = "/inference.GRPCInferenceService/ServerLive"
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 UNLOAD = "/inference.GRPCInferenceService/RepositoryModelUnload"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
-SIGNATURE = Signature(
-    inputs=(TensorSpec(name="x", datatype="FP32", shape=(-1,)),),
-    outputs=(TensorSpec(name="y", datatype="FP32", shape=(-1,)),),
-)
-
-
 _server: list[Any] = ["own"]
 
 
@@ -61,123 +46,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[None]:
     _server[:] = ["own"]
 
 
-class Bench:
-    """A server, a client, and a worker that answers when it is told to."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.broker = MemoryBroker()
-        self.consumer = self.broker.consumer(Queue("m", 1), "c")
-        self.settings = ServingSettings(port=free_port(), grpc_port=free_port(), grpc_server=_server[0], **settings)
-        self.service = Service(self.settings, self.broker)
-        self.stopping = asyncio.Event()
-        self.servers = servers_of(self.service, Api(self.service), self.stopping)
-        self.server: Any = self.servers[-1]
-        unlimited = [("grpc.max_send_message_length", -1)]
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.settings.grpc_port}", options=unlimited)
-
-    async def stop(self) -> None:
-        """Stop the servers; what came is answered."""
-        self.stopping.set()
-        await asyncio.gather(*(server.stop(self.settings.drain_timeout_s) for server in self.servers))
-
-    def announce(self) -> None:
-        self.broker.worker().announce(self.announcement({}))
-
-    def announcement(self, generations: dict[str, int]) -> WorkerAnnouncement:
-        """What the worker says, which has done what it was asked for up to these generations."""
-        model = ModelAnnouncement(
-            name="m", version=1, state="AVAILABLE", signatures={"serving_default": SIGNATURE}, max_batch_size=8
-        )
-        return WorkerAnnouncement(worker="w", expires_ms=2**60, models=(model,), generations=generations)
-
-    def call(self, path: str, message: Any, **options: Any) -> Any:
-        """A call on its way; awaited, the bytes of its answer."""
-        return self.channel.unary_unary(path)(message.SerializeToString(), **options)
-
-    def infer(self, *values: float, **options: Any) -> Any:
-        return self.call(INFER, infer_request(*values), **options)
-
-    async def taken(self, count: int = 1) -> list[RequestBlock]:
-        """The blocks that came to the queue, once they hold so many requests, each answered."""
-        blocks: list[RequestBlock] = []
-        async with asyncio.timeout(10):
-            while sum(len(block.items) for block in blocks) < count:
-                blocks += self.work()
-                await asyncio.sleep(0.001)
-        return blocks
-
-    async def answered(self, call: Any) -> bytes:
-        """The call's answer, with the worker at work."""
-        asking = asyncio.ensure_future(call)
-        async with asyncio.timeout(20):
-            while not asking.done():
-                self.work()
-                await asyncio.sleep(0.001)
-        answer: bytes = await asking
-        return answer
-
-    def work(self) -> list[RequestBlock]:
-        blocks = []
-        for delivery in self.consumer.exchange([], [], count=100, block_ms=0):
-            block = codec.decode_request(delivery.block)
-            blocks.append(block)
-            values = block.tensors["x"].to_numpy()
-            reply = ReplyBlock(
-                worker="w",
-                compute_ms=1.0,
-                batch_rows=len(values),
-                items=tuple(ReplyItem(item.id, item.rows, 0.0, 0.0) for item in block.items),
-                tensors={"y": Tensor.from_numpy(values * 2)},
-            )
-            self.consumer.exchange([Reply(block.reply_to, codec.encode_reply(reply))], [delivery], count=0, block_ms=0)
-        return blocks
-
-    def queued(self) -> int:
-        """How many blocks are on the queue."""
-        return self.broker.worker().block_count(Queue("m", 1))
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.005)
-
-    def counted(self, status: int) -> bool:
-        """Whether a request with that outcome was counted."""
-        lines = self.service.metrics.render().decode().splitlines()
-        mine = [line for line in lines if 'protocol="oip-grpc"' in line and f'status="{status}"' in line]
-        return [line.split()[-1] for line in mine] == ["1.0"]
-
-
-@asynccontextmanager
-async def running(*, ready: bool = True, **settings: Any) -> AsyncIterator[Bench]:
-    bench = Bench({"drain_timeout_s": 5.0, **settings})
-    if ready:
-        bench.announce()
-    await bench.service.start()
-    for server in bench.servers:
-        await server.start()
-    try:
-        await bench.until(lambda: bench.service.is_ready or not ready)
-        yield bench
-    finally:
-        await bench.channel.close()
-        await bench.stop()
-        await bench.service.stop()
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def run_it() -> None:
-        uvloop.run(test())
-
-    run_it.__name__ = test.__name__
-    return run_it
-
-
-def infer_request(*values: float, identity: str = "", name: str = "m") -> Any:
-    message = rpc.message("inference.ModelInferRequest")(model_name=name, id=identity)
-    message.inputs.add(name="x", datatype="FP32", shape=[len(values)])
-    message.raw_input_contents.append(np.array(values, np.float32).tobytes())
-    return message
+def running(**settings: Any) -> AbstractAsyncContextManager[Bench]:
+    return grpcbench.running(grpc_server=_server[0], **settings)
 
 
 def varint(number: int) -> bytes:
@@ -196,11 +66,6 @@ def predict_request(*values: float) -> Any:
     message.inputs["x"].tensor_shape.dim.add(size=len(values))
     message.inputs["x"].float_val.extend(values)
     return message
-
-
-def infer_response(body: bytes) -> tuple[str, list[float]]:
-    response = rpc.message("inference.ModelInferResponse").FromString(body)
-    return response.id, np.frombuffer(response.raw_output_contents[0], np.float32).tolist()
 
 
 @contextmanager

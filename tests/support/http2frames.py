@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from hpack import Encoder
+from hpack import Decoder, Encoder
 
 from serving.transport.http2 import frames
 
@@ -57,3 +57,8 @@ def parsed(output: bytes) -> list[Frame]:
         found.append(Frame(kind, flags, stream, output[at - (high << 8 | low) : at]))
     assert at == len(output)
     return found
+
+
+def fields_in(block: bytes) -> list[tuple[str, str]]:
+    """The fields in a block of the server's, which needs no table."""
+    return [(str(name), str(value)) for name, value in Decoder(1_000_000).decode(block)]

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import hypothesis.strategies as st
 import pytest
-from hpack import Decoder
 from hypothesis import given, settings
 
 from serving.transport.http2 import frames
@@ -13,7 +12,7 @@ from serving.transport.http2.frames import ErrorCode
 from serving.transport.http2.header_blocks import MAX_BLOCK_BYTES, RememberedBlocks
 from serving.transport.http2.seam import Event, Opened, Received, Reset, Room
 from serving.transport.http2.session import CONNECTION_WINDOW, FrameSession
-from tests.support.http2frames import GRPC, HELLO, Frame, block, data, headers, message, parsed
+from tests.support.http2frames import GRPC, HELLO, Frame, block, data, fields_in, headers, message, parsed
 
 MOST_STREAMS = 100
 ACK = frames.frame(frames.SETTINGS, frames.ACK, 0)
@@ -45,8 +44,9 @@ def after_hello(content: bytes, session: FrameSession | None = None) -> tuple[Fr
 
 
 def goaway_code(answers: list[Frame]) -> int | None:
-    (last,) = answers[-1:] or [None]
-    return frames.number(last.payload[4:]) if last and last.kind == frames.GOAWAY else None
+    if not answers or answers[-1].kind != frames.GOAWAY:
+        return None
+    return frames.number(answers[-1].payload[4:])
 
 
 def test_a_call_is_two_events_and_its_answer_three_frames() -> None:
@@ -59,7 +59,7 @@ def test_a_call_is_two_events_and_its_answer_three_frames() -> None:
     session.send_small(1, encoded([("a", "b")]), message(b"d"), encoded([("grpc-status", "0")]))
     head, body, trailers = parsed(session.take_output())
     assert [(f.kind, f.flags, f.stream) for f in (head, body, trailers)] == [(1, 4, 1), (0, 0, 1), (1, 5, 1)]
-    assert Decoder().decode(trailers.payload) == [("grpc-status", "0")]
+    assert fields_in(trailers.payload) == [("grpc-status", "0")]
     assert not session.is_open(1)
 
 
@@ -180,7 +180,8 @@ BAD_HEADS: dict[str, list[tuple[str, str]]] = {
 def test_a_head_that_is_no_request_resets_its_stream_and_no_other(case: str) -> None:
     raw = b"".join(encoded([field]) if field[0] != "Big" else b"\0\3Big\1x" for field in BAD_HEADS[case])
     session, events, answers = after_hello(frames.frame(frames.HEADERS, 4, 1, raw) + headers(3, ends=True))
-    assert [event.stream for event in events] == [3]
+    assert [event.stream for event in events if isinstance(event, Opened)] == [3]
+    assert len(events) == 1
     assert answers == [Frame(frames.RST_STREAM, 0, 1, int(ErrorCode.PROTOCOL_ERROR).to_bytes(4, "big"))]
     assert session.fault is None
 
@@ -349,7 +350,7 @@ def test_a_large_block_of_headers_comes_and_goes_in_continuations() -> None:
     session.send_headers(1, encoded([("c", "d" * 40_000)]), ends=True)
     answers = parsed(session.take_output())
     assert [(f.kind, f.flags) for f in answers] == [(1, 1), (9, 0), (9, 4)]
-    assert Decoder(100_000).decode(b"".join(f.payload for f in answers)) == [("c", "d" * 40_000)]
+    assert fields_in(b"".join(f.payload for f in answers)) == [("c", "d" * 40_000)]
 
 
 # Whatever comes: no hang, no growth, no other exception, and a GOAWAY where the connection ends

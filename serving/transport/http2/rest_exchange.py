@@ -159,10 +159,9 @@ class RestExchange:
 
     def _follow(self, inflow: Inflow, came: int) -> None:
         """Keep the clocks, and let more come: all that was announced, since that is counted, or as much as came."""
-        if self.arrival is None:
-            return
-        self.arrival.came(came)
-        self._link.await_until(self.arrival.ends)
+        if self.arrival:
+            self.arrival.came(came)
+            self._link.await_until(self.arrival.ends)
         self._window -= came
         more = DEFAULT_WINDOW - self._window
         if self._head.length >= 0:
