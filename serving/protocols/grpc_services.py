@@ -7,6 +7,7 @@ from typing import Final
 from millrace.protocol.errors import MillraceError, PayloadTooLarge
 from serving.protocols import grpc_calls as calls
 from serving.protocols.grpc_health import Health
+from serving.protocols.grpc_reflection import PACKAGES, Reflection
 from serving.protocols.oip.grpc import OpenInference
 from serving.protocols.tfs.grpc import TensorFlowServing
 from serving.service import Service
@@ -14,6 +15,8 @@ from serving.transport.grpc_method import Answer, CallHead, Method, Status, Stre
 
 SMALL_MESSAGE_BYTES: Final = 16 * 1024
 _MOST_WATCHES = 256
+_REFLECTION = "ServerReflection"
+_MOST_REFLECTIONS = 64
 # The largest message of each method that takes more than names; 0 stands for the setting.
 _MESSAGE_BYTES = {
     "/tensorflow.serving.PredictionService/Predict": 0,
@@ -48,7 +51,7 @@ class GrpcServices:
             "/grpc.health.v1.Health/Check": health.check,
         }
         most_streams = service.settings.max_connections
-        self.methods: Mapping[str, Method] = {
+        methods: dict[str, Method] = {
             **{
                 path: UnaryMethod(begin, _MESSAGE_BYTES.get(path, SMALL_MESSAGE_BYTES) or largest_bytes)
                 for path, begin in unary.items()
@@ -57,6 +60,15 @@ class GrpcServices:
                 inference.stream, largest_bytes, most_streams
             ),
             "/grpc.health.v1.Health/Watch": StreamMethod(health.watch, SMALL_MESSAGE_BYTES, _MOST_WATCHES),
+        }
+        services = sorted(
+            {path.split("/")[1] for path in methods} | {f"{package}.{_REFLECTION}" for package in PACKAGES}
+        )
+        self.methods: Mapping[str, Method] = methods | {
+            f"/{package}.{_REFLECTION}/{_REFLECTION}Info": StreamMethod(
+                Reflection(package, services).run, SMALL_MESSAGE_BYTES, _MOST_REFLECTIONS
+            )
+            for package in PACKAGES
         }
 
     def check(self, head: CallHead) -> MillraceError | None:

@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from google.protobuf import descriptor_pool
 
 from millrace import logs, rpc
 from millrace.rpc import tensorprotos
@@ -251,7 +252,7 @@ async def test_what_is_not_offered_is_refused_by_name() -> None:
             "/inference.GRPCInferenceService/TraceSetting": "tracing",
             "/inference.GRPCInferenceService/LogSettings": "log settings",
             "/tensorflow.serving.SessionService/SessionRun": "signatures",
-            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "is not supported",
+            "/grpc.channelz.v1.Channelz/GetServers": "is not supported",
         }.items():
             status, text = await refused(b.channel.unary_unary(path)(b""))
             assert status == grpc.StatusCode.UNIMPLEMENTED
@@ -349,6 +350,36 @@ async def test_health_follows_readiness() -> None:
         assert status == grpc.StatusCode.NOT_FOUND
         unknown = b.channel.unary_stream(WATCH)(request(service="other").SerializeToString())
         assert response.FromString(await unknown.read()).status == response.SERVICE_UNKNOWN
+
+
+@run
+async def test_reflection_describes_every_service_down_to_its_last_message() -> None:
+    async with running() as b:
+        for package in ("grpc.reflection.v1", "grpc.reflection.v1alpha"):
+            request, response = (rpc.message(f"{package}.ServerReflection{word}") for word in ("Request", "Response"))
+            stream = b.channel.stream_stream(f"/{package}.ServerReflection/ServerReflectionInfo")()
+
+            async def ask(**asked: str) -> Any:
+                await stream.write(request(**asked).SerializeToString())  # noqa: B023 - used in this turn
+                return response.FromString(await stream.read())  # noqa: B023
+
+            listed = [each.name for each in (await ask(list_services="*")).list_services_response.service]
+            assert {"inference.GRPCInferenceService", "grpc.health.v1.Health", f"{package}.ServerReflection"} < {
+                *listed
+            }
+            pool = descriptor_pool.DescriptorPool()
+            for name in listed:
+                answer = await ask(file_containing_symbol=name)
+                for file in answer.file_descriptor_response.file_descriptor_proto:
+                    pool.AddSerializedFile(file)
+                assert pool.FindServiceByName(name).methods
+            infer = pool.FindMethodByName("inference.GRPCInferenceService.ModelInfer")
+            assert infer.input_type.fields_by_name["raw_input_contents"].number == 7
+            assert (await ask(file_containing_symbol="no.Such")).error_response.error_code == 5
+            assert (await ask(file_by_filename="inference.proto")).file_descriptor_response.file_descriptor_proto
+            assert (await ask(all_extension_numbers_of_type="x")).error_response.error_code == 12
+            await stream.done_writing()
+            assert await stream.read() is grpc.aio.EOF
 
 
 # What callers may send, and how much of it

@@ -66,7 +66,13 @@ def test_streams_whose_messages_stop_in_the_middle_are_given_up_before_memory_en
 ) -> None:
     message = rpc.message("inference.ModelInferRequest")(model_name="m", raw_input_contents=[bytes(MESSAGE_BYTES)])
     port = free_port()
-    settings = {"grpc_port": port, "max_buffered_bytes": 64 * MB, "max_connections": 100, "max_grpc_connections": 50}
+    settings: dict[str, Any] = {
+        "grpc_port": port,
+        "grpc_server": "grpcio",
+        "max_buffered_bytes": 64 * MB,
+        "max_connections": 100,
+        "max_grpc_connections": 50,
+    }
     with ApiProcess(redis_server.url, tmp_path / "log", **settings) as api, ExitStack() as stack:
         relayed, stopped = stack.enter_context(relay(port, MESSAGE_BYTES - 2 * MB))
         before = api.memory_bytes

@@ -248,20 +248,20 @@ async def test_a_caller_that_does_not_read_is_cut_off_and_its_answer_counted_unt
 @run
 async def test_answers_behind_a_full_socket_wait_counted_and_go_on() -> None:
     hello = frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 2**31 - 1})
-    async with running(max_queue_bytes=100 * MB) as b, connected(b.settings.grpc_port, hello, 4096) as client:
+    async with running(max_queue_bytes=100 * MB) as b, connected(b.settings.grpc_port, hello, 65_536) as client:
         client.send(frames.window_update(0, 2**30))
-        request = message(wide_request(1, 8000).SerializeToString())
-        parts = [request[:16_000], request[16_000:]]
+        request = message(wide_request(1, 16_000).SerializeToString())
+        parts = [request[at : at + 16_000] for at in range(0, len(request), 16_000)]
         for stream in range(1, 200, 2):
-            client.send(headers(stream, CALL), data(stream, parts[0], ends=False), data(stream, parts[1]))
+            client.send(headers(stream, CALL), *[data(stream, part, ends=part is parts[-1]) for part in parts])
         await b.until(lambda: b.queued("wide") and b.server.open_calls == 100)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await b.taken(100)
-        await b.until(lambda: b.service.budget.used > 300_000)
+        await b.until(lambda: b.service.budget.used > MB)
         assert b.service.budget.used < 10 * MB
         client.writer.transport.resume_reading()  # type: ignore[attr-defined]
         for stream in range(1, 200, 2):
-            assert len(await client.body(stream)) > 32_000
+            assert len(await client.body(stream)) > 64_000
         await b.until(lambda: b.service.budget.used == 0)
 
 

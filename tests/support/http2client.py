@@ -31,7 +31,7 @@ class RawClient:
                     if found(frame):
                         return frame
                 seen = len(self.frames)
-                assert not self.is_ended, self.frames[-5:]
+                assert not self.is_ended, [(frame.kind, frame.stream) for frame in self.frames[-5:]]
                 await self._read()
 
     async def end(self) -> None:
