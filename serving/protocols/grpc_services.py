@@ -61,9 +61,8 @@ class GrpcServices:
             ),
             "/grpc.health.v1.Health/Watch": StreamMethod(health.watch, SMALL_MESSAGE_BYTES, _MOST_WATCHES),
         }
-        services = sorted(
-            {path.split("/")[1] for path in methods} | {f"{package}.{_REFLECTION}" for package in PACKAGES}
-        )
+        names = {path.split("/")[1] for path in methods}
+        services = sorted({*names, *(f"{package}.{_REFLECTION}" for package in PACKAGES)})
         self.methods: Mapping[str, Method] = methods | {
             f"/{package}.{_REFLECTION}/{_REFLECTION}Info": StreamMethod(
                 Reflection(package, services).run, SMALL_MESSAGE_BYTES, _MOST_REFLECTIONS
