@@ -12,7 +12,7 @@ NO_TESTS := 5
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp
-	$(BIN)/pytest --hypothesis-profile=repeatable -m "not slow and not alone" -n 2 --dist loadfile $(ARGS) || [ $$? = $(NO_TESTS) ] || $(BIN)/pytest --last-failed $(ARGS)
+	$(BIN)/pytest --hypothesis-profile=repeatable -m "not slow and not alone" -n 2 --dist loadfile $(ARGS) || [ $$? = $(NO_TESTS) ] || $(BIN)/pytest --last-failed --last-failed-no-failures none $(ARGS)
 	$(BIN)/pytest -m "not slow and alone" $(ARGS) || [ $$? = $(NO_TESTS) ]
 test-all: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
 unit: .venv/test.stamp ; $(BIN)/pytest tests/unit $(ARGS)

@@ -1,7 +1,8 @@
 """Start each server in turn, load it, stop it, over interleaved rounds; then say what was measured beside the targets.
 
-    make bench                                                # about six minutes; results in benchmarks/results/
+    make bench                                                # about six minutes; results in .runs/bench/
     make bench ARGS="--seconds 1 --rounds 1"                  # a quick look
+    make bench ARGS="--out benchmarks/results"                # in place of the results that are committed
     make bench ARGS="--peers DIR"                             # also Triton and Mosec, by the peers' harness in DIR
 
 Exits with 1 when a server failed, or gave a wrong answer; a missed target does not matter to it.
@@ -83,7 +84,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, metavar="DIR", help="the peers' harness; $WORK is its working folder")
     parser.add_argument("--generator", choices=["auto", "wrk", "own"], default="auto", help="auto: wrk where installed")
     parser.add_argument("--no-scenarios", action="store_true", help="only one image a request")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="the folder for the results")
+    parser.add_argument(
+        "--out", type=Path, default=Path(".runs/bench"), help="the folder for the results (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 

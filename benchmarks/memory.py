@@ -1,6 +1,6 @@
 """Do the processes stay small and of one size? A million requests to the three bundled models, by turns and together.
 
-    make memory                                   # about four minutes; results in benchmarks/results/
+    make memory                                   # about four minutes; results in .runs/memory/
     make memory ARGS="--requests 100000"
 
 Loads all three models at once in slices, and reads RSS and PSS of each process between them. A process is flat when the
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from benchmarks.servers import Server
 from millrace import provenance
 
 ROOT = Path(__file__).parent.parent
+# The limits are those of one process, however large the machine.
+_ONE_OF_EACH = replace(scenarios.STACK, start=[f"{scenarios.STACK.start[0]} --apis 1 --workers 1"])
 LIMITS_MB = {"serving": 120, "worker": 250}
 _CONNECTIONS = 16  # for each model
 _SEED = 7
@@ -35,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     """Load, read, print, write."""
     options = _arguments(argv)
     stamp = provenance.stamp()
-    with Server(scenarios.STACK, scenarios.DIGITS) as server:
+    with Server(_ONE_OF_EACH, scenarios.DIGITS) as server:
         server.wait_ready("a text")
         targets = _targets(server.url({"url": "http://127.0.0.1:{port}"}))
         samples, totals = _load(server, targets, options)
@@ -55,7 +58,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=1_000_000, help="how many in all (%(default)s)")
     parser.add_argument("--limit-s", type=float, default=900, help="stop after so many seconds (%(default)s)")
     parser.add_argument("--slice-s", type=float, default=5, help="seconds between two readings (%(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="the folder for the results")
+    parser.add_argument(
+        "--out", type=Path, default=Path(".runs/memory"), help="the folder for the results (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 

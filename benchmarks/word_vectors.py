@@ -1,6 +1,6 @@
 """Are our word vectors as good as gensim's, and how fast are they learned? Skip-gram and CBOW, both by both.
 
-    python -m benchmarks.word_vectors --data-dir .data     # half an hour; results in benchmarks/results/
+    python -m benchmarks.word_vectors --data-dir .data     # half an hour; results in .runs/
 
 Text, vocabulary, dimension, window, epochs, subsampling and number of negative samples are the same; gensim's rate and
 our own are each library's default. The two train by turns, an epoch each, so that whatever else the machine does slows
@@ -160,7 +160,7 @@ def main() -> int:
     parser.add_argument("--accept-other-data", action="store_true", help="also data files whose SHA-256 is another one")
     parser.add_argument("--epochs", type=int, default=Settings().epochs)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "word_vectors")
+    parser.add_argument("--out", type=Path, default=Path(".runs/word_vectors"))
     options = parser.parse_args()
     stamp = provenance.stamp()
     stamp["packages"] |= {"gensim": gensim.__version__, "tensorflow": tf.__version__}
@@ -196,6 +196,7 @@ def main() -> int:
         "results": results,
         "missed": missed(results),
     }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
     options.out.with_suffix(".md").write_text(report(result))
     print(report(result))

@@ -14,11 +14,16 @@ from millrace.settings import SettingsError, load
 
 def main(argv: list[str] | None = None) -> int:
     """Run units of jobs until told to stop by SIGTERM or SIGINT; the unit at work is given back to others."""
-    parser = Parser(prog="millrace jobs-worker", description="Run background jobs.")
-    parser.add_argument("--redis-url", help=REDIS_URL_HELP)
-    parser.add_argument("--store-url", help="the Redis that keeps jobs; better set MILLRACE_JOBS_REDIS_URL")
-    parser.add_argument("--folder", type=Path, help="where uploads, parts and results are")
-    parser.add_argument("--root", type=Path, help="jobs may read and write files below this folder")
+    parser = Parser(
+        prog="millrace jobs-worker",
+        description="Run background jobs: score and evaluate whole files, in parts, with the models of running "
+        "workers. `millrace up` starts one; `millrace jobs submit` gives it work.",
+        examples=["MILLRACE_JOBS_REDIS_URL=redis://127.0.0.1:6380/0 millrace jobs-worker --folder /var/lib/millrace"],
+    )
+    parser.add_setting("--redis-url", JobsSettings, REDIS_URL_HELP)
+    parser.add_setting("--store-url", JobsSettings, "the Redis that keeps jobs; a password belongs into the variable")
+    parser.add_setting("--folder", JobsSettings, "where uploads, parts and results are", type=Path)
+    parser.add_setting("--root", JobsSettings, "jobs may read and write files below this folder", type=Path)
     arguments = parser.parse_args(argv)
     try:
         settings = load(JobsSettings, os.environ, **vars(arguments))

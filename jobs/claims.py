@@ -20,19 +20,18 @@ from millrace.jobs.units import Unit
 _log = logging.getLogger(__name__)
 LEASE_MS = 4000
 _BEAT_S = 0.25
-# KEYS: claim, record, progress, changes, done. ARGV: token, lease in ms, unit, its progress ("" where it is as before).
+# KEYS: claim, record, progress, done. ARGV: token, lease in ms, unit, its progress ("" where it is as before).
 # Returns why the unit must stop, "" where it need not. Nothing is written of a job that is gone.
 _BEAT = """
 local state = redis.call('HGET', KEYS[2], 'state')
 if not state or state == 'canceled' then return 'canceled' end
 if state ~= 'started' and state ~= 'queued' then return 'the job has ended' end
-if redis.call('HEXISTS', KEYS[5], ARGV[3]) == 1 then return '' end
+if redis.call('HEXISTS', KEYS[4], ARGV[3]) == 1 then return '' end
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 'another process has the unit' end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
-  redis.call('XADD', KEYS[4], 'MAXLEN', '1', '*', 'progress', ARGV[3])
 end
 return ''
 """
@@ -89,7 +88,7 @@ class Claim:
         """Renew, and publish progress; why the unit must stop, "" where it need not."""
         now = self._progress.now()
         shown = f"{now[0]} {now[1]}" if now != self._shown else ""
-        keys = (self._key, self._keys.record, self._keys.progress, self._keys.changes, self._keys.done)
-        reason: Any = self._store.client.eval(_BEAT, 5, *keys, self._token, str(LEASE_MS), self._unit.name, shown)
+        keys = (self._key, self._keys.record, self._keys.progress, self._keys.done)
+        reason: Any = self._store.client.eval(_BEAT, 4, *keys, self._token, str(LEASE_MS), self._unit.name, shown)
         self._shown = now
         return str(reason, "utf-8")

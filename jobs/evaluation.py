@@ -10,6 +10,7 @@ import numpy.typing as npt
 from millrace.protocol.errors import InvalidRequest
 
 BINS = 10
+MOST_CLASSES = 2000  # whose matrix of pairs a report can have
 _Scores = npt.NDArray[Any]
 
 
@@ -74,6 +75,8 @@ def chances_of(scores: _Scores) -> _Scores:
     if values.size == 1:
         one = float(values[0]) if 0 <= values[0] <= 1 else float(1 / (1 + np.exp(-values[0])))
         return np.array([1 - one, one])
+    if values.size > MOST_CLASSES:
+        raise InvalidRequest(f"a report is for at most {MOST_CLASSES} classes, and the model has {values.size}")
     if values.min() >= 0 and abs(values.sum() - 1) < 1e-2:
         return values
     raised = np.exp(values - values.max())
@@ -87,8 +90,8 @@ def class_of(value: Any, labels: Mapping[str, int], classes: int) -> int:
         return labels[value]
     try:
         number = int(value)
-    except (TypeError, ValueError):
-        raise InvalidRequest(f"the right answer {value!r} is no label and no number of a class") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidRequest(f"the right answer {repr(value)[:100]} is no label and no number of a class") from None
     if not 0 <= number < classes or number != float(value):
-        raise InvalidRequest(f"the right answer {value!r} is no class: there are {classes}")
+        raise InvalidRequest(f"the right answer {repr(value)[:100]} is no class: there are {classes}")
     return number

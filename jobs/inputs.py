@@ -137,7 +137,7 @@ def _values(column: pa.Array, spec: TensorSpec, name: str, errors: dict[int, str
     for row, value in enumerate(column.to_pylist() if values is None else values):
         try:
             found.append(_one(value, spec))
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             errors.setdefault(row, f"column {name!r}: {error}")
             found.append(None)
     return found

@@ -11,6 +11,8 @@ from jobs.rows import Answer
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature
 
+BEST = ("label", "top_labels", "top_scores")  # the columns of `best_columns`
+
 
 def scores_of(signature: Signature, names: Sequence[str], labels: Sequence[str], wanted: str = "") -> str:
     """The output that has a score for each class: floats of one dimension a row. Raises `InvalidRequest`."""

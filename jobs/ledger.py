@@ -5,18 +5,18 @@ from typing import Any
 import msgspec
 
 from jobs.parts import Outcome, Plan
-from millrace.jobs.keys import JobKeys
+from millrace.jobs.keys import ROWS, JobKeys
 from millrace.jobs.store import JobStore, in_words
 
-# A job that was deleted meanwhile must not come back in pieces.
+# Nothing is written of a job that was canceled or deleted meanwhile: it must not come back in pieces.
 _DONE = """
-if redis.call('HEXISTS', KEYS[3], 'kind') == 0 then return 0 end
+if redis.call('HGET', KEYS[3], 'state') ~= 'started' then return redis.call('HGET', KEYS[3], 'errors') end
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 1 then
   redis.call('HINCRBY', KEYS[3], 'rows_done', ARGV[3])
   redis.call('HINCRBY', KEYS[3], 'errors', ARGV[4])
+  redis.call('HINCRBY', KEYS[4], redis.call('HGET', KEYS[3], 'kind'), ARGV[3])
 end
 redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('XADD', KEYS[4], 'MAXLEN', '1', '*', 'done', ARGV[1])
 return redis.call('HGET', KEYS[3], 'errors')
 """
 _FORGET = """
@@ -29,11 +29,11 @@ redis.call('HINCRBY', KEYS[2], 'errors', -outcome.errors)
 return 1
 """
 _PLAN = """
-if redis.call('HEXISTS', KEYS[2], 'kind') == 0 then return 0 end
+if redis.call('HGET', KEYS[2], 'state') ~= 'started' then return 0 end
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX') then return 0 end
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[2], 'rows', ARGV[2]) end
-redis.call('HSET', KEYS[2], 'rows_done', '0', 'errors', '0')
-redis.call('XADD', KEYS[3], 'MAXLEN', '1', '*', 'plan', '1')
+redis.call('HSET', KEYS[2], 'rows_done', '0', 'errors', '0', 'rows_before', '0')
+redis.call('DEL', KEYS[3])
 return 1
 """
 
@@ -54,7 +54,7 @@ class Ledger:
     def write_plan(self, plan: Plan) -> None:
         """Say how the job is cut, once: a second plan changes nothing."""
         rows = "" if plan.rows is None else str(plan.rows)
-        keys = (self._keys.plan, self._keys.record, self._keys.changes)
+        keys = (self._keys.plan, self._keys.record, self._keys.done)
         with in_words():
             self._client.eval(_PLAN, 3, *keys, msgspec.json.encode(plan), rows)
 
@@ -67,6 +67,11 @@ class Ledger:
         plan = msgspec.json.decode(raw, type=Plan) if raw else None
         return plan, {str(name, "utf-8") for name in names}
 
+    def is_done(self, unit: str) -> bool:
+        """Whether the unit is finished."""
+        with in_words():
+            return bool(self._client.hexists(self._keys.done, unit))
+
     def done(self) -> dict[str, Outcome]:
         """The finished units, by name."""
         with in_words():
@@ -75,7 +80,7 @@ class Ledger:
 
     def finish(self, unit: str, outcome: Outcome) -> int:
         """A unit is done; its rows count once, however often it is. Returns the job's errors so far."""
-        keys = (self._keys.done, self._keys.progress, self._keys.record, self._keys.changes)
+        keys = (self._keys.done, self._keys.progress, self._keys.record, ROWS)
         with in_words():
             errors: Any = self._client.eval(
                 _DONE, 4, *keys, unit, msgspec.json.encode(outcome), str(outcome.rows), str(outcome.errors)
@@ -87,8 +92,3 @@ class Ledger:
         with in_words():
             for unit in units:
                 self._client.eval(_FORGET, 2, self._keys.done, self._keys.record, unit)
-
-    def count_death(self, unit: str) -> int:
-        """A process died of the unit; how many have."""
-        with in_words():
-            return int(self._client.hincrby(self._keys.tries, unit, 1))

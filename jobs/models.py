@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from jobs.failures import JobFailed
+from jobs.failures import NoModel
 from jobs.link import Link
 from millrace.protocol.errors import InvalidRequest, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
@@ -13,6 +13,7 @@ from millrace.protocol.tensors import Signature
 
 _log = logging.getLogger(__name__)
 _EVERY_S = 0.25
+_TURN_S = 0.5  # how long one process waits for a model; then other jobs have their turn
 
 
 async def chosen(
@@ -23,11 +24,11 @@ async def chosen(
     wait_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> ModelAnnouncement:
-    """The version that is named, or that has the label, or else the newest; waits `wait_s` seconds for a worker.
+    """The version that is named, or that has the label, or else the newest; waits for a worker, for a moment alone.
 
-    Raises `JobFailed`.
+    Raises `NoModel`.
     """
-    ends = clock() + wait_s
+    ends = clock() + min(wait_s, _TURN_S)
     while True:
         try:
             await link.beat()
@@ -38,7 +39,7 @@ async def chosen(
             return found
         if clock() >= ends:
             which = f" version {version}" if version is not None else f" with the label {label!r}" if label else ""
-            raise JobFailed(f"no live worker has model {name!r}{which}, for {wait_s:g} s")
+            raise NoModel(f"no live worker has model {name!r}{which}, for {wait_s:g} s")
         await asyncio.sleep(_EVERY_S)
 
 

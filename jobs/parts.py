@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+MOST_PARTS = 20_000
+
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
     """`count` rows from row `first` on, from 0. Part `number` writes the file of that number."""
@@ -38,6 +40,10 @@ class Outputs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cut(rows: int, part_rows: int) -> Sequence[Part]:
-    """Parts of `part_rows` rows, the last of what is left; one empty part where there is no row."""
+    """Parts of `part_rows` rows, the last of what is left; one empty part where there is no row.
+
+    They are larger where there would be more than `MOST_PARTS`.
+    """
+    part_rows = max(part_rows, -(-rows // MOST_PARTS))
     starts = range(0, rows, part_rows) if rows else [0]
     return [Part(number, first, min(part_rows, rows - first)) for number, first in enumerate(starts)]

@@ -23,6 +23,7 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from jobs.memory import limit_memory
 from jobs.settings import JobsSettings
 from jobs.sweeper import Sweeper
 from jobs.units import UnitRunner
@@ -30,9 +31,11 @@ from jobs.webhooks import Webhooks
 from millrace.jobs import units
 from millrace.jobs.keys import RQ_QUEUE
 from millrace.jobs.store import open_store
+from millrace.protocol.errors import Unavailable
 
 _log = logging.getLogger(__name__)
 _AGAIN_S = 1.0
+_WORKER_TTL_S = 30  # also bounds how long RQ waits for a Redis that says nothing: 5 s less
 _TELL_EVERY_S, _MOST_TELLINGS = 0.25, 20
 _functions: dict[str, Callable[..., None]] = {}
 
@@ -89,6 +92,15 @@ class UnitWorker(Worker):
             return super().dequeue_job_and_maintain_ttl(*arguments, **options)
         finally:
             self._is_dequeuing = False
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """See `Worker`; afterwards nothing of a job that was canceled meanwhile is left."""
+        super().execute_job(job, queue)
+        if found := units.unit_of(job.id):
+            try:
+                self.runner.tidy(found.job)
+            except Unavailable as error:
+                _log.warning("a job could not be tidied", extra={"job": found.job, "reason": str(error)})
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """See `Worker`; a stop that came before ends this process too."""
@@ -163,13 +175,15 @@ class Program:
         store = open_store(self._settings)
         queue = Queue(RQ_QUEUE, connection=store.client, serializer=JSONSerializer, job_class=UnitJob)
         name = f"jobs-{os.getpid()}-{random.randrange(2**32):08x}"  # noqa: S311  # no secret
-        worker = UnitWorker([queue], name=name, connection=store.client, serializer=JSONSerializer, job_class=UnitJob)
+        options: dict[str, Any] = {"serializer": JSONSerializer, "job_class": UnitJob, "worker_ttl": _WORKER_TTL_S}
+        worker = UnitWorker([queue], name=name, connection=store.client, **options)
         worker.runner = UnitRunner(store, self._settings)
         self._worker = worker
         worker.work(logging_level="WARNING", with_scheduler=False)
 
     def _run_unit(self, job: str, unit: str) -> None:
-        """What RQ calls, in the process that it forked: with connections of its own."""
+        """What RQ calls, in the process that it forked: with connections of its own, and a bound on its memory."""
+        limit_memory(self._settings.max_memory_bytes)
         worker = self._worker
         runner = UnitRunner(open_store(self._settings), self._settings)
         if worker:

@@ -30,6 +30,12 @@ class JobsSettings(JobStoreSettings):
     kinds: Path | None = Field(
         None, description="A folder of Python files, one for each kind of job of your own; who writes there, runs code."
     )
+    max_memory_bytes: int = Field(
+        4 * 1024**3,
+        ge=256 * 1024**2,
+        description="What the process that runs a part of a job may allocate; a file that needs more fails its job. "
+        "Linux only.",
+    )
     model_wait_s: float = Field(
         600.0, gt=0, description="How long a job waits for a worker that has its model before it fails."
     )

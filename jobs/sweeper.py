@@ -16,10 +16,10 @@ import redis
 
 from jobs import kinds
 from jobs.advancing import advance, waiting, workers
-from jobs.expiry import expire
+from jobs.expiry import drop_orphans, expire
 from jobs.settings import JobsSettings
 from millrace.jobs import units
-from millrace.jobs.keys import KINDS, SWEEPER, UNFINISHED
+from millrace.jobs.keys import KINDS, SWEEPER
 from millrace.jobs.store import JobStore, in_words
 from millrace.protocol.errors import MillraceError
 
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _EVERY_S = 1.0
 _HELD_MS = 3000  # how long a sweeper that died keeps others from sweeping
 _TAKEN_S = 4.0  # how long a unit may be between the queue and a process
-_EXPIRE_EVERY_S = 30.0
+_EXPIRE_EVERY_S, _ORPHANS_EVERY_S = 30.0, 600.0
 _KINDS_KNOWN_S = 60.0
 _HOLD = """
 local holder = redis.call('GET', KEYS[1])
@@ -46,7 +46,7 @@ class Sweeper:
         self._clock = clock
         self._token = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._taken_since: dict[bytes, float] = {}
-        self._expired_at = float("-inf")
+        self._expired_at = self._tidied_at = float("-inf")
 
     def run(self, stopping: threading.Event) -> None:
         """Sweep until it stops."""
@@ -65,14 +65,18 @@ class Sweeper:
     def sweep(self) -> None:
         """Look after every job once. Raises `Unavailable`."""
         self._put_back()
-        with in_words():
-            unfinished: Any = self._store.client.smembers(UNFINISHED)
+        unfinished = self._store.unfinished()
         present, count = waiting(self._store), workers(self._store)
-        for job in sorted(unfinished):
-            advance(self._store, str(job, "utf-8"), present, count)
+        at_hand = {unit.job for unit in present}
+        for job, state in sorted(unfinished.items()):
+            if state == "started" or job not in at_hand:
+                advance(self._store, job, present, count)
         if self._clock() - self._expired_at >= _EXPIRE_EVERY_S:
             self._expired_at = self._clock()
             expire(self._store, self._settings.result_ttl_s)
+        if self._clock() - self._tidied_at >= _ORPHANS_EVERY_S:
+            self._tidied_at = self._clock()
+            drop_orphans(self._store)
 
     def _put_back(self) -> None:
         """Take units out of the intermediate list that no worker will start any more; `advance` sees to them."""

@@ -12,14 +12,16 @@ from jobs import kinds
 from jobs.advancing import advance
 from jobs.claims import Claim
 from jobs.context import Job
+from jobs.failures import NoModel
 from jobs.kinds.base import Kind
 from jobs.ledger import Ledger
 from jobs.parts import Outcome, Plan
 from jobs.settings import JobsSettings
 from millrace.jobs import units
 from millrace.jobs.documents import RowsDocument, read_document
-from millrace.jobs.keys import CALLS, JobKeys
-from millrace.jobs.store import JobStore, in_words
+from millrace.jobs.keys import JobKeys
+from millrace.jobs.room import DISK_FULL, is_disk_full
+from millrace.jobs.store import JobStore
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotFound, Unavailable
 from millrace.protocol.paths import without_paths
 
@@ -43,7 +45,7 @@ class UnitRunner:
             record = self._store.get(job)
         except NotFound:
             return
-        if record.is_final or unit in Ledger(self._store, job).done():
+        if record.is_final or Ledger(self._store, job).is_done(unit):
             return
         self._start(job)
         context = _context(self._store, self._settings, job)
@@ -55,8 +57,20 @@ class UnitRunner:
             is_settled = self._attempt(context, unit)
         finally:
             self._claim.release()
-        if is_settled and not self._store.get(job).is_final:
+        if is_settled and not self._has_ended(job):
             advance(self._store, job)
+
+    def tidy(self, job: str) -> None:
+        """Delete what a job that has ended needs no more; nothing of ours works on it now. Raises `Unavailable`."""
+        try:
+            state = self._store.get(job).state
+        except NotFound:
+            shutil.rmtree(self._store.job_folder(job), ignore_errors=True)
+            return
+        if state == "canceled":
+            self._store.drop_work(job)
+        elif state == "finished":
+            shutil.rmtree(self._store.job_folder(job) / "parts", ignore_errors=True)
 
     def interrupt(self) -> None:
         """Give the unit back to whoever comes next, and end the process."""
@@ -67,13 +81,19 @@ class UnitRunner:
 
     def died(self, job: str, unit: str, how: str) -> None:
         """The process that ran the unit has died, and not by our will; the third time, the job fails."""
-        deaths = Ledger(self._store, job).count_death(unit)
+        deaths = self._store.count_try(job, unit)
         self._store.log(job, f"{unit}: its process ended: {how}")
         self._store.client.delete(JobKeys(job).claim(unit))
         if deaths >= _MOST_DEATHS:
             self._fail(job, f"{unit} ended its process {deaths} times: {how}")
-        elif not self._store.get(job).is_final:
+        elif not self._has_ended(job):
             advance(self._store, job)
+
+    def _has_ended(self, job: str) -> bool:
+        try:
+            return self._store.get(job).is_final
+        except NotFound:
+            return True
 
     def _attempt(self, job: Job, unit: str) -> bool:
         """Do the unit; a job whose fault it is fails, and a fault of ours is tried again, as a death is.
@@ -86,13 +106,27 @@ class UnitRunner:
         except Unavailable as error:
             _log.warning("the unit is put back", extra={"job": number, "unit": unit, "reason": str(error)})
             return False
+        except NoModel as error:
+            return self._wait_on(number, unit, error)
         except MillraceError as error:
             self._fail(number, str(error))
+        except MemoryError:
+            self._fail(number, "a part needs more memory than it may have (MILLRACE_JOBS_MAX_MEMORY_BYTES)")
         except Exception as error:
-            if self._store.get(number).is_final:  # canceled: its files went away under it
+            if is_disk_full(error):
+                self._fail(number, DISK_FULL)
+                return True
+            if self._has_ended(number):  # canceled: its files went away under it
                 return True
             _log.exception("a unit failed", extra={"job": number, "unit": unit})
             self.died(number, unit, f"{type(error).__name__}: {error}")
+        return True
+
+    def _wait_on(self, job: str, unit: str, error: NoModel) -> bool:
+        """Have the unit put back, unless it waits too long for its model."""
+        if self._store.waited_s(job, unit) <= self._settings.model_wait_s:
+            return False
+        self._fail(job, str(error))
         return True
 
     def _do(self, job: Job, unit: str) -> None:
@@ -144,21 +178,11 @@ class UnitRunner:
         was = self._store.transition(number, ("started",), "finished", outputs=outputs, written_to=written_to)
         if was == "started":
             self._store.log(number, "finished")
-            self._tell(number)
-            shutil.rmtree(job.folder / "parts", ignore_errors=True)
 
     def _fail(self, job: str, error: str) -> None:
-        if self._store.transition(job, ("queued", "started"), "failed", error=without_paths(error)[:4096]) in (
-            "queued",
-            "started",
-        ):
-            self._store.log(job, f"failed: {without_paths(error)}")
-            self._tell(job)
-
-    def _tell(self, job: str) -> None:
-        if self._store.get(job).document.get("callback_url"):
-            with in_words():
-                self._store.client.zadd(CALLS, {job: self._store.clock()})
+        said = without_paths(error)[:4096]
+        if self._store.transition(job, ("queued", "started"), "failed", error=said) in ("queued", "started"):
+            self._store.log(job, f"failed: {said}")
 
     def _stop(self, job: str, why: str) -> None:
         """In the thread of the claim: nobody wants the unit any more, at least not from this process."""

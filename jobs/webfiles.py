@@ -19,17 +19,27 @@ from millrace.protocol.errors import InvalidRequest
 
 _TIMEOUT_S = 30.0
 _PIECE = 1024**2
+_FEWEST_BYTES_S = 16 * 1024  # on average, after the first 30 s: a job that waits keeps others waiting
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "millrace"}
 _TRIES, _AGAIN_S = 3, 0.5
 
 
 class WebFiles:
-    """Fetches files. `protocols` are those of "http" and "https" that may be used, `wait` waits so many seconds."""
+    """Fetches files. `protocols` are those of "http" and "https" that may be used.
+
+    `wait` waits so many seconds, and `clock` counts them.
+    """
 
     def __init__(
-        self, protocols: Collection[str], *, allow_private: bool, wait: Callable[[float], None] = time.sleep
+        self,
+        protocols: Collection[str],
+        *,
+        allow_private: bool,
+        wait: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wait = wait
+        self._clock = clock
         self._opener = urllib.request.OpenerDirector()
         for handler in (
             _Http(allow_private),
@@ -63,9 +73,13 @@ class WebFiles:
     def _once(self, url: str, path: Path, check_room: Callable[[int], None]) -> None:
         request = urllib.request.Request(url, headers=_HEADERS)  # noqa: S310  # the opener knows two protocols
         with self._opener.open(request, timeout=_TIMEOUT_S) as response, path.open("wb") as file:
-            while piece := response.read(_PIECE):
+            began = self._clock()
+            while piece := response.read1(_PIECE):
                 check_room(len(piece))
                 file.write(piece)
+                taken_s = self._clock() - began
+                if taken_s > _TIMEOUT_S and file.tell() < _FEWEST_BYTES_S * taken_s:
+                    raise InvalidRequest(f"{urlsplit(url).hostname} sends fewer than {_FEWEST_BYTES_S} bytes a second")
             announced = response.headers.get("Content-Length")
             if announced is not None and int(announced) != file.tell():
                 raise http.client.IncompleteRead(b"", int(announced) - file.tell())

@@ -5,10 +5,12 @@ operator's secret, and `X-Millrace-Timestamp` that timestamp (seconds since 1970
 Redirects are not followed, and the address that is connected to is the one that was checked.
 """
 
+import contextlib
 import hashlib
 import hmac
 import http.client
 import logging
+import socket
 import ssl
 import threading
 from typing import Any
@@ -18,14 +20,14 @@ import msgspec
 
 from jobs.addresses import connected
 from jobs.settings import JobsSettings
-from millrace.jobs.keys import CALLS, JobKeys
+from millrace.jobs.keys import CALLS
 from millrace.jobs.records import JobRecord
 from millrace.jobs.store import JobStore, check_callback, in_words
 from millrace.protocol.errors import MillraceError, NotFound
 
 _log = logging.getLogger(__name__)
 _EVERY_S = 0.5
-_TIMEOUT_S = 10.0
+_TIMEOUT_S, _CALL_S = 5.0, 15.0  # for each step of a call, and for all of it
 _FIRST_AGAIN_S, _LONGEST_AGAIN_S, _MOST_TRIES = 1.0, 600.0, 12
 
 
@@ -53,7 +55,7 @@ class Webhooks:
             due: Any = client.zrangebyscore(CALLS, 0, now)
         for raw in due:
             with in_words():  # whoever moves it first makes the call; it stays due if we die
-                mine = client.eval(_TAKE, 1, CALLS, raw, repr(now), repr(now + 2 * _TIMEOUT_S))
+                mine = client.eval(_TAKE, 1, CALLS, raw, repr(now), repr(now + 2 * _CALL_S))
             if mine:
                 self._call(str(raw, "utf-8"))
 
@@ -73,8 +75,7 @@ class Webhooks:
 
     def _settle(self, job: str, problem: str) -> None:
         """Note what came of it, and when to try again."""
-        with in_words():
-            tries = int(self._store.client.hincrby(JobKeys(job).tries, "webhook", 1))
+        tries = self._store.count_try(job, "webhook")
         if not problem or tries >= _MOST_TRIES:
             self._store.log(job, f"webhook given up: {problem}" if problem else "webhook delivered")
             with in_words():
@@ -96,10 +97,13 @@ class Webhooks:
             signature = hmac.new(key, f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
             headers["X-Millrace-Signature"] = f"sha256={signature}"
         connection = self._connect(url)
+        hang_up = threading.Timer(_CALL_S, _shut, [connection.sock])
+        hang_up.start()
         try:
             connection.request("POST", url._replace(scheme="", netloc="").geturl() or "/", body, headers)
             return connection.getresponse().status
         finally:
+            hang_up.cancel()
             connection.close()
 
     def _connect(self, url: SplitResult) -> http.client.HTTPConnection:
@@ -111,6 +115,12 @@ class Webhooks:
             opened = ssl.create_default_context().wrap_socket(opened, server_hostname=host)
         connection.sock = opened
         return connection
+
+
+def _shut(opened: socket.socket) -> None:
+    """End a call that takes too long, whatever it waits for."""
+    with contextlib.suppress(OSError):
+        opened.shutdown(socket.SHUT_RDWR)
 
 
 _TAKE = """

@@ -7,21 +7,34 @@ from importlib.metadata import EntryPoint, entry_points
 import millrace
 from millrace import installing
 
-COMMANDS = {
-    "up": "run the whole stack on this machine: the API, workers and a Redis",
-    "check": "load a model as a worker would, and say what will be served and how to ask it",
-    "models": "list the models of a running server",
-    "predict": "ask a model of a running server",
-    "similar": "ask word2vec for similar words",
-    "jobs": "submit background jobs, watch them, and fetch their results",
-    "serve": "run the API alone",
-    "work": "run a worker alone",
-    "jobs-worker": "run background jobs",
-    "dead-letters": "list, show and drop requests that were given up",
-    "train": "train a model and publish it",
-    "export": "write a trained model in other formats, and compare their answers",
-    "doctor": "say which formats a trained model can be exported to",
+_GROUPS = {
+    "Serve": {
+        "up": "run the whole stack on this machine: a Redis, the API and workers",
+        "check": "load a model as a worker would, and say what will be served and how to ask it",
+        "serve": "run the API alone",
+        "work": "run a worker alone",
+        "jobs-worker": "run background jobs",
+        "dead-letters": "list, show and drop requests that were given up",
+    },
+    "Ask a running server": {
+        "models": "list its models and their tensors",
+        "predict": "ask a model",
+        "similar": "ask word2vec for similar words",
+        "jobs": "submit background jobs over whole files, watch them, and fetch their results",
+    },
+    "Train and export": {
+        "train": "train a model and publish it",
+        "export": "write a trained model in other formats, and compare their answers",
+        "doctor": "say which formats a trained model can be exported to",
+    },
 }
+_EXAMPLES = (
+    "millrace up                                        # serves every model in ./models",
+    "millrace up model.onnx                             # serves one file",
+    'millrace predict sentiment "a dull, lifeless film"  # in another shell',
+)
+COMMANDS = {name: about for group in _GROUPS.values() for name, about in group.items()}
+_OF_THE_CLIENT = _GROUPS["Ask a running server"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"millrace {millrace.__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
+    if name not in commands and name in _OF_THE_CLIENT:
+        print(f"millrace {name}: the client is not installed; {installing.client_hint()}", file=sys.stderr)
+        return 2
     if name not in commands:
         print(f"millrace: no command {name!r}\n\n{_usage(commands)}", file=sys.stderr)
         return 2
@@ -57,10 +73,19 @@ def _hint(point: EntryPoint, module: str) -> str:
 
 
 def _usage(commands: dict[str, EntryPoint]) -> str:
-    known = [name for name in COMMANDS if name in commands]
-    others = sorted(name for name in commands if name not in COMMANDS)
-    listed = "\n".join(f"  millrace {name:<13} {COMMANDS.get(name, '')}".rstrip() for name in (*known, *others))
-    return f"usage: millrace COMMAND …\n\n{listed}\n\nEach explains itself: millrace COMMAND --help"
+    others = {name: "" for name in sorted(commands) if name not in COMMANDS}
+    groups = [_group(title, group, commands) for title, group in (_GROUPS | {"Others": others}).items()]
+    examples = "\n".join(f"  {example}" for example in _EXAMPLES)
+    return (
+        f"usage: millrace COMMAND …\n\n{''.join(groups)}Examples:\n{examples}\n\n"
+        "Each command explains itself: millrace COMMAND --help"
+    )
+
+
+def _group(title: str, about: dict[str, str], commands: dict[str, EntryPoint]) -> str:
+    """A group of commands, with those that are installed; "" where none is."""
+    lines = [f"  millrace {name:<13} {text}".rstrip() for name, text in about.items() if name in commands]
+    return "\n".join([f"{title}:", *lines, "", ""]) if lines else ""
 
 
 if __name__ == "__main__":

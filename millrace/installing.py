@@ -11,10 +11,17 @@ _REQUIREMENT = re.compile(r"""([A-Za-z0-9._-]+)[^;]*;\s*extra == ['"]([^'"]+)['"
 
 def hint(extras: Iterable[str]) -> str:
     """How to install these extras, as the end of a message."""
+    return f"install it from Millrace's checkout with: {_python()} -m pip install -e '.[{','.join(extras)}]'"
+
+
+def client_hint() -> str:
+    """How to install the client, which is a distribution of its own."""
+    return f"install it from Millrace's checkout with: {_python()} -m pip install -e ./client"
+
+
+def _python() -> Path:
     python = Path(sys.executable)
-    if python.is_relative_to(Path.cwd()):
-        python = python.relative_to(Path.cwd())
-    return f"install it from Millrace's checkout with: {python} -m pip install -e '.[{','.join(extras)}]'"
+    return python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
 
 
 def missing(requirements: Iterable[str], extras: Collection[str]) -> list[str]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from millrace.broker.discovery import servers
 
 _PROGRAMS = ("MILLRACE_SERVING_", "MILLRACE_WORKER_", "MILLRACE_JOBS_")
+_OF_THE_CLIENT = ("MILLRACE_URL",)
 
 
 class SettingsError(Exception):
@@ -70,7 +71,7 @@ def load(settings: type[_S], environ: Mapping[str, str], **given: object) -> _S:
     known = variables(settings)
     others = tuple(program for program in _PROGRAMS if program != settings.prefix or not settings.knows_all)
     for name in environ:
-        if name.startswith("MILLRACE_") and not name.startswith(others) and name not in known:
+        if name.startswith("MILLRACE_") and not name.startswith(others) and name not in (*known, *_OF_THE_CLIENT):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
             raise SettingsError(f"{name} is no setting of this program; did you mean {near[0]}?")
     values: dict[str, object] = {field: environ[name] for name, field in known.items() if name in environ}

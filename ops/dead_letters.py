@@ -49,19 +49,40 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="millrace dead-letters",
         parents=[_options()],
-        description="Look at the request blocks that were given up, and drop them. Without a command, list them.",
+        description="Look at the blocks of requests that were given up after three workers failed on them, and drop "
+        "them. Without a command, list them.",
+        examples=[
+            "millrace dead-letters list digits",
+            "millrace dead-letters show digits/1 1764115200000-0",
+            "millrace dead-letters drop --all",
+        ],
     )
     parser.set_defaults(run=_list, model=None, redis_url=None, json=False)
     common = _options()
     commands = parser.add_subparsers(metavar="COMMAND")
-    listing = commands.add_parser("list", parents=[common], help="list them, the oldest of each model first")
+    listing = commands.add_parser(
+        "list",
+        parents=[common],
+        help="list them, the oldest of each model first",
+        description="List them, the oldest of each model first.",
+    )
     listing.add_argument("model", nargs="?", metavar="MODEL[/VERSION]", help="only of this model")
     listing.set_defaults(run=_list)
-    show = commands.add_parser("show", parents=[common], help="show one: its requests, its tensors and its error")
+    show = commands.add_parser(
+        "show",
+        parents=[common],
+        help="show one: its requests, its tensors and its error",
+        description="Show one: its requests, its tensors and its error.",
+    )
     show.add_argument("model", metavar="MODEL/VERSION")
     show.add_argument("id", metavar="ID", help="as the list has it")
     show.set_defaults(run=_show)
-    drop = commands.add_parser("drop", parents=[common], help="drop one, all of a model, or all")
+    drop = commands.add_parser(
+        "drop",
+        parents=[common],
+        help="drop one, all of a model, or all",
+        description="Drop one, all of a model, or all.",
+    )
     drop.add_argument("model", nargs="?", metavar="MODEL[/VERSION]")
     drop.add_argument("id", nargs="?", metavar="ID", help="only this one, of MODEL/VERSION")
     drop.add_argument("--all", action="store_true", help="all of all models")
@@ -72,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 def _options() -> Parser:
     """What may stand before and behind the command's name; a new one each time, since defaults change it."""
     options = Parser(add_help=False)
-    options.add_argument("--redis-url", default=argparse.SUPPRESS, help=REDIS_URL_HELP)
+    options.add_argument("--redis-url", default=argparse.SUPPRESS, help=f"{REDIS_URL_HELP} MILLRACE_REDIS_URL")
     options.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     return options
 

@@ -13,8 +13,14 @@ def parser(environ: Mapping[str, str]) -> Parser:
     """The options; where an environment variable says the same, it is the default."""
     parser = Parser(
         prog="millrace up",
-        description="Run the API, workers and a Redis on this machine.",
+        description="Run the whole stack on this machine: a Redis, the API and workers. It serves every model of a "
+        "repository, or one model, and starts a process that died again.",
         epilog=f"SIGTERM or Ctrl-C stops it: open requests are finished, for at most {_longest_stop_s(environ):g} s.",
+        examples=[
+            "millrace up                      # every model in ./models",
+            "millrace up yolov8.onnx          # one file, as the model yolov8",
+            "millrace up --models DIR --workers 2",
+        ],
     )
 
     def option(name: str, variable: str, default: str, text: str, **more: Any) -> None:
@@ -38,7 +44,14 @@ def parser(environ: Mapping[str, str]) -> Parser:
         default=_is_set(environ.get("MILLRACE_WORKER_ALLOW_CODE", "")),
         help="let models be Python code (model.py), which can do all that you can (MILLRACE_WORKER_ALLOW_CODE)",
     )
-    parser.add_argument("--workers", type=_between(1, 1000), default=1, help="worker processes (default 1)")
+    fits = "by default as many as fit the cores and the memory"
+    parser.add_argument(
+        "--apis",
+        type=_between(0, 256),
+        default=environ.get("MILLRACE_SERVING_PROCESSES", "0"),
+        help=f"API processes, which share the ports; {fits} (MILLRACE_SERVING_PROCESSES)",
+    )
+    parser.add_argument("--workers", type=_between(1, 1000), help=f"worker processes; {fits}, and 1 with a GPU")
     parser.add_argument(
         "--jobs",
         type=_between(0, 1000),
@@ -54,8 +67,8 @@ def parser(environ: Mapping[str, str]) -> Parser:
     parser.add_argument(
         "--redis-url",
         default=environ.get("MILLRACE_REDIS_URL"),
-        help="a Redis to use, without it one is started here; everybody on this machine sees a password here, so "
-        "better set MILLRACE_REDIS_URL",
+        help="a Redis to use; without it one is started here. Other users of this machine see a password given here, "
+        "but not in the variable MILLRACE_REDIS_URL",
     )
     return parser
 

@@ -15,17 +15,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from millrace.broker.discovery import without_secrets
+from millrace.child_process import ChildProcess, start_program
 from millrace.listening import check_port
 from ops import embedded_redis, jobs, options
 from ops.errors import ExampleError, UpError
-from ops.processes import StackProcess
 from ops.readiness import Readiness, answers_example, states
 from ops.report import Report
 from ops.served_models import served_models
+from ops.sizing import sizes
 from ops.stopping import stop_timeouts
 
 _START_TIMEOUT_S = 120.0
@@ -49,8 +51,9 @@ class Supervisor:
         self._environment = dict(environ)
         if arguments.model:
             self._environment.pop(_MODELS_CONFIG, None)
+        self._sizes = sizes(arguments, environ, self._models)
         self._clock = clock
-        self._processes: list[StackProcess] = []
+        self._processes: list[ChildProcess] = []
         self._stopping = threading.Event()
         self._base = f"http://{_local(arguments.host)}:{arguments.port}"
         grpc = f"{_local(arguments.host)}:{arguments.grpc_port}" if arguments.grpc_port else ""
@@ -71,6 +74,7 @@ class Supervisor:
         if not models:
             self._say_that_there_is_none()
         self._check_ports()
+        print(f"millrace: {self._sizes}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
             try:
                 url = self._redis_url(Path(folder))
@@ -157,6 +161,7 @@ class Supervisor:
             "MILLRACE_SERVING_HOST": options.host,
             "MILLRACE_SERVING_PORT": str(options.port),
             "MILLRACE_SERVING_GRPC_PORT": str(options.grpc_port),
+            "MILLRACE_SERVING_PROCESSES": str(self._sizes.apis),
             "MILLRACE_WORKER_MODELS": str(self._models),
             "MILLRACE_WORKER_DEVICE": options.device,
         }
@@ -164,7 +169,7 @@ class Supervisor:
             self._environment["MILLRACE_WORKER_ALLOW_CODE"] = "true"
             print("millrace: models may run Python code of their own (--allow-code)", file=sys.stderr, flush=True)
         self._start("api", [*_PYTHON, "serving"])
-        for number in range(1, options.workers + 1):
+        for number in range(1, self._sizes.workers + 1):
             self._start(f"worker {number}", [*_PYTHON, "worker"])
         if self._jobs and self._models.is_dir():
             self._environment.setdefault("MILLRACE_JOBS_MODELS", str(self._models))
@@ -172,7 +177,7 @@ class Supervisor:
             self._start(f"jobs {number}", [*_PYTHON, "jobs"])
 
     def _start(self, name: str, command: list[str], log: Path | None = None) -> None:
-        process = StackProcess(name, command, self._environment, log)
+        process = ChildProcess(name, partial(start_program, command, self._environment, log), log)
         self._processes.append(process)
         try:
             process.start(self._clock())

@@ -5,10 +5,13 @@ import ctypes
 import gc
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
+
+import msgspec
 
 from millrace import logs
 from millrace.broker.redis import RedisBroker
@@ -18,6 +21,7 @@ from serving.jobs.events import MEDIA, JobEvents, watched_job
 from serving.jobs.uploads import JobUploads, is_submission
 from serving.jobs.watching import Watching
 from serving.memory import excess_bytes, memory_limit
+from serving.processes.member import Member, Started
 from serving.protocols.grpc_services import GrpcServices
 from serving.routing import target
 from serving.service import Service
@@ -164,9 +168,13 @@ def _star() -> HttpResponse:
     return HttpResponse(200, b"", (("allow", "GET, HEAD, OPTIONS, POST, PUT, DELETE"),))
 
 
-async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; then answer what is open, and return."""
-    logs.configure("serving", settings.log_level)
+async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None, member: Member | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; then answer what is open, and return.
+
+    It listens when it knows who serves, or that the queue does not answer. A `member` is one of several processes: it
+    stops, too, when the one that started it is gone.
+    """
+    logs.configure("serving", settings.log_level, process=member.number if member else 0)
     sys.setswitchinterval(_SWITCH_S)
     _tune_the_allocator()
     descriptors = allow_descriptors(settings.max_connections)
@@ -174,10 +182,11 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    service = Service(settings, RedisBroker(settings.redis_url), jobs)
+    service = Service(settings, RedisBroker(settings.redis_url), jobs, member)
     await service.start()
     api = Api(service)
-    servers = servers_of(service, api, stopping, connections)
+    sockets = [socket.socket(fileno=port) for port in member.ports] if member else []
+    servers = servers_of(service, api, stopping, connections, sockets)
     for server in servers:
         await server.start()
     _spare_the_collector()
@@ -187,12 +196,29 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None)
         grpc_connections=grpc_connections(settings.max_grpc_connections) if settings.grpc_port else 0,
         offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
     )
-    parts = {"memory_limit_bytes": limit.bytes, "offload_limit_bytes": limit.offload_bytes}
     for server in servers:
         server.watch_memory(partial(excess_bytes, limit.bytes - limit.offload_bytes))
-    _log.info(f"serving with {limit}", extra={**parts, "connections": connections})
+    if member:
+        _report(member, Started(limit=limit, connections=connections), stopping)
+    else:
+        parts = {"memory_limit_bytes": limit.bytes, "offload_limit_bytes": limit.offload_bytes}
+        _log.info(f"serving with {limit}", extra={**parts, "connections": connections})
     await stopping.wait()
     await _stop(service, servers)
+
+
+def _report(member: Member, started: Started, stopping: asyncio.Event) -> None:
+    """Tell whoever started this process that it listens; when they are gone, it is to stop."""
+    channel = socket.socket(fileno=member.channel)
+    channel.sendall(msgspec.json.encode(started))
+
+    def gone() -> None:
+        loop.remove_reader(channel)
+        channel.close()
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(channel, gone)
 
 
 class Server(Protocol):
@@ -209,9 +235,13 @@ class Server(Protocol):
 
 
 def servers_of(
-    service: Service, api: Api, stopping: asyncio.Event, max_connections: int | None = None
+    service: Service,
+    api: Api,
+    stopping: asyncio.Event,
+    max_connections: int | None = None,
+    sockets: Sequence[socket.socket] = (),
 ) -> Sequence[Server]:
-    """The servers that the settings ask for; `stopping` ends streams that are open."""
+    """The servers that the settings ask for; `stopping` ends streams that are open. See `HttpServer` for the others."""
     settings, budget = service.settings, service.budget
     largest = min(settings.max_grpc_message_bytes, budget.largest)
     if settings.grpc_server == "grpcio" and settings.grpc_port:
@@ -219,15 +249,16 @@ def servers_of(
 
         largest = min(settings.max_grpc_message_bytes, budget.largest // 2)  # each message is counted twice
         grpcio = GrpcioServer(settings, budget, GrpcServices(service, stopping, largest), largest)
-        return [HttpServer(settings, api, budget, max_connections, api.uploads), grpcio]
+        return [HttpServer(settings, api, budget, max_connections, api.uploads, None, sockets), grpcio]
     calls = GrpcServices(service, stopping, largest) if settings.grpc_port else None
-    return [HttpServer(settings, api, budget, max_connections, api.uploads, calls)]
+    return [HttpServer(settings, api, budget, max_connections, api.uploads, calls, sockets)]
 
 
 async def _stop(service: Service, servers: Sequence[Server]) -> None:
     """Drain for as long as the settings allow, all parts together, and leave."""
     loop, timeout_s = asyncio.get_running_loop(), service.settings.drain_timeout_s
     ends = loop.time() + timeout_s
+    service.begin_to_drain()
     await asyncio.gather(service.repository.stop(), *(server.stop(timeout_s) for server in servers))
     left_s = max(0.0, ends - loop.time())
     try:

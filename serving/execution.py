@@ -299,13 +299,17 @@ class Execution:
 
     def _succeed(self, rendered: Rendered, spooled: SpooledBody | None = None, held: Reservation | None = None) -> None:
         on_done, self._on_done = self._on_done, None
-        self._end(200)
         if on_done:
-            on_done(self.call, rendered, spooled, held)
+            try:
+                on_done(self.call, rendered, spooled, held)
+            except Exception:
+                self._on_done = on_done  # the caller still waits, and gets the error
+                raise
         elif spooled:
             spooled.close()
             if held:
                 held.release()
+        self._end(200)
 
     def _fail(self, error: MillraceError) -> None:
         # What an error refers to, by its traceback, would stay until the next garbage collection.

@@ -1,11 +1,12 @@
-"""How much memory one API process may take: the sum of what its settings allow, and what the machine has."""
+"""How much memory one API process may take: the sum of what its settings allow."""
 
 import ctypes
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from millrace.machine import usable_memory
 from serving.settings import ServingSettings
 
 _MiB = 2**20
@@ -18,7 +19,7 @@ _SLACK_BYTES = 64 * _MiB  # code and caches that come with the first requests, a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryLimit:
-    """The most that one API process takes, in bytes, and its parts."""
+    """The most that one API process takes, or all of them, in bytes, and its parts."""
 
     base_bytes: int
     buffered_bytes: int
@@ -54,18 +55,18 @@ def memory_limit(
 
 
 def buffered_bytes(settings: ServingSettings) -> int:
-    """The limit of the budget: the settings' own, else a quarter of the available memory up to 512 MiB."""
-    return settings.max_buffered_bytes or min(_MOST_BUFFERED_BYTES, available_bytes() // _SHARE)
+    """The limit of this process's budget, an equal share of that of all API processes.
 
-
-def available_bytes(root: Path = Path("/"), machine_bytes: int | None = None) -> int:
-    """The memory of the machine, or of this process's cgroup (version 1 or 2) where that has less.
-
-    `root` is the root of the file system, and `machine_bytes` what the machine has, where it is known.
+    They have what the settings say, else a quarter of the available memory, up to 512 MiB for each.
     """
-    if machine_bytes is None:
-        machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine_bytes, *_cgroup_limits(root)])
+    share = (settings.max_buffered_bytes or usable_memory() // _SHARE) // settings.process_count
+    return share if settings.max_buffered_bytes else min(_MOST_BUFFERED_BYTES, share)
+
+
+def together(limits: Collection[MemoryLimit]) -> MemoryLimit:
+    """What several processes take at most."""
+    names = [part.name for part in fields(MemoryLimit)]
+    return MemoryLimit(**{name: sum(getattr(limit, name) for limit in limits) for name in names})
 
 
 def resident_bytes() -> int:
@@ -84,31 +85,3 @@ def excess_bytes(limit_bytes: int) -> int:
     if trim:
         trim(0)
     return max(0, resident_bytes() - limit_bytes)
-
-
-def _cgroup_limits(root: Path) -> Iterable[int]:
-    """The limits of this process's cgroup and of those above it."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            yield from _limits(root / "sys/fs/cgroup", path, "memory.max")
-        elif "memory" in controllers.split(","):
-            yield from _limits(root / "sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
-
-
-def _limits(mount: Path, path: str, file: str) -> Iterable[int]:
-    """The limits in a hierarchy. In a container the path may be the host's: then the mount itself is the cgroup."""
-    folder = mount / path.lstrip("/")
-    for level in (folder, *folder.parents):
-        if not level.is_relative_to(mount):
-            return
-        try:
-            text = (level / file).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            yield int(text)

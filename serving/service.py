@@ -22,6 +22,8 @@ from serving.models.registry import AVAILABLE, ModelRegistry
 from serving.models.shadows import Shadows
 from serving.monitoring.metrics import Metrics
 from serving.offload.pool import OffloadPool
+from serving.processes.member import Member
+from serving.processes.siblings import Siblings
 from serving.protocols.limits import QUICK_VALUES, ReadLimits
 from serving.protocols.rest_calls import Headers, RestCalls
 from serving.queueing.producer import Producer
@@ -40,38 +42,63 @@ _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 class Service:
     """Answers the hot verbs. `start` before the first request, `stop` after the last; both on the event loop.
 
-    Without `jobs`, or where they name no Redis, there are no background jobs.
+    Without `jobs`, or where they name no Redis, there are no background jobs. `member` is told where this is one of
+    several processes on the same ports.
     """
 
-    def __init__(self, settings: ServingSettings, broker: Broker, jobs: JobStoreSettings | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServingSettings,
+        broker: Broker,
+        jobs: JobStoreSettings | None = None,
+        member: Member | None = None,
+    ) -> None:
         self.settings = settings
         self.jobs = Jobs(jobs)
         self.budget = Budget(buffered_bytes(settings))
         self.api = uuid.uuid4().hex[:12]
-        self.metrics = Metrics(self._worker_counts, lambda: self.producer.is_connected)
+        self.siblings = Siblings(
+            member,
+            lambda: self.metrics.counts,
+            refresh=lambda: self.producer.refresh(),
+            is_connected=lambda: self.producer.is_connected,
+        )
+        self.metrics = Metrics(self.siblings.counted_before())
         self.producer = Producer(
             broker.producer(self.api),
             limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),
             observer=self.metrics,
+            processes=settings.process_count,
+            tell=self.siblings.refresh if member else None,
+            grace_s=settings.worker_grace_s,
         )
-        self.models = ModelRegistry(lambda: self.producer.workers, lambda: self.producer.desired_states.by_model)
-        self.repository = ModelControl(self.producer, self.models, settings)
+        self.models = ModelRegistry(
+            lambda: self.producer.workers,
+            lambda: self.producer.desired_states.by_model,
+            is_known=lambda: self.producer.has_heard,
+        )
+        self.repository = ModelControl(self.producer, self.models, settings, self.siblings.refresh)
         self.access = ControlAccess(settings)
         self.shadows = Shadows(self.producer, self.metrics, budget=self.budget)
         self.pool = OffloadPool(settings.offload_processes, settings.offload_memory_bytes)
         self.quick = ReadLimits(settings.max_queue_rows, max_quick=QUICK_VALUES if self.pool.is_on else 0)
         self.window = SendWindow()
         self.rest = RestCalls(self)
-        self.statistics = Statistics(self.models, self.metrics)
+        self.statistics = Statistics(self.models)
         self.cors = cors_headers(settings.cors_origin)
         self._numbers = itertools.count(1)
         self._refusals = Thinning(_REFUSALS_LOGGED_PER_S)
 
     async def start(self) -> None:
-        """Begin to listen to the queue; does not wait for it to be reachable."""
+        """Begin to listen to the queue, and learn who serves; a queue that does not answer is not waited for long."""
         self.pool.start()
         await self.producer.start()
+        await self.siblings.start()
         _log.info("started", extra={"api": self.api, "port": self.settings.port})
+
+    def begin_to_drain(self) -> None:
+        """The process is to stop: from now on, what no live worker can answer is refused at once."""
+        self.producer.begin_to_drain()
 
     async def stop(self, timeout_s: float | None = None) -> None:
         """Let the open requests finish, for `drain_timeout_s` where no time is given, then leave the queue."""
@@ -79,6 +106,7 @@ class Service:
         self.shadows.stop()
         await self.producer.drain(self.settings.drain_timeout_s if timeout_s is None else timeout_s)
         await self.producer.stop()
+        self.siblings.stop()
         self.pool.stop()
         _log.info("stopped", extra={"api": self.api})
 
@@ -124,7 +152,8 @@ class Service:
         given = headers.get(b"x-request-id")
         return given.decode() if given and _REQUEST_ID.fullmatch(given) else f"{self.api}-{next(self._numbers):x}"
 
-    def _worker_counts(self) -> dict[str, int]:
+    def worker_counts(self) -> dict[str, int]:
+        """How many live workers have each model available."""
         counts: Counter[str] = Counter()
         for worker in self.producer.workers:
             counts.update({model.name for model in worker.models if model.state == AVAILABLE})

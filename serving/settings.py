@@ -9,7 +9,7 @@ from millrace.stopping import DRAIN_TIMEOUT_S
 
 
 class ServingSettings(CommonSettings):
-    """Settings of one API process."""
+    """Settings of the API, which is one process or several."""
 
     prefix: ClassVar[str] = "MILLRACE_SERVING_"
 
@@ -20,6 +20,14 @@ class ServingSettings(CommonSettings):
         "own",
         description="What serves gRPC: own, this server's HTTP/2; or grpcio, gRPC's Python library (grpc.aio), which "
         "needs the extra `grpcio` and goes in the next release.",
+    )
+    processes: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="API processes that listen on these ports together; 0 stands for as many as fit: one for each two "
+        "of the cores that the CPU affinity and the cgroup's quota leave, and for each 2 GiB of memory "
+        "(docs/howto/tune.md).",
     )
     grpc_tensor_content: bool = Field(
         False,
@@ -39,16 +47,16 @@ class ServingSettings(CommonSettings):
     max_buffered_bytes: int = Field(
         0,
         ge=0,
-        description="Bytes of requests and responses that one API process may hold at once, whatever they wait for; "
-        "beyond it callers get 503. 0 stands for a quarter of the memory of the machine or its cgroup, at most 512 MiB "
-        "(docs/explanation/memory.md).",
+        description="Bytes of requests and responses that the API may hold at once, whatever they wait for; beyond it "
+        "callers get 503. Each of its processes has an equal share. 0 stands for a quarter of the memory of the "
+        "machine or its cgroup, at most 512 MiB for each process (docs/explanation/memory.md).",
     )
     offload_processes: int = Field(
         2,
         ge=0,
         le=64,
-        description="Processes that read large bodies and write large responses. With 0 the API's own process does it, "
-        "and keeps all callers waiting meanwhile.",
+        description="Processes that read large bodies and write large responses, for each API process. With 0 the API "
+        "process does it itself, and keeps all callers waiting meanwhile.",
     )
     offload_memory_bytes: int = Field(
         1536 * 2**20,
@@ -64,17 +72,23 @@ class ServingSettings(CommonSettings):
     request_timeout_ms: int = Field(
         30_000, ge=1, description="The deadline of a request that names none, and the longest that one may name."
     )
+    worker_grace_s: float = Field(
+        2.0,
+        ge=0,
+        description="How long open requests wait for another worker when the last one that had their model has left or "
+        "died; then they get 503.",
+    )
     max_connections: int = Field(
         10_000,
         ge=1,
-        description="HTTP connections that may be open at once, more get 503; and gRPC calls, more get "
-        "RESOURCE_EXHAUSTED.",
+        description="HTTP connections that one API process may have open at once, more get 503; and gRPC calls, more "
+        "get RESOURCE_EXHAUSTED.",
     )
     max_grpc_connections: int = Field(
         1000,
         ge=1,
-        description="gRPC connections that may be open at once, at most a quarter of the process's open files; more "
-        "are closed.",
+        description="gRPC connections that one API process may have open at once, at most a quarter of its open files; "
+        "more are closed.",
     )
     keep_alive_timeout_s: float = Field(
         75.0, gt=0, description="How long a connection may be idle between two requests before it is closed."
@@ -101,6 +115,11 @@ class ServingSettings(CommonSettings):
     access_log: bool = Field(
         False, description="Log every request; without it only refused and failed ones are logged."
     )
+
+    @property
+    def process_count(self) -> int:
+        """How many API processes there are; 1 where nobody has said so yet."""
+        return max(1, self.processes)
 
     @property
     def control_host_names(self) -> frozenset[str]:

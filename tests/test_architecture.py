@@ -66,6 +66,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "serving.monitoring": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
     "serving.access": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport", "serving.queueing"),
     "serving.offload": _ABOVE_ROOMS,
+    "serving.processes": (*_COMPOSITION, *_rooms("web", "protocols", "queueing", "models", "access")),
     "serving.web": ("serving.__main__", "serving.api"),
     "serving.service": _ABOVE_ROOMS,
     "serving.execution": _ABOVE_ROOMS,

@@ -54,13 +54,16 @@ def _overview() -> argparse.ArgumentParser:
         return "".join(f"  {name:<18} {about}\n" for name, (_, about) in found.items())
 
     parser = argparse.ArgumentParser(
-        prog="python -m training",
+        prog="millrace train",
+        usage="%(prog)s MODEL [options]",
         description="Train a model, export it as SavedModel, ONNX and TFLite, and publish it.",
         epilog=f"models:\n{listed(MODELS)}  PATH.py            a script of your own; see docs/howto/train.md\n\n"
-        f"other commands:\n{listed(COMMANDS)}\nEach has flags of its own: python -m training digits --help",
+        f"other commands:\n{listed(COMMANDS)}\nEach has options of its own: millrace train digits --help\n\n"
+        "examples:\n  millrace train digits\n  millrace train sentiment --version 2 --epochs 3 --out models\n\n"
+        "`python -m training` is the same command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", choices=[*MODELS, *COMMANDS], help="what to train, or another command")
+    parser.add_argument("model", nargs="?", choices=[*MODELS, *COMMANDS], help=argparse.SUPPRESS)
     return parser
 
 
@@ -125,18 +128,24 @@ def _parser(prog: str, script: Any) -> argparse.ArgumentParser:
         prog=prog, description=script.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     place = parser.add_argument_group("data and publishing")
-    place.add_argument("--data-dir", type=Path, default=Path(".data"), help="data files; missing ones are downloaded")
+    place.add_argument(
+        "--data-dir", type=Path, default=Path(".data"), help="data files; missing ones are downloaded [%(default)s]"
+    )
     place.add_argument("--accept-other-data", action="store_true", help="train on files whose SHA-256 is another one")
-    place.add_argument("--out", type=Path, default=Path("models"), help="the model repository to publish in")
-    place.add_argument("--version", type=int, default=1, help="the version to publish")
+    place.add_argument(
+        "--out", type=Path, default=Path("models"), help="the model repository to publish in [%(default)s]"
+    )
+    place.add_argument("--version", type=int, default=1, help="the version to publish [%(default)s]")
     place.add_argument("--replace", action="store_true", help="publish even where that version exists")
     course = parser.add_argument_group("the run")
-    course.add_argument("--runs", type=Path, default=Path(".runs"), help="checkpoints and TensorBoard logs go here")
+    course.add_argument(
+        "--runs", type=Path, default=Path(".runs"), help="checkpoints and TensorBoard logs go here [%(default)s]"
+    )
     course.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
     course.add_argument(
         "--cluster", type=_addresses, default=(), help="HOST:PORT of each process, the first is the chief"
     )
-    course.add_argument("--task", type=int, default=0, help="which of them this process is, from 0")
+    course.add_argument("--task", type=int, default=0, help="which of them this process is, from 0 [%(default)s]")
     hyper_parameters = parser.add_argument_group("hyper-parameters")
     for field in dataclasses.fields(script.Settings):
         flag = f"--{field.name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""`millrace doctor MODEL`: before exporting, which formats a model can have, what stands in the way, and what to do.
+"""Say which formats a trained model can be exported to, what stands in the way of the others, and what to do about it.
 
 MODEL is what `millrace export` takes. Every format is tried, into a folder that is thrown away; whether its answers are
 those of the trained model is for the export itself to measure.
@@ -49,7 +49,10 @@ class Finding:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 0 where every format can be written, else 1."""
     parser = argparse.ArgumentParser(
-        prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=PROG,
+        description=__doc__,
+        epilog="examples:\n  millrace doctor mine.keras\n  millrace doctor digits",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source_arguments(parser)
     arguments = parser.parse_args(argv)

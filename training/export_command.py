@@ -1,4 +1,4 @@
-"""`millrace export MODEL --to FORMATS --out DIR`: a trained model in every format that is wanted, proved equal.
+"""Write a trained model in other formats, and compare the answers of each with those of the trained model.
 
 MODEL is a published model's name or folder, a `.keras` file, or a SavedModel's folder. Each format is run in its own
 runtime and compared with the trained model; one that differs too much is not published, unless --force says so. The
@@ -41,7 +41,9 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="a published model's name or folder, a .keras file, a SavedModel"
     )
     parser.add_argument("--models", type=Path, default=Path("models"), help="where published models are [models]")
-    parser.add_argument("--signature", default="serving_default", help="which signature of a SavedModel is meant")
+    parser.add_argument(
+        "--signature", default="serving_default", help="which signature of a SavedModel is meant [%(default)s]"
+    )
     parser.add_argument("--labels", type=Path, help="a file with one label a line, packed with the model")
     parser.add_argument("--code", type=Path, help="a Python file that registers the model's own Keras classes")
     parser.add_argument("--trust", action="store_true", help="run the Python code of Lambda layers in the model's file")
@@ -63,7 +65,12 @@ def source_of(arguments: argparse.Namespace) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=PROG,
+        description=__doc__,
+        epilog="examples:\n"
+        "  millrace export mine.keras --out models/mine/1\n"
+        "  millrace export digits --to tflite,tflite-int8 --data-dir .data --out exported/digits",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source_arguments(parser)
     parser.add_argument("--to", default="savedmodel,onnx,tflite", metavar="FORMATS", help=_formats_help())

@@ -25,14 +25,22 @@ _log = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop by SIGTERM or SIGINT; batches in hand are finished first."""
-    parser = Parser(prog="millrace work", description="Run a worker.")
-    parser.add_argument("--models", type=Path, help="the model repository")
-    parser.add_argument("--redis-url", help=REDIS_URL_HELP)
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="where the models run")
-    parser.add_argument("--backend", choices=["auto", *FORMATS], help="the format to load")
-    parser.add_argument("--instances", type=int, help="threads per model")
+    parser = Parser(
+        prog="millrace work",
+        description="Run a worker: it loads the models of a repository, takes requests from the queue in Redis, runs "
+        "them in batches, and replies. Any number of workers may share a queue.",
+        examples=[
+            "millrace work --models models --redis-url redis://127.0.0.1:6379/0",
+            "millrace work --models models --device cuda",
+        ],
+    )
+    parser.add_setting("--models", WorkerSettings, "the model repository", type=Path)
+    parser.add_setting("--redis-url", WorkerSettings, REDIS_URL_HELP)
+    parser.add_setting("--device", WorkerSettings, "where the models run", choices=["cpu", "cuda"])
+    parser.add_setting("--backend", WorkerSettings, "the format to load", choices=["auto", *FORMATS])
+    parser.add_setting("--instances", WorkerSettings, "threads per model", type=int)
     code_help = "let models be Python code, which can do all that this program's user can"
-    parser.add_argument("--allow-code", action="store_true", default=None, help=code_help)
+    parser.add_setting("--allow-code", WorkerSettings, code_help, action="store_true")
     arguments = parser.parse_args(argv)
     try:
         settings = load(WorkerSettings, os.environ, **vars(arguments))

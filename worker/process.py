@@ -13,13 +13,15 @@ import threading
 import time
 import uuid
 
+from msgspec import structs
+
 from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
 from millrace.broker.base import Broker
 from millrace.broker.keys import Queue
 from millrace.protocol.desired_state import DesiredStates
 from millrace.protocol.errors import Unavailable
-from millrace.protocol.messages import WorkerAnnouncement
+from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from worker.reconciling.catalogue import Catalogue
 from worker.reconciling.files import Stillness
 from worker.reconciling.hosts import HostContext, MakeHost
@@ -30,6 +32,7 @@ _log = logging.getLogger(__name__)
 _HEARTBEAT_S, _SHORTEST_HEARTBEAT_S = 0.5, 0.02
 _SHARE = 9  # a heartbeat because of news takes a tenth of the time at most
 _ANNOUNCED_FOR_MS = 2000
+_LEAVING = "its worker stops"
 _STILL_S = 1.0  # for so long files must stay as they are before they count as whole, where they are new
 _LAST_WORDS_S = 1.0  # for the heartbeat to end, once all models have
 
@@ -168,18 +171,21 @@ class Worker:
             self._link.close()
 
     def _beat_on(self) -> None:
-        """Announce the models until told to stop, then take that back; renew leases until the last instance is done."""
+        """Announce the models until told to stop, then what is still worked on; renew leases meanwhile."""
         period_s = min(_HEARTBEAT_S, self._settings.lease_ms / 3000)
-        is_announced = True
-        while is_announced or not self._is_drained.is_set():
+        leaving: list[ModelAnnouncement] | None = None
+        is_over = False
+        while not is_over:
             self._has_changed.clear()
             began = time.monotonic()
+            is_over = self._is_drained.is_set()
             try:
                 if not self._stopping.is_set():
                     self._announce()
-                elif is_announced:
-                    is_announced = False
+                elif is_over:
                     self._link.withdraw(self.id)
+                else:
+                    leaving = self._announce_leaving(leaving)
                 self._host.check()
                 self._link.renew(self._host.consumers())
             except Unavailable as error:
@@ -194,20 +200,35 @@ class Worker:
         elif self._has_changed.wait(period_s):
             self._stopping.wait(min(shortest_s, period_s))
 
+    def _announce_leaving(self, models: list[ModelAnnouncement] | None) -> list[ModelAnnouncement]:
+        """Say that nothing new should be sent here, and which models still work on something; returns these.
+
+        `models` are those that did the last time, None at the first time: then all may.
+        """
+        if models is None:
+            served = [model for model in self._versions.announcements() if model.state in ("AVAILABLE", "UNLOADING")]
+            models = [ModelAnnouncement(name=m.name, version=m.version, state="END", error=_LEAVING) for m in served]
+        else:
+            busy = {queue for queue, _ in self._host.consumers()}
+            models = [model for model in models if Queue(model.name, model.version) in busy]
+        self._link.announce(structs.replace(self._announcement(tuple(models)), is_leaving=True))
+        return models
+
+    def _announcement(self, models: tuple[ModelAnnouncement, ...]) -> WorkerAnnouncement:
+        now_ms = int(self._link.clock.now_ms())
+        return WorkerAnnouncement(
+            worker=self.id,
+            sent_ms=now_ms,
+            expires_ms=now_ms + _ANNOUNCED_FOR_MS,
+            models=models,
+            generations=self._versions.generations,
+        )
+
     def _announce(self) -> None:
         announced = self._versions.announcements()
-        now_ms = int(self._link.clock.now_ms())
-        everyone, desired_states = self._link.announce(
-            WorkerAnnouncement(
-                worker=self.id,
-                sent_ms=now_ms,
-                expires_ms=now_ms + _ANNOUNCED_FOR_MS,
-                models=announced,
-                generations=self._versions.generations,
-            )
-        )
+        everyone, desired_states = self._link.announce(self._announcement(announced))
         self._versions.reported(announced)
-        self._others = [worker for worker in everyone if worker.worker != self.id]
+        self._others = [worker for worker in everyone if worker.worker != self.id and not worker.is_leaving]
         known = self._desired_states.by_model
         self._desired_states.take(desired_states)
         self._desired_states.forget()

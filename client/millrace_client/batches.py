@@ -7,6 +7,7 @@ A batch is a dict of arrays, an Arrow table or record batch, or a pandas frame; 
 new columns.
 """
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from millrace_client.client import DEFAULT_RETRIES, DEFAULT_TIMEOUT_S, Client
 from millrace_client.errors import InvalidRequest
+from millrace_client.models import DTYPES
 
 _ROWS = 1024  # in one request, unless the caller says otherwise
 
@@ -77,20 +79,35 @@ class map_batches:  # noqa: N801 - it is used as a function
 
     def _outputs(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         count = len(next(iter(columns.values()), ()))
+        if not count:
+            return self._empty()
         parts = [self._ask(columns, start, min(start + self._rows, count)) for start in range(0, count, self._rows)]
-        names = parts[0] if parts else ()
-        return {self._prefix + name: np.concatenate([part[name] for part in parts]) for name in names}
+        return {self._prefix + name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _empty(self) -> dict[str, Any]:
+        """Outputs for no rows: frameworks want the same columns of every batch, also of an empty one."""
+        specs = self._connected().metadata(self._model, **self._which).outputs
+        return {
+            self._prefix + spec.name: np.empty(
+                [0, *(max(1, size) for size in spec.shape[1:])], DTYPES.get(spec.datatype, np.float32)
+            )
+            for spec in specs
+        }
 
     def _ask(self, columns: Mapping[str, Any], start: int, end: int) -> Mapping[str, Any]:
-        if self._client is None:
-            self._client = Client(self._url, **self._client_options)
+        client = self._connected()
         if not self._columns:
-            self._columns = self._found(self._client, columns)
+            self._columns = self._found(client, columns)
         try:
             inputs = {name: _stacked(columns[column][start:end]) for name, column in self._columns.items()}
         except KeyError as error:
             raise InvalidRequest(f"the batch has no column {error}; it has {', '.join(map(repr, columns))}") from None
-        return self._client.predict(self._model, inputs, **self._which).outputs
+        return client.predict(self._model, inputs, **self._which).outputs
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            self._client = Client(self._url, **self._client_options)
+        return self._client
 
     def _found(self, client: Client, columns: Mapping[str, Any]) -> dict[str, str]:
         """Which column feeds each input, by the model's metadata."""
@@ -121,11 +138,14 @@ def _holds_rows(array: Any) -> bool:
 
 def _with_arrow(batch: Any, outputs: Mapping[str, Any]) -> Any:
     kept = {name: batch.column(name) for name in batch.schema.names}
-    return type(batch).from_pydict(kept | {name: _rows(values) for name, values in outputs.items()})
+    return type(batch).from_pydict(kept | {name: _arrow(values) for name, values in outputs.items()})
 
 
-def _rows(values: Any) -> Any:
-    """An output as Arrow takes it: an array, or a list with one for each row."""
-    if values.ndim == 1:
-        return values
-    return list(values) if values.ndim == 2 else values.tolist()
+def _arrow(values: Any) -> Any:
+    """An output as an Arrow column, of the same type also where it has no rows."""
+    pyarrow = importlib.import_module("pyarrow")
+    if not len(values) and values.dtype == object:
+        return pyarrow.array([], pyarrow.string())
+    if not len(values):
+        return _arrow(np.zeros((1, *values.shape[1:]), values.dtype)).slice(0, 0)
+    return pyarrow.array(values if values.ndim == 1 else list(values) if values.ndim == 2 else values.tolist())

@@ -25,11 +25,12 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """A command: its one-line help, what it adds to the parser, and what it does."""
+    """A command: its one-line help, what it adds to the parser, what it does, and arguments to copy."""
 
     help: str
     declare: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Client, argparse.Namespace], None]
+    examples: tuple[str, ...]
 
 
 def predict(argv: list[str] | None = None) -> int:
@@ -54,16 +55,27 @@ def jobs(argv: list[str] | None = None) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """`millrace-client COMMAND …`: the same commands for those who installed the client alone."""
-    parser = argparse.ArgumentParser(prog="millrace-client", description="Ask a Millrace model server.")
-    commands = "; ".join(f"{name}: {command.help}" for name, command in _COMMANDS.items())
-    parser.add_argument("command", choices=_COMMANDS, help=commands)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see millrace-client COMMAND --help")
+    listed = "\n".join(f"  {name:<9}{command.help}" for name, command in _COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="millrace-client",
+        usage="%(prog)s COMMAND ...",
+        description="Ask a Millrace model server.",
+        epilog=f"commands:\n{listed}\n\nEach explains itself: millrace-client COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=_COMMANDS, help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     return _main(f"millrace-client {options.command}", _COMMANDS[options.command], options.arguments)
 
 
 def _main(prog: str, command: _Command, argv: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog=prog, description=command.help)
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=command.help,
+        epilog="\n".join(["examples:", *[f"  {prog} {example}".rstrip() for example in command.examples]]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     command.declare(parser)
     add_connection(parser)
     options = parser.parse_args(argv)
@@ -90,15 +102,21 @@ def _failed(message: str, error: MillraceError) -> int:
 
 
 def _declare_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model")
+    parser.add_argument("model", help="the model's name")
     parser.add_argument(
         "inputs", nargs="+", metavar="input", help="text, an image file, a .npy or .json file, or - for standard input"
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--version", help="of the model (default: the newest)")
-    which.add_argument("--label", help="that stands for a version, such as stable")
-    parser.add_argument("--top", type=_count, default=1, metavar="N", help="labels per row (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="all outputs, one JSON document per input")
+    which.add_argument("--version", help="a version of the model (default: the newest)")
+    which.add_argument("--label", help="a label that stands for a version, such as stable")
+    parser.add_argument(
+        "--top",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="print the N most probable labels of each row (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print all outputs, one JSON document per input")
 
 
 def _predict(client: Client, options: argparse.Namespace) -> None:
@@ -133,11 +151,13 @@ def _base64(raw: bytes) -> dict[str, str]:
 
 
 def _declare_similar(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="+", metavar="word")
-    parser.add_argument("--plus", nargs="+", action="extend", default=[], metavar="WORD", help="add this one as well")
-    parser.add_argument("--minus", nargs="+", action="extend", default=[], metavar="WORD", help="take this one away")
-    parser.add_argument("--top", type=_count, default=10, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument("--model", default="word2vec", help="(default: %(default)s)")
+    parser.add_argument("words", nargs="+", metavar="word", help="words whose vectors are added up")
+    parser.add_argument(
+        "--plus", nargs="+", action="extend", default=[], metavar="WORD", help="add these words as well"
+    )
+    parser.add_argument("--minus", nargs="+", action="extend", default=[], metavar="WORD", help="subtract these words")
+    parser.add_argument("--top", type=_count, default=10, metavar="N", help="print N words (default: %(default)s)")
+    parser.add_argument("--model", default="word2vec", help="the model's name (default: %(default)s)")
 
 
 def _similar(client: Client, options: argparse.Namespace) -> None:
@@ -180,8 +200,36 @@ def _count(text: str) -> int:
 
 
 _COMMANDS = {
-    "predict": _Command("Print a model's answer to each input.", _declare_predict, _predict),
-    "similar": _Command("Print the words nearest to a sum of words.", _declare_similar, _similar),
-    "jobs": _Command("Submit background jobs and look after them.", jobcommands.declare, jobcommands.run),
-    "models": _Command("Print the server's models and their tensors.", _declare_models, _models),
+    "predict": _Command(
+        "Ask a model, and print its answer to each input.",
+        _declare_predict,
+        _predict,
+        (
+            "digits examples/seven.png",
+            'sentiment "a dull, lifeless film" "a wonderful film"',
+            "digits examples/seven.json --json --url grpc://127.0.0.1:8001",
+        ),
+    ),
+    "similar": _Command(
+        "Print the words nearest to a sum of words.",
+        _declare_similar,
+        _similar,
+        ("king --minus man --plus woman --top 3",),
+    ),
+    "jobs": _Command(
+        "Submit background jobs over whole files, watch them, and fetch their results.",
+        jobcommands.declare,
+        jobcommands.run,
+        (
+            "submit score --model sentiment --input reviews.csv --column text --output scored.csv",
+            "list",
+            "show ID --follow",
+        ),
+    ),
+    "models": _Command(
+        "Print the server's models, their versions and their tensors.",
+        _declare_models,
+        _models,
+        ("", "--url http://127.0.0.1:8000"),
+    ),
 }

@@ -33,7 +33,9 @@ class Client:
             client.predict("digits", Path("seven.png")).best()
 
     `transport` is "json" (HTTP), "binary" (HTTP, with tensors as bytes) or "grpc"; without one the URL says it, which
-    begins with http://, https://, grpc:// or grpcs://. All of them answer the same and raise the same.
+    begins with http://, https://, grpc:// or grpcs://. All of them answer the same and raise the same. Without a URL,
+    the environment variable MILLRACE_URL names the server; else it is http://127.0.0.1:8000, or for grpc
+    grpc://127.0.0.1:8001.
     `timeout_s` bounds a whole call with all its attempts and waits, and travels to the server as its deadline.
     `retries` is how many more attempts follow one that was refused (429, 503) or found no connection: after what the
     answer's Retry-After says, else after a random, doubling time, never past the deadline. A prediction changes nothing

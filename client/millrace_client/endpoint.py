@@ -1,5 +1,7 @@
 """Where a server is and how it is spoken to: the URL, the transport, and the parts that belong to it."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -10,6 +12,7 @@ from millrace_client.rest import RestProtocol
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_GRPC_URL = "grpc://127.0.0.1:8001"
+URL_VARIABLE = "MILLRACE_URL"
 _SCHEMES = {"http": "json", "https": "json", "grpc": "grpc", "grpcs": "grpc"}
 
 
@@ -28,22 +31,36 @@ class Endpoint:
         return RestProtocol(is_binary=self.transport == "binary")
 
 
-def endpoint(url: str | None, transport: Transport | None) -> Endpoint:
-    """The endpoint for what a caller gave; either may be left out. Raises `ValueError` where they contradict."""
-    if url is None:
-        url = DEFAULT_GRPC_URL if transport == "grpc" else DEFAULT_URL
-    parsed = httpx2.URL(url)
+def endpoint(url: str | None, transport: Transport | None, environ: Mapping[str, str] = os.environ) -> Endpoint:
+    """The endpoint for what a caller gave; either may be left out, and then the variable MILLRACE_URL names the server.
+
+    Raises `ValueError` where URL and transport contradict each other.
+    """
+    given, source = _given(url, transport, environ)
+    parsed = httpx2.URL(given)
     if parsed.scheme not in _SCHEMES or not parsed.host:
         raise ValueError(
-            f"{url!r} is not the URL of a server: it has to begin with http:// or https://, or with grpc:// or grpcs://"
+            f"{given!r}{source} is not the URL of a server: it has to begin with http:// or https://, "
+            "or with grpc:// or grpcs://"
         )
     implied: Transport = "grpc" if _SCHEMES[parsed.scheme] == "grpc" else "json"
     transport = transport or implied
     if transport not in ("json", "binary", "grpc"):
         raise ValueError(f"transport {transport!r} is none of json, binary, grpc")
     if (transport == "grpc") != (implied == "grpc"):
-        raise ValueError(f"transport {transport!r} cannot go with {url!r}: grpc needs a grpc:// URL, and no other may")
-    return Endpoint(url.rstrip("/"), transport)
+        raise ValueError(
+            f"transport {transport!r} cannot go with {given!r}{source}: grpc needs a grpc:// URL, and no other may"
+        )
+    return Endpoint(given.rstrip("/"), transport)
+
+
+def _given(url: str | None, transport: Transport | None, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The URL, and for an error message where it is from, unless the caller gave it."""
+    if url is not None:
+        return url, ""
+    if variable := environ.get(URL_VARIABLE):
+        return variable, f" in {URL_VARIABLE}"
+    return (DEFAULT_GRPC_URL if transport == "grpc" else DEFAULT_URL), ""
 
 
 def grpc_part(name: str) -> ModuleType:

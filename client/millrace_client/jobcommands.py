@@ -23,12 +23,23 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Add the commands to the parser."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
     connection = connection_of_a_part()
-    _declare_submit(commands.add_parser("submit", help="submit a job, and show its progress", parents=[connection]))
-    listing = commands.add_parser("list", help="the newest jobs", parents=[connection])
+    _declare_submit(
+        commands.add_parser(
+            "submit",
+            help="submit a job, and show its progress",
+            description="Submit a job, show its progress until it ends, and write its result to --output.",
+            epilog="example: millrace jobs submit score --model sentiment --input reviews.csv --column text "
+            "--output scored.csv",
+            parents=[connection],
+        )
+    )
+    text = "list the newest jobs"
+    listing = commands.add_parser("list", help=text, description=f"{text.capitalize()}.", parents=[connection])
     listing.add_argument("--state", action="append", default=[], help="only jobs in this state; may be repeated")
     listing.add_argument("--limit", type=int, default=20, help="how many (default: %(default)s)")
     for name, text in _ON_ONE.items():
-        command = commands.add_parser(name, help=text, parents=[connection])
+        description = f"{text[0].upper()}{text[1:]}."
+        command = commands.add_parser(name, help=text, description=description, parents=[connection])
         command.add_argument("id", help="the job's id")
         if name == "result":
             command.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write it")
@@ -68,7 +79,7 @@ def _declare_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-errors", type=int, metavar="N", help="fail when the model refuses more rows than this")
     parser.add_argument("--format", action="append", metavar="FORMAT", help="export: a format; may be repeated")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=JSON", help="any field of the job")
-    parser.add_argument("--callback-url", metavar="URL", help="is told when the job ends")
+    parser.add_argument("--callback-url", metavar="URL", help="a URL that is called when the job ends")
     parser.add_argument("--id", help="an id of your own: the same job is made once")
     parser.add_argument("--detach", action="store_true", help="print the id, and wait for nothing")
 
@@ -182,11 +193,11 @@ def _delete(client: Client, options: argparse.Namespace) -> None:
 
 
 _ON_ONE = {
-    "show": "what is known of a job",
+    "show": "show what is known of a job",
     "cancel": "stop a job",
     "retry": "go on with a job that failed or was canceled",
     "result": "write the result of a job to a file, once it has finished",
-    "logs": "the last lines of a job's log",
+    "logs": "print the last lines of a job's log",
     "delete": "forget a job and its files",
 }
 _RUN: dict[str, Callable[[Client, argparse.Namespace], None]] = {

@@ -118,6 +118,8 @@ def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, kept: Path, opt
 def _check(name: str, array: _Array) -> None:
     if array.dtype.kind not in _KINDS:
         raise InvalidRequest(f"input: the array {name!r} is of the type {array.dtype}, which is not read")
+    if not array.dtype.itemsize:
+        raise InvalidRequest(f"input: the array {name!r} has elements of no bytes")
     if not array.ndim:
         raise InvalidRequest(f"input: the array {name!r} is a single value, and has no rows")
     if 0 in array.shape[1:]:

@@ -13,6 +13,7 @@ from millrace.protocol.errors import InvalidRequest
 BATCH_ROWS = 4096
 BATCH_BYTES = 4 * 1024**2
 MOST_ROW_BYTES = 64 * 1024**2
+MOST_COLUMNS = 10_000
 _REFUSED = "\0refused"
 
 
@@ -88,9 +89,8 @@ def clipped(batches: Iterable[pa.RecordBatch], skip: int, count: int) -> Iterato
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema without dictionaries and metadata. Raises `InvalidRequest` where two columns have one name."""
-    if double := _first_double(schema.names):
-        raise InvalidRequest(f"input: the file has two columns {double!r}")
+    """The schema without dictionaries and metadata. Raises `InvalidRequest` as `check_names` does."""
+    check_names(schema.names)
     return pa.schema([(field.name, _plain(field.type)) for field in schema])
 
 
@@ -100,18 +100,16 @@ def plain_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def check_names(names: Sequence[str]) -> Sequence[str]:
-    """The names of columns. Raises `InvalidRequest` for two that are the same."""
-    if double := _first_double(names):
-        raise InvalidRequest(f"input: the file has two columns {double!r}")
+    """The names of columns. Raises `InvalidRequest` for too many, for two that are the same, and for a NUL in one."""
+    if len(names) > MOST_COLUMNS:
+        raise InvalidRequest(f"input: the file has {len(names)} columns, and a job reads at most {MOST_COLUMNS}")
+    known: set[str] = set()
+    for name in names:
+        if name in known or "\0" in name:
+            what = "two columns" if name in known else "a column with a NUL in its name,"
+            raise InvalidRequest(f"input: the file has {what} {name[:100]!r}")
+        known.add(name)
     return names
-
-
-def _first_double(names: Sequence[str]) -> str | None:
-    return next((name for n, name in enumerate(names) if name in names[:n]), None) if _has_double(names) else None
-
-
-def _has_double(names: Sequence[str]) -> bool:
-    return len(set(names)) != len(names)
 
 
 def _plain(kind: Any) -> Any:

@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from jobs.formats.base import Options, clipped, with_refused
+from jobs.formats.base import MOST_COLUMNS, Options, check_names, clipped, with_refused
 from jobs.formats.indexes import Made, indexed
 from jobs.formats.lines import build, line_ends
 from millrace.protocol.errors import InvalidRequest
 
-_MOST_COLUMNS = 10_000
+_MOST_DEPTH = 64
 _EXACT = 2**53  # larger whole numbers are not exact as floats
 _BASES = {bool: "bool", int: "int", float: "float", str: "str", type(None): "null"}
 _TYPES = {"bool": pa.bool_(), "int": pa.int64(), "large": pa.int64(), "float": pa.float64(), "str": pa.string()}
@@ -73,7 +73,19 @@ def _decoded(line: bytes) -> dict[str, Any] | str:
         found = msgspec.json.decode(line.removeprefix(b"\xef\xbb\xbf"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return f"the line is not JSON: {error}"
+    if line.count(b"[") + line.count(b"{") > _MOST_DEPTH and _depth(found) > _MOST_DEPTH:
+        return f"the line has more than {_MOST_DEPTH} lists and objects in one another"
     return found if isinstance(found, dict) else "the line is no JSON object"
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects are in one another, as far as that matters."""
+    depth, level = 0, [value]
+    while level and depth <= _MOST_DEPTH:
+        inner = [each for each in level if isinstance(each, list | dict)]
+        level = [each for found in inner for each in (found.values() if isinstance(found, dict) else found)]
+        depth += bool(inner)
+    return depth
 
 
 def _made(path: Path) -> Made:
@@ -86,6 +98,7 @@ def _made(path: Path) -> Made:
                 _note(kinds, found)
 
     index = build(path, 0, line_ends, see)
+    check_names(list(kinds))
     schema = pa.schema([(name, _arrow(kind)) for name, kind in kinds.items()])
     return index, {"schema": np.frombuffer(schema.serialize(), np.uint8)}
 
@@ -94,8 +107,8 @@ def _note(kinds: dict[str, _Kind], row: dict[str, Any]) -> None:
     for name, value in row.items():
         found = _kind(value)
         known = kinds.get(name)
-        if known is None and len(kinds) >= _MOST_COLUMNS:
-            raise InvalidRequest(f"input: the lines have more than {_MOST_COLUMNS} different names")
+        if known is None and len(kinds) >= MOST_COLUMNS:
+            raise InvalidRequest(f"input: the lines have more than {MOST_COLUMNS} different names")
         kinds[name] = found if known is None else _merged(known, found)
 
 

@@ -38,19 +38,20 @@ class Evaluate:
     def run(self, job: Job, plan: Plan, part: Part) -> Outcome:
         """Count the part's rows."""
         counts = asyncio.run(self._count(job, cast(EvaluateDocument, job.document), plan, part))
+        with whole(job.part_path(part.number, ".json")) as path:
+            path.write_bytes(msgspec.json.encode(counts))
         rows, errors = job.progress.now()
-        return Outcome(rows=rows, errors=errors, facts=msgspec.to_builtins(counts))
+        return Outcome(rows=rows, errors=errors)
 
     def join(self, job: Job, plan: Plan, outcomes: Sequence[Outcome]) -> Outputs:
         """Write the report."""
         document = cast(EvaluateDocument, job.document)
         model = msgspec.convert(plan.facts["model"], ModelAnnouncement)
-        counts = added((msgspec.convert(each.facts["counts"], Counts) for each in outcomes), document.worst)
-        classes = max((each.facts["classes"] for each in outcomes), default=0)
+        counted = [_read(job, part) for part in plan.parts]
         report = report_of(
-            counts,
+            added((each.counts for each in counted), document.worst),
             model.labels,
-            classes,
+            max((each.classes for each in counted), default=0),
             model=model.name,
             version=model.version,
             errors=sum(each.errors for each in outcomes),
@@ -82,6 +83,10 @@ class _Counted(msgspec.Struct):
 
 
 KIND = Evaluate()
+
+
+def _read(job: Job, part: Part) -> _Counted:
+    return msgspec.json.decode(job.part_path(part.number, ".json").read_bytes(), type=_Counted)
 
 
 def _write(job: Job, report: Report) -> tuple[str, ...]:

@@ -17,7 +17,9 @@ from typing import cast
 from jobs.context import Job
 from jobs.failures import JobFailed
 from jobs.kinds.base import whole
+from jobs.memory import unlimit_memory
 from jobs.parts import Outcome, Outputs, Part, Plan
+from millrace.artifacts.repository import version_folders
 from millrace.jobs.documents import ExportDocument
 from millrace.protocol.errors import InvalidRequest, NotSupported
 from millrace.protocol.paths import without_paths
@@ -76,15 +78,24 @@ def _source(job: Job) -> Path:
     if job.upload is not None:
         if job.upload.suffix != ".keras" or document.model:
             raise InvalidRequest("input: upload a .keras file, or name a published model, not both")
+        if not zipfile.is_zipfile(job.upload):
+            raise InvalidRequest("input: the uploaded file is damaged: a .keras file is a zip")
         return job.upload
-    folder = job.settings.models / document.model
-    if not document.model or not folder.is_dir():
+    if not document.model:
+        raise InvalidRequest("model: upload a .keras file, or name a published model")
+    return _published(job.settings.models / document.model, document)
+
+
+def _published(folder: Path, document: ExportDocument) -> Path:
+    """The folder of the version that is named, or else of the newest. Raises `InvalidRequest`."""
+    versions = version_folders(folder) if folder.is_dir() else {}
+    if not versions:
         raise InvalidRequest(f"model: there is no published model {document.model!r}")
-    if document.version is None:
-        return folder
-    if not (folder / str(document.version)).is_dir():
-        raise InvalidRequest(f"version: model {document.model!r} has no version {document.version}")
-    return folder / str(document.version)
+    found = versions.get(max(versions) if document.version is None else document.version)
+    if found is None:
+        known = ", ".join(map(str, versions))
+        raise InvalidRequest(f"version: model {document.model!r} has no version {document.version}; it has {known}")
+    return found
 
 
 def _run(job: Job, arguments: Sequence[str]) -> tuple[int, str]:
@@ -95,7 +106,7 @@ def _run(job: Job, arguments: Sequence[str]) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=_dying_with_us(),
+        preexec_fn=_before_it_runs(),
     )
     job.programs.append(program)
     said, _ = program.communicate()
@@ -106,12 +117,17 @@ def _run(job: Job, arguments: Sequence[str]) -> tuple[int, str]:
     return program.returncode, "; ".join(own) or "\n".join(lines[-3:])
 
 
-def _dying_with_us() -> Callable[[], object] | None:
-    """What has the kernel end the program when this process is killed, where it can."""
+def _before_it_runs() -> Callable[[], object] | None:
+    """What has the kernel end the program when this process is killed, where it can, and lifts the bound on memory."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        unlimit_memory()
+
+    return prepare
 
 
 def _pack(folder: Path, path: Path) -> None:

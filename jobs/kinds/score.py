@@ -11,7 +11,7 @@ import pyarrow as pa
 from jobs import formats, places
 from jobs.context import Job
 from jobs.kinds.base import whole
-from jobs.labels import best_columns, scores_of
+from jobs.labels import BEST, best_columns, scores_of
 from jobs.outputs import ERROR, error_column, output_columns
 from jobs.parts import Outcome, Outputs, Part, Plan
 from jobs.rows import Answer
@@ -23,10 +23,14 @@ from millrace.protocol.tensors import Signature
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """What the result looks like, decided once: columns carried through, names of output columns, and the format."""
+    """What the result looks like, decided once: columns carried through, and the format.
+
+    `outputs` and `best` say what the columns of outputs, and of labels and best classes, are called.
+    """
 
     carried: tuple[str, ...]
     outputs: dict[str, str]
+    best: dict[str, str]
     scores: str
     format: str
 
@@ -98,9 +102,8 @@ def _results(
     if document.scores or not layout.scores:
         columns |= output_columns(signature, answers, rows, layout.outputs)
     if layout.scores:
-        columns |= best_columns(
-            answers, layout.scores, model.labels, rows, has_label=document.labels, top_k=document.top_k
-        )
+        best = best_columns(answers, layout.scores, model.labels, rows, has_label=document.labels, top_k=document.top_k)
+        columns |= {layout.best[name]: column for name, column in best.items()}
     return columns
 
 
@@ -111,14 +114,24 @@ def _layout(document: ScoreDocument, model: ModelAnnouncement, reader: formats.R
     for name in carried:
         if name not in columns:
             raise InvalidRequest(f"carry: the file has no column {name!r}; it has {', '.join(columns)}")
-    taken = {*carried, ERROR, "label", "top_labels", "top_scores"}
     names = _outputs(document, signature)
+    kept = tuple(name for name in dict.fromkeys(carried) if name != ERROR)
+    taken = {*kept, ERROR}
     return Layout(
-        carried=tuple(name for name in carried if name != ERROR),
-        outputs={name: f"output_{name}" if name in taken else name for name in names},
+        carried=kept,
+        best={name: _free(name, taken) for name in BEST},
+        outputs={name: _free(name, taken) for name in names},
         scores=scores_of(signature, names, model.labels) if document.labels or document.top_k else "",
         format=_output_format(document, reader.format),
     )
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """A name for a column of the result that no other one has."""
+    while name in taken:
+        name = f"output_{name}"
+    taken.add(name)
+    return name
 
 
 def _outputs(document: ScoreDocument, signature: Signature) -> Sequence[str]:

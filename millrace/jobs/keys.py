@@ -2,8 +2,10 @@
 
 key                              type    holds
 millrace:jobs                    zset    every job's id, by when it was submitted (seconds since 1970)
-millrace:jobs:waiting            set     ids of jobs in the state queued
-millrace:jobs:unfinished         set     ids of jobs that are queued or started
+millrace:jobs:in:STATE           zset    ids of the jobs in that state, by since when (seconds since 1970)
+millrace:jobs:counts             hash    "KIND STATE" -> how many jobs
+millrace:jobs:rows               hash    kind -> rows that finished parts have done, ever
+millrace:jobs:uploads            set     "TOKEN/NAME" of each upload that a job has
 millrace:jobs:kinds              hash    name of a kind that a jobs program has -> until when that is known
 millrace:jobs:sweeper            string  which jobs program looks after units now; expires
 millrace:jobs:calls              zset    webhooks that are still to be made: id, by when to try next
@@ -11,17 +13,19 @@ millrace:job:ID                  hash    the job's record
 millrace:job:ID:plan             string  how the job is cut, as JSON (the jobs program's own)
 millrace:job:ID:done             hash    unit -> what it found out, as JSON
 millrace:job:ID:progress         hash    unit in work -> "ROWS ERRORS" so far
-millrace:job:ID:tries            hash    unit -> how many processes died of it; "webhook" -> how often it was called
+millrace:job:ID:tries            hash    unit -> how many processes died of it; "webhook" -> how often it was called;
+                                           "UNIT waits" -> since when it waits for its model
 millrace:job:ID:claim:UNIT       string  who works on the unit; expires in seconds unless that is renewed
-millrace:job:ID:changes          stream  one entry, the newest change; its id is what waiters wait for
 millrace:job:ID:logs             stream  the last 1,000 lines of the log: "text"
 """
 
 from dataclasses import dataclass
 
 INDEX = "millrace:jobs"
-WAITING = "millrace:jobs:waiting"
-UNFINISHED = "millrace:jobs:unfinished"
+IN_STATE = "millrace:jobs:in:"  # and the state
+COUNTS = "millrace:jobs:counts"
+ROWS = "millrace:jobs:rows"
+UPLOADS = "millrace:jobs:uploads"
 KINDS = "millrace:jobs:kinds"
 SWEEPER = "millrace:jobs:sweeper"
 CALLS = "millrace:jobs:calls"
@@ -61,11 +65,6 @@ class JobKeys:
         return f"{self.record}:tries"
 
     @property
-    def changes(self) -> str:
-        """The newest change."""
-        return f"{self.record}:changes"
-
-    @property
     def logs(self) -> str:
         """The log."""
         return f"{self.record}:logs"
@@ -77,4 +76,4 @@ class JobKeys:
     @property
     def all(self) -> tuple[str, ...]:
         """What is deleted with the job; claims expire."""
-        return (self.record, self.plan, self.done, self.progress, self.tries, self.changes, self.logs)
+        return (self.record, self.plan, self.done, self.progress, self.tries, self.logs)

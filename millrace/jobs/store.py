@@ -5,8 +5,7 @@
         writer.write(b"text\\nit works\\n")
         upload = writer.finish()
     job = store.submit(read_document({"kind": "score", "model": "sentiment", "column": "text"}), upload=upload)
-    for record in store.changes(job.id):
-        print(record.state, record.rows_done, record.rows)
+    print(store.get(job.id).state)
     result = store.open_result(job.id)
 
 Every method raises `Unavailable` where the jobs' Redis does not answer.
@@ -14,6 +13,7 @@ Every method raises `Unavailable` where the jobs' Redis does not answer.
 
 import contextlib
 import hashlib
+import heapq
 import re
 import secrets
 import shutil
@@ -26,19 +26,18 @@ from urllib.parse import urlsplit
 
 import redis
 
-from millrace.broker.discovery import servers
 from millrace.jobs import scripts, units
+from millrace.jobs.connecting import connect
 from millrace.jobs.documents import JobDocument, RowsDocument, encode_document
-from millrace.jobs.keys import CALLS, INDEX, KINDS, UNFINISHED, WAITING, JobKeys
+from millrace.jobs.keys import COUNTS, IN_STATE, INDEX, KINDS, ROWS, JobKeys
 from millrace.jobs.reading import record_of
 from millrace.jobs.records import FINAL, JobRecord, JobStatistics, LogLine, State
 from millrace.jobs.room import Room
 from millrace.jobs.settings import JobStoreSettings, check_store_url
 from millrace.jobs.uploads import Upload, UploadWriter
-from millrace.protocol.errors import Conflict, InvalidRequest, NotFound, QueueFull, Unavailable
+from millrace.protocol.errors import Conflict, InvalidRequest, MillraceError, NotFound, QueueFull, Unavailable
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_CONNECT_S, _ANSWER_S = 2.0, 10.0
 _AGAIN_S = 5.0  # what a caller who meets the limit of waiting jobs is told
 
 
@@ -103,14 +102,17 @@ class JobStore:
         """Make a job; its record. An id of the caller's own makes this idempotent: the same job is not made again.
 
         Raises `InvalidRequest`, `Conflict` where another job has the id, `QueueFull` where too many jobs wait,
-        `StorageFull`. What was uploaded is deleted unless a new job has it.
+        `StorageFull`. What was uploaded is deleted unless a new job has it, or may have it.
         """
-        made = False
         try:
-            record, made = self._submit(document, id, upload)
-        finally:
-            if upload and not made:
-                shutil.rmtree((self.folder / "uploads" / upload.path).parent, ignore_errors=True)
+            record = self._submit(document, id, upload)
+        except Unavailable:  # perhaps the job was made, and only the answer was lost
+            raise
+        except MillraceError:
+            self._drop_upload(upload.path if upload else "")
+            raise
+        if upload and record.upload != upload.path:
+            self._drop_upload(upload.path)
         return record
 
     def kinds(self) -> Sequence[str]:
@@ -129,30 +131,34 @@ class JobStore:
         return found[0]
 
     def list(self, *, limit: int = 100, states: Sequence[State] = ()) -> Sequence[JobRecord]:
-        """The newest jobs, the newest first, at most `limit`; with `states`, only those in one of them."""
-        with in_words():
-            found_ids: Any = self.client.zrevrange(INDEX, 0, -1 if states else max(0, limit - 1))
-        ids = [str(each, "utf-8") for each in found_ids]
-        found = (record for at in range(0, len(ids), 200) for record in self._records(ids[at : at + 200]))
-        kept = (record for record in found if not states or record.state in states)
-        return [record for record, _ in zip(kept, range(limit), strict=False)]
+        """The newest jobs, the newest first, at most `limit`.
 
-    def changes(self, id: str, *, beat_s: float = 10.0) -> Iterator[JobRecord]:  # noqa: A002
-        """The job now, and again at every change, or after `beat_s` without one; ends with the record that is final.
-
-        Raises `NotFound`, also when the job is deleted meanwhile. Reads at most 5 records a second.
+        With `states`, only those in one of them, and first those that came into it last.
         """
-        stream = JobKeys(id).changes
-        while True:
-            with in_words():
-                last: Any = self.client.xrevrange(stream, count=1)
-            record = self.get(id)
-            yield record
-            if record.is_final:
-                return
-            with in_words():
-                self.client.xread({stream: last[0][0] if last else "0"}, count=1, block=int(beat_s * 1000))
-            time.sleep(0.2)  # progress comes more often than people can read
+        indexes = [f"{IN_STATE}{state}" for state in dict.fromkeys(states)] or [INDEX]
+        with in_words(), self.client.pipeline(transaction=False) as pipe:
+            for index in indexes:
+                pipe.zrevrange(index, 0, max(0, limit - 1), withscores=True)
+            found = [pair for pairs in pipe.execute() for pair in pairs]
+        ids = [str(job, "utf-8") for job, _ in heapq.nlargest(limit, found, key=lambda pair: pair[1])]
+        records = [record for at in range(0, len(ids), 200) for record in self._records(ids[at : at + 200])]
+        return [record for record in records if not states or record.state in states]
+
+    def unfinished(self) -> "dict[str, State]":
+        """The ids of jobs that are queued or started, and in which of the two states each is."""
+        states: tuple[State, ...] = ("queued", "started")
+        with in_words(), self.client.pipeline(transaction=True) as pipe:
+            for state in states:
+                pipe.zrange(f"{IN_STATE}{state}", 0, -1)
+            found = pipe.execute()
+        return {str(each, "utf-8"): state for state, ids in zip(states, found, strict=True) for each in ids}
+
+    def ended_before(self, until_s: float, limit: int = 1000) -> Sequence[str]:
+        """The ids of at most `limit` jobs that ended before that time."""
+        with in_words(), self.client.pipeline(transaction=False) as pipe:
+            for state in FINAL:
+                pipe.zrange(f"{IN_STATE}{state}", "-inf", f"({until_s!r}", byscore=True, offset=0, num=limit)
+            return [str(each, "utf-8") for found in pipe.execute() for each in found][:limit]
 
     def logs(self, id: str) -> Sequence[LogLine]:  # noqa: A002
         """The last 1,000 lines of the job's log, the oldest first. Raises `NotFound`."""
@@ -180,16 +186,21 @@ class JobStore:
             raise NotFound(f"the result of job {id!r} is gone") from None
 
     def statistics(self) -> JobStatistics:
-        """All jobs in numbers."""
-        records = self.list(limit=100_000)
+        """All jobs in numbers, which are kept as jobs change: it costs the same however many there are."""
+        with in_words(), self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(COUNTS)
+            pipe.hgetall(ROWS)
+            pipe.zrange(f"{IN_STATE}queued", 0, 0, withscores=True)
+            counted, rows, oldest = pipe.execute()
         counts: dict[tuple[str, str], int] = {}
-        rows: dict[str, int] = {}
-        for record in records:
-            counts[record.kind, record.state] = counts.get((record.kind, record.state), 0) + 1
-            rows[record.kind] = rows.get(record.kind, 0) + record.rows_done
-        waiting = [self.clock() - record.created_s for record in records if record.state == "queued"]
+        for raw, count in counted.items():
+            kind, _, state = str(raw, "utf-8").partition(" ")
+            counts[kind, state] = int(count)
         return JobStatistics(
-            counts=counts, rows_done=rows, bytes_used=self._room.used(), oldest_waiting_s=max(waiting, default=0.0)
+            counts=counts,
+            rows_done={str(kind, "utf-8"): int(done) for kind, done in rows.items()},
+            bytes_used=self._room.used(),
+            oldest_waiting_s=max(0.0, self.clock() - oldest[0][1]) if oldest else 0.0,
         )
 
     # Changing
@@ -227,16 +238,11 @@ class JobStore:
     def delete(self, id: str) -> None:  # noqa: A002
         """Forget a job that ended, with its upload and its result; one that has not is canceled. Raises `NotFound`."""
         record = self.cancel(id)
-        if record.upload:
-            shutil.rmtree((self.folder / "uploads" / record.upload).parent, ignore_errors=True)
-        shutil.rmtree(self.job_folder(id), ignore_errors=True)
-        with in_words(), self.client.pipeline() as pipe:
-            pipe.delete(*JobKeys(id).all)
-            pipe.zrem(INDEX, id)
-            pipe.zrem(CALLS, id)
-            pipe.srem(WAITING, id)
-            pipe.srem(UNFINISHED, id)
-            pipe.execute()
+        with in_words():
+            was = self._scripts.delete(id)
+        if was in FINAL:  # and not retried meanwhile
+            self._drop_upload(record.upload)
+            shutil.rmtree(self.job_folder(id), ignore_errors=True)
 
     # For the jobs program
 
@@ -258,12 +264,29 @@ class JobStore:
         if state in FINAL:
             fields = {"ended_s": repr(self.clock())} | fields
         with in_words():
-            return self._scripts.transition(id, allowed, state, fields)
+            return self._scripts.transition(id, allowed, state, self.clock(), fields)
 
     def log(self, id: str, text: str) -> None:  # noqa: A002
         """Add a line to the job's log."""
         with in_words():
-            self.client.xadd(JobKeys(id).logs, {"text": text[:4096]}, maxlen=1000, approximate=True)
+            self._scripts.log(id, text[:4096])
+
+    def count_try(self, id: str, what: str) -> int:  # noqa: A002
+        """`what` was tried in vain once more for the job; how often it was."""
+        with in_words():
+            return self._scripts.count_try(id, what)
+
+    def waited_s(self, id: str, what: str) -> float:  # noqa: A002
+        """Seconds since this was first asked of the job, or since it was retried."""
+        with in_words():
+            return self.clock() - self._scripts.first_s(id, f"{what} waits", self.clock())
+
+    def is_known(self, ids: Sequence[str]) -> Sequence[bool]:
+        """Whether there is a job of each id."""
+        with in_words(), self.client.pipeline(transaction=False) as pipe:
+            for each in ids:
+                pipe.exists(JobKeys(each).record)
+            return [bool(found) for found in pipe.execute()]
 
     def drop_work(self, id: str) -> None:  # noqa: A002
         """Delete what was made of a result that nobody wants any more: parts, outputs, and what is known of them."""
@@ -273,27 +296,20 @@ class JobStore:
         with in_words():
             self.client.delete(keys.plan, keys.done, keys.progress)
 
-    def _submit(self, document: JobDocument, id: str | None, upload: Upload | None) -> tuple[JobRecord, bool]:  # noqa: A002
+    def _submit(self, document: JobDocument, id: str | None, upload: Upload | None) -> JobRecord:  # noqa: A002
         self._check(document, id, upload)
         encoded = encode_document(document)
         number = id or secrets.token_hex(8)
-        given = encoded + (upload.sha256.encode() if upload else b"")
-        fields: dict[str, str | bytes] = {
-            "kind": document.kind,
-            "state": "queued",
-            "document": encoded,
-            "created_s": repr(self.clock()),
-            "upload": upload.path if upload else "",
-        }
+        fingerprint = hashlib.sha256(encoded + (upload.sha256.encode() if upload else b"")).hexdigest()
+        path, most = upload.path if upload else "", self._limits.max_waiting
+        fields = {"document": encoded, "has_callback": b"1" if document.callback_url else b"0"}
         with in_words():
-            outcome = self._scripts.create(
-                number, hashlib.sha256(given).hexdigest(), self._limits.max_waiting, self.clock(), fields
-            )
+            outcome = self._scripts.create(number, fingerprint, most, self.clock(), document.kind, path, fields)
         if outcome == "other":
             raise Conflict(f"there is another job {number!r}: it has another document, or another upload")
         if outcome == "full":
             raise QueueFull(f"{self._limits.max_waiting} jobs wait already; try again when one has started", _AGAIN_S)
-        return self.get(number), outcome == "made"
+        return self.get(number)
 
     def _check(self, document: JobDocument, id: str | None, upload: Upload | None) -> None:  # noqa: A002
         if id is not None and not _ID.fullmatch(id):
@@ -304,6 +320,10 @@ class JobStore:
             what = "not both" if upload else "one of them is needed"
             raise InvalidRequest(f"input: a job reads an uploaded file or the place that it names: {what}")
         self._room.check(0)
+
+    def _drop_upload(self, path: str) -> None:
+        if path:
+            shutil.rmtree((self.folder / "uploads" / path).parent, ignore_errors=True)
 
     def _records(self, ids: Sequence[str]) -> Sequence[JobRecord]:
         keys = [JobKeys(each) for each in ids if _ID.fullmatch(each)]
@@ -316,14 +336,6 @@ class JobStore:
         return [
             record_of(each.id, fields, progress, self.clock()) for each, fields, progress in pairs if b"kind" in fields
         ]
-
-
-def connect(url: str) -> "redis.Redis":
-    """A client of the jobs' Redis; it connects when it is first used, and again where the connection is lost."""
-    where = servers(url).find(INDEX)
-    return redis.Redis.from_url(
-        where, socket_connect_timeout=_CONNECT_S, socket_timeout=None, health_check_interval=_ANSWER_S
-    )
 
 
 @contextlib.contextmanager

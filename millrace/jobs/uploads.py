@@ -1,16 +1,18 @@
 """A file that arrives in pieces: bounded, hashed on the way, and in its place only when it is complete."""
 
+import contextlib
 import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from millrace.protocol.errors import PayloadTooLarge
+from millrace.jobs.room import DISK_FULL, is_disk_full
+from millrace.protocol.errors import PayloadTooLarge, StorageFull
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _ARRIVING = ".arriving"
@@ -48,13 +50,15 @@ class UploadWriter:
             )
         self._check_room(len(data))
         self._hash.update(data)
-        self._file.write(data)
+        with _full_disk_in_words():
+            self._file.write(data)
 
     def finish(self) -> Upload:
-        """The file is complete: put it on the disk and in its place."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """The file is complete: put it on the disk and in its place. Raises `StorageFull`."""
+        with _full_disk_in_words():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         self._path.rename(self._folder / self._name)
         return Upload(f"{self._folder.name}/{self._name}", self._size, self._hash.hexdigest())
 
@@ -65,8 +69,19 @@ class UploadWriter:
         self, _type: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
     ) -> None:
         if not self._file.closed:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written is given up
+                self._file.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _full_disk_in_words() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise StorageFull(DISK_FULL) from error
+        raise
 
 
 def safe_name(name: str) -> str:

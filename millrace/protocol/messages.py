@@ -106,7 +106,9 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's heartbeat, of `sent_ms`; it counts as live until `expires_ms`, both on the broker's clock.
 
-    `generations` says, by model, what it was asked for at run time and has done (`control.py`).
+    `generations` says, by model, what it was asked for at run time and has done (`control.py`). A worker that
+    `is_leaving` takes no more requests: `models` are the versions of which it may still have some, and their state is
+    END.
     """
 
     worker: str
@@ -114,3 +116,4 @@ class WorkerAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelAnnouncement, ...]
     generations: dict[str, int] = {}
     sent_ms: int = 0
+    is_leaving: bool = False

@@ -41,7 +41,7 @@ class JobMetrics(Collector):
         for (kind, state), count in known.counts.items():
             counts.add_metric([kind, state], count)
         yield counts
-        rows = CounterMetricFamily("millrace_job_rows", "Rows that the jobs which are kept have done", labels=["kind"])
+        rows = CounterMetricFamily("millrace_job_rows", "Rows that finished parts of jobs have done", labels=["kind"])
         for kind, done in known.rows_done.items():
             rows.add_metric([kind], done)
         yield rows

@@ -7,7 +7,7 @@ on it with their next heartbeat. A change that workers must carry out is waited 
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -56,10 +56,19 @@ class IndexEntry(NamedTuple):
 class ModelControl:
     """Changes what the workers hold. All but `index` run on the event loop.
 
+    `tell` returns when the API processes beside this one know of what was changed.
+
     Every change raises `NotAllowed` where the settings switch them off, and `Unavailable` without the queue.
     """
 
-    def __init__(self, producer: Producer, models: ModelRegistry, settings: ServingSettings) -> None:
+    def __init__(
+        self,
+        producer: Producer,
+        models: ModelRegistry,
+        settings: ServingSettings,
+        tell: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._tell = tell
         self._producer = producer
         self._models = models
         self._settings = settings
@@ -82,8 +91,7 @@ class ModelControl:
 
         Raises `InvalidRequest` with the workers' reason where none can.
         """
-        with recorded(caller, "load", name) as action:
-            self._check_allowed()
+        async with self._acting(caller, "load", name) as action:
             _check_loadable(name)
             await self._seek([name])
             control = await self._change(name, lambda known: replace(known, is_loaded=True), action)
@@ -92,8 +100,7 @@ class ModelControl:
 
     async def unload(self, name: str, *, caller: Caller = _NOBODY) -> None:
         """Take the model from the callers; returns when no worker offers it. What was sent before is answered."""
-        with recorded(caller, "unload", name) as action:
-            self._check_allowed()
+        async with self._acting(caller, "unload", name) as action:
             if name not in self._models.names():
                 raise InvalidRequest(f"failed to unload {shown(name)}, the model is not known")
             await self._done([await self._change(name, _unloaded, action)])
@@ -105,8 +112,7 @@ class ModelControl:
         names a version that is not available; the other changes are made all the same. A model that no worker has a
         folder of is refused before anything else is changed.
         """
-        with recorded(caller, "reload", "") as action:
-            self._check_allowed()
+        async with self._acting(caller, "reload", "") as action:
             self._check_configs(configs)
             await self._find(configs, action)
             desired_states = [await self._change(c.name, _configured(c), action) for c in configs]
@@ -119,8 +125,7 @@ class ModelControl:
 
     async def set_policy(self, name: str, policy: VersionPolicy | None, *, caller: Caller = _NOBODY) -> None:
         """Load the versions that the policy says, None for what the model's files say; returns when it is done."""
-        with recorded(caller, "policy", name) as action:
-            self._check_allowed()
+        async with self._acting(caller, "policy", name) as action:
             self._check_known(name)
             if policy and len(policy.specific) > _MOST_VERSIONS:
                 raise InvalidRequest(f"a policy may name at most {_MOST_VERSIONS} versions")
@@ -128,8 +133,7 @@ class ModelControl:
 
     async def set_label(self, name: str, label: str, version: int, *, caller: Caller = _NOBODY) -> None:
         """Let the label name the version, which must be available. Applies at once here, elsewhere in a heartbeat."""
-        with recorded(caller, "label", name) as action:
-            self._check_allowed()
+        async with self._acting(caller, "label", name) as action:
             await self._set_labels(name, {label: version}, action)
 
     async def remove_label(self, name: str, label: str, *, caller: Caller = _NOBODY) -> None:
@@ -141,8 +145,7 @@ class ModelControl:
             left = {key: version for key, version in known.labels.items() if key != label}
             return replace(known, labels=left)
 
-        with recorded(caller, "remove label", name) as action:
-            self._check_allowed()
+        async with self._acting(caller, "remove label", name) as action:
             self._check_known(name)
             await self._change(name, change, action)
 
@@ -153,8 +156,7 @@ class ModelControl:
 
         Without weights the newest version has them all. Every version that is named must be available.
         """
-        with recorded(caller, "traffic", name) as action:
-            self._check_allowed()
+        async with self._acting(caller, "traffic", name) as action:
             self._check_known(name)
             _check_shares(weights, shadow)
             for version in (*weights, *([shadow.version] if shadow else [])):
@@ -167,6 +169,17 @@ class ModelControl:
         return self._producer.desired_states.of(name)
 
     # The parts
+
+    @contextlib.asynccontextmanager
+    async def _acting(self, caller: Caller, name: str, model: str) -> AsyncIterator[Action]:
+        """Record what is done inside, if it is allowed, and tell of what was changed, also where it failed halfway."""
+        with recorded(caller, name, model) as action:
+            self._check_allowed()
+            try:
+                yield action
+            finally:
+                if self._tell and action.changes:
+                    await self._tell()
 
     async def _change(self, name: str, change: Callable[[DesiredState], DesiredState], action: Action) -> DesiredState:
         old = DesiredState(model=name)

@@ -1,4 +1,4 @@
-"""Triton's statistics extension, in the words of its JSON: read from what `metrics.py` counts.
+"""Triton's statistics extension, in the words of its JSON: read from what is counted (`counts.py`).
 
 Its stages are these of ours:
 
@@ -12,18 +12,17 @@ from typing import Any
 
 from millrace.protocol.errors import InvalidRequest, MillraceError
 from serving.models.registry import AVAILABLE, ModelRegistry
-from serving.monitoring.metrics import Distribution, Metrics, Runs, VersionMetrics
+from serving.monitoring.counts import Counts, Distribution, Runs, VersionCounts
 
 
 class Statistics:
-    """The statistics of the models that are available, as one API process knows them."""
+    """The statistics of the models that are available."""
 
-    def __init__(self, models: ModelRegistry, metrics: Metrics) -> None:
+    def __init__(self, models: ModelRegistry) -> None:
         self._models = models
-        self._metrics = metrics
 
-    def render(self, name: str | None = None, version: int | None = None) -> dict[str, Any]:
-        """`{"model_stats": […]}` of every available version, or of that model's, or of that one.
+    def render(self, counts: Counts, name: str | None = None, version: int | None = None) -> dict[str, Any]:
+        """`{"model_stats": […]}` of every available version, or of that model's, or of that one, by these counts.
 
         Raises `InvalidRequest` in Triton's words where what was named is not available.
         """
@@ -34,7 +33,7 @@ class Statistics:
             if version is not None:
                 what = f"requested model version is not available for model '{name}'"
             raise InvalidRequest(what)
-        return {"model_stats": [_of_version(*key, self._metrics.version(*key)) for key in found]}
+        return {"model_stats": [_of_version(*key, counts.version(*key)) for key in found]}
 
     def _available(self, name: str, version: int | None) -> list[int]:
         """The numbers of the model's versions that are available, in order."""
@@ -45,7 +44,7 @@ class Statistics:
         return sorted(model.version for model in announced if model.state == AVAILABLE)
 
 
-def _of_version(name: str, version: int, of: VersionMetrics) -> dict[str, Any]:
+def _of_version(name: str, version: int, of: VersionCounts) -> dict[str, Any]:
     return {
         "name": name,
         "version": str(version),

@@ -25,6 +25,7 @@ from millrace.protocol.errors import (
     NotReady,
     NoWorker,
     SignatureNotFound,
+    Unavailable,
     VersionOutOfRange,
 )
 from millrace.protocol.messages import NO_VERSION, ModelAnnouncement, WorkerAnnouncement
@@ -95,7 +96,8 @@ class _WeightedVersions:
 class ModelRegistry:
     """Looks models up in the announcements that `workers` returns, as `desired_states` asks; cheap on every request.
 
-    `chance` gives numbers from 0 to 1, for what is shared out by weight.
+    `chance` gives numbers from 0 to 1, for what is shared out by weight. Until it `is_known` who serves, every question
+    raises `Unavailable`.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class ModelRegistry:
         workers: Callable[[], Sequence[WorkerAnnouncement]],
         desired_states: Callable[[], Mapping[str, DesiredState]] = dict,
         chance: Callable[[], float] = random.random,
+        is_known: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._is_known = is_known
         self._workers = workers
         self._desired_states = desired_states
         self._chance = chance
@@ -141,11 +145,13 @@ class ModelRegistry:
         """The version of each label of the model. Raises `ModelNotFound`."""
         self._refresh()
         if name not in self._versions:
+            self.check_known()
             raise ModelNotFound(name)
         return self._labels.get(name, {})
 
     def _absence(self, name: str, version: int | None) -> MillraceError:
         """Why there is no such model to answer."""
+        self.check_known()
         if not self._seen:
             return NoWorker(f"no worker is running, so model {name!r} cannot answer; try again when one has started")
         if version is not None and version >= _VERSIONS:
@@ -158,6 +164,11 @@ class ModelRegistry:
             return ModelNotFound(name, version, was_here=was_here)
         newest = max(expected, key=lambda known: known.version)
         return NotReady(name, newest.version, newest.error or f"its state is {newest.state}")
+
+    def check_known(self) -> None:
+        """Raises `Unavailable` while nothing is known of workers and models, because the queue has never answered."""
+        if not self._is_known():
+            raise Unavailable("the queue has not answered since the server started; try again when it does")
 
     def _may_come(self, known: ModelAnnouncement) -> bool:
         """Whether a version that is not available was neither unloaded nor deleted."""
@@ -173,12 +184,15 @@ class ModelRegistry:
             raise VersionOutOfRange(version)
         versions = self._versions.get(name, {})
         if not versions or (version is not None and version not in versions):
+            self.check_known()
             raise ModelNotFound(name, version)
         return [versions[number] for number in sorted(versions, reverse=True) if version in (None, number)]
 
     def names(self) -> list[str]:
         """Every model ever announced to this process, in order."""
         self._refresh()
+        if not self._versions:
+            self.check_known()
         return sorted(self._versions)
 
     @property
@@ -235,9 +249,15 @@ class ModelRegistry:
                 if model.state != "END" or model.error:  # else it was unloaded
                     announcers[key] = announcers.get(key, frozenset()) | {worker.worker}
         live = {worker.worker for worker in workers}
-        gone = {key for key, by in self._announcers.items() if key not in announcers and not by & live}
+        left = {key for key, by in self._announcers.items() if key not in announcers and not by & live}
+        gone = {key for key in left if self._state(*key) != "UNLOADING"}  # which was not to come again
         self._lost = frozenset((self._lost | gone) - announcers.keys())
         self._announcers = announcers
+
+    def _state(self, name: str, version: int) -> str:
+        """The state that was last known of a version, "" of one that was never announced."""
+        known = self._versions.get(name, {}).get(version)
+        return known.state if known else ""
 
 
 def _labels(

@@ -1,28 +1,27 @@
-"""What the API counts, and Prometheus' format of it.
+"""What one API process counts, and Prometheus' format of what all of them counted.
 
 Counting happens several times in every request, on the event loop alone; so it is plain numbers in plain lists, which
-take a fourth of the time of prometheus_client's own (docs/decisions/0006-what-made-the-path-fast.md), and become its
-families when they are scraped. Triton's statistics (`statistics.py`) and the metrics that other servers name otherwise
-(`peer_metrics.py`) are read from the same numbers.
+take a fourth of the time of prometheus_client's own (docs/decisions/0006-what-made-the-path-fast.md). Times are only
+noted, and sorted into histograms some hundreds at a time.
+
+Triton's statistics (`model_statistics.py`) and the metrics that other servers name otherwise (`peer_metrics.py`) are
+read from the same numbers (`counts.py`).
 """
 
 import time
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from millrace.protocol.messages import ReplyBlock
+from serving.monitoring.counts import Counts, Distribution, Runs, VersionCounts
 from serving.queueing.replies import BlockObserver
 from serving.queueing.requests import Timings
 
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_TOGETHER = 256  # times that are sorted into histograms at once
 _LABELS = ("model", "version")
 _HISTOGRAMS = {
     "latency": ("request_duration_seconds", "From the request's arrival to its answer"),
@@ -34,99 +33,48 @@ _HISTOGRAMS = {
 }
 
 
-class Distribution:
-    """How many values fell below each bound, and their sum."""
+class _Noted:
+    """Times of one model version that are not in its counts yet."""
 
-    __slots__ = ("_bounds", "_counts", "sum")
+    __slots__ = ("counts", "seconds", "stages_ms")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+    def __init__(self, counts: VersionCounts) -> None:
+        self.counts = counts
+        self.seconds: list[float] = []
+        self.stages_ms: list[tuple[float, ...]] = []
 
-    def observe(self, value: float, times: int = 1) -> None:
-        """Take in a value, or as many equal ones."""
-        self._counts[bisect_left(self._bounds, value)] += times
-        self.sum += value * times
-
-    @property
-    def count(self) -> int:
-        """How many values there were."""
-        return sum(self._counts)
-
-    def buckets(self, scale: float = 1.0) -> list[tuple[str, float]]:
-        """How many values were at most each bound, in Prometheus' form; bounds are multiplied by `scale`."""
-        bounds = [*map(floatToGoString, (bound * scale for bound in self._bounds)), "+Inf"]
-        return list(zip(bounds, accumulate(self._counts), strict=True))
+    def sort(self) -> None:
+        """Take them into the counts."""
+        counts = self.counts
+        if seconds := self.seconds:
+            counts.latency.observe(seconds)
+            self.seconds = []
+        if rows := self.stages_ms:
+            stages = counts.parse, counts.queue, counts.batch, counts.compute, counts.reply
+            for stage, values in zip(stages, np.array(rows).T / 1000, strict=True):
+                stage.observe(values)
+            self.stages_ms = []
 
 
-class Runs:
-    """The runs of batches of one size."""
+class Metrics(BlockObserver):
+    """Counts what this process does, beginning with what was `counted` before."""
 
-    __slots__ = ("compute_s", "count", "wait_s")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.wait_s = 0.0
-        self.compute_s = 0.0
-
-
-class VersionMetrics:
-    """What was counted of one model version, in seconds.
-
-    `ended` counts requests by protocol and HTTP status. `latency` is of those that were answered with 200, `failed_s`
-    the sum over the others. The stages (`parse` … `reply`) are of the requests that a worker answered. `rows` were
-    inferred, in the last run at `last_run_ms` (Unix time, 0 for never). `runs` are the batches, by their rows; those
-    that held requests of several API processes are counted by each.
-    """
-
-    __slots__ = (*_HISTOGRAMS, "ended", "failed_s", "last_run_ms", "rows", "runs")
-
-    def __init__(self) -> None:
-        self.latency, self.parse, self.queue, self.batch, self.compute, self.reply = (
-            Distribution(_SECONDS) for _ in range(6)
-        )
-        self.ended: Counter[tuple[str, int]] = Counter()
-        self.failed_s = 0.0
-        self.rows = 0
-        self.last_run_ms = 0
-        self.runs: dict[int, Runs] = {}
+    def __init__(self, counted: Counts | None = None) -> None:
+        self._counts = counted or Counts()
+        self._noted: dict[tuple[str, int], _Noted] = {}
 
     @property
-    def failed(self) -> int:
-        """How many requests were answered with something else than 200, or not at all."""
-        return sum(count for (_, status), count in list(self.ended.items()) if status != 200)
-
-    @property
-    def batch_rows(self) -> Distribution:
-        """The sizes of the batches."""
-        sizes = Distribution(_ROWS)
-        for rows, runs in list(self.runs.items()):
-            sizes.observe(rows, runs.count)
-        return sizes
-
-
-class Metrics(BlockObserver, Collector):
-    """The metrics of one API process.
-
-    When they are scraped, `workers` is asked for the live workers of each model, and `is_connected` for the queue.
-    """
-
-    def __init__(
-        self, workers: Callable[[], dict[str, int]] = dict, is_connected: Callable[[], bool] = lambda: False
-    ) -> None:
-        self._workers = workers
-        self._is_connected = is_connected
-        self._versions: dict[tuple[str, int], VersionMetrics] = {}
-        self._shadows: Counter[tuple[str, int, str]] = Counter()
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+    def counts(self) -> Counts:
+        """What was counted so far; the same object each time."""
+        for noted in self._noted.values():
+            noted.sort()
+        return self._counts
 
     def block_answered(self, model: str, version: int, block: ReplyBlock) -> None:
         """See `BlockObserver`."""
         if not block.batch_rows:
             return
-        of = self._of(model, version)
+        of = self._of(model, version).counts
         runs = of.runs.get(block.batch_rows)
         if runs is None:
             runs = of.runs[block.batch_rows] = Runs()
@@ -138,78 +86,86 @@ class Metrics(BlockObserver, Collector):
 
     def request_ended(self, model: str, version: int, protocol: str, status: int, seconds: float) -> None:
         """Count a request of a hot verb; `model` is "" and `version` 0 where no such model is known."""
-        of = self._of(model, version)
-        of.ended[protocol, status] += 1
+        noted = self._of(model, version)
+        of = noted.counts
+        of.ended[protocol, status] = of.ended.get((protocol, status), 0) + 1
         if status == 200:
-            of.latency.observe(seconds)
+            noted.seconds.append(seconds)
+            if len(noted.seconds) >= _TOGETHER:
+                noted.sort()
         else:
             of.failed_s += seconds
 
     def request_answered(self, model: str, version: int, parse_ms: float, timings: Timings) -> None:
         """Take in the stages of a request that a worker answered."""
-        of = self._of(model, version)
-        of.parse.observe(parse_ms / 1000)
-        of.queue.observe(timings.queue_ms / 1000)
-        of.batch.observe(timings.batch_ms / 1000)
-        of.compute.observe(timings.compute_ms / 1000)
-        of.reply.observe(timings.reply_ms / 1000)
+        noted, t = self._of(model, version), timings
+        noted.stages_ms.append((parse_ms, t.queue_ms, t.batch_ms, t.compute_ms, t.reply_ms))
+        if len(noted.stages_ms) >= _TOGETHER:
+            noted.sort()
 
     def shadow_ended(self, model: str, version: int, outcome: str) -> None:
         """Count a copy for a shadow: it was "answered", "failed", or "shed" because of the load."""
-        self._shadows[model, version, outcome] += 1
+        shadows = self._counts.shadows
+        shadows[model, version, outcome] = shadows.get((model, version, outcome), 0) + 1
 
-    def _of(self, model: str, version: int) -> VersionMetrics:
-        found = self._versions.get((model, version))
+    def _of(self, model: str, version: int) -> _Noted:
+        found = self._noted.get((model, version))
         if found is None:
-            found = self._versions[model, version] = VersionMetrics()
+            found = self._noted[model, version] = _Noted(self._counts.of(model, version))
         return found
 
-    def version(self, model: str, version: int) -> VersionMetrics:
-        """What was counted of a version; zeros where it was never asked."""
-        return self._versions.get((model, version)) or VersionMetrics()
 
-    @property
-    def versions(self) -> Mapping[tuple[str, int], VersionMetrics]:
-        """Every model version that was ever asked, by name and number."""
-        return {key: of for key, of in list(self._versions.items()) if key[0]}
+def render(counts: Counts, workers: Mapping[str, int]) -> bytes:
+    """The counts in Prometheus' text format; `workers` is how many live workers each model has."""
+    registry = CollectorRegistry()
+    registry.register(_Families(counts, workers))
+    return generate_latest(registry)
+
+
+class _Families(Collector):
+    """What prometheus_client is to write."""
+
+    def __init__(self, counts: Counts, workers: Mapping[str, int]) -> None:
+        self._counts = counts
+        self._workers = workers
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
-        requests = CounterMetricFamily(
-            "millrace_requests",
-            "Requests by model and outcome (HTTP status)",
-            labels=[*_LABELS, "protocol", "status"],
-        )
-        for (model, version), of in list(self._versions.items()):
-            for (protocol, status), count in list(of.ended.items()):
-                requests.add_metric([model, str(version) if model else "", protocol, str(status)], count)
-        yield requests
+        yield self._requests()
         for attribute, (name, text) in _HISTOGRAMS.items():
             yield self._histogram(name, text, attribute)
-        yield self._histogram("batch_rows", "Rows in a batch that answered requests of this process", "batch_rows")
+        yield self._histogram("batch_rows", "Rows in a batch that answered requests of this API", "batch_rows")
         shadows = CounterMetricFamily(
             "millrace_shadow_requests",
             "Copies of requests for a version that is a shadow: answered, failed, or shed for the load",
             labels=[*_LABELS, "outcome"],
         )
-        for (model, version, outcome), count in list(self._shadows.items()):
+        for (model, version, outcome), count in list(self._counts.shadows.items()):
             shadows.add_metric([model, str(version), outcome], count)
         yield shadows
         workers = GaugeMetricFamily("millrace_workers", "Live workers that have the model available", labels=["model"])
-        for model, count in self._workers().items():
-            workers.add_metric([model], count)
+        for model, live in self._workers.items():
+            workers.add_metric([model], live)
         yield workers
+        yield GaugeMetricFamily("millrace_api_processes", "API processes on this port", self._counts.processes)
         yield GaugeMetricFamily(
-            "millrace_queue_up", "1 while the queue answers heartbeats, else 0", float(self._is_connected())
+            "millrace_queue_up", "1 while the queue answers heartbeats, else 0", float(self._counts.queue_up)
         )
+
+    def _requests(self) -> Metric:
+        requests = CounterMetricFamily(
+            "millrace_requests",
+            "Requests by model and outcome (HTTP status)",
+            labels=[*_LABELS, "protocol", "status"],
+        )
+        for (model, version), of in list(self._counts.by_version.items()):
+            for (protocol, status), count in list(of.ended.items()):
+                requests.add_metric([model, str(version) if model else "", protocol, str(status)], count)
+        return requests
 
     def _histogram(self, name: str, text: str, attribute: str) -> HistogramMetricFamily:
         family = HistogramMetricFamily(f"millrace_{name}", text, labels=_LABELS)
-        for (model, version), of in self.versions.items():
+        for (model, version), of in self._counts.versions.items():
             distribution: Distribution = getattr(of, attribute)
             family.add_metric([model, str(version)], distribution.buckets(), distribution.sum)
         return family
-
-    def render(self) -> bytes:
-        """The body of `GET /metrics`."""
-        return generate_latest(self._registry)

@@ -1,18 +1,18 @@
 """The metrics of Triton and of TensorFlow Serving, under the names that their users' dashboards have.
 
-They are read from what `metrics.py` counts, and written here because prometheus_client lets no counter go without
+They are read from what is counted (`counts.py`), and written here because prometheus_client lets no counter go without
 `_total` at its end. The text is Prometheus' format, version 0.0.4.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from serving.monitoring.metrics import Distribution, VersionMetrics
+from serving.monitoring.counts import Distribution, VersionCounts
 
-Versions = Mapping[tuple[str, int], VersionMetrics]
+Versions = Mapping[tuple[str, int], VersionCounts]
 _Labels = dict[str, str]
 
-_TRITON: dict[str, tuple[str, Callable[[VersionMetrics], float]]] = {
+_TRITON: dict[str, tuple[str, Callable[[VersionCounts], float]]] = {
     "nv_inference_request_success": ("Requests answered", lambda of: of.latency.count),
     "nv_inference_count": ("Rows inferred", lambda of: of.rows),
     "nv_inference_exec_count": ("Runs of the model", lambda of: of.batch_rows.count),
@@ -76,7 +76,7 @@ def _of(key: tuple[str, int]) -> _Labels:
     return {"model": key[0], "version": str(key[1])}
 
 
-def _grouped(of: VersionMetrics, group: Callable[[int], str], without: Iterable[int] = ()) -> Counter[str]:
+def _grouped(of: VersionCounts, group: Callable[[int], str], without: Iterable[int] = ()) -> Counter[str]:
     """How many requests ended with the statuses of each group."""
     counts: Counter[str] = Counter()
     for (_, status), count in list(of.ended.items()):

@@ -112,13 +112,13 @@ def buffer_kind(datatype: str) -> Kind:
     return "u" if datatype.startswith("UINT") else ""
 
 
-def numbers(array: object, datatype: str) -> npt.NDArray[Any] | None:
+def numbers(array: object, datatype: str, reader: NumberReader = READER) -> npt.NDArray[Any] | None:
     """The numbers of a nested array, flat and in order, or None where they are not all of that datatype."""
     kind = buffer_kind(datatype)
     if not kind:
         return None
     try:
-        return _narrow(READER.numbers(array, kind), datatype)
+        return _narrow(reader.numbers(array, kind), datatype)
     except UNREADABLE:
         return None
 

@@ -67,8 +67,8 @@ class Call:
 def cut(group: list[Pending], workers: int, max_rows: int) -> Iterator[list[list[Part]]]:
     """Requests of one key as the parts of blocks, one list of blocks for each call.
 
-    As many blocks as there are live workers, none above the batch size, `max_rows` or a megabyte; but a row is not cut,
-    nor a request that is whole.
+    As many blocks as there are `workers` for them, none above the batch size, `max_rows` or a megabyte; but a row is
+    not cut, nor a request that is whole.
     """
     largest = group[0].max_batch_size
     if not largest:

@@ -7,6 +7,7 @@ busier it gets, the larger the blocks, and the cost per request falls as the loa
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 
 from millrace.broker.base import Held, Limits, ProducerLink
@@ -96,7 +97,8 @@ class GroupCommit:
                 self._spawn(self._append_large(call))
 
     def _calls(self, group: list[Pending]) -> list[Call]:
-        workers = self._worker_count(group[0].model, group[0].version)
+        # What other API processes have in the queue keeps workers busy, too: ours is cut for as many as are left to it.
+        workers = math.ceil(self._worker_count(group[0].model, group[0].version) * group[0].usage.portion)
         now_ms = self._link.clock.now_ms()
         return [self._writer.call(blocks, now_ms) for blocks in cut(group, workers, self._limits.rows)]
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -197,6 +197,11 @@ class PendingRequests:
             error = Internal("the server failed to queue the request")
         for pending in pendings:
             self.fail(pending, error)
+
+    def sent_to(self, versions: Collection[tuple[str, int]]) -> list[Pending]:
+        """The requests to these versions that were sent and have no answer."""
+        sent = {id(pending): pending for pending, _ in self.parts.values()}
+        return [pending for pending in sent.values() if (pending.model, pending.version) in versions]
 
     def fail_sent(self, error: MillraceError) -> None:
         """Answer all requests that were sent with the error."""

@@ -1,19 +1,22 @@
 """The API process's end of the queue: it sends requests and calls back with their responses.
 
 It composes the parts: `pending.py` (the life of a request), `group_commit.py` (the way in), `replies.py` (the way out),
-`membership.py` (who serves) and `flow.py` (how long a request would wait).
+`membership.py` (who serves), `stranded.py` (requests that nobody serves any more) and `flow.py` (how long a request
+would wait).
 """
 
 import asyncio
 import logging
+import operator
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from millrace.broker.base import Limits, ProducerLink
 from millrace.broker.keys import Queue
 from millrace.protocol.desired_state import DesiredState, DesiredStates
-from millrace.protocol.errors import MillraceError, QueueFull, Unavailable
+from millrace.protocol.errors import MillraceError, NoWorker, QueueFull, Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
 from serving.queueing.fairness import FairShares
 from serving.queueing.flow import Flow
@@ -22,10 +25,11 @@ from serving.queueing.membership import Membership
 from serving.queueing.pending import Pending, PendingRequests
 from serving.queueing.replies import BlockObserver, Replies
 from serving.queueing.requests import Clock, InferenceRequest, InferenceResponse, OnError, OnResponse, OnSent
+from serving.queueing.stranded import GRACE_S, LAST_REPLIES_S, Stranded
 
 _log = logging.getLogger(__name__)
-HEARTBEAT_S = 1.0
-_FIRST_ANSWER_S = 1.0  # that the first heartbeat may take before requests are taken all the same
+HEARTBEAT_S, _DRAINING_HEARTBEAT_S = 1.0, 0.1
+_FIRST_ANSWER_S = 3.0  # that the first heartbeat may take before requests are taken all the same
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
 
 
@@ -48,7 +52,9 @@ class _Lane(NamedTuple):
 class Producer:
     """Sends requests and answers them, on one event loop. `start` first, `stop` last.
 
-    `clock` counts seconds and only forwards; deadlines and times are reckoned by it.
+    `clock` counts seconds and only forwards; deadlines and times are reckoned by it. When the last live worker of a
+    version is gone, its requests wait `grace_s` for another one, and then get `NoWorker`. `processes` is how many API
+    processes share the callers; `tell` lets the others know when a heartbeat has brought news.
     """
 
     def __init__(
@@ -59,15 +65,22 @@ class Producer:
         observer: BlockObserver | None = None,
         heartbeat_s: float = HEARTBEAT_S,
         clock: Clock = time.perf_counter,
+        processes: int = 1,
+        tell: Callable[[], Coroutine[None, None, None]] | None = None,
+        grace_s: float = GRACE_S,
     ) -> None:
+        self._tell = tell
         self._link = link
         self._limits = limits
+        self._processes = processes
         self._heartbeat_s = heartbeat_s
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._withdrawn: dict[Queue, list[tuple[int, int]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending = PendingRequests(clock)
         self._membership = Membership(link, self._lost)
+        self._stranded = Stranded(self.can_be_answered, clock, grace_s)
+        self._is_draining = False
         self._group_commit = GroupCommit(link, limits, self._pending, worker_count=self.worker_count, spawn=self._spawn)
         self._replies = Replies(link, self._pending, observer or BlockObserver(), self._spawn)
 
@@ -76,7 +89,7 @@ class Producer:
 
         A queue that is out of reach, or does not answer soon, is not waited for.
         """
-        for job in (self._beat, self._replies.read):
+        for job in (partial(self._beat, self._heartbeat_s), self._replies.read):
             self._spawn(self._forever(job))
         await self._membership.asked(_FIRST_ANSWER_S)
 
@@ -93,8 +106,16 @@ class Producer:
         except Unavailable as error:
             _log.info("the reply stream was left to expire", extra={"reason": str(error)})
 
+    def begin_to_drain(self) -> None:
+        """Requests that no live worker can answer are not kept waiting for another one any more."""
+        if not self._is_draining:
+            self._is_draining = True
+            self._stranded.grace_s = min(self._stranded.grace_s, LAST_REPLIES_S)
+            self._spawn(self._forever(partial(self._beat, _DRAINING_HEARTBEAT_S)))
+
     async def drain(self, timeout_s: float) -> None:
         """Wait until every request that was submitted has its answer, at most that long."""
+        self.begin_to_drain()
         await self._pending.wait_until_none(timeout_s)
 
     async def submit(self, request: InferenceRequest) -> InferenceResponse:
@@ -128,7 +149,8 @@ class Producer:
         lane = self._lanes.get(key)
         if lane is None:
             largest = request.largest_batch or request.max_batch_size
-            lane = self._lanes[key] = _Lane(Flow(largest, self._pending.clock), FairShares(self._limits))
+            shares = FairShares(self._limits, self._processes)
+            lane = self._lanes[key] = _Lane(Flow(largest, self._pending.clock), shares)
         flow, shares = lane
         size = 0
         for tensor in request.inputs.values():  # `size_of`, at half the time
@@ -145,7 +167,7 @@ class Producer:
         return pending
 
     def _unfair(self, request: InferenceRequest, lane: "_Lane", size: int) -> QueueFull:
-        number = len(lane.shares) + 1
+        number = lane.shares.number
         share = f"1/{number}: {self._limits.rows // number} rows, {self._limits.bytes // number} bytes"
         wait_s = lane.flow.seconds_until(lane.shares.excess(request.caller, request.rows, size))
         return QueueFull(
@@ -176,13 +198,17 @@ class Producer:
         """Nobody waits for the request any more: it is not sent, or a worker drops it. Does nothing once answered."""
         if pending.is_done:
             return
+        self._cancel(pending)
+        self._pending.end(pending)
+
+    def _cancel(self, pending: Pending) -> None:
+        """Have workers drop what of the request is in the queue, or on its way there."""
         if pending.ids:
             queue = Queue(pending.model, pending.version)
             deadline_ms = int(self._link.clock.now_ms() + (pending.deadline - self._pending.clock()) * 1000)
             if not self._withdrawn:
                 self._spawn(self._send_withdrawn())
             self._withdrawn.setdefault(queue, []).extend((number, deadline_ms) for number in pending.ids)
-        self._pending.end(pending)
 
     async def _send_withdrawn(self) -> None:
         withdrawn, self._withdrawn = self._withdrawn, {}
@@ -209,9 +235,18 @@ class Producer:
         """Whether the queue answered the last heartbeat."""
         return self._membership.is_connected
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether the queue has ever answered; before that, nothing is known of workers and models."""
+        return self._membership.has_heard
+
     def worker_count(self, model: str, version: int) -> int:
         """See `Membership`."""
         return self._membership.worker_count(model, version)
+
+    def can_be_answered(self, model: str, version: int) -> bool:
+        """See `Membership`."""
+        return self._membership.can_be_answered(model, version)
 
     async def refresh(self) -> None:
         """A heartbeat now, for whoever waits for what workers do. Raises `Unavailable`."""
@@ -224,9 +259,21 @@ class Producer:
     def _lost(self) -> None:
         self._pending.fail_sent(Unavailable("the queue was restarted and lost the request; send it again"))
 
-    async def _beat(self) -> None:
+    async def _beat(self, pause_s: float) -> None:
+        known = self.workers, self.desired_states.by_model
         await self.refresh()
-        await asyncio.sleep(self._heartbeat_s)
+        if self._tell and not all(map(operator.is_, known, (self.workers, self.desired_states.by_model))):
+            self._spawn(self._tell())
+        self._give_up_stranded()
+        await asyncio.sleep(pause_s)
+
+    def _give_up_stranded(self) -> None:
+        """Answer the requests that no worker can answer any more; one that comes later finds them cancelled."""
+        versions = [version for version, lane in self._lanes.items() if lane.flow.rows_in_flight]
+        if given_up := self._stranded.given_up(versions):
+            for pending in self._pending.sent_to(given_up):
+                self._cancel(pending)
+                self._pending.fail(pending, _no_worker(pending))
 
     async def _forever(self, job: Callable[[], Awaitable[None]]) -> None:
         backoff_s = _FIRST_BACKOFF_S
@@ -247,6 +294,12 @@ class Producer:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _no_worker(pending: Pending) -> NoWorker:
+    return NoWorker(
+        f"the last worker that had model {pending.model!r} version {pending.version} is gone; try again when one has it"
+    )
 
 
 def _too_late(model: str, timeout_s: float, too_late_s: float) -> QueueFull:

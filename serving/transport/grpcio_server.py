@@ -75,7 +75,8 @@ def _options(settings: ServingSettings, largest_bytes: int) -> tuple[tuple[str, 
     return (
         ("grpc.max_receive_message_length", largest_bytes),
         ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),  # a port that is taken is an error, and no way to take calls from its owner
+        # A port that is taken is an error, and no way to take calls from its owner; unless that is our own group.
+        ("grpc.so_reuseport", int(settings.process_count > 1)),
         # Packed messages are unpacked by the intake, within their limit.
         ("grpc.per_message_decompression", 0),
         # What may come of a stream before its message is asked for. gRPC would raise it where that looks quicker.

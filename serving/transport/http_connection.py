@@ -508,10 +508,14 @@ class Connection(asyncio.Protocol):
             or self._is_discarding
             or (self._has_ended and not self._buffer)
         )
-        if response.pieces and head.method != "HEAD":
-            self._begin_pieces(response, response.pieces, head)
-        else:
-            self._write(response, head)
+        try:
+            if response.pieces and head.method != "HEAD":
+                self._begin_pieces(response, response.pieces, head)
+            else:
+                self._write(response, head)
+        except Exception:
+            self.abort()  # nothing else would end the caller's wait
+            raise
 
     def _refuse(self, head: RequestHead | None, error: MillraceError) -> None:
         """Answer what is not read to its end, so that nothing behind it can be read either."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from serving.settings import ServingSettings
@@ -16,10 +16,10 @@ from serving.transport.handler import Handler, Uploads
 from serving.transport.http_connection import Connection
 from serving.transport.pacer import Pacer
 from serving.transport.server_parts import ServerParts
+from serving.transport.shared_port import BACKLOG, family_of
 
 _log = logging.getLogger(__name__)
 _SWEEP_S = 0.25
-_BACKLOG = 2048
 _UNPACKERS = 2
 
 
@@ -28,7 +28,8 @@ class HttpServer:
 
     `start` first, `stop` last. All that waits in it is counted in the budget. `max_connections` is the most that it may
     have open; None stands for the settings' own. `uploads` take large bodies that the handler does not take. `calls`
-    are served over gRPC, on the settings' gRPC port, too.
+    are served over gRPC, on the settings' gRPC port, too. `sockets` are bound to ports that other processes share, and
+    are closed by `stop`; without them the ports are this server's own.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class HttpServer:
         max_connections: int | None = None,
         uploads: Uploads | None = None,
         calls: Calls | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
         self.settings = settings
         loop = asyncio.get_running_loop()
@@ -51,22 +53,18 @@ class HttpServer:
         )
         self._parts.most_http2_connections = grpc_connections(settings.max_grpc_connections)
         budget.reclaim = self.connections.reclaim
-        self._listening: list[socket.socket] = []
+        self._listening = list(sockets)
         self._servers: list[asyncio.Server] = []
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Listen. Raises `OSError` where an address cannot be had."""
-        settings, loop = self.settings, self._parts.loop
-        ports = [settings.port, *([settings.grpc_port] if self._parts.calls and settings.grpc_port else [])]
-        try:
-            for port in ports:
-                self._listening.append(_listen(settings.host, port))
-        except OSError:
-            self._close_sockets()
-            raise
+        if not self._listening:
+            self._bind()
         for listening in self._listening:
-            self._servers.append(await loop.create_server(self._connection, sock=listening, backlog=_BACKLOG))
+            self._servers.append(
+                await self._parts.loop.create_server(self._connection, sock=listening, backlog=BACKLOG)
+            )
         self._sweep()
 
     @property
@@ -124,6 +122,17 @@ class HttpServer:
                     accepted, _ = listening.accept()
                     await self._parts.loop.connect_accepted_socket(self._connection, accepted)
 
+    def _bind(self) -> None:
+        """Take the ports. Raises `OSError`, and has none, where one cannot be had."""
+        settings = self.settings
+        ports = [settings.port, *([settings.grpc_port] if self._parts.calls and settings.grpc_port else [])]
+        try:
+            for port in ports:
+                self._listening.append(_bound(settings.host, port))
+        except OSError:
+            self._close_sockets()
+            raise
+
     def _close_sockets(self) -> None:
         for listening in self._listening:
             listening.close()
@@ -135,9 +144,8 @@ class HttpServer:
         self._sweeping = self._parts.loop.call_later(_SWEEP_S, self._sweep)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+def _bound(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family_of(host, port), backlog=BACKLOG)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None

@@ -5,6 +5,7 @@ Under our own server (`server.py`) the hot verbs never come here; the code that 
 """
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
-from millrace.protocol.errors import MillraceError
-from serving.monitoring import peer_metrics
+from millrace.protocol.errors import MillraceError, Unavailable
+from serving.monitoring import metrics, peer_metrics
+from serving.monitoring.counts import Counts
 from serving.protocols.oip import rest as oip
 from serving.protocols.oip.config import render_config
 from serving.protocols.rest_calls import Headers
@@ -98,8 +100,9 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
         raise NotFound
 
     _add_tensorflow_serving(app, service)
-    _add_open_inference(app, service)
-    _add_operations(app, service)
+    counts = partial(_counts, service, loop)
+    _add_open_inference(app, service, counts)
+    _add_operations(app, service, counts)
     control_routes.add_routes(app, service, loop)
     jobs_routes.add_routes(app, service)
     return app
@@ -183,7 +186,12 @@ def _get_of_model(app: Flask, ending: str) -> Callable[[_View], _View]:
     return add
 
 
-def _add_open_inference(app: Flask, service: Service) -> None:
+def _counts(service: Service, loop: asyncio.AbstractEventLoop) -> Counts:
+    """What all API processes have counted."""
+    return asyncio.run_coroutine_threadsafe(service.siblings.total(), loop).result()
+
+
+def _add_open_inference(app: Flask, service: Service, counts: Callable[[], Counts]) -> None:
     @app.get("/v2")
     def _server() -> Response:
         return _json(oip.render_server())
@@ -198,11 +206,11 @@ def _add_open_inference(app: Flask, service: Service) -> None:
 
     @app.get("/v2/models/stats")
     def _all_statistics() -> Response:
-        return _json(service.statistics.render())
+        return _json(service.statistics.render(counts()))
 
     @_get_of_model(app, "/stats")
     def _statistics(name: str, number: int | None) -> Response:
-        return _json(service.statistics.render(name, number))
+        return _json(service.statistics.render(counts(), name, number))
 
     @_get_of_model(app, "/config")
     def _config(name: str, number: int | None) -> Response:
@@ -228,11 +236,14 @@ def _page(page: Page) -> Response:
     return Response(page.body, content_type=page.content_type)
 
 
-def _add_operations(app: Flask, service: Service) -> None:
+def _add_operations(app: Flask, service: Service, counts: Callable[[], Counts]) -> None:
     @app.get("/")
     def _index() -> Response:
+        models: list[str] = []
+        with contextlib.suppress(Unavailable):  # it is not known yet which there are
+            models = service.models.names()
         # `status` is what clients of KServe's v1 protocol look at.
-        return _json({"status": "alive", **oip.render_server(), "models": service.models.names()})
+        return _json({"status": "alive", **oip.render_server(), "models": models})
 
     pages = app.extensions[PAGES] = render_pages(app)
     for path in pages:
@@ -240,10 +251,11 @@ def _add_operations(app: Flask, service: Service) -> None:
 
     @app.get("/metrics")
     def _metrics() -> Response:
-        text = service.metrics.render() + peer_metrics.triton(service.metrics.versions)
+        found = counts()
+        text = metrics.render(found, service.worker_counts()) + peer_metrics.triton(found.versions)
         text += service.jobs.metrics.render() if service.jobs.metrics else b""
         return Response(text, content_type=_PROMETHEUS)
 
     @app.get("/monitoring/prometheus/metrics")
     def _tensorflow_metrics() -> Response:
-        return Response(peer_metrics.tensorflow(service.metrics.versions), content_type=_PROMETHEUS)
+        return Response(peer_metrics.tensorflow(counts().versions), content_type=_PROMETHEUS)

@@ -31,26 +31,6 @@ def seven() -> Any:
     return np.array(json.loads((ROOT / "examples" / "seven.json").read_text())["instances"], np.float32)
 
 
-@pytest.mark.parametrize("name", ["seven.png", "seven.json"])
-def test_the_example_is_a_seven_on_the_command_line(stack: Any, name: str) -> None:
-    label, probability = millrace("predict", "digits", f"examples/{name}", "--url", stack.url).split()
-    assert label == "7"
-    assert float(probability) > 0.9
-
-
-def test_a_dull_film_is_negative_on_the_command_line(stack: Any) -> None:
-    label, probability = millrace("predict", "sentiment", "a dull, lifeless film", "--url", stack.url).split()
-    assert label == "negative"
-    assert float(probability) > 0.8
-
-
-def test_king_less_man_plus_woman_is_near_queen_on_the_command_line(stack: Any) -> None:
-    lines = millrace("similar", "king", "--minus", "man", "--plus", "woman", "--url", stack.url).splitlines()
-    words = [line.split()[0] for line in lines]
-    assert "queen" in words[:5]
-    assert not {"king", "man", "woman"} & set(words)
-
-
 def test_the_three_models_are_listed_as_available(stack: Any) -> None:
     header, *rows = millrace("models", "--url", stack.url).splitlines()
     assert header.split() == ["NAME", "VERSION", "STATE", "INPUTS", "OUTPUTS", "DESCRIPTION"]

@@ -1,6 +1,7 @@
 """`docker compose up --build --scale worker=2`, for real: images built, containers run, requests sent."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -12,21 +13,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from millrace_client import Client
 
 from tests.support import running
+from tests.support.load import Call, Load
+from tests.support.tls import Certificates
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "digits" / "1"
 BASE_IMAGES = (f"python:{os.environ.get('TEST_PYTHON_IMAGE', '3.13-slim-bookworm')}", "redis:7-bookworm")
+PROXY_IMAGE = os.environ.get("TEST_PROXY_IMAGE", "haproxy:3.2")
+# What the images are made of; the rest of the repository is not sent to the engine.
+FILES = ("Dockerfile", ".dockerignore", "docker-compose.yml", "pyproject.toml", "README.md", "LICENSE")
+FOLDERS = ("requirements", "deploy", "millrace", "ops", "serving", "worker", "jobs")
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # the port is here, whatever proxy is set
 
 
 class Project:
-    """The Compose project under a name of its own, meeting no other on the same engine, on a free port."""
+    """The Compose project under a name of its own, meeting no other on the same engine, on a free port.
 
-    def __init__(self, name: str) -> None:
+    `folder` is a copy of the project, which a test may change.
+    """
+
+    def __init__(self, name: str, folder: Path, proxy_image: str) -> None:
         self.name = name
+        self.folder = folder
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MILLRACE_", "COMPOSE_"))}
         ours = {
             "MILLRACE_PORT": "0",
@@ -34,21 +47,23 @@ class Project:
             "MILLRACE_MODELS": str(ROOT / "models"),
             "MILLRACE_REDIS_URL": "",
             "MILLRACE_PYTHON_IMAGE": BASE_IMAGES[0].partition(":")[2],
+            "MILLRACE_PROXY_IMAGE": proxy_image,
         }
         self._environment = kept | ours
 
-    def compose(self, *arguments: str, timeout_s: float = 120) -> str:
-        """What Compose printed; an error with all its words where it failed."""
-        command = ["docker", "compose", "-p", self.name, "-f", str(ROOT / "docker-compose.yml"), *arguments]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=timeout_s)
+    def compose(self, *arguments: str, timeout_s: float = 120, **variables: str) -> str:
+        """What Compose printed; an error with all its words where it failed. `variables` go into its environment."""
+        command = ["docker", "compose", "-p", self.name, "-f", str(self.folder / "docker-compose.yml"), *arguments]
+        environment = self._environment | variables
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
     def up(self) -> None:
-        """Start what does not run, and return when both workers have the model."""
+        """Start what does not run, and return when both workers and the standby's have the model."""
         self.compose("up", "--detach", "--wait", "--no-build", "--no-recreate", "--scale", "worker=2")
         self.until(lambda: self.get("/v2/health/ready")[0] == 200, "the API is not ready")
-        self.until(lambda: self.workers() >= 2, "a worker did not announce itself")
+        self.until(lambda: self.workers() >= 3, "a worker did not announce itself")
 
     def until(self, condition: Callable[[], bool], failure: str, timeout_s: float = 30) -> None:
         """Return when the condition holds; fail with the last logs when it does not in time."""
@@ -61,8 +76,29 @@ class Project:
         return self.compose("ps", "--all", "--quiet", *services).split()
 
     @property
+    def address(self) -> str:
+        """The front door, for HTTP."""
+        return self.compose("port", "proxy", "8000").strip()
+
+    @property
+    def grpc_address(self) -> str:
+        """The front door, for gRPC."""
+        return self.compose("port", "proxy", "8001").strip()
+
+    @property
     def url(self) -> str:
-        return f"http://{self.compose('port', 'api', '8000').strip()}"
+        return f"http://{self.address}"
+
+    def load(self, body: bytes, **options: Any) -> Load:
+        """Requests of the digit model to the front door."""
+        host, _, port = self.address.rpartition(":")
+        call = Call(
+            path="/v1/models/digits:predict",
+            body=body,
+            is_right=lambda answer: "predictions" in answer,
+            timeout_ms=30_000,
+        )
+        return Load([(host, int(port))], itertools.repeat(call), **options)
 
     def get(self, path: str) -> tuple[int, bytes]:
         return request(f"{self.url}{path}")
@@ -119,16 +155,40 @@ def why_not() -> str:
     if docker("compose", "version").returncode:
         return "no Compose v2 here (docker compose version fails)"
     for image in BASE_IMAGES:
-        if docker("image", "inspect", image).returncode and docker("pull", "--quiet", image, timeout_s=300).returncode:
+        if not has_image(image):
             return f"the base image {image} cannot be had here"
     return "" if (MODEL / "model.onnx").exists() else "no digit model here: make models"
 
 
+def has_image(image: str) -> bool:
+    """Whether the image is here, now or from the start."""
+    return not (
+        docker("image", "inspect", image).returncode and docker("pull", "--quiet", image, timeout_s=300).returncode
+    )
+
+
+def proxy_image() -> str:
+    """The proxy's image, or one with Debian's package where that cannot be had."""
+    if has_image(PROXY_IMAGE):
+        return PROXY_IMAGE
+    recipe = f"FROM {BASE_IMAGES[0]}\nRUN apt-get update && apt-get install --yes --no-install-recommends haproxy\n"
+    build = ["docker", "build", "--quiet", "--tag", "haproxy-of-debian", "-"]
+    done = subprocess.run(build, input=recipe, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"the base image {PROXY_IMAGE} cannot be had here, nor Debian's package: {done.stderr[-300:]}")
+    return "haproxy-of-debian"
+
+
 @pytest.fixture(scope="module")
-def built() -> Iterator[Project]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     if reason := why_not():
         pytest.skip(reason)
-    project = Project(f"millrace-test-{os.getpid()}")
+    folder = tmp_path_factory.mktemp("project")
+    for name in FILES:
+        shutil.copy(ROOT / name, folder)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    project = Project(f"millrace-test-{os.getpid()}", folder, proxy_image())
     try:
         project.compose("build", timeout_s=900)
         yield project
@@ -172,14 +232,24 @@ def test_the_digits_example_is_answered(project: Project, example: dict[str, Any
     assert all(len(row) == 10 and sum(row) == pytest.approx(1, abs=1e-3) for row in predictions)
 
 
-def test_both_workers_are_announced(project: Project) -> None:
-    project.until(lambda: project.workers() == 2, "there are not two workers")
+def test_a_file_is_scored(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("text\n" + "A wonderful film\n" * 50)
+
+    with Client(project.url) as client:
+        job = client.jobs.score("sentiment", str(tmp_path / "reviews.csv"), column="text")
+        job.result(str(tmp_path / "scored.csv"))
+
+    assert len((tmp_path / "scored.csv").read_text().splitlines()) == 51
+
+
+def test_both_workers_and_the_standbys_are_announced(project: Project) -> None:
+    project.until(lambda: project.workers() == 3, "there are not three workers")
 
 
 def test_nothing_runs_as_root_or_could_become_it(project: Project) -> None:
     containers = project.containers()
 
-    assert len(containers) == 4
+    assert len(containers) == 9
     for container in containers:
         states = docker("exec", container, "sh", "-c", "cat /proc/[0-9]*/status").stdout.splitlines()
         facts = [tuple(line.split()[:2]) for line in states]
@@ -224,11 +294,127 @@ def test_requests_are_answered_while_a_worker_is_killed(project: Project, body: 
     with steady_requests(f"{project.url}/v1/models/digits:predict", body) as statuses:
         project.until(lambda: len(statuses) > 20, "no requests are answered")
         assert docker("kill", victim).returncode == 0
-        project.until(lambda: project.workers() == 1, "the dead worker is still announced")
+        project.until(lambda: project.workers() == 2, "the dead worker is still announced")
         answered = len(statuses)
         project.until(lambda: len(statuses) > answered + 20, "the other worker does not answer")
 
     assert set(statuses) == {200}
+
+
+@pytest.mark.slow
+def test_up_with_another_release_is_an_upgrade_and_not_an_outage(project: Project, body: bytes) -> None:
+    replaced, kept = ("api", "worker", "jobs"), ("redis", "redis-jobs", "proxy", "standby")
+    before = {service: set(project.containers(service)) for service in (*replaced, *kept)}
+    (standby,) = before["standby"]
+    restarts = int(docker("inspect", "--format", "{{.RestartCount}}", standby).stdout)
+    source = project.folder / "millrace" / "stopping.py"
+    source.write_text(f"{source.read_text(encoding='utf-8')}# another release\n", encoding="utf-8")
+
+    with project.load(body, rate=20.0) as load:
+        load.after(20)
+        project.compose("up", "--build", "--detach", "--scale", "worker=2", timeout_s=600)
+        load.after(100)
+
+    sent = load.tally.outcomes
+    failed = [outcome for outcome in sent if outcome.kind != "right"]
+    assert len(failed) <= len(sent) / 100, load.tally.faults()
+    assert max(outcome.latency_s for outcome in sent) <= 2
+    after = {service: set(project.containers(service)) for service in before}
+    assert all(before[service].isdisjoint(after[service]) for service in replaced)
+    assert all(before[service] == after[service] for service in kept)
+    project.until(
+        lambda: int(docker("inspect", "--format", "{{.RestartCount}}", standby).stdout) > restarts,
+        "the standby does not take the new release",
+        timeout_s=60,
+    )
+    project.until(lambda: project.workers() == 3, "the standby does not serve")
+
+
+@pytest.mark.slow
+def test_apis_behind_the_front_door_are_restarted_without_a_failed_request(project: Project, body: bytes) -> None:
+    project.compose("up", "--detach", "--no-build", "--no-recreate", "--scale", "worker=2", "--scale", "api=3")
+    try:
+        apis = project.containers("api")
+        for api in apis:
+            project.until(lambda api=api: is_healthy(api), "an API is not healthy")  # type: ignore[misc]
+        with project.load(body, connections=4) as load, grpc_calls(project.grpc_address) as codes:
+            load.after(50)
+            for api in apis:
+                assert docker("restart", api).returncode == 0
+                project.until(lambda api=api: is_healthy(api), "an API does not come back", timeout_s=60)  # type: ignore[misc]
+            load.after(50)
+    finally:
+        project.compose("up", "--detach", "--no-build", "--no-recreate", "--scale", "worker=2", "--scale", "api=1")
+    assert len(apis) == 3
+    assert load.tally.faults() == []
+    assert load.tally.counts.keys() == {"right"}
+    assert set(codes) == {"OK"}
+
+
+@pytest.mark.slow
+def test_the_front_door_speaks_tls_on_both_ports(project: Project, body: bytes, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    certificates.make()
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    shutil.copy(certificates.file("server.crt"), folder / "server.pem")
+    shutil.copy(certificates.file("server.key"), folder / "server.pem.key")
+    for path in (tmp_path, folder, *folder.iterdir()):
+        path.chmod(0o755)  # the proxy is another user
+    try:
+        project.compose("up", "--detach", "--no-deps", "--no-build", "proxy", MILLRACE_TLS_FOLDER=str(folder))
+        address, grpc_address = project.address, project.grpc_address
+        (tmp_path / "body.json").write_bytes(body)
+
+        def curl(version: str) -> str:
+            url = f"https://{address}/v1/models/digits:predict"
+            options = ["--silent", "--noproxy", "*", "--cacert", certificates.file("ca.crt"), "--output", os.devnull]
+            shown = ["--write-out", "%{http_version} %{http_code}", "--data", f"@{tmp_path / 'body.json'}"]
+            return subprocess.run(
+                ["curl", *options, *shown, version, url], capture_output=True, text=True, timeout=60
+            ).stdout
+
+        project.until(lambda: curl("--http1.1") == "1.1 200", "HTTP/1.1 is not answered over TLS")
+        project.until(lambda: curl("--http2") == "2 200", "HTTP/2 is not answered over TLS")
+        authority = grpc.ssl_channel_credentials(Path(certificates.file("ca.crt")).read_bytes())
+        with grpc.secure_channel(grpc_address, authority) as channel:
+            project.until(lambda: is_live(channel) == "OK", "gRPC is not answered over TLS")
+    finally:
+        project.compose("up", "--detach", "--no-deps", "--no-build", "proxy")
+
+
+def is_healthy(container: str) -> bool:
+    return docker("inspect", "--format", "{{.State.Health.Status}}", container).stdout.strip() == "healthy"
+
+
+def is_live(channel: grpc.Channel) -> str:
+    """The status of one gRPC call."""
+    call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+    try:
+        call(b"", timeout=30)
+    except grpc.RpcError as error:
+        return f"{error.code().name}: {error.details()}"
+    return "OK"
+
+
+@contextlib.contextmanager
+def grpc_calls(address: str) -> Iterator[set[str]]:
+    """Calls, one after the other on one channel, while the context lasts; their statuses."""
+    statuses: set[str] = set()
+    enough = threading.Event()
+
+    def send() -> None:
+        with grpc.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel:
+            while not enough.is_set():
+                statuses.add(is_live(channel))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield statuses
+    finally:
+        enough.set()
+        sender.join()
 
 
 def test_a_worker_that_hangs_is_unhealthy(project: Project) -> None:
@@ -257,6 +443,6 @@ def test_a_stop_drains_and_every_program_ends_by_itself(project: Project, body: 
 
     states = docker("inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", *containers).stdout
     assert set(states.splitlines()) == {"0 false"}
-    # 0: the API was gone. Whether it took the request before cannot be seen from here: the engine's own proxy accepts
-    # connections on the published port, and resets them, when nobody listens behind it.
-    assert set(statuses) <= {200, 0}
+    # 0: the front door was gone. Whether it took the request before cannot be seen from here: the engine's own proxy
+    # accepts connections on the published port, and resets them, when nobody listens behind it. 503: the API was gone.
+    assert set(statuses) <= {200, 0, 503}

@@ -177,7 +177,12 @@ def _in_batches(url: str) -> None:
         assert np.stack(frame["scores"].to_list()).tolist() == expected
     by_name = map_batches("tiny", url=url, prefix="tiny_")
     assert by_name({"x": np.array(rows, np.float32)})["tiny_scores"].tolist() == expected
-    assert by_name({"x": np.empty((0, 3), np.float32)})["x"].shape == (0, 3)
+    nothing = by_name({"x": np.empty((0, 3), np.float32)})
+    assert {name: (values.shape, values.dtype) for name, values in nothing.items()} == {
+        "x": ((0, 3), np.float32),
+        "tiny_scores": ((0, 2), np.float32),
+    }
+    assert ask(table.slice(0, 0)).schema == ask(table).schema
     with pytest.raises(InvalidRequest, match="no column 'rows'"):
         ask({"other": np.zeros(1)})
     with pytest.raises(TypeError, match="and not list"):

@@ -107,11 +107,16 @@ def test_an_option_out_of_range_is_named(up: Up, option: list[str]) -> None:
         supervisor.main(option)
 
 
-def test_workers_can_be_several_and_redis_another(up: Up, tiny: str, redis_server: RedisServer) -> None:
-    stack = up("--models", tiny, "--workers", "2", "--redis-url", redis_server.url)
+def test_workers_and_apis_can_be_several_and_redis_another(up: Up, tiny: str, redis_server: RedisServer) -> None:
+    stack = up("--models", tiny, "--apis", "2", "--workers", "2", "--redis-url", redis_server.url)
+    assert ": 2 API processes, 2 workers (2 instances a model, 1 thread a run)" in stack.output
+    assert len(stack.children("--member")) == 2
     assert stack.children("valkey-server") == []
     until(lambda: 'millrace_workers{model="tiny"} 2.0' in httpx.get(f"{stack.url}/metrics").text)
     assert predict(stack, [1, 0, 0]).json() == {"predictions": [[1.0, 10.0]]}
+    running = stack.children()
+    assert stack.stop() == 0
+    assert alive(running) == []
 
 
 def test_a_worker_that_dies_is_started_again(up: Up, tiny: str) -> None:
@@ -135,6 +140,7 @@ def test_a_worker_that_keeps_dying_is_started_ever_later_and_ends_nothing_else(u
     until(lambda: predict(stack, [0, 1, 0]).status_code == 200, 60)
 
 
+@pytest.mark.slow
 def test_a_worker_that_stands_still_while_it_loads_is_waited_for(up: Up, tmp_path: Path) -> None:
     """It stands still until the API has forgotten it, with what it was loading."""
     tf = pytest.importorskip("tensorflow")

@@ -206,6 +206,7 @@ def test_what_is_wanted_outlives_redis_and_every_worker(parts: Parts, publish: C
         assert httpx.get(f"{url}/v1/models/m/traffic").json()["labels"] == {"stable": 1}
 
 
+@pytest.mark.slow
 def test_versions_that_go_take_neither_weights_nor_labels_nor_the_shadow_s_callers_along(
     parts: Parts, publish: Callable[..., None], tmp_path: Path
 ) -> None:

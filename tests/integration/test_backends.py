@@ -235,6 +235,7 @@ def test_tensorflow_blames_the_request_where_an_operation_blames_its_argument(te
         backend.run("fill", {"n": np.array([2**45])})
 
 
+@pytest.mark.slow
 def test_tensorflow_writes_nothing_of_a_request_to_standard_error_by_itself(saved_model: Path) -> None:
     """In a process of its own, where nobody else has set TensorFlow's logging up before."""
     program = """

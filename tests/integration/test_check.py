@@ -71,6 +71,20 @@ def test_what_is_printed_says_why_rows_are_not_batched_and_what_is_passed_over(
     assert "grpcclient.InferenceServerClient('h:8')" in printed
 
 
+@pytest.mark.parametrize(
+    ("variable", "url", "grpc"),
+    [
+        ("", "http://localhost:8000", "localhost:8001"),
+        ("https://h:9/", "https://h:9/", "localhost:8001"),
+        ("grpc://h:8", "http://localhost:8000", "h:8"),
+    ],
+)
+def test_a_variable_names_the_server_that_the_printed_requests_go_to(variable: str, url: str, grpc: str) -> None:
+    found = command.parser({"MILLRACE_URL": variable}).parse_args(["m"])
+    assert (found.url, found.grpc) == (url, grpc)
+    assert command.parser({"MILLRACE_URL": variable}).parse_args(["m", "--url", "http://x"]).url == "http://x"
+
+
 def test_a_report_may_be_long(checked: Checked, make_onnx: MakeModel, tmp_path: Path) -> None:
     folder = make_onnx(tmp_path, "m").parent
     (folder / "labels.txt").write_text("\n".join(f"label number {i}" for i in range(30_000)))

@@ -218,3 +218,25 @@ def test_there_is_no_room_for_a_response_that_the_budget_does_not_hold() -> None
         assert bench.service.budget.used == 0
 
     run(test, max_buffered_bytes=4 * 2**20)
+
+
+def test_a_response_that_cannot_be_taken_ends_the_wait_with_an_error() -> None:
+    async def test(bench: Bench) -> None:
+        answers: list[HttpResponse] = []
+
+        def take(response: HttpResponse) -> None:
+            if response.status == 200:
+                raise RuntimeError("a fault of ours")
+            answers.append(response)
+
+        reservation = bench.service.budget.reserve(24)
+        found = target(PREDICT)
+        assert found
+        bench.service.rest.begin(found, {}, b'{"instances": [[1.0, 2]]}', "", reservation, take)
+        await bench.until(lambda: bench.work() or answers)
+        await bench.until(lambda: answers)
+        assert [answer.status for answer in answers] == [500]
+        assert bench.service.metrics.counts.version("m", 1).ended == {("tfs", 500): 1}
+        assert bench.service.budget.used == 0
+
+    run(test)

@@ -200,6 +200,7 @@ def test_keras_lstms_become_onnx_lstms(tmp_path: Path) -> None:
     assert _mil_operators(coremltools.utils.load_spec(str(out / "model.mlpackage"))).count("lstm") == 2
 
 
+@pytest.mark.slow
 def test_no_graph_holds_operators_of_gpus_even_where_layers_ask_for_them(tmp_path: Path) -> None:
     model = _bidirectional()
     for layer in model._flatten_layers():  # noqa: SLF001 - Keras has no other way to all of them

@@ -37,3 +37,35 @@ def test_it_starts_without_a_queue(listens: bool, tmp_path: Path) -> None:
         began = time.monotonic()
         assert asyncio.run(_started(f"unix://{tmp_path}/redis.sock")) == []
         assert time.monotonic() - began < 20
+
+
+def test_news_are_told_to_others_once(redis_server: RedisServer) -> None:
+    worker = RedisBroker(redis_server.url).worker()
+    told: list[list[str]] = []
+
+    def announce(name: str) -> None:
+        worker.announce(WorkerAnnouncement(worker=name, expires_ms=2**50, models=()))
+
+    async def run() -> None:
+        async def tell() -> None:
+            told.append(sorted(worker.worker for worker in producer.workers))
+
+        async def until_told(times: int) -> None:
+            async with asyncio.timeout(30):
+                while len(told) < times:
+                    await asyncio.sleep(0)
+
+        producer = Producer(RedisBroker(redis_server.url).producer("a"), limits=Limits(1, 1), heartbeat_s=0, tell=tell)
+        await producer.start()
+        await until_told(1)
+        announce("w")
+        await until_told(2)
+        for _ in range(20):  # heartbeats without news
+            await producer.refresh()
+        announce("v")
+        await until_told(3)
+        await producer.stop()
+
+    announce("u")
+    asyncio.run(run())
+    assert told == [["u"], ["u", "w"], ["u", "v", "w"]]

@@ -23,6 +23,7 @@ from millrace import logs, rpc
 from millrace.rpc import tensorprotos
 from serving.api import Api, servers_of
 from serving.memory import excess_bytes, resident_bytes
+from serving.monitoring.metrics import render
 from serving.transport.http2.frames import PREFACE, settings
 from tests.support import grpcbench
 from tests.support.grpcbench import INFER, Bench, infer_request, infer_response, run
@@ -497,7 +498,7 @@ async def test_calls_above_the_limit_are_refused_in_words_and_counted() -> None:
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "too many calls are open; try again",
             )
-        lines = b.service.metrics.render().decode().splitlines()
+        lines = render(b.service.metrics.counts, {}).decode().splitlines()
         (refusals,) = [line for line in lines if 'protocol="grpc"' in line and 'status="429"' in line]
         assert refusals.endswith(" 50.0")
         await b.taken(100)

@@ -364,3 +364,13 @@ def test_a_head_is_read() -> None:
     assert read_head(b"GET http://host?a=1 HTTP/1.1\r\nhost: y\r\n\r\n").path == "/"
     with pytest.raises(RequestHeadError):
         read_head(b"GET /\xff\xfe HTTP/1.1\r\nx\r\n\r\n")
+
+
+@served
+async def test_a_response_that_cannot_be_written_ends_the_connection() -> None:
+    async with running() as r:
+        caller = await r.asked(post(b"", path="/held"))
+        await r.until(lambda: r.echo.held)
+        with pytest.raises(UnicodeEncodeError):
+            r.echo.held.pop()(HttpResponse(200, b"", (("x-name", "\N{SNOWMAN}"),)))
+        assert await caller.is_closed()

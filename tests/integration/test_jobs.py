@@ -7,6 +7,7 @@ import hmac
 import io
 import json
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from redis import Redis
 from rq import Queue
@@ -23,13 +26,14 @@ from rq import Queue
 from jobs.expiry import expire
 from jobs.outputs import ERROR
 from millrace.jobs import units
-from millrace.jobs.keys import RQ_QUEUE, JobKeys
+from millrace.jobs.keys import CALLS, RQ_QUEUE, JobKeys
 from millrace.jobs.records import JobRecord
 from millrace.jobs.store import JobLimits, JobStore
-from millrace.protocol.errors import Conflict, NotFound
+from millrace.protocol.errors import Conflict, NotFound, StorageFull
 from tests.support.jobs import Jobs, csv_of, kill_all, model_worker
 from tests.support.onnxmodels import FLOAT, INT64, constant, info, node, save
-from tests.support.running import RedisServer, until
+from tests.support.pages import blocks
+from tests.support.running import ROOT, RedisServer, until
 
 TINY = {"kind": "score", "model": "tiny", "column": "x"}
 
@@ -248,6 +252,30 @@ def test_rows_that_cannot_be_scored_are_rows_with_their_errors(jobs: Jobs) -> No
     assert "99" in rows[1][ERROR]
 
 
+def test_a_column_of_the_file_keeps_its_name_beside_one_of_the_results(jobs: Jobs) -> None:
+    jobs.start()
+    rows = b'label,scores,output_scores,x\nmine,9,8,"[1, 0, 0]"\n'
+    job = jobs.submit({**TINY, "labels": True}, rows)
+    assert jobs.ended(job.id).state == "finished"
+    assert list(table(jobs.result(job.id))[0].items()) == [
+        *[("label", "mine"), ("scores", "9"), ("output_scores", "8"), ("x", "[1, 0, 0]")],
+        *[("output_output_scores", "[1.0,10.0]"), ("output_label", "1"), (ERROR, "")],
+    ]
+
+
+def test_a_file_that_unpacks_to_more_memory_than_there_may_be_fails_its_job_alone(jobs: Jobs, tmp_path: Path) -> None:
+    program = jobs.start(MILLRACE_JOBS_MAX_MEMORY_BYTES=str(512 * 2**20))
+    one = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100_000, np.int32)), pa.array(["x" * 10_000_000]))
+    pa.parquet.write_table(pa.table({"x": one}), tmp_path / "bomb.parquet", row_group_size=100_000)
+    bomb = jobs.submit(TINY, (tmp_path / "bomb.parquet").read_bytes(), "bomb.parquet")
+    record = jobs.ended(bomb.id, 60)
+    assert record.state == "failed"
+    assert "malloc" in record.error or "memory" in record.error
+    small = jobs.submit(TINY, csv_of(3))
+    assert is_complete(jobs, jobs.ended(small.id), 3)
+    assert program.poll() is None
+
+
 def test_too_many_errors_end_the_job(jobs: Jobs) -> None:
     jobs.start()
     job = jobs.submit({"kind": "score", "model": "lookup", "max_errors": 1}, b"x\n1\n99\n98\n")
@@ -271,6 +299,21 @@ def test_what_does_not_fit_the_file_or_the_model_fails_the_job_with_the_fields_n
     job = jobs.submit({"kind": "score", "model": "tiny"} | document, csv_of(3))
     record = jobs.ended(job.id)
     assert (record.state, record.error) == ("failed", error)
+
+
+def test_jobs_go_on_beside_one_whose_model_is_not_there(jobs: Jobs) -> None:
+    jobs.start(MILLRACE_JOBS_MODEL_WAIT_S="5")
+    waiting = jobs.submit({"kind": "score", "model": "nobody-has-it"}, csv_of(3))
+    until(lambda: jobs.store.get(waiting.id).state == "started", what="the job to wait for its model")
+    small = jobs.submit(TINY, csv_of(10))
+    assert is_complete(jobs, jobs.ended(small.id), 10)
+    assert jobs.store.get(waiting.id).state == "started"
+    record = jobs.ended(waiting.id)
+    assert (record.state, record.error) == ("failed", "no live worker has model 'nobody-has-it', for 5 s")
+    assert jobs.store.retry(waiting.id).state == "queued"
+    until(lambda: jobs.store.get(waiting.id).state == "started", what="the job to wait again")
+    jobs.store.cancel(waiting.id)
+    assert not list(jobs.store.job_folder(waiting.id).glob("*/*"))
 
 
 def test_a_small_job_does_not_wait_for_all_parts_of_a_large_one(jobs: Jobs) -> None:
@@ -299,39 +342,12 @@ def test_an_evaluation_reports_on_rows_whose_answer_is_known(jobs: Jobs) -> None
     assert jobs.result(job.id, "confusion.svg").startswith(b"<svg")
 
 
-_OWN_KIND = """
-from jobs.kinds.base import whole
-from jobs.parts import Outcome, Outputs, Part, Plan
-from millrace.protocol.errors import InvalidRequest
-
-
-class Shout:
-    name = "shout"
-
-    def plan(self, job):
-        if not isinstance(job.document.options.get("mark"), str):
-            raise InvalidRequest("options.mark: a text is needed")
-        return Plan(parts=(Part(0, 0, 1),), rows=1)
-
-    def run(self, job, plan, part):
-        with whole(job.part_path(0, ".txt")) as path:
-            path.write_text(job.upload.read_text().upper() + job.document.options["mark"])
-        return Outcome(rows=1)
-
-    def join(self, job, plan, outcomes):
-        with whole(job.outputs / "loud.txt") as path:
-            path.write_text(job.part_path(0, ".txt").read_text())
-        return Outputs(names=("loud.txt",))
-
-
-KIND = Shout()
-"""
-
-
 def test_a_kind_of_the_operators_own_is_one_file(jobs: Jobs, tmp_path: Path) -> None:
     folder = tmp_path / "kinds"
     folder.mkdir()
-    (folder / "shout.py").write_text(_OWN_KIND)
+    page = (ROOT / "docs" / "howto" / "add-a-job-kind.md").read_text(encoding="utf-8")
+    (code,) = [block.code for block in blocks(page) if block.language == "python"]
+    (folder / "shout.py").write_text(code)
     jobs.start(MILLRACE_JOBS_KINDS=str(folder))
     until(lambda: "shout" in jobs.store.kinds())
     job = jobs.submit({"kind": "shout", "options": {"mark": "!"}}, b"hey")
@@ -442,3 +458,45 @@ def test_a_part_whose_file_is_gone_is_made_again(jobs: Jobs) -> None:
     shutil.rmtree(jobs.store.job_folder(job.id) / "parts")
     jobs.start()
     assert is_complete(jobs, jobs.ended(job.id, 60), 2000)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MiB."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_fails_the_job_in_words_and_retry_goes_on_when_there_is_room(jobs: Jobs, small_disk: Path) -> None:
+    """The rows come in, and their scores are larger than what is left."""
+    job = jobs.submit({**TINY, "part_rows": 5000}, csv_of(40_000))
+    (small_disk / "other").write_bytes(bytes(6_700_000))
+    with pytest.raises(StorageFull, match="the disk that the files of jobs are on is full"):
+        jobs.submit(TINY, csv_of(60_000))
+    assert len(list((small_disk / "uploads").iterdir())) == 1
+    jobs.start()
+    record = jobs.ended(job.id, 60)
+    assert (record.state, record.error) == ("failed", "the disk that the files of jobs are on is full")
+    (small_disk / "other").unlink()
+    jobs.store.retry(job.id)
+    record = jobs.ended(job.id, 60)
+    assert (record.state, record.error, record.rows_done) == ("finished", "", 40_000)
+
+
+def test_a_webhook_is_due_whenever_a_job_ends_and_not_when_it_goes_on(jobs: Jobs) -> None:
+    job = _told(jobs, "http://127.0.0.1:1/")
+    client = jobs.redis_client()
+    for state, is_due in (("started", False), ("failed", True)):
+        jobs.store.transition(job.id, ("queued", "started"), state)  # type: ignore[arg-type]
+        assert bool(client.zscore(CALLS, job.id)) == is_due
+    jobs.store.retry(job.id)
+    assert client.zscore(CALLS, job.id) is None
+    jobs.store.cancel(job.id)
+    assert client.zscore(CALLS, job.id)
+    jobs.store.delete(job.id)
+    assert client.zscore(CALLS, job.id) is None

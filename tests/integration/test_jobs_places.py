@@ -1,10 +1,14 @@
 """Where jobs' files may be: below a root and nowhere else, at web servers, and in a store that speaks S3."""
 
+import contextlib
 import http.server
 import importlib
 import io
 import json
 import os
+import shutil
+import socket
+import subprocess
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,12 +25,13 @@ from PIL import Image
 from jobs import addresses, places
 from jobs.context import Job
 from jobs.settings import JobsSettings
+from jobs.webfiles import WebFiles
 from millrace.jobs.documents import ScoreDocument
 from millrace.jobs.records import JobRecord
 from millrace.protocol.errors import InvalidRequest, StorageFull
 from tests.support.jobs import Jobs, model_worker
 from tests.support.onnxmodels import FLOAT, info, node, save
-from tests.support.running import RedisServer
+from tests.support.running import RedisServer, ended, free_port, until
 
 Answers = dict[str, tuple[int, dict[str, str], bytes]]
 
@@ -188,6 +193,14 @@ def test_a_file_that_a_web_server_does_not_give_is_the_callers_to_know(
         assert [*(here.folder / "parts" / "fetched").iterdir()] == []
 
 
+def test_a_web_server_that_sends_hardly_anything_is_given_up(tmp_path: Path) -> None:
+    with web_server({"/a.csv": (HTTPStatus.OK, {}, bytes(100_000))}) as (url, _):
+        times = iter(range(0, 10_000, 40))
+        slow = WebFiles(["http"], allow_private=True, clock=lambda: float(next(times)))
+        with pytest.raises(InvalidRequest, match=r"127\.0\.0\.1 sends fewer than 16384 bytes a second"):
+            slow.fetch(f"{url}/a.csv", tmp_path / "a.csv", lambda _: None)
+
+
 def test_what_is_fetched_counts_as_what_jobs_keep(tmp_path: Path) -> None:
     with web_server({"/a.csv": (HTTPStatus.OK, {}, bytes(2_000_000))}) as (url, _):
         here = job(tmp_path, protocols="http", url_private=True, max_bytes=1_500_000)
@@ -244,6 +257,74 @@ def test_files_and_folders_are_fetched_from_s3_and_results_sent_there(tmp_path: 
         places.input_path(job(tmp_path), "s3://files/a.csv")
     with pytest.raises(StorageFull):
         places.input_path(job(tmp_path / "small", protocols="s3", max_bytes=1000), "s3://files/a.csv")
+
+
+@pytest.fixture
+def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that speaks Google's storage API, with a bucket called `files`."""
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # which asks Google itself, whatever the host
+    gcsfs = pytest.importorskip("gcsfs", reason="gcsfs is not installed")
+    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
+    port = free_port()
+    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="files")
+    server.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setitem(importlib.import_module("fsspec.config").conf, "gs", {"token": "anon"})
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    yield
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def az(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that speaks Azure's blob API, with a container called `files`."""
+    adlfs = pytest.importorskip("adlfs", reason="adlfs is not installed")
+    program = shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip("azurite-blob is not on the path")
+    port = free_port()
+    where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(tmp_path / "azurite")]
+    options = [*where, "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+    with ended(subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)):
+        until(lambda: _listens(port), what="Azurite")
+        account = f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={_AZURITE_KEY}"
+        endpoint = f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1"
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"{account};{endpoint};")
+        adlfs.AzureBlobFileSystem(skip_instance_cache=True).mkdir("files")
+        yield
+        adlfs.AzureBlobFileSystem.clear_instance_cache()
+
+
+# The key of Azurite's one account is the same for everybody, and public.
+_AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # what these libraries warn of is theirs to mend
+@pytest.mark.parametrize("protocol", ["gs", "az"])
+def test_files_come_from_and_go_to_other_object_stores(
+    tmp_path: Path, protocol: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(protocol)
+    here = job(tmp_path, protocols=protocol)
+    with places.output(here, f"{protocol}://files/in/a.csv") as path:
+        path.write_bytes(b"a\n" * 1_000_000)
+    with places.output(here, f"{protocol}://files/in/b.csv") as path:
+        path.write_bytes(b"b\n")
+    assert places.input_path(here, f"{protocol}://files/in/a.csv").read_bytes() == b"a\n" * 1_000_000
+    folder = places.input_path(here, f"{protocol}://files/in/")
+    assert sorted(each.name for each in folder.iterdir()) == ["a.csv", "b.csv"]
+    with pytest.raises(InvalidRequest, match=rf"input: there is no '{protocol}://files/none\.csv'"):
+        places.input_path(here, f"{protocol}://files/none.csv")
+    with pytest.raises(InvalidRequest, match="not allowed"):
+        places.input_path(job(tmp_path), f"{protocol}://files/in/a.csv")
 
 
 @pytest.fixture(scope="module")

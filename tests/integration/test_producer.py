@@ -89,12 +89,17 @@ class Bench:
         max_queue_rows: int,
         producer_clock: Callable[[], float],
         link_clock: Callable[[], float],
+        grace_s: float,
     ) -> None:
         self.broker_s = 0.0
         self.broker = MemoryBroker(lambda: time.monotonic() + self.broker_s)
         self.link = GatedLink(self.broker, link_clock)
         self.producer = Producer(
-            self.link, limits=Limits(max_queue_rows, 10**8), heartbeat_s=0.01, clock=producer_clock
+            self.link,
+            limits=Limits(max_queue_rows, 10**8),
+            heartbeat_s=0.01,
+            clock=producer_clock,
+            grace_s=grace_s,
         )
         self.consumer = self.broker.consumer(QUEUE, "c")
         model = ModelAnnouncement(name="m", version=1, state="AVAILABLE")
@@ -181,8 +186,9 @@ async def bench(
     max_queue_rows: int = 1000,
     producer_clock: Callable[[], float] = time.perf_counter,
     link_clock: Callable[[], float] = time.monotonic,
+    grace_s: float = 2.0,
 ) -> AsyncIterator[Bench]:
-    made = Bench(workers, max_queue_rows, producer_clock, link_clock)
+    made = Bench(workers, max_queue_rows, producer_clock, link_clock, grace_s)
     await made.producer.start()
     while not made.producer.is_connected:
         await asyncio.sleep(0)
@@ -246,6 +252,21 @@ async def test_waiting_rows_are_shared_out_among_the_live_workers() -> None:
         assert b.sent() == [[[0, 1, 2], [3, 4, 5]]]
         b.work()
         assert [values(await task) for task in tasks] == [[0], [2], [4], [6], [8], [10]]
+
+
+@run
+async def test_rows_are_cut_for_as_many_workers_as_other_processes_leave() -> None:
+    async with bench(workers=4) as b:
+        elsewhere = Append(QUEUE, "normal", ((24, b"x"),))
+        await MemoryProducerLink.append(b.link, [elsewhere], Limits(100, 10**6))
+        first = [b.submit(i) for i in range(8)]
+        await turns()
+        assert b.sent() == [[[0, 1], [2, 3], [4, 5], [6, 7]]]  # what others have is told with the answer to this
+        second = [b.submit(i) for i in range(8)]
+        await turns()
+        assert b.sent()[1:] == [[[0, 1, 2, 3], [4, 5, 6, 7]]]  # 16 of 32 rows are ours
+        for task in (*first, *second):
+            task.cancel()
 
 
 @run

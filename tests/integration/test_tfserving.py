@@ -261,6 +261,7 @@ def test_a_stack_in_front_of_a_remote_follows_its_health(remote: Parts, tmp_path
             assert ask().json() == {"predictions": [[2, 20], [6, 60]]}
 
 
+@pytest.mark.slow
 def test_a_worker_that_starts_before_its_remote_loads_the_model_once_it_is_there(remote: Parts, tmp_path: Path) -> None:
     remote.apis[0].terminate()
     remote.apis[0].wait()

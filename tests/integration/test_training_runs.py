@@ -89,7 +89,7 @@ def _train_words(settings: word2vec.Settings, run: Run) -> list[Any]:
 
 
 TRAININGS = [
-    pytest.param(_train_digits, digits.Settings(epochs=4, batch_size=16), id="digits"),
+    pytest.param(_train_digits, digits.Settings(epochs=4, batch_size=16), id="digits", marks=pytest.mark.slow),
     pytest.param(_train_mlp, mlp.Settings(epochs=4, batch_size=16, units=16), id="digits-mlp"),
     pytest.param(
         _train_student,

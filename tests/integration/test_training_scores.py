@@ -58,6 +58,7 @@ def test_bundled_files_are_those_of_the_manifest_and_small(name: str) -> None:
 
 
 @needs_data
+@pytest.mark.slow
 @pytest.mark.parametrize("promise", scores.PROMISES, ids=lambda promise: f"{promise.model}: {promise.about}")
 def test_promises_are_kept(promise: scores.Promise) -> None:
     exam = scores.Exam(repository=ROOT / "models", folder=data.DataFolder(DATA))

@@ -1,4 +1,4 @@
-"""One API process as users run it, without gRPC, and what it says and takes."""
+"""The API as users run it, and what it says and takes."""
 
 import contextlib
 import http.client
@@ -24,16 +24,30 @@ MB = 2**20
 
 
 class ApiProcess:
-    """`python -m serving` on a port of this machine. Its log is in `lines`."""
+    """`python -m serving` on a port of this machine: one process, without gRPC, where nothing else is said.
 
-    def __init__(self, redis_url: str, log: Path, *, descriptors: int = 0, **settings: object) -> None:
-        self.port = free_port()
+    Its log is in `lines`.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        log: Path,
+        *,
+        port: int = 0,
+        grpc_port: int = 0,
+        descriptors: int = 0,
+        **settings: object,
+    ) -> None:
+        self.port = port or free_port()
+        self.grpc_port = grpc_port
         self._log = log
         chosen = {f"MILLRACE_SERVING_{name.upper()}": str(value) for name, value in settings.items()}
         environment = os.environ | {
             "MILLRACE_REDIS_URL": redis_url,
             "MILLRACE_SERVING_PORT": str(self.port),
-            "MILLRACE_SERVING_GRPC_PORT": "0",
+            "MILLRACE_SERVING_GRPC_PORT": str(grpc_port),
+            "MILLRACE_SERVING_PROCESSES": "1",
             **chosen,
         }
         limits = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))}

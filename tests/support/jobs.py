@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import redis
@@ -17,12 +17,47 @@ from millrace.jobs.records import JobRecord
 from millrace.jobs.store import JobLimits, JobStore
 from tests.support.running import ROOT, RedisServer, ended, our_environment, until
 
+SHOUT = """
+from jobs.kinds.base import whole
+from jobs.parts import Outcome, Outputs, Part, Plan
+from millrace.protocol.errors import InvalidRequest
+
+
+class Shout:
+    name = "shout"
+
+    def plan(self, job):
+        if not isinstance(job.document.options.get("mark"), str):
+            raise InvalidRequest("options.mark: a text is needed")
+        return Plan(parts=(Part(0, 0, 1),), rows=1)
+
+    def run(self, job, plan, part):
+        with whole(job.part_path(0, ".txt")) as path:
+            path.write_text(job.upload.read_text().upper() + job.document.options["mark"])
+        return Outcome(rows=1)
+
+    def join(self, job, plan, outcomes):
+        with whole(job.outputs / "loud.txt") as path:
+            path.write_text(job.part_path(0, ".txt").read_text())
+        return Outputs(names=("loud.txt",))
+
+
+KIND = Shout()
+"""
+
+
+class HasUrl(Protocol):
+    """A Redis, or Sentinels."""
+
+    @property
+    def url(self) -> str: ...
+
 
 @dataclass
 class Jobs:
     """A store, and the jobs programs on it. `queue` is the Redis of the models' workers."""
 
-    server: RedisServer
+    server: HasUrl
     queue: RedisServer
     folder: Path
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -83,6 +118,7 @@ class Jobs:
 
 def kill_all(program: "subprocess.Popen[bytes]") -> None:
     """SIGKILL to the program and to the process that runs its unit, as when their machine is lost."""
+    program.send_signal(signal.SIGSTOP)  # so that it starts no other one meanwhile
     for process in (*psutil.Process(program.pid).children(recursive=True), psutil.Process(program.pid)):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -151,13 +151,14 @@ def start_up(
     """Run `millrace up` in a folder and wait until it runs, or has ended; without `waits`, for nothing.
 
     `program` is a command `millrace` that is installed elsewhere, with what it imports. Without `--jobs` there are
-    none: they would be this user's.
+    none: they would be this user's. Without `--apis` and `--workers` there is one of each, however large the machine.
     """
     port = port or free_port()
     grpc = free_port()
     command = [str(program)] if program else [sys.executable, "-P", "-m", "millrace"]
     command += ["up", "--port", str(port), "--grpc-port", str(grpc), *arguments]
-    command += [] if any(each.startswith("--jobs") for each in arguments) else ["--jobs", "0"]
+    for option, number in (("--jobs", "0"), ("--apis", "1"), ("--workers", "1")):
+        command += [] if any(each.startswith(option) for each in arguments) else [option, number]
     environment = our_environment()
     if program:
         del environment["PYTHONPATH"]
@@ -203,6 +204,7 @@ class Parts:
         self._environment = os.environ | {
             "MILLRACE_REDIS_URL": self.redis.url,
             "MILLRACE_LOG_LEVEL": "error",
+            "MILLRACE_SERVING_PROCESSES": "1",
             "MILLRACE_WORKER_MODELS": str(models),
             **settings,
         }

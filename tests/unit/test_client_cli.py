@@ -322,6 +322,19 @@ def test_wrong_usage_is_status_2(capsys: pytest.CaptureFixture[str], argv: list[
     assert "usage: millrace predict" in capsys.readouterr().err
 
 
+def test_a_variable_names_the_server_and_the_option_wins_over_it(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_URL", server.url)
+    assert run(capsys, cli.predict, "echo", "für")[0] == 0
+    monkeypatch.setenv("MILLRACE_URL", "http://127.0.0.1:1")
+    assert run(capsys, cli.predict, "echo", "für", "--url", server.url)[0] == 0
+    monkeypatch.setenv("MILLRACE_URL", "localhost:8000")
+    with pytest.raises(SystemExit):
+        cli.predict(["echo", "für"])
+    assert "'localhost:8000' in MILLRACE_URL is not the URL of a server" in capsys.readouterr().err
+
+
 def test_the_client_alone_has_the_same_commands(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, cli.main, "similar", "king", "--url", server.url)[1].startswith("queen  0.7100\n")
     with pytest.raises(SystemExit) as caught:

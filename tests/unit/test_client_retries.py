@@ -23,6 +23,7 @@ from millrace_client import (
     ServerError,
     Unavailable,
 )
+from millrace_client.endpoint import endpoint
 from millrace_client.testing import Answer, ScriptedServer
 
 METADATA = "GET /v2/models/half"
@@ -321,6 +322,32 @@ def test_url_and_transport_follow_from_each_other(
 ) -> None:
     made = client(url, transport=transport)
     assert (made.url, made.transport) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "transport", "variable", "expected"),
+    [
+        (None, None, "https://models.example/", ("https://models.example", "json")),
+        (None, "binary", "https://models.example", ("https://models.example", "binary")),
+        (None, None, "grpc://models.example:8001", ("grpc://models.example:8001", "grpc")),
+        (None, None, "", ("http://127.0.0.1:8000", "json")),
+        ("http://other.example", None, "https://models.example", ("http://other.example", "json")),
+        ("http://other.example", None, "nonsense", ("http://other.example", "json")),
+    ],
+)
+def test_where_no_url_is_given_a_variable_names_the_server(
+    url: str | None, transport: Any, variable: str, expected: tuple[str, str]
+) -> None:
+    found = endpoint(url, transport, {"MILLRACE_URL": variable})
+    assert (found.url, found.transport) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "transport"), [("http://models.example", "grpc"), ("grpc://h", "json"), ("models.example:8000", None)]
+)
+def test_a_variable_that_cannot_be_followed_is_named(variable: str, transport: Any) -> None:
+    with pytest.raises(ValueError, match=f"'{variable}' in MILLRACE_URL"):
+        endpoint(None, transport, {"MILLRACE_URL": variable})
 
 
 @pytest.mark.parametrize(

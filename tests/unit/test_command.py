@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -14,10 +15,37 @@ from millrace.logs import JsonFormatter
 
 def test_it_lists_what_the_installed_roles_bring(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([]) == 0
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().out.partition("Examples:")[0]
     for name in ("up", "dead-letters", "serve", "work", "train", "predict", "similar", "models"):
         (line,) = [line for line in printed.splitlines() if line.startswith(f"  millrace {name} ")]
         assert len(line.split()) > 4, "a sentence of what it does"
+
+
+HELP = [*command.COMMANDS, "jobs submit", "jobs list", "jobs result", "dead-letters list", "dead-letters drop"]
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_each_command_says_what_it_does_and_how_it_is_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main([*name.split(), "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: millrace {name} ")
+    paragraphs = text.split("\n\n")
+    assert paragraphs[1].endswith("."), "a sentence of what it does"
+    assert " " in name or f"millrace {name}" in text.partition("examples:")[2]
+    option = re.compile(r"^  (-\S.*)\n(?! {10})", re.MULTILINE)  # without a help text on the next line
+    assert [line for line in option.findall(text) if "  " not in line] == []
+
+
+def test_a_command_of_the_client_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "entry_points", lambda group: [])
+    assert command.main(["predict", "digits", "seven.png"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("millrace predict: the client is not installed; install it from Millrace's checkout with: ")
+    assert line.endswith("-m pip install -e ./client")
 
 
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:

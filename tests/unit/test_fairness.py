@@ -38,6 +38,16 @@ def test_beyond_a_half_nobody_may_have_more_than_a_share(open_rows: dict[str, in
         assert shares.excess("me", rows, 1) == excess
 
 
+def test_a_share_is_given_out_by_all_processes_together() -> None:
+    shares = FairShares(Limits(100, 1000), processes=4)
+    shares.add("other", 30, 30)
+    shares.add("me", 5, 5)
+    shares.told(Held(60, 60))
+    assert shares.add("me", 3, 3)  # a fourth of a third
+    assert shares.add("me", 1, 1) is None
+    assert shares.number == 12
+
+
 def test_bytes_are_shared_as_rows_are() -> None:
     shares = shares_of(me=1)
     assert shares.add("me", 1, 500) is None

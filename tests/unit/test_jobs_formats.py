@@ -312,6 +312,48 @@ def test_rows_of_several_row_groups_are_read_from_anywhere(tmp_path: Path) -> No
     assert [row["id"] for row in rows_of(tmp_path / "a.parquet", 1999, 1002)] == list(range(1999, 3001))
 
 
+def npy(descr: str, shape: tuple[int, ...]) -> bytes:
+    """A header that may lie, and 60 bytes."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue() + bytes(60)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.csv", b",".join(b"c%d" % n for n in range(10_001)) + b"\n", "10001 columns, and a job reads at most 10000"),
+        ("a.csv", b"a,b,a\n1,2,3\n", "two columns 'a'"),
+        ("a.csv", b"a,\0refused\n1,x\n", "a column with a NUL in its name"),
+        ("a.jsonl", json.dumps({f"c{n}": n for n in range(10_001)}).encode(), "more than 10000 different names"),
+        ("a.jsonl", b'{"\\u0000refused": "x"}\n', "a column with a NUL in its name"),
+        ("a.npy", npy("|S0", (10**15,)), "elements of no bytes"),
+        ("a.npy", npy("<f4", (10**18,)), "cannot be read as npy"),
+        ("a.npy", npy("<f4", (-5, 3)), "cannot be read as npy"),
+    ],
+)
+def test_files_that_lie_about_their_size_or_have_no_end_of_columns_are_refused(
+    tmp_path: Path, name: str, data: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InvalidRequest, match=words):
+        formats.reader(tmp_path / name, formats.Options())
+
+
+def test_lists_in_lists_in_lists_are_refused_where_they_do_not_end(tmp_path: Path) -> None:
+    deep = [b'{"a": ' + b"[" * depth + b"]" * depth + b"}" for depth in (900, 100_000, 60)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([*deep, b'{"a": 1}\n']))
+    (batch,) = formats.reader(tmp_path / "a.jsonl", formats.Options()).read(0, 4)
+    assert sorted(formats.refused(batch)) == [0, 1]
+    column = pa.array(["[" * 50_000 + "]" * 50_000, "[1.5]"])
+    errors: dict[int, str] = {}
+    spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 1))
+    assert list(
+        Inputs(Signature(inputs=(spec,), outputs=()), {"x": "x"}, 8).blocks(pa.record_batch({"x": column}), errors)
+    )
+    assert list(errors) == [0]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".arrow", ".npy", ".npz"])
 def test_damaged_files_are_the_callers_fault(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"

@@ -11,7 +11,7 @@ from jobs.inputs import Inputs, mapping_of
 from jobs.kinds import find, names
 from jobs.labels import best_columns, scores_of
 from jobs.outputs import output_columns
-from jobs.parts import cut
+from jobs.parts import MOST_PARTS, cut
 from jobs.report import markdown, report_of
 from jobs.rows import Answer
 from millrace.jobs.documents import ScoreDocument
@@ -135,6 +135,12 @@ def test_labels_and_the_best_k_stand_beside() -> None:
     assert found["label"].to_pylist() == ["cat", "dog", None]
     assert found["top_labels"].to_pylist() == [["cat", "dog"], ["dog", "cat"], None]
     assert scores_of(signature(), ["y"], ["cat", "dog"]) == "y"
+
+
+def test_a_job_has_a_bounded_number_of_parts() -> None:
+    parts = cut(10**15, 1)
+    assert len(parts) == MOST_PARTS
+    assert sum(part.count for part in parts) == 10**15
 
 
 def test_rows_are_cut_into_parts_that_cover_them() -> None:

@@ -1,6 +1,9 @@
 """Jobs as the API has them: documents, the store, uploads, limits; on a real Redis, without a jobs program."""
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import pytest
 from rq import Queue
 from rq.job import Job
 
+from jobs.expiry import drop_orphans
 from millrace.jobs import units
 from millrace.jobs.documents import CustomDocument, encode_document, read_document
 from millrace.jobs.keys import RQ_QUEUE
@@ -171,16 +175,6 @@ def test_a_callers_file_name_names_no_other_place(name: str, kept: str) -> None:
     assert safe_name(name) == kept
 
 
-def test_changes_end_with_the_job(store: JobStore) -> None:
-    job = store.submit(read_document(SCORE))
-    changes = store.changes(job.id)
-    assert next(changes).state == "queued"
-    threading.Timer(0.1, lambda: store.transition(job.id, ("queued",), "started", started_s="1.0")).start()
-    assert next(changes).state == "started"
-    store.cancel(job.id)
-    assert [record.state for record in changes] == ["canceled"]
-
-
 def test_a_job_moves_only_as_it_may(store: JobStore) -> None:
     job = store.submit(read_document(SCORE))
     assert store.retry(job.id).state == "queued"
@@ -205,6 +199,44 @@ def test_jobs_are_listed_newest_first(redis_server: RedisServer, tmp_path: Path)
     assert [record.id for record in store.list(states=("canceled",))] == [jobs[1]]
     found = store.statistics()
     assert found.counts == {("score", "queued"): 2, ("score", "canceled"): 1}
+    store.cancel(jobs[0])
+    assert [record.id for record in store.list(states=("canceled",))] == [jobs[0], jobs[1]]
+    assert [record.id for record in store.list(states=("canceled", "queued"), limit=2)] == [jobs[0], jobs[1]]
+    assert store.unfinished() == {jobs[2]: "queued"}
+
+
+def test_jobs_are_counted_as_they_change_and_never_by_reading_them_all(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    now = 1000.0
+    store = JobStore(redis_server.url, tmp_path, JobLimits(), clock=lambda: now)
+    first, second, third = (store.submit(read_document(SCORE)).id for _ in range(3))
+    now = 1060.0
+    store.transition(first, ("queued",), "started")
+    store.transition(first, ("started",), "failed")
+    store.transition(first, ("started",), "finished")  # which it may not
+    store.retry(first)
+    store.cancel(second)
+    now = 1100.0
+    asked_before = redis_commands(store)
+    found = store.statistics()
+    assert redis_commands(store) - asked_before <= 4
+    assert {pair: count for pair, count in found.counts.items() if count} == {
+        ("score", "queued"): 2,
+        ("score", "canceled"): 1,
+    }
+    assert found.oldest_waiting_s == 100
+    store.delete(second)
+    store.cancel(third)
+    assert store.statistics().counts["score", "canceled"] == 1
+    assert store.statistics().oldest_waiting_s == 40  # of the one that waits again
+    assert store.ended_before(1100.0) == []
+    assert store.ended_before(1100.5) == [third]
+
+
+def redis_commands(store: JobStore) -> int:
+    found: Any = store.client.info("stats")
+    return int(found["total_commands_processed"])
 
 
 def test_a_callback_goes_to_hosts_that_are_allowed(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -220,7 +252,6 @@ def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
         lambda: store.submit(read_document(SCORE)),
         lambda: store.get("a"),
         lambda: store.list(),
-        lambda: next(store.changes("a")),
     ]
     for call in calls:
         with pytest.raises(Unavailable, match="the jobs' Redis does not answer"):
@@ -240,3 +271,52 @@ def test_the_api_reads_its_part_of_the_settings() -> None:
     settings = load(JobStoreSettings, environ | {"MILLRACE_JOBS_MAX_WAITING": "7"})
     assert settings.store_url is not None
     assert (settings.store_url.get_secret_value(), settings.max_waiting) == ("redis://h:1/0", 7)
+
+
+def test_an_upload_stays_when_only_the_answer_was_lost(own_redis: RedisServer, tmp_path: Path) -> None:
+    """The job may have been made: it must not find its file gone. Asked again, it is the same job with its file."""
+    store = JobStore(own_redis.url, tmp_path, JobLimits())
+    upload, again = uploaded(store), uploaded(store)
+    own_redis.kill()
+    document = read_document({"kind": "score", "model": "m"})
+    with pytest.raises(Unavailable):
+        store.submit(document, id="a", upload=upload)
+    assert (tmp_path / "uploads" / upload.path).exists()
+    own_redis.start()
+    assert store.submit(document, id="a", upload=upload).upload == upload.path
+    assert store.submit(document, id="a", upload=upload).upload == upload.path
+    assert (tmp_path / "uploads" / upload.path).exists()
+    assert store.submit(document, id="a", upload=again).upload == upload.path
+    assert not (tmp_path / "uploads" / again.path).exists()
+
+
+@pytest.mark.slow
+def test_a_redis_that_hangs_holds_nobody_for_long(own_redis: RedisServer, tmp_path: Path) -> None:
+    store = JobStore(own_redis.url, tmp_path, JobLimits())
+    store.list()
+    assert own_redis.process
+    own_redis.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        with pytest.raises(Unavailable):
+            store.get("a")
+    finally:
+        own_redis.process.send_signal(signal.SIGCONT)
+    assert time.monotonic() - began < 9
+
+
+def test_only_files_that_belong_to_no_job_for_an_hour_are_dropped(store: JobStore, tmp_path: Path) -> None:
+    kept = store.submit(read_document({"kind": "score", "model": "m"}), upload=uploaded(store))
+    slow, lost = store.upload("slow.csv"), store.upload("lost.csv")
+    store.job_folder("gone").mkdir(parents=True)
+    store.job_folder(kept.id).mkdir(parents=True)
+    for each in (*(tmp_path / "jobs").glob("uploads/*"), *(tmp_path / "jobs").glob("uploads/*/*")):
+        os.utime(each, (0, 0))
+    for each in (tmp_path / "jobs").glob("jobs/*"):
+        os.utime(each, (0, 0))
+    slow.write(bytes(100_000))  # it has been arriving for hours
+    drop_orphans(store)
+    assert sorted(each.name for each in (tmp_path / "jobs").glob("uploads/*/*")) == ["a.csv", "slow.csv.arriving"]
+    assert [each.name for each in (tmp_path / "jobs" / "jobs").iterdir()] == [kept.id]
+    slow.__exit__(None, None, None)
+    lost.__exit__(None, None, None)

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from millrace.protocol.errors import InvalidRequest, PayloadTooLarge
-from millrace.protocol.tensors import TensorSpec
+from millrace.protocol.messages import ModelAnnouncement
+from millrace.protocol.tensors import Signature, TensorSpec
+from serving.models.registry import ServedModel
 from serving.protocols import json_numbers, json_tensors
 from serving.protocols.limits import NotQuick, ReadLimits
+from serving.protocols.oip import rest as oip
 
 needs_simdjson = pytest.mark.skipif(
     not isinstance(json_numbers.READER, json_numbers.Simdjson), reason="simdjson has no wheel for this Python"
@@ -285,8 +288,8 @@ def _or_none(function: Callable[[], Any]) -> Any:
 @given(anything, pairs, st.none() | broken)
 def test_either_reader_gives_the_same_numbers_or_one_of_them_declines(value: Any, kind: Any, change: Any) -> None:
     body = _broken(json.dumps({"data": value}).encode(), change)
-    theirs = _or_none(lambda: SIMDJSON.numbers(SIMDJSON.parse(body)["data"], kind))
-    ours = _or_none(lambda: ORJSON.numbers(ORJSON.parse(body)["data"], kind))
+    theirs = _or_none(lambda: SIMDJSON.numbers(SIMDJSON.parse(body, "data")["data"], kind))
+    ours = _or_none(lambda: ORJSON.numbers(ORJSON.parse(body, "data")["data"], kind))
     if ours is not None and theirs is not None:
         assert (ours.dtype, ours.tobytes()) == (theirs.dtype, theirs.tobytes())
     if ours is not None and theirs is None:
@@ -358,16 +361,93 @@ def test_without_simdjson_long_rows_are_read_piece_by_piece() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(b'{"data": [%s]}' % b",".join([b"[]"] * 5000), id="many lists"),
+        pytest.param(b'{"data": [%s]}' % b",".join([b"[]"] * 5000), id="empty lists"),
+        pytest.param(b'{"data": [1], "others": [%s]}' % b",".join([b"[1]"] * 5000), id="many lists beside the numbers"),
         pytest.param(b'{"data": [true, 1]}', id="a Boolean in a list"),
-        pytest.param(b'{"data": [1], "flags": {%s}}' % b",".join(b'"%d": true' % n for n in range(100)), id="Booleans"),
+        pytest.param(b'{"d\\u0061ta": [true, 1]}', id="a Boolean in a list under an escaped key"),
     ],
 )
 def test_without_simdjson_some_documents_are_left_to_the_slow_way(body: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - it has no words: nobody reads them
-        ORJSON.parse(body)
+        ORJSON.parse(body, "data")
+
+
+nested_numbers = st.recursive(
+    st.integers(-(2**66), 2**66) | st.floats(), lambda inner: st.lists(inner, max_size=4), max_leaves=30
+)
+DATA = Signature(inputs=(TensorSpec(name="data", datatype="FP32", shape=(-1,)),), outputs=())
+MODEL = ServedModel(ModelAnnouncement(name="m", version=1, state="AVAILABLE", signatures={"serving_default": DATA}))
+
+
+@needs_simdjson
+@given(nested_numbers, st.sampled_from(["FP32", "FP64", "INT64", "UINT64", "INT8"]), st.none() | broken, st.data())
+def test_nested_data_of_open_inference_is_answered_alike_with_either_reader(
+    value: Any, datatype: str, change: Any, data: st.DataObject
+) -> None:
+    indent = data.draw(st.sampled_from([None, 1]))
+    numbers = [value, *data.draw(st.lists(nested_numbers, max_size=2))]  # ragged, as a list of lists of any depth
+    count = len(_flat(numbers))
+    item = {"name": "data", "shape": [count], "datatype": datatype, "parameters": {}, "data": numbers}
+    if data.draw(st.booleans()):
+        del item["parameters"]  # with them an input goes the slow way
+    body = _broken(json.dumps({"id": "data", "inputs": [item, {**item, "name": "2"}]}, indent=indent).encode(), change)
+    theirs, ours = (_read_infer(body, reader) for reader in (SIMDJSON, ORJSON))
+    assert theirs == ours
+
+
+def _read_infer(body: bytes, reader: json_numbers.NumberReader) -> Any:
+    """The tensors of an `/infer` body with that reader, or the words in which it is refused."""
+    try:
+        inference, wanted = oip.parse_infer(body, None, MODEL, reader=reader)
+    except (InvalidRequest, PayloadTooLarge) as error:
+        return str(error)
+    tensors = {name: (each.datatype, each.shape, bytes(each.data)) for name, each in inference.inputs.items()}
+    return tensors, wanted, inference.timeout_ms
+
+
+@needs_simdjson
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[[1],2[3]]",
+        "[1[],[2]]",
+        "[[]1,[2]]",
+        "[[1 2],[3]]",
+        "[1],[2,3]",
+        "[[1]],[[2]]",
+        "[[1],[2,3]",
+        "[[1],[2,3]]]",
+        "[[1],[2],[3]",
+        "[[[1],[2],[3]]",
+        "[[1],[2],]",
+        "[,[1],[2]]",
+        "[[1],[2],[]]",
+        "[[1],[2],NaN]",
+        '[[1],[2],["3"]]',
+        "[[1],[2],[true]]",
+        "[[1],[2],[18446744073709551616]]",
+        "[[1],[2],[1e999]]",
+    ],
+)
+def test_data_that_is_odd_is_answered_alike_with_either_reader(data: str) -> None:
+    body = f'{{"inputs": [{{"name": "data", "datatype": "FP32", "shape": [3], "data": {data}}}]}}'.encode()
+    theirs, ours = (_read_infer(body, reader) for reader in (SIMDJSON, ORJSON))
+    assert theirs == ours
+
+
+def test_nested_numbers_stay_on_the_fast_path_without_simdjson() -> None:
+    body = b'{"inputs": [{"name": "data", "datatype": "INT64", "shape": [5], "data": [[[1], [2]], [3, [4]], 500]}]}'
+    document = ORJSON.parse(body, "data")
+    assert ORJSON.numbers(document["inputs"][0]["data"], "i").tolist() == [1, 2, 3, 4, 500]
+    assert document["inputs"][0]["data"] == [1, 2, 3, 4, 500]  # read as one list, which is what makes it fast
+
+
+@pytest.mark.parametrize("unit", [b'"data"', b'"data":[1],', b'"data":[', b'"data" ', b'"data":[1]}'])
+def test_without_simdjson_the_time_to_read_grows_with_the_body_alone(unit: bytes) -> None:
+    body = b"{" + unit * (2_000_000 // len(unit))
+    _or_none(lambda: ORJSON.parse(body, "data"))  # a look at the rest of the body at each key would take hours
 
 
 def test_without_simdjson_a_flag_beside_the_numbers_is_read() -> None:
-    document = ORJSON.parse(b'{"data": [1, 2], "parameters": {"binary_data_output": true}}')
+    document = ORJSON.parse(b'{"data": [1, 2], "parameters": {"binary_data_output": true}}', "data")
     assert ORJSON.numbers(document["data"], "d").tolist() == [1.0, 2.0]

@@ -38,10 +38,24 @@ class Bench:
     def _lose(self) -> None:
         self.lost += 1
 
-    def announce(self, worker: str, *models: str, state: str = "AVAILABLE", sent_ms: int = 0) -> None:
-        announced = tuple(ModelAnnouncement(name=name, version=1, state=state) for name in models)
+    def announce(
+        self,
+        worker: str,
+        *models: str,
+        state: str = "AVAILABLE",
+        sent_ms: int = 0,
+        error: str = "",
+        is_leaving: bool = False,
+    ) -> None:
+        announced = tuple(ModelAnnouncement(name=name, version=1, state=state, error=error) for name in models)
         self._link.announce(
-            WorkerAnnouncement(worker=worker, sent_ms=sent_ms, expires_ms=2**50 + sent_ms, models=announced)
+            WorkerAnnouncement(
+                worker=worker,
+                sent_ms=sent_ms,
+                expires_ms=2**50 + sent_ms,
+                models=announced,
+                is_leaving=is_leaving,
+            )
         )
 
     def leave(self, worker: str) -> None:
@@ -101,3 +115,34 @@ def test_counting_workers_costs_the_same_however_many_workers_and_models_there_a
         return min(timeit.repeat(lambda: bench.membership.worker_count(name, 1), number=1000, repeat=5))
 
     assert cost(50, 100) < 10 * cost(1, 1)  # 2,000 times as much where they are searched
+
+
+def test_a_worker_that_leaves_serves_nobody_new_and_answers_what_it_has() -> None:
+    bench = Bench()
+    bench.announce("1", "a", "b")
+    bench.refresh()
+    bench.announce("1", "a", state="END", error="it stops", is_leaving=True)
+    bench.refresh()
+    membership = bench.membership
+    assert list(membership.workers) == []
+    assert membership.worker_count("a", 1) == 0
+    assert [membership.can_be_answered(model, 1) for model in ("a", "b")] == [True, False]
+    bench.leave("1")
+    bench.refresh()
+    assert not membership.can_be_answered("a", 1)
+
+
+def test_a_version_whose_process_is_started_again_can_be_answered_and_one_that_never_loaded_cannot() -> None:
+    bench = Bench()
+    bench.announce("1", "a")
+    bench.announce("2", "b", state="END", error="no such operator")
+    bench.refresh()
+    bench.announce("1", "a", state="END", error="its process has ended")
+    bench.refresh()
+    assert [bench.membership.can_be_answered(model, 1) for model in ("a", "b")] == [True, False]
+    bench.announce("1", "a", state="LOADING")
+    bench.refresh()
+    assert bench.membership.can_be_answered("a", 1)
+    bench.announce("1", "a", state="END")  # it was unloaded
+    bench.refresh()
+    assert not bench.membership.can_be_answered("a", 1)

@@ -2,6 +2,7 @@
 
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,7 +11,8 @@ from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem,
 from millrace.protocol.tensors import Tensor
 from serving.models.model_statistics import Statistics
 from serving.models.registry import ModelRegistry
-from serving.monitoring.metrics import Metrics
+from serving.monitoring.counts import Counts, total
+from serving.monitoring.metrics import Metrics, render
 from serving.queueing.requests import Timings
 
 WORKERS = [
@@ -36,7 +38,7 @@ def _block(rows: int, *, batch_rows: int, compute_ms: float, batch_ms: float) ->
 @pytest.fixture
 def metrics() -> Metrics:
     """Two requests of model m, version 1, in one batch of 4 rows, and a third in a batch with others'; four failed."""
-    counted = Metrics(lambda: {"m": 1}, lambda: True)
+    counted = Metrics(Counts(queue_up=True))
     counted.block_answered("m", 1, _block(4, batch_rows=4, compute_ms=2.0, batch_ms=0.5))
     counted.block_answered("m", 1, _block(2, batch_rows=8, compute_ms=3.0, batch_ms=1.0))
     for compute_ms in (2.0, 2.0, 3.0):
@@ -49,8 +51,8 @@ def metrics() -> Metrics:
 
 
 def test_statistics_are_in_tritons_words(metrics: Metrics) -> None:
-    statistics = Statistics(ModelRegistry(lambda: WORKERS), metrics)
-    (stats,) = statistics.render("m", 1)["model_stats"]
+    statistics = Statistics(ModelRegistry(lambda: WORKERS))
+    (stats,) = statistics.render(metrics.counts, "m", 1)["model_stats"]
     assert abs(stats.pop("last_inference") - time.time() * 1000) < 60_000
     assert stats == {
         "name": "m",
@@ -87,15 +89,15 @@ def test_statistics_are_in_tritons_words(metrics: Metrics) -> None:
 
 
 def test_every_available_version_has_statistics(metrics: Metrics) -> None:
-    statistics = Statistics(ModelRegistry(lambda: WORKERS), metrics)
+    statistics = Statistics(ModelRegistry(lambda: WORKERS))
 
     def found(*named: object) -> list[tuple[str, str]]:
-        return [(stats["name"], stats["version"]) for stats in statistics.render(*named)["model_stats"]]  # type: ignore[arg-type]
+        return [(stats["name"], stats["version"]) for stats in statistics.render(metrics.counts, *named)["model_stats"]]  # type: ignore[arg-type]
 
     assert found() == [("m", "1"), ("m", "2"), ("n", "1")]
     assert found("m") == [("m", "1"), ("m", "2")]
     assert found("m", 2) == [("m", "2")]
-    (never_asked,) = statistics.render("n")["model_stats"]
+    (never_asked,) = statistics.render(metrics.counts, "n")["model_stats"]
     assert never_asked["inference_count"] == never_asked["last_inference"] == 0
     for model, version, message in (
         ("m", 3, "requested model version is not available for model 'm'"),
@@ -103,11 +105,11 @@ def test_every_available_version_has_statistics(metrics: Metrics) -> None:
         ("x", None, "requested model 'x' is not available"),
     ):
         with pytest.raises(InvalidRequest, match=message):
-            statistics.render(model, version)
+            statistics.render(metrics.counts, model, version)
 
 
 def test_prometheus_has_the_same_numbers(metrics: Metrics) -> None:
-    text = metrics.render().decode()
+    text = render(metrics.counts, {"m": 1}).decode()
     for line in (
         'millrace_requests_total{model="m",protocol="oip",status="200",version="1"} 3.0',
         'millrace_requests_total{model="",protocol="tfs",status="404",version=""} 1.0',
@@ -120,3 +122,22 @@ def test_prometheus_has_the_same_numbers(metrics: Metrics) -> None:
     ):
         assert line in text
     assert 'duration_seconds_count{model=""' not in text
+
+
+def test_what_several_processes_counted_is_added_up(metrics: Metrics) -> None:
+    one = metrics.counts
+    found = total([one, one, Counts(queue_up=True)])
+    assert found.processes == 3
+    assert found.queue_up
+    assert not total([one, Counts()]).queue_up
+    double, single = found.version("m", 1), one.version("m", 1)
+    assert (double.rows, double.failed, double.latency.count) == (2 * single.rows, 2 * single.failed, 6)
+    assert double.latency.sum == 2 * single.latency.sum
+    assert double.runs[4].compute_s == 2 * single.runs[4].compute_s
+    assert double.last_run_ms == single.last_run_ms
+    assert single.latency.count == 3  # none is changed
+
+
+def test_counts_survive_their_way_through_a_file(metrics: Metrics) -> None:
+    metrics.shadow_ended("m", 2, "shed")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(metrics.counts), type=Counts) == metrics.counts

@@ -12,6 +12,7 @@ from millrace.protocol.errors import (
     NotReady,
     NoWorker,
     SignatureNotFound,
+    Unavailable,
     VersionOutOfRange,
 )
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
@@ -105,6 +106,15 @@ def test_a_model_that_only_goes_has_no_latest_version() -> None:
     with pytest.raises(ModelNotFound) as caught:
         view.models.find("m")
     assert caught.value.was_here
+
+
+def test_a_version_that_went_while_its_worker_left_is_not_found() -> None:
+    view = View(worker("w", ("m", 1, "UNLOADING")))
+    with pytest.raises(NotReady):
+        view.models.find("m", 1)
+    view.become(worker("w2", ("other", 1, "AVAILABLE")))
+    with pytest.raises(ModelNotFound):
+        view.models.find("m", 1)
 
 
 def test_a_version_beyond_64_bits_is_no_version() -> None:
@@ -254,3 +264,24 @@ def test_the_other_versions_have_a_shadow_while_it_is_available() -> None:
     assert view.models.find("m", 2).shadow is None
     view.become(worker("w", ("m", 1, "AVAILABLE"), ("m", 2, "UNLOADING")))
     assert view.models.find("m", 1).shadow is None
+
+
+def test_before_the_queue_has_answered_nothing_is_said_of_models() -> None:
+    known = False
+    models = ModelRegistry(lambda: (), is_known=lambda: known)
+    for ask in (
+        lambda: models.find("m"),
+        lambda: models.versions("m"),
+        lambda: models.labels("m"),
+        lambda: models.find("m", label="stable"),
+        models.names,
+    ):
+        with pytest.raises(Unavailable, match="has not answered since the server started"):
+            ask()
+    assert not models.is_ready
+    known = True
+    assert models.names() == []
+    with pytest.raises(ModelNotFound):
+        models.versions("m")
+    with pytest.raises(NoWorker, match="no worker is running"):
+        models.find("m")

@@ -33,6 +33,10 @@ def test_the_other_programs_variables_are_left_alone() -> None:
     assert load(WorkerSettings, {"MILLRACE_SERVING_PORT": "1"}).models == Path("models")
 
 
+def test_the_clients_variable_is_left_alone() -> None:
+    assert load(ServingSettings, {"MILLRACE_URL": "http://127.0.0.1:8000"}).port == 8000
+
+
 def test_a_bad_value_names_its_variable() -> None:
     with pytest.raises(SettingsError, match=r"MILLRACE_SERVING_PORT: .* got 'eighty'"):
         load(ServingSettings, {"MILLRACE_SERVING_PORT": "eighty"})

@@ -15,7 +15,7 @@ from millrace.protocol.messages import ModelAnnouncement, RequestBlock
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.models.registry import ServedModel, ServedShadow
 from serving.models.shadows import Shadows
-from serving.monitoring.metrics import Metrics
+from serving.monitoring.metrics import Metrics, render
 from serving.queueing.admission import Inference
 from serving.queueing.pending import Pending
 from serving.queueing.producer import Producer
@@ -80,7 +80,7 @@ class Bench:
         return [codec.decode_request(delivery.block) for delivery in self.delivered(number)]
 
     def counted(self, outcome: str) -> float:
-        text = self.metrics.render().decode()
+        text = render(self.metrics.counts, {}).decode()
         line = f'millrace_shadow_requests_total{{model="m",outcome="{outcome}",version="2"}} '
         return sum(float(found.split()[-1]) for found in text.splitlines() if found.startswith(line))
 

@@ -3,15 +3,16 @@
 import re
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from millrace.child_process import ChildProcess, start_program
+from millrace.restarts import RestartDelays
 from millrace.stopping import AFTER_DRAIN_S
 from ops.options import parser
-from ops.processes import StackProcess
 from ops.readiness import SILENCE_S, ModelState, Readiness
-from ops.restarts import RestartDelays
 from ops.stopping import stop_timeouts
 from serving.settings import ServingSettings
 from tests.support.running import ROOT, until
@@ -53,10 +54,10 @@ def counts(tmp_path: Path) -> Path:
     return tmp_path / "starts"
 
 
-def starting(counts: Path, then: str) -> StackProcess:
+def starting(counts: Path, then: str) -> ChildProcess:
     """A process that notes its start and then does what the code says."""
     code = f"open({str(counts)!r}, 'a').write('started\\n'); {then}"
-    return StackProcess("worker 1", [sys.executable, "-S", "-c", code], {})
+    return ChildProcess("worker 1", partial(start_program, [sys.executable, "-S", "-c", code], {}))
 
 
 def starts(counts: Path) -> int:
@@ -89,7 +90,7 @@ def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\nexit 7\n")
     program.chmod(0o755)
-    process = StackProcess("worker 1", [str(program)], {})
+    process = ChildProcess("worker 1", partial(start_program, [str(program)], {}))
     process.start(now=0.0)
     until(lambda: process.end)
     program.rename(tmp_path / "elsewhere")
@@ -147,9 +148,10 @@ def test_times_to_stop_add_up() -> None:
     allowed = stop_timeouts({})
     assert list(allowed) == ["api", "worker", "jobs", "redis"]
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
-    (grace_s,) = map(float, re.findall(r"stop_grace_period: (\d+)s", compose))
+    program_s, proxy_s, standby_s = map(float, re.findall(r"stop_grace_period: (\d+)s", compose))
     for role, drain_s in drains.items():
-        assert drain_s + AFTER_DRAIN_S <= allowed[role] <= grace_s
+        assert drain_s + AFTER_DRAIN_S <= allowed[role] <= min(program_s, proxy_s)
+    assert sum(allowed.values()) <= standby_s  # it is a stack of its own
     assert sum(allowed.values()) <= 90  # the time that systemd gives a service by default
     assert f"{sum(allowed.values()):g} s" in parser({}).format_help()
 

@@ -26,6 +26,7 @@ from worker.settings import WorkerSettings
 
 PROG = "millrace check"
 _FIRST_RUNS = "first runs"
+_URL, _GRPC = "http://localhost:8000", "localhost:8001"
 _MESSAGES: "msgspec.json.Decoder[Phase | Report]" = msgspec.json.Decoder(Phase | Report)
 
 
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             os.environ,
             device=arguments.device,
             backend=arguments.backend,
-            allow_code=arguments.allow_code or None,
+            allow_code=arguments.allow_code,
         )
         desired = Catalogue(Path(arguments.model)).read({})
     except SettingsError as error:
@@ -60,22 +61,35 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if any(report.error for report in reports) else 0
 
 
-def parser() -> Parser:
+def parser(environ: Mapping[str, str] = os.environ) -> Parser:
     """The options."""
     options = Parser(
         prog=PROG,
         description="Load a model as a worker would, in a process of its own, and say what will be served, whether "
         "rows are batched and why, what was left out, what runs cost, and how to ask it in each protocol.",
+        examples=[
+            "millrace check model.onnx",
+            "millrace check models            # every model of a repository",
+            "millrace check models --json",
+        ],
     )
     options.add_argument("model", metavar="MODEL", help="a model's file or folder, a version's folder, or a repository")
     options.add_argument("--json", action="store_true", help="print JSON")
-    options.add_argument("--device", choices=["cpu", "cuda"], help="where the model runs")
-    options.add_argument("--backend", choices=["auto", *FORMATS], help="the format to load")
-    options.add_argument("--allow-code", action="store_true", help="let the model run Python code of its own")
-    options.add_argument("--url", default="http://localhost:8000", help="where the example requests go [%(default)s]")
-    options.add_argument("--grpc", default="localhost:8001", help="the same over gRPC [%(default)s]")
-    options.add_argument("--timeout", type=float, default=600.0, help="how long one model may take, in s [%(default)s]")
+    options.add_setting("--device", WorkerSettings, "where the model runs", choices=["cpu", "cuda"])
+    options.add_setting("--backend", WorkerSettings, "the format to load", choices=["auto", *FORMATS])
+    options.add_setting("--allow-code", WorkerSettings, "let the model run Python code of its own", action="store_true")
+    url, grpc = _addresses(environ.get("MILLRACE_URL", ""))
+    options.add_argument("--url", default=url, help="where the example requests go (default %(default)s; MILLRACE_URL)")
+    options.add_argument("--grpc", default=grpc, help="the same over gRPC (default %(default)s; MILLRACE_URL)")
+    options.add_argument("--timeout", type=float, default=600.0, help="seconds that one model may take (default 600)")
     return options
+
+
+def _addresses(server: str) -> tuple[str, str]:
+    """The addresses for HTTP and for gRPC, where a variable names one of both."""
+    scheme, _, address = server.rstrip("/").partition("://")
+    is_grpc = scheme in ("grpc", "grpcs")
+    return (server if server and not is_grpc else _URL), (address if is_grpc else _GRPC)
 
 
 def _reports(

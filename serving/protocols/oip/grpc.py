@@ -111,7 +111,8 @@ class OpenInference:
         return _message("ModelConfigResponse")(config=config_message(model))
 
     async def _statistics(self, message: Any) -> Any:
-        document = self._service.statistics.render(message.name or None, version_of(message.version))
+        version, counts = version_of(message.version), await self._service.siblings.total()
+        document = self._service.statistics.render(counts, message.name or None, version)
         return json_format.ParseDict(document, _message("ModelStatisticsResponse")())
 
     async def _index(self, message: Any) -> Any:

@@ -99,7 +99,11 @@ class _Document(NamedTuple):
 
 
 def parse_infer(
-    body: bytes | memoryview, header_length: bytes | None, model: ServedModel, limits: ReadLimits = _ANY
+    body: bytes | memoryview,
+    header_length: bytes | None,
+    model: ServedModel,
+    limits: ReadLimits = _ANY,
+    reader: json_numbers.NumberReader = json_numbers.READER,
 ) -> tuple[Inference, Wanted]:
     """What an `/infer` body asks for, and how its answer is to look. Raises `InvalidRequest`, `NotQuick`.
 
@@ -111,7 +115,7 @@ def parse_infer(
         return _of_raw_body(body, model, limits)
     limits.check_quick_json(body, length)
     if length == len(body):
-        document, binary = _document(bytes(body), limits), memoryview(b"")
+        document, binary = _document(bytes(body), limits, reader), memoryview(b"")
     elif length <= _MAX_REMEMBERED_BYTES:
         document, binary = _remembered_document(bytes(body[:length]), limits), memoryview(body)[length:]
     else:
@@ -147,8 +151,8 @@ def _json_length(header: bytes, total: int) -> int:
     return int(header)
 
 
-def _document(body: bytes, limits: ReadLimits) -> _Document:
-    return _fast(body) or _slow(body, limits)
+def _document(body: bytes, limits: ReadLimits, reader: json_numbers.NumberReader = json_numbers.READER) -> _Document:
+    return _fast(body, reader) or _slow(body, limits)
 
 
 _remembered_document = lru_cache(maxsize=256)(_document)  # of a client's requests only the binary part differs
@@ -256,37 +260,37 @@ def _timeout_ms(parameters: dict[str, Any]) -> float | None:
     return timeout_us / 1000 if timeout_us else None
 
 
-def _fast(body: bytes) -> _Document | None:
+def _fast(body: bytes, reader: json_numbers.NumberReader) -> _Document | None:
     """The document with its numbers read in bulk; None where any part of it needs the slow way."""
     if _TOO_DEEP in body:
         return None
     try:
-        return _read_fast(json_numbers.READER.parse(body))
+        return _read_fast(reader.parse(body, "data"), reader)
     except json_numbers.UNREADABLE:
         return None
 
 
-def _read_fast(document: Any) -> _Document | None:
+def _read_fast(document: Any, reader: json_numbers.NumberReader) -> _Document | None:
     inputs: list[tuple[str, Tensor | _Raw]] = []
     if len(document["inputs"]) > MAX_NAMED:
         return None
     for item in document["inputs"]:
-        name, datatype, shape = item["name"], item["datatype"], _plain(item["shape"])
+        name, datatype, shape = item["name"], item["datatype"], _plain(item["shape"], reader)
         if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DTYPES or "parameters" in item:
             return None
         count = json_tensors.element_count(name, shape, datatype)
-        flat = json_tensors.numbers(item["data"], datatype)
+        flat = json_tensors.numbers(item["data"], datatype, reader)
         if flat is None or flat.size != count:
             return None
         inputs.append((name, Tensor(datatype, tuple(shape), flat.view(np.uint8).data)))
     if len(document) > MAX_NAMED or len(document.get("outputs", ())) > MAX_NAMED:
         return None
-    return _checked({key: _plain(document[key]) for key in _KNOWN if key in document}, inputs)
+    return _checked({key: _plain(document[key], reader) for key in _KNOWN if key in document}, inputs)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, reader: json_numbers.NumberReader) -> Any:
     """The value as Python's. Raises `ValueError` where it is long, so that it is counted before it is read."""
-    text = json_numbers.READER.text(value)
+    text = reader.text(value)
     if text is None:
         return value
     if len(text) > _MAX_PLAIN_BYTES:

@@ -1,4 +1,4 @@
-"""A process of the stack: it is started, started again when it ends, and stopped with all that it left behind."""
+"""A process of ours: it is started, started again when it ends, and stopped with all that it left behind."""
 
 import contextlib
 import ctypes
@@ -6,26 +6,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from ops.restarts import RestartDelays
+from millrace.restarts import RestartDelays
 
 _PR_SET_PDEATHSIG = 1
 
 
-class StackProcess:
-    """One process. `name` is for people; its output goes to `log`, if there is one, else to ours.
+class ChildProcess:
+    """One process. `name` is for people. `launch` starts it (`start_program`), and raises `OSError` where it cannot.
 
-    `now` is the time of a monotonic clock in seconds.
+    `log` is where its output goes, None where that is ours. `now` is the time of a monotonic clock in seconds.
     """
 
-    def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path | None = None
-    ) -> None:
+    def __init__(self, name: str, launch: Callable[[], "subprocess.Popen[bytes]"], log: Path | None = None) -> None:
         self.name = name
-        self._command = command
-        self._environment = environment
+        self._launch = launch
         self._log = log
         self._delays = RestartDelays()
         self._due: float | None = None
@@ -35,15 +32,7 @@ class StackProcess:
         """Start it. Raises `OSError` where the machine cannot have one more process."""
         self._delays.started(now)
         self._process = None
-        with self._log.open("ab") if self._log else contextlib.nullcontext() as output:
-            # A session of its own: Ctrl-C reaches only the supervisor, which stops the others in order.
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._environment,
-                stdout=output,
-                start_new_session=True,
-                preexec_fn=_end_with_parent(),
-            )
+        self._process = self._launch()
         self._due = None
 
     @property
@@ -99,8 +88,27 @@ class StackProcess:
             self._process.wait()
 
 
+def start_program(
+    command: Sequence[str], environment: Mapping[str, str], log: Path | None = None, inherits: Collection[int] = ()
+) -> "subprocess.Popen[bytes]":
+    """Start a program whose output goes to `log`, else to ours; it has these descriptors of ours, too.
+
+    Raises `OSError` where the machine cannot have one more process.
+    """
+    with log.open("ab") if log else contextlib.nullcontext() as output:
+        # A session of its own: Ctrl-C reaches only whoever started it, who stops all of them in order.
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=output,
+            start_new_session=True,
+            pass_fds=inherits,
+            preexec_fn=_end_with_parent(),
+        )
+
+
 def _end_with_parent() -> Callable[[], None] | None:
-    """What a child runs first, so that it gets SIGTERM when the supervisor is killed; on Linux only."""
+    """What a child runs first, so that it gets SIGTERM when we are killed; on Linux only."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
