@@ -278,7 +278,7 @@ async def test_what_a_message_announces_is_counted_and_a_slow_one_is_given_up() 
 
 @run
 async def test_slow_messages_give_their_room_to_others() -> None:
-    settings = {"max_buffered_bytes": 4 * MB, "request_timeout_ms": 60_000}
+    settings: dict[str, Any] = {"max_buffered_bytes": 4 * MB, "request_timeout_ms": 60_000}
     async with running(**settings) as b, connected(b.settings.grpc_port) as client:
         client.send(headers(1, CALL), data(1, b"\0" + (3 * MB).to_bytes(4, "big") + b"x", ends=False))
         await b.until(lambda: b.service.budget.used == 3 * MB)
