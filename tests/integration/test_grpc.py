@@ -40,9 +40,9 @@ RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 _server: list[Any] = ["own"]
 
 
-@pytest.fixture(params=["own", "grpcio"], autouse=True)
+@pytest.fixture(params=["own", pytest.param("grpcio", marks=pytest.mark.slow)], autouse=True)
 def server(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each test is run against both servers of gRPC."""
+    """Each test is run against both servers of gRPC; `test_http2.py` has one of the other that is quick."""
     _server[:] = [request.param]
     yield
     _server[:] = ["own"]

@@ -64,7 +64,10 @@ def half_sent(stack: ExitStack, port: int, message: bytes) -> Any:
 
 @pytest.mark.parametrize(
     ("server", "words"),
-    [("own", "the server holds all the bytes that it may"), ("grpcio", "the stream waited for a message")],
+    [
+        ("own", "the server holds all the bytes that it may"),
+        pytest.param("grpcio", "the stream waited for a message", marks=pytest.mark.slow),
+    ],
 )
 def test_streams_whose_messages_stop_in_the_middle_are_given_up_before_memory_ends(
     redis_server: RedisServer, tmp_path: Path, server: str, words: str

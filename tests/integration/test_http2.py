@@ -4,6 +4,9 @@ import asyncio
 import json
 import shutil
 import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -12,11 +15,19 @@ import numpy as np
 import pytest
 
 from millrace import rpc
+from millrace.protocol.errors import MillraceError
+from serving.settings import ServingSettings
+from serving.transport.budget import Budget
+from serving.transport.handler import Done
 from serving.transport.http2 import frames
 from serving.transport.http2.frames import ErrorCode
+from serving.transport.http_server import HttpServer
+from serving.transport.request_head import RequestHead
+from serving.transport.responses import HttpResponse
 from tests.support.grpcbench import INFER, infer_request, infer_response, run, running
 from tests.support.http2client import connected
 from tests.support.http2frames import GRPC, HELLO, data, fields_in, headers, message
+from tests.support.running import free_port
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -228,6 +239,120 @@ async def test_a_call_whose_headers_are_too_large_is_refused_and_the_connection_
             client.send(headers(1, many, ends=True), headers(3, ends=True))
             assert (await client.fields(1))[":status"] == "431"
             assert (await client.fields(3))["grpc-status"] == "3"
+
+
+@run
+async def test_grpcio_serves_in_its_place_where_it_is_asked_for() -> None:
+    async with running(grpc_server="grpcio") as b:
+        assert infer_response(await b.answered(b.infer(1, 2)))[1] == [2, 4]
+        with pytest.raises(grpc.aio.AioRpcError, match="is not found"):
+            await b.call(INFER, infer_request(1, name="other"))
+
+
+# Uploads, and responses without an end
+
+
+class Kept:
+    """A receiver that keeps what came; it waits before each part until it may go on."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.may_go_on = threading.Event()
+
+    def write(self, data: bytes) -> None:
+        self.may_go_on.wait(20)
+        self.parts.append(data)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Ticks:
+    """Pieces that come one by one."""
+
+    def __init__(self) -> None:
+        self.is_cancelled = False
+
+    def begin(self, write: Callable[[bytes], None], end: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        for piece in (b"one", b"two"):
+            loop.call_soon(write, piece)
+        loop.call_soon(end)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class Other:
+    """A handler, and what takes its uploads."""
+
+    def __init__(self) -> None:
+        self.kept = Kept()
+
+    def check(self, head: RequestHead, peer: str) -> MillraceError | None:
+        return None
+
+    def body_limit(self, head: RequestHead) -> int:
+        return 10 * MB
+
+    def receiver(self, head: RequestHead) -> Kept:
+        return self.kept
+
+    def handle(self, head: RequestHead, body: Any, peer: str, reservation: Any, done: Done) -> None:
+        reservation.release()
+        if head.path == "/pieces":
+            done(HttpResponse(200, b"", pieces=Ticks()))
+        else:
+            done(HttpResponse(200, b"%d" % sum(map(len, self.kept.parts))))
+
+    def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
+        return HttpResponse(error.status, b"")
+
+
+@asynccontextmanager
+async def serving_other() -> AsyncIterator[tuple[Other, HttpServer, Budget]]:
+    other, budget = Other(), Budget(64 * MB)
+    server = HttpServer(ServingSettings(port=free_port()), other, budget, None, other)
+    await server.start()
+    try:
+        yield other, server, budget
+    finally:
+        await server.stop(1.0)
+
+
+@run
+async def test_an_upload_waits_for_its_receiver_and_is_whole() -> None:
+    size, part = 3 * MB, bytes(16_000)
+    async with serving_other() as (other, server, budget), connected(server.port) as client:
+        client.send(headers(1, rest("POST", "/", ("content-length", str(size)))))
+        sent, window = 0, frames.DEFAULT_WINDOW
+        while sent < size:
+            count = min(window, len(part), size - sent)
+            if count:
+                client.send(data(1, part[:count], ends=sent + count == size))
+                sent, window = sent + count, window - count
+                continue
+            if window + sent > MB:  # more than waits for a receiver
+                other.kept.may_go_on.set()
+            update = await client.until(lambda f: f.kind == frames.WINDOW_UPDATE and f.stream == 1)
+            client.frames.remove(update)
+            window += frames.number(update.payload)
+            if not other.kept.may_go_on.is_set():
+                assert sent + window < 2 * MB
+                other.kept.may_go_on.set()
+        assert await client.body(1) == b"%d" % size
+        assert budget.used == 0
+        for stream, fields in {3: [], 5: [("content-length", str(size))]}.items():
+            client.send(headers(stream, rest("POST", "/", *fields)), data(stream, b"short"))
+            assert (await client.fields(stream))[":status"] == ("400" if fields else "411")
+        assert budget.used == 0
+
+
+@run
+async def test_pieces_are_sent_as_they_come() -> None:
+    async with serving_other() as (_, server, _), connected(server.port) as client:
+        client.send(headers(1, rest("GET", "/pieces"), ends=True))
+        assert await client.body(1) == b"onetwo"
 
 
 # What waits

@@ -67,13 +67,15 @@ class Link(Protocol):
 class Arrival:
     """The clocks of a body that is awaited: it began at `since`, and `moved` bytes have come.
 
-    A body that stops for ten seconds, or takes longer than a request may, is late.
+    A body that stops for ten seconds, or takes longer than a request may, is late. With `least_bytes_per_s` it has as
+    much longer as its bytes take at that rate.
     """
 
-    __slots__ = ("_body_ends", "_loop", "ends", "moved", "since")
+    __slots__ = ("_body_ends", "_loop", "_s_a_byte", "ends", "moved", "since")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float, least_bytes_per_s: float = NEVER) -> None:
         self._loop = loop
+        self._s_a_byte = 1 / least_bytes_per_s
         self.since = loop.time()
         self.moved = 0
         self._body_ends = self.since + timeout_s
@@ -82,7 +84,11 @@ class Arrival:
     def came(self, bytes_: int) -> None:
         """More has come."""
         self.moved += bytes_
-        self.ends = min(self._body_ends, self._loop.time() + STALL_S)
+        self.ends = min(self._body_ends + self.moved * self._s_a_byte, self._loop.time() + STALL_S)
+
+    def pause(self) -> None:
+        """It is us who take no more."""
+        self.ends = NEVER
 
     def pace(self, now: float) -> float | None:
         """Bytes a second; None in the first second."""

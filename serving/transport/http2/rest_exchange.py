@@ -9,7 +9,7 @@ from serving.transport.event_stream import Pieces
 from serving.transport.handler import Withdraw
 from serving.transport.head_errors import HeadTooLarge, LengthRequired, RequestHeadError
 from serving.transport.http2 import field_encoding
-from serving.transport.http2.exchange import Arrival, Link
+from serving.transport.http2.exchange import NEVER, Arrival, Link
 from serving.transport.http2.frames import DEFAULT_WINDOW, ErrorCode
 from serving.transport.http2.header_blocks import Fields
 from serving.transport.http2.inflow import Inflow
@@ -19,7 +19,7 @@ from serving.transport.request_head import RequestHead
 from serving.transport.request_target import check_host, read_target
 from serving.transport.response_head import body_bytes
 from serving.transport.responses import HttpResponse
-from serving.transport.streamed_body import WINDOW_BYTES, StreamedBody
+from serving.transport.streamed_body import LEAST_BYTES_PER_S, WINDOW_BYTES, StreamedBody
 from serving.transport.unpacking import Unpacking
 
 _CONTINUE = field_encoding.status(100)
@@ -113,7 +113,7 @@ class RestExchange:
         server = self._link.server
         try:
             if self._upload:
-                self._take_upload(self._upload, data)
+                self._take_upload(self._upload, data, ends=ends)
                 return
             if self._inflow is None:
                 self._inflow = Inflow(server.budget, len(data) if ends else self._head.length)
@@ -135,7 +135,8 @@ class RestExchange:
         """See `Exchange.await_body`."""
         if not self._has_all and self.arrival is None:
             server = self._link.server
-            self.arrival = Arrival(server.loop, server.timeout_s)
+            least = LEAST_BYTES_PER_S if self._upload else NEVER
+            self.arrival = Arrival(server.loop, server.timeout_s, least)
             self._link.await_until(self.arrival.ends)
 
     def left(self) -> None:
@@ -216,20 +217,23 @@ class RestExchange:
     def _upload_moved(self) -> None:
         if self._upload and not self._is_over:
             try:
-                self._take_upload(self._upload, b"")
+                self._take_upload(self._upload, b"", ends=False)
             except MillraceError as error:
                 self.refuse(error)
 
-    def _take_upload(self, upload: StreamedBody, data: bytes) -> None:
+    def _take_upload(self, upload: StreamedBody, data: bytes, *, ends: bool) -> None:
         """Take in more; the window opens as the receiver takes what came. Raises `MillraceError`."""
         server = self._link.server
         self._window -= len(data)
+        if upload.size + len(data) > self._head.length or (ends and upload.size + len(data) < self._head.length):
+            raise RequestHeadError("the body is not as long as its Content-Length")
         if data:
             upload.feed(data)
         else:
             upload.go_on()
+        self._follow_upload(upload, len(data))
         if upload.is_complete:
-            self._upload = None
+            self._upload = self.arrival = None
             receiver, _ = upload.take()
             if server.uploads is None:
                 raise AssertionError("who has begun to take uploads takes them")
@@ -241,6 +245,16 @@ class RestExchange:
             self._window += more
             self._link.session.open_window(self._stream, more)
             self._link.flush_soon()
+
+    def _follow_upload(self, upload: StreamedBody, came: int) -> None:
+        """Keep the clocks, which stand still while the receiver is behind."""
+        if self.arrival is None:
+            return
+        if upload.is_behind:
+            self.arrival.pause()
+        else:
+            self.arrival.came(came)
+            self._link.await_until(self.arrival.ends)
 
     # The way out
 
