@@ -103,6 +103,7 @@ class FrameSession:
         except ConnectionFault as error:
             self.go_away(error.code, str(error))
             self.fault = str(error)
+            self._buffer, self._at, self._block = b"", 0, None
         if self._received >= CONNECTION_WINDOW // 2:
             self._put(frames.window_update(0, self._received))
             self._window += self._received
