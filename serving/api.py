@@ -15,8 +15,11 @@ import msgspec
 
 from millrace import logs
 from millrace.broker.redis import RedisBroker
+from millrace.jobs.records import JobRecord
 from millrace.jobs.settings import JobStoreSettings
 from millrace.protocol.errors import MillraceError, Unavailable
+from serving.access.callers import is_local
+from serving.jobs.access import check_record
 from serving.jobs.events import MEDIA, JobEvents, watched_job
 from serving.jobs.uploads import JobUploads, is_submission
 from serving.jobs.watching import Watching
@@ -27,6 +30,7 @@ from serving.routing import target
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.budget import SMALL_BYTES, Reservation
+from serving.transport.certificates import Certificates, certificates
 from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
 from serving.transport.handler import Done, Withdraw
 from serving.transport.http_server import HttpServer
@@ -35,9 +39,9 @@ from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
 from serving.transport.streamed_body import Receiver
 from serving.web.app import PAGES, create_app
-from serving.web.control_routes import ControlRoutes
 from serving.web.flask_threads import FlaskThreads
 from serving.web.probes import Probes
+from serving.web.route_access import RouteAccess
 
 _log = logging.getLogger(__name__)
 _LEAVE_S = 2.0  # for what comes after the drain: leaving the queue
@@ -60,12 +64,12 @@ class Api:
         loop = asyncio.get_running_loop()
         app = create_app(service, loop)
         self._flask = FlaskThreads(app, loop)
-        self._control = ControlRoutes(app, service)
+        self._access = RouteAccess(app, service)
         self._probes = Probes(service, app.extensions[PAGES])
         self.uploads = JobUploads(service.jobs, service.settings.cors_origin, self._answer_upload)
         self._largest_bytes = min(service.settings.max_body_bytes, service.budget.largest)
         self.hot_checks: tuple[Check, ...] = (service.rest.check,)
-        self.other_checks: tuple[Check, ...] = (self._check_flask, self._check_control)
+        self.other_checks: tuple[Check, ...] = (self._check_access, self._check_flask)
 
     def check(self, head: RequestHead, peer: str) -> MillraceError | None:
         """See `Handler.check`."""
@@ -100,7 +104,7 @@ class Api:
             return None
         if (job := watched_job(head)) and self._service.jobs.watching:
             reservation.release()
-            return self._tell_of_job(head, job, self._service.jobs.watching, done)
+            return self._tell_of_job(head, peer, job, self._service.jobs.watching, done)
         return self._ask_flask(head, body, peer, reservation, done)
 
     def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
@@ -109,14 +113,23 @@ class Api:
             return self._service.rest.refused(hot, head.headers, error)
         return self._service.refused(head.headers if head else {}, error)
 
-    def _tell_of_job(self, head: RequestHead, job: str, watching: Watching, done: Done) -> Withdraw | None:
+    def _may_watch(self, head: RequestHead, peer: str, record: JobRecord) -> MillraceError | None:
+        """Why the caller may not see the job any more: its key may be gone."""
+        try:
+            if self._service.gate:
+                check_record(self._service.gate.check(head.headers, peer, ("read", "infer")), record)
+        except MillraceError as error:
+            return error.with_traceback(None)
+        return None
+
+    def _tell_of_job(self, head: RequestHead, peer: str, job: str, watching: Watching, done: Done) -> Withdraw | None:
         def begun(error: MillraceError | None) -> None:
             done(self.refused(head, error) if error else HttpResponse(200, b"", headers, pieces=events))
 
         own = (("content-type", MEDIA), ("cache-control", "no-store"))
         headers = (*own, ("X-Request-Id", self._service.request_id(head.headers)), *self._service.cors)
         try:
-            events = JobEvents(watching, job, begun)
+            events = JobEvents(watching, job, begun, partial(self._may_watch, head, peer))
         except Unavailable as error:
             done(self.refused(head, error))
             return None
@@ -154,8 +167,8 @@ class Api:
             return None
         return Unavailable("too many requests wait to be answered; try again")
 
-    def _check_control(self, head: RequestHead, peer: str) -> MillraceError | None:
-        return self._control.check(head.method, head.path, head.headers, peer)
+    def _check_access(self, head: RequestHead, peer: str) -> MillraceError | None:
+        return self._access.check(head.method, head.path, head.headers, peer)
 
 
 def _withdraw(withdraw: Withdraw, reservation: Reservation) -> None:
@@ -182,11 +195,14 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None,
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    shown = certificates(settings)
     service = Service(settings, RedisBroker(settings.redis_url), jobs, member)
     await service.start()
     api = Api(service)
     sockets = [socket.socket(fileno=port) for port in member.ports] if member else []
-    servers = servers_of(service, api, stopping, connections, sockets)
+    servers = servers_of(service, api, stopping, connections, sockets, shown)
+    if shown:
+        shown.files.start()
     for server in servers:
         await server.start()
     _spare_the_collector()
@@ -198,12 +214,16 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None,
     )
     for server in servers:
         server.watch_memory(partial(excess_bytes, limit.bytes - limit.offload_bytes))
+    if not settings.keys_file:
+        _log.log(*_open(settings))
     if member:
         _report(member, Started(limit=limit, connections=connections), stopping)
     else:
         parts = {"memory_limit_bytes": limit.bytes, "offload_limit_bytes": limit.offload_bytes}
         _log.info(f"serving with {limit}", extra={**parts, "connections": connections})
     await stopping.wait()
+    if shown:
+        await shown.files.stop()
     await _stop(service, servers)
 
 
@@ -240,6 +260,7 @@ def servers_of(
     stopping: asyncio.Event,
     max_connections: int | None = None,
     sockets: Sequence[socket.socket] = (),
+    shown: Certificates | None = None,
 ) -> Sequence[Server]:
     """The servers that the settings ask for; `stopping` ends streams that are open. See `HttpServer` for the others."""
     settings, budget = service.settings, service.budget
@@ -248,10 +269,10 @@ def servers_of(
         from serving.transport.grpcio_server import GrpcioServer  # which needs an extra of its own
 
         largest = min(settings.max_grpc_message_bytes, budget.largest // 2)  # each message is counted twice
-        grpcio = GrpcioServer(settings, budget, GrpcServices(service, stopping, largest), largest)
-        return [HttpServer(settings, api, budget, max_connections, api.uploads, None, sockets), grpcio]
+        grpcio = GrpcioServer(settings, budget, GrpcServices(service, stopping, largest), largest, shown)
+        return [HttpServer(settings, api, budget, max_connections, api.uploads, None, sockets, shown), grpcio]
     calls = GrpcServices(service, stopping, largest) if settings.grpc_port else None
-    return [HttpServer(settings, api, budget, max_connections, api.uploads, calls, sockets)]
+    return [HttpServer(settings, api, budget, max_connections, api.uploads, calls, sockets, shown)]
 
 
 async def _stop(service: Service, servers: Sequence[Server]) -> None:
@@ -265,6 +286,16 @@ async def _stop(service: Service, servers: Sequence[Server]) -> None:
         await asyncio.wait_for(service.stop(left_s), left_s + _LEAVE_S)
     except TimeoutError:
         _log.warning("the queue was left without a word: it did not answer in time")
+
+
+def _open(settings: ServingSettings) -> tuple[int, str]:
+    """What to log where callers need no key, and how important it is."""
+    who = {"loopback": "callers on this machine alone", "explicit": "every caller", "none": "nobody"}
+    level = logging.INFO if is_local(settings.host) else logging.WARNING
+    return level, (
+        f"without MILLRACE_SERVING_KEYS_FILE every caller may use the models and read about them; "
+        f"{who[settings.model_control]} may change them"
+    )
 
 
 def _spare_the_collector() -> None:

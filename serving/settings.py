@@ -1,8 +1,9 @@
 """The API's settings; each field is also an environment variable with the prefix MILLRACE_SERVING_."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
@@ -20,6 +21,34 @@ class ServingSettings(CommonSettings):
         "own",
         description="What serves gRPC: own, this server's HTTP/2; or grpcio, gRPC's Python library (grpc.aio), which "
         "needs the extra `grpcio` and goes in the next release.",
+    )
+    tls_cert: Path | None = Field(
+        None,
+        description="The server's certificate, with those of the authorities between it and a known one: PEM. With it "
+        "both ports speak TLS (docs/howto/secure-with-tls-and-keys.md). It is read again when it changes.",
+    )
+    tls_key: Path | None = Field(
+        None, description="The certificate's private key, not encrypted: PEM.", validate_default=True
+    )
+    tls_client_ca: Path | None = Field(
+        None,
+        description="The authorities that sign certificates of clients: PEM. With it clients are asked for theirs.",
+        validate_default=True,
+    )
+    tls_client_auth: Literal["required", "optional"] = Field(
+        "required",
+        description="Whether a client must have a certificate, where they are asked for. With optional the gRPC port "
+        "asks for none.",
+    )
+    keys_file: Path | None = Field(
+        None,
+        description="The file of API keys that `millrace keys` writes. With it every caller needs a key; it is read "
+        "again when it changes (docs/howto/secure-with-tls-and-keys.md).",
+    )
+    supervisor_key: SecretStr | None = Field(
+        None,
+        description="One more key, with the roles infer and read: `millrace up` makes one for itself where there is a "
+        "file of keys.",
     )
     processes: int = Field(
         0,
@@ -115,6 +144,20 @@ class ServingSettings(CommonSettings):
     access_log: bool = Field(
         False, description="Log every request; without it only refused and failed ones are logged."
     )
+
+    @field_validator("tls_key")
+    @classmethod
+    def _goes_with_a_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if (key is None) != (info.data.get("tls_cert") is None):
+            raise ValueError("MILLRACE_SERVING_TLS_CERT and MILLRACE_SERVING_TLS_KEY are set together, or neither")
+        return key
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _goes_with_tls(cls, authority: Path | None, info: ValidationInfo) -> Path | None:
+        if authority and not info.data.get("tls_cert"):
+            raise ValueError("clients show certificates in TLS alone: set MILLRACE_SERVING_TLS_CERT too")
+        return authority
 
     @property
     def process_count(self) -> int:

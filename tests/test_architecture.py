@@ -42,12 +42,15 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "benchmarks": ("tests",),
     # The contracts: what is said stands alone, and the broker carries it without looking at models.
     "millrace.artifacts": ("millrace.broker", "millrace.settings"),
-    "millrace.broker": ("millrace.artifacts", "millrace.rpc", "millrace.settings"),
+    "millrace.broker": ("millrace.artifacts", "millrace.calling", "millrace.rpc", "millrace.settings"),
+    # The one client of the queue beside the API's: for jobs, and for models that call models.
+    "millrace.calling": ("millrace.artifacts", "millrace.jobs", "millrace.rpc", "millrace.settings"),
     # The API and the jobs program share the jobs' store, which needs neither RQ nor pyarrow, nor the queue of models.
     "millrace.jobs": ("rq", "pyarrow", "fsspec", "numpy", "millrace.artifacts", "millrace.rpc"),
     "millrace.protocol": (
         "millrace.artifacts",
         "millrace.broker",
+        "millrace.calling",
         "millrace.rpc",
         "millrace.settings",
         "millrace.jobs",
@@ -75,7 +78,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "serving.settings": _rooms("transport", "protocols", "queueing", "models", "web"),
     # A kind of job is one file that knows nothing of how it is run; formats know nothing of jobs.
     "jobs.kinds": ("rq", "jobs.program", "jobs.units", "jobs.claims", "jobs.sweeper", "jobs.advancing"),
-    "jobs.formats": ("rq", "jobs.program", "jobs.units", "jobs.kinds", "jobs.rows", "jobs.link"),
+    "jobs.formats": ("rq", "jobs.program", "jobs.units", "jobs.kinds", "jobs.rows", "jobs.models"),
     # A backend is one file that can be read without the worker.
     "worker.backends": (
         "worker.running.loop",

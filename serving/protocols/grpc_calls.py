@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from millrace.protocol.errors import Internal, MillraceError
+from millrace.protocol.errors import Internal, MillraceError, NotAuthenticated
 from serving.access import audit
 from serving.access.callers import Caller
+from serving.access.gate import ANY, CONTROL, INFER, SEE, check_model, check_role, current, name_of
 from serving.call import Call
 from serving.execution import Execution, OnDone
 from serving.protocols import counted_messages
-from serving.protocols.rest_calls import Headers, timeout_ms
+from serving.protocols.rest_calls import admit, timeout_ms
 from serving.protocols.verb import Body, Rendered, Verb
 from serving.service import Service
 from serving.transport import intake
@@ -39,6 +40,24 @@ CONTROL_ACTIONS = {
 
 Begin = Callable[[Message, CallHead, Done], Withdraw | None]
 
+_HEALTH, _OIP, _TFS = "/grpc.health.v1.Health/", "/inference.GRPCInferenceService/", "/tensorflow.serving."
+# The roles of which a caller's key needs one, by the method's path. () is open; what is not here needs control.
+ROLES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((f"{_HEALTH}Check", f"{_HEALTH}Watch"), ()),
+    **dict.fromkeys([f"{_OIP}{name}" for name in ("ServerLive", "ServerReady", "ModelReady")], ()),
+    f"{_OIP}ServerMetadata": ANY,
+    **dict.fromkeys([f"/grpc.reflection.{v}.ServerReflection/ServerReflectionInfo" for v in ("v1", "v1alpha")], ANY),
+    **dict.fromkeys([f"{_OIP}{name}" for name in ("ModelInfer", "ModelStreamInfer")], INFER),
+    **dict.fromkeys([f"{_OIP}{name}" for name in ("ModelMetadata", "ModelConfig")], SEE),
+    **dict.fromkeys([f"{_OIP}{name}" for name in ("ModelStatistics", "RepositoryIndex")], SEE),
+    **dict.fromkeys([f"{_OIP}{kind}SharedMemoryStatus" for kind in ("System", "Cuda")], SEE),
+    **dict.fromkeys(
+        [f"{_TFS}PredictionService/{name}" for name in ("Predict", "Classify", "Regress", "MultiInference")], INFER
+    ),
+    f"{_TFS}PredictionService/GetModelMetadata": SEE,
+    f"{_TFS}ModelService/GetModelStatus": SEE,
+}
+
 
 class Asked(NamedTuple):
     """What a message asks for: a verb, of a model, its version or label; and the body for it."""
@@ -52,6 +71,8 @@ class Asked(NamedTuple):
 
 # What the bytes of a message ask for; raises `MillraceError`.
 Question = Callable[[bytes | memoryview], Asked]
+# The model that a message names, "" for none.
+ModelOf = Callable[[Any], str]
 # An error as a protocol words it.
 Words = Callable[[MillraceError], tuple[Status, str]]
 
@@ -169,6 +190,8 @@ def _begin(service: Service, asked: Asked, head: CallHead, message: Message, on_
     headers = head.headers
     call = Call(verb.protocol, service.request_id(headers), time.perf_counter(), head.peer, model, version, label)
     try:
+        if service.gate:
+            admit(service.gate, call, headers, head.peer)
         call.timeout_ms = timeout_ms(headers, service.settings.request_timeout_ms)
     except MillraceError as error:
         message.close()
@@ -187,18 +210,46 @@ def _begin(service: Service, asked: Asked, head: CallHead, message: Message, on_
 # Methods that need no queue
 
 
-def plain(service: Service, message_class: Any, method: Callable[[Any], Awaitable[Any]], words: Words) -> Begin:
-    """A method that needs no queue: `method` gets a message and returns one, or raises `MillraceError`."""
+def plain(
+    service: Service,
+    message_class: Any,
+    method: Callable[[Any], Awaitable[Any]],
+    words: Words,
+    model_of: ModelOf | None = None,
+    *,
+    is_open: bool = False,
+) -> Begin:
+    """A method that needs no queue: `method` gets a message and returns one, or raises `MillraceError`.
+
+    `model_of` finds in the message the model that the caller's key must be good for. One that `is_open` needs no key.
+    """
 
     async def answer(message: Message, head: CallHead) -> Answer:
-        written = (await method(read(message_class, contents(message.body)))).SerializeToString()
+        request = read(message_class, contents(message.body))
+        if not is_open:
+            _check_key(service, head, model_of, request)
+        written = (await method(request)).SerializeToString()
         return Answer(written, trailers=(("x-request-id", service.request_id(head.headers)),))
 
     return awaited(service, answer, words)
 
 
+def _check_key(service: Service, head: CallHead, model_of: ModelOf | None, message: Any) -> None:
+    """Raises `NotAuthenticated`, and `NotAllowed` for a model that the caller's key is not good for."""
+    if service.gate is None:
+        return
+    key = service.gate.identify(head.headers, head.peer)
+    current.set(key)
+    if key and model_of and (model := model_of(message)):
+        check_model(key, model)
+
+
 def control(
-    service: Service, message_class: Any, method: Callable[[Any, Caller], Awaitable[Any]], words: Words
+    service: Service,
+    message_class: Any,
+    method: Callable[[Any, Caller], Awaitable[Any]],
+    words: Words,
+    model_of: ModelOf,
 ) -> Begin:
     """A method that changes models: as `plain`, and `method` gets the caller, too. See `control_refusal`."""
 
@@ -206,7 +257,8 @@ def control(
         caller = _caller(service, head)
         headers = {**head.headers, b"x-request-id": caller.request_id.encode()}  # the answer's is that of the record
         known = CallHead(head.path, headers, head.peer, head.timeout_s)
-        return plain(service, message_class, partial(_by_caller, method, caller), words)(message, known, done)
+        by_caller = plain(service, message_class, partial(_by_caller, method, caller), words, model_of)
+        return by_caller(message, known, done)
 
     return begin
 
@@ -257,20 +309,33 @@ async def _settled(
 
 
 def refusal(service: Service, head: CallHead) -> MillraceError | None:
-    """Why the caller may not call the method, before its message is read. Only methods that change models ask."""
+    """Why the caller may not call the method, before its message is read."""
     action = CONTROL_ACTIONS.get(head.path)
-    if action is None:
+    if action is None and service.gate is None:
         return None
-    refused = service.access.check(head.headers, _caller(service, head), has_host=False)
-    if refused:
-        audit.refused(refused, action, "")
-    return refused
+    headers, peer, error = head.headers, head.peer, None
+    caller = Caller(str(peer), service.request_id(headers), "grpc")
+    try:
+        if service.gate and (roles := ROLES.get(head.path, CONTROL)):
+            key = service.gate.identify(headers, peer)
+            caller = caller._replace(name=name_of(key, peer))
+            if key:
+                check_role(key, roles)
+    except MillraceError as raised:
+        error = raised.with_traceback(None)
+    if action:
+        error = error or service.access.check(headers, caller, has_host=False)
+        if error:
+            error.request_id = caller.request_id
+            audit.refused(error, caller, action, "")
+    return error
 
 
 def _caller(service: Service, head: CallHead) -> Caller:
-    return Caller(head.peer, service.request_id(head.headers), "grpc")
-
-
-def request_headers(metadata: Any) -> Headers:
-    """A call's metadata as headers are: bytes, with names in lower case; binary values are left out."""
-    return {key.encode(): value.encode("latin-1", "replace") for key, value in metadata if isinstance(value, str)}
+    peer, name = head.peer, ""
+    if service.gate:
+        try:
+            name = name_of(service.gate.identify(head.headers, peer), peer)
+        except NotAuthenticated:
+            name = ""  # as the record has it of a stranger
+    return Caller(str(peer), service.request_id(head.headers), "grpc", name)

@@ -87,6 +87,10 @@ class ConnectionTable:
         if not self._open:
             self.emptied.set()
 
+    def hand_over(self, handshake: OpenConnection) -> None:
+        """A handshake is done: its connection takes its place at once."""
+        self._open.discard(handshake)
+
     def half_closed(self, connection: OpenConnection) -> None:
         """The caller of a connection has ended its side, and is looked for while its request is answered."""
         self._half_closed.add(connection)

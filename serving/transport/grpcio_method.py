@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from serving.access.callers import grpc_address
+from serving.access.callers import Peer, grpc_address
 from serving.transport.budget import Reservation
 from serving.transport.grpc_method import Answer, CallHead, Message, Method, StreamMethod, UnaryMethod
 from serving.transport.spooled_body import SpooledBody
@@ -70,12 +70,15 @@ class Call:
 
 def head_of(path: str, context: Context) -> CallHead:
     """What is known of a call before its message."""
-    headers = {
-        key.encode(): value.encode("latin-1", "replace")
-        for key, value in context.invocation_metadata()
-        if isinstance(value, str)
-    }
-    return CallHead(path, headers, grpc_address(context.peer()), context.time_remaining())
+    headers: dict[bytes, bytes] = {}
+    for key, value in context.invocation_metadata():
+        if isinstance(value, str):
+            name, raw = key.encode(), value.encode("latin-1", "replace")
+            headers[name] = headers[name] + b"," + raw if name in headers else raw
+    shown = context.auth_context()
+    names = [*shown.get("x509_common_name", ()), *shown.get("x509_subject_alternative_name", ())]
+    peer = Peer(grpc_address(context.peer()), names[0].decode("utf-8", "replace") if names else "")
+    return CallHead(path, headers, peer, context.time_remaining())
 
 
 async def begun(method: UnaryMethod, request: bytes, head: CallHead) -> Answer:

@@ -13,6 +13,7 @@ import grpc.aio
 
 from serving.settings import ServingSettings
 from serving.transport.budget import Budget
+from serving.transport.certificates import Certificates
 from serving.transport.descriptors import grpc_connections
 from serving.transport.grpc_method import Calls
 from serving.transport.grpcio_intake import WINDOW_BYTES, GrpcioIntake
@@ -26,11 +27,19 @@ _PING_MS, _PING_ANSWER_MS = 60_000, 20_000
 class GrpcioServer:
     """Listens on one address. `start` first, `stop` last; both on the event loop of the service.
 
-    `largest_bytes` is the largest message of any method.
+    `largest_bytes` is the largest message of any method. With `certificates` it speaks TLS.
     """
 
-    def __init__(self, settings: ServingSettings, budget: Budget, calls: Calls, largest_bytes: int) -> None:
+    def __init__(
+        self,
+        settings: ServingSettings,
+        budget: Budget,
+        calls: Calls,
+        largest_bytes: int,
+        certificates: Certificates | None = None,
+    ) -> None:
         self._settings = settings
+        self._certificates = certificates
         self.intake = GrpcioIntake(
             budget,
             calls,
@@ -58,7 +67,10 @@ class GrpcioServer:
         host, port = self._settings.host, self._settings.grpc_port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            self._server.add_insecure_port(address)
+            if self._certificates:
+                self._server.add_secure_port(address, _credentials(self._certificates))
+            else:
+                self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"gRPC cannot listen on {address}: {error}") from None
         await self._server.start()
@@ -68,6 +80,23 @@ class GrpcioServer:
         """Take no more calls, and answer those that came; what is open after that time is cut off."""
         await self._server.stop(self._settings.drain_timeout_s if timeout_s is None else timeout_s)
         self.intake.stop()
+
+
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """What gRPC shows to clients. It asks for the newest with each handshake."""
+    shown = certificates.loaded
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(((shown.key, shown.certificate),), shown.client_authority)
+
+    def newest() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        if certificates.loaded is shown:
+            return None
+        shown = certificates.loaded
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), newest, certificates.client_auth == "required")
 
 
 def _options(settings: ServingSettings, largest_bytes: int) -> tuple[tuple[str, int], ...]:

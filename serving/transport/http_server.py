@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from serving.settings import ServingSettings
 from serving.transport.budget import Budget
+from serving.transport.certificates import Certificates
 from serving.transport.connection_table import ConnectionTable
 from serving.transport.descriptors import grpc_connections
 from serving.transport.grpc_method import Calls
 from serving.transport.handler import Handler, Uploads
+from serving.transport.handshake import TlsParts
 from serving.transport.http_connection import Connection
 from serving.transport.pacer import Pacer
 from serving.transport.server_parts import ServerParts
@@ -29,7 +31,7 @@ class HttpServer:
     `start` first, `stop` last. All that waits in it is counted in the budget. `max_connections` is the most that it may
     have open; None stands for the settings' own. `uploads` take large bodies that the handler does not take. `calls`
     are served over gRPC, on the settings' gRPC port, too. `sockets` are bound to ports that other processes share, and
-    are closed by `stop`; without them the ports are this server's own.
+    are closed by `stop`; without them the ports are this server's own. With `certificates` it speaks TLS.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class HttpServer:
         uploads: Uploads | None = None,
         calls: Calls | None = None,
         sockets: Sequence[socket.socket] = (),
+        certificates: Certificates | None = None,
     ) -> None:
         self.settings = settings
         loop = asyncio.get_running_loop()
@@ -53,6 +56,8 @@ class HttpServer:
         )
         self._parts.most_http2_connections = grpc_connections(settings.max_grpc_connections)
         budget.reclaim = self.connections.reclaim
+        self.tls = TlsParts(certificates, self.connections, self._connection, loop) if certificates else None
+        self._accepted: Callable[[], asyncio.Protocol] = self.tls.handshake if self.tls else self._connection
         self._listening = list(sockets)
         self._servers: list[asyncio.Server] = []
         self._sweeping: asyncio.TimerHandle | None = None
@@ -62,9 +67,7 @@ class HttpServer:
         if not self._listening:
             self._bind()
         for listening in self._listening:
-            self._servers.append(
-                await self._parts.loop.create_server(self._connection, sock=listening, backlog=BACKLOG)
-            )
+            self._servers.append(await self._parts.loop.create_server(self._accepted, sock=listening, backlog=BACKLOG))
         self._sweep()
 
     @property
@@ -120,7 +123,7 @@ class HttpServer:
             with contextlib.suppress(OSError):  # BlockingIOError: there are no more
                 while True:
                     accepted, _ = listening.accept()
-                    await self._parts.loop.connect_accepted_socket(self._connection, accepted)
+                    await self._parts.loop.connect_accepted_socket(self._accepted, accepted)
 
     def _bind(self) -> None:
         """Take the ports. Raises `OSError`, and has none, where one cannot be had."""

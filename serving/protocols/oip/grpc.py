@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from google.protobuf import json_format
@@ -12,6 +13,7 @@ from millrace import rpc
 from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported
 from millrace.rpc import wire
 from serving.access.callers import Caller
+from serving.access.gate import visible
 from serving.models.registry import AVAILABLE
 from serving.protocols import grpc_calls as calls
 from serving.protocols.oip import messages as infer
@@ -24,6 +26,7 @@ from serving.transport.responses import shortened
 
 _SERVICE = "inference.GRPCInferenceService"
 _OPEN_IN_A_STREAM = 256
+_OPEN = ("ServerLive", "ServerReady", "ModelReady")
 
 
 def _message(name: str) -> Any:
@@ -68,11 +71,15 @@ class OpenInference:
         }
         changes = {"RepositoryModelLoad": self._load, "RepositoryModelUnload": self._unload}
         plain = {
-            f"/{_SERVICE}/{name}": calls.plain(self._service, _message(f"{name}Request"), method, words)
+            f"/{_SERVICE}/{name}": calls.plain(
+                self._service, _message(f"{name}Request"), method, words, _model_of(name), is_open=name in _OPEN
+            )
             for name, method in methods.items()
         }
         control = {
-            f"/{_SERVICE}/{name}": calls.control(self._service, _message(f"{name}Request"), method, words)
+            f"/{_SERVICE}/{name}": calls.control(
+                self._service, _message(f"{name}Request"), method, words, attrgetter("model_name")
+            )
             for name, method in changes.items()
         }
         return {
@@ -113,11 +120,12 @@ class OpenInference:
     async def _statistics(self, message: Any) -> Any:
         version, counts = version_of(message.version), await self._service.siblings.total()
         document = self._service.statistics.render(counts, message.name or None, version)
+        document["model_stats"] = visible(document["model_stats"], itemgetter("name"))
         return json_format.ParseDict(document, _message("ModelStatisticsResponse")())
 
     async def _index(self, message: Any) -> Any:
         _refuse_repository(message)
-        entries = self._service.repository.index(ready=message.ready)
+        entries = visible(self._service.repository.index(ready=message.ready), attrgetter("name"))
         models = [{"name": e.name, "version": e.version, "state": e.state, "reason": e.reason} for e in entries]
         return _message("RepositoryIndexResponse")(models=models)
 
@@ -219,6 +227,11 @@ def version_of(text: str) -> int | None:
     if not text.isascii() or not text.isdigit() or len(text) > 19:
         raise InvalidRequest(oip.version_text(text))
     return int(text)
+
+
+def _model_of(method: str) -> calls.ModelOf | None:
+    """What finds the model in a method's messages; whether a model is ready everybody may ask."""
+    return attrgetter("name") if method in ("ModelMetadata", "ModelConfig", "ModelStatistics") else None
 
 
 def _refuse_repository(message: Any) -> None:

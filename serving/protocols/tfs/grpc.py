@@ -7,16 +7,18 @@ import asyncio
 import itertools
 from collections.abc import Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from google.protobuf import json_format
 
 from millrace.artifacts.configs import version_policy
 from millrace.protocol.desired_state import ModelSettings
-from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, SignatureNotFound
+from millrace.protocol.errors import InvalidRequest, MillraceError, NotAllowed, NotSupported, SignatureNotFound
 from millrace.protocol.tensors import DEFAULT_SIGNATURE
 from millrace.rpc import wire
 from serving.access.callers import Caller
+from serving.access.gate import current
 from serving.models.model_control import MOST_MODELS
 from serving.models.registry import ServedModel
 from serving.protocols import grpc_calls as calls
@@ -54,7 +56,7 @@ class TensorFlowServing:
             f"/{_PREDICTION}/GetModelMetadata": self._plain("GetModelMetadataRequest", self._metadata, words),
             f"/{_MODEL}/GetModelStatus": self._plain("GetModelStatusRequest", self._status, status_words),
             f"/{_MODEL}/HandleReloadConfigRequest": calls.control(
-                self._service, message_class("ReloadConfigRequest"), self._reload, status_words
+                self._service, message_class("ReloadConfigRequest"), self._reload, status_words, _no_model
             ),
         }
 
@@ -62,7 +64,7 @@ class TensorFlowServing:
         return calls.hot(self._service, partial(self._asked, verb, message), words)
 
     def _plain(self, name: str, method: Any, words: calls.Words) -> calls.Begin:
-        return calls.plain(self._service, message_class(name), method, words)
+        return calls.plain(self._service, message_class(name), method, words, attrgetter("model_spec.name"))
 
     # What goes through the queue
 
@@ -119,6 +121,9 @@ class TensorFlowServing:
     async def _reload(self, message: Any, caller: Caller) -> Any:
         if message.config.WhichOneof("config") != "model_config_list":
             raise NotSupported("only a model_config_list can be loaded")
+        key = current.get()
+        if key and key.stored.models is not None:
+            raise NotAllowed(f"the key {key.name!r} is good for some models, and a reload changes them all")
         configs = message.config.model_config_list.config
         if len(configs) > MOST_MODELS:  # before anything is made of them
             raise InvalidRequest(f"at most {MOST_MODELS} models can be configured at run time")
@@ -129,6 +134,10 @@ class TensorFlowServing:
 def _shared(message: Message) -> Message:
     """The message once more, for one of several that read it: each closes its own."""
     return Message(message.body.again() if isinstance(message.body, SpooledBody) else message.body)
+
+
+def _no_model(_message: Any) -> str:
+    return ""
 
 
 def _settings(config: Any) -> ModelSettings:
