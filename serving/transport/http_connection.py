@@ -62,8 +62,8 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_arrival", "_body_ends", "_buffer", "_closes", "_discard_ends", "_handler", "_has_begun", "_has_ended",
         "_head", "_held", "_is_discarding", "_is_full", "_is_new", "_is_paused", "_is_secure", "_is_taking",
-        "_is_unread", "_peer", "_pieces", "_sending", "_server", "_since", "_small_limit", "_table", "_transport", "_unsent",
-        "_withdraw", "ends",
+        "_is_unread", "_peer", "_pieces", "_sending", "_server", "_since", "_small_limit", "_table", "_transport",
+        "_unsent", "_withdraw", "ends",
     )  # fmt: skip
 
     def __init__(self, server: ServerParts) -> None:

@@ -5,6 +5,7 @@ whole blocks and single fields are looked up in a dictionary in the place of bei
 them. Values that differ in each call (`grpc-timeout`, `traceparent`) cost one field, not a block.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,6 +25,9 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _BAD_VALUE = re.compile(rb"[\x00\r\n]")
 _PSEUDO = (b":method", b":scheme", b":authority", b":path")
 _OF_CONNECTIONS = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+
+# At the level DEBUG it would log every field, and there are keys among them.
+logging.getLogger("hpack").setLevel(logging.WARNING)
 
 _Pair = tuple[bytes, bytes]
 
