@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -28,6 +29,7 @@ from tests.support.grpcbench import INFER, infer_request, infer_response, run, r
 from tests.support.http2client import connected
 from tests.support.http2frames import GRPC, HELLO, data, fields_in, headers, message
 from tests.support.running import free_port
+from tests.support.tls import Certificates
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -85,6 +87,32 @@ async def test_the_preface_may_come_byte_by_byte_but_not_behind_a_request() -> N
         assert answers.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b'{"live":true}HTTP/1.1 400 Bad Request\r\n' in answers
         writer.close()
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_each_port_speaks_all_three_protocols_over_tls(certificates: Certificates) -> None:
+    authority = certificates.file("ca.crt")
+    files: dict[str, Any] = {
+        "tls_cert": Path(certificates.file("server.crt")),
+        "tls_key": Path(certificates.file("server.key")),
+    }
+
+    @run
+    async def test() -> None:
+        async with running(**files) as b:
+            for port in (b.settings.port, b.settings.grpc_port):
+                credentials = grpc.ssl_channel_credentials(Path(authority).read_bytes())
+                async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+                    asked = infer_request(*range(2000)).SerializeToString()
+                    answer = await b.answered(channel.unary_unary(INFER)(asked))
+                    assert infer_response(answer)[1] == [2 * i for i in range(2000)]
+                for wanted, version in (("--http2", b"2"), ("--http1.1", b"1.1")):
+                    command = ["curl", "-s", "-m", "20", "--cacert", authority, wanted, "-w", " %{http_version}"]
+                    url = f"https://localhost:{port}/v2/health/live"
+                    process = await asyncio.create_subprocess_exec(*command, url, stdout=subprocess.PIPE)
+                    assert (await process.communicate())[0] == b'{"live":true} ' + version
+
+    test()
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")

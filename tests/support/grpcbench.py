@@ -23,6 +23,7 @@ from serving.api import Api, servers_of
 from serving.monitoring.metrics import render
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.transport.certificates import certificates
 from tests.support.running import free_port
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -47,7 +48,7 @@ class Bench:
         self.settings = ServingSettings(port=free_port(), grpc_port=free_port(), **settings)
         self.service = Service(self.settings, self.broker)
         self.stopping = asyncio.Event()
-        self.servers = servers_of(self.service, Api(self.service), self.stopping)
+        self.servers = servers_of(self.service, Api(self.service), self.stopping, shown=certificates(self.settings))
         self.server: Any = self.servers[-1]
         unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.settings.grpc_port}", options=unlimited)
