@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from millrace.artifacts import storeurl
-from millrace.commandline import Parser
+from millrace.commandline import Parser, device
+from millrace.devices import DEVICE_HELP
 from ops.stopping import stop_timeouts
 
 
@@ -38,7 +39,7 @@ def parser(environ: Mapping[str, str]) -> Parser:
     )
     models_text = "the model repository: a folder, or the URL of a store"
     option("--models", "MILLRACE_WORKER_MODELS", "models", models_text, type=_repository)
-    option("--device", "MILLRACE_WORKER_DEVICE", "cpu", "where the models run", choices=["cpu", "cuda"])
+    option("--device", "MILLRACE_WORKER_DEVICE", "cpu", DEVICE_HELP, type=device)
     levels = ["debug", "info", "warning", "error"]
     option("--log-level", "MILLRACE_LOG_LEVEL", "warning", "the least important events to show", choices=levels)
     parser.add_argument(
