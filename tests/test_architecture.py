@@ -67,6 +67,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "serving.queueing": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
     "serving.models": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
     "serving.monitoring": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
+    "serving.payloads": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.models", "serving.transport"),
     "serving.access": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport", "serving.queueing"),
     "serving.offload": _ABOVE_ROOMS,
     "serving.processes": (*_COMPOSITION, *_rooms("web", "protocols", "queueing", "models", "access")),
