@@ -123,10 +123,13 @@ def _obstacles(row: Any, model: Any) -> Iterator[Obstacle]:
         nodes.setdefault(operator, []).append(node)
     if not nodes:
         yield Obstacle(what=reason, layers=_layers([reason], model), advice=_advice(reason))
+    together: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for operator, paths in nodes.items():
-        shown = f"{row.title} has no operator for {operator} ({paths[0]})"
-        what = reason if len(nodes) == 1 else shown
-        yield Obstacle(what=what, layers=_layers(paths, model), advice=_advice(f"{operator} ({paths[0]}) {reason}"))
+        place = _layers(paths, model), _advice(f"{operator} ({paths[0]}) {reason}")
+        together.setdefault(place, []).append(f"{operator} ({paths[0]})")
+    for (layers, advice), operators in together.items():
+        what = reason if len(nodes) == 1 else f"no operator for {', '.join(operators)}"
+        yield Obstacle(what=what, layers=layers, advice=advice)
 
 
 def _if_written(row: Any) -> str:

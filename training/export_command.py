@@ -153,7 +153,12 @@ def _export(arguments: argparse.Namespace) -> int:
         if trained.description.labels:
             (staging / "labels.txt").write_text("".join(f"{label}\n" for label in trained.description.labels))
         version = int(out.name) if out.name.isdigit() else trained.description.version
-        description = msgspec.structs.replace(trained.description, version=version, parity=exporting.parities(found))
+        description = msgspec.structs.replace(
+            trained.description,
+            version=version,
+            parity=exporting.parities(found),
+            left_out=exporting.left_out(found),
+        )
         manifest.write(staging, description)
     print(report.markdown(found))
     print(f"wrote {out}")

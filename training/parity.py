@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from millrace.artifacts.manifest import Parity
 from training import confidence, outputs
+from training.console import quiet
 from training.outputs import Kind, Seen
 
 SCORE_POINTS = 0.3  # what a format with rounded weights may lose of the score, in points of a hundred
@@ -247,7 +248,10 @@ def tflite(path: Path) -> Run:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(model_path=str(path), num_threads=1).get_signature_runner("serving_default")
+    with quiet():  # it tells of its parts
+        interpreter = Interpreter(model_path=str(path), num_threads=1)
+        interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner("serving_default")
     one_row = all(details["shape_signature"][:1] == [1] for details in runner.get_input_details().values())
 
     def run(batch: Arrays) -> dict[str, npt.NDArray[Any]]:

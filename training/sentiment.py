@@ -265,10 +265,17 @@ def fit(settings: Settings, run: Run, vocabulary_size: int, texts: Texts, held_o
         run,
         epochs=settings.epochs,
         steps=steps,
-        validate=lambda model: {
-            f"held_out_{name}": accuracy(predict(model, part), part) for name, part in held_out.items()
-        },
+        validate=lambda model: validated({name: predict(model, part) for name, part in held_out.items()}, held_out),
     )
+
+
+def validated(answers: Mapping[str, Floats], held_out: Parts) -> dict[str, float]:
+    """The mean loss over all held-out texts, and the accuracy on each part."""
+    losses = np.concatenate(
+        [-np.log(np.maximum(found[np.arange(len(found)), held_out[name].labels], 1e-7)) for name, found in answers.items()]
+    )
+    accuracies = {f"held_out_{name}": accuracy(found, held_out[name]) for name, found in answers.items()}
+    return {"held_out_loss": float(losses.mean()), **accuracies}
 
 
 def count_batches(texts: Texts, settings: Settings) -> int:

@@ -84,7 +84,7 @@ def placed(out: Path) -> Iterator[Path]:
 def parities(found: Report) -> dict[str, Parity]:
     """What the report says of the published formats, in the manifest's form."""
     return {
-        row.format.replace("savedmodel", "saved_model").replace("-", "_"): Parity(
+        _manifest_name(row.format): Parity(
             max_abs_difference=row.max_abs_difference,
             top1_agreement=row.top1_agreement,
             examples=found.examples,
@@ -94,6 +94,15 @@ def parities(found: Report) -> dict[str, Parity]:
         for row in found.rows
         if row.is_published and row.max_abs_difference is not None and row.format != "trained"
     }
+
+
+def left_out(found: Report) -> dict[str, str]:
+    """Why formats were left out, by the names that `parities` has for them."""
+    return {_manifest_name(row.format): row.missed for row in found.rows if not row.is_published}
+
+
+def _manifest_name(format_: str) -> str:
+    return format_.replace("savedmodel", "saved_model").replace("-", "_")
 
 
 def _exported(
@@ -161,15 +170,31 @@ def _measure(
         raise
     except Exception as error:  # runtimes' errors share no base class
         raise ExportError(f"{form.title}: it can be written, but its runtime fails: {_line(error)}") from error
-    row.outputs = measured.judged(exact=form.exact, of_spread=parity.OF_SPREAD.get(row.format, outputs.OF_SPREAD))
+    exact, of_spread = _bounds(row.format, form, trained)
+    row.outputs = measured.judged(exact=exact, of_spread=of_spread)
     row.max_abs_difference, row.top1_agreement = measured.max_abs_difference, measured.same_answers
     reasons = [output.missed for output in row.outputs if output.missed]
     if right is not None and after is not None:
         row.score = float(after.mean())
-        if not form.exact:
+        if not exact:
             reasons = _with_score(row, trained, parity.score_missed(right, after))
     if reasons:
         row.missed = f"{form.title}: {'; '.join(reasons)}"
+
+
+def _bounds(name: str, form: Format, trained: Trained) -> tuple[bool, float]:
+    """Whether the format repeats the model's computation, and if not, how far numbers may be off.
+
+    A model that itself computes in 16 bits rounds more than a format of 32 bits does.
+    """
+    layers = trained.exports.keras_model._flatten_layers() if trained.exports.keras_model is not None else ()
+    computed = {layer.compute_dtype for layer in layers}
+    allowed = parity.OF_SPREAD.get(name, outputs.OF_SPREAD)
+    if "bfloat16" in computed:
+        return False, outputs.OF_SPREAD
+    if "float16" in computed:
+        return False, outputs.OF_SPREAD_16 if form.exact else allowed
+    return form.exact, allowed
 
 
 def _with_score(row: Row, trained: Trained, missed: str) -> list[str]:

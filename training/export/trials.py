@@ -21,7 +21,9 @@ from training.export.model import ExportError, Trained
 
 _ROWS = (1, 3, 32, 164)  # of the batches that formats are compared on
 _MOST_VALUES = 4_000_000  # of all inputs of a batch; fewer rows are taken of large ones
-_REPRESENTATIVE = 100
+_REPRESENTATIVE, _OF_SMALL = 100, 400  # rows to calibrate on; of small inputs more, since each shows little
+_SMALL = 1000  # values in a row
+_FURTHEST = 2.5
 _LENGTHS = (12, 1, 33, 5)  # of a sequence, batch by batch
 _SIDES = (32, 64, 48, 40)  # of images, likewise
 _LARGER = (16, 32, 64, 96, 128, 224, 256, 512)  # where the model does not survive those
@@ -51,6 +53,7 @@ def with_trials(trained: Trained) -> Trained:
     values = _values(trained)
     words = "; ".join(dict.fromkeys(found.words for found in values.values()))
     shapes = list(_surviving(trained, values))
+    alone = [_with_rows(shape, 1) for shape in shapes] if _is_batched(trained) else shapes
     signs = _answered(trained, values, shapes[-1])
     batches = [_drawn(random, values, shape, signs) for shape in shapes]
     if signs is not None:
@@ -59,14 +62,11 @@ def with_trials(trained: Trained) -> Trained:
     if not trained.batches:
         trained = replace(trained, batches=batches, compared_on=drawn)
     if not trained.representative:
-        rows = [_drawn(random, values, _one_row(shapes, place), signs) for place in range(_REPRESENTATIVE)]
+        count = _OF_SMALL if _each(shapes[0]) < _SMALL else _REPRESENTATIVE
+        rows = [_drawn(random, values, alone[place % len(alone)], signs) for place in range(count)]
         said = f"{drawn}; real data (`--representative`) say the ranges better"
         trained = replace(trained, representative=rows, representative_from=said)
     return trained
-
-
-def _one_row(shapes: Sequence[dict[str, list[int]]], place: int) -> dict[str, list[int]]:
-    return shapes[0] if len(shapes) == 1 else _with_rows(shapes[place % len(shapes)], 1)
 
 
 # Values
@@ -95,8 +95,13 @@ def _of_spec(spec: Any, size: int | None, first: Any, entries: Sequence[Any]) ->
     if spec.dtype.is_integer:
         return _of_integers(kind, [entry for entry in entries if not isinstance(entry, str)])
     return _of_first_layer(first, kind) or _Values(
-        lambda random, shape: random.normal(size=shape).astype(kind), "normal", is_free=True
+        lambda random, shape: _normal(random, shape).astype(kind), "normal", is_free=True
     )
+
+
+def _normal(random: np.random.Generator, shape: Sequence[int]) -> Array:
+    """Normal numbers without the rarest, which some rows to calibrate on would lack and others would be judged on."""
+    return np.clip(random.normal(size=shape), -_FURTHEST, _FURTHEST)
 
 
 def _of_integers(kind: Any, entries: Sequence[Any]) -> _Values:
@@ -118,7 +123,7 @@ def _of_first_layer(layer: Any, kind: Any) -> _Values | None:
     if isinstance(layer, keras.layers.Normalization) and getattr(layer, "mean", None) is not None:
         mean, deviation = np.asarray(layer.mean), np.sqrt(np.asarray(layer.variance))
         return _Values(
-            lambda random, shape: (mean + deviation * random.normal(size=shape)).astype(kind),
+            lambda random, shape: (mean + deviation * _normal(random, shape)).astype(kind),
             "normal about the mean that a Normalization layer was adapted to",
         )
     return None
@@ -159,7 +164,7 @@ def _texts(random: np.random.Generator, shape: Sequence[int], words: Sequence[st
 def _surviving(trained: Trained, values: dict[str, _Values]) -> Iterator[dict[str, list[int]]]:
     """The shapes of the inputs of each batch. Raises `ExportError` where the model answers to none."""
     specs = trained.exports.function.input_signature
-    is_batched = all(spec.shape.rank and spec.shape[0] is None for spec in specs)
+    is_batched = _is_batched(trained)
     free = max((sum(size is None for size in spec.shape[1:]) for spec in specs if spec.shape.rank), default=0)
     found = 0
     for rows, *wanted in zip(_ROWS, _LENGTHS, _SIDES, strict=True):
@@ -174,6 +179,10 @@ def _surviving(trained: Trained, values: dict[str, _Values]) -> Iterator[dict[st
                 break
         if not found:
             raise ExportError(f"the model fails on inputs drawn at random; give real ones with --data: {error}")
+
+
+def _is_batched(trained: Trained) -> bool:
+    return all(spec.shape.rank and spec.shape[0] is None for spec in trained.exports.function.input_signature)
 
 
 def _error(trained: Trained, values: dict[str, _Values], shape: dict[str, list[int]]) -> str:
@@ -191,9 +200,13 @@ def _with_rows(shape: dict[str, list[int]], rows: int) -> dict[str, list[int]]:
 
 def _bounded(shape: dict[str, list[int]]) -> dict[str, list[int]]:
     """As many rows as wanted, or as are not too large."""
-    each = sum(int(np.prod(sizes[1:])) for sizes in shape.values())
     rows = next(iter(shape.values()))[0]
-    return _with_rows(shape, max(1, min(rows, _MOST_VALUES // max(each, 1))))
+    return _with_rows(shape, max(1, min(rows, _MOST_VALUES // max(_each(shape), 1))))
+
+
+def _each(shape: dict[str, list[int]]) -> int:
+    """How many values a row has."""
+    return sum(int(np.prod(sizes[1:])) for sizes in shape.values())
 
 
 # Signs
