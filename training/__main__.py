@@ -140,7 +140,10 @@ def _parser(prog: str, script: Any) -> argparse.ArgumentParser:
         "--data-dir", type=Path, default=Path(".data"), help="data files; missing ones are downloaded [%(default)s]"
     )
     place.add_argument(
-        "--data", type=Path, metavar="PATH", help="data of your own: a folder of images, or a .csv; see docs/howto/train.md"
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="data of your own: a folder of images, or a .csv; see docs/howto/train.md",
     )
     place.add_argument("--accept-other-data", action="store_true", help="train on files whose SHA-256 is another one")
     place.add_argument(
@@ -163,14 +166,20 @@ def _parser(prog: str, script: Any) -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on after the last finished epoch, also for more --epochs"
     )
     course.add_argument(
-        "--patience", type=whole_number, default=0, help="stop after that many epochs without a better one; 0: never [0]"
+        "--patience",
+        type=whole_number,
+        default=0,
+        help="stop after that many epochs without a better one; 0: never [0]",
     )
     course.add_argument(
         "--monitor", default="", metavar="METRIC", help="what says which epoch is better [the loss on held-out data]"
     )
     course.add_argument("--precision", choices=PRECISIONS, default="float32", help="of what is computed [%(default)s]")
     course.add_argument(
-        "--callbacks", default="", metavar="PLACE", help="file.py:function or module:function that gives Keras callbacks"
+        "--callbacks",
+        default="",
+        metavar="PLACE",
+        help="file.py:function or module:function that gives Keras callbacks",
     )
     course.add_argument("--mlflow", default="", metavar="URI", help="an MLflow server or folder that metrics go to")
     course.add_argument(

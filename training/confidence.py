@@ -2,7 +2,7 @@
 
 import math
 
-from scipy import stats
+from scipy import special
 
 _CHANCE = 0.05
 
@@ -14,7 +14,7 @@ def shows_more(differ: int, count: int, allowed: float, *, one_is_none: bool = F
     """
     if not differ or (one_is_none and differ == 1):
         return False
-    return float(stats.beta.ppf(_CHANCE, differ, count - differ + 1)) > allowed
+    return float(special.betaincinv(differ, count - differ + 1, _CHANCE)) > allowed
 
 
 def least_loss(lost: int, won: int, count: int) -> float:
@@ -24,5 +24,5 @@ def least_loss(lost: int, won: int, count: int) -> float:
     """
     lost_, won_, count_ = lost + 0.5, won + 0.5, count + 2
     difference = (lost_ - won_) / count_
-    deviation = math.sqrt((lost_ + won_ - (lost_ - won_) ** 2 / count_)) / count_
-    return difference - float(stats.norm.ppf(1 - _CHANCE)) * deviation
+    deviation = math.sqrt(lost_ + won_ - (lost_ - won_) ** 2 / count_) / count_
+    return difference - float(special.ndtri(1 - _CHANCE)) * deviation

@@ -172,7 +172,10 @@ def fit(
 
     def validate(model: keras.Model) -> dict[str, float]:
         probabilities, labels = predict(model, digits.held_out_images), digits.held_out_labels
-        return {"held_out_loss": cross_entropy(probabilities, labels), "held_out_accuracy": accuracy(probabilities, labels)}
+        return {
+            "held_out_loss": cross_entropy(probabilities, labels),
+            "held_out_accuracy": accuracy(probabilities, labels),
+        }
 
     held_out = validate if len(digits.held_out_images) else None
     each_epoch = each_epoch or batches(digits, settings, run)

@@ -183,7 +183,9 @@ class Seen:
         if kind is not Kind.LABELS or self.columns is None:
             return ""
         error = self.columns.root_mean_square_error()
-        off = f"output '{self.name}': the probabilities are off by {error:.3f} on average; {OFF_PROBABILITY} are allowed"
+        off = (
+            f"output '{self.name}': the probabilities are off by {error:.3f} on average; {OFF_PROBABILITY} are allowed"
+        )
         return off if error > OFF_PROBABILITY else ""
 
 
@@ -206,8 +208,7 @@ class Columns:
         width = values.shape[-1] if values.ndim > 1 else 1
         columns, off = values.reshape(-1, width), differences.reshape(-1, width)
         excess = (off - RTOL * np.abs(columns)).max(axis=0)
-        sums = (columns.sum(axis=0), (columns**2).sum(axis=0), (off**2).sum(axis=0), excess)
-        return cls(len(columns), *sums)
+        return cls(len(columns), columns.sum(axis=0), (columns**2).sum(axis=0), (off**2).sum(axis=0), excess)
 
     def with_more(self, other: "Columns") -> "Columns":
         """Both together; as one column, where they have not as many."""
@@ -240,5 +241,5 @@ class Columns:
         return float(np.sqrt((self.errors / self.count).mean()))
 
     def _as_one(self) -> "Columns":
-        sums = (np.array([part.sum()]) for part in (self.total, self.squares, self.errors))
-        return Columns(self.count * len(self.total), *sums, np.array([self.excess.max()]))
+        total, squares, errors = (np.array([part.sum()]) for part in (self.total, self.squares, self.errors))
+        return Columns(self.count * len(self.total), total, squares, errors, np.array([self.excess.max()]))

@@ -90,9 +90,7 @@ class Measured:
         return "; ".join(judged.missed for judged in self.judged(exact=exact, of_spread=of_spread) if judged.missed)
 
 
-def measure(
-    name: str, trained: Run, exported: Run, batches: Sequence[Arrays], kinds: Kinds | None = None
-) -> Measured:
+def measure(name: str, trained: Run, exported: Run, batches: Sequence[Arrays], kinds: Kinds | None = None) -> Measured:
     """Run both models on the batches. Raises `ParityError` where names, shapes or types are not the same.
 
     `name` is the format's, for the message. `kinds` says of outputs what their values are for.
@@ -203,9 +201,7 @@ def score(run: Run, tested: Sequence[tuple[Arrays, Array]], kinds: Kinds | None 
     return float(rights(run, tested, kinds).mean())
 
 
-def compare(
-    name: str, trained: Run, exported: Run, batches: Sequence[Arrays], kinds: Kinds | None = None
-) -> Parity:
+def compare(name: str, trained: Run, exported: Run, batches: Sequence[Arrays], kinds: Kinds | None = None) -> Parity:
     """How far apart an exact format's answers to the batches are. Raises `ParityError` when that is too far."""
     found = measure(name, trained, exported, batches, kinds)
     if missed := found.missed(exact=True):

@@ -66,11 +66,11 @@ class Run:
         *,
         resume: bool = False,
         cluster: Cluster,
-        course: Course = Course(),
+        course: Course | None = None,
     ) -> None:
-        if course.patience and cluster.size > 1:
+        self.course = course or Course()
+        if self.course.patience and cluster.size > 1:
             raise CourseError("--patience is for one process; train without --cluster")
-        self.course = course
         self.folder = folder
         self.settings = settings
         self.cluster = cluster

@@ -80,7 +80,9 @@ def test_rounding_and_equal_ends_of_the_scale_are_no_differences(wanted: Any, fo
         pytest.param([[np.nan]], [[1.0]], id="a number for NaN"),
         pytest.param([[1e-5], [2e-5]], [[2e-5], [1e-5]], id="small numbers in each other's place"),
         pytest.param([[True, True]], [[False, False]], id="booleans"),
-        pytest.param(np.zeros((1, 4, 4), int), np.arange(16).reshape(1, 4, 4) % 4, id="a map that is right in column 0"),
+        pytest.param(
+            np.zeros((1, 4, 4), int), np.arange(16).reshape(1, 4, 4) % 4, id="a map that is right in column 0"
+        ),
         pytest.param(np.zeros((500, 1), int), np.arange(500)[:, None] // 499, id="one of 500 whole numbers"),
     ],
 )
@@ -99,9 +101,7 @@ def test_one_text_of_a_thousand_is_refused() -> None:
 @pytest.mark.parametrize("shape", [(3,), (0, 2), ()])
 def test_whole_numbers_of_any_shape_are_compared(shape: tuple[int, ...]) -> None:
     batch = {"x": np.zeros((1, 2))}
-    found = parity.measure(
-        "F", lambda _: {"o": np.zeros(shape, int)}, lambda _: {"o": np.zeros(shape, int)}, [batch]
-    )
+    found = parity.measure("F", lambda _: {"o": np.zeros(shape, int)}, lambda _: {"o": np.zeros(shape, int)}, [batch])
 
     assert found.missed(exact=True) == ""
 
@@ -114,9 +114,7 @@ def test_ids_beside_falling_scores_may_change_places_now_and_then() -> None:
     batch = {"x": np.zeros((500, 1))}
 
     def measured(other: Any) -> parity.Measured:
-        return parity.measure(
-            "F", lambda _: {"ids": ids, "p": scores}, lambda _: {"ids": other, "p": scores}, [batch]
-        )
+        return parity.measure("F", lambda _: {"ids": ids, "p": scores}, lambda _: {"ids": other, "p": scores}, [batch])
 
     assert measured(swapped).missed(exact=True) == ""
     assert "0.00% of the values" in measured(ids[:, ::-1]).missed(exact=True)
@@ -128,7 +126,7 @@ COLUMNS = RANDOM.normal(size=(200, 2)) * [300, 1] + [1000, 20]  # a large coordi
 
 def test_numbers_of_rounded_weights_are_judged_by_each_columns_spread() -> None:
     near = COLUMNS + RANDOM.normal(size=COLUMNS.shape) * [3, 0.01]
-    far_in_the_small_column = COLUMNS + [[0, 0.5]]
+    far_in_the_small_column = COLUMNS + np.array([0, 0.5])
 
     assert _missed(COLUMNS, near, exact=False) == ""
     assert "of the data's spread" in _missed(COLUMNS, far_in_the_small_column, exact=False)
@@ -185,9 +183,9 @@ def test_what_an_output_is_for_can_be_said() -> None:
 
 
 def test_a_kind_for_an_output_that_is_not_there_is_refused() -> None:
+    run = _answering(o=[1.0])
     with pytest.raises(parity.ParityError, match="there is no output p; there are o"):
-        _run = _answering(o=[1.0])
-        parity.measure("F", _run, _run, BATCHES, {"p": Kind.NUMBERS})
+        parity.measure("F", run, run, BATCHES, {"p": Kind.NUMBERS})
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,9 @@ def _labels(place: str, labels: Array) -> Array:
     if labels.ndim == 2 and np.isin(labels, (0, 1)).all():
         return labels.argmax(axis=1) if (labels.sum(axis=1) == 1).all() else labels
     if labels.ndim != 1:
-        raise ExportError(f"{place}: the labels have shape {list(labels.shape)}; one for each row is wanted, or one-hot")
+        raise ExportError(
+            f"{place}: the labels have shape {list(labels.shape)}; one for each row is wanted, or one-hot"
+        )
     return labels
 
 

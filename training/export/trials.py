@@ -247,6 +247,4 @@ def _drawn(
     drawn = {name: found.draw(random, shape[name]) for name, found in values.items()}
     if change is None:
         return drawn
-    return {
-        name: change(array).astype(array.dtype) if values[name].is_free else array for name, array in drawn.items()
-    }
+    return {name: change(array).astype(array.dtype) if values[name].is_free else array for name, array in drawn.items()}
