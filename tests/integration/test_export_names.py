@@ -9,7 +9,7 @@ import pytest
 keras = pytest.importorskip("keras")
 from training import parity  # noqa: E402 - after the skip where TensorFlow is not installed
 from training.export import exporting  # noqa: E402
-from training.export.keras_model import identifiers, renamed  # noqa: E402
+from training.export.keras_model import identifiers, output_names, renamed  # noqa: E402
 from training.export.source import Source  # noqa: E402
 
 L: Any = keras.layers
@@ -28,7 +28,7 @@ def _keyword_and_outputs_out_of_order() -> Any:
 def _nested_dictionaries() -> Any:
     first, second = L.Input((2,), name="z"), L.Input((2,), name="a")
     outputs = {"b": {"inner": L.Dense(2)(first)}, "a": L.Dense(3)(second)}
-    return keras.Model({"second": second, "first": first}, outputs)
+    return keras.Model({"z": first, "a": second}, outputs)
 
 
 RUNS = {"savedmodel": parity.saved_model, "onnx": parity.onnx, "tflite": parity.tflite}
@@ -40,7 +40,7 @@ FILES = {"savedmodel": "", "onnx": "model.onnx", "tflite": "model.tflite"}
     [
         (_names_that_meet, ["size__cm_", "size__cm__2"]),
         (_keyword_and_outputs_out_of_order, ["class_"]),
-        (_nested_dictionaries, ["z", "a"]),
+        (_nested_dictionaries, ["a", "z"]),
     ],
 )
 def test_every_format_answers_as_the_model_called_by_position(tmp_path: Path, make: Any, inputs: list[str]) -> None:
@@ -57,13 +57,17 @@ def test_every_format_answers_as_the_model_called_by_position(tmp_path: Path, ma
     given = [random.normal(size=(3, tensor.shape[1])).astype("f") for tensor in model.inputs]
     expected = keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, given), training=False))
     names = [tensor.name for tensor in model.inputs]
-    batch = {identifiers(names)[place]: array for place, array in enumerate(given)}
+    batch = dict(zip(identifiers(names), given, strict=True))
     assert set(batch) == set(inputs)
     for name, run in RUNS.items():
         answers = run(out / FILES[name])(batch)
         for answer in expected:
             array = np.asarray(answer)
             assert any(one.shape == array.shape and np.allclose(one, array, atol=1e-5) for one in answers.values())
+
+
+def test_an_output_with_an_inputs_name_gets_a_number() -> None:
+    assert output_names(_nested_dictionaries()) == ["a_2", "b_inner"]
 
 
 def test_what_was_renamed_can_be_told() -> None:

@@ -189,7 +189,7 @@ def test_a_model_of_fixed_rows_takes_data_in_parts_of_that_size(tmp_path: Path) 
         pytest.param({"y": ROWS}, "lacks x; it has y", id="another name"),
         pytest.param({"x": ROWS, "labels": np.zeros(4, int)}, "different numbers of rows", id="fewer labels"),
         pytest.param({"x": ROWS, "labels": np.full(5, 0.5)}, "no whole numbers", id="fractions for labels"),
-        pytest.param({"x": ROWS, "labels": np.zeros((5, 2, 2), int)}, "one a row is wanted", id="labels of rank 3"),
+        pytest.param({"x": ROWS, "labels": np.zeros((5, 2, 2), int)}, "is wanted, or one-hot", id="labels of rank 3"),
     ],
 )
 def test_bad_arrays_are_refused_in_one_line(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:

@@ -181,11 +181,13 @@ def _function(place: str, _trained: Trained, limit: int | None) -> Found:
     rows = 0
     for batch in batches:
         inputs, *more = batch if isinstance(batch, tuple) else (batch,)
-        named = inputs if isinstance(inputs, Mapping) else {"": inputs}
+        named = {name: np.asarray(array) for name, array in _items(inputs)}
+        if not named or any(array.ndim == 0 for array in named.values()):
+            raise ExportError(f"{place} gives single values; batches of rows are wanted (`dataset.batch(32)`)")
         for key, array in named.items():
-            parts.setdefault(key, []).append(np.asarray(array))
+            parts.setdefault(key, []).append(array)
         labels += [np.asarray(more[0])] if more else []
-        rows += len(next(iter(parts.values()))[-1]) if parts else 0
+        rows += len(next(iter(named.values())))
         if rows >= (limit or _MOST_ROWS):
             break
     try:
@@ -193,6 +195,10 @@ def _function(place: str, _trained: Trained, limit: int | None) -> Found:
         return joined, np.concatenate(labels) if labels else None
     except ValueError as error:
         raise ExportError(f"{place}: its batches do not fit together: {_line(error)}") from error
+
+
+def _items(inputs: Any) -> Iterable[tuple[str, Any]]:
+    return inputs.items() if isinstance(inputs, Mapping) else [("", inputs)]
 
 
 # Checks

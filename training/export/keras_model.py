@@ -59,19 +59,29 @@ def named_inputs(model: keras.Model) -> dict[str, Any]:
     A name is the tensor's own where it is an identifier. Two that would become one are numbered. Raises `ExportError`.
     """
     tensors = _inputs(model)
-    return dict(zip(identifiers([tensor.name for tensor in tensors]), tensors, strict=True))
+    return dict(zip(_names(model), tensors, strict=False))
 
 
 def output_names(model: keras.Model) -> list[str]:
-    """The names of the outputs in the model's order: of the layers they come from, or the keys of its dictionary."""
-    return identifiers(_output_names(model))
+    """The names of the outputs in the model's order: of the layers they come from, or the keys of its dictionary.
+
+    One that is an input's name too gets a number: in some formats the two would be one tensor.
+    """
+    return _names(model)[len(_inputs(model)) :]
 
 
 def renamed(model: keras.Model) -> dict[str, str]:
     """The names that formats cannot carry, with what they are called instead."""
-    given = [*(tensor.name for tensor in _inputs(model)), *_output_names(model)]
-    names = [*named_inputs(model), *output_names(model)]
-    return {before: after for before, after in zip(given, names, strict=True) if before != after}
+    return {before: after for before, after in zip(_own_names(model), _names(model), strict=True) if before != after}
+
+
+def _own_names(model: keras.Model) -> list[str]:
+    """The names of the inputs and the outputs, as the model has them."""
+    return [*(tensor.name for tensor in _inputs(model)), *_output_names(model)]
+
+
+def _names(model: keras.Model) -> list[str]:
+    return identifiers(_own_names(model))
 
 
 def identifiers(names: Sequence[str]) -> list[str]:
