@@ -316,6 +316,10 @@ def corpus(folder: DataFolder) -> Iterator[list[str]]:
 
     Raises `DataError`.
     """
+    if folder.own is not None:
+        raise DataError(
+            "--data is for digits and sentiment; put a corpus of your own at corpus/, see docs/howto/train.md"
+        )
     if any(folder.has(source) for source in ENWIKI):
         for source in ENWIKI:
             with gzip.open(folder.file(source), "rt", encoding="utf-8") as lines:

@@ -30,6 +30,7 @@ def test_the_help_does_without_tensorflow(module: str) -> None:
     assert "tensorflow" not in found.stdout.splitlines()[-1].split()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
     found = _run("millrace doctor nowhere.keras", tmp_path)
 

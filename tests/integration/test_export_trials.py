@@ -9,6 +9,8 @@ from PIL import Image
 
 keras = pytest.importorskip("keras")
 
+import tensorflow as tf  # noqa: E402 - after the skip where it is not installed
+
 from training.export import given, lookups, source, trials  # noqa: E402
 from training.export.keras_model import answers_of, exports_of  # noqa: E402
 from training.export.model import ExportError, Trained  # noqa: E402
@@ -42,8 +44,11 @@ def test_ids_are_drawn_from_the_whole_table_and_bytes_from_0_to_255() -> None:
 
 
 def test_a_table_is_found_within_the_functions_of_a_saved_model(tmp_path: Path) -> None:
-    ids = L.Input((4,), dtype="int64", name="ids")
-    keras.Model(ids, L.Embedding(70, 2)(ids)).export(tmp_path / "saved", verbose=False)
+    module = tf.Module()
+    module.table = tf.Variable(tf.zeros((70, 2)))
+    spec = tf.TensorSpec((None, 4), tf.int64, name="ids")
+    called = tf.function(lambda ids: {"rows": tf.gather(module.table, ids)}, input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures={"serving_default": called})
 
     function = source.Source(model=str(tmp_path / "saved")).open().exports.function
 

@@ -145,7 +145,7 @@ def test_callbacks_that_are_not_there_are_refused_by_name(tmp_path: Path) -> Non
 
 
 @keras.saving.register_keras_serializable("tests")
-class Betainc(keras.layers.Layer):  # type: ignore[misc] # Keras has no types
+class Betainc(keras.layers.Layer):
     """Has an operator that TFLite lacks."""
 
     def call(self, inputs: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops import handle_data_util  # the shape of a variable is nowhere else in a graph
 
 _KEEPING = {  # operators whose results are values of their inputs, in another order, place or type
     *("Identity", "StopGradient", "Cast", "Reshape", "ExpandDims", "Squeeze", "Transpose", "Slice", "StridedSlice"),
@@ -57,6 +58,9 @@ def _size(operation: Any, tensor: Any) -> int | None:
     if operation.type == "GatherV2" and operation.inputs[1] is tensor:
         table, axis = operation.inputs[0].shape, tf.get_static_value(operation.inputs[2])
         return None if table.rank is None or axis is None else table[int(axis)]
+    if operation.type == "ResourceGather" and operation.inputs[1] is tensor:
+        held = handle_data_util.get_resource_handle_data(operation.inputs[0]).shape_and_type
+        return int(held[0].shape.dim[0].size) if len(held) and held[0].shape.dim else None
     if operation.type == "OneHot" and operation.inputs[0] is tensor:
         depth = tf.get_static_value(operation.inputs[1])
         return None if depth is None else int(depth)

@@ -5,7 +5,7 @@ layer says (`Rescaling`, `Normalization`), else normal, and positive where the m
 dimensions have several sizes, from 1 up, that the model itself survives.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,13 +76,14 @@ def _values(trained: Trained) -> dict[str, _Values]:
     model, sizes = trained.exports.keras_model, lookups.sizes(trained.exports.function)
     first = _first_layers(model) if model is not None else {}
     entries = [entry for layer in _layers(model) for entry in _vocabulary(layer)]
+    words = None if trained.vocabulary is None else len(trained.vocabulary)
     return {
-        spec.name: _of_spec(spec, sizes.get(spec.name), first.get(spec.name), entries)
+        spec.name: _of_spec(spec, sizes.get(spec.name, words if spec.dtype.is_integer else None), first, entries)
         for spec in trained.exports.function.input_signature
     }
 
 
-def _of_spec(spec: Any, size: int | None, first: Any, entries: Sequence[Any]) -> _Values:
+def _of_spec(spec: Any, size: int | None, first: Mapping[str, Any], entries: Sequence[Any]) -> _Values:
     kind = spec.dtype.as_numpy_dtype
     if size is not None:
         return _Values(lambda random, shape: random.integers(0, size, shape).astype(kind), f"ids from 0 to {size - 1}")
@@ -94,7 +95,7 @@ def _of_spec(spec: Any, size: int | None, first: Any, entries: Sequence[Any]) ->
         return _Values(lambda random, shape: random.integers(0, 2, shape).astype(bool), "true and false")
     if spec.dtype.is_integer:
         return _of_integers(kind, [entry for entry in entries if not isinstance(entry, str)])
-    return _of_first_layer(first, kind) or _Values(
+    return _of_first_layer(first.get(spec.name), kind) or _Values(
         lambda random, shape: _normal(random, shape).astype(kind), "normal", is_free=True
     )
 
