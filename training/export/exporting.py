@@ -32,15 +32,26 @@ def tried(
     """Write those formats into the folder, run each beside the trained model, and keep what answers as it does.
 
     A format that cannot be written, or misses its bound, is left out, and the report says why; with `force` one that
-    misses its bound stays. Raises `ExportError` where the trained model itself does not answer.
+    misses its bound stays. Where the trained model itself does not answer, none can be judged: each is left out, for
+    what stands in its own way first. Raises `ExportError` for labels that no output has.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)  # on a GPU it rounds by more than the tolerance
-    trained = trials.with_trials(trained)
-    trained, right = _scored(trained)
+    unanswered = ""
+    try:
+        trained = trials.with_trials(trained, calibrates="tflite-int8" in formats)
+        compared = replace(trained, answer=_remembering(trained.answer, trained.batches))
+    except ExportError as error:
+        compared, unanswered = trained, str(error)
+    right = None
+    if not unanswered:
+        compared, right = _scored(compared)
     first = Row(format="trained", title="trained model", file="", score=None if right is None else float(right.mean()))
-    rows = [_timed(first, trained.answer, trained) if is_timed else first]
+    rows = [_timed(first, trained.answer, trained) if is_timed and not unanswered else first]
     for name in formats:
-        rows.append(_exported(name, FORMATS[name], trained, folder, right, force=force, is_timed=is_timed))
+        compare = partial(_measure, trained=compared, right=right, is_timed=is_timed)
+        if unanswered:
+            compare = partial(_not_compared, unanswered)
+        rows.append(_exported(name, FORMATS[name], compared, folder, compare, force=force))
     return Report(
         model=trained.description.name,
         examples=sum(len(next(iter(batch.values()))) for batch in trained.batches),
@@ -50,6 +61,22 @@ def tried(
         machine=report.machine(),
         rows=rows,
     )
+
+
+def _remembering(answer: parity.Run, batches: Sequence[parity.Arrays]) -> parity.Run:
+    """The same, with the answers to those batches known: every format is compared with them.
+
+    Raises `ExportError` where the model does not answer them.
+    """
+    try:
+        known = {id(batch): answer(batch) for batch in batches}
+    except Exception as error:  # whatever a layer raises for what it cannot take
+        raise ExportError(f"the model itself fails on the data: {_line(error)}") from error
+    return lambda batch: known[id(batch)] if id(batch) in known else answer(batch)
+
+
+def _not_compared(reason: str, *_: object) -> None:
+    raise ExportError(reason)
 
 
 def _scored(trained: Trained) -> tuple[Trained, parity.Rights | None]:
@@ -110,10 +137,9 @@ def _exported(
     form: Format,
     trained: Trained,
     folder: Path,
-    right: parity.Rights | None,
+    compare: Callable[[Row, Callable[[], parity.Run], Format], None],
     *,
     force: bool,
-    is_timed: bool,
 ) -> Row:
     row = Row(format=name, title=form.title, file=form.file or "saved_model.pb")
     path = folder / form.file
@@ -123,7 +149,7 @@ def _exported(
         if form.open is None:
             row.note = "written and its structure checked; its numbers can be checked on macOS only"
         else:
-            _measure(row, partial(form.open, path), form, trained, right, is_timed=is_timed)
+            compare(row, partial(form.open, path), form)
     except (ExportError, parity.ParityError) as error:
         row.missed, row.is_published = str(error), False
     if row.missed and row.is_published and not force:
@@ -151,9 +177,9 @@ def _measure(
     row: Row,
     opened: Callable[[], parity.Run],
     form: Format,
+    *,
     trained: Trained,
     right: parity.Rights | None,
-    *,
     is_timed: bool,
 ) -> None:
     """Fill in what running the format shows.

@@ -42,13 +42,13 @@ class _Values:
     is_free: bool = False
 
 
-def with_trials(trained: Trained) -> Trained:
-    """The same with batches drawn at random to compare on, and rows to calibrate on, where it has none.
+def with_trials(trained: Trained, *, calibrates: bool = True) -> Trained:
+    """The same with batches drawn at random to compare on where it has none, and, if it `calibrates`, rows for that.
 
     Raises `ExportError` where the model itself answers none of them.
     """
-    if trained.batches and trained.representative:
-        return trained
+    if trained.batches:
+        return _calibrated_on_batches(trained) if calibrates and not trained.representative else trained
     random = np.random.default_rng(0)
     values = _values(trained)
     words = "; ".join(dict.fromkeys(found.words for found in values.values()))
@@ -59,14 +59,26 @@ def with_trials(trained: Trained) -> Trained:
     if signs is not None:
         words = words.replace("normal", "positive")
     drawn = f"numbers drawn at random ({words}){_nan_said(trained, batches)}"
-    if not trained.batches:
-        trained = replace(trained, batches=batches, compared_on=drawn)
-    if not trained.representative:
+    trained = replace(trained, batches=batches, compared_on=drawn)
+    if calibrates and not trained.representative:
         count = _OF_SMALL if _each(shapes[0]) < _SMALL else _REPRESENTATIVE
         rows = [_drawn(random, values, alone[place % len(alone)], signs) for place in range(count)]
         said = f"{drawn}; real data (`--representative`) say the ranges better"
         trained = replace(trained, representative=rows, representative_from=said)
     return trained
+
+
+def _calibrated_on_batches(trained: Trained) -> Trained:
+    """Real data say the ranges better than drawn ones, also those that formats are compared on."""
+    rows = [*trained.batches]
+    if _is_batched(trained):
+        rows = [
+            {name: array[place : place + 1] for name, array in batch.items()}
+            for batch in trained.batches
+            for place in range(len(next(iter(batch.values()))))
+        ]
+    said = f"{trained.compared_on}, which formats are compared on too; others (`--representative`) would be fairer"
+    return replace(trained, representative=rows, representative_from=said)
 
 
 # Values
