@@ -32,12 +32,10 @@ def answers() -> tuple[bytes, bytes, bytes]:
     output = {"name": "y", "datatype": "FP32", "shape": [1, 10]}
     timing = "Server-Timing: parse;dur=0.010, queue;dur=0.020, compute;dur=0.030"
     head = json.dumps({"model_name": "image", "outputs": [output | {"parameters": {"binary_data_size": 40}}]}).encode()
-    binary = response(
-        head + struct.pack("<10f", *VALUES), 200, timing, f"Inference-Header-Content-Length: {len(head)}"
-    )
+    binary = response(head + struct.pack("<10f", *VALUES), 200, timing, f"Inference-Header-Content-Length: {len(head)}")
     right, wrong = (
         json.dumps({"model_name": "image", "outputs": [output | {"data": values}]}).encode()
-        for values in (VALUES, VALUES[::-1][:9] + [0.9])
+        for values in (VALUES, [*VALUES[:9], 0.9])
     )
     return response(right, 200, timing), binary, response(wrong)
 
@@ -78,10 +76,9 @@ class Connection(asyncio.Protocol):
 async def serve(options: argparse.Namespace) -> None:
     Connection.options = options
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", options.port, backlog=1024)
-    print("ready", flush=True)
     while options.stall_s:
         await asyncio.sleep(options.every_s - options.stall_s)
-        time.sleep(options.stall_s)  # noqa: ASYNC251 - this is the stall
+        time.sleep(options.stall_s)  # all of it stands still
     await server.serve_forever()
 
 

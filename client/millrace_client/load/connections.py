@@ -137,7 +137,7 @@ class HttpConnection:
         return Reply(Response(status=int(head[9:12]), headers=_headers(low), body=body), sent_s, first_s, done_s)
 
     def _unchunked(self, wire: socket.socket, data: bytes) -> bytes:
-        parts = []
+        parts: list[bytes] = []
         while True:
             while (end := data.find(b"\r\n")) < 0:
                 data += self._more(wire, data)
@@ -185,5 +185,7 @@ def _headers(low: bytes) -> dict[str, str]:
     found = {}
     for name in (_TIMING, "inference-header-content-length", "retry-after"):
         if (at := low.find(b"\r\n" + name.encode() + b":")) >= 0:
-            found[name] = (low + b"\r\n")[at + len(name) + 3 : (low + b"\r\n").find(b"\r\n", at + 2)].strip().decode("latin-1")
+            found[name] = (
+                (low + b"\r\n")[at + len(name) + 3 : (low + b"\r\n").find(b"\r\n", at + 2)].strip().decode("latin-1")
+            )
     return found

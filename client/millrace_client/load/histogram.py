@@ -13,12 +13,12 @@ _BITS = 10  # 1,024 buckets for each doubling above
 
 
 class Histogram:
-    """Counts of times. `count`, `total_us` and `max_us` are exact."""
+    """Counts of times. `count`, `total_us` and `max_us` are exact; `buckets` has the times in each bucket by its number."""
 
-    __slots__ = ("_buckets", "count", "max_us", "total_us")
+    __slots__ = ("buckets", "count", "max_us", "total_us")
 
     def __init__(self) -> None:
-        self._buckets: dict[int, int] = {}
+        self.buckets: dict[int, int] = {}
         self.count = self.total_us = self.max_us = 0
 
     def record(self, us: int) -> None:
@@ -29,7 +29,7 @@ class Histogram:
         else:
             shift = us.bit_length() - _BITS - 1
             bucket = (shift << _BITS) + (us >> shift)
-        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
         self.count += 1
         self.total_us += us
         if us > self.max_us:
@@ -40,8 +40,8 @@ class Histogram:
         if not self.count:
             return math.nan
         rank = max(1, math.ceil(self.count * percent / 100 - 1e-9))
-        for bucket in sorted(self._buckets):
-            rank -= self._buckets[bucket]
+        for bucket in sorted(self.buckets):
+            rank -= self.buckets[bucket]
             if rank <= 0:
                 return min(_middle_us(bucket), self.max_us)
         return float(self.max_us)
@@ -52,23 +52,23 @@ class Histogram:
 
     def within(self, us: float) -> int:
         """How many times are at most `us`."""
-        return sum(count for bucket, count in self._buckets.items() if min(_middle_us(bucket), self.max_us) <= us)
+        return sum(count for bucket, count in self.buckets.items() if min(_middle_us(bucket), self.max_us) <= us)
 
     def merge(self, other: "Histogram") -> None:
         """Add the other's times."""
-        for bucket, count in other._buckets.items():
-            self._buckets[bucket] = self._buckets.get(bucket, 0) + count
+        for bucket, count in other.buckets.items():
+            self.buckets[bucket] = self.buckets.get(bucket, 0) + count
         self.count += other.count
         self.total_us += other.total_us
         self.max_us = max(self.max_us, other.max_us)
 
     def bars(self) -> list[tuple[float, int]]:
         """The times in µs, middle of their bucket, with how often each came; in ascending order."""
-        return [(_middle_us(bucket), count) for bucket, count in sorted(self._buckets.items())]
+        return [(_middle_us(bucket), count) for bucket, count in sorted(self.buckets.items())]
 
     def document(self) -> dict[str, object]:
         """All of it in the types of JSON; `of` reads it back."""
-        pairs = [[bucket, count] for bucket, count in sorted(self._buckets.items())]
+        pairs = [[bucket, count] for bucket, count in sorted(self.buckets.items())]
         return {"total_us": self.total_us, "max_us": self.max_us, "buckets": pairs}
 
     @classmethod
@@ -78,8 +78,8 @@ class Histogram:
         pairs = document["buckets"]
         if not isinstance(pairs, list):
             raise TypeError("the buckets of a histogram are a list of pairs")
-        made._buckets = {int(bucket): int(count) for bucket, count in pairs}
-        made.count = sum(made._buckets.values())
+        made.buckets = {int(bucket): int(count) for bucket, count in pairs}
+        made.count = sum(made.buckets.values())
         made.total_us, made.max_us = int(str(document["total_us"])), int(str(document["max_us"]))
         return made
 

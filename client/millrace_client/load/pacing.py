@@ -1,7 +1,7 @@
 """When each user of this process sends its next request: at the times of a schedule, or when it has its last answer.
 
-A schedule does not wait for users: a request that is due while all of them wait for answers is sent by the first that is
-free, and its latency counts from when it was due.
+A schedule does not wait for users: a request that is due while all of them wait for answers is sent by the first one
+that is free, and its latency counts from when it was due.
 """
 
 import time
@@ -60,7 +60,7 @@ class OpenPace:
         return begin_s
 
     def take(self) -> Due | None:
-        """The next request. The user that became idle last is the first to be taken, so that few connections are used."""
+        """The next request. The user that became idle last is taken first, so that few connections are used."""
         if self._waiting:
             return self._waiting.popleft()
         if self._is_over:

@@ -14,7 +14,22 @@ from millrace_client.models import BYTES, DTYPES, ModelMetadata, TensorSpec
 
 Fill = Literal["random", "zeros"]
 # Words that any vocabulary of English has.
-_WORDS = "the king woman man water film good bad of and three house paris music long dull".split()
+_WORDS = [
+    "the",
+    "king",
+    "woman",
+    "man",
+    "water",
+    "film",
+    "good",
+    "bad",
+    "of",
+    "three",
+    "house",
+    "paris",
+    "music",
+    "dull",
+]
 _TEXT_WORDS = (1, 3, 8, 20, 60)  # lengths of texts: mixed, as real ones are
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
 
@@ -36,7 +51,7 @@ class PayloadOptions:
 
 
 def payloads(metadata: ModelMetadata, options: PayloadOptions) -> list[list[Tensor]]:
-    """The tensors of each request. Raises `InvalidRequest` where they cannot be made, `OSError` for unreadable files."""
+    """The tensors of each request. Raises `InvalidRequest` where there are none, `OSError` for unreadable files."""
     if options.data is not None:
         return [tensors_for(inputs, metadata) for inputs in _given(options.data, metadata, options.batch)]
     if not metadata.required_inputs:

@@ -31,7 +31,7 @@ class Profile:
         try:
             if ".." in text:
                 first, last = (float(part) for part in text.split(".."))
-                points = ((0.0, first), (1.0, last))
+                points: tuple[tuple[float, float], ...] = ((0.0, first), (1.0, last))
             else:
                 rates = [float(part) for part in text.split(",")]
                 edges = [index / len(rates) for index in range(len(rates) + 1)]
@@ -41,7 +41,9 @@ class Profile:
                     for point in ((start, rate), (end, rate))
                 )
         except ValueError:
-            raise ValueError(f"{text!r} is no rate: give 500, steps like 100,200,400, or a ramp like 100..2000") from None
+            raise ValueError(
+                f"{text!r} is no rate: give 500, steps like 100,200,400, or a ramp like 100..2000"
+            ) from None
         if not all(0 < rate < float("inf") for _, rate in points):
             raise ValueError(f"{text!r}: a rate has to be more than 0")
         return cls(points)

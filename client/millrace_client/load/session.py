@@ -95,9 +95,7 @@ class Session:
         latency_s = reply.done_s - due.at_s
         if second >= 0:
             self.tally.succeed(second, round(latency_s * 1e6), _stages(reply, started_s))
-        return Outcome(
-            model=question.model, kind="ok", message="", latency_s=latency_s, size=len(reply.response.body)
-        )
+        return Outcome(model=question.model, kind="ok", message="", latency_s=latency_s, size=len(reply.response.body))
 
     def document(self) -> dict[str, Any]:
         """What this process has to say at the end, in the types of JSON."""
@@ -162,5 +160,3 @@ def _stages(reply: Reply, started_s: float) -> dict[str, int]:
 
 def _words(response: Response) -> str:
     return " ".join(response.body[:200].decode("utf-8", "replace").split()) or "nothing"
-
-
