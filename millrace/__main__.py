@@ -21,6 +21,7 @@ _GROUPS = {
         "predict": "ask a model",
         "similar": "ask word2vec for similar words",
         "jobs": "submit background jobs over whole files, watch them, and fetch their results",
+        "load": "put load on models of any server, and say what came of it",
     },
     "Train and export": {
         "train": "train a model and publish it",

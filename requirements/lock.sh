@@ -22,6 +22,7 @@ roles="$up --constraints requirements/training.txt"
   pin serving pyproject.toml $(extras serving) $up
   pin worker pyproject.toml $(extras worker) $up
   pin jobs pyproject.toml $(extras jobs) $up
+  pin load client/pyproject.toml $(extras load) $up
   pin worker-gpu pyproject.toml $(extras worker-gpu) $up
   pin build requirements/build.in $up
   pin test pyproject.toml client/pyproject.toml requirements/build.in \

@@ -5,6 +5,7 @@ nothing, 4 it could not run.
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         _check(options, run)
     except ValueError as error:
         parser.error(str(error))
+    if importlib.util.find_spec("locust") is None:
+        raise ModuleNotFoundError("locust is not installed: pip install './client[load]'", name="locust")
     try:
         return _run(options, run, objectives, ("millrace", "load", *arguments), tuple(extra))
     except (CannotRun, MillraceError, OSError) as error:

@@ -13,7 +13,7 @@ _BITS = 10  # 1,024 buckets for each doubling above
 
 
 class Histogram:
-    """Counts of times. `count`, `total_us` and `max_us` are exact; `buckets` has the times in each bucket by its number."""
+    """Counts of times: `buckets` by their number. `count`, `total_us` and `max_us` are exact."""
 
     __slots__ = ("buckets", "count", "max_us", "total_us")
 

@@ -36,9 +36,8 @@ class Chart:
     def bar(self, left: float, right: float, height: float) -> None:
         """A bar from the x-axis."""
         (x0, y0), (x1, y1) = self._at((left, height)), self._at((right, self._y[0]))
-        self._parts.append(
-            f'<rect class="bar" x="{x0:.1f}" y="{y0:.1f}" width="{max(x1 - x0 - 0.5, 0.5):.1f}" height="{y1 - y0:.1f}"/>'
-        )
+        size = f'width="{max(x1 - x0 - 0.5, 0.5):.1f}" height="{y1 - y0:.1f}"'
+        self._parts.append(f'<rect class="bar" x="{x0:.1f}" y="{y0:.1f}" {size}/>')
 
     def level(self, y: float, name: str) -> None:
         """A line at a value of the y-axis."""
