@@ -59,7 +59,18 @@ class Connection(asyncio.Protocol):
             if len(self._data) < end + 4 + length:
                 return
             self._data = self._data[end + 4 + length :]
-            self._transport.write(self._answer(head))
+            self._send(self._answer(head))
+
+    def _send(self, answer: bytes) -> None:
+        """At once, or after the time that the model is said to take."""
+        if self.options.delay_s:
+            asyncio.get_running_loop().call_later(self.options.delay_s, self._write, answer)
+        else:
+            self._write(answer)
+
+    def _write(self, answer: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(answer)
 
     def _answer(self, head: bytes) -> bytes:
         if head.startswith(b"get"):
@@ -87,6 +98,7 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--stall-s", type=float, default=0.0)
     parser.add_argument("--every-s", type=float, default=5.0)
+    parser.add_argument("--delay-s", type=float, default=0.0)
     parser.add_argument("--status", type=int, default=429)
     parser.add_argument("--of", type=int, default=0)
     parser.add_argument("--wrong-of", type=int, default=0)
