@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from jobs.settings import JobsSettings
 from millrace.broker import acl, discovery, keys
-from millrace.settings import CommonSettings, variables
+from millrace.settings import CommonSettings, secret_variables, variables
 from serving.settings import ServingSettings
 from worker.settings import WorkerSettings
 
@@ -21,6 +21,8 @@ def settings_page() -> str:
         "# Settings\n\n"
         "Every setting is an environment variable; those that a program's command line takes too are in its `--help`.\n"
         "An unknown variable that begins with `MILLRACE_` is an error that names the nearest known one.\n"
+        "A variable marked *or a file* can be given as `NAME_FILE` in place of `NAME`: the path of a file with the\n"
+        "value, as Docker and Kubernetes mount secrets. Setting both is an error.\n"
     ]
     for title, program in (
         ("The API: `python -m serving`", ServingSettings),
@@ -36,7 +38,8 @@ def _row(program: type[CommonSettings], name: str, field: str) -> str:
     info = program.model_fields[field]
     default = info.default.get_secret_value() if isinstance(info.default, SecretStr) else info.default
     default = "" if info.default_factory else default
-    return f"| `{name}` | `{default}` | {info.description} |\n"
+    note = " *Or a file.*" if f"{name}_FILE" in secret_variables(program) else ""
+    return f"| `{name}` | `{default}` | {info.description}{note} |\n"
 
 
 def redis_page(page: str) -> str:

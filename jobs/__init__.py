@@ -8,4 +8,5 @@ rows.py       rows through the queue to the models                          link
 inputs.py     columns of a file as a model's inputs                         outputs.py   its outputs as columns
 formats/      readers and writers                                           places.py    where files are
 webhooks.py   tell that a job ended                                         expiry.py    delete what is too old
+memory.py     what a part may allocate
 """

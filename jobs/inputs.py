@@ -22,6 +22,7 @@ from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, DTYPES, Signature, Tensor, TensorSpec
 
 Array = npt.NDArray[Any]
+_BLOCK_BYTES, _MOST_BATCHES = 1_000_000, 4  # that make a block: what is sent at once costs less
 
 
 def mapping_of(
@@ -69,12 +70,16 @@ def check_files(signature: Signature, mapping: Mapping[str, str], schema: pa.Sch
 
 
 class Inputs:
-    """Makes blocks out of batches of a file: at most `most` rows each, 0 for a model that takes one row alone."""
+    """Makes blocks out of batches of a file: at most `most` rows each, 0 for a model that takes one row alone.
 
-    def __init__(self, signature: Signature, mapping: Mapping[str, str], most: int) -> None:
+    Where a block `is_cut` later, into batches of `most` rows, it may have a few of them, up to about a megabyte.
+    """
+
+    def __init__(self, signature: Signature, mapping: Mapping[str, str], most: int, *, is_cut: bool = False) -> None:
         specs = {spec.name: spec for spec in signature.inputs}
         self._columns = [(specs[name], column) for name, column in mapping.items()]
-        self._most = most
+        self._most = most or 1
+        self._batches = _MOST_BATCHES if is_cut and most else 1
 
     def blocks(self, batch: pa.RecordBatch, errors: dict[int, str]) -> Iterator[Block]:
         """The batch's rows in order, but for those that get an error here."""
@@ -82,10 +87,13 @@ class Inputs:
         for spec, name in self._columns:
             column = batch.column(name)
             arrays[spec.name] = _values(column, _as_fed(spec, column.type), name, errors)
+        most = self._most * max(
+            1, min(self._batches, _BLOCK_BYTES * batch.num_rows // max(1, batch.nbytes * self._most))
+        )
         good = [row for row in range(batch.num_rows) if row not in errors]
         for run in _alike(arrays, good):
-            for first in range(0, len(run), self._most or 1):
-                rows = run[first : first + (self._most or 1)]
+            for first in range(0, len(run), most):
+                rows = run[first : first + most]
                 yield Block(rows, {name: _tensor(column, rows) for name, column in arrays.items()})
 
 
@@ -226,6 +234,8 @@ def _converted(array: Array, wanted: np.dtype[Any]) -> Array | None:
     """The numbers in the input's type; None where one would become another number, but for rounding."""
     if array.dtype.kind not in "biuf":
         return None
+    if array.dtype == wanted:
+        return array
     with np.errstate(over="ignore", invalid="ignore"):
         made = array.astype(wanted, copy=False)
     if wanted.kind == "f" and array.dtype.kind == "f":

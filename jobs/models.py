@@ -2,12 +2,16 @@
 
 import asyncio
 import logging
+import os
+import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from jobs.failures import NoModel
-from jobs.link import Link
-from millrace.protocol.errors import InvalidRequest, Unavailable
+from millrace.broker.redis import RedisBroker
+from millrace.calling.caller import QueueCaller
+from millrace.protocol.errors import InvalidRequest, NoWorker, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature
 
@@ -16,30 +20,41 @@ _EVERY_S = 0.25
 _TURN_S = 0.5  # how long one process waits for a model; then other jobs have their turn
 
 
+@asynccontextmanager
+async def queue_caller(redis_url: str) -> AsyncIterator[QueueCaller]:
+    """A link to the queue for one unit; `chosen` connects it."""
+    caller = QueueCaller(RedisBroker(redis_url).producer(f"jobs-{os.getpid()}-{secrets.token_hex(4)}"))
+    try:
+        yield caller
+    finally:
+        await caller.close()
+
+
 async def chosen(
-    link: Link,
+    caller: QueueCaller,
     name: str,
     version: int | None,
     label: str | None,
     wait_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> ModelAnnouncement:
-    """The version that is named, or that has the label, or else the newest; waits for a worker, for a moment alone.
+    """The version that is named, or that has the label, or else that a request gets; waits for a worker, for a moment.
 
     Raises `NoModel`.
     """
     ends = clock() + min(wait_s, _TURN_S)
     while True:
         try:
-            await link.beat()
+            await caller.refresh()
+            return caller.served.choose(name, version, label)
+        except NoWorker:
+            if clock() >= ends:
+                which = f" version {version}" if version is not None else f" with the label {label!r}" if label else ""
+                raise NoModel(f"no live worker has model {name!r}{which}, for {wait_s:g} s") from None
         except Unavailable as error:
             _log.warning("the queue does not answer", extra={"reason": str(error)})
-        found = _pick(link.versions(name), version, label)
-        if found:
-            return found
-        if clock() >= ends:
-            which = f" version {version}" if version is not None else f" with the label {label!r}" if label else ""
-            raise NoModel(f"no live worker has model {name!r}{which}, for {wait_s:g} s")
+            if clock() >= ends:
+                raise NoModel(f"{error}, for {wait_s:g} s") from None
         await asyncio.sleep(_EVERY_S)
 
 
@@ -50,12 +65,3 @@ def signature_of(model: ModelAnnouncement, name: str) -> Signature:
     except KeyError:
         known = ", ".join(sorted(model.signatures))
         raise InvalidRequest(f"signature: model {model.name!r} has no signature {name!r}; it has {known}") from None
-
-
-def _pick(
-    versions: Mapping[int, ModelAnnouncement], version: int | None, label: str | None
-) -> ModelAnnouncement | None:
-    if version is not None:
-        return versions.get(version)
-    numbers = [number for number, model in versions.items() if label is None or label in model.version_labels]
-    return versions[max(numbers)] if numbers else None

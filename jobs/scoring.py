@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -11,8 +12,7 @@ import pyarrow as pa
 from jobs import formats, places
 from jobs.context import Job
 from jobs.inputs import Inputs, check_files, mapping_of
-from jobs.link import Link
-from jobs.models import chosen, signature_of
+from jobs.models import chosen, queue_caller, signature_of
 from jobs.parts import Part, Plan, cut
 from jobs.rows import Answer, Block, Rows
 from millrace.jobs.documents import RowsDocument
@@ -47,12 +47,12 @@ def reading(job: Job, document: RowsDocument) -> formats.Options:
 
 
 async def _chosen(job: Job, document: RowsDocument) -> ModelAnnouncement:
-    async with Link(job.settings.redis_url.get_secret_value(), job.record.id) as link:
-        return await chosen(link, document.model, document.version, document.label, job.settings.model_wait_s)
+    async with queue_caller(job.settings.redis_url.get_secret_value()) as caller:
+        return await chosen(caller, document.model, document.version, document.label, job.settings.model_wait_s)
 
 
 class ModelRows:
-    """The rows of a part, with the model's answers. An asynchronous context manager."""
+    """The rows of a part, with the model's answers."""
 
     def __init__(self, job: Job, document: RowsDocument, plan: Plan) -> None:
         self.model = msgspec.convert(plan.facts["model"], ModelAnnouncement)
@@ -60,39 +60,36 @@ class ModelRows:
         self._job = job
         self._document = document
         self._place = places.input_path(job, document.input)
-        self._inputs = Inputs(self.signature, plan.facts["mapping"], self.model.max_batch_size)
-        self._link = Link(job.settings.redis_url.get_secret_value(), job.record.id)
+        is_whole = self.model.has_whole_requests
+        most = (is_whole and self.model.bulk_rows) or self.model.max_batch_size
+        self._inputs = Inputs(self.signature, plan.facts["mapping"], most, is_cut=not is_whole)
 
-    async def __aenter__(self) -> "ModelRows":
-        await self._link.__aenter__()
-        await chosen(self._link, self.model.name, self.model.version, None, self._job.settings.model_wait_s)
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._link.__aexit__(*error)
-
-    async def read(self, part: Part) -> AsyncIterator[Scored]:
+    async def read(self, part: Part) -> AsyncGenerator[Scored, None]:
         """Each batch of the part, in order, with the answers to its rows and the errors of those that have one.
 
         Blocks of the next batches are on their way while one is answered.
         """
+        settings = self._job.settings
         reader = formats.reader(self._place, reading(self._job, self._document))
-        rows = Rows(self._link, self.model, self._document.signature, self._job.settings.model_wait_s)
         begun: deque[_Begun] = deque()
-        async for answer in rows.answers(self._blocks(reader, part, begun)):
-            while begun[0].is_complete:
+        async with queue_caller(settings.redis_url.get_secret_value()) as caller:
+            await chosen(caller, self.model.name, self.model.version, None, settings.model_wait_s)
+            rows = Rows(caller, self.model, self._document.signature, settings.model_wait_s, self._job.record.id)
+            async with aclosing(rows.answers(self._batches(reader, part, begun))) as answers:
+                async for answer in answers:
+                    while begun[0].is_complete:
+                        yield begun.popleft().scored()
+                    begun[0].take(answer)
+            while begun:
                 yield begun.popleft().scored()
-            begun[0].take(answer)
-        while begun:
-            yield begun.popleft().scored()
 
-    def _blocks(self, reader: formats.Reader, part: Part, begun: "deque[_Begun]") -> Iterator[Block]:
-        """The blocks of all batches; notes in `begun` which batch each is of, before it goes out."""
+    def _batches(self, reader: formats.Reader, part: Part, begun: "deque[_Begun]") -> Iterator[Sequence[Block]]:
+        """The blocks of each batch; notes in `begun` whose they are, before they go out."""
         for batch in reader.read(part.first, part.count):
             errors = formats.refused(batch)
             blocks = list(self._inputs.blocks(batch, errors))
             begun.append(_Begun(batch, len(blocks), errors))
-            yield from blocks
+            yield blocks
 
 
 class _Begun:

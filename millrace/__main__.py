@@ -12,6 +12,7 @@ _GROUPS = {
         "up": "run the whole stack on this machine: a Redis, the API and workers",
         "check": "load a model as a worker would, and say what will be served and how to ask it",
         "serve": "run the API alone",
+        "keys": "make, list and take back API keys",
         "work": "run a worker alone",
         "jobs-worker": "run background jobs",
         "dead-letters": "list, show and drop requests that were given up",

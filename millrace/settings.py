@@ -2,11 +2,13 @@
 
 Each program has one `settings.py` with one class, built once in its entry point from the environment it is given.
 Shared variables begin with MILLRACE_, a program's own with MILLRACE_SERVING_ or MILLRACE_WORKER_. A value that may hold
-a password is a `SecretStr`: its text is a row of stars, and no error repeats it.
+a password is a `SecretStr`: its text is a row of stars, and no error repeats it. Each such variable NAME has a sister
+NAME_FILE: the path of a file with the value, as Docker and Kubernetes mount secrets.
 """
 
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -14,7 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from millrace.broker.discovery import servers
 
 _PROGRAMS = ("MILLRACE_SERVING_", "MILLRACE_WORKER_", "MILLRACE_JOBS_")
-_OF_THE_CLIENT = ("MILLRACE_URL",)
+# The client's own, which any program may find in its environment.
+_OF_THE_CLIENT = ("MILLRACE_URL", "MILLRACE_API_KEY", "MILLRACE_CA_FILE", "MILLRACE_CLIENT_")
+_FILE = "_FILE"
+_MOST_SECRET_BYTES = 65_536
 
 
 class SettingsError(Exception):
@@ -63,18 +68,21 @@ def variables(settings: type[CommonSettings]) -> dict[str, str]:
     }
 
 
+def secret_variables(settings: type[CommonSettings]) -> dict[str, str]:
+    """The fields that hold secrets, by the name of the variable that names a file with the value: NAME_FILE."""
+    secrets = _secrets(settings)
+    return {name + _FILE: field for name, field in variables(settings).items() if field in secrets}
+
+
 def load(settings: type[_S], environ: Mapping[str, str], **given: object) -> _S:
     """The settings: what is `given` (None counts as not given), else the variable, else the default.
 
     Raises `SettingsError`.
     """
-    known = variables(settings)
-    others = tuple(program for program in _PROGRAMS if program != settings.prefix or not settings.knows_all)
-    for name in environ:
-        if name.startswith("MILLRACE_") and not name.startswith(others) and name not in (*known, *_OF_THE_CLIENT):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise SettingsError(f"{name} is no setting of this program; did you mean {near[0]}?")
+    known, files = variables(settings), secret_variables(settings)
+    _check_names(settings, environ, [*known, *files])
     values: dict[str, object] = {field: environ[name] for name, field in known.items() if name in environ}
+    values |= {field: _secret(name, environ) for name, field in files.items() if name in environ}
     try:
         return settings.model_validate(values | {name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -82,6 +90,40 @@ def load(settings: type[_S], environ: Mapping[str, str], **given: object) -> _S:
         name = next((name for name, field in known.items() if field == first["loc"][0]), str(first["loc"]))
         got = "" if known.get(name) in _secrets(settings) else f", got {first['input']!r}"
         raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}{got}") from None
+
+
+def secret(name: str, environ: Mapping[str, str]) -> str | None:
+    """The value of one variable that holds a secret, or what is in the file that NAME_FILE names; None for neither.
+
+    Raises `SettingsError`.
+    """
+    return _secret(name + _FILE, environ) if name + _FILE in environ else environ.get(name)
+
+
+def _secret(file_variable: str, environ: Mapping[str, str]) -> str:
+    """What is in the file that the variable names, without the line break at its end."""
+    name = file_variable.removesuffix(_FILE)
+    if name in environ:
+        raise SettingsError(f"{name} and {file_variable} are both set; set one of them")
+    try:
+        with Path(environ[file_variable]).open("rb") as file:
+            content = file.read(_MOST_SECRET_BYTES + 1)
+    except OSError as error:
+        raise SettingsError(f"{file_variable}: {environ[file_variable]} cannot be read ({error.strerror})") from None
+    if len(content) > _MOST_SECRET_BYTES:
+        raise SettingsError(f"{file_variable}: {environ[file_variable]} has more than {_MOST_SECRET_BYTES} bytes")
+    try:
+        return content.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file_variable}: {environ[file_variable]} is not UTF-8 text") from None
+
+
+def _check_names(settings: type[CommonSettings], environ: Mapping[str, str], known: list[str]) -> None:
+    others = tuple(program for program in _PROGRAMS if program != settings.prefix or not settings.knows_all)
+    for name in environ:
+        if name.startswith("MILLRACE_") and not name.startswith((*others, *_OF_THE_CLIENT)) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise SettingsError(f"{name} is no setting of this program; did you mean {near[0]}?")
 
 
 def _secrets(settings: type[CommonSettings]) -> set[str]:

@@ -3,17 +3,41 @@
 import contextlib
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ops.errors import ExampleError
 
 SILENCE_S = 20.0
-# The API is on this machine, whatever proxy is set.
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class LocalApi:
+    """Asks the API, which is on this machine, whatever proxy is set.
+
+    `base` is its URL. `key` is an API key, "" for none. `certificate` is a client's own, a PEM file and its key's, for
+    an API that wants one.
+    """
+
+    def __init__(self, base: str, key: str = "", certificate: Sequence[str] = ()) -> None:
+        self.base = base
+        self._headers = {"X-API-Key": key} if key else {}
+        # We have started it ourselves: whatever name is in its certificate, it is ours.
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if certificate:
+            context.load_cert_chain(*certificate)
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+
+    def open(self, path: str, data: bytes | None = None, *, timeout_s: float) -> Any:
+        """The response. Raises what `urllib.request` does."""
+        request = urllib.request.Request(self.base + path, data, self._headers)
+        return self._opener.open(request, timeout=timeout_s)
 
 
 class ModelState(NamedTuple):
@@ -71,11 +95,11 @@ class Readiness:
         return f"its state is {state}"
 
 
-def states(base: str) -> dict[str, ModelState] | None:
+def states(api: LocalApi) -> dict[str, ModelState] | None:
     """The models as the API knows them; None while it does not answer."""
     with (
         contextlib.suppress(OSError, http.client.HTTPException, ValueError),
-        _direct.open(f"{base}/v1/models", timeout=2) as response,
+        api.open("/v1/models", timeout_s=2) as response,
     ):
         models = json.load(response)["models"]
         newest = {model["name"]: model["versions"][0] for model in models}
@@ -83,11 +107,11 @@ def states(base: str) -> dict[str, ModelState] | None:
     return None
 
 
-def answers_example(base: str, model: str, example: Mapping[str, Any]) -> bool:
+def answers_example(api: LocalApi, model: str, example: Mapping[str, Any]) -> bool:
     """Whether the model has answered its example; False where trying again can help. Raises `ExampleError`."""
-    url = f"{base}/v1/models/{quote(model, safe='')}:predict"
+    path = f"/v1/models/{quote(model, safe='')}:predict"
     try:
-        with _direct.open(url, json.dumps(example).encode(), timeout=10) as response:
+        with api.open(path, json.dumps(example).encode(), timeout_s=10) as response:
             return bool(response.status == 200)
     except urllib.error.HTTPError as error:
         if error.code in (429, 503, 504):

@@ -9,6 +9,7 @@ process that dies is started again, as often as it dies: see `restarts`.
 
 import argparse
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -22,9 +23,10 @@ from typing import Any
 from millrace.broker.discovery import without_secrets
 from millrace.child_process import ChildProcess, start_program
 from millrace.listening import check_port
+from millrace.settings import SettingsError, secret
 from ops import embedded_redis, jobs, options
 from ops.errors import ExampleError, UpError
-from ops.readiness import Readiness, answers_example, states
+from ops.readiness import LocalApi, Readiness, answers_example, states
 from ops.report import Report
 from ops.served_models import served_models
 from ops.sizing import sizes
@@ -55,12 +57,22 @@ class Supervisor:
         self._clock = clock
         self._processes: list[ChildProcess] = []
         self._stopping = threading.Event()
-        self._base = f"http://{_local(arguments.host)}:{arguments.port}"
+        scheme = "https" if environ.get("MILLRACE_SERVING_TLS_CERT") else "http"
+        self._base = f"{scheme}://{_local(arguments.host)}:{arguments.port}"
+        self._api = self._local_api()
         grpc = f"{_local(arguments.host)}:{arguments.grpc_port}" if arguments.grpc_port else ""
         self._report = Report(self._base, grpc, self._models)
         self._next_look = 0.0
         self._jobs = 0  # how many jobs programs are started
         self._jobs_folder: jobs.JobsFolder | None = None
+
+    def _local_api(self) -> LocalApi:
+        """How the API is asked: with a key of our own where callers need one."""
+        environment, key = self._environment, ""
+        if environment.get("MILLRACE_SERVING_KEYS_FILE"):
+            key = environment["MILLRACE_SERVING_SUPERVISOR_KEY"] = secrets.token_urlsafe(32)
+        own = [environment[name] for name in ("MILLRACE_CLIENT_CERT", "MILLRACE_CLIENT_KEY") if name in environment]
+        return LocalApi(self._base, key, own if self._base.startswith("https") else ())
 
     def stop(self) -> None:
         """Tell `run` to stop everything and return."""
@@ -112,7 +124,7 @@ class Supervisor:
 
     def _redis_url(self, folder: Path) -> str:
         """The URL of a Redis that answers: the given one, or one that is started here."""
-        if url := self._arguments.redis_url:
+        if url := self._arguments.redis_url or _secret("MILLRACE_REDIS_URL", self._environment):
             if not embedded_redis.answers(url):
                 shown, where = without_secrets(url), "--redis-url or MILLRACE_REDIS_URL"
                 raise UpError(f"no Redis answers at {shown} ({where}; without, one is started here)")
@@ -140,7 +152,7 @@ class Supervisor:
         self._jobs = wanted or 1
 
     def _start_jobs_redis(self, folder: Path) -> None:
-        if url := self._environment.get(jobs.STORE_URL):
+        if url := _secret(jobs.STORE_URL, self._environment):
             if not embedded_redis.answers(url):
                 raise UpError(
                     f"no Redis answers at {without_secrets(url)} ({jobs.STORE_URL}; without, one is started here)"
@@ -154,6 +166,7 @@ class Supervisor:
 
     def _start_programs(self, url: str) -> None:
         options = self._arguments
+        self._environment.pop("MILLRACE_REDIS_URL_FILE", None)  # it was read
         # By the environment, not by flags: a password in a URL does not belong where every user of the machine sees it.
         self._environment |= {
             "MILLRACE_REDIS_URL": url,
@@ -186,10 +199,10 @@ class Supervisor:
 
     def _wait_until_ready(self, models: Mapping[str, Mapping[str, Any]]) -> None:
         readiness, started = Readiness(models), self._clock()
-        self._wait_for(lambda: states(self._base) is not None, lambda: "the API does not answer", must=True)
+        self._wait_for(lambda: states(self._api) is not None, lambda: "the API does not answer", must=True)
 
         def is_settled() -> bool:
-            found = states(self._base)
+            found = states(self._api)
             return found is not None and readiness.is_settled(found, self._clock())
 
         def why_not() -> str:
@@ -211,7 +224,7 @@ class Supervisor:
         """Return when the model has answered its example. One that does not is an error only where it is `--strict`."""
         try:
             self._wait_for(
-                lambda: answers_example(self._base, model, example), lambda: f"model {model!r} did not answer"
+                lambda: answers_example(self._api, model, example), lambda: f"model {model!r} did not answer"
             )
         except ExampleError as error:
             if self._arguments.strict:
@@ -248,7 +261,7 @@ class Supervisor:
         if self._report.is_ready or self._clock() < self._next_look:
             return
         self._next_look = self._clock() + _LOOK_S
-        readiness = Readiness(found := states(self._base) or {})
+        readiness = Readiness(found := states(self._api) or {})
         readiness.is_settled(found, self._clock())
         self._report.missing({name: why for name, why in readiness.missing.items() if found[name].state == "END"})
         if readiness.available:
@@ -267,6 +280,13 @@ class Supervisor:
             for process in processes:
                 process.wait(max(0.1, ends - self._clock()))
                 process.kill()
+
+
+def _secret(name: str, environ: Mapping[str, str]) -> str | None:
+    try:
+        return secret(name, environ)
+    except SettingsError as error:
+        raise UpError(str(error)) from None
 
 
 def _listed(missing: Mapping[str, str]) -> str:

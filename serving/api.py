@@ -7,26 +7,31 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
 from millrace import logs
 from millrace.broker.redis import RedisBroker
+from millrace.jobs.records import JobRecord
 from millrace.jobs.settings import JobStoreSettings
 from millrace.protocol.errors import MillraceError, Unavailable
+from serving.access.callers import is_local
+from serving.jobs.access import check_record
 from serving.jobs.events import MEDIA, JobEvents, watched_job
 from serving.jobs.uploads import JobUploads, is_submission
 from serving.jobs.watching import Watching
 from serving.memory import excess_bytes, memory_limit
 from serving.processes.member import Member, Started
+from serving.protocols.grpc_services import GrpcServices
 from serving.routing import target
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.budget import SMALL_BYTES, Reservation
+from serving.transport.certificates import Certificates, certificates
 from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
-from serving.transport.grpc_server import GrpcServer
 from serving.transport.handler import Done, Withdraw
 from serving.transport.http_server import HttpServer
 from serving.transport.intake import Body
@@ -34,9 +39,9 @@ from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
 from serving.transport.streamed_body import Receiver
 from serving.web.app import PAGES, create_app
-from serving.web.control_routes import ControlRoutes
 from serving.web.flask_threads import FlaskThreads
 from serving.web.probes import Probes
+from serving.web.route_access import RouteAccess
 
 _log = logging.getLogger(__name__)
 _LEAVE_S = 2.0  # for what comes after the drain: leaving the queue
@@ -59,12 +64,12 @@ class Api:
         loop = asyncio.get_running_loop()
         app = create_app(service, loop)
         self._flask = FlaskThreads(app, loop)
-        self._control = ControlRoutes(app, service)
+        self._access = RouteAccess(app, service)
         self._probes = Probes(service, app.extensions[PAGES])
         self.uploads = JobUploads(service.jobs, service.settings.cors_origin, self._answer_upload)
         self._largest_bytes = min(service.settings.max_body_bytes, service.budget.largest)
         self.hot_checks: tuple[Check, ...] = (service.rest.check,)
-        self.other_checks: tuple[Check, ...] = (self._check_flask, self._check_control)
+        self.other_checks: tuple[Check, ...] = (self._check_access, self._check_flask)
 
     def check(self, head: RequestHead, peer: str) -> MillraceError | None:
         """See `Handler.check`."""
@@ -99,7 +104,7 @@ class Api:
             return None
         if (job := watched_job(head)) and self._service.jobs.watching:
             reservation.release()
-            return self._tell_of_job(head, job, self._service.jobs.watching, done)
+            return self._tell_of_job(head, peer, job, self._service.jobs.watching, done)
         return self._ask_flask(head, body, peer, reservation, done)
 
     def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
@@ -108,14 +113,23 @@ class Api:
             return self._service.rest.refused(hot, head.headers, error)
         return self._service.refused(head.headers if head else {}, error)
 
-    def _tell_of_job(self, head: RequestHead, job: str, watching: Watching, done: Done) -> Withdraw | None:
+    def _may_watch(self, head: RequestHead, peer: str, record: JobRecord) -> MillraceError | None:
+        """Why the caller may not see the job any more: its key may be gone."""
+        try:
+            if self._service.gate:
+                check_record(self._service.gate.check(head.headers, peer, ("read", "infer")), record)
+        except MillraceError as error:
+            return error.with_traceback(None)
+        return None
+
+    def _tell_of_job(self, head: RequestHead, peer: str, job: str, watching: Watching, done: Done) -> Withdraw | None:
         def begun(error: MillraceError | None) -> None:
             done(self.refused(head, error) if error else HttpResponse(200, b"", headers, pieces=events))
 
         own = (("content-type", MEDIA), ("cache-control", "no-store"))
         headers = (*own, ("X-Request-Id", self._service.request_id(head.headers)), *self._service.cors)
         try:
-            events = JobEvents(watching, job, begun)
+            events = JobEvents(watching, job, begun, partial(self._may_watch, head, peer))
         except Unavailable as error:
             done(self.refused(head, error))
             return None
@@ -153,8 +167,8 @@ class Api:
             return None
         return Unavailable("too many requests wait to be answered; try again")
 
-    def _check_control(self, head: RequestHead, peer: str) -> MillraceError | None:
-        return self._control.check(head.method, head.path, head.headers, peer)
+    def _check_access(self, head: RequestHead, peer: str) -> MillraceError | None:
+        return self._access.check(head.method, head.path, head.headers, peer)
 
 
 def _withdraw(withdraw: Withdraw, reservation: Reservation) -> None:
@@ -181,31 +195,36 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None,
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    shown = certificates(settings)
     service = Service(settings, RedisBroker(settings.redis_url), jobs, member)
     await service.start()
     api = Api(service)
-    port = socket.socket(fileno=member.port) if member else None
-    http = HttpServer(settings, api, service.budget, connections, api.uploads, port)
-    grpc = GrpcServer(service) if settings.grpc_port else None
-    await http.start()
-    if grpc:
-        await grpc.start()
+    sockets = [socket.socket(fileno=port) for port in member.ports] if member else []
+    servers = servers_of(service, api, stopping, connections, sockets, shown)
+    if shown:
+        shown.files.start()
+    for server in servers:
+        await server.start()
     _spare_the_collector()
     limit = memory_limit(
         settings,
         connections=connections,
-        grpc_connections=grpc_connections(settings.max_grpc_connections) if grpc else 0,
+        grpc_connections=grpc_connections(settings.max_grpc_connections) if settings.grpc_port else 0,
         offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
     )
-    if grpc:
-        grpc.intake.excess_bytes = partial(excess_bytes, limit.bytes - limit.offload_bytes)
+    for server in servers:
+        server.watch_memory(partial(excess_bytes, limit.bytes - limit.offload_bytes))
+    if not settings.keys_file:
+        _log.log(*_open(settings))
     if member:
         _report(member, Started(limit=limit, connections=connections), stopping)
     else:
         parts = {"memory_limit_bytes": limit.bytes, "offload_limit_bytes": limit.offload_bytes}
         _log.info(f"serving with {limit}", extra={**parts, "connections": connections})
     await stopping.wait()
-    await _stop(service, http, grpc)
+    if shown:
+        await shown.files.stop()
+    await _stop(service, servers)
 
 
 def _report(member: Member, started: Started, stopping: asyncio.Event) -> None:
@@ -222,18 +241,61 @@ def _report(member: Member, started: Started, stopping: asyncio.Event) -> None:
     loop.add_reader(channel, gone)
 
 
-async def _stop(service: Service, http: HttpServer, grpc: GrpcServer | None) -> None:
+class Server(Protocol):
+    """What listens."""
+
+    async def start(self) -> None:
+        """Listen. Raises `OSError` where an address cannot be had."""
+
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """Take nothing new, answer what came, and cut off what is open after that time."""
+
+    def watch_memory(self, excess_bytes: Callable[[], int]) -> None:
+        """That function says how many bytes the process has above its limit."""
+
+
+def servers_of(
+    service: Service,
+    api: Api,
+    stopping: asyncio.Event,
+    max_connections: int | None = None,
+    sockets: Sequence[socket.socket] = (),
+    shown: Certificates | None = None,
+) -> Sequence[Server]:
+    """The servers that the settings ask for; `stopping` ends streams that are open. See `HttpServer` for the others."""
+    settings, budget = service.settings, service.budget
+    largest = min(settings.max_grpc_message_bytes, budget.largest)
+    if settings.grpc_server == "grpcio" and settings.grpc_port:
+        from serving.transport.grpcio_server import GrpcioServer  # which needs an extra of its own
+
+        largest = min(settings.max_grpc_message_bytes, budget.largest // 2)  # each message is counted twice
+        grpcio = GrpcioServer(settings, budget, GrpcServices(service, stopping, largest), largest, shown)
+        return [HttpServer(settings, api, budget, max_connections, api.uploads, None, sockets, shown), grpcio]
+    calls = GrpcServices(service, stopping, largest) if settings.grpc_port else None
+    return [HttpServer(settings, api, budget, max_connections, api.uploads, calls, sockets, shown)]
+
+
+async def _stop(service: Service, servers: Sequence[Server]) -> None:
     """Drain for as long as the settings allow, all parts together, and leave."""
     loop, timeout_s = asyncio.get_running_loop(), service.settings.drain_timeout_s
     ends = loop.time() + timeout_s
     service.begin_to_drain()
-    servers = [http.stop(timeout_s), *([grpc.stop()] if grpc else [])]
-    await asyncio.gather(service.repository.stop(), *servers)
+    await asyncio.gather(service.repository.stop(), *(server.stop(timeout_s) for server in servers))
     left_s = max(0.0, ends - loop.time())
     try:
         await asyncio.wait_for(service.stop(left_s), left_s + _LEAVE_S)
     except TimeoutError:
         _log.warning("the queue was left without a word: it did not answer in time")
+
+
+def _open(settings: ServingSettings) -> tuple[int, str]:
+    """What to log where callers need no key, and how important it is."""
+    who = {"loopback": "callers on this machine alone", "explicit": "every caller", "none": "nobody"}
+    level = logging.INFO if is_local(settings.host) else logging.WARNING
+    return level, (
+        f"without MILLRACE_SERVING_KEYS_FILE every caller may use the models and read about them; "
+        f"{who[settings.model_control]} may change them"
+    )
 
 
 def _spare_the_collector() -> None:

@@ -1,5 +1,7 @@
 """One call: what a caller asked of a model and what was answered, in no protocol's form."""
 
+from typing import Any
+
 import msgspec
 
 from millrace.protocol.errors import MillraceError
@@ -11,7 +13,8 @@ class Call(msgspec.Struct, eq=False):
     """What was asked, and what was answered.
 
     Asked: `target_version` or `label` of `target_model`, None where any will do; `signature`, `inputs`, `timeout_ms`
-    and `priority`, once the body is read. `caller` is the peer's address, "" where it is not known. The inputs are
+    and `priority`, once the body is read. `caller` is the peer's address, "" where it is not known; of a caller with a
+    key or a certificate it is the `name`. `key` is what the call counts against until it has ended. The inputs are
     dropped when they are in the queue, the outputs when the response is written. `form` is how the protocol is to write
     it.
 
@@ -40,6 +43,8 @@ class Call(msgspec.Struct, eq=False):
     parse_ms: float = 0.0
     seconds: float = 0.0
     status: int = 0
+    name: str = ""
+    key: Any = None  # serving.access.gate.Key
 
     @property
     def deadline(self) -> float:

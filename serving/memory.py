@@ -13,6 +13,7 @@ _MiB = 2**20
 _SHARE = 4
 _MOST_BUFFERED_BYTES = 512 * _MiB
 CONNECTION_BYTES = 4096  # of one idle connection; 1,600 were measured
+TLS_BYTES = 61_440  # more of one with TLS; 48,000 were measured
 GRPC_CONNECTION_BYTES = 32_768  # the same of gRPC; a call on it is counted with requests
 _SLACK_BYTES = 64 * _MiB  # code and caches that come with the first requests, and what the allocator does not give back
 
@@ -46,10 +47,12 @@ def memory_limit(
     settings: ServingSettings, *, connections: int, grpc_connections: int = 0, offload_bytes: int = 0
 ) -> MemoryLimit:
     """What this process, which has started, takes at most with so many connections."""
+    tls_bytes = TLS_BYTES if settings.tls_cert else 0
     return MemoryLimit(
         base_bytes=resident_bytes() + _SLACK_BYTES,
         buffered_bytes=buffered_bytes(settings),
-        connection_bytes=connections * CONNECTION_BYTES + grpc_connections * GRPC_CONNECTION_BYTES,
+        connection_bytes=connections * (CONNECTION_BYTES + tls_bytes)
+        + grpc_connections * (GRPC_CONNECTION_BYTES + tls_bytes),
         offload_bytes=offload_bytes,
     )
 

@@ -1,5 +1,6 @@
 """The parts of the API and how they fit together, whatever servers are in front of it."""
 
+import asyncio
 import itertools
 import logging
 import re
@@ -12,7 +13,9 @@ from types import MappingProxyType
 from millrace.broker.base import Broker, Limits
 from millrace.jobs.settings import JobStoreSettings
 from millrace.protocol.errors import MillraceError
-from serving.access.control import ControlAccess, ControlRefused
+from serving.access.control import ControlAccess
+from serving.access.exchange import UsageExchange
+from serving.access.gate import gate
 from serving.call import Call
 from serving.jobs.service import Jobs
 from serving.memory import buffered_bytes
@@ -43,7 +46,7 @@ class Service:
     """Answers the hot verbs. `start` before the first request, `stop` after the last; both on the event loop.
 
     Without `jobs`, or where they name no Redis, there are no background jobs. `member` is told where this is one of
-    several processes on the same ports.
+    several processes on the same ports. Raises `KeyFileError`.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Service:
         member: Member | None = None,
     ) -> None:
         self.settings = settings
+        self.gate = gate(settings)
+        self._exchanging: asyncio.Task[None] | None = None
         self.jobs = Jobs(jobs)
         self.budget = Budget(buffered_bytes(settings))
         self.api = uuid.uuid4().hex[:12]
@@ -64,6 +69,8 @@ class Service:
             is_connected=lambda: self.producer.is_connected,
         )
         self.metrics = Metrics(self.siblings.counted_before())
+        if self.gate:
+            self.gate.observer = self.metrics
         self.producer = Producer(
             broker.producer(self.api),
             limits=Limits(settings.max_queue_rows, settings.max_queue_bytes),
@@ -93,6 +100,10 @@ class Service:
         """Begin to listen to the queue, and learn who serves; a queue that does not answer is not waited for long."""
         self.pool.start()
         await self.producer.start()
+        if self.gate and self.gate.has_keys:
+            self.gate.files.start()
+            exchange = UsageExchange(self.gate, self.api, self.producer.exchange_usage)
+            self._exchanging = asyncio.get_running_loop().create_task(exchange.run())
         await self.siblings.start()
         _log.info("started", extra={"api": self.api, "port": self.settings.port})
 
@@ -102,6 +113,9 @@ class Service:
 
     async def stop(self, timeout_s: float | None = None) -> None:
         """Let the open requests finish, for `drain_timeout_s` where no time is given, then leave the queue."""
+        if self.gate and self._exchanging:
+            self._exchanging.cancel()
+            await self.gate.files.stop()
         await self.repository.stop()
         self.shadows.stop()
         await self.producer.drain(self.settings.drain_timeout_s if timeout_s is None else timeout_s)
@@ -117,8 +131,7 @@ class Service:
 
     def refused(self, headers: Headers, error: MillraceError, protocol: str = "http") -> HttpResponse:
         """The answer to a request that was refused before any verb saw it."""
-        known = error.caller.request_id if isinstance(error, ControlRefused) else ""  # its record has one already
-        call = Call(protocol, known or self.request_id(headers), time.perf_counter())
+        call = Call(protocol, error.request_id or self.request_id(headers), time.perf_counter())
         call.error, call.status = error, error.status
         left_out = self._refusals.count()
         if left_out is not None:
@@ -128,6 +141,9 @@ class Service:
     def ended(self, call: Call, error_text: Callable[[MillraceError], str]) -> None:
         """A call has its response, or nobody waits for it any more: what is counted and logged of it is so here."""
         self.metrics.request_ended(call.model, call.version, call.protocol, call.status, call.seconds)
+        if self.gate and call.key:
+            key, call.key = call.key, None
+            self.gate.ended(key, call.status)
         if call.error:
             self._log(call, error_text(call.error))
         elif self.settings.access_log and call.status != _NOBODY_WAITED:
@@ -143,6 +159,8 @@ class Service:
             "status": call.status,
             "duration_ms": round(call.seconds * 1000, 3),
         }
+        if call.name:
+            extra["key"] = call.name
         if error:
             extra["error"] = shortened(error)
         _log.log(logging.ERROR if call.status == 500 else logging.INFO, "request", extra=extra)

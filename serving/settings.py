@@ -1,8 +1,9 @@
 """The API's settings; each field is also an environment variable with the prefix MILLRACE_SERVING_."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
@@ -16,6 +17,39 @@ class ServingSettings(CommonSettings):
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="The HTTP port.")
     grpc_port: int = Field(8001, ge=0, le=65535, description="The gRPC port; 0 switches gRPC off.")
+    grpc_server: Literal["own", "grpcio"] = Field(
+        "own",
+        description="What serves gRPC: own, this server's HTTP/2; or grpcio, gRPC's Python library (grpc.aio), which "
+        "needs the extra `grpcio` and goes in the next release.",
+    )
+    tls_cert: Path | None = Field(
+        None,
+        description="The server's certificate, with those of the authorities between it and a known one: PEM. With it "
+        "both ports speak TLS (docs/howto/secure-with-tls-and-keys.md). It is read again when it changes.",
+    )
+    tls_key: Path | None = Field(
+        None, description="The certificate's private key, not encrypted: PEM.", validate_default=True
+    )
+    tls_client_ca: Path | None = Field(
+        None,
+        description="The authorities that sign certificates of clients: PEM. With it clients are asked for theirs.",
+        validate_default=True,
+    )
+    tls_client_auth: Literal["required", "optional"] = Field(
+        "required",
+        description="Whether a client must have a certificate, where they are asked for. With optional the gRPC port "
+        "asks for none.",
+    )
+    keys_file: Path | None = Field(
+        None,
+        description="The file of API keys that `millrace keys` writes. With it every caller needs a key; it is read "
+        "again when it changes (docs/howto/secure-with-tls-and-keys.md).",
+    )
+    supervisor_key: SecretStr | None = Field(
+        None,
+        description="One more key, with the roles infer and read: `millrace up` makes one for itself where there is a "
+        "file of keys.",
+    )
     processes: int = Field(
         0,
         ge=0,
@@ -35,10 +69,9 @@ class ServingSettings(CommonSettings):
         description="The largest request body over HTTP; a larger one gets 413.",
     )
     max_grpc_message_bytes: int = Field(
-        32 * 2**20,
+        64 * 2**20,
         ge=1024,
-        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED. A megabyte "
-        "takes the event loop about a millisecond, in which all other callers wait.",
+        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED.",
     )
     max_buffered_bytes: int = Field(
         0,
@@ -111,6 +144,20 @@ class ServingSettings(CommonSettings):
     access_log: bool = Field(
         False, description="Log every request; without it only refused and failed ones are logged."
     )
+
+    @field_validator("tls_key")
+    @classmethod
+    def _goes_with_a_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if (key is None) != (info.data.get("tls_cert") is None):
+            raise ValueError("MILLRACE_SERVING_TLS_CERT and MILLRACE_SERVING_TLS_KEY are set together, or neither")
+        return key
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _goes_with_tls(cls, authority: Path | None, info: ValidationInfo) -> Path | None:
+        if authority and not info.data.get("tls_cert"):
+            raise ValueError("clients show certificates in TLS alone: set MILLRACE_SERVING_TLS_CERT too")
+        return authority
 
     @property
     def process_count(self) -> int:

@@ -42,18 +42,26 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "benchmarks": ("tests",),
     # The contracts: what is said stands alone, and the broker carries it without looking at models.
     "millrace.artifacts": ("millrace.broker", "millrace.settings"),
-    "millrace.broker": ("millrace.artifacts", "millrace.rpc", "millrace.settings"),
+    "millrace.broker": ("millrace.artifacts", "millrace.calling", "millrace.rpc", "millrace.settings"),
+    # The one client of the queue beside the API's: for jobs, and for models that call models.
+    "millrace.calling": ("millrace.artifacts", "millrace.jobs", "millrace.rpc", "millrace.settings"),
     # The API and the jobs program share the jobs' store, which needs neither RQ nor pyarrow, nor the queue of models.
     "millrace.jobs": ("rq", "pyarrow", "fsspec", "numpy", "millrace.artifacts", "millrace.rpc"),
     "millrace.protocol": (
         "millrace.artifacts",
         "millrace.broker",
+        "millrace.calling",
         "millrace.rpc",
         "millrace.settings",
         "millrace.jobs",
     ),
     "millrace.rpc": ("millrace.artifacts", "millrace.broker", "millrace.settings"),
     # The rooms of serving: only what composes them knows all of them.
+    # Frames and blocks of headers stand alone; what they carry is read above them.
+    **dict.fromkeys(
+        ("serving.transport.http2.frames", "serving.transport.http2.session", "serving.transport.http2.header_blocks"),
+        (*_rooms("transport.budget", "transport.handler", "transport.server_parts", "access", "settings"), "asyncio"),
+    ),
     "serving.transport": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.queueing", "serving.models"),
     "serving.protocols": _ABOVE_ROOMS,
     "serving.queueing": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
@@ -70,7 +78,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "serving.settings": _rooms("transport", "protocols", "queueing", "models", "web"),
     # A kind of job is one file that knows nothing of how it is run; formats know nothing of jobs.
     "jobs.kinds": ("rq", "jobs.program", "jobs.units", "jobs.claims", "jobs.sweeper", "jobs.advancing"),
-    "jobs.formats": ("rq", "jobs.program", "jobs.units", "jobs.kinds", "jobs.rows", "jobs.link"),
+    "jobs.formats": ("rq", "jobs.program", "jobs.units", "jobs.kinds", "jobs.rows", "jobs.models"),
     # A backend is one file that can be read without the worker.
     "worker.backends": (
         "worker.running.loop",
@@ -95,9 +103,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         "worker.processes",
     ),
 }
-LIBRARIES = {"rq", "pyarrow", "fsspec", "numpy"}
-# The gRPC server is given its services here; the HTTP server gets its handler from `serving.api`.
-COMPOSES = {"serving.transport.grpc_server"}
+LIBRARIES = {"asyncio", "rq", "pyarrow", "fsspec", "numpy"}
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
@@ -105,7 +111,7 @@ def test_imports_go_one_way(package: str) -> None:
     found = [
         f"{module} imports {name}"
         for module, path in sources(package.partition(".")[0]).items()
-        if is_within(module, package) and module not in COMPOSES
+        if is_within(module, package)
         for name in imports_of(path.read_text(encoding="utf-8"))
         if any(is_within(name, forbidden) for forbidden in FORBIDDEN[package])
     ]
@@ -114,7 +120,7 @@ def test_imports_go_one_way(package: str) -> None:
 
 def test_the_rules_name_what_there_is() -> None:
     modules = {name for package in {*PROGRAMS, "millrace", "tests"} for name in sources(package)}
-    named = {*FORBIDDEN, *COMPOSES, *(name for forbidden in FORBIDDEN.values() for name in forbidden)} - LIBRARIES
+    named = {*FORBIDDEN, *(name for forbidden in FORBIDDEN.values() for name in forbidden)} - LIBRARIES
     assert {name for name in named if not any(is_within(module, name) for module in modules)} == set()
 
 
@@ -128,7 +134,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
 # Each program with the extras that it may be installed with; the first alone must do to import it.
 EXTRAS = {
     "ops": ("serving",),
-    "serving": ("serving",),
+    "serving": ("serving", "grpcio"),
     "worker": ("worker", "worker-tensorflow", "worker-litert", "worker-tfserving", "worker-tokenizers"),
     "jobs": ("jobs",),
     "training": ("training",),
@@ -165,6 +171,10 @@ BACKENDS = {
 }
 
 
+# The modules that need grpcio, which the API does without.
+GRPCIO = {name for name in sources("serving") if name.startswith("serving.transport.grpcio_")}
+
+
 def _backend(*extras: str) -> set[str]:
     """The modules of these extras' backends."""
     begin = tuple(BACKENDS[extra] for extra in extras)
@@ -176,7 +186,8 @@ def _backend(*extras: str) -> set[str]:
     [
         ("ops", (), ["ops.supervisor", "millrace.__main__"]),
         ("ops", ("serving",), sources("ops")),
-        ("serving", ("serving",), sources("serving")),
+        ("serving", ("serving",), sources("serving").keys() - GRPCIO),
+        ("serving", ("grpcio",), GRPCIO),
         ("worker", ("worker",), sources("worker").keys() - _backend(*BACKENDS)),
         *(("worker", (extra,), _backend(extra)) for extra in BACKENDS),
         ("jobs", ("jobs",), sources("jobs")),

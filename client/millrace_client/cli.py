@@ -14,7 +14,7 @@ from typing import Any
 from millrace_client import jobcommands
 from millrace_client.arguments import query_of
 from millrace_client.client import Client
-from millrace_client.connectionoptions import add_connection
+from millrace_client.connectionoptions import add_connection, client_of
 from millrace_client.errors import ConnectionFailed, MillraceError
 from millrace_client.load.command import main as load
 from millrace_client.models import ModelMetadata, ModelStatus, VersionStatus
@@ -85,7 +85,7 @@ def _main(prog: str, command: _Command, argv: list[str] | None) -> int:
     add_connection(parser)
     options = parser.parse_args(argv)
     try:
-        client = Client(options.url, transport=options.transport, timeout_s=options.timeout)
+        client = client_of(options)
     except (ValueError, ModuleNotFoundError) as error:
         parser.error(str(error))
     try:

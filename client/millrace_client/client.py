@@ -4,12 +4,14 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 import httpx2
 
 from millrace_client.conversations import SIMILAR_MODEL, Conversations
+from millrace_client.credentials import Credentials
 from millrace_client.endpoint import Endpoint, endpoint, grpc_part
 from millrace_client.errors import InvalidRequest, MillraceError
 from millrace_client.exchange import Conversation, Response, Send, Wait
@@ -40,9 +42,15 @@ class Client:
     `retries` is how many more attempts follow one that was refused (429, 503) or found no connection: after what the
     answer's Retry-After says, else after a random, doubling time, never past the deadline. A prediction changes nothing
     on the server, so an attempt whose connection broke is repeated too. Every method raises the errors of
-    `millrace_client.errors`. `network` takes the place of the one under HTTP; `clock` (s), `sleep` (s) and `rng` that
-    of time and chance. Raises `ValueError` for a URL and a transport that do not go together, `ModuleNotFoundError` for
-    grpc without the extra: `pip install './client[grpc]'` in Millrace's checkout.
+    `millrace_client.errors`.
+
+    `api_key` goes with each request. `ca_file` (PEM) has the authorities that are trusted in the place of the system's,
+    `certificate` is the client's own: a PEM file, or one and its key's. What is left out, the environment may say:
+    MILLRACE_API_KEY or MILLRACE_API_KEY_FILE, MILLRACE_CA_FILE, MILLRACE_CLIENT_CERT and MILLRACE_CLIENT_KEY.
+
+    `network` takes the place of the one under HTTP; `clock` (s), `sleep` (s) and `rng` that of time and chance. Raises
+    `ValueError` for a URL and a transport that do not go together and for files that cannot be used,
+    `ModuleNotFoundError` for grpc without the extra: `pip install './client[grpc]'` in Millrace's checkout.
     """
 
     def __init__(
@@ -52,17 +60,23 @@ class Client:
         transport: Transport | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
+        api_key: str | None = None,
+        ca_file: str | Path | None = None,
+        certificate: str | Path | tuple[str | Path, str | Path] | None = None,
         network: httpx2.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
     ) -> None:
         found = endpoint(url, transport)
+        own = Credentials.of(api_key, ca_file, certificate)
         self.url, self.transport = found.url, found.transport
         self._ask = _conversations(found, timeout_s=timeout_s, retries=retries, clock=clock, rng=rng)
         self._sleep = sleep
         self._wire: _Wire = (
-            grpc_part("grpcwire").GrpcWire(self.url) if self.transport == "grpc" else HttpWire(self.url, network, clock)
+            grpc_part("grpcwire").GrpcWire(self.url, own)
+            if self.transport == "grpc"
+            else HttpWire(self.url, network, clock, own)
         )
 
     def predict(
@@ -164,19 +178,23 @@ class AsyncClient:
         transport: Transport | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
+        api_key: str | None = None,
+        ca_file: str | Path | None = None,
+        certificate: str | Path | tuple[str | Path, str | Path] | None = None,
         network: httpx2.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
         found = endpoint(url, transport)
+        own = Credentials.of(api_key, ca_file, certificate)
         self.url, self.transport = found.url, found.transport
         self._ask = _conversations(found, timeout_s=timeout_s, retries=retries, clock=clock, rng=rng)
         self._sleep = sleep
         self._wire: _AsyncWire = (
-            grpc_part("grpcwire").AsyncGrpcWire(self.url)
+            grpc_part("grpcwire").AsyncGrpcWire(self.url, own)
             if self.transport == "grpc"
-            else AsyncHttpWire(self.url, network)
+            else AsyncHttpWire(self.url, network, own)
         )
 
     async def predict(

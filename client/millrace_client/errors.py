@@ -3,6 +3,8 @@
 MillraceError           status    tried again?
 ├── ConnectionFailed    none      yes    no connection, or lost before the answer was complete
 ├── InvalidRequest      400, 4xx  no     the request is wrong; status is None if found out before it was sent
+│   ├── NotAuthenticated 401      no     an API key is needed, and the client's is none that the server knows
+│   └── NotAllowed      403       no     the key, or the server's settings, do not let the client do it
 ├── NotFound            404       no     no such model, or no such version of it
 ├── PayloadTooLarge     413       no     larger than the server takes
 ├── Overloaded          429       yes    the model's queue is full; `retry_after_s` says when to come again
@@ -58,6 +60,14 @@ class InvalidRequest(MillraceError):
     """The request is wrong in itself: shape, datatype, a missing input; trying again cannot help."""
 
 
+class NotAuthenticated(InvalidRequest):
+    """The server wants an API key, and does not know the one that the client has, or it has none."""
+
+
+class NotAllowed(InvalidRequest):
+    """The client's API key, or the server's settings, do not let the client do this."""
+
+
 class NotFound(MillraceError):
     """The server has no such model, or no such version of it."""
 
@@ -99,6 +109,8 @@ class JobFailed(MillraceError):
 
 
 _BY_STATUS: dict[int, type[MillraceError]] = {
+    401: NotAuthenticated,
+    403: NotAllowed,
     404: NotFound,
     413: PayloadTooLarge,
     429: Overloaded,

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import httpx2
 
+from millrace_client.credentials import Credentials
 from millrace_client.errors import (
     ConnectionFailed,
     MillraceError,
@@ -41,11 +42,11 @@ _STATUSES = {
 class GrpcWire:
     """Sends requests to a server and blocks until they are answered; threads may share it."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, own: Credentials) -> None:
+        self._url, self._own = url, own
         target, options = _target(url), _options(url)
         if _is_secure(url):
-            self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
+            self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(*own.contents()), options)
         else:
             self._channel = grpc.insecure_channel(target, options)
 
@@ -53,7 +54,9 @@ class GrpcWire:
         """The answer to one that succeeded. Raises the `MillraceError` that any other status stands for."""
         method = self._channel.unary_unary(step.request.path)
         try:
-            body, call = method.with_call(step.request.body, timeout=step.timeout_s, metadata=_metadata(step))
+            body, call = method.with_call(
+                step.request.body, timeout=step.timeout_s, metadata=_metadata(step, self._own)
+            )
         except grpc.RpcError as error:
             raise _error_of(error, self._url, step) from error
         return Response(status=200, headers=_headers(call.initial_metadata(), call.trailing_metadata()), body=body)
@@ -66,14 +69,15 @@ class GrpcWire:
 class AsyncGrpcWire:
     """The same for asyncio; it belongs to the event loop of its first request."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, own: Credentials) -> None:
+        self._url, self._own = url, own
+        self._shown = grpc.ssl_channel_credentials(*own.contents()) if _is_secure(url) else None
         self._channel: grpc.aio.Channel | None = None
 
     async def send(self, step: Send) -> Response:
         """As `GrpcWire.send`."""
         method = self._opened().unary_unary(step.request.path)
-        call = method(step.request.body, timeout=step.timeout_s, metadata=_metadata(step))
+        call = method(step.request.body, timeout=step.timeout_s, metadata=_metadata(step, self._own))
         try:
             body = await call
         except grpc.RpcError as error:
@@ -89,8 +93,8 @@ class AsyncGrpcWire:
     def _opened(self) -> grpc.aio.Channel:
         if self._channel is None:
             target, options = _target(self._url), _options(self._url)
-            if _is_secure(self._url):
-                self._channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options)
+            if self._shown:
+                self._channel = grpc.aio.secure_channel(target, self._shown, options)
             else:
                 self._channel = grpc.aio.insecure_channel(target, options)
         return self._channel
@@ -119,9 +123,9 @@ def _options(url: str) -> list[tuple[str, int]]:
     ]
 
 
-def _metadata(step: Send) -> tuple[tuple[str, str], ...]:
+def _metadata(step: Send, own: Credentials) -> tuple[tuple[str, str], ...]:
     """The deadline is not among them: gRPC tells it the server by itself."""
-    return (("x-request-id", step.request_id),)
+    return (("x-request-id", step.request_id), *own.headers.items())
 
 
 def _headers(*metadata: Any) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 
+from millrace_client.credentials import Credentials
 from millrace_client.errors import ConnectionFailed, InvalidResponse, MillraceError, timed_out
 from millrace_client.exchange import Response, Send
 from millrace_client.network import DeadlineNetwork, deadline
@@ -19,10 +20,12 @@ _HEADERS = {"User-Agent": "millrace-client"}
 class HttpWire:
     """Sends requests to a server and blocks until they are answered; threads may share it."""
 
-    def __init__(self, url: str, network: httpx2.BaseTransport | None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, url: str, network: httpx2.BaseTransport | None, clock: Callable[[], float], own: Credentials
+    ) -> None:
         self._url, self._clock = url, clock
-        network = network or DeadlineNetwork(httpx2.URL(url), trusts_proxy=is_remote(url))
-        self._http = httpx2.Client(headers=_HEADERS, transport=network, trust_env=is_remote(url))
+        network = network or DeadlineNetwork(httpx2.URL(url), own.context(), trusts_proxy=is_remote(url))
+        self._http = httpx2.Client(headers=_HEADERS | own.headers, transport=network, trust_env=is_remote(url))
 
     def send(self, step: Send) -> Response:
         """The answer, whatever its status. Raises `ConnectionFailed`, `DeadlineExceeded`, `InvalidResponse`."""
@@ -53,10 +56,16 @@ class HttpWire:
 class AsyncHttpWire:
     """The same for asyncio."""
 
-    def __init__(self, url: str, network: httpx2.AsyncBaseTransport | None) -> None:
+    def __init__(self, url: str, network: httpx2.AsyncBaseTransport | None, own: Credentials) -> None:
         self._url = url
         self._is_secure = httpx2.URL(url).scheme == "https"
-        self._http = httpx2.AsyncClient(headers=_HEADERS, limits=_LIMITS, transport=network, trust_env=is_remote(url))
+        self._http = httpx2.AsyncClient(
+            headers=_HEADERS | own.headers,
+            verify=own.context(),
+            limits=_LIMITS,
+            transport=network,
+            trust_env=is_remote(url),
+        )
 
     async def send(self, step: Send) -> Response:
         """As `HttpWire.send`."""

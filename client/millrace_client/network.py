@@ -34,9 +34,9 @@ def deadline(left_s: Callable[[], float]) -> Iterator[None]:
 class DeadlineNetwork(httpx2.BaseTransport):
     """Connections to one server, through the proxy that the environment names for it if `trusts_proxy`."""
 
-    def __init__(self, url: httpx2.URL, *, trusts_proxy: bool) -> None:
+    def __init__(self, url: httpx2.URL, context: SSLContext, *, trusts_proxy: bool) -> None:
         options: dict[str, Any] = {
-            "ssl_context": httpx2.create_ssl_context(),
+            "ssl_context": context,
             "max_connections": _MAX_CONNECTIONS,
             "max_keepalive_connections": _MAX_CONNECTIONS,
             "keepalive_expiry": 5.0,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import cast
 
 import msgspec
@@ -60,9 +61,10 @@ class Evaluate:
 
     async def _count(self, job: Job, document: EvaluateDocument, plan: Plan, part: Part) -> "_Counted":
         counts, first, most = Counts(pairs={}), part.first, 0
-        async with ModelRows(job, document, plan) as rows:
-            labels = {label: number for number, label in enumerate(rows.model.labels)}
-            async for batch, answers, errors in rows.read(part):
+        rows = ModelRows(job, document, plan)
+        labels = {label: number for number, label in enumerate(rows.model.labels)}
+        async with aclosing(rows.read(part)) as scored:
+            async for batch, answers, errors in scored:
                 targets = batch.column(document.target).to_pylist()
                 for row, scores in numbers(answers, plan.facts["scores"]).items():
                     try:

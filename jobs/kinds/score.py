@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,12 +79,17 @@ class Score:
     async def _write(
         self, job: Job, document: ScoreDocument, plan: Plan, part: Part, layout: Layout, writer: formats.Writer
     ) -> None:
-        async with ModelRows(job, document, plan) as rows:
-            async for batch, answers, errors in rows.read(part):
-                columns = {name: batch.column(name) for name in layout.carried}
-                columns |= _results(document, layout, rows.model, rows.signature, answers, batch.num_rows)
-                columns[ERROR] = error_column(errors, batch.num_rows)
-                writer.write(pa.record_batch(columns))
+        rows = ModelRows(job, document, plan)
+
+        def write(batch: pa.RecordBatch, answers: Sequence[Answer], errors: dict[int, str]) -> None:
+            columns = {name: batch.column(name) for name in layout.carried}
+            columns |= _results(document, layout, rows.model, rows.signature, answers, batch.num_rows)
+            columns[ERROR] = error_column(errors, batch.num_rows)
+            writer.write(pa.record_batch(columns))
+
+        async with aclosing(rows.read(part)) as scored:
+            async for batch, answers, errors in scored:
+                await asyncio.to_thread(write, batch, answers, errors)
                 job.progress.add(batch.num_rows, len(errors))
 
 

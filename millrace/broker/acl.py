@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         *("rpush", "lrange", "unlink"),  # fragments
         *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
         *("hget", "hdel", "hset"),  # desired_state.lua
+        "hgetall",  # what is asked with API keys
     ),
     "worker": _WORKER,
     "worker-with-code": (*_WORKER, "hmget", "zrem", "zrangebyscore", "del"),  # models that call models: append.lua

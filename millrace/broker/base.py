@@ -2,7 +2,8 @@
 
 - At least once: a block that was appended is delivered until somebody finishes it. A consumer that stops renewing its
   lease loses its blocks to the next one that claims.
-- Bounded: `append` refuses, it never drops.
+- Bounded: `append` refuses, it never drops. What is `bulk` counts apart from the rest, and fills no room of theirs.
+- Three priorities (`keys.py`): high before normal, and bulk only when nothing of the others waits.
 - Replies go to one API process and are lost with it; nobody else waits for them.
 
 The API side is asynchronous (one event loop, thousands of requests); the worker side is blocking (a few threads, each
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 from millrace.broker.clock import BrokerClock as BrokerClock
 from millrace.broker.clock import Clock
 from millrace.broker.fragments import Reference
-from millrace.broker.keys import Queue
+from millrace.broker.keys import BULK, Queue
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
 
@@ -55,7 +56,7 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one queue may hold, waiting or in work."""
+    """What one queue may hold of the priority that is appended, waiting or in work; high and normal count together."""
 
     rows: int
     bytes: int
@@ -90,6 +91,11 @@ class Delivery:
         """The bytes that it counts for in its queue."""
         return self.gone_bytes or len(self.block)
 
+    @property
+    def is_bulk(self) -> bool:
+        """Whether it is background work."""
+        return self.priority == BULK
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -110,6 +116,9 @@ class DeadLetter:
     error: str
     deliveries: int
     consumer: str
+
+
+USAGE_TTL_MS = 5_000
 
 
 def moved(announcement: WorkerAnnouncement, ms: float) -> WorkerAnnouncement:
@@ -167,6 +176,12 @@ class ProducerLink(Protocol):
     async def heartbeat(self) -> Heartbeat:
         """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come."""
 
+    async def exchange_usage(self, usage: bytes) -> dict[str, bytes]:
+        """Tell the other API processes what was asked of this one; what each that lives told last, by its id.
+
+        It is forgotten when it is not told again for `USAGE_TTL_MS`. The clock must be set.
+        """
+
     async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """Write what is wanted of a model in the place of a document of that generation, or an older one, or none.
 
@@ -193,19 +208,29 @@ class ConsumerLink(Protocol):
     losses: int
 
     def exchange(
-        self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
+        self,
+        replies: Sequence[Reply],
+        finished: Sequence[Delivery],
+        *,
+        count: int,
+        block_ms: int,
+        takes_bulk: bool = True,
     ) -> list[Delivery]:
         """Send replies, finish their blocks and wait for the next, in one round trip.
 
-        Waits up to `block_ms` for at least one block and returns up to `count` of each priority, the higher first.
-        `block_ms` 0 does not wait, and `count` 0 takes nothing.
+        Waits up to `block_ms` for at least one block and returns up to `count` of high and of normal priority, the
+        higher first. Where neither of them waits, and it `takes_bulk`, one block of bulk is returned. One more may come
+        together with others that arrive while it waits. `block_ms` 0 does not wait, and `count` 0 takes nothing.
         """
 
     def cancelled(self, items: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         """Those of the items, (reply stream, id) each, that nobody waits for any more."""
 
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
-        """Take over blocks whose lease ran out, of any consumer; one that was claimed before comes alone."""
+        """Take over blocks whose lease ran out, of any consumer.
+
+        One that was claimed before comes alone, and so does one of bulk, when there is no other.
+        """
 
     def bury(self, delivery: Delivery, error: str) -> None:
         """Copy a block to the dead-letter stream, with its error; `exchange` must still finish it."""

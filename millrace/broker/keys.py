@@ -7,8 +7,11 @@ every character but letters, digits and "-._~" is escaped as in a URL (caf%C3%A9
     key                                          type    holds
     millrace:{MODEL/VERSION}:requests:high       stream  request blocks "b" and their rows "r"; consumer group "workers"
     millrace:{MODEL/VERSION}:requests:normal     stream  the same, taken after "high"
-    millrace:{MODEL/VERSION}:held                hash    "rows" and "bytes" of both streams, waiting, in work or kept
+    millrace:{MODEL/VERSION}:requests:bulk       stream  the same, taken where none of the others waits
+    millrace:{MODEL/VERSION}:held                hash    "rows" and "bytes" of high, normal: waiting, in work or kept
+    millrace:{MODEL/VERSION}:held:bulk           hash    the same of bulk
     millrace:{MODEL/VERSION}:kept                zset    room for the rest of large requests, by when it is given up
+    millrace:{MODEL/VERSION}:kept:bulk           zset    the same for bulk
     millrace:{MODEL/VERSION}:fragments:ID        list    a block too large for one entry, which has a reference to it
     millrace:{MODEL/VERSION}:dead                stream  blocks given up: "b", "error", "deliveries", "consumer"
     millrace:{MODEL/VERSION}:cancelled           zset    "REPLY_STREAM ITEM_ID" that nobody awaits, by deadline in ms
@@ -16,6 +19,7 @@ every character but letters, digits and "-._~" is escaped as in a URL (caf%C3%A9
     millrace:{API}:replies:ID                    list    a reply block too large for one entry; expires
     millrace:{workers}                           hash    worker id -> its announcement as JSON, with the time it expires
     millrace:{workers}:controls                  hash    MODEL -> what is wanted of it at run time, as JSON
+    millrace:{apis}:usage                        hash    API -> what was asked with each API key of late, as JSON
 
 A finished block is acknowledged and deleted in one step, so a stream's length is what waits or is in work. Request
 streams are never trimmed; admission (lua/append.lua) refuses instead. About the last 1,000 dead letters are kept, or as
@@ -30,9 +34,12 @@ from urllib.parse import quote, unquote
 GROUP = "workers"
 WORKERS = "millrace:{workers}"
 DESIRED_STATES = "millrace:{workers}:controls"
+USAGE = "millrace:{apis}:usage"
 DEAD_LETTERS_KEPT = 1000
 DEAD_LETTERS_BYTES = 100_000_000  # as many as fit, were all as large as the newest
-PRIORITIES = ("high", "normal")
+BULK = "bulk"
+URGENT = ("high", "normal")
+PRIORITIES = (*URGENT, BULK)
 DEAD_LETTERS = "millrace:{*}:dead"  # what SCAN finds them by
 _DEAD = re.compile(r"millrace:\{(.+)/(\d+)\}:dead")
 
@@ -50,13 +57,17 @@ class Queue:
 
     @property
     def held(self) -> str:
-        """What the queue holds, which bounds it."""
+        """What the queue holds of high and normal priority, which bounds it."""
         return f"{_prefix(self.model, self.version)}:held"
 
     @property
-    def kept(self) -> str:
+    def held_bulk(self) -> str:
+        """What it holds of bulk, which has limits of its own."""
+        return f"{_prefix(self.model, self.version)}:held:bulk"
+
+    def kept(self, priority: str) -> str:
         """The room that is kept for blocks that follow."""
-        return f"{_prefix(self.model, self.version)}:kept"
+        return f"{_prefix(self.model, self.version)}:kept{':bulk' if priority == BULK else ''}"
 
     def fragments(self, fragments_id: str) -> str:
         """The fragments of one large request block."""

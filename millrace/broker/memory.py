@@ -12,10 +12,22 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from millrace.broker.base import Append, BrokerClock, DeadLetter, Delivery, Heartbeat, Held, Limits, Reply, Room, moved
+from millrace.broker.base import (
+    USAGE_TTL_MS,
+    Append,
+    BrokerClock,
+    DeadLetter,
+    Delivery,
+    Heartbeat,
+    Held,
+    Limits,
+    Reply,
+    Room,
+    moved,
+)
 from millrace.broker.clock import Clock
 from millrace.broker.fragments import Reference, read_reference
-from millrace.broker.keys import PRIORITIES, Queue, replies
+from millrace.broker.keys import BULK, PRIORITIES, URGENT, Queue, replies
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
 
@@ -40,6 +52,17 @@ class _QueueState:
     dead: list[DeadLetter] = field(default_factory=list)
     cancelled: dict[tuple[str, int], int] = field(default_factory=dict)  # (reply stream, item) -> deadline
     fragments: dict[str, tuple[float, list[bytes]]] = field(default_factory=dict)  # with the time they expire
+    urgent: "_Counted" = field(default_factory=lambda: _Counted())
+    bulk: "_Counted" = field(default_factory=lambda: _Counted())
+
+    def counted(self, priority: str) -> "_Counted":
+        return self.bulk if priority == BULK else self.urgent
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What counts together: of bulk, or of all else. `kept` is room for blocks that follow."""
+
     kept: dict[Room, None] = field(default_factory=dict)
     rows: int = 0
     bytes: int = 0
@@ -47,6 +70,12 @@ class _QueueState:
     def add(self, rows: int, size: int) -> None:
         """Count what was appended, or with negative numbers what left."""
         self.rows, self.bytes = self.rows + rows, self.bytes + size
+
+    def give_up_expired(self, now_ms: float) -> None:
+        """Give up the room whose time has passed."""
+        for room in [room for room in self.kept if room.expires_ms <= now_ms]:
+            del self.kept[room]
+            self.add(-room.rows, -room.bytes)
 
 
 class MemoryBroker:
@@ -60,6 +89,7 @@ class MemoryBroker:
         self._inboxes: dict[str, MemoryProducerLink] = {}
         self._workers: dict[str, WorkerAnnouncement] = {}
         self._desired_states: dict[str, DesiredState] = {}
+        self._usages: dict[str, tuple[float, bytes]] = {}
         self._ids = itertools.count(1)
 
     def producer(self, api: str, *, clock: Clock = time.monotonic) -> "MemoryProducerLink":
@@ -89,34 +119,29 @@ class MemoryBroker:
     def _append(self, append: Append, limits: Limits) -> Held:
         with self._changed:
             state = self._queues[append.queue]
+            held = state.counted(append.priority)
             rows = sum(rows for rows, _ in append.blocks) + (append.keeps.rows if append.keeps else 0)
             size = sum(_size(block) for _, block in append.blocks) + (append.keeps.bytes if append.keeps else 0)
-            is_kept = append.takes in state.kept
+            is_kept = append.takes in held.kept
             if append.takes and is_kept:
-                del state.kept[append.takes]
+                del held.kept[append.takes]
                 rows, size = rows - append.takes.rows, size - append.takes.bytes
 
             def is_beyond(part: float) -> bool:
-                return state.rows + rows > limits.rows * part or state.bytes + size > limits.bytes * part
+                return held.rows + rows > limits.rows * part or held.bytes + size > limits.bytes * part
 
             if not is_kept and is_beyond(0.5):
-                self._give_up_expired(state)
+                held.give_up_expired(self._now_ms())
                 if is_beyond(1):
-                    return Held(state.rows, state.bytes, is_refused=True)
+                    return Held(held.rows, held.bytes, is_refused=True)
             if append.keeps:
-                state.kept[append.keeps] = None
-            state.add(rows, size)
+                held.kept[append.keeps] = None
+            held.add(rows, size)
             state.waiting[append.priority] += [
                 Delivery(str(next(self._ids)).encode(), append.priority, block, rows) for rows, block in append.blocks
             ]
             self._changed.notify_all()
-            return Held(state.rows, state.bytes)
-
-    def _give_up_expired(self, state: _QueueState) -> None:
-        now_ms = self._now_ms()
-        for room in [room for room in state.kept if room.expires_ms <= now_ms]:
-            del state.kept[room]
-            state.add(-room.rows, -room.bytes)
+            return Held(held.rows, held.bytes)
 
     def _store(self, queue: Queue, fragments_id: str, fragment: bytes, expires_ms: float) -> None:
         with self._changed:
@@ -133,19 +158,23 @@ class MemoryBroker:
         expires_ms, fragments = state.fragments.get(reference.id, (0.0, []))
         if expires_ms <= self._now_ms() or len(fragments) != reference.count:
             state.fragments.pop(reference.id, None)
-            state.add(-delivery.rows, -reference.size)
+            state.counted(delivery.priority).add(-delivery.rows, -reference.size)
             return None
         return replace(delivery, block=b"".join(fragments), fragments=reference.id)
 
-    def _take(self, queue: Queue, consumer: str, count: int, block_ms: int) -> list[Delivery]:
+    def _take(self, queue: Queue, consumer: str, count: int, block_ms: int, takes_bulk: bool) -> list[Delivery]:
         with self._changed:
             state = self._queues[queue]
+            looked_at = PRIORITIES if takes_bulk else URGENT
             if block_ms:
-                self._changed.wait_for(lambda: any(state.waiting.values()), block_ms / 1000)
-            waiting = [delivery for priority in PRIORITIES for delivery in state.waiting[priority][:count]]
+                self._changed.wait_for(lambda: any(state.waiting[name] for name in looked_at), block_ms / 1000)
+            counts = dict.fromkeys(URGENT, count)
+            if takes_bulk and not any(state.waiting[name] for name in URGENT):
+                counts = {BULK: 1}
+            waiting = [delivery for name, most in counts.items() for delivery in state.waiting[name][:most]]
             taken = [whole for delivery in waiting if (whole := self._whole(state, delivery))]
-            for priority in PRIORITIES:
-                del state.waiting[priority][:count]
+            for name, most in counts.items():
+                del state.waiting[name][:most]
             now_ms = self._now_ms()
             state.held.update({delivery.entry_id: _Lease(consumer, now_ms, delivery) for delivery in taken})
             return taken
@@ -154,16 +183,17 @@ class MemoryBroker:
         with self._changed:
             state = self._queues[queue]
             if state.held.pop(delivery.entry_id, None):
-                state.add(-delivery.rows, -delivery.size)
+                state.counted(delivery.priority).add(-delivery.rows, -delivery.size)
                 state.fragments.pop(delivery.fragments, None)
 
     def _claim(self, queue: Queue, consumer: str, lease_ms: int, count: int) -> list[Delivery]:
         with self._changed:
             now_ms = self._now_ms()
             state = self._queues[queue]
-            lost = [held for held in state.held.values() if now_ms - held.renewed_ms >= lease_ms][:count]
-            suspect = next((i for i, held in enumerate(lost) if held.delivery.deliveries > 1), len(lost))
-            lost = lost[: max(1, suspect)]
+            lost = [held for held in state.held.values() if now_ms - held.renewed_ms >= lease_ms]
+            lost = sorted(lost, key=lambda held: PRIORITIES.index(held.delivery.priority))[:count]
+            alone = (i for i, held in enumerate(lost) if held.delivery.deliveries > 1 or held.delivery.is_bulk)
+            lost = lost[: max(1, next(alone, len(lost)))]
             for held in lost:
                 held.delivery = replace(held.delivery, deliveries=held.delivery.deliveries + 1)
                 held.consumer, held.renewed_ms = consumer, now_ms
@@ -259,6 +289,7 @@ class MemoryProducerLink:
 
     def __init__(self, broker: MemoryBroker, api: str, clock: Clock = time.monotonic) -> None:
         self._broker = broker
+        self._api = api
         self.reply_to = replies(api)
         self.clock = BrokerClock(clock)
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
@@ -296,6 +327,13 @@ class MemoryProducerLink:
         self._broker._set(self.clock)
         return Heartbeat(self._broker._live(), was_there, list(self._broker._desired_states.values()))
 
+    async def exchange_usage(self, usage: bytes) -> dict[str, bytes]:
+        """See `ProducerLink`."""
+        now_ms = self._broker._now_ms()
+        told = self._broker._usages
+        told[self._api] = (now_ms + USAGE_TTL_MS, usage)
+        return {api: content for api, (expires_ms, content) in told.items() if expires_ms >= now_ms}
+
     async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """See `ProducerLink`."""
         return self._broker._write_desired_state(control, replaces)
@@ -323,7 +361,13 @@ class MemoryConsumerLink:
         self.losses = 0
 
     def exchange(
-        self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
+        self,
+        replies: Sequence[Reply],
+        finished: Sequence[Delivery],
+        *,
+        count: int,
+        block_ms: int,
+        takes_bulk: bool = True,
     ) -> list[Delivery]:
         """See `ConsumerLink`."""
         for reply in replies:
@@ -332,7 +376,7 @@ class MemoryConsumerLink:
             self._broker._finish(self._queue, delivery)
         if not count:
             return []
-        taken = self._broker._take(self._queue, self._consumer, count, block_ms)
+        taken = self._broker._take(self._queue, self._consumer, count, block_ms, takes_bulk)
         self.cancelled_count = len(self._broker._queues[self._queue].cancelled)
         return taken
 

@@ -1,4 +1,11 @@
-"""A worker thread's side of one queue on Redis: it takes blocks, replies and finishes them."""
+"""A worker thread's side of one queue on Redis: it takes blocks, replies and finishes them.
+
+Two ways to take, each in the round trip that delivers what is done:
+
+- where no bulk is in the queue, one blocking read of the high and the normal stream. Bulk is counted on the way;
+- where there is some, or nothing came last time, a script (`lua/take.lua`), which sees all three streams at once. When
+  all are empty, and only then, a blocking read of all three follows.
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -16,6 +23,7 @@ from millrace.broker.keys import (
     DEAD_LETTERS_KEPT,
     GROUP,
     PRIORITIES,
+    URGENT,
     Queue,
     consumer_name,
     reply_fragments,
@@ -32,36 +40,66 @@ class RedisConsumerLink:
     """A worker thread's hold on one queue."""
 
     def __init__(self, servers: Servers, queue: Queue, consumer: str, forget_ms: int) -> None:
-        self._connections = BlockingConnections(servers, "reply", "store", "finish", "claim")
+        self._connections = BlockingConnections(servers, "reply", "store", "finish", "take", "claim")
         self._forget_ms = forget_ms
         self._queue = queue
         self._name = consumer
         self._streams = tuple(queue.requests(priority) for priority in PRIORITIES)
+        self._urgent = self._streams[: len(URGENT)]
+        self._counts: Sequence[Routed] = [
+            (queue.cancelled, ("ZCARD", queue.cancelled)),
+            (self._streams[-1], ("XLEN", self._streams[-1])),
+        ]
+        self._looks_for_bulk = True
         self._has_group = False
         self._has_lost_connection = False
         self.cancelled_count = 0
         self.losses = 0
 
     def exchange(
-        self, replies: Sequence[Reply], finished: Sequence[Delivery], *, count: int, block_ms: int
+        self,
+        replies: Sequence[Reply],
+        finished: Sequence[Delivery],
+        *,
+        count: int,
+        block_ms: int,
+        takes_bulk: bool = True,
     ) -> list[Delivery]:
-        """See `ConsumerLink`. Replies travel before their blocks are finished; one whose reader is gone is dropped."""
+        """See `ConsumerLink`. Replies travel before their blocks are finished; one whose reader is gone is dropped.
+
+        Bulk that comes when there was none may be left to the next call.
+        """
         sent = self._replies(replies)
         if sent and self._connections.is_spread:  # no order between servers: the replies must be there first
             self._execute(*sent)
             sent = []
         commands = sent + self._finish(finished)
-        if count:
-            if self._has_lost_connection:
-                self._has_lost_connection, self.losses = False, self.losses + 1
-            wait = ("BLOCK", block_ms) if block_ms else ()
-            take: Command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *wait)
-            commands.append((self._streams[0], (*take, "STREAMS", *self._streams, ">", ">")))
-            commands.append((self._queue.cancelled, ("ZCARD", self._queue.cancelled)))
-        answers = self._execute(*commands, wait_ms=block_ms if count else 0)
-        if not count or not answers:
+        if not count:
+            self._execute(*commands)
             return []
-        taken, self.cancelled_count = answers[-2:]
+        if self._has_lost_connection:
+            self._has_lost_connection, self.losses = False, self.losses + 1
+        if not takes_bulk or (block_ms and not self._looks_for_bulk):
+            return self._taken(commands, self._waiting(self._urgent, count, block_ms), block_ms)
+        take = call("take", self._streams, GROUP, self._consumer, count)
+        taken = self._taken(commands, take, 0)
+        if not taken and block_ms:
+            taken = self._taken([], self._waiting(self._streams, 1, block_ms), block_ms)
+        return taken
+
+    def _waiting(self, streams: Sequence[str], count: int, block_ms: int) -> Routed:
+        """The command that waits for blocks on any of the streams."""
+        wait = ("BLOCK", block_ms) if block_ms else ()
+        take: Command = ("XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", count, *wait)
+        return streams[0], (*take, "STREAMS", *streams, *(">" for _ in streams))
+
+    def _taken(self, commands: Sequence[Routed], take: Routed, wait_ms: int) -> list[Delivery]:
+        """Execute the commands and then the one that takes; what it took."""
+        answers = self._execute(*commands, take, *self._counts, wait_ms=wait_ms)
+        if not answers:
+            return []
+        taken, self.cancelled_count, held_bulk = answers[-3:]
+        self._looks_for_bulk = bool(held_bulk) or not taken
         return self._whole(self._deliveries(taken or ()))
 
     def cancelled(self, items: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
@@ -75,7 +113,7 @@ class RedisConsumerLink:
     def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
         """See `ConsumerLink`."""
         claim = call("claim", self._streams, GROUP, self._consumer, lease_ms, count)
-        answers = self._execute(claim, (self._queue.cancelled, ("ZCARD", self._queue.cancelled)))
+        answers = self._execute(claim, self._counts[0])
         if not answers or not answers[0]:
             return []
         claimed, self.cancelled_count = answers
@@ -163,7 +201,7 @@ class RedisConsumerLink:
             part
             for delivery in finished
             for part in (
-                PRIORITIES.index(delivery.priority) + 2,
+                PRIORITIES.index(delivery.priority) + 3,
                 delivery.entry_id,
                 delivery.rows,
                 delivery.size,
@@ -171,7 +209,7 @@ class RedisConsumerLink:
         )
         keys = [delivery.fragments for delivery in finished if delivery.fragments]
         drop: list[Routed] = [(keys[0], ("UNLINK", *keys))] if keys else []
-        return [call("finish", [self._queue.held, *self._streams], GROUP, *blocks), *drop]
+        return [call("finish", [self._queue.held, self._queue.held_bulk, *self._streams], GROUP, *blocks), *drop]
 
     def _on_each_stream(self, *command: Argument) -> list[Any]:
         """The answers to a command on each request stream, whose name is put for {}."""

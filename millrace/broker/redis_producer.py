@@ -5,13 +5,13 @@ import itertools
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
-from millrace.broker.base import Append, BrokerClock, Heartbeat, Held, Limits, Room
+from millrace.broker.base import USAGE_TTL_MS, Append, BrokerClock, Heartbeat, Held, Limits, Room
 from millrace.broker.clock import Clock
 from millrace.broker.connections import GRACE_S, Connections, call, sha
 from millrace.broker.discovery import Servers
 from millrace.broker.documents import Documents, newer_desired_state
 from millrace.broker.fragments import Reference
-from millrace.broker.keys import DESIRED_STATES, WORKERS, Queue, replies, reply_fragments
+from millrace.broker.keys import BULK, DESIRED_STATES, USAGE, WORKERS, Queue, replies, reply_fragments
 from millrace.broker.redis_commands import (
     REPLY_STREAM_TTL_MS,
     TIME,
@@ -34,6 +34,7 @@ class RedisProducerLink:
     """The API's side: connections to send on, and one that waits for replies. All are made again when lost."""
 
     def __init__(self, servers: Servers, api: str, clock: Clock) -> None:
+        self._api = api
         self.reply_to = replies(api)
         self.clock = BrokerClock(clock)
         self._sending = Connections(servers, "append", "cancel", "desired_state", clock=clock)
@@ -120,6 +121,22 @@ class RedisProducerLink:
         self.clock.sample(now_ms, sent_s, self._sending.received_s)
         return now_ms
 
+    async def exchange_usage(self, usage: bytes) -> dict[str, bytes]:
+        """See `ProducerLink`. Each value begins with the time when it expires."""
+        now_ms, api = int(self.clock.now_ms()), self._api
+        told = b"%d %b" % (now_ms + USAGE_TTL_MS, usage)
+        _, found = await self._sending.execute((USAGE, ("HSET", USAGE, api, told)), (USAGE, ("HGETALL", USAGE)))
+        live, gone = {}, []
+        for name, value in zip(found[::2], found[1::2], strict=True):
+            expires_ms, _, content = value.partition(b" ")
+            if int(expires_ms) < now_ms:
+                gone.append(name)
+            else:
+                live[name.decode()] = content
+        if gone:
+            await self._sending.execute((USAGE, ("HDEL", USAGE, *gone)))
+        return live
+
     async def write_desired_state(self, control: DesiredState, *, replaces: int) -> DesiredState | None:
         """See `ProducerLink`."""
         (answer,) = await self._sending.execute(write_desired_state(control, replaces))
@@ -155,7 +172,8 @@ async def _done(answers: Awaitable[list[Any]]) -> None:
 
 def _append(append: Append, limits: Limits) -> Routed:
     queue = append.queue
-    keys = stream, _, _ = queue.requests(append.priority), queue.held, queue.kept
+    held = queue.held_bulk if append.priority == BULK else queue.held
+    keys = stream, _, _ = queue.requests(append.priority), held, queue.kept(append.priority)
     blocks: Iterable[Argument] = itertools.chain.from_iterable(append.blocks)
     takes, keeps = append.takes, append.keeps
     room = ("", "", 0) if takes is keeps is None else (_room(takes), _room(keeps), keeps.expires_ms if keeps else 0)

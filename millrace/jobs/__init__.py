@@ -4,6 +4,7 @@
     records.py     what is known of a job: `JobRecord`
     store.py       `JobStore`: submit, get, list, cancel, retry, delete, changes, logs, uploads, results
     uploads.py     a file that arrives: written to the folder in pieces, bounded, and nowhere else
+    connecting.py  a client of the jobs' Redis, also behind Sentinels
     keys.py        every key in the jobs' Redis             lua/          what must happen there in one step
     units.py       RQ's form of one unit of work            settings.py   what the API and the jobs program both read
 

@@ -4,13 +4,15 @@ MillraceError                       status  code                 again?
 ├── InvalidRequest                  400     INVALID_ARGUMENT     no      the request itself is wrong
 │   ├── SignatureNotFound           400     INVALID_ARGUMENT     no
 │   └── VersionOutOfRange           400     INVALID_ARGUMENT     no
-├── NotAllowed                      403     PERMISSION_DENIED    no      this server's settings do not let callers do it
+├── NotAuthenticated                401     UNAUTHENTICATED      no      a key is needed, and none that is known came
+├── NotAllowed                      403     PERMISSION_DENIED    no      neither settings nor the caller's key let it
 ├── NotFound                        404     NOT_FOUND            no      no such thing
 │   └── ModelNotFound               404     NOT_FOUND            no      no such model, or no such version of it
 ├── Conflict                        409     ALREADY_EXISTS       no      it is there already, and is something else
 ├── PayloadTooLarge                 413     INVALID_ARGUMENT     no      larger than the server takes
 ├── CodingNotSupported              415     INVALID_ARGUMENT     no      the body is packed in a way that is not known
 ├── QueueFull                       429     RESOURCE_EXHAUSTED   yes     refused at once; `retry_after_s` says when
+│   └── LimitReached                429     RESOURCE_EXHAUSTED   yes     the caller's key may not make more requests now
 ├── Cancelled                       499     CANCELLED            no      the caller went away
 ├── ModelFailed                     500     INTERNAL             no      the model raised, or answered nonsense
 ├── Internal                        500     INTERNAL             no      a fault of ours
@@ -31,8 +33,12 @@ from millrace.protocol.paths import without_paths
 
 
 class MillraceError(Exception):
-    """The base of all; `str(error)` is the text for the caller."""
+    """The base of all; `str(error)` is the text for the caller.
 
+    `request_id` is that of the request where it stands in a record already, else "".
+    """
+
+    request_id = ""
     code: ClassVar[str] = "INTERNAL"
     status: ClassVar[int] = 500
     can_retry: ClassVar[bool] = False
@@ -61,8 +67,15 @@ class VersionOutOfRange(InvalidRequest):
         self.version = version
 
 
+class NotAuthenticated(MillraceError):
+    """A key is needed, and the request has none that is known."""
+
+    code = "UNAUTHENTICATED"
+    status = 401
+
+
 class NotAllowed(MillraceError):
-    """What the server's settings do not let its callers do."""
+    """What the server's settings do not let its callers do, or a caller's key does not let it do."""
 
     code = "PERMISSION_DENIED"
     status = 403
@@ -122,6 +135,10 @@ class QueueFull(MillraceError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class LimitReached(QueueFull):
+    """The caller's key may not make more requests now."""
 
 
 class Cancelled(MillraceError):

@@ -76,8 +76,10 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
     `labels` are the names of classes, `version_labels` those that the configuration gives to this version.
     `available_ms` is since when it is AVAILABLE there. `has_whole_requests` says that a request's rows must run in one
-    batch: its outputs are as long as the longest of them. `warmed` is False where its first run is a caller's. `notes`
-    are sentences: what of its files is left out or special, why its rows are not batched, why it is not warmed up.
+    batch: its outputs are as long as the longest of them. `bulk_rows` is how many rows of bulk should run at once, 0
+    where the worker does not know (`worker/loading/bulk.py`). `warmed` is False where its first run is a caller's.
+    `notes` are sentences: what of its files is left out or special, why its rows are not batched, or it is not warmed
+    up.
     `triton_config` is what its `config.pbtxt` says, as a serialized `inference.ModelConfig`.
     """
 
@@ -90,6 +92,7 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     signatures: dict[str, Signature] = {}
     labels: tuple[str, ...] = ()
     max_batch_size: int = 0
+    bulk_rows: int = 0
     version_labels: tuple[str, ...] = ()
     available_ms: int = 0
     has_whole_requests: bool = False

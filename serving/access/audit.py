@@ -14,7 +14,6 @@ import msgspec
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import MillraceError
 from serving.access.callers import Caller
-from serving.access.control import ControlRefused
 
 _log = logging.getLogger(__name__)
 _MOST_CHARACTERS = 1000
@@ -52,9 +51,9 @@ def recorded(caller: Caller, action: str, model: str) -> Iterator[Action]:
             _write(caller, action, model, outcome, error)
 
 
-def refused(error: ControlRefused, action: str, model: str) -> None:
+def refused(error: MillraceError, caller: Caller, action: str, model: str) -> None:
     """Record an action that its caller may not do."""
-    _write(error.caller, action, model, error.code, str(error))
+    _write(caller, action, model, error.code, str(error))
 
 
 def _write(caller: Caller, action: str, model: str, outcome: str, error: str, **values: str) -> None:
@@ -62,6 +61,7 @@ def _write(caller: Caller, action: str, model: str, outcome: str, error: str, **
         "action": action,
         "model": model,
         "caller": caller.address,
+        **({"key": caller.name} if caller.name else {}),
         "request_id": caller.request_id,
         "protocol": caller.protocol,
         "outcome": outcome,

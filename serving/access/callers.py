@@ -7,12 +7,33 @@ from urllib.parse import unquote
 UNKNOWN = "unknown"
 
 
+class Peer(str):
+    """The address at the other end of a connection, as text, "" where there is none.
+
+    `certificate` is the name in the client's certificate, "" where it showed none.
+    """
+
+    __slots__ = ("certificate",)
+
+    def __new__(cls, address: str, certificate: str = "") -> "Peer":
+        """Make one."""
+        peer = super().__new__(cls, address)
+        peer.certificate = certificate
+        return peer
+
+    certificate: str
+
+
 class Caller(NamedTuple):
-    """Who asked for a change, for the record. `address` is an IP address, or "" for a Unix socket."""
+    """Who asked for a change, for the record. `address` is an IP address, or "" for a Unix socket.
+
+    `name` is that of its key or its certificate, "" where it has none.
+    """
 
     address: str = UNKNOWN
     request_id: str = ""
     protocol: str = ""
+    name: str = ""
 
 
 def is_local(address: str) -> bool:

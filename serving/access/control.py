@@ -6,6 +6,8 @@ With `MILLRACE_SERVING_MODEL_CONTROL`
     explicit   every caller that is no web page
     none       nobody
 
+Where there is a file of keys (`gate.py`), loopback is as explicit: it is the key that lets its holder change models.
+
 A browser lets any page send requests to this machine, and a page whose name suddenly means 127.0.0.1 (DNS rebinding)
 is even allowed to read the answers. What gives a page away are headers such as `Origin` and `Sec-Fetch-Site`, and in
 the second case the `Host` that it asked for. CORS settings do not open this: they are for pages that use models.
@@ -31,14 +33,15 @@ class ControlRefused(NotAllowed):
 
     def __init__(self, text: str, caller: Caller) -> None:
         super().__init__(text)
-        self.caller = caller
+        self.request_id = caller.request_id
 
 
 class ControlAccess:
     """Decides by the head of a request, before its body is read."""
 
     def __init__(self, settings: ServingSettings) -> None:
-        self._mode = settings.model_control
+        is_open = settings.model_control == "loopback" and settings.keys_file is not None
+        self._mode = "explicit" if is_open else settings.model_control  # a key says who may
         self._hosts = frozenset({"localhost", *settings.control_host_names})
 
     def check(self, headers: Mapping[bytes, bytes], caller: Caller, *, has_host: bool = True) -> ControlRefused | None:

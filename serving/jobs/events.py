@@ -34,16 +34,25 @@ def last_words(error: MillraceError) -> bytes:
 class JobEvents:
     """See `serving.transport.event_stream.Pieces`. All of it runs on the event loop.
 
-    `begun` is called once, when the job is known: with None when its events can be written, or with an error.
+    `begun` is called once, when the job is known: with None when its events can be written, or with an error. With
+    each event, and each beat, `check` is asked whether the caller may see the job still.
     """
 
-    def __init__(self, watching: Watching, job: str, begun: Begun) -> None:
+    def __init__(
+        self,
+        watching: Watching,
+        job: str,
+        begun: Begun,
+        check: Callable[[JobRecord], MillraceError | None] = lambda _record: None,
+    ) -> None:
         """Raises `Unavailable` where too many watch jobs."""
         self._loop = asyncio.get_running_loop()
         self._begun: Begun | None = begun
+        self._check = check
         self._write: Callable[[bytes], None] | None = None
         self._end: Callable[[], None] | None = None
         self._first: JobRecord | None = None
+        self._last: JobRecord | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._watching = watching
         self._is_over = False
@@ -72,6 +81,9 @@ class JobEvents:
     def _told(self, found: JobRecord | MillraceError) -> None:
         if self._is_over:
             return
+        if isinstance(found, JobRecord):
+            self._last = found
+            found = self._check(found) or found
         if self._begun:
             begun, self._begun = self._begun, None
             self._first = found if isinstance(found, JobRecord) else None
@@ -82,6 +94,8 @@ class JobEvents:
                 self._end()
 
     def _go_on(self) -> None:
-        if self._write and not self._is_over:
+        if self._last and (refusal := self._check(self._last)):
+            self._told(refusal)
+        elif self._write and not self._is_over:
             self._write(BEAT)
             self._beat = self._loop.call_later(BEAT_S, self._go_on)

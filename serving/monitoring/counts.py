@@ -122,11 +122,14 @@ class Counts(msgspec.Struct):
     """All that is counted: by model and version, and copies for shadows by model, version and outcome.
 
     The model "" of version 0 is of requests for models that are not known. `processes` is how many API processes
-    counted it, and `queue_up` whether the queue answers all of them.
+    counted it, and `queue_up` whether the queue answers all of them. `keys` are requests for inference by API key and
+    HTTP status, `unknown_keys` requests without one that is known.
     """
 
     by_version: dict[tuple[str, int], VersionCounts] = {}
     shadows: dict[tuple[str, int, str], int] = {}
+    keys: dict[tuple[str, int], int] = {}
+    unknown_keys: int = 0
     processes: int = 1
     queue_up: bool = False
 
@@ -143,6 +146,9 @@ class Counts(msgspec.Struct):
             self.of(model, version).add(counts)
         for key, count in other.shadows.items():
             self.shadows[key] = self.shadows.get(key, 0) + count
+        for name, count in other.keys.items():
+            self.keys[name] = self.keys.get(name, 0) + count
+        self.unknown_keys += other.unknown_keys
         self.processes += other.processes
         self.queue_up &= other.queue_up
 

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from millrace.protocol.messages import ReplyBlock
+from serving.access.gate import KeyObserver
 from serving.monitoring.counts import Counts, Distribution, Runs, VersionCounts
 from serving.queueing.replies import BlockObserver
 from serving.queueing.requests import Timings
@@ -56,7 +57,7 @@ class _Noted:
             self.stages_ms = []
 
 
-class Metrics(BlockObserver):
+class Metrics(BlockObserver, KeyObserver):
     """Counts what this process does, beginning with what was `counted` before."""
 
     def __init__(self, counted: Counts | None = None) -> None:
@@ -108,6 +109,15 @@ class Metrics(BlockObserver):
         shadows = self._counts.shadows
         shadows[model, version, outcome] = shadows.get((model, version, outcome), 0) + 1
 
+    def key_ended(self, key: str, status: int) -> None:
+        """Count a request for inference by its API key."""
+        keys = self._counts.keys
+        keys[key, status] = keys.get((key, status), 0) + 1
+
+    def key_unknown(self) -> None:
+        """Count a request without a key that is known."""
+        self._counts.unknown_keys += 1
+
     def _of(self, model: str, version: int) -> _Noted:
         found = self._noted.get((model, version))
         if found is None:
@@ -147,6 +157,8 @@ class _Families(Collector):
         for model, live in self._workers.items():
             workers.add_metric([model], live)
         yield workers
+        if self._counts.keys or self._counts.unknown_keys:
+            yield from _of_keys(self._counts)
         yield GaugeMetricFamily("millrace_api_processes", "API processes on this port", self._counts.processes)
         yield GaugeMetricFamily(
             "millrace_queue_up", "1 while the queue answers heartbeats, else 0", float(self._counts.queue_up)
@@ -169,3 +181,13 @@ class _Families(Collector):
             distribution: Distribution = getattr(of, attribute)
             family.add_metric([model, str(version)], distribution.buckets(), distribution.sum)
         return family
+
+
+def _of_keys(counts: Counts) -> Iterator[Metric]:
+    keys = CounterMetricFamily(
+        "millrace_key_requests", "Requests for inference by API key and outcome (HTTP status)", labels=["key", "status"]
+    )
+    for (key, status), count in list(counts.keys.items()):
+        keys.add_metric([key, str(status)], count)
+    yield keys
+    yield CounterMetricFamily("millrace_unknown_keys", "Requests without a key that is known", counts.unknown_keys)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from millrace.protocol.errors import InvalidRequest, MillraceError
+from serving.access.gate import INFER, Gate, name_of
 from serving.call import Call
 from serving.execution import Execution
 from serving.protocols import uploads
@@ -33,7 +34,7 @@ class RestCalls:
     def __init__(self, service: "Service") -> None:
         self._service = service
 
-    def check(self, head: "RequestHead", _peer: str) -> MillraceError | None:
+    def check(self, head: "RequestHead", peer: str) -> MillraceError | None:
         """Why a request for a hot verb is refused before its body is read; None where it may go on.
 
         A small body is here already, or almost: `begin` asks the same at once.
@@ -42,6 +43,8 @@ class RestCalls:
             return None
         service = self._service
         try:
+            if service.gate:
+                service.gate.check_limits(service.gate.check(head.headers, peer, INFER, found.model))
             model = service.models.find(found.model, found.version, found.label)
             timeout_s = timeout_ms(head.headers, service.settings.request_timeout_ms) / 1000
             service.producer.refuse_if_late(model.name, model.version, found.verb.priority, timeout_s)
@@ -80,8 +83,12 @@ class RestCalls:
                 done(HttpResponse(200, rendered.body, headers, None, spooled, held))
 
         try:
+            if service.gate:
+                admit(service.gate, call, headers, peer)
             call.timeout_ms = timeout_ms(headers, service.settings.request_timeout_ms)
         except MillraceError as error:
+            if not isinstance(body, bytes):
+                body.close()
             if reservation:
                 reservation.release()
             call.error, call.status = error.with_traceback(None), error.status
@@ -128,6 +135,16 @@ class RestCalls:
         else:
             stages = f"parse;dur={call.parse_ms:.3f}"
         return (("x-request-id", call.request_id), ("server-timing", stages), *self._service.cors)
+
+
+def admit(gate: Gate, call: Call, headers: Headers, peer: str) -> None:
+    """Let the call in, or not: it counts against its caller's key until it has ended.
+
+    Raises `NotAuthenticated`, `NotAllowed`, `LimitReached`.
+    """
+    call.key = gate.admit(headers, peer, call.target_model)
+    if name := name_of(call.key, peer):
+        call.name = call.caller = name
 
 
 def timeout_ms(headers: Headers, longest_ms: float) -> float:

@@ -106,6 +106,10 @@ class Producer:
         except Unavailable as error:
             _log.info("the reply stream was left to expire", extra={"reason": str(error)})
 
+    def exchange_usage(self, usage: bytes) -> Awaitable[dict[str, bytes]]:
+        """See `ProducerLink.exchange_usage`."""
+        return self._link.exchange_usage(usage)
+
     def begin_to_drain(self) -> None:
         """Requests that no live worker can answer are not kept waiting for another one any more."""
         if not self._is_draining:

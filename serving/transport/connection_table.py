@@ -75,12 +75,21 @@ class ConnectionTable:
             self._evict(connection)
         return len(self._open) <= self.limit
 
+    def replace(self, old: OpenConnection, new: OpenConnection) -> None:
+        """A connection turns out to speak another protocol: the new one stands for it."""
+        self._open.discard(old)
+        self._open.add(new)
+
     def remove(self, connection: OpenConnection) -> None:
         """A connection is closed."""
         self._open.discard(connection)
         self._half_closed.discard(connection)
         if not self._open:
             self.emptied.set()
+
+    def hand_over(self, handshake: OpenConnection) -> None:
+        """A handshake is done: its connection takes its place at once."""
+        self._open.discard(handshake)
 
     def half_closed(self, connection: OpenConnection) -> None:
         """The caller of a connection has ended its side, and is looked for while its request is answered."""

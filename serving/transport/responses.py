@@ -38,7 +38,10 @@ def cors_headers(origin: str) -> tuple[tuple[str, str], ...]:
     return (
         ("access-control-allow-origin", origin),
         ("access-control-allow-methods", "POST, GET"),
-        ("access-control-allow-headers", f"Content-Type, Content-Encoding, X-Request-Timeout-Ms, {_READABLE}"),
+        (
+            "access-control-allow-headers",
+            f"Authorization, Content-Type, Content-Encoding, X-API-Key, X-Request-Timeout-Ms, {_READABLE}",
+        ),
         ("access-control-expose-headers", f"Retry-After, Server-Timing, {_READABLE}"),
     )
 
@@ -62,7 +65,9 @@ def error_response(status: int, text: str) -> HttpResponse:
 
 
 def error_headers(error: MillraceError) -> tuple[tuple[str, str], ...]:
-    """What helps a caller after an error: when to come again, in whole seconds (429, 503), or what is taken (415)."""
+    """What helps a caller after an error: when to come again, in whole seconds (429, 503), what is taken (401, 415)."""
+    if error.status == 401:
+        return (("www-authenticate", 'Bearer realm="millrace"'),)
     if error.status == 415:
         return (("accept-encoding", "gzip, deflate"),)
     if error.status not in (429, 503):

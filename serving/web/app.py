@@ -6,10 +6,10 @@ Under our own server (`server.py`) the hot verbs never come here; the code that 
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from millrace.protocol.errors import MillraceError, Unavailable
+from serving.access.gate import visible
 from serving.monitoring import metrics, peer_metrics
 from serving.monitoring.counts import Counts
 from serving.protocols.oip import rest as oip
@@ -28,12 +29,11 @@ from serving.routing import target
 from serving.service import Service
 from serving.transport.intake import too_large
 from serving.transport.responses import HttpResponse, error_body, error_headers
-from serving.web import control_routes, jobs_routes, probes
-from serving.web.methods import allowed_methods
+from serving.web import control_routes, jobs_routes, probes, route_access
+from serving.web.methods import MODEL_PATH, allowed_methods
 from serving.web.pages import Page, render_pages
 from serving.web.plain_bodies import PlainBodies
 
-_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,99})|/labels/([^/:]+))?(/metadata)?/?")
 _View = Callable[[str, int | None], Response]
 PAGES = "millrace.pages"  # the name of the rendered pages among the application's extensions
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -59,11 +59,12 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     def _begin() -> Response | None:
         g.started = time.perf_counter()
         g.request_id = service.request_id(_headers())
-        control_routes.check_request(service)
+        route_access.check_request(service)
         return _early_response(app, service)
 
     @app.after_request
     def _stamp(response: Response) -> Response:
+        route_access.end_request(service.gate, response.status_code)
         if "X-Request-Id" not in response.headers:
             response.headers["X-Request-Id"] = g.request_id
             response.headers["Server-Timing"] = f"total;dur={(time.perf_counter() - g.started) * 1000:.3f}"
@@ -95,7 +96,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     @app.post("/v2/models/<_name>/versions/<int:_number>/infer")
     def _hot(**_: object) -> Response:
         if hot := target(request.path):
-            answering = service.rest.answer(hot, _headers(), request.get_data())
+            answering = service.rest.answer(hot, _headers(), request.get_data(), request.remote_addr or "")
             return _response(asyncio.run_coroutine_threadsafe(answering, loop).result())
         raise NotFound
 
@@ -161,11 +162,11 @@ def _malformed() -> Response:
 def _add_tensorflow_serving(app: Flask, service: Service) -> None:
     @app.get("/<v1:_>")
     def _list(**_: object) -> Response:
-        return _json(tfs.render_list([service.models.versions(name) for name in service.models.names()]))
+        return _json(tfs.render_list([service.models.versions(name) for name in _names(service)]))
 
     @app.get("/<v1:_>/<path:_rest>")
     def _model(**_: object) -> Response:
-        match = _MODEL.fullmatch(request.path)
+        match = MODEL_PATH.fullmatch(request.path)
         if not match:
             raise NotFound
         name, number, label, metadata = match.groups()
@@ -206,7 +207,8 @@ def _add_open_inference(app: Flask, service: Service, counts: Callable[[], Count
 
     @app.get("/v2/models/stats")
     def _all_statistics() -> Response:
-        return _json(service.statistics.render(counts()))
+        document = service.statistics.render(counts())
+        return _json({"model_stats": visible(document["model_stats"], itemgetter("name"))})
 
     @_get_of_model(app, "/stats")
     def _statistics(name: str, number: int | None) -> Response:
@@ -232,6 +234,11 @@ def _add_open_inference(app: Flask, service: Service, counts: Callable[[], Count
         return _json([])  # as in Triton where no region is registered, and here none ever is
 
 
+def _names(service: Service) -> list[str]:
+    """The models that the caller may see."""
+    return visible(service.models.names(), str)
+
+
 def _page(page: Page) -> Response:
     return Response(page.body, content_type=page.content_type)
 
@@ -241,7 +248,7 @@ def _add_operations(app: Flask, service: Service, counts: Callable[[], Counts]) 
     def _index() -> Response:
         models: list[str] = []
         with contextlib.suppress(Unavailable):  # it is not known yet which there are
-            models = service.models.names()
+            models = _names(service)
         # `status` is what clients of KServe's v1 protocol look at.
         return _json({"status": "alive", **oip.render_server(), "models": models})
 

@@ -1,26 +1,24 @@
 """The routes by which operators change what the models do at run time: Triton's model repository, and our own verbs.
 
 The bodies are the types of `schemas.py`, which validate them and are the OpenAPI document's. Who may change something
-is decided on the route that Flask finds for a request, so there is no way of writing a path around it.
+is decided in `route_access.py`.
 """
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
 from flask import Flask, Response, g, request
 from msgspec import UNSET
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RequestRedirect
 
 from millrace.protocol.desired_state import DesiredState, Shadow, VersionPolicy
-from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, Unavailable
-from serving.access import audit
-from serving.access.callers import UNKNOWN, Caller
+from millrace.protocol.errors import InvalidRequest, NotSupported, Unavailable
+from serving.access.callers import Caller
+from serving.access.gate import visible
 from serving.models.model_control import IndexEntry
-from serving.protocols.rest_calls import Headers
 from serving.service import Service
 from serving.web import schemas
 
@@ -45,50 +43,9 @@ def add_routes(app: Flask, service: Service, loop: asyncio.AbstractEventLoop) ->
     _add_traffic(app, service, changes)
 
 
-class ControlRoutes:
-    """Says of a request's head, before its body is read, whether its caller may do what the route does."""
-
-    def __init__(self, app: Flask, service: Service) -> None:
-        self._routes = app.url_map.bind("")
-        self._service = service
-
-    def check(self, method: str, path: str, headers: Headers, peer: str) -> MillraceError | None:
-        """Why the caller may not, None where it may or nothing would be changed; what is refused is recorded.
-
-        `path` is decoded. `headers` have names in lower case, `peer` is the caller's address.
-        """
-        if method in ("GET", "HEAD", "OPTIONS"):
-            return None
-        try:
-            route, arguments = self._routes.match(path, method, return_rule=False)
-        except (HTTPException, RequestRedirect):
-            return None  # there is no such route
-        caller = Caller(peer, self._service.request_id(headers), "http")
-        return _refusal(self._service, route, arguments, headers, caller)
-
-
-def check_request(service: Service) -> None:
-    """The same for the request that Flask is about to answer, under whatever server. Raises `NotAllowed`."""
-    headers = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in request.headers.items()}
-    if request.endpoint and (
-        refusal := _refusal(service, request.endpoint, request.view_args or {}, headers, _caller())
-    ):
-        raise refusal
-
-
-def _refusal(
-    service: Service, route: str, arguments: Mapping[str, Any], headers: Headers, caller: Caller
-) -> MillraceError | None:
-    if route not in ACTIONS:
-        return None
-    refusal = service.access.check(headers, caller)
-    if refusal:
-        audit.refused(refusal, ACTIONS[route], str(arguments.get("name", "")))
-    return refusal
-
-
 def _caller() -> Caller:
-    return Caller(request.remote_addr or UNKNOWN, g.request_id, "http")
+    caller: Caller = g.caller
+    return caller
 
 
 class _Changes:
@@ -119,7 +76,8 @@ def _add_repository(app: Flask, service: Service, changes: _Changes) -> None:
     @app.post("/v2/repository/index")
     def _repository_index() -> Response:
         wanted = _read(schemas.IndexRequest, empty=b"{}")
-        return _json([_index_entry(entry) for entry in repository.index(ready=wanted.ready)])
+        found = visible(repository.index(ready=wanted.ready), attrgetter("name"))
+        return _json([_index_entry(entry) for entry in found])
 
     @app.post("/v2/repository/models/<name>/load")
     def _load(name: str) -> Response:

@@ -21,6 +21,7 @@ from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse, error_response
 from serving.transport.spooled_body import SpooledBody
 from serving.transport.streamed_body import Receiver
+from serving.web.route_access import PEER
 
 _log = logging.getLogger(__name__)
 RECEIVED = "millrace.received"  # in the environment: what has received the request's body as it came, or None
@@ -134,6 +135,7 @@ def _environ(head: RequestHead, body: bytes, peer: str) -> dict[str, object]:
     """The request as PEP 3333 wants it."""
     host, _, port = head.headers.get(b"host", b"localhost").decode("latin-1").rpartition(":")
     environ: dict[str, object] = {
+        PEER: peer,
         "REQUEST_METHOD": head.method,
         "SCRIPT_NAME": "",
         "PATH_INFO": head.path.encode().decode("latin-1"),
@@ -153,6 +155,8 @@ def _environ(head: RequestHead, body: bytes, peer: str) -> dict[str, object]:
     }
     for name, value in head.headers.items():
         key = name.decode("latin-1").upper().replace("-", "_")
+        if b"_" in name:
+            continue  # it would be taken for the header with dashes, as other servers know, too
         if key == "CONTENT_TYPE":
             environ[key] = value.decode("latin-1")
         elif key not in ("CONTENT_LENGTH", "TRANSFER_ENCODING"):

@@ -11,7 +11,9 @@ from werkzeug.wsgi import wrap_file
 from millrace.jobs.documents import read_document
 from millrace.jobs.records import JobRecord, State
 from millrace.protocol.errors import InvalidRequest, MillraceError
+from serving.access.gate import current, visible
 from serving.access.pages import page_error
+from serving.jobs.access import check_document, check_record, model_of
 from serving.jobs.events import BEAT, BEAT_S, MEDIA, last_words
 from serving.jobs.form import JobForm
 from serving.jobs.shown import event, path_of, show
@@ -42,13 +44,14 @@ def _add_submission(app: Flask, service: Service) -> None:
 def _add_reading(app: Flask, service: Service) -> None:
     @app.get("/v1/jobs")
     def _list_jobs() -> Response:
-        found = service.jobs.store.list(limit=_limit(), states=_states())
+        found = visible(service.jobs.store.list(limit=_limit(), states=_states()), model_of)
         return _json({"jobs": [show(record) for record in found]})
 
     @app.get("/v1/jobs/<job>")
     def _show_job(job: str) -> Response:
         if MEDIA in request.headers.get("Accept", ""):
             return _watch(service, job)
+        _own(service, job)
         return _json(show(service.jobs.store.get(job)))
 
     @app.get("/v1/jobs/<job>/events")
@@ -57,11 +60,13 @@ def _add_reading(app: Flask, service: Service) -> None:
 
     @app.get("/v1/jobs/<job>/logs")
     def _job_logs(job: str) -> Response:
+        _own(service, job)
         lines = service.jobs.store.logs(job)
         return _json({"lines": [{"time_s": line.time_s, "text": line.text} for line in lines]})
 
     @app.get("/v1/jobs/<job>/result")
     def _job_result(job: str) -> Response:
+        _own(service, job)
         result = service.jobs.store.open_result(job, request.args.get("name"))
         response = Response(wrap_file(request.environ, result.path.open("rb")), direct_passthrough=True)
         response.content_length = result.size
@@ -79,21 +84,30 @@ def _add_changes(app: Flask, service: Service) -> None:
     @app.post("/v1/jobs/<job>/cancel")
     def _cancel_job(job: str) -> Response:
         check_page()
+        _own(service, job)
         return _json(show(service.jobs.store.cancel(job)))
 
     @app.post("/v1/jobs/<job>/retry")
     def _retry_job(job: str) -> Response:
         check_page()
+        _own(service, job)
         return _json(show(service.jobs.store.retry(job)), 202)
 
     @app.delete("/v1/jobs/<job>")
     def _delete_job(job: str) -> Response:
         check_page()
+        _own(service, job)
         store = service.jobs.store
         if not store.get(job).is_final:
             return _json(show(store.cancel(job)))
         store.delete(job)
         return Response(status=204)
+
+
+def _own(service: Service, job: str) -> None:
+    """Raises `NotAllowed` where the caller's key is not good for the job, and `NotFound`."""
+    if key := current.get():
+        check_record(key, service.jobs.store.get(job))
 
 
 def _submit(service: Service, job: str | None) -> Response:
@@ -105,6 +119,7 @@ def _submit(service: Service, job: str | None) -> Response:
     form = request.environ.get(RECEIVED) or _receive(service)
     try:
         document = read_document(form.document(), store.kinds())
+        check_document(current.get(), document)
         record = store.submit(document, id=job, upload=form.upload())
     finally:
         form.close()
@@ -127,6 +142,7 @@ def _receive(service: Service) -> JobForm:
 
 def _watch(service: Service, job: str) -> Response:
     """Events for other WSGI servers; our own sends them without a thread (`serving.jobs.events`)."""
+    _own(service, job)
     service.jobs.store.get(job)
     return Response(_events(service, job), content_type=MEDIA, headers={"Cache-Control": "no-store"})
 

@@ -8,9 +8,10 @@ from werkzeug.exceptions import HTTPException
 
 from serving.routing import target
 
-_V1_MODEL = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,99})|/labels/([^/:]+))?(/metadata)?/?")
+# What GET answers of TensorFlow Serving's paths: a model's state, or its metadata.
+MODEL_PATH = re.compile(r"(?i)/v1/models/([^/:]+)(?:/versions/(\d{1,99})|/labels/([^/:]+))?(/metadata)?/?")
 # The routes that match more paths than they answer, each with what tells those that it does.
-_WIDE: dict[str, Callable[[str], object]] = {"_hot": target, "_model": _V1_MODEL.fullmatch}
+_WIDE: dict[str, Callable[[str], object]] = {"_hot": target, "_model": MODEL_PATH.fullmatch}
 
 
 def allowed_methods(app: Flask, path: str) -> list[str]:

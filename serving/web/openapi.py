@@ -18,7 +18,7 @@ from millrace.protocol.errors import MillraceError
 from serving.web import openapi_jobs, schemas
 
 _REFERENCE = "#/components/schemas/{name}"
-_EVERYWHERE = (400, 408, 413, 431, 500, 501, 503, 504)  # what the server itself answers, whatever the request
+_EVERYWHERE = (400, 401, 403, 408, 413, 431, 500, 501, 503, 504)  # what the server itself answers, whatever the request
 _AGAIN = (429, 503)  # those with Retry-After
 # Statuses that no error of the tree stands for: the head of the request was never read.
 _OF_THE_HEAD = {
@@ -360,7 +360,12 @@ def document() -> dict[str, Any]:
             "responses": {str(status): _refusal(status) for status in _documented_statuses()},
             "parameters": _PARAMETERS,
             "headers": _HEADERS,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
         },
+        "security": [{}, {"bearer": []}, {"header": []}],  # a key, where the server has a file of keys
     }
 
 

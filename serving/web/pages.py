@@ -7,6 +7,8 @@ from flask import Flask, render_template
 
 from serving.web import openapi
 
+PATHS = ("/docs", "/openapi.json")
+
 
 class Page(NamedTuple):
     """One page as it is sent."""

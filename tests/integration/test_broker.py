@@ -12,7 +12,7 @@ import redis
 
 from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply, Room
 from millrace.broker.fragments import Reference, read_reference
-from millrace.broker.keys import DEAD_LETTERS_BYTES, Queue, consumer_name
+from millrace.broker.keys import DEAD_LETTERS_BYTES, PRIORITIES, Queue, consumer_name
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState
@@ -68,6 +68,81 @@ def test_blocks_are_delivered_once_in_order_and_high_priority_first(broker: Brok
     appended(broker, one(b"1"), one(b"2"), one(b"3", priority="high"))
     assert blocks(take(broker)) == [b"3", b"1", b"2"]
     assert take(broker, "another") == []
+
+
+def test_bulk_is_taken_one_block_at_a_time_and_only_where_nothing_else_waits(broker: Broker) -> None:
+    appended(broker, *(one(block, priority="bulk") for block in (b"b1", b"b2")), one(b"n"), one(b"h", priority="high"))
+    consumer = broker.consumer(QUEUE, "c")
+    taken = [blocks(consumer.exchange([], [], count=10, block_ms=block_ms)) for block_ms in (0, 10_000)]
+    assert taken == [[b"h", b"n"], [b"b1"]]
+    appended(broker, one(b"n2"))
+    taken = [blocks(consumer.exchange([], [], count=10, block_ms=block_ms)) for block_ms in (10_000, 10_000, 0)]
+    assert taken == [[b"n2"], [b"b2"], []]
+
+
+def test_a_consumer_that_wants_no_bulk_gets_none(broker: Broker) -> None:
+    appended(broker, one(b"b", priority="bulk"))
+    consumer = broker.consumer(QUEUE, "c")
+    assert [consumer.exchange([], [], count=9, block_ms=ms, takes_bulk=False) for ms in (0, 20)] == [[], []]
+    appended(broker, one(b"n"))
+    assert blocks(consumer.exchange([], [], count=9, block_ms=0, takes_bulk=False)) == [b"n"]
+    assert blocks(consumer.exchange([], [], count=9, block_ms=0)) == [b"b"]
+
+
+def test_a_consumer_that_serves_others_finds_bulk_that_came_meanwhile(broker: Broker) -> None:
+    """It was not asked for bulk while there was none; that it learns of it costs no exchange more."""
+    consumer = broker.consumer(QUEUE, "c")
+    for number in range(3):
+        appended(broker, one(str(number).encode()))
+        assert len(consumer.exchange([], [], count=9, block_ms=10_000)) == 1
+    appended(broker, one(b"b", priority="bulk"), one(b"n"))
+    assert blocks(consumer.exchange([], [], count=9, block_ms=10_000)) == [b"n"]
+    assert blocks(consumer.exchange([], [], count=9, block_ms=10_000)) == [b"b"]
+
+
+def test_an_idle_consumer_is_woken_by_bulk(broker: Broker) -> None:
+    consumer, taken = broker.consumer(QUEUE, "c"), list[Delivery]()
+    assert consumer.exchange([], [], count=9, block_ms=10) == []
+    waiting = threading.Thread(target=lambda: taken.extend(consumer.exchange([], [], count=9, block_ms=20_000)))
+    waiting.start()
+    started = time.monotonic()
+    appended(broker, one(b"b", priority="bulk"))
+    waiting.join()
+    assert blocks(taken) == [b"b"]
+    assert time.monotonic() - started < 19
+
+
+def test_bulk_and_the_rest_take_no_room_of_each_other(broker: Broker) -> None:
+    bulk = one(b"123", 10, priority="bulk")
+    assert appended(broker, bulk, one(b"1", 10, priority="high"), limit=10) == [None, None]
+    assert appended(broker, bulk, one(b"1"), limit=10) == [full(10, 3), full(10, 1)]
+    consumer = broker.consumer(QUEUE, "c")
+    consumer.exchange([], consumer.exchange([], [], count=9, block_ms=0), count=0, block_ms=0)
+    assert appended(broker, one(b"1", 4), bulk, limit=10) == [None, full(10, 3)]
+    consumer.exchange([], consumer.exchange([], [], count=9, block_ms=0), count=0, block_ms=0)
+    consumer.exchange([], consumer.exchange([], [], count=9, block_ms=0), count=0, block_ms=0)
+    assert appended(broker, bulk, one(b"1", 10), limit=10) == [None, None]
+
+
+def test_room_for_bulk_that_follows_is_kept_apart(broker: Broker) -> None:
+    kept = room(6, 60)
+    large_bulk = Append(QUEUE, "bulk", ((1, b"1"),), keeps=kept)
+    assert appended(broker, large_bulk, one(b"x", 9), one(b"b", 9, "bulk"), limit=10) == [None, None, full(7, 61)]
+    assert appended(broker, Append(QUEUE, "bulk", (), kept), one(b"b", 9, "bulk"), limit=10) == [None, None]
+
+
+def test_lost_bulk_is_claimed_block_by_block_when_nothing_else_is(broker: Broker) -> None:
+    appended(broker, one(b"n"), one(b"b1", priority="bulk"), one(b"b2", priority="bulk"))
+    dead = broker.consumer(QUEUE, "dead")
+    for _ in range(3):
+        assert dead.exchange([], [], count=9, block_ms=0)
+    broker.worker().release(QUEUE, "dead", is_suspect=False)
+    consumer = broker.consumer(QUEUE, "next")
+    claimed = [consumer.claim(lease_ms=60_000, count=9) for _ in range(4)]
+    assert [blocks(each) for each in claimed] == [[b"n"], [b"b1"], [b"b2"], []]
+    assert {delivery.deliveries for each in claimed for delivery in each} == {1}
+    consumer.exchange([], [delivery for each in claimed for delivery in each], count=0, block_ms=0)
+    assert appended(broker, one(b"x", 10, "bulk"), one(b"x", 10), limit=10) == [None, None]
 
 
 def test_a_block_that_waits_for_its_first_worker_is_not_lost(broker: Broker) -> None:
@@ -315,6 +390,8 @@ def test_blocks_that_were_claimed_and_lost_again_come_one_at_a_time_whatever_the
 
 def test_what_a_consumer_holds_is_renewed_and_nothing_of_others(broker: Broker) -> None:
     appended(broker, one(b"mine"), one(b"mine too", priority="high"))
+    take(broker, "slow")
+    appended(broker, one(b"mine as well", priority="bulk"))
     take(broker, "slow")
     appended(broker, one(b"lost"))
     take(broker, "dead")
@@ -690,7 +767,7 @@ class TestRedisAlone:
             assert client.xlen(QUEUE.requests("normal")) == 0
             assert client.hgetall(QUEUE.held) == {"rows": "0", "bytes": "0"}
             assert client.xinfo_consumers(QUEUE.requests("normal"), "workers") == []
-            assert sorted(client.keys()) == sorted([QUEUE.requests("high"), QUEUE.requests("normal"), QUEUE.held])
+            assert set(client.keys()) == {*map(QUEUE.requests, PRIORITIES), QUEUE.held}
 
     def test_consumers_that_hold_nothing_and_are_long_silent_are_forgotten(self, redis_server: RedisServer) -> None:
         broker = RedisBroker(redis_server.url)
@@ -994,3 +1071,19 @@ async def relay(to: Path) -> AsyncIterator[Relay]:
     for task in made.tasks:
         task.cancel()
     await asyncio.gather(*made.tasks, return_exceptions=True)
+
+
+def test_api_processes_tell_each_other_what_they_were_asked(broker: Broker) -> None:
+    async def run() -> None:
+        one, two = broker.producer("one"), broker.producer("two")
+        try:
+            for link in (one, two):
+                await link.heartbeat()
+            assert await one.exchange_usage(b"1 a") == {"one": b"1 a"}
+            assert await two.exchange_usage(b"2 b") == {"one": b"1 a", "two": b"2 b"}
+            assert await one.exchange_usage(b"") == {"one": b"", "two": b"2 b"}
+        finally:
+            await one.close()
+            await two.close()
+
+    asyncio.run(run())

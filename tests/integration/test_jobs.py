@@ -155,7 +155,7 @@ def test_a_job_goes_on_without_anything_that_rq_knew_of_it(jobs: Jobs) -> None:
 
 def test_a_unit_whose_process_dies_goes_on_and_the_third_death_fails_the_job(jobs: Jobs) -> None:
     program = jobs.start()
-    job = jobs.submit({**TINY, "part_rows": 50_000}, csv_of(50_000))
+    job = jobs.submit({**TINY, "part_rows": 400_000}, csv_of(400_000))
     for _ in range(3):
         until(lambda: psutil.Process(program.pid).children() or jobs.store.get(job.id).is_final, 30)
         until(lambda: jobs.redis_client().exists(JobKeys(job.id).claim("part-0")), 60, "the claim of the part")

@@ -153,7 +153,7 @@ def test_programs_that_are_killed_at_random_moments_cost_no_row_and_change_no_by
             kills = 0
             while not jobs.store.get(job.id).is_final and kills < 12:
                 with contextlib.suppress(AssertionError):  # it ended meanwhile, or a moment has passed
-                    until(lambda: jobs.store.get(job.id).is_final, moments.uniform(0, 1.5))
+                    until(lambda: jobs.store.get(job.id).is_final, moments.uniform(0, 0.8))
                 victim = jobs.programs.pop(moments.randrange(len(jobs.programs)))
                 kill_all(victim) if moments.random() < 0.7 else victim.kill()
                 victim.wait()
@@ -169,3 +169,55 @@ def test_programs_that_are_killed_at_random_moments_cost_no_row_and_change_no_by
             assert jobs.result(job.id) == jobs.result(undisturbed.id)
     finally:
         jobs.stop()
+
+
+_LINGERS = """
+from jobs.kinds.base import whole
+from jobs.parts import Outcome, Outputs, Part, Plan
+
+
+def linger(job, step):
+    with whole(job.outputs / f"{step}.txt") as path:
+        path.write_text("partial")
+    with whole(job.part_path(0, ".txt")) as path:
+        path.write_text("partial")
+    while job.document.options["step"] == step:
+        job.outputs.mkdir(parents=True, exist_ok=True)
+        (job.outputs / ".half").write_text("partial")
+
+
+class Lingers:
+    name = "lingers"
+
+    def plan(self, job):
+        linger(job, "plan")
+        return Plan(parts=(Part(0, 0, 1),), rows=1)
+
+    def run(self, job, plan, part):
+        linger(job, "run")
+        return Outcome(rows=1)
+
+    def join(self, job, plan, outcomes):
+        linger(job, "join")
+        return Outputs(names=("join.txt",))
+
+
+KIND = Lingers()
+"""
+
+
+def test_cancel_ends_planning_work_and_joining_and_leaves_nothing(jobs: Jobs, tmp_path: Path) -> None:
+    (tmp_path / "kinds" / "lingers.py").write_text(_LINGERS)
+    program = started(jobs)
+    for step in ("plan", "run", "join"):
+        job = jobs.submit({"kind": "lingers", "options": {"step": step}}, b"hey")
+        half = jobs.store.job_folder(job.id) / "outputs" / ".half"
+        until(half.exists, what=f"the job to {step}")
+        (horse,) = psutil.Process(program.pid).children()
+        jobs.store.cancel(job.id)
+        canceled_at = time.monotonic()
+        until(lambda: not horse.is_running() or horse.status() == psutil.STATUS_ZOMBIE, 10)  # noqa: B023
+        assert time.monotonic() - canceled_at < 1
+        until(lambda: not list(half.parent.parent.glob("*/*")), 5, "the end of what it wrote")  # noqa: B023
+        assert jobs.store.get(job.id).state == "canceled"
+    assert jobs.ended(jobs.submit(SHOUTED, b"hey").id).state == "finished"

@@ -15,6 +15,7 @@ from millrace.broker.base import Broker
 from millrace.broker.keys import Queue
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
+from millrace.calling.served import ServedModels
 from millrace.model import Outputs
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Unavailable
@@ -22,7 +23,6 @@ from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
 from tests.support.running import RedisServer
 from tests.support.working import Scripted, doubles, model_of, raises_in_infer, serving
-from worker.calls.choosing import ServedModels
 from worker.calls.inputs import tensors_of
 from worker.calls.models import QueueModels
 from worker.loading.model import Model

@@ -212,15 +212,15 @@ def test_nothing_waits_while_there_is_something_to_do(broker: Broker) -> None:
         link = consumer(queue, name)
         exchange = link.exchange
 
-        def recorded(replies: Any, finished: Any, *, count: int, block_ms: int) -> Any:
+        def recorded(replies: Any, finished: Any, *, count: int, block_ms: int, takes_bulk: bool) -> Any:
             nonlocal in_hand
             in_hand -= len(finished)
             waits.append((in_hand, block_ms))
-            taken = exchange(replies, finished, count=count, block_ms=block_ms)
+            taken = exchange(replies, finished, count=count, block_ms=block_ms, takes_bulk=takes_bulk)
             in_hand += len(taken)
             return taken
 
-        link.exchange = recorded  # type: ignore[method-assign]
+        link.exchange = recorded  # type: ignore[method-assign, assignment]
         return link
 
     broker.consumer = watched  # type: ignore[method-assign, assignment]
@@ -234,7 +234,7 @@ def test_a_worker_waits_for_a_fuller_batch_where_the_model_asks_for_it(broker: B
     backend = Scripted(doubles)
 
     async def run() -> None:
-        producer = Producer(broker.producer("api"), limits=Limits(1000, 10**8))
+        producer = Producer(broker.producer("api"), limits=Limits(1000, 10**8), grace_s=60)
         await producer.start()
         while not producer.is_connected:
             await asyncio.sleep(0.001)
@@ -264,9 +264,9 @@ class Counting(MemoryConsumerLink):
         super().__init__(broker, QUEUE, "w")
         self.counts: list[int] = []
 
-    def exchange(self, *args: Any, count: int, block_ms: int) -> list[Delivery]:
+    def exchange(self, *args: Any, count: int, **options: Any) -> list[Delivery]:
         self.counts += [count] * bool(count)
-        return super().exchange(*args, count=count, block_ms=block_ms)
+        return super().exchange(*args, count=count, **options)
 
 
 @pytest.mark.parametrize(("pads", "batches"), [(False, 1), (True, 4)])
@@ -541,10 +541,10 @@ def test_blocks_that_are_claimed_one_by_one_are_claimed_without_a_pause() -> Non
             taken += consumer.claim(lease_ms=20, count=5) or consumer.exchange([], [], count=5, block_ms=0)
 
     class Recording(MemoryConsumerLink):
-        def exchange(self, *args: Any, count: int, block_ms: int) -> list[Delivery]:
+        def exchange(self, *args: Any, count: int, block_ms: int, **options: Any) -> list[Delivery]:
             if count:
                 waits.append(block_ms)
-            return super().exchange(*args, count=count, block_ms=block_ms)
+            return super().exchange(*args, count=count, block_ms=block_ms, **options)
 
     instance = Instance(
         model_of(Scripted(doubles)),

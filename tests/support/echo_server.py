@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import uvloop
 from millrace.protocol.errors import MillraceError, NotAllowed
 from serving.settings import ServingSettings
 from serving.transport.budget import Budget, Reservation
+from serving.transport.certificates import certificates
 from serving.transport.handler import Done, Withdraw
 from serving.transport.http_server import HttpServer
 from serving.transport.intake import LARGE_BYTES, Body
@@ -109,12 +111,15 @@ class Caller:
 class Running:
     """A server, its handler, and connections to it."""
 
-    def __init__(self, server: HttpServer, echo: Echo, budget: Budget) -> None:
+    def __init__(
+        self, server: HttpServer, echo: Echo, budget: Budget, client_context: ssl.SSLContext | None = None
+    ) -> None:
         self.server, self.echo, self.budget = server, echo, budget
+        self.client_context = client_context
         self._callers: list[Caller] = []
 
     async def connect(self) -> Caller:
-        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.server.settings.port))
+        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.server.settings.port, ssl=self.client_context))
         self._callers.append(caller)
         return caller
 
@@ -134,12 +139,13 @@ class Running:
 
 
 @asynccontextmanager
-async def running(**settings: Any) -> AsyncIterator[Running]:
+async def running(client_context: ssl.SSLContext | None = None, **settings: Any) -> AsyncIterator[Running]:
+    """A server that speaks TLS where the settings say so; its callers speak it with their context."""
     chosen = ServingSettings(port=free_port(), **settings)
     echo, budget = Echo(chosen.max_body_bytes), Budget(chosen.max_buffered_bytes or 2**29)
-    server = HttpServer(chosen, echo, budget)
+    server = HttpServer(chosen, echo, budget, certificates=certificates(chosen))
     await server.start()
-    run = Running(server, echo, budget)
+    run = Running(server, echo, budget, client_context)
     try:
         yield run
     finally:

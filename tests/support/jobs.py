@@ -119,10 +119,12 @@ class Jobs:
 def kill_all(program: "subprocess.Popen[bytes]") -> None:
     """SIGKILL to the program and to the process that runs its unit, as when their machine is lost."""
     program.send_signal(signal.SIGSTOP)  # so that it starts no other one meanwhile
-    for process in (*psutil.Process(program.pid).children(recursive=True), psutil.Process(program.pid)):
+    children = psutil.Process(program.pid).children(recursive=True)
+    for process in (*children, psutil.Process(program.pid)):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     program.wait()
+    psutil.wait_procs(children, timeout=30)
 
 
 @contextlib.contextmanager

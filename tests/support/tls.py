@@ -19,12 +19,18 @@ class Certificates:
     folder: Path
 
     def make(self) -> None:
-        self._run("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.crt")
+        new = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+        self._run(f"req -x509 {new} -days 2 -subj /CN=ca -keyout ca.key -out ca.crt")
         for name, where in (("server", "IP:127.0.0.1"), ("stranger", "DNS:elsewhere"), ("client", "DNS:client")):
-            self._run(f"req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr")
+            self._run(f"req {new} -subj /CN={name} -keyout {name}.key -out {name}.csr")
             (self.folder / "names").write_text(f"subjectAltName={where}\n")
             signed = f"-in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out {name}.crt"
             self._run(f"x509 -req -days 2 -extfile names {signed}")
+
+    def encrypt(self, name: str) -> str:
+        """A copy of a key that needs a password."""
+        self._run(f"pkey -in {name} -aes256 -passout pass:secret -out encrypted-{name}")
+        return f"encrypted-{name}"
 
     def _run(self, arguments: str) -> None:
         subprocess.run(["openssl", *arguments.split()], cwd=self.folder, check=True, capture_output=True)

@@ -17,7 +17,8 @@ from serving.access.control import ControlAccess
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.web.app import create_app
-from serving.web.control_routes import ACTIONS, ControlRoutes
+from serving.web.control_routes import ACTIONS
+from serving.web.route_access import RouteAccess
 
 LOCAL = {b"host": b"localhost:8000"}
 
@@ -166,7 +167,7 @@ def test_a_page_is_refused_before_its_body_is_read(
     method: str, path: str, client: FlaskClient, service: Service, record: "Record"
 ) -> None:
     headers = {b"host": b"localhost", b"origin": b"https://example.org", b"content-type": b"text/plain"}
-    routes = ControlRoutes(client.application, service)
+    routes = RouteAccess(client.application, service)
     refusal = routes.check(method, path, headers | {b"x-request-id": b"mine"}, "127.0.0.1")
     assert refusal
     assert refusal.status == 403
@@ -207,7 +208,7 @@ def test_the_same_holds_under_any_wsgi_server(method: str, path: str, client: Fl
 def test_no_other_way_of_writing_a_path_or_method_changes_anything(
     method: str, path: str, client: FlaskClient, service: Service
 ) -> None:
-    assert ControlRoutes(client.application, service).check(method, path, {}, "10.0.0.1") is None
+    assert RouteAccess(client.application, service).check(method, path, {}, "10.0.0.1") is None
     overrides = {"X-HTTP-Method-Override": "PUT", "X-HTTP-Method": "DELETE", "X-Method-Override": "PUT"}
     answer = client.open(f"{path}?_method=PUT", method=method, headers=overrides, data="{}")
     assert answer.status_code in (400, 404, 405, 308, 503)  # 503: nothing is known of models without a queue
@@ -218,7 +219,7 @@ def test_no_other_way_of_writing_a_path_or_method_changes_anything(
     ["//v2/repository/models/m/load", "/v2/repository/models/a b\u00fc%2F/load", "/v2/repository/models/m/load/"],
 )
 def test_other_ways_that_lead_to_a_route_are_under_its_rule(path: str, client: FlaskClient, service: Service) -> None:
-    routes = ControlRoutes(client.application, service)
+    routes = RouteAccess(client.application, service)
     assert routes.check("POST", path, {}, "10.0.0.1")
     assert routes.check("POST", path, {b"host": b"localhost"}, "127.0.0.1") is None
 

@@ -8,20 +8,21 @@ None of it is an examination: a model whose first runs fail is served, and its n
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from millrace.protocol.errors import DeadlineExceeded, Unavailable
 from millrace.protocol.tensors import Signature
-from worker.backends.base import Backend, Device, ends_the_program
+from worker.backends.base import Backend, Device, LoadError, ends_the_program
 from worker.backends.texts import reason_of
-from worker.loading import trial, warmup
+from worker.loading import bulk, trial, warmup
 from worker.loading.budget import Budget
 from worker.loading.samples import Subject
 from worker.preprocessing.preparation import Preparation
 from worker.running.batcher import Cost
 
 _log = logging.getLogger(__name__)
+LoadExact = Callable[[], tuple[Backend, Device]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,8 @@ class FirstRuns:
     """What the first runs showed. `not_batched` says why rows must not run together, "" where they may.
 
     `rows` is the largest batch that ran; `lacked` says what larger ones do, "" where there are none.
-    `not_warmed` says why callers' requests are the first runs, "" where they are not.
+    `not_warmed` says why callers' requests are the first runs, "" where they are not. `bulk_rows`: see `bulk.py`; 0
+    where that is not known.
     """
 
     not_batched: str = ""
@@ -38,6 +40,7 @@ class FirstRuns:
     lacked: str = ""
     not_warmed: str = ""
     cost: Cost = field(default_factory=Cost)
+    bulk_rows: int = 0
 
 
 def first_runs(
@@ -50,9 +53,11 @@ def first_runs(
     max_batch_size: int,
     is_told: bool,
     budget: Budget,
+    exact: LoadExact | None = None,
 ) -> FirstRuns:
     """Run these signatures, as callers see them, in batches of up to `max_batch_size` rows; 0: requests are not cut.
 
+    `exact` loads the model once more, where the device rounds so much that this may be what a trial sees.
     Where the model's owner `is_told` to have said that rows are independent, no trial judges it. Raises `Unavailable`
     or `DeadlineExceeded` for a model that depends on something that is away, and `KeyboardInterrupt`.
     """
@@ -61,12 +66,15 @@ def first_runs(
         if max_batch_size and not is_told:
             rows = max(2, max_batch_size)  # rows that mix must not run one by one either: a request has several
             shown = trial.of_model(backend, signatures, preparation, rows, device, subjects=subjects, budget=budget)
+            if shown.reason and exact:
+                shown = _exactly(exact, shown, signatures, preparation, rows, subjects)
             shown = replace(shown, reason=_combined(shown.reason, _in_file(backend, signatures)))
         batches = 0 if shown.reason else max_batch_size
         rows, lacked, failed = shown.rows, shown.lacked, ""
         if not rows or any(signature.examples_input for signature in signatures.values()):
             rows, lacked, failed = warmup.run(backend, subjects, batches, budget)
         cost = _cost(backend, signatures, preparation, batches, budget)
+        bulk_rows = _bulk_rows(backend, subjects, min(rows, batches), budget)
     except (Unavailable, DeadlineExceeded):
         raise
     except BaseException as error:  # `sys.exit` in a model's code, or no memory
@@ -82,7 +90,36 @@ def first_runs(
         lacked=lacked,
         not_warmed=failed,
         cost=cost,
+        bulk_rows=bulk_rows,
     )
+
+
+def _exactly(
+    exact: LoadExact,
+    shown: trial.Evidence,
+    signatures: Mapping[str, Signature],
+    preparation: Preparation,
+    rows: int,
+    subjects: Mapping[str, Subject],
+) -> trial.Evidence:
+    """What a trial of the same model shows that rounds less; what was shown before, where there can be none.
+
+    Its runs warmed up nothing of the model that serves, so they count as none.
+    """
+    try:
+        backend, device = exact()
+    except LoadError as error:  # no memory for a second one
+        _log.info("a model could not be loaded for a trial", extra={"reason": str(error)})
+        return shown
+    try:
+        found = trial.of_model(backend, signatures, preparation, rows, device, subjects=subjects, budget=_budget())
+    finally:
+        backend.close()
+    return replace(found, rows=0)
+
+
+def _budget() -> Budget:
+    return Budget(is_first_free=True)
 
 
 def _in_file(backend: Backend, signatures: Mapping[str, Signature]) -> str:
@@ -109,3 +146,16 @@ def _cost(
     except Exception as error:
         _log.info("the cost of a model's runs was not measured", extra={"reason": reason_of(error)})
         return Cost()
+
+
+def _bulk_rows(backend: Backend, subjects: Mapping[str, Subject], largest: int, budget: Budget) -> int:
+    """How many rows of bulk are to run at once; 0 where that cannot be found out."""
+    if largest < 2 or budget.is_spent:
+        return 0
+    try:
+        return bulk.measured_rows(backend, subjects, largest, budget)
+    except (Unavailable, DeadlineExceeded):
+        raise
+    except Exception as error:
+        _log.info("how long rows take was not measured", extra={"reason": reason_of(error)})
+        return 0

@@ -31,7 +31,7 @@ def run(backend: Backend, subjects: Mapping[str, Subject], max_batch_size: int, 
     for name, subject in subjects.items():
         of_signature = budget.watched(partial(backend.run, name))
         try:
-            rows = _first_that_runs(of_signature, subject, max_batch_size, budget)
+            rows = first_that_runs(of_signature, subject, max_batch_size, budget)
         except (Unavailable, DeadlineExceeded, MemoryError):
             raise
         except Exception as error:  # whatever the runtime raises
@@ -44,7 +44,12 @@ def run(backend: Backend, subjects: Mapping[str, Subject], max_batch_size: int, 
     return largest, lacked, failed
 
 
-def _first_that_runs(run: Run, subject: Subject, max_batch_size: int, budget: Budget) -> list[Arrays]:
+def sample(backend: Backend, name: str, subject: Subject, budget: Budget) -> Arrays:
+    """One row that the model runs. Raises whatever it raises where there is none."""
+    return first_that_runs(budget.watched(partial(backend.run, name)), subject, 1, budget)[0]
+
+
+def first_that_runs(run: Run, subject: Subject, max_batch_size: int, budget: Budget) -> list[Arrays]:
     """The rows, or the one whole request, of the first sample that the model runs; else the first error is raised."""
     first: Exception | None = None
     for sample in _samples(subject, has_rows=bool(max_batch_size)):

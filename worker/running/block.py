@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from msgspec.structs import replace
+
 from millrace.broker.base import BrokerClock, ConsumerLink, Delivery
 from millrace.protocol import codec
 from millrace.protocol.errors import MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import RequestBlock, RequestItem
+from millrace.protocol.tensors import split_rows
 from worker.running.outbox import Outbox
 from worker.running.piece import Piece, TakenBlock
 
@@ -39,20 +42,31 @@ class Blocks:
         self._clock = clock
         self._monotonic = monotonic
         self._cancelled: set[tuple[str, int]] = set()
+        self._bulk_began: float | None = None
+
+    def bulk_begins(self) -> None:
+        """Note that a run of bulk begins: callers whose blocks are opened next may have waited for its end."""
+        self._bulk_began = self._monotonic()
 
     def opened(self, deliveries: Iterable[Delivery]) -> list[tuple[TakenBlock, RequestBlock]]:
-        """Those that can be read and are to run; the others are buried."""
+        """Those that can be read and are to run; the others are buried.
+
+        What a block waited for a run of bulk counts as time in the worker's hands. In the queue it waited for nobody of
+        its kind, and the API must not take that for overload.
+        """
         blocks = [(delivery, block) for delivery in deliveries if (block := self._read(delivery))]
         self._cancelled = self._asked_for_cancelled([block for _, block in blocks])
         now_ms, now = self._clock.now_ms(), self._monotonic()
+        bulk_ms = 0.0 if self._bulk_began is None else (now - self._bulk_began) * 1000
+        self._bulk_began = None
         return [
             (
                 TakenBlock(
                     delivery=delivery,
                     reply_to=block.reply_to,
                     signature=block.signature,
-                    queue_ms=now_ms - block.sent_ms,
-                    taken=now,
+                    queue_ms=max(0.0, now_ms - block.sent_ms - bulk_ms) if bulk_ms else now_ms - block.sent_ms,
+                    taken=now - min(bulk_ms, max(0.0, now_ms - block.sent_ms)) / 1000 if bulk_ms else now,
                     unanswered=len(block.items),
                     has_rows=block.has_rows,
                     via=block.via,
@@ -130,3 +144,15 @@ class Blocks:
         error = ModelFailed(f"model '{self._model}': {text}")
         self._outbox.refuse(block.reply_to, [(item, error) for item in block.items])
         self._bury(delivery, text)
+
+
+def singly(block: RequestBlock) -> list[RequestBlock]:
+    """A block for each item, which share its memory. Raises where its tensors do not hold what they say."""
+    if len(block.items) == 1:
+        return [block]
+    counts = [item.rows for item in block.items]
+    columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
+    return [
+        replace(block, items=(item,), tensors={name: column[number] for name, column in columns.items()})
+        for number, item in enumerate(block.items)
+    ]

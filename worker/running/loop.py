@@ -4,7 +4,8 @@
      │         │         │             ▲             │ fails
      │         │         │             │             └─ each item alone; what fails alone is answered with its error
      │         └─────────┴─────────────┴─ expired or cancelled: dropped
-     └─ claimed blocks of a process that died run item by item; after MAX_DELIVERIES they go to the dead letters
+     ├─ claimed blocks of a process that died run item by item; after MAX_DELIVERIES they go to the dead letters
+     └─ bulk runs item by item, and before each next item whatever came of callers' runs
 
 A worker has several such threads for each model (`instances`): while one computes, another reads and prepares.
 
@@ -12,6 +13,7 @@ A worker has several such threads for each model (`instances`): while one comput
     block.py    a block until it is finished       batcher.py    which pieces run together
     outbox.py   what the next exchange delivers    running.py    batches, and requests alone
     status.py   what the instance is doing         suspects.py   blocks that were delivered before
+    bulk.py     background work, between callers'  turns.py      which instances may have some in hand
 """
 
 import threading
@@ -23,6 +25,8 @@ from millrace.protocol.messages import RequestBlock
 from worker.loading.model import Model
 from worker.running.batcher import form_batches
 from worker.running.block import Blocks
+from worker.running.bulk import Bulk
+from worker.running.cores import Spent, ThreadTimes
 from worker.running.outbox import Outbox
 from worker.running.piece import Piece, TakenBlock
 from worker.running.preparing import Preparer
@@ -31,12 +35,14 @@ from worker.running.runner import Runner
 from worker.running.status import InstanceStatus
 from worker.running.suspects import Suspects
 from worker.running.taking import Taking
+from worker.running.turns import BulkTurns
 
 
 class Instance:
     """One thread's loop over one model's queue. `run` it in a thread; `drain` from any other.
 
-    `status` says what it is doing; `quarantine` is that of its process.
+    `status` says what it is doing; `quarantine` is that of its process. `times` and
+    `turns`: see `Bulk`.
     """
 
     def __init__(
@@ -50,6 +56,8 @@ class Instance:
         status: InstanceStatus | None = None,
         quarantine: Quarantine | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        times: Callable[[], Spent] | None = None,
+        turns: BulkTurns | None = None,
     ) -> None:
         name, outbox = model.announcement.name, Outbox(worker)
         self._model = model
@@ -68,6 +76,19 @@ class Instance:
         self._blocks = Blocks(name, link, outbox, clock=clock, monotonic=monotonic)
         self._preparer = Preparer(model, self._blocks, self._status)
         self._runner = Runner(model, self._blocks, outbox, status=self._status, monotonic=monotonic)
+        self._times = ThreadTimes()
+        self._turns = turns or BulkTurns(monotonic=monotonic)
+        self._bulk = Bulk(
+            model,
+            self._blocks,
+            self._preparer,
+            self._runner,
+            self._serve_callers,
+            quarantine=self._quarantine,
+            turns=self._turns,
+            monotonic=monotonic,
+            times=times or self._times,
+        )
         self._suspects = Suspects(
             model,
             self._blocks,
@@ -85,22 +106,46 @@ class Instance:
     def run(self) -> None:
         """Serve until `drain`. The queue's being out of reach is waited out; any other error is raised."""
         while not self._draining.is_set():
-            if deliveries := self._taking.take():
-                self._serve(deliveries)
+            self._take_and_serve()
         self._taking.close()
+        self._times.close()
         self._status.idle()
+
+    def _take_and_serve(self) -> None:
+        has_turn = self._turns.begin()
+        try:
+            deliveries = self._taking.take(takes_bulk=has_turn)
+            if has_turn and not any(delivery.is_bulk for delivery in deliveries):
+                has_turn = False
+                self._turns.end()
+            if deliveries:
+                self._serve(deliveries)
+        finally:
+            if has_turn:
+                self._turns.end()
 
     def _serve(self, deliveries: Iterable[Delivery]) -> None:
         """Answer the deliveries; the last answers are left in the outbox."""
         fresh: list[tuple[TakenBlock, RequestBlock]] = []
         suspects: list[tuple[TakenBlock, RequestBlock]] = []
+        bulk: list[tuple[TakenBlock, RequestBlock]] = []
         for taken, block in self._blocks.opened(deliveries):
-            (fresh if taken.delivery.deliveries == 1 else suspects).append((taken, block))
+            of_its_kind = bulk if taken.delivery.is_bulk else fresh
+            (of_its_kind if taken.delivery.deliveries == 1 else suspects).append((taken, block))
         if fresh:
+            self._turns.callers_came()
             with self._quarantine.together:
                 self._run_batches([piece for taken, block in fresh for piece in self._preparer.pieces(taken, block)])
         for taken, block in suspects:
             self._suspects.run(taken, block)
+        for taken, block in bulk:
+            self._bulk.run(taken, block)
+
+    def _serve_callers(self, wait_ms: int) -> None:
+        """Answer what callers sent, or send within `wait_ms`, until nothing of theirs waits."""
+        while not self._draining.is_set() and (deliveries := self._taking.take_urgent(wait_ms)):
+            self._serve(deliveries)
+            wait_ms = 0
 
     def _run_batches(self, pieces: Sequence[Piece]) -> None:
         preparation = self._model.preparation

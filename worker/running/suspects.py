@@ -7,12 +7,9 @@ without an answer.
 
 from collections.abc import Callable
 
-from msgspec.structs import replace
-
 from millrace.protocol.messages import RequestBlock
-from millrace.protocol.tensors import split_rows
 from worker.loading.model import Model
-from worker.running.block import Blocks
+from worker.running.block import Blocks, singly
 from worker.running.piece import TakenBlock
 from worker.running.preparing import Preparer
 from worker.running.quarantine import Quarantine
@@ -45,7 +42,7 @@ class Suspects:
     def run(self, taken: TakenBlock, block: RequestBlock) -> None:
         """Answer every item of the block, or drop it where nobody waits for it any more."""
         try:
-            singles = _singles(block)
+            singles = singly(block)
         except Exception as error:  # its tensors do not hold what they say
             self._blocks.refuse(taken, [(item, self._model.failure(error)) for item in block.items])
             return
@@ -63,13 +60,3 @@ class Suspects:
             for piece in self._preparer.pieces(taken, single):
                 self._runner.run_alone(piece)
             self._status.pause()
-
-
-def _singles(block: RequestBlock) -> list[RequestBlock]:
-    """A block for each item."""
-    counts = [item.rows for item in block.items]
-    columns = {name: split_rows(tensor, counts) for name, tensor in block.tensors.items()}
-    return [
-        replace(block, items=(item,), tensors={name: column[number] for name, column in columns.items()})
-        for number, item in enumerate(block.items)
-    ]

@@ -45,13 +45,13 @@ class Taking:
         self._next_claim = 0.0
         self._rows_per_block = 1.0
 
-    def take(self) -> Sequence[Delivery]:
+    def take(self, *, takes_bulk: bool = True) -> Sequence[Delivery]:
         """Deliver the outbox and take blocks; none when nothing came, or when `draining` was set meanwhile.
 
         What is taken is joined by what comes within the model's queue delay, and by blocks of a worker that died.
         """
         self._status.idle()
-        taken = self._exchange(takes=True)
+        taken = self._exchange(takes_bulk=takes_bulk)
         if taken is None:
             return []
         has_taken = bool(taken)
@@ -66,7 +66,18 @@ class Taking:
         if taken:
             if not has_taken:
                 self._status.hold(self._link.losses)
-            self._rows_per_block = sum(max(1, delivery.rows) for delivery in taken) / len(taken)
+            self._note_sizes(taken)
+        return taken
+
+    def take_urgent(self, wait_ms: int) -> Sequence[Delivery]:
+        """Deliver the outbox and take what waits of high or normal priority, or comes within that time.
+
+        It is for an instance that has bulk in hand already.
+        """
+        taken = self._exchange(wait_ms=wait_ms) or []
+        if taken:
+            self._status.hold(self._link.losses)
+            self._note_sizes(taken)
         return taken
 
     def deliver(self) -> None:
@@ -82,13 +93,18 @@ class Taking:
         except Unavailable as error:
             _log.info("left the queue without a word", extra={"reason": str(error)})
 
-    def _exchange(self, *, takes: bool) -> list[Delivery] | None:
+    def _exchange(
+        self, *, takes: bool = True, takes_bulk: bool = False, wait_ms: int = _BLOCK_MS
+    ) -> list[Delivery] | None:
         """Exchange, trying again while the queue is out of reach; while draining, try once, None where that fails."""
         backoff_s, outbox = _FIRST_BACKOFF_S, self._outbox
         while True:
             try:
-                count, block_ms = (self._count(), self._wait_ms()) if takes else (0, 0)
-                taken = self._link.exchange(outbox.replies, outbox.finished, count=count, block_ms=block_ms)
+                count = self._count() if takes else 0
+                block_ms = self._wait_ms(wait_ms) if takes else 0
+                taken = self._link.exchange(
+                    outbox.replies, outbox.finished, count=count, block_ms=block_ms, takes_bulk=takes_bulk
+                )
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error), "retry_s": backoff_s})
                 if self._draining.wait(backoff_s):
@@ -99,23 +115,33 @@ class Taking:
                 outbox.clear()
                 return taken
 
+    def _note_sizes(self, taken: Sequence[Delivery]) -> None:
+        rows = [max(1, delivery.rows) for delivery in taken if not delivery.is_bulk]
+        if rows:
+            self._rows_per_block = sum(rows) / len(rows)
+
     def _count(self) -> int:
         """How many blocks make about one full batch, by the size of the last ones; a few batches where lengths vary."""
         rows = max(1, self._model.batching.max_batch_size)
         return max(1, int(rows * (_CHOICE if self._model.preparation.pads else 1) / self._rows_per_block))
 
-    def _wait_ms(self) -> int:
+    def _wait_ms(self, most: int) -> int:
         """How long to wait for a block: no longer than until blocks of others may be claimed."""
-        return min(_BLOCK_MS, max(0, math.ceil((self._next_claim - self._monotonic()) * 1000)))
+        return min(most, max(0, math.ceil((self._next_claim - self._monotonic()) * 1000)))
 
     def _topped_up(self, taken: list[Delivery]) -> list[Delivery]:
-        """The blocks and those that come within the model's queue delay, if it has one, until a batch is full."""
+        """The blocks and those that come within the model's queue delay, if it has one, until a batch is full.
+
+        Bulk waits for nothing and is never waited for.
+        """
+        if taken and taken[0].is_bulk:
+            return taken
         ends = self._monotonic() + self._model.batching.max_queue_delay_ms / 1000
         while taken and (left_ms := int((ends - self._monotonic()) * 1000)) > 0:
             missing = self._model.batching.max_batch_size - sum(delivery.rows for delivery in taken)
             if missing <= 0:
                 break
-            taken += self._link.exchange([], [], count=missing, block_ms=left_ms)
+            taken += self._link.exchange([], [], count=missing, block_ms=left_ms, takes_bulk=False)
         return taken
 
     def _claimed(self) -> list[Delivery]:

@@ -1,5 +1,5 @@
 -- Put blocks on a request stream, all or none, if the queue has room for them and for what is to be kept for later ones.
--- KEYS  1 request stream   2 what the queue holds   3 room kept for blocks that follow
+-- KEYS  1 request stream   2 what the queue holds, of bulk or of all else   3 room kept for blocks that follow
 -- ARGV  1 max_queue_rows   2 max_queue_bytes   3 the room that this append takes its own from, a member of KEYS[3], or ""
 --       4 the room that is kept from now on, or ""   5 the time in ms from which on that is given up
 --       6… for each block: its rows, the block
