@@ -5,7 +5,6 @@ nothing, 4 it could not run.
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from millrace_client.load.reports import plain
 from millrace_client.load.reports.junit import junit
 from millrace_client.load.reports.page import page
 from millrace_client.load.results import MAX_SEND_LAG_MS
-from millrace_client.load.running import Generator
+from millrace_client.load.running import Generator, require_locust
 from millrace_client.load.session import CannotRun
 
 MET, MISSED, USAGE, INVALID, CANNOT_RUN = 0, 1, 2, 3, 4
@@ -48,8 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         _check(options, run)
     except ValueError as error:
         parser.error(str(error))
-    if importlib.util.find_spec("locust") is None:
-        raise ModuleNotFoundError("locust is not installed: pip install './client[load]'", name="locust")
+    require_locust()
     try:
         return _run(options, run, objectives, ("millrace", "load", *arguments), tuple(extra))
     except (CannotRun, MillraceError, OSError) as error:

@@ -5,7 +5,6 @@ It blocks on plain sockets. Under Locust these are gevent's, so that many of the
 
 import select
 import socket
-import ssl
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +14,7 @@ import httpx2
 from millrace_client.endpoint import grpc_part
 from millrace_client.errors import ConnectionFailed, DeadlineExceeded, InvalidResponse, MillraceError, timed_out
 from millrace_client.exchange import Request, Response, Send
-from millrace_client.load.targets import Target
+from millrace_client.load.targets import Target, credentials
 
 _CHUNK = 65_536
 _IDLE_S = 0.5  # after this pause, look first whether the server has closed the connection
@@ -53,7 +52,7 @@ class HttpConnection:
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._url, self._timeout_s = url, timeout_s
-        self._parsed = httpx2.URL(url)
+        self._parsed, self._own = httpx2.URL(url), credentials()
         self._socket: socket.socket | None = None
         self._used_s = 0.0
         self._heads: dict[int, bytes] = {}
@@ -95,9 +94,14 @@ class HttpConnection:
             opened = socket.create_connection(address, self._timeout_s)
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if is_secure:
-                opened = ssl.create_default_context().wrap_socket(opened, server_hostname=self._parsed.host)
+                opened = self._secured(opened)
             self._socket = opened
         return self._socket
+
+    def _secured(self, opened: socket.socket) -> socket.socket:
+        context = self._own.context()
+        context.set_alpn_protocols(["http/1.1"])
+        return context.wrap_socket(opened, server_hostname=self._parsed.host)
 
     def _message(self, request: Request) -> bytes:
         """The bytes of a request, made once: the questions are asked again and again."""
@@ -110,7 +114,7 @@ class HttpConnection:
                 f"Host: {self._parsed.netloc.decode()}",
                 "User-Agent: millrace-load",
                 f"Content-Length: {len(request.body)}",
-                *(f"{name}: {value}" for name, value in request.headers.items()),
+                *(f"{name}: {value}" for name, value in {**self._own.headers, **request.headers}.items()),
                 "\r\n",
             ]
             made = self._heads[id(request)] = "\r\n".join(lines).encode() + request.body
@@ -160,7 +164,7 @@ class GrpcConnection:
     """gRPC: a channel of its own. There is no first byte to see: all of the time is waiting."""
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        self._wire = grpc_part("grpcwire").GrpcWire(url)
+        self._wire = grpc_part("grpcwire").GrpcWire(url, credentials())
         self._timeout_s = timeout_s
 
     def ask(self, request: Request) -> Reply:

@@ -1,5 +1,6 @@
 """One run: Locust as a process of its own (and its workers), and what it counted."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -100,6 +101,12 @@ class Generator:
             return lambda: None
         ask = http_ask(target(self.host, options.protocol, options.models[0]).url)
         return lambda: statistics_endpoint.totals(ask, options.models)
+
+
+def require_locust() -> None:
+    """Raises `ModuleNotFoundError`, which says what to install. Locust is not imported: it patches the process."""
+    if importlib.util.find_spec("locust") is None:
+        raise ModuleNotFoundError("locust is not installed: pip install './client[load]'", name="locust")
 
 
 def _why(printed: str) -> str:

@@ -7,16 +7,19 @@ oip-grpc      GRPCInferenceService/ModelInfer      ModelMetadata, and ModelConfi
 tfs-grpc      PredictionService/Predict            GetModelMetadata
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import httpx2
 
+from millrace_client.credentials import Credentials
 from millrace_client.encoding import Encoding, OpenInferenceBinary, OpenInferenceJson, TensorFlowServingJson, json_of
 from millrace_client.endpoint import grpc_part
 from millrace_client.errors import InvalidRequest, InvalidResponse, NotSupported, error_of
 from millrace_client.exchange import Request, Response, Send
+from millrace_client.httpwire import HttpWire
 from millrace_client.inputs import Tensor
 from millrace_client.load.payloads import PayloadOptions, payloads
 from millrace_client.models import ModelMetadata, TensorSpec
@@ -129,14 +132,16 @@ def target(host: str, protocol: ProtocolName, model: str) -> Target:
     )
 
 
+def credentials() -> Credentials:
+    """The key and the certificates that the environment names, as for the client."""
+    return Credentials.of(None, None, None)
+
+
 def http_ask(url: str) -> Ask:
     """Sends a request over HTTP. Raises `MillraceError`."""
-    from millrace_client.httpwire import HttpWire  # httpx2, which a generator does without
 
     def ask(request: Request) -> Response:
-        import time
-
-        wire = HttpWire(url, None, time.monotonic)
+        wire = HttpWire(url, None, time.monotonic, credentials())
         try:
             response = wire.send(Send(request, _TIMEOUT_S, "millrace-load"))
         finally:
@@ -152,7 +157,7 @@ def grpc_ask(url: str) -> Ask:
     """Sends a request over gRPC. Raises `MillraceError`, `ModuleNotFoundError`."""
 
     def ask(request: Request) -> Response:
-        wire = grpc_part("grpcwire").GrpcWire(url)
+        wire = grpc_part("grpcwire").GrpcWire(url, credentials())
         try:
             response: Response = wire.send(Send(request, _TIMEOUT_S, "millrace-load"))
         finally:

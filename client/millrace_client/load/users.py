@@ -119,6 +119,9 @@ class Load:
             self.session.prepare()
         except CannotRun as error:
             self._fail(str(error))
+        except Exception as error:  # Locust would go on without what was to be asked
+            _log.exception("load test")
+            self._fail(repr(error))
 
     def _made_session(self) -> Session:
         parsed = self.environment.parsed_options
