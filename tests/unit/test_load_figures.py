@@ -207,7 +207,8 @@ def test_a_rate_that_fails_its_confirmation_is_not_the_answer() -> None:
     measure, runs = simulated(1000), itertools.count()
 
     def unsteady(rate: float, seconds: float) -> Mapping[str, Any]:
-        return measure(rate * 1.2 if next(runs) >= 8 else rate, seconds) | {"load": {"rate": float(f"{rate:g}")}}
+        measured = measure(rate * 1.2 if next(runs) >= 8 else rate, seconds)
+        return {**measured, "load": {"rate": float(f"{rate:g}")}}
 
     found = capacity.find(unsteady, capacity.Rules(p99_ms=50, seconds=1), 50)
     assert found.rate <= 750

@@ -139,7 +139,9 @@ def _publish(version: Path, new: Path, max_batch_size: int) -> None:
 
 
 def _print(search: Search, best: Trial, start: Candidate) -> None:
-    rows = [("BATCH", "INSTANCES", "THREADS", "WORKERS", "USERS", "ANSWERS/S", "P99 MS", "CPU S/1000", "")]
+    rows: list[tuple[str, ...]] = [
+        ("BATCH", "INSTANCES", "THREADS", "WORKERS", "USERS", "ANSWERS/S", "P99 MS", "CPU S/1000", "")
+    ]
     for candidate, trial in search.trials.items():
         shown = trial.best or trial.measured[-1]
         settings = (candidate.max_batch_size, candidate.instances, candidate.threads, candidate.workers, shown.users)
