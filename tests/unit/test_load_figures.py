@@ -247,7 +247,7 @@ def test_the_reports_say_the_same_and_escape_what_the_server_said() -> None:
     html, text = page([document], verdicts), plain.text(document, verdicts)
     assert "<script" not in html
     assert "http" not in html.replace("http://127.0.0.1:8000", "")  # nothing is taken from the network
-    assert "1.50 ms" in html
+    assert "1.50\u00a0ms" in html
     assert "p99 1.50 ms" in text
     assert "| 100/s poisson | 1001 | 100.0 | 0 | 1 |" in plain.markdown([document], verdicts)
     assert 'failures="1" errors="0"' in junit(document, verdicts)

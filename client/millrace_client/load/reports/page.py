@@ -189,4 +189,5 @@ def _rate(run: Document) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
+    """With a space that breaks no line."""
+    return "–" if value is None else f"{value:.2f}\u00a0ms" if value < 100 else f"{value:.0f}\u00a0ms"
