@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 _WIDTH, _HEIGHT = 640, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 12, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 28, 12, 46
 Point = tuple[float, float]
 
 
@@ -50,8 +50,8 @@ class Chart:
         """The whole chart."""
         axes = [self._tick_x(at) for at in self._ticks_x()] + [self._tick_y(at) for at in _ticks(*self._y)]
         x_label = f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(self._labels[0])}</text>'
-        turned = f'text-anchor="middle" transform="rotate(-90 12 {_HEIGHT / 2})"'
-        y_label = f'<text x="12" y="{_HEIGHT / 2}" {turned}>{escape(self._labels[1])}</text>'
+        turned = f'text-anchor="middle" transform="rotate(-90 20 {_HEIGHT / 2})"'
+        y_label = f'<text x="20" y="{_HEIGHT / 2}" {turned}>{escape(self._labels[1])}</text>'
         inside = "".join([*axes, *self._parts, x_label, y_label])
         return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(self._title)}">{inside}</svg>'
 
