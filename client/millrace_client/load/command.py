@@ -15,6 +15,7 @@ from typing import Any
 from millrace_client.errors import MillraceError
 from millrace_client.load import capacity
 from millrace_client.load.comparing import compare
+from millrace_client.load.faults import CannotRun
 from millrace_client.load.objectives import Objective, Verdict
 from millrace_client.load.options import RunOptions, declare_run, run_options
 from millrace_client.load.reports import plain
@@ -22,10 +23,16 @@ from millrace_client.load.reports.junit import junit
 from millrace_client.load.reports.page import page
 from millrace_client.load.results import MAX_SEND_LAG_MS
 from millrace_client.load.running import Generator, require_locust
-from millrace_client.load.session import CannotRun
 
 MET, MISSED, USAGE, INVALID, CANNOT_RUN = 0, 1, 2, 3, 4
 _INTERRUPTED = 130
+_BLANK = "\n\n"
+_EXAMPLES = """examples:
+  millrace load digits --rate 500 --for 30s
+  millrace load digits --find-capacity --p99-ms 50 --html capacity.html
+  millrace load mine --host triton:8000 --protocol oip-binary --rate 200..2000 --step 200
+  millrace load digits --users 32 -- --csv stats --html locust.html    # what follows -- goes to Locust
+  millrace load compare before.json after.json"""
 _OPEN_USERS, _CLOSED_USERS = 512, 32
 _CAPACITY_SECONDS, _CAPACITY_P99_MS, _CAPACITY_FIRST = 10.0, 100.0, 50.0
 Document = Mapping[str, Any]
@@ -61,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="millrace load",
         description="Put load on models of a server, and say what came of it.",
-        epilog=__doc__.partition("\n\n")[2] + "\nWhat follows -- goes to Locust: … -- --csv stats --html locust.html",
+        epilog=f"{_EXAMPLES}\n\n{__doc__.partition(_BLANK)[2]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

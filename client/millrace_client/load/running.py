@@ -13,9 +13,9 @@ from typing import Any
 
 from millrace_client.load import statistics_endpoint
 from millrace_client.load.environment import environment
+from millrace_client.load.faults import CannotRun
 from millrace_client.load.options import RunOptions, run_arguments
 from millrace_client.load.results import MAX_SEND_LAG_MS, Counted, Setting, result
-from millrace_client.load.session import CannotRun
 from millrace_client.load.tally import Tally
 from millrace_client.load.targets import http_ask, target
 

@@ -7,6 +7,7 @@ from typing import Any
 from millrace_client.errors import ConnectionFailed, DeadlineExceeded, MillraceError
 from millrace_client.exchange import Response
 from millrace_client.load.connections import Connection, Reply, connection
+from millrace_client.load.faults import CannotRun
 from millrace_client.load.judging import Judge
 from millrace_client.load.options import RunOptions
 from millrace_client.load.pacing import ClosedPace, Due, OpenPace, Pace
@@ -14,10 +15,6 @@ from millrace_client.load.tally import Kind, Tally
 from millrace_client.load.targets import Question, Target, grpc_ask, http_ask, target
 
 _KINDS: dict[int, Kind] = {429: "refused", 503: "unavailable", 504: "timed_out"}
-
-
-class CannotRun(Exception):
-    """There can be no run: the server does not answer, or not to this."""
 
 
 @dataclass(frozen=True, slots=True)

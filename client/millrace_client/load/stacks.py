@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from millrace_client import Client
-from millrace_client.load.session import CannotRun
+from millrace_client.load.faults import CannotRun
 from millrace_client.load.tuning import Candidate
 
 _START_S, _STOP_S = 120.0, 30.0

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from millrace_client.errors import MillraceError
+from millrace_client.load.faults import CannotRun
 from millrace_client.load.options import RunOptions, declare_run, duration, run_options
 from millrace_client.load.running import Generator, require_locust
-from millrace_client.load.session import CannotRun
 from millrace_client.load.stacks import CandidateStack, newest_version, write_batching
 from millrace_client.load.tuning import Candidate, Measured, Search, Trial
 from millrace_client.tables import print_table
@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="millrace tune",
         description="Start this machine's stack with one setting after the other, and find those with the most answers "
         "a second within an objective.",
+        epilog="examples:\n  millrace tune digits --p99-ms 50\n  millrace tune mine --models DIR --write",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="a model of the repository")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the repository (default: %(default)s)")

@@ -22,8 +22,9 @@ from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from millrace_client.load.connections import Connection
+from millrace_client.load.faults import CannotRun
 from millrace_client.load.options import declare_run, run_options
-from millrace_client.load.session import CannotRun, Part, Session
+from millrace_client.load.session import Part, Session
 from millrace_client.load.tally import Tally
 
 _log = logging.getLogger(__name__)
