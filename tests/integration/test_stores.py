@@ -120,6 +120,7 @@ def test_versions_in_a_bucket_are_mirrored(s3: S3, files: Path, tmp_path: Path) 
     put(files / "m" / "0002", {"model.onnx": "two"}, manifest=True)
     put(files / "m", {"config.pbtxt": "name: 'm'"})
     s3.put(files, "some/models")
+    s3.put(files, "some/models-of-others/n")
     s3.client().put_object(Bucket="models", Key="some/models/m/", Body=b"")  # as consoles mark a folder
     mirrored = Mirrored("s3://models/some/models", tmp_path / "cache")
     assert mirrored.look() == {("m", 1), ("m", 2)}
@@ -139,6 +140,14 @@ def test_a_file_of_a_web_server_is_a_model(files: Path, web: str, tmp_path: Path
     mirrored = Mirrored(f"{web}/yolo.onnx", tmp_path / "cache")
     assert mirrored.look_twice() == {("yolo", 1)}
     assert mirrored.content("yolo/1/yolo.onnx") == b"one"
+
+
+def test_a_file_of_a_bucket_is_a_model(s3: S3, files: Path, tmp_path: Path) -> None:
+    put(files, {"model.onnx": "one"})
+    s3.put(files, "digits/3")
+    mirrored = Mirrored("s3://models/digits/3/model.onnx", tmp_path / "cache")
+    assert mirrored.look_twice() == {("digits", 1)}
+    assert mirrored.content("digits/1/model.onnx") == b"one"
 
 
 @pytest.mark.parametrize(
