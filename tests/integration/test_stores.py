@@ -226,6 +226,29 @@ def test_a_version_that_changes_is_taken_again(s3: S3, files: Path, tmp_path: Pa
     assert mirrored.content("m/1/model.onnx") == b"two"
 
 
+def test_a_model_that_comes_back_has_its_configuration(files: Path, web: str, tmp_path: Path) -> None:
+    for model in ("m", "n"):
+        put(files / model / "1", {"model.onnx": "one"}, manifest=True)
+        put(files / model, {"config.pbtxt": "one"})
+    mirrored = Mirrored(web, tmp_path / "cache")
+    mirrored.look()
+    (files / "m").rename(tmp_path / "m")
+    assert mirrored.look_twice() == {("n", 1)}
+    assert not (tmp_path / "cache" / "m").exists()
+    (tmp_path / "m").rename(files / "m")
+    assert mirrored.look() == {("m", 1), ("n", 1)}
+    assert mirrored.content("m/config.pbtxt") == b"one"
+
+
+def test_an_object_called_like_a_version_keeps_no_version_away(s3: S3, files: Path, tmp_path: Path) -> None:
+    put(files / "m" / "1", {"model.onnx": "one"}, manifest=True)
+    put(files / "m" / "2", {"model.onnx": "two"}, manifest=True)
+    s3.put(files, "r")
+    for key in ("r/m/2", "r/m/1/model.onnx/x"):
+        s3.client().put_object(Bucket="models", Key=key, Body=b"x")
+    assert Mirrored("s3://models/r", tmp_path / "cache").look_twice() == {("m", 2)}
+
+
 # What is not there
 
 
