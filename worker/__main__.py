@@ -15,6 +15,7 @@ from millrace.broker.redis import RedisBroker
 from millrace.commandline import REDIS_URL_HELP, Parser
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
+from worker.metrics import served_metrics
 from worker.process import Worker
 from worker.processes.host import MODULES, ModelProcesses
 from worker.processes.starter import ProcessStarter
@@ -55,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             # In a thread: a handler that sets an event may meet the main thread inside that event's lock.
             signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
-        worker.run()
+        with served_metrics(settings, worker.id, worker.usage):
+            worker.run()
     except (SettingsError, RepositoryError, ConfigError) as error:
         print(f"millrace work: {error}", file=sys.stderr)
         return 2

@@ -78,6 +78,7 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     `available_ms` is since when it is AVAILABLE there. `has_whole_requests` says that a request's rows must run in one
     batch: its outputs are as long as the longest of them. `bulk_rows` is how many rows of bulk should run at once, 0
     where the worker does not know (`worker/loading/bulk.py`). `warmed` is False where its first run is a caller's.
+    `instances` are the threads that run it there, 0 where the worker does not say.
     `notes` are sentences: what of its files is left out or special, why its rows are not batched, or it is not warmed
     up.
     `triton_config` is what its `config.pbtxt` says, as a serialized `inference.ModelConfig`.
@@ -99,6 +100,7 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     warmed: bool = True
     notes: tuple[str, ...] = ()
     triton_config: bytes = b""
+    instances: int = 0
 
     @property
     def shown_version(self) -> str:

@@ -114,6 +114,7 @@ class RestCalls:
     def refused(self, target: Target, headers: Headers, error: MillraceError) -> HttpResponse:
         """The answer to a request for a hot verb whose body was not taken."""
         call = Call(target.verb.protocol, self._service.request_id(headers), time.perf_counter())
+        call.target_model, call.target_version, call.label = target.model, target.version, target.label
         call.error, call.status = error, error.status
         self._service.ended(call, target.verb.error_text)
         return self._failure(call, target.verb.error_text)
