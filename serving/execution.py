@@ -207,7 +207,8 @@ class Execution:
 
     def _send_now(self, inference: Inference, rows: int) -> None:
         call, service = self.call, self._service
-        request = request_of(inference, rows, trace=call.request_id, deadline=call.deadline, caller=call.caller)
+        trace = call.trace.beside(call.request_id) if call.trace else call.request_id
+        request = request_of(inference, rows, trace=trace, deadline=call.deadline, caller=call.caller)
         if request.timeout_s <= 0:
             raise self._late()
         self._pending = service.producer.send(request, self._respond, self._fail, self._sent)

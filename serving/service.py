@@ -35,6 +35,7 @@ from serving.protocols.rest_calls import Headers, RestCalls
 from serving.queueing.producer import Producer
 from serving.queueing.send_window import SendWindow
 from serving.settings import ServingSettings
+from serving.tracing.tracer import Tracer
 from serving.transport.budget import Budget
 from serving.transport.responses import HttpResponse, cors_headers, shortened
 from serving.transport.thinning import Thinning
@@ -51,7 +52,7 @@ class Service:
     """Answers the hot verbs. `start` before the first request, `stop` after the last; both on the event loop.
 
     Without `jobs`, or where they name no Redis, there are no background jobs. `member` is told where this is one of
-    several processes on the same ports. Raises `KeyFileError`.
+    several processes on the same ports. Without a `tracer` no request is traced. Raises `KeyFileError`.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Service:
         broker: Broker,
         jobs: JobStoreSettings | None = None,
         member: Member | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.settings = settings
+        self.tracer = tracer
         self.gate = gate(settings)
         self._exchanging: asyncio.Task[None] | None = None
         self.jobs = Jobs(jobs)
@@ -74,6 +77,7 @@ class Service:
             is_connected=lambda: self.producer.is_connected,
         )
         self.metrics = Metrics(self.siblings.counted_before())
+        self._traces_before = self.metrics.counts.traces
         self._process = OwnProcess(self.metrics.counts.cpu_s)
         if self.gate:
             self.gate.observer = self.metrics
@@ -107,6 +111,8 @@ class Service:
     async def start(self) -> None:
         """Begin to listen to the queue, and learn who serves; a queue that does not answer is not waited for long."""
         self.pool.start()
+        if self.tracer:
+            self.tracer.start()
         await self.producer.start()
         if self.gate and self.gate.has_keys:
             self.gate.files.start()
@@ -130,6 +136,8 @@ class Service:
         await self.producer.stop()
         self.siblings.stop()
         self.pool.stop()
+        if self.tracer:
+            await asyncio.to_thread(self.tracer.stop)
         _log.info("stopped", extra={"api": self.api})
 
     @property
@@ -151,6 +159,8 @@ class Service:
         if call.status == 503 and not call.model:
             call.model, call.version = self.models.expected(call.target_model, call.target_version)
         self.metrics.request_ended(call.model, call.version, call.protocol, call.status, call.seconds)
+        if call.trace and call.trace.is_sampled and self.tracer:
+            self.tracer.end(call.trace, call)
         if self.gate and call.key:
             key, call.key = call.key, None
             self.gate.ended(key, call.status)
@@ -186,6 +196,9 @@ class Service:
         """What this process has counted, and what it has now."""
         counts = self.metrics.counts
         counts.cpu_s = self._process.cpu_s
+        if self.tracer:
+            before = self._traces_before
+            counts.traces = {name: count + before.get(name, 0) for name, count in self.tracer.counts.items()}
         counts.present = self._process.present(self.producer.in_flight())
         return counts
 

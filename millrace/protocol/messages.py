@@ -15,12 +15,25 @@ NO_VERSION = -1  # of a model that is announced, and has none
 
 
 class RequestItem(msgspec.Struct, array_like=True, frozen=True):
-    """One request, or one part of a request that was cut; `id` is the API process's own, `trace` the X-Request-Id."""
+    """One request, or one part of a request that was cut; `id` is the API process's own.
+
+    `trace` is the X-Request-Id, and of a request that is traced, after a space, the W3C `traceparent`.
+    """
 
     id: int
     trace: str
     rows: int
     deadline_ms: int
+
+
+def request_id_of(trace: str) -> str:
+    """The X-Request-Id in what `RequestItem.trace` says."""
+    return trace.partition(" ")[0]
+
+
+def traceparent_of(trace: str) -> str:
+    """The W3C `traceparent` in it, "" where the request is not traced."""
+    return trace.partition(" ")[2]
 
 
 class RequestBlock(msgspec.Struct, frozen=True, kw_only=True):

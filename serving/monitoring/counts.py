@@ -157,6 +157,7 @@ class Counts(msgspec.Struct):
     queue_up: bool = False
     compared: dict[tuple[str, int, str], int] = {}
     cpu_s: float = 0.0
+    traces: dict[str, int] = {}
     present: Present = msgspec.field(default_factory=Present)
 
     def of(self, model: str, version: int) -> VersionCounts:
@@ -180,6 +181,8 @@ class Counts(msgspec.Struct):
         for key, count in other.compared.items():
             self.compared[key] = self.compared.get(key, 0) + count
         self.cpu_s += other.cpu_s
+        for outcome, number in other.traces.items():
+            self.traces[outcome] = self.traces.get(outcome, 0) + number
         self.present.add(other.present)
 
     def version(self, model: str, version: int) -> VersionCounts:

@@ -42,6 +42,7 @@ class _Gauges(Collector):
         yield from _in_flight(self._counts)
         yield from _of_workers(self._workers)
         yield from _of_processes(self._counts)
+        yield from _of_traces(self._counts)
 
 
 def _of_queues(seen: Seen) -> Iterator[Metric]:
@@ -118,3 +119,15 @@ def _of_processes(counts: Counts) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "process_start_time_seconds", "When the first of the API processes started, in Unix time", present.started_s
     )
+
+
+def _of_traces(counts: Counts) -> Iterator[Metric]:
+    if counts.traces:
+        traces = CounterMetricFamily(
+            "millrace_traces",
+            "Sampled requests: exported, dropped for lack of room, or failed",
+            labels=["outcome"],
+        )
+        for outcome, count in counts.traces.items():
+            traces.add_metric([outcome], count)
+        yield traces

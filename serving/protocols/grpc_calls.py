@@ -28,7 +28,10 @@ from serving.transport.spooled_body import SpooledBody
 _log = logging.getLogger(__name__)
 _MOST: dict[str, int] = {"config": 1024, "version_labels": 1024, "versions": 1024}  # of a reload, by field
 _MAX_FIELDS = 16_384
-_HEADERS = {name: name.encode() for name in ("x-request-id", "x-request-timeout-ms", "authorization", "x-api-key")}
+_HEADERS = {
+    name: name.encode()
+    for name in ("x-request-id", "x-request-timeout-ms", "authorization", "x-api-key", "traceparent")
+}
 _KEYS = (b"authorization", b"x-api-key")  # of which two of one name are none
 
 # The methods that change models, as the record has them.
@@ -180,6 +183,8 @@ async def ask(service: Service, asked: Asked, context: Context) -> CallResult:
     verb, model, version, label, _ = asked
     request_id, peer = service.request_id(headers), peer_of(service, context)
     call = Call(verb.protocol, request_id, time.perf_counter(), peer, model, version, label)
+    if service.tracer:
+        call.trace = service.tracer.begin(headers.get(b"traceparent"))
     try:
         if service.gate:
             admit(service.gate, call, headers, peer)
