@@ -17,6 +17,7 @@ import msgspec
 
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, Unavailable
 from serving.call import Call
+from serving.models.agreement import Comparison
 from serving.models.registry import ServedModel
 from serving.offload.files import map_file
 from serving.offload.jobs import Parsed, ParseJob, RenderJob, Written, describe, encoder, with_elements
@@ -62,8 +63,8 @@ class Execution:
     """
 
     __slots__ = (
-        "_accepted", "_body_bytes", "_held", "_model", "_on_done", "_pending", "_place", "_reservation", "_service",
-        "_spooled", "_ticket", "_verb", "call",
+        "_accepted", "_body_bytes", "_comparison", "_held", "_model", "_on_done", "_pending", "_place", "_reservation",
+        "_service", "_spooled", "_ticket", "_verb", "call",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +89,7 @@ class Execution:
         self._pending: Pending | None = None
         self._place: Place | None = None
         self._ticket: Ticket | None = None
+        self._comparison: Comparison | None = None
 
     def begin(self, body: Body, spooled: SpooledBody | None = None) -> None:
         """Begin. A large body is `spooled`, in the place of the body's data; it is closed when it is read."""
@@ -213,7 +215,7 @@ class Execution:
             raise self._late()
         self._pending = service.producer.send(request, self._respond, self._fail, self._sent)
         if shadow := inference.model.shadow:
-            service.shadows.send_copy(shadow, inference, request)
+            self._comparison = service.shadows.send_copy(shadow, inference, request)
 
     def _sent(self) -> None:
         self.call.inputs = {}
@@ -232,6 +234,8 @@ class Execution:
         call, service = self.call, self._service
         call.timings, call.outputs = response.timings, response.outputs
         service.metrics.request_answered(call.model, call.version, call.parse_ms, response.timings)
+        if self._comparison:
+            self._comparison.answered(response.outputs)
         try:
             try:
                 if self._accepted is not None and size_of(call.outputs) > _PACKED_HERE_BYTES:
