@@ -13,6 +13,7 @@ from millrace_client import cli
 from tests.support import codemodels
 from tests.support.running import Parts, until
 
+pytestmark = pytest.mark.slow  # five processes start; tests/unit/test_rollout.py has what is decided
 STABLE, GOOD, SLOW, FAILING, DISAGREEING = 1, 2, 3, 4, 5
 CODE = """
     import time
@@ -49,7 +50,7 @@ def load(stack: Parts) -> Iterator[list[int]]:
     """Callers who ask all the time; the statuses of their answers."""
     statuses: list[int] = []
     done = threading.Event()
-    body = json.dumps({"instances": [1.0, 2.0]})
+    body = json.dumps({"instances": [1.0]})  # two rows would be two batches, and no copy is made then
 
     def ask() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", stack.ports[0], timeout=30)
