@@ -28,6 +28,7 @@ from serving.monitoring.depths import Depths
 from serving.monitoring.metrics import Metrics
 from serving.monitoring.own_process import OwnProcess
 from serving.offload.pool import OffloadPool
+from serving.payloads.log import PayloadLog
 from serving.processes.member import Member
 from serving.processes.siblings import Siblings
 from serving.protocols.limits import QUICK_VALUES, ReadLimits
@@ -96,6 +97,7 @@ class Service:
         )
         self.repository = ModelControl(self.producer, self.models, settings, self.siblings.refresh)
         self.access = ControlAccess(settings)
+        self.payloads = PayloadLog(settings, self.metrics.payload_ended) if settings.payload_share else None
         self.shadows = Shadows(self.producer, self.metrics, budget=self.budget)
         self.pool = OffloadPool(settings.offload_processes, settings.offload_memory_bytes)
         self.quick = ReadLimits(settings.max_queue_rows, max_quick=QUICK_VALUES if self.pool.is_on else 0)
@@ -113,6 +115,8 @@ class Service:
         self.pool.start()
         if self.tracer:
             self.tracer.start()
+        if self.payloads:
+            self.payloads.start()
         await self.producer.start()
         if self.gate and self.gate.has_keys:
             self.gate.files.start()
@@ -138,6 +142,8 @@ class Service:
         self.pool.stop()
         if self.tracer:
             await asyncio.to_thread(self.tracer.stop)
+        if self.payloads:
+            await asyncio.to_thread(self.payloads.stop)
         _log.info("stopped", extra={"api": self.api})
 
     @property

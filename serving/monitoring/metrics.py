@@ -115,6 +115,11 @@ class Metrics(BlockObserver, KeyObserver):
         for outcome, rows in (("agreed", agreed), ("differed", differed)):
             compared[model, version, outcome] = compared.get((model, version, outcome), 0) + rows
 
+    def payload_ended(self, model: str, outcome: str) -> None:
+        """Count a request that was sampled for the payload log: "handed_over", "dropped" or "too_large"."""
+        payloads = self._counts.payloads
+        payloads[model, outcome] = payloads.get((model, outcome), 0) + 1
+
     def key_ended(self, key: str, status: int) -> None:
         """Count a request for inference by its API key."""
         keys = self._counts.keys
@@ -167,6 +172,14 @@ class _Families(Collector):
         for (model, version, outcome), rows in list(self._counts.compared.items()):
             compared.add_metric([model, str(version), outcome], rows)
         yield compared
+        payloads = CounterMetricFamily(
+            "millrace_payloads",
+            "Requests sampled for the payload log: handed_over, dropped because the writer was busy, or too_large",
+            labels=["model", "outcome"],
+        )
+        for (model, outcome), count in list(self._counts.payloads.items()):
+            payloads.add_metric([model, outcome], count)
+        yield payloads
         workers = GaugeMetricFamily("millrace_workers", "Live workers that have the model available", labels=["model"])
         for model, live in self._workers.items():
             workers.add_metric([model], live)

@@ -26,8 +26,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory, make_onnx: Callable[..., Pat
         make_onnx(folder / "models", "tiny", version)
     (folder / "models" / "tiny" / "config.pbtxt").write_text("version_policy { all {} }\n")
     port = free_port()
-    settings = {"MILLRACE_WORKER_METRICS_PORT": str(port), "MILLRACE_SERVING_PROCESSES": "2"}
-    with Parts(folder, folder / "models", **settings) as parts:
+    with Parts(
+        folder, folder / "models", MILLRACE_WORKER_METRICS_PORT=str(port), MILLRACE_SERVING_PROCESSES="2"
+    ) as parts:
         yield parts, port
 
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, rules: Path, jobs: dict[str, Sequence[str]]) -> Iterator[Prometheus]:
+def prometheus(folder: Path, rules: Path, jobs: Mapping[str, Sequence[str]]) -> Iterator[Prometheus]:
     """It looks at the jobs' targets, HOST:PORT, several times a second, and evaluates the rules."""
     port = free_port()
     config = {
