@@ -237,6 +237,8 @@ def test_runs_that_are_too_short_are_not_compared() -> None:
     short = run_document(answered([1000] * 10, 2), 2.0)
     with pytest.raises(ValueError, match="at least 5 seconds"):
         compare(short, short)
+    with pytest.raises(ValueError, match="one run"):
+        compare({"runs": [short]}, short)
 
 
 def test_the_reports_say_the_same_and_escape_what_the_server_said() -> None:
