@@ -26,7 +26,7 @@ pytestmark = [
 ]
 STALL_S, EVERY_S, SECONDS = 0.5, 5.0, 10
 DELAY_S, USERS = 0.01, 16
-ROUNDS = 3
+ROUNDS, ROUND_S = 3, 4
 
 
 def measured(url: str, file: Path, *arguments: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_a_closed_loop_measures_what_wrk_measures(tmp_path: Path) -> None:
     ours, wrks = [], []
     with paced_server("--delay-s", str(DELAY_S)) as url:
         for number in range(ROUNDS):
-            run = measured(url, tmp_path / f"{number}.json", "--users", str(USERS))
+            run = measured(url, tmp_path / f"{number}.json", "--users", str(USERS), "--for", str(ROUND_S))
             ours.append((run["latency_ms"]["p50"], run["latency_ms"]["p99"]))
             wrks.append(wrk(url, tmp_path))
     for percentile in (0, 1):
@@ -73,7 +73,7 @@ def wrk(url: str, folder: Path) -> tuple[float, float]:
         "wrk",
         "-t1",
         f"-c{USERS}",
-        f"-d{SECONDS}s",
+        f"-d{ROUND_S}s",
         "--latency",
         "-s",
         str(script),
