@@ -102,13 +102,13 @@ def test_each_port_speaks_all_three_protocols_over_tls(certificates: Certificate
         async with running(**files) as b:
             for port in (b.settings.port, b.settings.grpc_port):
                 credentials = grpc.ssl_channel_credentials(Path(authority).read_bytes())
-                async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+                async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
                     asked = infer_request(*range(2000)).SerializeToString()
                     answer = await b.answered(channel.unary_unary(INFER)(asked))
                     assert infer_response(answer)[1] == [2 * i for i in range(2000)]
                 for wanted, version in (("--http2", b"2"), ("--http1.1", b"1.1")):
                     command = ["curl", "-s", "-m", "20", "--cacert", authority, wanted, "-w", " %{http_version}"]
-                    url = f"https://localhost:{port}/v2/health/live"
+                    url = f"https://127.0.0.1:{port}/v2/health/live"
                     process = await asyncio.create_subprocess_exec(*command, url, stdout=subprocess.PIPE)
                     assert (await process.communicate())[0] == b'{"live":true} ' + version
 
