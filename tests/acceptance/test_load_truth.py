@@ -8,7 +8,6 @@ import importlib.util
 import json
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("locust") is None, reason="locust is not installed"),
 ]
 STALL_S, EVERY_S, SECONDS = 0.5, 5.0, 10
-DELAY_S, USERS = 0.01, 16
+DELAY_S, USERS = 0.02, 16
 ROUNDS, ROUND_S = 3, 4
 
 
@@ -51,7 +50,7 @@ def test_the_open_loop_reports_a_stall_that_a_closed_loop_hides(tmp_path: Path) 
 
 
 def test_a_closed_loop_measures_what_wrk_measures(tmp_path: Path) -> None:
-    """The rounds alternate, so that whatever else the machine does is the same for both."""
+    """The rounds alternate, and the best of each counts: whatever else the machine does only makes times longer."""
     if not shutil.which("wrk"):
         pytest.skip("there is no wrk")
     ours, wrks = [], []
@@ -61,7 +60,7 @@ def test_a_closed_loop_measures_what_wrk_measures(tmp_path: Path) -> None:
             ours.append((run["latency_ms"]["p50"], run["latency_ms"]["p99"]))
             wrks.append(wrk(url, tmp_path))
     for percentile in (0, 1):
-        mine, theirs = (statistics.median(each[percentile] for each in runs) for runs in (ours, wrks))
+        mine, theirs = (min(each[percentile] for each in runs) for runs in (ours, wrks))
         assert mine == pytest.approx(theirs, rel=0.1), (ours, wrks)
 
 
