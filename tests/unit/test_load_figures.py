@@ -219,8 +219,10 @@ def test_a_run_that_is_invalid_is_repeated_before_its_rate_counts_as_missed() ->
     measure, runs = simulated(1000), itertools.count()
 
     def disturbed(rate: float, seconds: float) -> Mapping[str, Any]:
-        is_valid = next(runs) % 3 != 1
-        return {**measure(rate, seconds), "valid": is_valid, "invalid": [] if is_valid else ["disturbed"]}
+        number = next(runs)
+        is_valid = number % 3 != 1
+        changes = {"started_at": str(number), "valid": is_valid, "invalid": [] if is_valid else ["disturbed"]}
+        return {**measure(rate, seconds), **changes}
 
     found = capacity.find(disturbed, capacity.Rules(p99_ms=50, seconds=1), 50)
     assert found.rate == pytest.approx(900, rel=0.06)
