@@ -352,7 +352,7 @@ def _activated(name: str) -> Callable[[], keras.Model]:
 
 for _name in (
     "gelu elu selu softplus softsign swish hard_sigmoid hard_swish mish leaky_relu relu6 tanh exponential log_sigmoid"
-    " celu glu hard_tanh squareplus soft_shrink sparse_plus tanh_shrink hard_shrink sparsemax"
+    " celu hard_tanh squareplus soft_shrink sparse_plus tanh_shrink hard_shrink sparsemax"
 ).split():
     ZOO[f"activation_{_name}"] = _activated(_name)
 

@@ -41,6 +41,7 @@ def portable(function: Any, rules: Rules) -> Any:
     definition = graph.as_graph_def(add_shapes=True)
     if is_frozen:
         precision.narrow(definition, rules.narrowed)
+        _forget_gradients(definition)
         if not rules.sees_compiled:
             _uncompile(definition)
     _rename_functions(definition)
@@ -141,6 +142,13 @@ def _call(definition: Any, node: Any, made: Any, inputs: list[str]) -> None:
     node.attr["Tout"].list.type.extend(argument.type for argument in made.function_def.signature.output_arg)
     if shapes is not None:
         node.attr["_output_shapes"].CopyFrom(shapes)
+
+
+def _forget_gradients(definition: Any) -> None:
+    """Leave out which gradients operators have: saving them fails, and nobody trains an export."""
+    for node in _nodes(definition):
+        if "_gradient_op_type" in node.attr:
+            del node.attr["_gradient_op_type"]
 
 
 def _uncompile(definition: Any) -> None:

@@ -211,6 +211,7 @@ FOR_ONNX: Mapping[str, Replacement] = {
     **_EVERYWHERE,
     "Bucketize": _bucketize,
     "Erfc": _computed(lambda x: 1 - tf.math.erf(x), 0),
+    "Expm1": _computed(lambda x: tf.exp(x) - 1, 0),
     "Log1p": _computed(lambda x: tf.math.log(1 + x), 0),
     "Roll": _rolled,
 }
