@@ -21,6 +21,7 @@ roles="$up --constraints requirements/training.txt"
   pin training pyproject.toml requirements/build.in $(extras training) $up
   pin serving pyproject.toml $(extras serving) $up
   pin worker pyproject.toml $(extras worker) $up
+  pin worker-stores pyproject.toml $(extras worker-stores) $up
   pin jobs pyproject.toml $(extras jobs) $up
   pin worker-gpu pyproject.toml $(extras worker-gpu) $up
   pin build requirements/build.in $up

@@ -1,10 +1,12 @@
 """The worker's settings; each field is also an environment variable with the prefix MILLRACE_WORKER_."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, field_validator
 
+from millrace.artifacts import storeurl
+from millrace.devices import device_name
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
 
@@ -14,16 +16,44 @@ class WorkerSettings(CommonSettings):
 
     prefix: ClassVar[str] = "MILLRACE_WORKER_"
 
-    models: Path = Field(
+    models: Path | str = Field(
         Path("models"),
-        description="The model repository: the folder that holds <model>/<version>/; or one model's file or folder.",
+        description="The model repository: the folder that holds <model>/<version>/; or one model's file or folder; or "
+        "a URL of a store that holds the same (s3://, gs://, az://, https://, hf://).",
     )
+    models_cache: Path | None = Field(
+        None,
+        description="The folder that models of a URL are mirrored into; by default ~/.cache/millrace/models. Workers "
+        "of one machine share it.",
+    )
+    models_cache_mb: int = Field(
+        20_000,
+        ge=0,
+        description="Disk that mirrored models may take, in MB; 0 for no limit. The oldest versions that do not serve "
+        "make way for newer ones.",
+    )
+    models_poll_s: float = Field(15.0, gt=0, description="How often to look into the store of models at a URL.")
     models_config: Path | None = Field(
         None,
         description="TensorFlow Serving's models.config; by default the file of that name in the repository, if any.",
     )
     poll_s: float = Field(1.0, gt=0, description="How often to look for versions that came or went.")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
+    device: Annotated[str, AfterValidator(device_name)] = Field(
+        "cpu",
+        description="Where the models run: `cpu`; `cuda` for the GPUs that a model's `instance_group.gpus` names, else "
+        "the first; or `cuda:N` for the GPU number N alone.",
+    )
+    gpu_memory_mb: int = Field(
+        0,
+        ge=0,
+        description="GPU memory that each session of ONNX Runtime may take, in MB; 0 for no limit. A model with "
+        "convolutions has up to nine sessions. TensorFlow has one limit for all the models of a process.",
+    )
+    gpu_tf32: bool = Field(
+        True,
+        description="Whether a GPU may multiply FP32 numbers as TF32, with ten bits behind the point: it is two to "
+        "three times as fast, and answers differ by up to a hundredth from a CPU's.",
+    )
     backend: Literal["auto", "python", "onnx", "savedmodel", "tflite", "tfserving", "mlflow"] = Field(
         "auto", description="The format to load where a version has several; auto takes the first that is installed."
     )
@@ -64,3 +94,11 @@ class WorkerSettings(CommonSettings):
     drain_timeout_s: float = Field(
         DRAIN_TIMEOUT_S, ge=0, description="How long to finish batches in hand when told to stop."
     )
+
+    @field_validator("models")
+    @classmethod
+    def _is_a_folder_or_a_store(cls, models: Path | str) -> Path | str:
+        if not storeurl.is_url(text := str(models)):
+            return Path(models)
+        storeurl.protocol(text)  # raises ValueError, which says what is wrong
+        return text
