@@ -139,7 +139,7 @@ def _named_call(model: keras.Model) -> Any:
 
 
 def _output_names(model: keras.Model) -> list[str]:
-    if isinstance(model.output, dict):
+    if not isinstance(model, keras.Sequential) and isinstance(model.output, dict):
         return ["_".join(map(str, path)) for path, _ in keras.tree.flatten_with_path(model.output)]
     names = [tensor._keras_history.operation.name for tensor in model.outputs]
     return names if len(set(names)) == len(names) else [f"{name}_{place}" for place, name in enumerate(names)]
