@@ -52,9 +52,7 @@ def _read(variables: Sequence[Any], function: Any) -> list[Any]:
     read = {id(outer) for outer, _ in function.get_concrete_function().graph.captures}
     handles = [getattr(variable, "handle", getattr(variable, "resource_handle", None)) for variable in variables]
     return [
-        variable
-        for variable, handle in zip(variables, handles, strict=True)
-        if handle is None or id(handle) in read
+        variable for variable, handle in zip(variables, handles, strict=True) if handle is None or id(handle) in read
     ]
 
 

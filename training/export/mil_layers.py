@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from coremltools.converters.mil import Builder as mb  # noqa: N813 - its own name everywhere
 
-from training.export.mil import Attributes, NotInMil, Value, known_shape, node
+from training.export.mil import Attributes, NotInMil, Value, node
 
 
 @node("MatMul")

@@ -265,6 +265,11 @@ def _gather(attributes: Attributes, inputs: Sequence[Value]) -> Value:
     return mb.gather(x=inputs[0], indices=inputs[1], axis=attributes.get("axis", 0))
 
 
+@node("Size")
+def _size(attributes: Attributes, inputs: Sequence[Value]) -> Value:
+    return mb.reduce_prod(x=mb.shape(x=inputs[0]), axes=[0], keep_dims=False)
+
+
 @node("Expand")
 def _expand(attributes: Attributes, inputs: Sequence[Value]) -> Value:
     value, shape = inputs

@@ -57,7 +57,9 @@ def _look_up(model: onnx.ModelProto, tables: Mapping[str, tuple[Any, Any, Any]])
         for name, array in rows.items():
             several, one = _OF_TABLE[array.dtype.kind]
             attributes[f"{name}_{one if name == 'default' else several}"] = array.tolist()
-        made = onnx.helper.make_node("LabelEncoder", [keys], [output], name=node.name, domain="ai.onnx.ml", **attributes)
+        made = onnx.helper.make_node(
+            "LabelEncoder", [keys], [output], name=node.name, domain="ai.onnx.ml", **attributes
+        )
         node.CopyFrom(made)
         for given in [given for given in model.graph.input if given.name == handle]:
             model.graph.input.remove(given)

@@ -133,15 +133,12 @@ def _call(definition: Any, node: Any, made: Any, inputs: list[str]) -> None:
     for function in (*library, made.function_def):
         if function.signature.name not in known:
             definition.library.function.append(function)
-    shapes = node.attr["_output_shapes"] if "_output_shapes" in node.attr else None
     node.op = "PartitionedCall"
     node.input[:] = inputs
     node.attr.clear()
     node.attr["f"].func.name = made.function_def.signature.name
     node.attr["Tin"].list.type.extend(argument.type for argument in made.function_def.signature.input_arg)
     node.attr["Tout"].list.type.extend(argument.type for argument in made.function_def.signature.output_arg)
-    if shapes is not None:
-        node.attr["_output_shapes"].CopyFrom(shapes)
 
 
 def _forget_gradients(definition: Any) -> None:
@@ -181,7 +178,6 @@ def _nodes(definition: Any) -> Iterator[Any]:
     yield from definition.node
     for function in definition.library.function:
         yield from function.node_def
-
 
 
 def _called(value: Any) -> list[Any]:

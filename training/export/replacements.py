@@ -46,7 +46,7 @@ class Node:
 
 
 def _computed(compute: Callable[..., Any], *places: Any) -> Replacement:
-    return lambda node: (compute, places)
+    return lambda _: (compute, places)
 
 
 def _looked_up(node: Node) -> Computation | None:
