@@ -350,7 +350,30 @@ def _activated(name: str) -> Callable[[], keras.Model]:
     return make
 
 
-for _name in ["gelu", "elu", "selu", "softplus", "softsign", "swish", "hard_sigmoid", "hard_swish", "mish", "leaky_relu", "relu6", "tanh", "exponential", "log_sigmoid", "celu", "hard_tanh", "squareplus", "soft_shrink", "sparse_plus", "tanh_shrink", "hard_shrink", "sparsemax"]:
+for _name in (
+    "gelu",
+    "elu",
+    "selu",
+    "softplus",
+    "softsign",
+    "swish",
+    "hard_sigmoid",
+    "hard_swish",
+    "mish",
+    "leaky_relu",
+    "relu6",
+    "tanh",
+    "exponential",
+    "log_sigmoid",
+    "celu",
+    "hard_tanh",
+    "squareplus",
+    "soft_shrink",
+    "sparse_plus",
+    "tanh_shrink",
+    "hard_shrink",
+    "sparsemax",
+):
     ZOO[f"activation_{_name}"] = _activated(_name)
 
 
