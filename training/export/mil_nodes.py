@@ -89,7 +89,7 @@ def _neg(attributes: Attributes, inputs: Sequence[Value]) -> Value:
 
 @node("Div")
 def _div(attributes: Attributes, inputs: Sequence[Value]) -> Value:
-    """Whole numbers are divided towards zero; MIL rounds down, so that only numbers from 0 up are the same."""
+    """Whole numbers are divided towards zero, as ONNX says; MIL's own division of them rounds down."""
     whole = is_of(inputs[0], types.int32) and is_of(inputs[1], types.int32)
     if not whole:
         return mb.real_div(x=inputs[0], y=inputs[1])
