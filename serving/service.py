@@ -23,7 +23,10 @@ from serving.models.model_control import ModelControl
 from serving.models.model_statistics import Statistics
 from serving.models.registry import AVAILABLE, ModelRegistry
 from serving.models.shadows import Shadows
+from serving.monitoring.counts import Counts
 from serving.monitoring.metrics import Metrics
+from serving.monitoring.slow import SlowRequests
+from serving.monitoring.stack import StackFeed
 from serving.offload.pool import OffloadPool
 from serving.processes.member import Member
 from serving.processes.siblings import Siblings
@@ -64,11 +67,12 @@ class Service:
         self.api = uuid.uuid4().hex[:12]
         self.siblings = Siblings(
             member,
-            lambda: self.metrics.counts,
+            self._counts,
             refresh=lambda: self.producer.refresh(),
             is_connected=lambda: self.producer.is_connected,
         )
         self.metrics = Metrics(self.siblings.counted_before())
+        self.slow = SlowRequests()
         if self.gate:
             self.gate.observer = self.metrics
         self.producer = Producer(
@@ -92,6 +96,7 @@ class Service:
         self.window = SendWindow()
         self.rest = RestCalls(self)
         self.statistics = Statistics(self.models)
+        self.stack = StackFeed(self.siblings.total, lambda: self.producer.workers)
         self.cors = cors_headers(settings.cors_origin)
         self._numbers = itertools.count(1)
         self._refusals = Thinning(_REFUSALS_LOGGED_PER_S)
@@ -141,6 +146,8 @@ class Service:
     def ended(self, call: Call, error_text: Callable[[MillraceError], str]) -> None:
         """A call has its response, or nobody waits for it any more: what is counted and logged of it is so here."""
         self.metrics.request_ended(call.model, call.version, call.protocol, call.status, call.seconds)
+        if call.seconds > self.slow.least_s:
+            self.slow.add(call)
         if self.gate and call.key:
             key, call.key = call.key, None
             self.gate.ended(key, call.status)
@@ -169,6 +176,13 @@ class Service:
         """The caller's X-Request-Id where it is printable and at most 128 characters long, else one of our own."""
         given = headers.get(b"x-request-id")
         return given.decode() if given and _REQUEST_ID.fullmatch(given) else f"{self.api}-{next(self._numbers):x}"
+
+    def _counts(self) -> Counts:
+        """What this process has counted, and what it holds now."""
+        counts = self.metrics.counts
+        counts.open_requests = self.producer.snapshot().requests
+        counts.slow = self.slow.recent()
+        return counts
 
     def worker_counts(self) -> dict[str, int]:
         """How many live workers have each model available."""

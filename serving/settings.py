@@ -134,6 +134,15 @@ class ServingSettings(CommonSettings):
     load_timeout_s: float = Field(
         300.0, gt=0, description="How long a caller who asks for a model to be loaded or unloaded is kept waiting."
     )
+    playground: bool = Field(
+        True,
+        description="Show browsers a page at / to try the models and watch the stack (docs/howto/playground.md).",
+    )
+    models: Path | None = Field(
+        None,
+        description="The model repository, where this machine has it: the models' cards and plots are read from it. "
+        "Without it there are none (millrace up sets it).",
+    )
     cors_origin: str = Field(
         "", description="The origin whose web pages may call the API, * for any; without it browsers let none."
     )

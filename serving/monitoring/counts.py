@@ -118,12 +118,41 @@ class VersionCounts(msgspec.Struct):
 STAGES = ("latency", "parse", "queue", "batch", "compute", "reply")
 
 
+MOST_SLOW = 8
+
+
+class SlowRequest(msgspec.Struct, array_like=True, frozen=True):
+    """One request that took long, with its stages in milliseconds, in the order of `Server-Timing`.
+
+    `ended_ms` is Unix time. The stages are 0 for a request that no worker answered.
+    """
+
+    ended_ms: int
+    duration_ms: float
+    model: str
+    version: int
+    protocol: str
+    status: int
+    request_id: str
+    parse_ms: float = 0.0
+    queue_ms: float = 0.0
+    batch_ms: float = 0.0
+    compute_ms: float = 0.0
+    reply_ms: float = 0.0
+
+
+def slowest(requests: Iterable[SlowRequest]) -> list[SlowRequest]:
+    """The slowest of them, the slowest first; `MOST_SLOW` at most."""
+    return sorted(requests, key=lambda request: -request.duration_ms)[:MOST_SLOW]
+
+
 class Counts(msgspec.Struct):
     """All that is counted: by model and version, and copies for shadows by model, version and outcome.
 
     The model "" of version 0 is of requests for models that are not known. `processes` is how many API processes
     counted it, and `queue_up` whether the queue answers all of them. `keys` are requests for inference by API key and
-    HTTP status, `unknown_keys` requests without one that is known.
+    HTTP status, `unknown_keys` requests without one that is known. `open_requests` have no answer yet, `slow` are the
+    slowest of the last minute.
     """
 
     by_version: dict[tuple[str, int], VersionCounts] = {}
@@ -132,6 +161,8 @@ class Counts(msgspec.Struct):
     unknown_keys: int = 0
     processes: int = 1
     queue_up: bool = False
+    open_requests: int = 0
+    slow: list[SlowRequest] = []
 
     def of(self, model: str, version: int) -> VersionCounts:
         """What was counted of a version; what is changed there is counted."""
@@ -151,6 +182,8 @@ class Counts(msgspec.Struct):
         self.unknown_keys += other.unknown_keys
         self.processes += other.processes
         self.queue_up &= other.queue_up
+        self.open_requests += other.open_requests
+        self.slow = slowest([*self.slow, *other.slow])
 
     def version(self, model: str, version: int) -> VersionCounts:
         """What was counted of a version; zeros where it was never asked."""

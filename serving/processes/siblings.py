@@ -96,7 +96,7 @@ class Siblings:
         for number in self._numbers:
             counts = self._read(number)
             if number not in living:
-                counts.processes, counts.queue_up = 0, True
+                counts.processes, counts.queue_up, counts.open_requests = 0, True, 0
             found.append(counts)
         return total(found)
 
