@@ -31,11 +31,12 @@ export function bar(part, kind = "") {
 
 /** A table with a caption; `heads` are texts, `rows` lists of texts or elements. Numbers stand on the right. */
 export function table(caption, heads, rows) {
+  const kind = (column) => (rows.length && rows.every((row) => typeof row[column] === "number") ? "number" : null);
   const cell = (value) => h("td", { class: typeof value === "number" ? "number" : null }, typeof value === "number" ? number(value) : value);
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", {},
       h("caption", {}, caption),
-      h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)))),
+      h("thead", {}, h("tr", {}, heads.map((text, column) => h("th", { scope: "col", class: kind(column) }, text)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map(cell))))));
 }
 

@@ -38,6 +38,22 @@ function spread(values, size) {
   return values.map((value) => EDGE + ((value - least) / (most - least || 1)) * (size - 2 * EDGE));
 }
 
+/** Where each label stands: above its point, or lower where it would cover another one. */
+function labelHeights(points, xs, ys) {
+  const placed = [];
+  const heights = [];
+  for (const i of points.map((_, at) => at).sort((a, b) => ys[a] - ys[b])) {
+    const half = points[i].word.length * 4;
+    let y = ys[i] - 8;
+    for (const other of placed) {
+      if (Math.abs(xs[i] - other.x) < half + other.half && Math.abs(y - other.y) < 14) y = other.y + 14;
+    }
+    placed.push({ x: xs[i], y, half });
+    heights[i] = y;
+  }
+  return heights;
+}
+
 /** The map; `points` have a word, a vector, and whether the word was given. */
 export function drawMap(points) {
   const vectors = points.map((point) => unit(point.vector));
@@ -46,10 +62,11 @@ export function drawMap(points) {
   const [first, second] = components(rows);
   const xs = spread(rows.map((row) => dot(row, first)), WIDTH);
   const ys = spread(rows.map((row) => dot(row, second)), HEIGHT);
+  const heights = labelHeights(points, xs, ys);
   const marks = points.map((point, i) =>
     svg("g", { class: point.isGiven ? "given" : null },
       svg("circle", { cx: xs[i], cy: ys[i], r: 4 }),
-      svg("text", { x: xs[i], y: ys[i] - 8, "text-anchor": "middle" }, point.word)));
+      svg("text", { x: xs[i], y: heights[i], "text-anchor": "middle" }, point.word)));
   const label = `Map of ${points.length} words: near words have similar meanings.`;
   return h("figure", {}, svg("svg", { class: "map", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label }, marks),
     h("figcaption", { class: "hint" }, "The words of the sum and their neighbours, by the two directions in which they differ most."));
