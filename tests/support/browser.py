@@ -13,18 +13,18 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def chromium() -> str:
-    """The browser's program: MILLRACE_TEST_CHROMIUM, or one on the PATH. Skips the test where there is none."""
-    found = os.environ.get("MILLRACE_TEST_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+    """The browser's program: TEST_CHROMIUM, or one on the PATH. Skips the test where there is none."""
+    found = os.environ.get("TEST_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
     if not found:
-        pytest.skip("there is no Chromium (apt-get install chromium, or MILLRACE_TEST_CHROMIUM)")
+        pytest.skip("there is no Chromium (apt-get install chromium, or TEST_CHROMIUM)")
     return found
 
 
 def axe() -> str:
-    """The text of axe-core. Skips the test where MILLRACE_TEST_AXE does not name its axe.min.js."""
-    path = os.environ.get("MILLRACE_TEST_AXE")
+    """The text of axe-core. Skips the test where TEST_AXE does not name its axe.min.js."""
+    path = os.environ.get("TEST_AXE")
     if not path:
-        pytest.skip("MILLRACE_TEST_AXE does not name axe-core's axe.min.js (npm pack axe-core)")
+        pytest.skip("TEST_AXE does not name axe-core's axe.min.js (npm pack axe-core)")
     return Path(path).read_text(encoding="utf-8")
 
 

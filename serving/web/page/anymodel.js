@@ -1,7 +1,7 @@
 // A form for any model, made from its metadata.
 
 import { ask, path, request, send } from "./api.js";
-import { errorLine, guarded, h } from "./dom.js";
+import { errorLine, field, guarded, h } from "./dom.js";
 import { inputField } from "./inputs.js";
 import { outputView } from "./outputs.js";
 import { RequestView } from "./requests.js";
@@ -20,7 +20,7 @@ export class AnyModel {
     this.element = h("section", { "aria-labelledby": "model-title" },
       h("h2", { id: "model-title" }, "Any model"),
       h("p", { class: "hint" }, "The form comes from the model's metadata, filled in with values that it takes."),
-      h("label", {}, "Model ", this.names),
+      field("Model", this.names),
       h("div", { class: "columns" }, h("div", {}, this.about, this.form), h("div", {}, this.status, this.error, this.outputs)),
       this.request.element);
   }

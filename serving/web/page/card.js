@@ -14,19 +14,19 @@ export function cardView(name, version) {
     ontoggle: async (event) => {
       if (!event.target.open || isRead) return;
       isRead = true;
-      await guarded(error, async () => place.replaceChildren(...(await parts(await ask("GET", `${base}/card`), base, name))));
+      await guarded(error, async () => place.replaceChildren(...(await parts(await ask("GET", `${base}/card`), base, name, version))));
       isRead = !error.textContent;
     },
   }, h("summary", {}, `Card of ${name}, version ${version}`), error, place);
 }
 
-async function parts(card, base, name) {
+async function parts(card, base, name, version) {
   const words = (key) => key.replaceAll("_", " ");
   const rows = (values) => Object.entries(values).map(([key, value]) => [words(key), value]);
-  const some = (caption, heads, values) => (Object.keys(values).length ? [table(caption, heads, rows(values))] : []);
+  const some = (caption, heads, values) => (Object.keys(values).length ? [table(`${caption}: ${name} ${version}`, heads, rows(values))] : []);
   return [
     ...some("Scores", ["Score", "Value"], card.scores),
-    ...(card.limits.length ? [h("h4", {}, "What it is not good for"), h("ul", {}, card.limits.map((limit) => h("li", {}, limit)))] : []),
+    ...(card.limits.length ? [h("p", {}, h("strong", {}, "What it is not good for")), h("ul", {}, card.limits.map((limit) => h("li", {}, limit)))] : []),
     ...some("Sizes", ["File", "Bytes"], card.files),
     ...some("Data", ["File", "SHA-256"], card.data),
     ...some("Licences of the data", ["Data", "Licence"], card.licences),

@@ -1,7 +1,7 @@
 // Draw a digit: the probabilities follow the pen, the student's beside the teacher's.
 
 import { ApiError, request, send } from "./api.js";
-import { bar, errorLine, guarded, h, latest, percent, takeDrops } from "./dom.js";
+import { bar, errorLine, field, guarded, h, latest, percent, takeDrops } from "./dom.js";
 import { seen, showSeen } from "./ink.js";
 import { RequestView } from "./requests.js";
 
@@ -36,7 +36,7 @@ export class Digits {
           h("p", { class: "buttons" },
             h("button", { type: "button", onclick: () => this.clear() }, "Clear"),
             h("button", { type: "button", onclick: () => this.sample() }, "Draw a 7")),
-          h("label", {}, "Or choose an image, drop one here, or paste one: ", this.file),
+          field("Or choose an image, drop one here, or paste one:", this.file),
           h("p", {}, "What the model sees:"), this.seen),
         h("div", {}, this.verdict, this.bars.element, this.error)),
       this.request.element);
@@ -104,7 +104,7 @@ export class Digits {
     pen.strokeStyle = "#000";
     pen.beginPath();
     pen.moveTo(x0, y0);
-    pen.lineTo(x1, y1);
+    pen.lineTo(x1 + 0.01, y1); // a line of no length would leave no dot
     pen.stroke();
   }
 

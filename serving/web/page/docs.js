@@ -1,7 +1,7 @@
 // Makes the documentation answer: anchors open their row, and each row can send its request.
 
 import { ask, path as encoded, request, send } from "./api.js";
-import { errorLine, guarded, h } from "./dom.js";
+import { errorLine, field, guarded, h } from "./dom.js";
 import { RequestView } from "./requests.js";
 import { example, nested, someShape } from "./tensors.js";
 
@@ -37,14 +37,14 @@ class Trial {
     this.choice = h("select", { onchange: () => this.choose() }, this.paths.map((each) => h("option", { value: each }, each)));
     this.fields = h("div", { class: "buttons" });
     this.bodyText = h("textarea", { rows: "5", spellcheck: "false" });
-    this.body = h("label", {}, "Body, as JSON", this.bodyText);
+    this.body = field("Body, as JSON", this.bodyText);
     this.status = h("p", { role: "status", class: "status" });
     this.error = errorLine();
     this.answer = h("pre", { tabindex: "0", role: "region", "aria-label": "The answer", hidden: true });
     this.view = new RequestView();
     this.element = h("form", { onsubmit: (event) => { event.preventDefault(); this.run(); } },
       h("h3", {}, "Try it"),
-      this.paths.length > 1 ? h("label", {}, "Path ", this.choice) : null,
+      this.paths.length > 1 ? field("Path", this.choice) : null,
       this.fields, this.body, h("p", {}, h("button", { class: "main" }, `Send ${this.method}`)),
       this.status, this.error, this.answer, this.view.element);
     this.choose();
@@ -62,7 +62,7 @@ class Trial {
     const parameters = this.operation.parameters.map(({ $ref }) => this.document.components.parameters[$ref.split("/").pop()]);
     const before = this.inputs ?? new Map();
     this.inputs = new Map(parameters.filter((each) => each.in !== "header").map((each) => [each.name, { ...each, input: before.get(each.name)?.input ?? this.input(each) }]));
-    this.fields.replaceChildren(...[...this.inputs.values()].map((each) => h("label", {}, `${each.name} `, each.input)));
+    this.fields.replaceChildren(...[...this.inputs.values()].map((each) => field(`${each.name}`, each.input)));
     this.preview();
   }
 

@@ -36,8 +36,16 @@ export function table(caption, heads, rows) {
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", {},
       h("caption", {}, caption),
-      h("thead", {}, h("tr", {}, heads.map((text, column) => h("th", { scope: "col", class: kind(column) }, text)))),
+      h("thead", {}, h("tr", {}, heads.map((text, column) => (text ? h("th", { scope: "col", class: kind(column) }, text) : h("td"))))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map(cell))))));
+}
+
+let fields = 0;
+
+/** A control with its label, and a word behind it where there is one. */
+export function field(label, control, unit = "") {
+  control.id ||= `field-${++fields}`;
+  return h("span", { class: "field" }, h("label", { for: control.id }, label), " ", control, unit);
 }
 
 /** A number for people: at most four significant digits behind the point. */

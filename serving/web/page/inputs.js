@@ -1,7 +1,7 @@
 // One field of a form for one input of a model, by what its metadata says.
 
 import { ApiError } from "./api.js";
-import { h } from "./dom.js";
+import { field, h } from "./dom.js";
 import { count, example, imageNumbers, imageShape, nested, someShape } from "./tensors.js";
 
 const MANY = 2000; // numbers that nobody wants to read in a text field
@@ -21,7 +21,7 @@ class FileField {
   constructor(spec, media, optional) {
     this.optional = optional;
     this.input = h("input", { type: "file", accept: media === "image" ? "image/*" : null });
-    this.element = h("label", {}, `${title(spec, optional)} (a file: ${media}) `, this.input);
+    this.element = field(`${title(spec, optional)} (a file: ${media})`, this.input);
   }
 
   async value() {
@@ -45,7 +45,7 @@ class TextField {
     this.optional = optional;
     this.input = h("textarea", { rows: "2" });
     this.input.value = optional ? "" : example("BYTES");
-    this.element = h("label", {}, `${title(spec, optional)}, one row a line`, this.input);
+    this.element = field(`${title(spec, optional)}, one row a line`, this.input);
   }
 
   value() {
@@ -69,7 +69,7 @@ class ArrayField {
     const isLarge = count(this.shape) > MANY;
     if (isLarge) this.input.placeholder = `Empty: ${count(this.shape)} equal values are sent.`;
     else if (!optional) this.input.value = JSON.stringify(nested(this.shape, () => example(spec.datatype)));
-    const parts = [h("label", {}, `${title(spec, optional)}, as JSON`, this.input)];
+    const parts = [field(`${title(spec, optional)}, as JSON`, this.input)];
     if (this.image && spec.datatype !== "BYTES" && spec.datatype !== "BOOL") parts.push(this.imageChoice());
     this.element = h("fieldset", {}, h("legend", {}, spec.name), parts);
   }
@@ -78,7 +78,7 @@ class ArrayField {
     this.file = h("input", { type: "file", accept: "image/*" });
     this.most = h("select", {}, h("option", { value: "1" }, "0 to 1"), h("option", { value: "255" }, "0 to 255"));
     if (!this.spec.datatype.startsWith("FP")) this.most.value = "255";
-    return [h("label", {}, `Or an image, made ${this.image.width} × ${this.image.height} `, this.file), h("label", {}, "with numbers from ", this.most)];
+    return [field(`Or an image, made ${this.image.width} × ${this.image.height}`, this.file), field("with numbers from", this.most)];
   }
 
   async value() {

@@ -1,7 +1,7 @@
 // Background jobs: submit a file, watch, cancel, fetch the result.
 
 import { ApiError, ask, path, request, send } from "./api.js";
-import { bar, errorLine, guarded, h, number, takeDrops } from "./dom.js";
+import { bar, errorLine, field, guarded, h, number, takeDrops } from "./dom.js";
 import { RequestView } from "./requests.js";
 
 const LOOK_MS = 1500;
@@ -18,7 +18,7 @@ export class Jobs {
     this.timer = null;
     const form = h("form", { class: "drop", onsubmit: (event) => { event.preventDefault(); this.submit(this.file.files[0]); } },
       h("p", {}, "Score a file with a model: drop it here, or choose it."),
-      h("p", { class: "buttons" }, h("label", {}, "Model ", this.models), h("label", {}, "Column ", this.column), h("label", {}, "File ", this.file),
+      h("p", { class: "buttons" }, field("Model", this.models), field("Column", this.column), field("File", this.file),
         h("button", { class: "main" }, "Score the file")));
     takeDrops(form, (file) => this.submit(file));
     this.element = h("section", { "aria-labelledby": "jobs-title" },

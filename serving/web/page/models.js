@@ -2,7 +2,7 @@
 
 import { ask, path, request, send } from "./api.js";
 import { cardView } from "./card.js";
-import { errorLine, guarded, h, table } from "./dom.js";
+import { errorLine, field, guarded, h, table } from "./dom.js";
 import { RequestView } from "./requests.js";
 
 export class Models {
@@ -86,12 +86,12 @@ export class Models {
       h("p", { class: "buttons" },
         h("button", { type: "button", onclick: change("POST", `/v2/repository/models/${name}/load`, {}, "loaded") }, "Load"),
         h("button", { type: "button", onclick: change("POST", `/v2/repository/models/${name}/unload`, {}, "unloaded") }, "Unload")),
-      h("p", { class: "buttons" }, h("label", {}, "Label ", label), h("label", {}, "for version ", labelled),
+      h("p", { class: "buttons" }, field("Label", label), field("for version", labelled),
         h("button", { type: "button", onclick: () => change("PUT", `${base}/labels/${path(label.value)}`, { version: Number(labelled.value) }, "label set")() }, "Set label"),
         h("button", { type: "button", onclick: () => change("DELETE", `${base}/labels/${path(label.value)}`, undefined, "label removed")() }, "Remove label")),
-      h("p", { class: "buttons" }, h("label", {}, "Canary: version ", canary), h("label", {}, "gets ", share, " %"),
+      h("p", { class: "buttons" }, field("Canary: version", canary), field("gets", share, " %"),
         h("button", { type: "button", onclick: () => change("PUT", `${base}/traffic`, others(), "weights set")() }, "Set weights")),
-      h("p", { class: "buttons" }, h("label", {}, "Shadow: version ", shadow), h("label", {}, "gets copies of ", copies, " %"),
+      h("p", { class: "buttons" }, field("Shadow: version", shadow), field("gets copies of", copies, " %"),
         h("button", { type: "button", onclick: () => change("PUT", `${base}/traffic`, { weights: traffic.weights, shadow: { version: Number(shadow.value), percent: Number(copies.value) } }, "shadow set")() }, "Set shadow"),
         h("button", { type: "button", onclick: change("PUT", `${base}/traffic`, {}, "all requests go to the newest version") }, "Take back weights and shadow")));
   }

@@ -1,7 +1,7 @@
 // Type: the verdict on each sentence follows.
 
 import { request, send } from "./api.js";
-import { bar, errorLine, guarded, h, latest, percent } from "./dom.js";
+import { bar, errorLine, field, guarded, h, latest, percent } from "./dom.js";
 import { RequestView } from "./requests.js";
 
 const EXAMPLES = [
@@ -22,7 +22,7 @@ export class Sentiment {
       h("h2", { id: "sentiment-title" }, "Sentiment"),
       h("p", { class: "hint", id: "sentiment-hint" }, "Write about a film, one sentence a line. The model says how likely each is positive. It learned from film reviews, and misreads about one in four sentences with a negation."),
       h("div", { class: "columns" },
-        h("div", {}, h("label", {}, "Sentences", this.text),
+        h("div", {}, field("Sentences", this.text),
           h("p", { class: "buttons" }, EXAMPLES.map((example, i) =>
             h("button", { type: "button", onclick: () => this.put(example) }, i ? `Negation ${i}` : "Example")))),
         h("div", {}, this.summary, this.verdicts, this.error)),

@@ -1,7 +1,7 @@
 // Add and take away words; the nearest words as a list and on a map.
 
 import { request, send } from "./api.js";
-import { bar, errorLine, guarded, h, latest } from "./dom.js";
+import { bar, errorLine, field, guarded, h, latest } from "./dom.js";
 import { drawMap } from "./wordmap.js";
 import { RequestView } from "./requests.js";
 
@@ -27,7 +27,7 @@ export class Words {
       h("p", { class: "hint" }, "Each word is a vector. Add and take away words, and see which words are nearest to the sum. Press a word to take it out."),
       this.chips,
       h("form", { onsubmit: (event) => { event.preventDefault(); this.add(1); } },
-        h("p", { class: "buttons" }, h("label", {}, "Word ", this.input),
+        h("p", { class: "buttons" }, field("Word", this.input),
           h("button", {}, "Add"), h("button", { type: "button", onclick: () => this.add(-1) }, "Take away"),
           EXAMPLES.map((example) => h("button", { type: "button", onclick: () => this.put(example) }, formula(example))))),
       this.error,
