@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+GPU_PIP := .venv/gpu/bin/python -m pip --disable-pip-version-check --quiet
 SELF := $(PIP) --no-build-isolation --no-deps --editable . --editable ./client
 DATA ?= .data
 HOST ?= http://127.0.0.1:8000
 # pytest's status where ARGS selects no test
 NO_TESTS := 5
 
-.PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench bench-jobs memory lock wheels dist redis compose clean
+.PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench bench-jobs memory gpu lock wheels dist redis compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp
@@ -27,6 +28,7 @@ load: .venv/test.stamp ; $(BIN)/locust -f client/loadtest/locustfile.py --headle
 bench: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench $(ARGS)
 bench-jobs: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench_jobs $(ARGS)
 memory: .venv/test.stamp ; $(BIN)/python -m benchmarks.memory $(ARGS)
+gpu: .venv/gpu.stamp ; .venv/gpu/bin/python -m benchmarks.gpu $(ARGS)
 compose: ; docker compose up --build $(ARGS)
 lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh $(ARGS)
 redis: .venv/test.stamp ; $(BIN)/pytest tests/unit/test_redis_failures.py tests/integration/test_broker.py tests/integration/test_redis_access.py tests/integration/test_dead_letters.py tests/integration/test_producer.py tests/acceptance/test_topologies.py $(ARGS)
@@ -37,3 +39,5 @@ clean: ; rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 .venv/python.stamp: ; @$(PYTHON) requirements/suits.py && $(PYTHON) -m venv .venv && touch $@
 .venv/up.stamp: .venv/python.stamp requirements/up.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/up.txt && $(SELF) && touch $@
 .venv/test.stamp: .venv/python.stamp requirements/test.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/test.txt && $(SELF) && touch $@ .venv/up.stamp
+# One of two ONNX Runtimes can be installed: the one with CUDA is in an environment of its own, in place of the other.
+.venv/gpu.stamp: .venv/python.stamp requirements/test.txt requirements/worker-gpu.txt ; @echo "installing into .venv/gpu …" && $(PYTHON) -m venv .venv/gpu && $(GPU_PIP) install --require-hashes --requirement requirements/test.txt && $(GPU_PIP) uninstall --yes onnxruntime && $(GPU_PIP) install --require-hashes --no-deps --requirement requirements/worker-gpu.txt && touch $@

@@ -1,6 +1,6 @@
 """What a background job does alone, beside callers, and to them: on one stack, in one run, in turns.
 
-    make bench-jobs                                              # about four minutes; results in benchmarks/results/
+    make bench-jobs                                              # about four minutes; results in .runs/bench-jobs/
     make bench-jobs ARGS="--rounds 1 --seconds 4 --rows 30000"   # a quick look
 
 `millrace up` serves the small CNN of `make bench`, as shipped, with one jobs program. In each round, in turn:
@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
                 _say(f"round {number + 1}: " + ", ".join(f"{name} {value:,.2f}" for name, value in rounds[-1].items()))
     data = {"machine": stamp, "rows": options.rows, "seconds": options.seconds, "rounds": rounds}
     data |= {"medians": _medians(rounds), "faults": bench.faults}
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "jobs.json").write_text(json.dumps(data, indent=2) + "\n")
     (options.out / "jobs.md").write_text(_markdown(data))
     print(_markdown(data))
@@ -86,7 +87,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="how often all is measured (%(default)s)")
     parser.add_argument("--seconds", type=float, default=8, help="for one figure of one round (%(default)s)")
     parser.add_argument("--rows", type=int, default=100_000, help="of the file that a job scores (%(default)s)")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="the folder for the results")
+    parser.add_argument(
+        "--out", type=Path, default=Path(".runs/bench-jobs"), help="the folder for the results (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 

@@ -36,6 +36,7 @@ class Target:
     items: Sequence[Any]
     expected: Floats
     distinct: bool = True
+    tolerance: float = TOLERANCE
 
     def half(self, number: int) -> "Target":
         """Every other item, from the first or the second on."""
@@ -46,6 +47,7 @@ class Target:
             items=self.items[chosen],
             expected=self.expected[chosen],
             distinct=self.distinct,
+            tolerance=self.tolerance,
         )
 
 
@@ -137,7 +139,7 @@ def _lua(target: Target, is_alone: bool) -> str:
     headers = ",".join(f"[{quoted(k.encode())}]={quoted(v.encode())}" for k, v in encoded[0][0].items())
     bodies = ",".join(quoted(body) for _, body in encoded)
     expected = ",".join("{" + ",".join(repr(float(v)) for v in row) + "}" for row in target.expected)
-    flags = f"alone={str(is_alone).lower()},distinct={str(target.distinct).lower()},tolerance={TOLERANCE}"
+    flags = f"alone={str(is_alone).lower()},distinct={str(target.distinct).lower()},tolerance={target.tolerance}"
     marker = quoted(target.form.marker.encode())
     return f"return {{marker={marker},headers={{{headers}}},bodies={{{bodies}}},expected={{{expected}}},{flags}}}"
 
@@ -203,7 +205,7 @@ def _is_right(target: Target, number: int, headers: dict[str, str], body: bytes)
     except (ValueError, KeyError, IndexError, TypeError):
         return False
     expected = target.expected[number]
-    return scores.shape == expected.shape and bool(np.abs(scores - expected).max() <= TOLERANCE)
+    return scores.shape == expected.shape and bool(np.abs(scores - expected).max() <= target.tolerance)
 
 
 def _message(parts: urllib.parse.SplitResult, headers: dict[str, str], body: bytes) -> bytes:

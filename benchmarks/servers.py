@@ -68,7 +68,7 @@ class Server:
     def __init__(self, entry: Entry, model: Path) -> None:
         self._entry = entry
         self._model = model
-        self._ports = {name: str(_free_port()) for name in ("port", "port2", "redis")}
+        self._ports = {name: str(free_port()) for name in ("port", "port2", "redis")}
         self._roots: list[psutil.Popen] = []
         self._stack = contextlib.ExitStack()
 
@@ -174,6 +174,7 @@ def _role(process: psutil.Process) -> str:
     return process.name()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from pydantic import SecretStr
 
 from millrace.broker.discovery import without_secrets
+from millrace.devices import device_name
 from millrace.settings import CommonSettings, variables
 
 _URL = re.compile(r"[A-Za-z+]+://\S*")
@@ -49,3 +50,11 @@ class Parser(argparse.ArgumentParser):
         """See `argparse.ArgumentParser`."""
         message = _URL.sub(lambda url: without_secrets(url[0].rstrip("'\"")), message)
         super().error(_PART_OF_A_URL.sub("…", message))
+
+
+def device(text: str) -> str:
+    """The name of a device, as an option's `type`."""
+    try:
+        return device_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, got {text!r}") from None

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from millrace.commandline import Parser
+from millrace.commandline import Parser, device
+from millrace.devices import DEVICE_HELP
 from ops.stopping import stop_timeouts
 
 
@@ -35,7 +36,7 @@ def parser(environ: Mapping[str, str]) -> Parser:
         "model", nargs="?", type=Path, help="one model to serve in place of a repository: its file or its folder"
     )
     option("--models", "MILLRACE_WORKER_MODELS", "models", "the model repository", type=Path)
-    option("--device", "MILLRACE_WORKER_DEVICE", "cpu", "where the models run", choices=["cpu", "cuda"])
+    option("--device", "MILLRACE_WORKER_DEVICE", "cpu", DEVICE_HELP, type=device)
     levels = ["debug", "info", "warning", "error"]
     option("--log-level", "MILLRACE_LOG_LEVEL", "warning", "the least important events to show", choices=levels)
     parser.add_argument(

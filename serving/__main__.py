@@ -50,9 +50,6 @@ def main(argv: list[str] | None = None) -> int:
     except (SettingsError, OSError) as error:
         print(f"millrace serve: {error}", file=sys.stderr)
         return 2
-    # What gRPC's own library has to say comes as lines of no form, as many as callers like; our log has what matters.
-    # It looks when it is imported.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from serving.access.key_file import KeyFileError
     from serving.api import serve
     from serving.transport.certificates import CertificateError

@@ -7,8 +7,9 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -24,13 +25,13 @@ from serving.jobs.uploads import JobUploads, is_submission
 from serving.jobs.watching import Watching
 from serving.memory import excess_bytes, memory_limit
 from serving.processes.member import Member, Started
+from serving.protocols.grpc_services import GrpcServices
 from serving.routing import target
 from serving.service import Service
 from serving.settings import ServingSettings
 from serving.transport.budget import SMALL_BYTES, Reservation
-from serving.transport.certificates import certificates
+from serving.transport.certificates import Certificates, certificates
 from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
-from serving.transport.grpc_server import GrpcServer
 from serving.transport.handler import Done, Withdraw
 from serving.transport.http_server import HttpServer
 from serving.transport.intake import Body
@@ -214,23 +215,21 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None,
     service = Service(settings, RedisBroker(settings.redis_url), jobs, member)
     await service.start()
     api = Api(service)
-    port = socket.socket(fileno=member.port) if member else None
-    http = HttpServer(settings, api, service.budget, connections, api.uploads, port, shown)
-    grpc = GrpcServer(service, shown) if settings.grpc_port else None
+    sockets = [socket.socket(fileno=port) for port in member.ports] if member else []
+    servers = servers_of(service, api, stopping, connections, sockets, shown)
     if shown:
         shown.files.start()
-    await http.start()
-    if grpc:
-        await grpc.start()
+    for server in servers:
+        await server.start()
     _spare_the_collector()
     limit = memory_limit(
         settings,
         connections=connections,
-        grpc_connections=grpc_connections(settings.max_grpc_connections) if grpc else 0,
+        grpc_connections=grpc_connections(settings.max_grpc_connections) if settings.grpc_port else 0,
         offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
     )
-    if grpc:
-        grpc.intake.excess_bytes = partial(excess_bytes, limit.bytes - limit.offload_bytes)
+    for server in servers:
+        server.watch_memory(partial(excess_bytes, limit.bytes - limit.offload_bytes))
     if not settings.keys_file:
         _log.log(*_open(settings))
     if member:
@@ -241,7 +240,7 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None,
     await stopping.wait()
     if shown:
         await shown.files.stop()
-    await _stop(service, http, grpc)
+    await _stop(service, servers)
 
 
 def _report(member: Member, started: Started, stopping: asyncio.Event) -> None:
@@ -258,13 +257,46 @@ def _report(member: Member, started: Started, stopping: asyncio.Event) -> None:
     loop.add_reader(channel, gone)
 
 
-async def _stop(service: Service, http: HttpServer, grpc: GrpcServer | None) -> None:
+class Server(Protocol):
+    """What listens."""
+
+    async def start(self) -> None:
+        """Listen. Raises `OSError` where an address cannot be had."""
+
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """Take nothing new, answer what came, and cut off what is open after that time."""
+
+    def watch_memory(self, excess_bytes: Callable[[], int]) -> None:
+        """That function says how many bytes the process has above its limit."""
+
+
+def servers_of(
+    service: Service,
+    api: Api,
+    stopping: asyncio.Event,
+    max_connections: int | None = None,
+    sockets: Sequence[socket.socket] = (),
+    shown: Certificates | None = None,
+) -> Sequence[Server]:
+    """The servers that the settings ask for; `stopping` ends streams that are open. See `HttpServer` for the others."""
+    settings, budget = service.settings, service.budget
+    largest = min(settings.max_grpc_message_bytes, budget.largest)
+    if settings.grpc_server == "grpcio" and settings.grpc_port:
+        from serving.transport.grpcio_server import GrpcioServer  # which needs an extra of its own
+
+        largest = min(settings.max_grpc_message_bytes, budget.largest // 2)  # each message is counted twice
+        grpcio = GrpcioServer(settings, budget, GrpcServices(service, stopping, largest), largest, shown)
+        return [HttpServer(settings, api, budget, max_connections, api.uploads, None, sockets, shown), grpcio]
+    calls = GrpcServices(service, stopping, largest) if settings.grpc_port else None
+    return [HttpServer(settings, api, budget, max_connections, api.uploads, calls, sockets, shown)]
+
+
+async def _stop(service: Service, servers: Sequence[Server]) -> None:
     """Drain for as long as the settings allow, all parts together, and leave."""
     loop, timeout_s = asyncio.get_running_loop(), service.settings.drain_timeout_s
     ends = loop.time() + timeout_s
     service.begin_to_drain()
-    servers = [http.stop(timeout_s), *([grpc.stop()] if grpc else [])]
-    await asyncio.gather(service.repository.stop(), *servers)
+    await asyncio.gather(service.repository.stop(), *(server.stop(timeout_s) for server in servers))
     left_s = max(0.0, ends - loop.time())
     try:
         await asyncio.wait_for(service.stop(left_s), left_s + _LEAVE_S)

@@ -18,7 +18,6 @@ import msgspec
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, Unavailable
 from serving.call import Call
 from serving.models.registry import ServedModel
-from serving.offload.files import map_file
 from serving.offload.jobs import Parsed, ParseJob, RenderJob, Written, describe, encoder, with_elements
 from serving.offload.pool import Result, Ticket
 from serving.offload.work import packed
@@ -125,10 +124,15 @@ class Execution:
         self._end(499)
 
     def _mapped(self, body: Body, spooled: SpooledBody) -> Body:
-        """The body with its data. Raises `NotQuick` where these are not tensors behind a JSON of known length."""
+        """The body with its data. Raises `NotQuick` where these are not tensors behind a JSON of known length.
+
+        A message that was read already has views of its tensors.
+        """
+        if body.message is not None:
+            return body
         if body.json_length is None:
             self._service.quick.check_quick(spooled.size)
-        return Body(map_file(spooled.fd), body.json_length, body.task, content_type=body.content_type)
+        return Body(spooled.mapped(), body.json_length, body.task, content_type=body.content_type)
 
     # Parsing elsewhere
 

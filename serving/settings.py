@@ -17,6 +17,11 @@ class ServingSettings(CommonSettings):
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="The HTTP port.")
     grpc_port: int = Field(8001, ge=0, le=65535, description="The gRPC port; 0 switches gRPC off.")
+    grpc_server: Literal["own", "grpcio"] = Field(
+        "own",
+        description="What serves gRPC: own, this server's HTTP/2; or grpcio, gRPC's Python library (grpc.aio), which "
+        "needs the extra `grpcio` and goes in the next release.",
+    )
     tls_cert: Path | None = Field(
         None,
         description="The server's certificate, with those of the authorities between it and a known one: PEM. With it "
@@ -64,10 +69,9 @@ class ServingSettings(CommonSettings):
         description="The largest request body over HTTP; a larger one gets 413.",
     )
     max_grpc_message_bytes: int = Field(
-        32 * 2**20,
+        64 * 2**20,
         ge=1024,
-        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED. A megabyte "
-        "takes the event loop about a millisecond, in which all other callers wait.",
+        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED.",
     )
     max_buffered_bytes: int = Field(
         0,

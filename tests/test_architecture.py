@@ -57,6 +57,11 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     ),
     "millrace.rpc": ("millrace.artifacts", "millrace.broker", "millrace.settings"),
     # The rooms of serving: only what composes them knows all of them.
+    # Frames and blocks of headers stand alone; what they carry is read above them.
+    **dict.fromkeys(
+        ("serving.transport.http2.frames", "serving.transport.http2.session", "serving.transport.http2.header_blocks"),
+        (*_rooms("transport.budget", "transport.handler", "transport.server_parts", "access", "settings"), "asyncio"),
+    ),
     "serving.transport": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.queueing", "serving.models"),
     "serving.protocols": _ABOVE_ROOMS,
     "serving.queueing": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
@@ -98,9 +103,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         "worker.processes",
     ),
 }
-LIBRARIES = {"rq", "pyarrow", "fsspec", "numpy"}
-# The gRPC server is given its services here; the HTTP server gets its handler from `serving.api`.
-COMPOSES = {"serving.transport.grpc_server"}
+LIBRARIES = {"asyncio", "rq", "pyarrow", "fsspec", "numpy"}
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
@@ -108,7 +111,7 @@ def test_imports_go_one_way(package: str) -> None:
     found = [
         f"{module} imports {name}"
         for module, path in sources(package.partition(".")[0]).items()
-        if is_within(module, package) and module not in COMPOSES
+        if is_within(module, package)
         for name in imports_of(path.read_text(encoding="utf-8"))
         if any(is_within(name, forbidden) for forbidden in FORBIDDEN[package])
     ]
@@ -117,7 +120,7 @@ def test_imports_go_one_way(package: str) -> None:
 
 def test_the_rules_name_what_there_is() -> None:
     modules = {name for package in {*PROGRAMS, "millrace", "tests"} for name in sources(package)}
-    named = {*FORBIDDEN, *COMPOSES, *(name for forbidden in FORBIDDEN.values() for name in forbidden)} - LIBRARIES
+    named = {*FORBIDDEN, *(name for forbidden in FORBIDDEN.values() for name in forbidden)} - LIBRARIES
     assert {name for name in named if not any(is_within(module, name) for module in modules)} == set()
 
 
@@ -131,7 +134,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
 # Each program with the extras that it may be installed with; the first alone must do to import it.
 EXTRAS = {
     "ops": ("serving",),
-    "serving": ("serving",),
+    "serving": ("serving", "grpcio"),
     "worker": ("worker", "worker-tensorflow", "worker-litert", "worker-tfserving", "worker-tokenizers"),
     "jobs": ("jobs",),
     "training": ("training",),
@@ -168,6 +171,10 @@ BACKENDS = {
 }
 
 
+# The modules that need grpcio, which the API does without.
+GRPCIO = {name for name in sources("serving") if name.startswith("serving.transport.grpcio_")}
+
+
 def _backend(*extras: str) -> set[str]:
     """The modules of these extras' backends."""
     begin = tuple(BACKENDS[extra] for extra in extras)
@@ -179,7 +186,8 @@ def _backend(*extras: str) -> set[str]:
     [
         ("ops", (), ["ops.supervisor", "millrace.__main__"]),
         ("ops", ("serving",), sources("ops")),
-        ("serving", ("serving",), sources("serving")),
+        ("serving", ("serving",), sources("serving").keys() - GRPCIO),
+        ("serving", ("grpcio",), GRPCIO),
         ("worker", ("worker",), sources("worker").keys() - _backend(*BACKENDS)),
         *(("worker", (extra,), _backend(extra)) for extra in BACKENDS),
         ("jobs", ("jobs",), sources("jobs")),

@@ -1,4 +1,4 @@
-"""Run a worker: `python -m worker --device cpu|cuda`, or `millrace work`."""
+"""Run a worker: `python -m worker --device cpu|cuda|cuda:1`, or `millrace work`."""
 
 import logging
 import os
@@ -12,7 +12,8 @@ from millrace import logs
 from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
 from millrace.broker.redis import RedisBroker
-from millrace.commandline import REDIS_URL_HELP, Parser
+from millrace.commandline import REDIS_URL_HELP, Parser, device
+from millrace.devices import DEVICE_HELP
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
 from worker.process import Worker
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_setting("--models", WorkerSettings, "the model repository", type=Path)
     parser.add_setting("--redis-url", WorkerSettings, REDIS_URL_HELP)
-    parser.add_setting("--device", WorkerSettings, "where the models run", choices=["cpu", "cuda"])
+    parser.add_setting("--device", WorkerSettings, DEVICE_HELP, type=device)
     parser.add_setting("--backend", WorkerSettings, "the format to load", choices=["auto", *FORMATS])
     parser.add_setting("--instances", WorkerSettings, "threads per model", type=int)
     code_help = "let models be Python code, which can do all that this program's user can"

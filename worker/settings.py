@@ -1,10 +1,11 @@
 """The worker's settings; each field is also an environment variable with the prefix MILLRACE_WORKER_."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from millrace.devices import device_name
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
 
@@ -23,7 +24,22 @@ class WorkerSettings(CommonSettings):
         description="TensorFlow Serving's models.config; by default the file of that name in the repository, if any.",
     )
     poll_s: float = Field(1.0, gt=0, description="How often to look for versions that came or went.")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models run.")
+    device: Annotated[str, AfterValidator(device_name)] = Field(
+        "cpu",
+        description="Where the models run: `cpu`; `cuda` for the GPUs that a model's `instance_group.gpus` names, else "
+        "the first; or `cuda:N` for the GPU number N alone.",
+    )
+    gpu_memory_mb: int = Field(
+        0,
+        ge=0,
+        description="GPU memory that each session of ONNX Runtime may take, in MB; 0 for no limit. A model with "
+        "convolutions has up to nine sessions. TensorFlow has one limit for all the models of a process.",
+    )
+    gpu_tf32: bool = Field(
+        True,
+        description="Whether a GPU may multiply FP32 numbers as TF32, with ten bits behind the point: it is two to "
+        "three times as fast, and answers differ by up to a hundredth from a CPU's.",
+    )
     backend: Literal["auto", "python", "onnx", "savedmodel", "tflite", "tfserving", "mlflow"] = Field(
         "auto", description="The format to load where a version has several; auto takes the first that is installed."
     )

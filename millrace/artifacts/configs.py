@@ -87,8 +87,9 @@ class WarmupRequest(msgspec.Struct, frozen=True, kw_only=True):
 class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A `config.pbtxt`. What it does not say is None or empty; `ignored` names the fields that have no effect here.
 
-    `instances` are by the kind of device: "cpu", "cuda", or "auto" for both. `model_file` is the file or folder that is
-    the model, in the version's folder; it `is_alone` where it was named by itself, so that nothing beside it counts.
+    `instances` are by the kind of device: "cpu", "cuda", or "auto" for both. `gpus` has the number of a GPU for each
+    instance, where any group names GPUs. `model_file` is the file or folder that is the model, in the version's folder;
+    it `is_alone` where it was named by itself, so that nothing beside it counts.
     `message` is all of it, as a serialized `inference.ModelConfig`; empty where that is long.
     """
 
@@ -102,6 +103,7 @@ class TritonConfig(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorConfig, ...] = ()
     labels_file: str | None = None
     instances: dict[str, int] = {}
+    gpus: tuple[int, ...] = ()
     warmup: tuple[WarmupRequest, ...] = ()
     ignored: tuple[str, ...] = ()
     message: bytes = b""
@@ -166,6 +168,7 @@ def read_triton_config(folder: Path) -> TritonConfig | None:
         outputs=tuple(_tensor(path, tensor) for tensor in config.output),
         labels_file=next((output.label_filename for output in config.output if output.label_filename), None),
         instances=_instances(config),
+        gpus=_gpus(config),
         warmup=tuple(_warmup(request) for request in config.model_warmup),
         ignored=tuple(_ignored_of_triton(config)),
         message=message if len(message := config.SerializeToString()) <= _MOST_BYTES else b"",
@@ -280,6 +283,14 @@ def _instances(config: Any) -> dict[str, int]:
     return counts
 
 
+def _gpus(config: Any) -> tuple[int, ...]:
+    """The GPU of each instance: `count` on each that a group names, on the first where it names none."""
+    groups = [group for group in config.instance_group if _KINDS.get(group.kind) in ("cuda", "auto")]
+    if not any(group.gpus for group in groups):
+        return ()
+    return tuple(gpu for group in groups for gpu in group.gpus or (0,) for _ in range(max(1, group.count)))
+
+
 def _ignored_of_triton(config: Any) -> Iterator[str]:
     """What has no effect here, in words."""
     for field, _ in config.ListFields():
@@ -295,7 +306,8 @@ def _ignored_of_triton(config: Any) -> Iterator[str]:
     for group in config.instance_group:
         if group.kind not in _KINDS:
             yield "an instance_group of KIND_MODEL"
+        done = ("name", "kind", "count", "gpus") if _KINDS.get(group.kind) != "cpu" else ("name", "kind", "count")
         parts = (part.name for part, _ in group.ListFields())
-        yield from (f"instance_group.{part}" for part in parts if part not in ("name", "kind", "count"))
+        yield from (f"instance_group.{part}" for part in parts if part not in done)
     if sum(bool(output.label_filename) for output in config.output) > 1:
         yield "label_filename of every output but the first"

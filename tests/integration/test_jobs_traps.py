@@ -153,7 +153,7 @@ def test_programs_that_are_killed_at_random_moments_cost_no_row_and_change_no_by
             kills = 0
             while not jobs.store.get(job.id).is_final and kills < 12:
                 with contextlib.suppress(AssertionError):  # it ended meanwhile, or a moment has passed
-                    until(lambda: jobs.store.get(job.id).is_final, moments.uniform(0, 1.5))
+                    until(lambda: jobs.store.get(job.id).is_final, moments.uniform(0, 0.8))
                 victim = jobs.programs.pop(moments.randrange(len(jobs.programs)))
                 kill_all(victim) if moments.random() < 0.7 else victim.kill()
                 victim.wait()

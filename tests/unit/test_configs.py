@@ -122,14 +122,33 @@ def test_a_triton_configuration_is_read_for_what_is_done_and_the_rest_is_named(
         outputs=(TensorConfig("scores", "FP32", (2,)),),
         labels_file="labels.txt",
         instances={"cpu": 3, "cuda": 1},
+        gpus=(0,),
         warmup=(WarmupRequest(batch_size=1, inputs=(WarmupInput(name="x", datatype="FP32", dims=(3,)),)),),
         ignored=(
             "dynamic_batching.preferred_batch_size",
             "dynamic_batching.default_queue_policy",
             "response_cache",
-            "instance_group.gpus",
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("groups", "gpus", "ignored"),
+    [
+        ("{ kind: KIND_GPU count: 2 gpus: [0, 1] }", (0, 0, 1, 1), ()),
+        ("{ kind: KIND_GPU gpus: 3 }", (3,), ()),
+        ("{ gpus: [1] count: 2 }, { kind: KIND_GPU }", (1, 1, 0), ()),
+        ("{ kind: KIND_GPU count: 2 }", (), ()),
+        ("{ kind: KIND_CPU gpus: [0] }", (), ("instance_group.gpus",)),
+        ("{ kind: KIND_GPU gpus: [0] passive: true }", (0,), ("instance_group.passive",)),
+    ],
+)
+def test_each_instance_has_the_gpu_that_its_group_names(
+    triton: Callable[[str], TritonConfig | None], groups: str, gpus: tuple[int, ...], ignored: tuple[str, ...]
+) -> None:
+    config = triton(f"instance_group [ {groups} ]")
+    assert config
+    assert (config.gpus, config.ignored) == (gpus, ignored)
 
 
 def test_a_batch_size_of_0_is_told_from_none(triton: Callable[[str], TritonConfig | None]) -> None:

@@ -16,11 +16,11 @@ from millrace.protocol.errors import InvalidRequest, ModelFailed
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from millrace.rpc import tensorprotos, wire
 from tests.support.onnxmodels import FLOAT, INT64, constant, info, node, save
-from worker.backends.base import Arrays, Device
+from worker.backends.base import Arrays, Device, LoadError
 from worker.loading import model as models
 from worker.loading import tfserving_warmup
 from worker.loading.budget import Budget
-from worker.loading.first_runs import FirstRuns, first_runs
+from worker.loading.first_runs import FirstRuns, LoadExact, first_runs
 from worker.loading.model import Model
 from worker.loading.samples import Subject
 from worker.preprocessing.preparation import Preparation
@@ -53,7 +53,13 @@ class Computed:
 
 
 def run(
-    backend: Computed, *, max_batch_size: int = 32, is_told: bool = False, budget: Budget | None = None
+    backend: Computed,
+    *,
+    max_batch_size: int = 32,
+    is_told: bool = False,
+    budget: Budget | None = None,
+    device: Device = Device(),  # noqa: B008 - it is immutable
+    exact: LoadExact | None = None,
 ) -> FirstRuns:
     preparation = Preparation()
     subjects = {
@@ -65,10 +71,11 @@ def run(
         backend.signatures,
         subjects,
         preparation,
-        device=Device(),
+        device=device,
         max_batch_size=max_batch_size,
         is_told=is_told,
         budget=budget or Budget(),
+        exact=exact,
     )
 
 
@@ -105,6 +112,56 @@ def test_batches_grow_only_within_a_budget(costs: dict[str, Any], text: str, is_
     assert 3 <= found.rows < 32
     assert max(backend.rows) == found.rows
     assert text in found.lacked
+
+
+def test_what_a_first_run_loads_on_a_gpu_does_not_count() -> None:
+    """Libraries, not tensors: 2 GB once, and then 1 MB a row."""
+    machine = Machine(bytes_per_row=2**20)
+    first = [2**31]
+
+    def compute(x: Any) -> Any:
+        machine.peak += first.pop() if first else 0
+        return machine.compute(x)
+
+    found = {}
+    for is_first_free in (False, True):
+        machine.peak, first[:] = 10**9, [2**31]
+        budget = Budget(is_first_free=is_first_free, monotonic=lambda: machine.now, peak=lambda: machine.peak)
+        found[is_first_free] = run(Computed(compute), budget=budget)
+    assert "1024 MB" in found[False].not_batched + found[False].lacked
+    assert (found[True].not_batched, found[True].rows) == ("", 32)
+
+
+# What TF32 hides
+
+
+def _with_tf32(x: Any) -> Any:
+    """A row's number differs by a hundredth where there are others."""
+    return x * np.float32(1.01 if len(x) > 1 else 1)
+
+
+def test_rows_that_only_rounding_mixes_are_judged_by_a_model_that_rounds_less() -> None:
+    served, exact = Computed(_with_tf32), Computed(lambda x: x * 2)
+    found = run(served, device=Device("cuda"), exact=lambda: (exact, Device("cuda", tf32=False)))
+    assert (found.not_batched, found.rows) == ("", 32)
+    assert max(exact.rows) == max(served.rows) == 32  # what serves is warmed up in all sizes, too
+
+
+@pytest.mark.parametrize("rounds_less", [_with_tf32, lambda x: x * np.float32(1 + 1e-3 * (len(x) > 1))])
+def test_rows_that_mix_in_a_model_that_rounds_less_are_not_batched(rounds_less: Callable[[Any], Any]) -> None:
+    exact = lambda: (Computed(rounds_less), Device("cuda", tf32=False))  # noqa: E731
+    assert (
+        "changes with the rows beside it" in run(Computed(_with_tf32), device=Device("cuda"), exact=exact).not_batched
+    )
+
+
+def test_without_memory_for_a_second_model_the_first_trial_counts() -> None:
+    def exact() -> Any:
+        raise LoadError("out of memory")
+
+    assert (
+        "changes with the rows beside it" in run(Computed(_with_tf32), device=Device("cuda"), exact=exact).not_batched
+    )
 
 
 def test_a_first_run_that_takes_long_for_once_does_not_count() -> None:

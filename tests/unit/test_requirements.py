@@ -36,3 +36,23 @@ def test_the_bill_of_materials_has_each_pin(role: str) -> None:
     listed = {f"{component['name']}=={component['version']}" for component in bill["components"]}
     assert listed == {re.sub(r"\[.*\]", "", pin) for pin in _pins(role)}
     assert all(component["properties"] for component in bill["components"])
+
+
+def test_the_gpu_image_brings_all_of_cuda_but_the_driver() -> None:
+    """What ONNX Runtime's CUDA loads (`onnxruntime.preload_dlls`), in the versions that it was built for."""
+    pinned = dict(pin.split("==") for pin in _pins("worker-gpu"))
+    needed = {
+        "onnxruntime-gpu": "1.",
+        "nvidia-cublas": "13.",
+        "nvidia-cuda-nvrtc": "13.",
+        "nvidia-cuda-runtime": "13.",
+        "nvidia-cufft": "12.",
+        "nvidia-curand": "10.",
+        "nvidia-cudnn-cu13": "9.",
+        "nvidia-nvjitlink": "13.",
+    }
+    found = {re.sub(r"\[.*\]", "", name): version for name, version in pinned.items()}
+    assert {name: found.get(name, "").startswith(version) for name, version in needed.items()} == dict.fromkeys(
+        needed, True
+    )
+    assert "onnxruntime" not in found  # both have the same files, and the one that is installed last would count

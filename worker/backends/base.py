@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
+from millrace import devices
 from millrace.artifacts.manifest import Batching
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.errors import RowErrors as RowErrors
@@ -45,10 +46,30 @@ def ends_the_program(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where a model runs, and how many threads one run may use."""
+    """Where a model runs, and how many threads one run may use.
+
+    `gpu` is the number of the GPU, None where the operator leaves the choice to the model's configuration; `memory_mb`
+    is what a model may take of its memory, 0 where that is not limited. With `tf32` it may multiply FP32 numbers with
+    ten bits behind the point, which is several times as fast.
+    """
 
     kind: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
+    gpu: int | None = None
+    memory_mb: int = 0
+    tf32: bool = True
+
+    @classmethod
+    def named(cls, name: str, threads: int = 1, memory_mb: int = 0, *, tf32: bool = True) -> "Device":
+        """The device of that name (`millrace.devices`). Raises `ValueError` where no device is called so."""
+        if name == "cpu":
+            return cls("cpu", threads)
+        return cls("cuda", threads, devices.gpu_of(name), memory_mb, tf32)
+
+    @property
+    def name(self) -> str:
+        """Its name, as frameworks have it, too: `cpu`, `cuda`, `cuda:1`."""
+        return self.kind if self.gpu is None else f"{self.kind}:{self.gpu}"
 
 
 class Backend(Protocol):
@@ -95,3 +116,10 @@ class SelfDescribed(Protocol):
 
     batching: Batching
     instances: int
+
+
+@runtime_checkable
+class PreparesShapes(Protocol):
+    """A backend that may need long for a run whose shapes differ from those of the run before: `prepares_shapes`."""
+
+    prepares_shapes: bool

@@ -100,7 +100,7 @@ def load(folder: Path, device: Device, models: Models) -> PythonBackend:
     try:
         model = cls()
         if callable(getattr(model, "load", None)):
-            _call_load(model.load, {"folder": folder, "device": device.kind, "models": models}, loop)
+            _call_load(model.load, {"folder": folder, "device": device.name, "models": models}, loop)
     except BaseException as error:
         if ends_the_program(error):
             raise

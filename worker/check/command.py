@@ -13,7 +13,8 @@ import msgspec
 
 from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
-from millrace.commandline import Parser
+from millrace.commandline import Parser, device
+from millrace.devices import DEVICE_HELP
 from millrace.protocol.messages import NO_VERSION
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
@@ -75,7 +76,7 @@ def parser(environ: Mapping[str, str] = os.environ) -> Parser:
     )
     options.add_argument("model", metavar="MODEL", help="a model's file or folder, a version's folder, or a repository")
     options.add_argument("--json", action="store_true", help="print JSON")
-    options.add_setting("--device", WorkerSettings, "where the model runs", choices=["cpu", "cuda"])
+    options.add_setting("--device", WorkerSettings, DEVICE_HELP, type=device)
     options.add_setting("--backend", WorkerSettings, "the format to load", choices=["auto", *FORMATS])
     options.add_setting("--allow-code", WorkerSettings, "let the model run Python code of its own", action="store_true")
     url, grpc = _addresses(environ.get("MILLRACE_URL", ""))
@@ -107,6 +108,8 @@ def _reports(
                 version=version,
                 config=model.config,
                 device=settings.device,
+                gpu_memory_mb=settings.gpu_memory_mb,
+                gpu_tf32=settings.gpu_tf32,
                 threads=settings.threads,
                 backend=settings.backend,
                 max_batch_size=settings.max_batch_size,

@@ -64,7 +64,7 @@ def probe(job: Job, tell: Callable[[Phase | Report], None]) -> None:
             Path(job.folder),
             job.name,
             job.version,
-            device=Device("cuda" if job.device == "cuda" else "cpu", job.threads),
+            device=Device.named(job.device, job.threads, job.gpu_memory_mb, tf32=job.gpu_tf32),
             backend=job.backend,
             max_batch_size=job.max_batch_size,
             config=job.config,
@@ -189,7 +189,7 @@ def _answered(model: Model, name: str, inputs: Mapping[str, npt.NDArray[Any]], r
         whole = model.preparation.before({name: array[np.newaxis] for name, array in inputs.items()})
         return model.run(name, whole, 1)
     row = model.preparation.before(dict(inputs))
-    return model.run(name, model.preparation.joined([row] * rows), rows)
+    return model.run(name, model.joined([row] * rows), rows)
 
 
 # What runs cost

@@ -17,6 +17,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     config: TritonConfig | None
     device: str
+    gpu_memory_mb: int
+    gpu_tf32: bool
     threads: int
     backend: str
     max_batch_size: int

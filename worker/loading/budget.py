@@ -24,7 +24,8 @@ def peak_bytes() -> int:
 class Budget:
     """Measures runs, and says whether there is room for more.
 
-    A run cannot be stopped, so whether there is room for a larger one is judged by the last.
+    A run cannot be stopped, so whether there is room for a larger one is judged by the last. The memory that the first
+    one takes does not count where `is_first_free`: on a GPU it loads libraries, and a run's tensors lie elsewhere.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Budget:
         *,
         seconds: float = SECONDS,
         memory_bytes: int = MEMORY_BYTES,
+        is_first_free: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
         peak: Callable[[], int] = peak_bytes,
     ) -> None:
@@ -41,6 +43,7 @@ class Budget:
         self._peak = peak
         self._started = monotonic()
         self._first_peak = peak()
+        self._is_first_free = is_first_free
         self._last_s = 0.0
 
     def watched(self, run: Run) -> Run:
@@ -52,6 +55,8 @@ class Budget:
                 return run(inputs)
             finally:
                 self._last_s = self._monotonic() - started
+                if self._is_first_free:
+                    self._is_first_free, self._first_peak = False, self._peak()
 
         return watched
 

@@ -14,6 +14,7 @@ from millrace.protocol.tensors import DEFAULT_SIGNATURE, DTYPES, Signature, Tens
 from worker import backends
 from worker.backends.base import Backend, Device, LoadError, SelfDescribed
 from worker.backends.texts import place, public
+from worker.loading import placement
 from worker.loading.first_runs import FirstRuns
 from worker.loading.presented import made_by
 
@@ -202,6 +203,8 @@ def ignored(config: TritonConfig, manifest: Manifest | None, device: Device, run
         fields += ["instance_group: the model's code says how many calls it stands"] if config.instances else []
     elif config.instances and not {device.kind, "auto"} & config.instances.keys():
         fields.append(f"instance_group: it is for another kind of device than {device.kind}")
+    elif others := placement.left_out(config, device):
+        fields.append(f"instance_group.gpus {', '.join(map(str, others))}: this worker runs models on {device.name}")
     return tuple(fields)
 
 
@@ -209,6 +212,8 @@ def instances(config: TritonConfig, device: Device, runtime: Backend) -> int | N
     """How many threads are to serve the model, where anything says so."""
     if isinstance(runtime, SelfDescribed):
         return runtime.instances
+    if gpus := placement.gpus(config, device):
+        return len(gpus)
     return config.instances.get(device.kind) or config.instances.get("auto")
 
 

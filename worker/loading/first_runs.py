@@ -8,12 +8,12 @@ None of it is an examination: a model whose first runs fail is served, and its n
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from millrace.protocol.errors import DeadlineExceeded, Unavailable
 from millrace.protocol.tensors import Signature
-from worker.backends.base import Backend, Device, ends_the_program
+from worker.backends.base import Backend, Device, LoadError, ends_the_program
 from worker.backends.texts import reason_of
 from worker.loading import bulk, trial, warmup
 from worker.loading.budget import Budget
@@ -22,6 +22,7 @@ from worker.preprocessing.preparation import Preparation
 from worker.running.batcher import Cost
 
 _log = logging.getLogger(__name__)
+LoadExact = Callable[[], tuple[Backend, Device]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +53,11 @@ def first_runs(
     max_batch_size: int,
     is_told: bool,
     budget: Budget,
+    exact: LoadExact | None = None,
 ) -> FirstRuns:
     """Run these signatures, as callers see them, in batches of up to `max_batch_size` rows; 0: requests are not cut.
 
+    `exact` loads the model once more, where the device rounds so much that this may be what a trial sees.
     Where the model's owner `is_told` to have said that rows are independent, no trial judges it. Raises `Unavailable`
     or `DeadlineExceeded` for a model that depends on something that is away, and `KeyboardInterrupt`.
     """
@@ -63,6 +66,8 @@ def first_runs(
         if max_batch_size and not is_told:
             rows = max(2, max_batch_size)  # rows that mix must not run one by one either: a request has several
             shown = trial.of_model(backend, signatures, preparation, rows, device, subjects=subjects, budget=budget)
+            if shown.reason and exact:
+                shown = _exactly(exact, shown, signatures, preparation, rows, subjects)
             shown = replace(shown, reason=_combined(shown.reason, _in_file(backend, signatures)))
         batches = 0 if shown.reason else max_batch_size
         rows, lacked, failed = shown.rows, shown.lacked, ""
@@ -87,6 +92,34 @@ def first_runs(
         cost=cost,
         bulk_rows=bulk_rows,
     )
+
+
+def _exactly(
+    exact: LoadExact,
+    shown: trial.Evidence,
+    signatures: Mapping[str, Signature],
+    preparation: Preparation,
+    rows: int,
+    subjects: Mapping[str, Subject],
+) -> trial.Evidence:
+    """What a trial of the same model shows that rounds less; what was shown before, where there can be none.
+
+    Its runs warmed up nothing of the model that serves, so they count as none.
+    """
+    try:
+        backend, device = exact()
+    except LoadError as error:  # no memory for a second one
+        _log.info("a model could not be loaded for a trial", extra={"reason": str(error)})
+        return shown
+    try:
+        found = trial.of_model(backend, signatures, preparation, rows, device, subjects=subjects, budget=_budget())
+    finally:
+        backend.close()
+    return replace(found, rows=0)
+
+
+def _budget() -> Budget:
+    return Budget(is_first_free=True)
 
 
 def _in_file(backend: Backend, signatures: Mapping[str, Signature]) -> str:

@@ -15,13 +15,22 @@ from millrace.protocol import names
 from millrace.protocol.errors import DeadlineExceeded, MillraceError, ModelFailed, Unavailable
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Signature, TensorSpec
-from worker import backends
-from worker.backends.base import Arrays, Backend, Device, LoadError, RowErrors, SelfDescribed, ends_the_program
+from worker.backends.base import (
+    Arrays,
+    Backend,
+    Device,
+    LoadError,
+    RowErrors,
+    SelfDescribed,
+    ends_the_program,
+)
 from worker.backends.texts import place, public, reason_of
-from worker.loading import declared, presented, reshaping, warmup_requests
+from worker.loading import declared, fixed_sizes, presented, warmup, warmup_requests
 from worker.loading.budget import MEMORY_BYTES, Budget
 from worker.loading.declared import Grouping
 from worker.loading.first_runs import FirstRuns, first_runs
+from worker.loading.fixed_sizes import FixedSizes
+from worker.loading.runtimes import Runtimes
 from worker.loading.samples import Subject
 from worker.preprocessing import preparation as preparations
 from worker.preprocessing.preparation import Preparation
@@ -48,6 +57,7 @@ class Model:
         instances: int | None = None,
         length_axes: Mapping[str, Mapping[str, int]] | None = None,
         cost: Cost = Cost(),  # noqa: B008 - it is immutable
+        sizes: FixedSizes | None = None,
     ) -> None:
         self.announcement = announcement
         self.instances = instances
@@ -57,6 +67,7 @@ class Model:
         self.length_axes = length_axes or {}
         self.is_self_described = isinstance(backend, SelfDescribed)
         self._backend = backend
+        self._sizes = sizes
 
     @property
     def fault(self) -> str:
@@ -73,8 +84,12 @@ class Model:
         """See `Backend.axes`."""
         return self._backend.axes
 
+    def joined(self, parts: Sequence[Arrays], *, has_rows: bool = True) -> Arrays:
+        """The rows of all the parts of a batch; more, for `run` to drop, where the model runs in fixed sizes."""
+        return self.preparation.joined(self._sizes.filled(parts) if has_rows and self._sizes else parts)
+
     def run(self, signature: str, inputs: Arrays, rows: int, *, has_rows: bool | None = None) -> Arrays:
-        """The caller's outputs for the graph's inputs, each with `rows` rows.
+        """The caller's outputs for the graph's inputs, each with `rows` rows, or as many as `joined` made of them.
 
         Where requests have no rows (`has_rows`; by default where the model does not batch), `rows` is 1, and what goes
         in and comes out carries one dimension of 1 more than the graph's tensors. Raises `ModelFailed` for an answer
@@ -84,6 +99,8 @@ class Model:
         if not has_rows:
             inputs = {name: array.reshape(array.shape[1:]) for name, array in inputs.items()}
         outputs = self._computed(signature, inputs, has_rows=has_rows)
+        if has_rows and self._sizes:
+            outputs = {name: array[:rows] for name, array in outputs.items()}
         if not has_rows:
             outputs = {name: np.asarray(array)[np.newaxis] for name, array in outputs.items()}
         outputs = self.preparation.after({spec.name: outputs[spec.name] for spec in self._outputs(signature)})
@@ -93,8 +110,9 @@ class Model:
         return outputs
 
     def _computed(self, signature: str, inputs: Arrays, *, has_rows: bool) -> Arrays:
+        of_size = self._sizes.of(len(next(iter(inputs.values())))) if has_rows and self._sizes else None
         try:
-            return self._backend.run(signature, inputs)
+            return (of_size or self._backend).run(signature, inputs)
         except RowErrors as error:
             if has_rows:
                 raise
@@ -115,6 +133,8 @@ class Model:
     def close(self) -> None:
         """Give back what it holds; nothing runs any more."""
         self._backend.close()
+        if self._sizes:
+            self._sizes.close()
 
     def _outputs(self, signature: str) -> Sequence[TensorSpec]:
         return self.announcement.signatures[signature].outputs
@@ -153,8 +173,8 @@ def load(
         if manifest:
             manifests.verify(folder, manifest)
             declared.check_files(folder, manifest)
-    loaded = backends.load(folder, device, config.format or backend, config.model_file, models)
-    runtime = reshaping.reshaped(loaded, config)
+    runtimes = Runtimes(folder, device, config, backend, models)
+    runtime = runtimes.first
     with _manifest_errors(folder):
         is_complete = bool(manifest and manifest.signatures)
         manifest = presented.completed(manifest, runtime.signatures) if manifest else None
@@ -183,7 +203,8 @@ def load(
     }
     before_runs()
     not_run = not_run or runtime.keeps_state
-    shown = _shown(folder, runtime, signatures, subjects, preparation, grouping, device, not_run, memory_bytes)
+    shown = _shown(folder, runtimes, signatures, subjects, preparation, grouping, device, not_run, memory_bytes)
+    runtimes.spread()
     batching = grouping.after(shown)
     if shown.not_batched:
         _log.warning("requests are not batched", extra={"model": name, "reason": shown.not_batched})
@@ -216,7 +237,21 @@ def load(
         instances=declared.instances(config, device, runtime),
         length_axes=shown.length_axes,
         cost=shown.cost,
+        sizes=_fixed_sizes(runtimes, subjects, batching.max_batch_size, not_run),
     )
+
+
+def _fixed_sizes(runtimes: Runtimes, subjects: Mapping[str, Subject], most: int, not_run: str) -> FixedSizes | None:
+    """The model for each size of a batch, where its runtime prepares itself for each shape anew."""
+    if not_run or most < 2 or not runtimes.prepares_shapes:
+        return None
+    ((name, subject),) = subjects.items()
+    try:
+        row = warmup.sample(runtimes.first, name, subject, Budget())
+    except Exception as error:  # whatever the runtime raises: then nothing warms it up
+        _log.info("a model has no fixed sizes of batches", extra={"reason": reason_of(error)})
+        return None
+    return fixed_sizes.load(runtimes.again, most, name, row)
 
 
 @contextmanager
@@ -230,7 +265,7 @@ def _manifest_errors(folder: Path) -> Iterator[None]:
 
 def _shown(
     folder: Path,
-    runtime: Backend,
+    runtimes: Runtimes,
     signatures: Mapping[str, Signature],
     subjects: Mapping[str, Subject],
     preparation: Preparation,
@@ -240,6 +275,7 @@ def _shown(
     memory_bytes: int,
 ) -> FirstRuns:
     """What the first runs show. Raises `LoadError` for a model that depends on something that is away."""
+    runtime = runtimes.first
     if isinstance(runtime, SelfDescribed) and not any(subject.given for subject in subjects.values()):
         return FirstRuns()  # it is run on nothing made up
     if not_run:
@@ -254,7 +290,8 @@ def _shown(
             device=device,
             max_batch_size=grouping.batching.max_batch_size,
             is_told=grouping.is_told,
-            budget=Budget(memory_bytes=memory_bytes),
+            budget=Budget(memory_bytes=memory_bytes, is_first_free=device.kind == "cuda"),
+            exact=runtimes.exact if runtimes.rounds else None,
         )
     except (Unavailable, DeadlineExceeded) as error:
         raise LoadError(f"{place(folder)}: the model loads but cannot run: {error}", can_retry=True) from error

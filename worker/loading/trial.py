@@ -26,11 +26,9 @@ from worker.preprocessing.preparation import Preparation
 _Alike = Callable[[npt.NDArray[Any], npt.NDArray[Any]], bool]
 # What neighbours are filled with, by kinds of numbers (NumPy's letters). Whole numbers may be places in a table.
 _EXTREMES = (("f", 1e6), ("f", 0.0), ("f", np.nan), ("iu", 250), ("iu", 0))
-# Of a row's largest number, by device: runs of another size round differently, most where a GPU computes with TF32.
-_TOLERANCES = {
-    "cpu": {"f2": 2e-2, "f4": 1e-4, "f8": 1e-6},
-    "cuda": {"f2": 2e-2, "f4": 5e-3, "f8": 1e-6},
-}
+# Of a row's largest number: runs of another size round differently, most where a GPU computes with TF32.
+_TOLERANCES = {"f2": 2e-2, "f4": 1e-4, "f8": 1e-6}
+_ON_GPU, _WITH_TF32 = {"f4": 5e-4}, {"f4": 5e-3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ def of_model(
     """
     budget = budget or Budget()
     length_axes, largest, lacked = {}, max_batch_size, ""
-    alike = partial(_are_alike, _TOLERANCES[(device or Device()).kind])
+    alike = partial(_are_alike, _tolerances(device or Device()))
     for name, signature in signatures.items():
         if max_batch_size < 2 or signature.examples_input:
             continue
@@ -90,6 +88,12 @@ def of_model(
         if trial.axes:
             length_axes[name] = trial.axes
     return Evidence(length_axes=length_axes, rows=largest, lacked=lacked)
+
+
+def _tolerances(device: Device) -> dict[str, float]:
+    if device.kind == "cpu":
+        return _TOLERANCES
+    return _TOLERANCES | (_WITH_TF32 if device.tf32 else _ON_GPU)
 
 
 def _subject(signature: Signature, preparation: Preparation) -> Subject:

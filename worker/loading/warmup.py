@@ -44,6 +44,11 @@ def run(backend: Backend, subjects: Mapping[str, Subject], max_batch_size: int, 
     return largest, lacked, failed
 
 
+def sample(backend: Backend, name: str, subject: Subject, budget: Budget) -> Arrays:
+    """One row that the model runs. Raises whatever it raises where there is none."""
+    return first_that_runs(budget.watched(partial(backend.run, name)), subject, 1, budget)[0]
+
+
 def first_that_runs(run: Run, subject: Subject, max_batch_size: int, budget: Budget) -> list[Arrays]:
     """The rows, or the one whole request, of the first sample that the model runs; else the first error is raised."""
     first: Exception | None = None

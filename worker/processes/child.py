@@ -116,7 +116,7 @@ class ModelProcess:
             Path(message.folder),
             message.name,
             message.version,
-            device=Device("cuda" if setup.device == "cuda" else "cpu", setup.threads),
+            device=Device.named(setup.device, setup.threads, setup.gpu_memory_mb, tf32=setup.gpu_tf32),
             backend=setup.backend,
             max_batch_size=setup.max_batch_size,
             config=message.config,

@@ -90,6 +90,8 @@ class ModelProcesses:
             redis_url=settings.redis_url.get_secret_value(),
             worker=context.worker,
             device=settings.device,
+            gpu_memory_mb=settings.gpu_memory_mb,
+            gpu_tf32=settings.gpu_tf32,
             threads=settings.threads,
             backend=settings.backend,
             max_batch_size=settings.max_batch_size,
@@ -99,7 +101,7 @@ class ModelProcesses:
             log_level=settings.log_level,
             allow_code=settings.allow_code,
         )
-        self._most = self._most_ever = settings.model_processes or (1 if settings.device == "cuda" else 8)
+        self._most = self._most_ever = settings.model_processes or (8 if settings.device == "cpu" else 1)
         self._numbers = itertools.count(1)  # no name comes twice
         self._changed = threading.Condition(threading.RLock())
         self._processes: list[ModelProcess] = []

@@ -20,6 +20,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     redis_url: str
     worker: str
     device: str
+    gpu_memory_mb: int
+    gpu_tf32: bool
     threads: int
     backend: str
     max_batch_size: int

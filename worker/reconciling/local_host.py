@@ -141,7 +141,7 @@ class LocalHost:
             desired.version_folder(version),
             desired.name,
             version,
-            device=Device(settings.device, settings.threads),
+            device=Device.named(settings.device, settings.threads, settings.gpu_memory_mb, tf32=settings.gpu_tf32),
             backend=settings.backend,
             max_batch_size=settings.max_batch_size,
             config=desired.config,

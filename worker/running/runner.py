@@ -101,7 +101,7 @@ class Runner:
     def _answers(self, pieces: Sequence[Piece]) -> list[Reply]:
         """Replies to each API process that has requests in the batch: one, or one for each length of its answers."""
         rows = sum(piece.rows for piece in pieces)
-        inputs = self._model.preparation.joined([piece.inputs for piece in pieces])
+        inputs = self._model.joined([piece.inputs for piece in pieces], has_rows=pieces[0].block.has_rows)
         started = self._monotonic()
         outputs = self._computed(pieces, inputs, rows)
         compute_ms = (self._monotonic() - started) * 1000

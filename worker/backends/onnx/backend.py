@@ -2,7 +2,7 @@
 
 file.py           what the file says of its graph      tensors.py   what callers send and get
 external_data.py  files beside it that hold weights    datatypes.py types that callers have in another form
-refusals.py       what its errors mean
+refusals.py       what its errors mean        providers.py CPU or CUDA, and with which options
 """
 
 import importlib
@@ -18,6 +18,7 @@ from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature
 from worker.backends.base import Arrays, Device, LoadError, check_not_empty
 from worker.backends.onnx import external_data, refusals
 from worker.backends.onnx import file as onnx_file
+from worker.backends.onnx import providers as onnx_providers
 from worker.backends.onnx import tensors as onnx_tensors
 from worker.backends.onnx.datatypes import NarrowInput, narrow_input, strings_from_caller, strings_to_caller
 from worker.backends.onnx.file import OnnxFile
@@ -49,6 +50,8 @@ _NO_FALLBACK = {"enable_fallback": 0}
 
 # They end the process with SIGABRT where a sequence or a batch is empty.
 _ENDED_BY_EMPTY = {"GRU", "LSTM"}
+# On a GPU they are planned anew for a run with another shape than the one before.
+_PLANNED_BY_SHAPE = {"Conv", "ConvTranspose"}
 
 
 class OnnxBackend:
@@ -65,7 +68,10 @@ class OnnxBackend:
         narrow: Sequence[NarrowInput] = (),
         mixed_rows: str = "",
         ended_by_empty: Collection[str] = (),
+        *,
+        prepares_shapes: bool = False,
     ) -> None:
+        self.prepares_shapes = prepares_shapes
         self._session = session
         self._ended_by_empty = ended_by_empty
         self.mixed_rows: Mapping[str, str] = {DEFAULT_SIGNATURE: mixed_rows} if mixed_rows else {}
@@ -111,7 +117,7 @@ def prepare() -> None:
 def load(folder: Path, device: Device, file: str = FILE_NAME) -> OnnxBackend:
     """The model in that file of the folder. Raises `LoadError`."""
     path = folder / file
-    providers = _providers(device)
+    providers = onnx_providers.providers(device)
     found = OnnxFile()
     try:
         found = _read(path)
@@ -124,10 +130,11 @@ def load(folder: Path, device: Device, file: str = FILE_NAME) -> OnnxBackend:
         raise
     except Exception as error:  # its errors share no base class
         raise LoadError(refusals.of_load(str(error), path, found)) from error
-    if device.kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-        raise LoadError("CUDA was asked for, and ONNX Runtime found no usable GPU")
+    onnx_providers.check_session(session, device)
     ended_by_empty = sorted(name for domain, name in found.operators if not domain and name in _ENDED_BY_EMPTY)
-    return OnnxBackend(session, tensors, narrow, rowaxes.of_file(path).mixed, ended_by_empty)
+    mixed, on_gpu = rowaxes.of_file(path).mixed, device.kind == "cuda"
+    prepares = on_gpu and any(name in _PLANNED_BY_SHAPE for _, name in found.operators)
+    return OnnxBackend(session, tensors, narrow, mixed, ended_by_empty, prepares_shapes=prepares)
 
 
 def _options(threads: int) -> Any:
@@ -139,18 +146,6 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _providers(device: Device) -> list[str]:
-    if device.kind != "cuda":
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise LoadError(
-            "the installed ONNX Runtime has no CUDA; install the one that has from Millrace's checkout with: "
-            "pip uninstall onnxruntime && pip install -e '.[worker-gpu]'"
-        )
-    onnxruntime.preload_dlls()  # CUDA's libraries are in wheels of their own, where the loader does not look
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-
 def _read(path: Path) -> OnnxFile:
     """What the file says; nothing where it cannot be read, and ONNX Runtime has the better words."""
     try:
@@ -159,7 +154,7 @@ def _read(path: Path) -> OnnxFile:
         return OnnxFile()
 
 
-def _session(path: Path, found: OnnxFile, device: Device, providers: list[str], addition: bytes = b"") -> Any:
+def _session(path: Path, found: OnnxFile, device: Device, providers: list[Any], addition: bytes = b"") -> Any:
     """A session of the file with the addition behind it. Raises `LoadError`, and what ONNX Runtime raises."""
     options = _options(device.threads)
     if any(domain in refusals.EXTENSIONS_DOMAINS for domain, _ in found.operators):

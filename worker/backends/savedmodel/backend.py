@@ -14,6 +14,7 @@ from tensorflow.core.framework import types_pb2
 from millrace.protocol.errors import NotSupported
 from millrace.protocol.tensors import Signature
 from worker.backends.base import Arrays, Device, LoadError
+from worker.backends.savedmodel import devices as tf_devices
 from worker.backends.savedmodel import extensions, signature_defs, state
 from worker.backends.savedmodel import file as saved_model
 from worker.backends.savedmodel.call import SignatureCall
@@ -60,8 +61,7 @@ class SavedModelBackend:
 
 def load(folder: Path, device: Device) -> SavedModelBackend:
     """The SavedModel in the folder. Raises `LoadError`."""
-    if device.kind == "cuda" and not tf.config.list_physical_devices("GPU"):
-        raise LoadError("CUDA was asked for, and TensorFlow found no usable GPU")
+    tf_devices.prepare(device)
     _log_as_we_do()
     graph, notes = saved_model.read_graph(folder, for_gpu=device.kind == "cuda")
     session = _session(folder, graph, device)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import Signature
 from worker.backends.base import Arrays, Device
+from worker.backends.savedmodel import devices
 from worker.backends.savedmodel.call import as_array
 from worker.backends.texts import public
 
@@ -42,8 +43,9 @@ def function_calls(
     folder: Path, signatures: Mapping[str, Signature], definitions: Mapping[str, Any], device: Device
 ) -> dict[str, FunctionCall]:
     """The signatures, by name. Raises whatever TensorFlow raises for objects that it cannot rebuild."""
-    model = tf.saved_model.load(str(folder))
-    where = "/GPU:0" if device.kind == "cuda" else "/CPU:0"
+    where = devices.place(device)
+    with tf.device(where):
+        model = tf.saved_model.load(str(folder))
     return {
         name: FunctionCall(model, name, signature, definitions[name].defaults, where)
         for name, signature in signatures.items()

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from worker.backends.base import Device
+from worker.backends.savedmodel import devices
 from worker.backends.savedmodel import file as saved_model
 
 
@@ -17,7 +18,7 @@ def open_session(folder: Path, graph: Any, device: Device) -> Any:
     in order to run is in the graph. Raises `ValueError` and `tf.errors.OpError` for a graph that cannot be set up.
     """
     imported = tf.Graph()
-    with imported.as_default():
+    with imported.as_default(), imported.device(devices.place(device) if device.gpu else None):
         tf.import_graph_def(graph.graph_def, name="", producer_op_list=_operators(graph))
         placed = tf.no_op()
     session = tf.compat.v1.Session(graph=imported, config=_config(device))

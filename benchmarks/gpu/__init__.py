@@ -1,0 +1,1 @@
+"""What a GPU brings: answers beside the CPU's, batches by themselves, and the whole stack."""
