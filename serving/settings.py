@@ -128,7 +128,8 @@ class ServingSettings(CommonSettings):
     model_control: Literal["loopback", "explicit", "none"] = Field(
         "loopback",
         description="Who may load and unload models and change policies, labels and traffic: loopback, callers on this "
-        "machine; explicit, every caller; none, nobody. Web pages never may. Others get 403 (docs/howto/versions.md).",
+        "machine; explicit, every caller; none, nobody. Web pages of others never may. Who may not gets 403 "
+        "(docs/howto/versions.md).",
     )
     control_hosts: str = Field(
         "",

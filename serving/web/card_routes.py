@@ -27,7 +27,8 @@ def add_routes(app: Flask, service: Service) -> None:
         folder = _folder(service, name, number)
         for path in _plots(folder):
             if path.name == plot and path.stat().st_size <= _MOST_PLOT_BYTES:
-                return Response(path.read_bytes(), content_type="image/png")
+                headers = {"X-Content-Type-Options": "nosniff"}
+                return Response(path.read_bytes(), content_type="image/png", headers=headers)
         raise NotFound(f"version {number} of {name!r} has no plot {plot[:100]!r}")
 
 

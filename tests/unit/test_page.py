@@ -30,7 +30,7 @@ def _client(settings: ServingSettings) -> Iterator[FlaskClient]:
     stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client() -> Iterator[FlaskClient]:
     yield from _client(ServingSettings())
 

@@ -32,12 +32,12 @@ export class Digits {
       h("h2", { id: "digits-title" }, "Digits"),
       h("p", { class: "hint" }, "Draw one digit. Each stroke is sent to two models: digits, and digits-student, a small network that learned from it."),
       h("div", { class: "columns" },
-        h("div", {}, this.canvas,
+        h("div", {},
+          h("div", { class: "drawn" }, this.canvas, h("figure", {}, this.seen, h("figcaption", { class: "hint" }, "What the model sees"))),
           h("p", { class: "buttons" },
             h("button", { type: "button", onclick: () => this.clear() }, "Clear"),
             h("button", { type: "button", onclick: () => this.sample() }, "Draw a 7")),
-          field("Or choose an image, drop one here, or paste one:", this.file),
-          h("p", {}, "What the model sees:"), this.seen),
+          field("Or choose an image, drop one here, or paste one:", this.file)),
         h("div", {}, this.verdict, this.bars.element, this.error)),
       this.request.element);
     takeDrops(this.element, (file) => this.take(file));
