@@ -143,6 +143,11 @@ class ServingSettings(CommonSettings):
         True,
         description="Show browsers a page at / to try the models and watch the stack (docs/howto/playground.md).",
     )
+    playground_assets: Path | None = Field(
+        None,
+        description="A folder with onnxruntime-web's files: with it the page also runs the bundled models in the "
+        "browser, and callers may download model.onnx and vocabulary.txt of each version (docs/howto/playground.md).",
+    )
     models: Path | None = Field(
         None,
         description="The model repository, where this machine has it: the models' cards and plots are read from it. "

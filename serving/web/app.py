@@ -29,7 +29,7 @@ from serving.routing import target
 from serving.service import Service
 from serving.transport.intake import too_large
 from serving.transport.responses import HttpResponse, error_body, error_headers
-from serving.web import card_routes, control_routes, jobs_routes, probes, route_access, stack_routes
+from serving.web import card_routes, control_routes, device_routes, jobs_routes, probes, route_access, stack_routes
 from serving.web.methods import MODEL_PATH, allowed_methods
 from serving.web.page_files import INDEX, PREFIX, Page, wants_page
 from serving.web.pages import PATHS, render_pages
@@ -107,6 +107,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_operations(app, service, counts)
     control_routes.add_routes(app, service, loop)
     card_routes.add_routes(app, service)
+    device_routes.add_routes(app, service)
     stack_routes.add_routes(app, service, loop)
     jobs_routes.add_routes(app, service)
     return app
@@ -247,7 +248,9 @@ def _page(page: Page) -> Response:
 
 
 def _add_operations(app: Flask, service: Service, counts: Callable[[], Counts]) -> None:
-    pages = app.extensions[PAGES] = render_pages(app, playground=service.settings.playground)
+    pages = app.extensions[PAGES] = render_pages(
+        app, playground=service.settings.playground, wasm=service.settings.playground_assets is not None
+    )
 
     @app.get("/")
     def _index() -> Response:

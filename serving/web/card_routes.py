@@ -19,12 +19,12 @@ def add_routes(app: Flask, service: Service) -> None:
 
     @app.get("/v1/models/<name>/versions/<int:number>/card")
     def _card(name: str, number: int) -> Response:
-        folder = _folder(service, name, number)
+        folder = version_folder(service, name, number)
         return Response(msgspec.json.encode(_shown(folder, _manifest(folder))), content_type="application/json")
 
     @app.get("/v1/models/<name>/versions/<int:number>/plots/<plot>")
     def _plot(name: str, number: int, plot: str) -> Response:
-        folder = _folder(service, name, number)
+        folder = version_folder(service, name, number)
         for path in _plots(folder):
             if path.name == plot and path.stat().st_size <= _MOST_PLOT_BYTES:
                 headers = {"X-Content-Type-Options": "nosniff"}
@@ -32,7 +32,7 @@ def add_routes(app: Flask, service: Service) -> None:
         raise NotFound(f"version {number} of {name!r} has no plot {plot[:100]!r}")
 
 
-def _folder(service: Service, name: str, number: int) -> Path:
+def version_folder(service: Service, name: str, number: int) -> Path:
     """The version's folder. Raises `NotFound` where it is not on this machine, `ModelNotFound` for unknown ones."""
     service.models.versions(name, number)
     root = service.settings.models

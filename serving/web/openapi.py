@@ -267,6 +267,23 @@ def _page_operations() -> Iterator[Operation]:
         media="text/javascript",
     )
 
+    yield Operation(
+        method="GET",
+        path="/page/assets/{file}",
+        tag=_OWN,
+        summary="A file of onnxruntime-web, where the server has it.",
+        statuses=(404,),
+        media="text/javascript",
+    )
+    yield Operation(
+        method="GET",
+        path=f"{version}/files/{{file}}",
+        tag=_OWN,
+        summary="`model.onnx` or `vocabulary.txt` of a version, where the page runs models in the browser.",
+        statuses=(404,),
+        media="application/octet-stream",
+    )
+
 
 def _repository_operations() -> Iterator[Operation]:
     yield Operation(

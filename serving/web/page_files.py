@@ -26,10 +26,14 @@ class Page(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def secured(content_type: str, body: bytes) -> Page:
-    """A page that loads nothing from elsewhere, runs no inline script and is shown in no frame."""
+def secured(content_type: str, body: bytes, *, wasm: bool = False) -> Page:
+    """A page that loads nothing from elsewhere, runs no inline script and is shown in no frame.
+
+    With `wasm` it may compile WebAssembly, which onnxruntime-web is.
+    """
+    policy = _POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'") if wasm else _POLICY
     headers = (
-        ("content-security-policy", _POLICY),
+        ("content-security-policy", policy),
         ("x-content-type-options", "nosniff"),
         ("referrer-policy", "no-referrer"),
         ("cross-origin-opener-policy", "same-origin"),
@@ -44,12 +48,12 @@ def wants_page(headers: Mapping[bytes, bytes]) -> bool:
     return b"text/html" in headers.get(b"accept", b"").lower()
 
 
-def page_files() -> dict[str, Page]:
+def page_files(*, wasm: bool = False) -> dict[str, Page]:
     """The files of the page by their paths; the page itself is `index.html`."""
     folder = files(__package__) / "page"
     found = {}
     for file in folder.iterdir():
         _, _, kind = file.name.rpartition(".")
         if kind in _TYPES:
-            found[PREFIX + file.name] = secured(_TYPES[kind], file.read_bytes())
+            found[PREFIX + file.name] = secured(_TYPES[kind], file.read_bytes(), wasm=wasm)
     return found

@@ -38,9 +38,9 @@ from serving.web.pages import PATHS
 
 # By the name of the route's function. () is open to all; a route that is not here is nobody's.
 ROLES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("_live", "_ready", "_model_ready", "_asset", *PATHS), ()),
+    **dict.fromkeys(("_live", "_ready", "_model_ready", "_asset", "_runtime", *PATHS), ()),
     **dict.fromkeys(("_index", "_server"), ANY),
-    "_hot": INFER,
+    **dict.fromkeys(("_hot", "_model_file"), INFER),
     **dict.fromkeys(("_list", "_model", "_metadata", "_config", "_statistics", "_all_statistics"), SEE),
     **dict.fromkeys(("_repository_index", "_traffic", "_shared_memory"), SEE),
     **dict.fromkeys(("_stack", "_access", "_card", "_plot"), SEE),

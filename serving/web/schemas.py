@@ -583,6 +583,7 @@ class Access(Struct):
     may_change_models: bool
     reason: Annotated[str, Meta(description="Why the caller may not change models.")]
     jobs: Annotated[bool, Meta(description="Whether there are background jobs.")]
+    device: Annotated[bool, Meta(description="Whether the page can run the bundled models in the browser.")]
 
 
 # Background jobs

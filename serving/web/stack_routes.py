@@ -51,7 +51,8 @@ def add_routes(app: Flask, service: Service, loop: asyncio.AbstractEventLoop) ->
                 raise refusal
         except MillraceError as error:
             reason = str(error)
-        shown = schemas.Access(may_change_models=not reason, reason=reason, jobs=service.jobs.is_on)
+        has_runtime = service.settings.playground_assets is not None and service.settings.models is not None
+        shown = schemas.Access(not reason, reason, jobs=service.jobs.is_on, device=has_runtime)
         return Response(msgspec.json.encode(shown), content_type="application/json")
 
 

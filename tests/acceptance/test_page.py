@@ -51,7 +51,11 @@ def test_a_card_says_what_the_manifest_says_and_has_its_plots(stack: Stack) -> N
 
 
 def test_a_caller_learns_what_it_may(stack: Stack) -> None:
-    assert httpx.get(f"{stack.url}/v1/access").json() == {"may_change_models": True, "reason": "", "jobs": False}
+    assert httpx.get(f"{stack.url}/v1/access").json() == {
+        "may_change_models": True,
+        "reason": "",
+        **dict.fromkeys(("jobs", "device"), False),
+    }
     foreign = {"Origin": "https://example.org", "Sec-Fetch-Site": "cross-site"}
     assert httpx.get(f"{stack.url}/v1/access", headers=foreign).json()["reason"] == "a web page may not change models"
     refused = httpx.post(f"{stack.url}/v2/repository/models/digits/unload", headers=foreign)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from serving.access.command import main as keys_command
-from tests.support.browser import Tab, axe, started
+from tests.support.browser import Tab, axe, runtime, started
 from tests.support.running import ROOT, Stack
 
 Up = Callable[..., Stack]
@@ -289,6 +289,26 @@ def test_the_documentation_sends_requests_and_opens_what_a_link_names(tab: Tab) 
     row.get_by_text(re.compile("200 in")).wait_for()
     assert "outputs" in row.get_by_role("region", name="The answer").text_content()
     assert tab.problems == []
+
+
+@pytest.mark.slow
+def test_the_browser_runs_the_same_models_and_answers_the_same(up: Up, open_tab: Callable[..., Tab]) -> None:
+    stack = up("--playground-assets", runtime())
+    tab = open_tab(stack.url)
+    agrees = re.compile(
+        r"This browser: .* in .* ms\. The server: .* in .* ms\. Largest difference: \d(\.\d)?e(-[789]|\+0)"
+    )
+    for panel, name in (("digits", "digits"), ("sentiment", "sentiment"), ("words", "word2vec")):
+        page = tab.open(f"/#{panel}")
+        if panel == "digits":
+            page.get_by_role("button", name="Draw a 7").click()
+        page.get_by_label(f"Run {name} in this browser, too").check()
+        page.locator("main [role=status]", has_text=agrees).wait_for(timeout=60_000)
+        if panel == "digits":
+            says(page, "This browser: 7, .*The server: 7, ")
+    assert tab.problems == []
+    outside = httpx.get(f"{stack.url}/v1/models/digits/versions/1/files/manifest.json")
+    assert outside.status_code == httpx.get(f"{stack.url}/page/assets/package.json").status_code == 404
 
 
 # For everybody

@@ -135,6 +135,8 @@ def needed(method: str, path: str) -> set[str]:
         if method != "GET":
             return {"infer"}
         return {"read"} if path == "/v1/jobs" else {"read", "infer"}
+    if "/files/" in path:
+        return {"infer"}
     if method == "GET" or path == "/v2/repository/index":
         return {"read", "infer", "control"}
     return {"infer"} if re.search(r"(:\w+|/infer)$", path) else {"control"}

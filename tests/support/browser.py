@@ -28,6 +28,14 @@ def axe() -> str:
     return Path(path).read_text(encoding="utf-8")
 
 
+def runtime() -> str:
+    """A folder with onnxruntime-web. Skips the test where TEST_ONNXRUNTIME_WEB names none."""
+    path = os.environ.get("TEST_ONNXRUNTIME_WEB")
+    if not path:
+        pytest.skip("TEST_ONNXRUNTIME_WEB names no folder with onnxruntime-web (npm ci --ignore-scripts)")
+    return path
+
+
 @contextmanager
 def started() -> Iterator[Any]:
     """A running browser, as Playwright has it."""

@@ -3,6 +3,7 @@
 import { ApiError, request, send } from "./api.js";
 import { bar, errorLine, field, guarded, h, latest, percent, takeDrops } from "./dom.js";
 import { seen, showSeen } from "./ink.js";
+import { DeviceLine } from "./device.js";
 import { RequestView } from "./requests.js";
 
 const SIZE = 280;
@@ -24,6 +25,7 @@ export class Digits {
     this.verdict = h("p", { class: "status", role: "status" });
     this.error = errorLine();
     this.request = new RequestView();
+    this.device = new DeviceLine("digits", () => this.update());
     this.last = null;
     this.answers = MODELS.map(() => null);
     this.bars = this.makeBars();
@@ -38,7 +40,7 @@ export class Digits {
             h("button", { type: "button", onclick: () => this.clear() }, "Clear"),
             h("button", { type: "button", onclick: () => this.sample() }, "Draw a 7")),
           field("Or choose an image, drop one here, or paste one:", this.file)),
-        h("div", {}, this.verdict, this.bars.element, this.error)),
+        h("div", {}, this.verdict, this.bars.element, this.device.element, this.error)),
       this.request.element);
     takeDrops(this.element, (file) => this.take(file));
     this.pasted = (event) => {
@@ -48,7 +50,8 @@ export class Digits {
     this.clear();
   }
 
-  show() {
+  show({ access }) {
+    this.device.allow(access.device);
     document.addEventListener("paste", this.pasted);
   }
 
@@ -157,6 +160,7 @@ export class Digits {
     this.write();
     const failed = answers.find((answer) => answer.reason);
     if (failed) throw failed.reason;
+    await this.device.compare({ image: ["float32", rows.flat(), [1, 28, 28, 1]] }, "probabilities", this.answers[0], this.milliseconds, (values) => String(values.indexOf(Math.max(...values))));
   }
 
   write() {

@@ -2,6 +2,7 @@
 
 import { request, send } from "./api.js";
 import { bar, errorLine, field, guarded, h, latest, percent } from "./dom.js";
+import { DeviceLine } from "./device.js";
 import { RequestView } from "./requests.js";
 
 const EXAMPLES = [
@@ -17,6 +18,7 @@ export class Sentiment {
     this.summary = h("p", { class: "status", role: "status" });
     this.error = errorLine();
     this.request = new RequestView();
+    this.device = new DeviceLine("sentiment", () => this.update());
     this.update = latest(() => guarded(this.error, () => this.ask()));
     this.element = h("section", { "aria-labelledby": "sentiment-title" },
       h("h2", { id: "sentiment-title" }, "Sentiment"),
@@ -25,12 +27,13 @@ export class Sentiment {
         h("div", {}, field("Sentences", this.text),
           h("p", { class: "buttons" }, EXAMPLES.map((example, i) =>
             h("button", { type: "button", onclick: () => this.put(example) }, i ? `Negation ${i}` : "Example")))),
-        h("div", {}, this.summary, this.verdicts, this.error)),
+        h("div", {}, this.summary, this.verdicts, this.device.element, this.error)),
       this.request.element);
     this.text.value = EXAMPLES[0];
   }
 
-  show() {
+  show({ access }) {
+    this.device.allow(access.device);
     this.update();
   }
 
@@ -47,10 +50,16 @@ export class Sentiment {
       return;
     }
     const what = this.request.show(request("POST", "/v1/models/sentiment:predict", { json: { instances: texts } }));
+    const started = performance.now();
     const { predictions } = await (await send(what)).json();
+    const milliseconds = performance.now() - started;
     this.verdicts.replaceChildren(...texts.map((text, i) => this.verdict(text, predictions[i][1])));
     const positive = predictions.filter((each) => each[1] >= 0.5).length;
     this.summary.textContent = `${positive} positive, ${texts.length - positive} negative`;
+    if (!this.device.isOn) return;
+    const ids = await this.device.encode(texts[0]);
+    await this.device.compare({ ids: ["int32", ids, [1, ids.length]] }, "probabilities", predictions[0], milliseconds,
+      ([negative, positive]) => `the first is ${positive >= negative ? "positive" : "negative"}`);
   }
 
   verdict(text, positive) {

@@ -3,6 +3,7 @@
 import { request, send } from "./api.js";
 import { bar, errorLine, field, guarded, h, latest } from "./dom.js";
 import { drawMap } from "./wordmap.js";
+import { DeviceLine } from "./device.js";
 import { RequestView } from "./requests.js";
 
 const EXAMPLES = [
@@ -21,6 +22,7 @@ export class Words {
     this.map = h("div");
     this.error = errorLine();
     this.request = new RequestView();
+    this.device = new DeviceLine("word2vec", () => this.update());
     this.update = latest(() => guarded(this.error, () => this.ask()));
     this.element = h("section", { "aria-labelledby": "words-title" },
       h("h2", { id: "words-title" }, "Words"),
@@ -31,11 +33,12 @@ export class Words {
           h("button", {}, "Add"), h("button", { type: "button", onclick: () => this.add(-1) }, "Take away"),
           EXAMPLES.map((example) => h("button", { type: "button", onclick: () => this.put(example) }, formula(example))))),
       this.error,
-      h("div", { class: "columns" }, h("div", {}, this.summary, this.neighbours), this.map),
+      h("div", { class: "columns" }, h("div", {}, this.summary, this.neighbours, this.device.element), this.map),
       this.request.element);
   }
 
-  show() {
+  show({ access }) {
+    this.device.allow(access.device);
     this.put(this.words);
   }
 
@@ -64,12 +67,18 @@ export class Words {
     }
     const sum = { tokens: words.map(([word]) => word), weights: words.map(([, weight]) => weight) };
     const what = this.request.show(request("POST", "/v1/models/word2vec:predict", { json: { instances: [sum] } }));
+    const started = performance.now();
     const found = (await (await send(what)).json()).predictions[0];
+    const milliseconds = performance.now() - started;
     this.neighbours.replaceChildren(...found.neighbors.map((word, i) =>
       h("li", {}, h("button", { type: "button", "aria-label": `Add ${word}`, onclick: () => this.put([...this.words, [word, 1]]) }, word),
         ` ${found.similarities[i].toFixed(3)}`, bar(found.similarities[i]))));
     this.summary.textContent = `${formula(words)} is nearest to ${found.neighbors[0]}.`;
     await this.place(words, found);
+    if (!this.device.isOn) return;
+    const ids = await this.device.lookUp(sum.tokens);
+    await this.device.compare({ ids: ["int32", ids, [1, ids.length]], weights: ["float32", sum.weights, [1, ids.length]] }, "vector", found.vector, milliseconds,
+      (vector) => `a vector of ${vector.length} numbers`);
   }
 
   async place(words, found) {
