@@ -185,7 +185,7 @@ class Supervisor:
             print("millrace: models may run Python code of their own (--allow-code)", file=sys.stderr, flush=True)
         if options.playground_assets:
             self._environment["MILLRACE_SERVING_PLAYGROUND_ASSETS"] = str(options.playground_assets)
-        if self._models.is_dir():
+        if isinstance(self._models, Path) and self._models.is_dir():
             self._environment.setdefault("MILLRACE_SERVING_MODELS", str(self._models))
         self._start("api", [*_PYTHON, "serving"])
         for number in range(1, self._sizes.workers + 1):
