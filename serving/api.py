@@ -42,6 +42,8 @@ from serving.web.app import PAGES, create_app
 from serving.web.flask_threads import FlaskThreads
 from serving.web.probes import Probes
 from serving.web.route_access import RouteAccess
+from serving.web.stack_events import StackEvents, wants_stack_events
+from serving.web.stack_routes import models_seen
 
 _log = logging.getLogger(__name__)
 _LEAVE_S = 2.0  # for what comes after the drain: leaving the queue
@@ -105,6 +107,9 @@ class Api:
         if (job := watched_job(head)) and self._service.jobs.watching:
             reservation.release()
             return self._tell_of_job(head, peer, job, self._service.jobs.watching, done)
+        if wants_stack_events(head):
+            reservation.release()
+            return self._tell_of_stack(head, peer, done)
         return self._ask_flask(head, body, peer, reservation, done)
 
     def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
@@ -133,6 +138,17 @@ class Api:
         except Unavailable as error:
             done(self.refused(head, error))
             return None
+        return events.cancel
+
+    def _tell_of_stack(self, head: RequestHead, peer: str, done: Done) -> Withdraw | None:
+        own = (("content-type", MEDIA), ("cache-control", "no-store"))
+        headers = (*own, ("X-Request-Id", self._service.request_id(head.headers)), *self._service.cors)
+        try:
+            events = StackEvents(self._service.stack, partial(models_seen, self._service, head.headers, peer))
+        except Unavailable as error:
+            done(self.refused(head, error))
+            return None
+        done(HttpResponse(200, b"", headers, pieces=events))
         return events.cancel
 
     def _answer_upload(

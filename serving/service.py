@@ -27,6 +27,8 @@ from serving.monitoring.counts import Counts
 from serving.monitoring.depths import Depths
 from serving.monitoring.metrics import Metrics
 from serving.monitoring.own_process import OwnProcess
+from serving.monitoring.slow import SlowRequests
+from serving.monitoring.stack import StackFeed
 from serving.offload.pool import OffloadPool
 from serving.payloads.log import PayloadLog
 from serving.processes.member import Member
@@ -80,6 +82,7 @@ class Service:
         self.metrics = Metrics(self.siblings.counted_before())
         self._traces_before = self.metrics.counts.traces
         self._process = OwnProcess(self.metrics.counts.cpu_s)
+        self.slow = SlowRequests()
         if self.gate:
             self.gate.observer = self.metrics
         self.producer = Producer(
@@ -105,6 +108,7 @@ class Service:
         self.rest = RestCalls(self)
         self.statistics = Statistics(self.models)
         self.depths = Depths(self.producer.depths, self.models.queues, self.producer.now_ms)
+        self.stack = StackFeed(self.siblings.total, lambda: self.producer.workers)
         self.cors = cors_headers(settings.cors_origin)
         self._numbers = itertools.count(1)
         self._refusals = Thinning(_REFUSALS_LOGGED_PER_S)
@@ -167,6 +171,8 @@ class Service:
         self.metrics.request_ended(call.model, call.version, call.protocol, call.status, call.seconds)
         if call.trace and call.trace.is_sampled and self.tracer:
             self.tracer.end(call.trace, call)
+        if call.seconds > self.slow.least_s:
+            self.slow.add(call)
         if self.gate and call.key:
             key, call.key = call.key, None
             self.gate.ended(key, call.status)
@@ -206,6 +212,7 @@ class Service:
             before = self._traces_before
             counts.traces = {name: count + before.get(name, 0) for name, count in self.tracer.counts.items()}
         counts.present = self._process.present(self.producer.in_flight())
+        counts.slow = self.slow.recent()
         return counts
 
     def worker_counts(self) -> dict[str, int]:

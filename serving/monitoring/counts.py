@@ -140,6 +140,34 @@ class Present(msgspec.Struct):
         self.started_s = min(filter(None, (self.started_s, other.started_s)), default=0.0)
 
 
+MOST_SLOW = 8
+
+
+class SlowRequest(msgspec.Struct, array_like=True, frozen=True):
+    """One request that took long, with its stages in milliseconds, in the order of `Server-Timing`.
+
+    `ended_ms` is Unix time. The stages are 0 for a request that no worker answered.
+    """
+
+    ended_ms: int
+    duration_ms: float
+    model: str
+    version: int
+    protocol: str
+    status: int
+    request_id: str
+    parse_ms: float = 0.0
+    queue_ms: float = 0.0
+    batch_ms: float = 0.0
+    compute_ms: float = 0.0
+    reply_ms: float = 0.0
+
+
+def slowest(requests: Iterable[SlowRequest]) -> list[SlowRequest]:
+    """The slowest of them, the slowest first; `MOST_SLOW` at most."""
+    return sorted(requests, key=lambda request: -request.duration_ms)[:MOST_SLOW]
+
+
 class Counts(msgspec.Struct):
     """All that is counted: by model and version, and copies for shadows by model, version and outcome.
 
@@ -147,7 +175,7 @@ class Counts(msgspec.Struct):
     `cpu_s` is processor time. The model "" of version 0 is of requests for models that are not known. `processes` is
     how many API processes counted it, and `queue_up` whether the queue answers all of them. `keys` are requests for
     inference by API key and HTTP status, `unknown_keys` requests without one that is known. `payloads` are requests for
-    the payload log, by model and outcome.
+    the payload log, by model and outcome. `slow` are the slowest of the last minute.
     """
 
     by_version: dict[tuple[str, int], VersionCounts] = {}
@@ -161,6 +189,12 @@ class Counts(msgspec.Struct):
     cpu_s: float = 0.0
     traces: dict[str, int] = {}
     present: Present = msgspec.field(default_factory=Present)
+    slow: list[SlowRequest] = []
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests have no answer yet."""
+        return sum(requests for requests, _ in self.present.in_flight.values())
 
     def of(self, model: str, version: int) -> VersionCounts:
         """What was counted of a version; what is changed there is counted."""
@@ -188,6 +222,7 @@ class Counts(msgspec.Struct):
         for outcome, number in other.traces.items():
             self.traces[outcome] = self.traces.get(outcome, 0) + number
         self.present.add(other.present)
+        self.slow = slowest([*self.slow, *other.slow])
 
     def version(self, model: str, version: int) -> VersionCounts:
         """What was counted of a version; zeros where it was never asked."""

@@ -30,9 +30,10 @@ from serving.routing import target
 from serving.service import Service
 from serving.transport.intake import too_large
 from serving.transport.responses import HttpResponse, error_body, error_headers
-from serving.web import control_routes, jobs_routes, probes, route_access
+from serving.web import card_routes, control_routes, device_routes, jobs_routes, probes, route_access, stack_routes
 from serving.web.methods import MODEL_PATH, allowed_methods
-from serving.web.pages import Page, render_pages
+from serving.web.page_files import INDEX, PREFIX, Page, wants_page
+from serving.web.pages import PATHS, render_pages
 from serving.web.plain_bodies import PlainBodies
 
 _View = Callable[[str, int | None], Response]
@@ -106,6 +107,9 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_open_inference(app, service, counts)
     _add_operations(app, service, counts, partial(_seen, service, loop))
     control_routes.add_routes(app, service, loop)
+    card_routes.add_routes(app, service)
+    device_routes.add_routes(app, service)
+    stack_routes.add_routes(app, service, loop)
     jobs_routes.add_routes(app, service)
     return app
 
@@ -246,21 +250,34 @@ def _names(service: Service) -> list[str]:
 
 
 def _page(page: Page) -> Response:
-    return Response(page.body, content_type=page.content_type)
+    return Response(page.body, content_type=page.content_type, headers=page.headers)
 
 
 def _add_operations(app: Flask, service: Service, counts: Callable[[], Counts], seen: Callable[[], Seen]) -> None:
+    pages = app.extensions[PAGES] = render_pages(
+        app, playground=service.settings.playground, wasm=service.settings.playground_assets is not None
+    )
+
     @app.get("/")
     def _index() -> Response:
+        if INDEX in pages and wants_page(_headers()):
+            return _page(pages[INDEX])
         models: list[str] = []
         with contextlib.suppress(Unavailable):  # it is not known yet which there are
             models = _names(service)
         # `status` is what clients of KServe's v1 protocol look at.
-        return _json({"status": "alive", **oip.render_server(), "models": models})
+        response = _json({"status": "alive", **oip.render_server(), "models": models, "docs": "/docs"})
+        response.headers["Vary"] = "Accept"
+        return response
 
-    pages = app.extensions[PAGES] = render_pages(app)
-    for path in pages:
+    for path in PATHS:
         app.get(path, endpoint=path)(partial(_page, pages[path]))
+
+    @app.get(f"{PREFIX}<file>")
+    def _asset(file: str) -> Response:
+        if PREFIX + file not in pages:
+            raise NotFound
+        return _page(pages[PREFIX + file])
 
     @app.get("/metrics")
     def _metrics() -> Response:

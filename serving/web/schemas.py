@@ -203,6 +203,7 @@ class Index(ServerMetadata):
 
     status: Literal["alive"]
     models: list[str]
+    docs: Annotated[str, Meta(description="The path of the documentation.")]
 
 
 class Live(Struct):
@@ -582,6 +583,28 @@ class ModelTraffic(Struct):
     shadow: ShadowVersion | None
     policy: Policy | None
     rollout: RolloutRecord | None = None
+
+
+class Card(Struct):
+    """What is known of a model version: how good it is, what it is not good for, and what it was made of."""
+
+    description: str
+    scores: dict[str, float]
+    limits: Annotated[list[str], Meta(description="What the model is not good for, a sentence each.")]
+    training: Annotated[dict[str, int | float | str], Meta(description="Hyper-parameters.")]
+    data: Annotated[dict[str, str], Meta(description="Each training set with its SHA-256.")]
+    licences: Annotated[dict[str, str], Meta(description="Of the training sets.")]
+    files: Annotated[dict[str, int], Meta(description="Each file of the version with its size in bytes.")]
+    plots: Annotated[list[str], Meta(description="The names of its plots, which are PNG images.")]
+
+
+class Access(Struct):
+    """What this caller may do, and what this server has."""
+
+    may_change_models: bool
+    reason: Annotated[str, Meta(description="Why the caller may not change models.")]
+    jobs: Annotated[bool, Meta(description="Whether there are background jobs.")]
+    device: Annotated[bool, Meta(description="Whether the page can run the bundled models in the browser.")]
 
 
 # Background jobs

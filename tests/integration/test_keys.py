@@ -113,7 +113,8 @@ def test_every_route_has_its_roles(tmp_path: Path) -> None:
         routes = {rule.endpoint for rule in bench.app.url_map.iter_rules()}
         assert routes - {"static"} == set(ROLES)
         for rule in bench.app.url_map.iter_rules():  # what names a model has its name where the rules look for it
-            assert {"name"} >= rule.arguments - {"number", "job", "label", "_", "_rest", "_name", "_number", "kind"}
+            others = {"number", "job", "label", "_", "_rest", "_name", "_number", "kind", "plot", "file"}
+            assert {"name"} >= rule.arguments - others
 
     run(tmp_path, test)
 
@@ -124,7 +125,7 @@ OF_JOBS = re.compile(r"/v1/jobs")
 
 def needed(method: str, path: str) -> set[str]:
     """The roles of which a key needs one, said another way than the table under test."""
-    if path in OPEN or path.endswith("/ready"):
+    if path in OPEN or path.endswith("/ready") or path.startswith("/page/"):
         return set()
     if path in ("/", "/v2"):
         return {"infer", "read", "control", "metrics"}
@@ -134,6 +135,8 @@ def needed(method: str, path: str) -> set[str]:
         if method != "GET":
             return {"infer"}
         return {"read"} if path == "/v1/jobs" else {"read", "infer"}
+    if "/files/" in path:
+        return {"infer"}
     if method == "GET" or path == "/v2/repository/index":
         return {"read", "infer", "control"}
     return {"infer"} if re.search(r"(:\w+|/infer)$", path) else {"control"}
