@@ -27,7 +27,7 @@ from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
 from tests.support.grpcbench import INFER, infer_request, infer_response, run, running
 from tests.support.http2client import connected
-from tests.support.http2frames import GRPC, HELLO, data, fields_in, headers, message
+from tests.support.http2frames import GRPC, HELLO, block, data, fields_in, headers, message
 from tests.support.running import free_port
 from tests.support.tls import Certificates
 
@@ -446,6 +446,17 @@ async def test_slow_messages_give_their_room_to_others() -> None:
 
 
 @run
+async def test_small_answers_that_nobody_takes_are_counted_as_what_they_take() -> None:
+    hello = frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0})
+    async with running() as b:
+        async with connected(b.settings.port, hello) as client:
+            client.send(*[headers(1 + 2 * i, rest("GET", "/v2/health/live"), ends=True) for i in range(500)])
+            await client.fields(999)
+            assert b.service.budget.used > 500_000
+        await b.until(lambda: b.service.budget.used == 0)
+
+
+@run
 async def test_a_call_that_is_refused_lets_go_of_the_message_that_nobody_took() -> None:
     hello = frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0})
     async with running() as b, connected(b.settings.grpc_port, hello) as client:
@@ -462,8 +473,8 @@ async def test_a_call_that_is_refused_lets_go_of_the_message_that_nobody_took() 
 @run
 async def test_large_heads_are_counted_while_their_requests_are_open() -> None:
     async with running(max_buffered_bytes=4 * MB) as b, connected(b.settings.grpc_port) as client:
-        call = [*CALL, ("x-large", "v" * 8000)]
-        client.send(*[headers(1 + 2 * i, call) for i in range(100)])
+        raw = block([*CALL, ("x-large", "v" * 8000)])
+        client.send(*[frames.frame(frames.HEADERS, frames.END_HEADERS, 1 + 2 * i, raw) for i in range(100)])
         await b.until(lambda: b.server.open_calls == 100)
         assert 800_000 < b.service.budget.used < 1_000_000
         client.send(*[frames.rst_stream(1 + 2 * i, ErrorCode.CANCEL) for i in range(100)])

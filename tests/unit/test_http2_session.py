@@ -372,10 +372,25 @@ def test_the_clients_windows_bound_what_is_sent_and_may_become_negative() -> Non
     assert fed(session, frames.window_update(1, 60_000)) == [Room(1)]
     assert session.room(1) == 100
     assert fed(session, frames.settings({frames.INITIAL_WINDOW_SIZE: 200_000}) + frames.window_update(0, 9)) == [
-        Room(0),
-        Room(0),
+        Room(0)
     ]
     assert session.room(1) == frames.DEFAULT_WINDOW - 60_000 + 9
+
+
+def test_room_that_nobody_waits_for_is_no_event() -> None:
+    session, events, _ = after_hello(headers(1, ends=True) + frames.window_update(0, 1024) * 1000)
+    assert events[1:] == []
+    session, events, _ = after_hello(headers(1, ends=True) + frames.window_update(1, 10**9))
+    session.send_data(1, bytes(65_535), ends=False)
+    assert fed(session, frames.window_update(0, 1024) * 3) == [Room(0)]
+
+
+def test_settings_about_many_streams_cost_more() -> None:
+    many = b"".join(headers(1 + 2 * i) for i in range(5000))
+    session = FrameSession(5000, RememberedBlocks())
+    changes = [frames.settings({frames.INITIAL_WINDOW_SIZE: size}) for size in (0, 9) * 50]
+    _, _, answers = after_hello(many + b"".join(changes), session)
+    assert goaway_code(answers) == ErrorCode.ENHANCE_YOUR_CALM
 
 
 def test_the_connections_window_is_given_back_and_streams_windows_are_opened_on_demand() -> None:

@@ -348,8 +348,9 @@ class Http2Connection(asyncio.Protocol):
             if stream in self._outflows:
                 self._send_on(stream)
         else:
-            for waiting in tuple(self._outflows):
-                self._pace_outflow(waiting)
+            for waiting in self._outflows:
+                if self.session.room(waiting):
+                    self._pace_outflow(waiting)
 
     def _answered(self, pong: Pong) -> None:
         self._has_pinged = False

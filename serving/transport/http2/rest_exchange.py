@@ -14,7 +14,7 @@ from serving.transport.http2.exchange import NEVER, Arrival, Link
 from serving.transport.http2.frames import DEFAULT_WINDOW, ErrorCode
 from serving.transport.http2.header_blocks import Fields
 from serving.transport.http2.inflow import Inflow
-from serving.transport.http2.outflow import Outflow
+from serving.transport.http2.outflow import OVERHEAD_BYTES, Outflow
 from serving.transport.intake import Body, body_error, no_room
 from serving.transport.request_head import RequestHead
 from serving.transport.request_target import check_host, read_target
@@ -312,7 +312,9 @@ def _write(link: Link, stream: int, head: RequestHead | None, response: HttpResp
     session, server, length = link.session, link.server, body_bytes(response, head)
     if length > SMALL_BYTES or (length > 0 and (link.is_full or session.room(stream) < length)):
         is_on_disk = response.spooled is not None and response.spooled.is_on_disk
-        reservation = response.reservation or server.budget.reserve(WINDOW_BYTES if is_on_disk else length)
+        reservation = response.reservation or server.budget.reserve(
+            WINDOW_BYTES if is_on_disk else length + OVERHEAD_BYTES
+        )
         if reservation is None:
             _drop(response)
             if length > SMALL_BYTES:

@@ -32,6 +32,7 @@ _RESETS, _RESETS_PER_S = 1000, 200
 _IDLE_FRAMES, _IDLE_FRAMES_PER_S = 2000, 500
 _SMALL_UPDATE = 1024
 _BYTES_A_TOKEN = 1024
+_STREAMS_A_TOKEN = 50  # where a frame is about all open streams
 _CHEAP_BLOCK_BYTES, _BLOCK_BYTES_A_TOKEN = 8192, 512  # a block that is longer costs tokens, since reading it takes long
 _MESSAGE_TOKENS = 2  # for a new stream, and for each message on it
 
@@ -299,6 +300,7 @@ class FrameSession:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE is not what it may be")
         self._peer_frame = largest
         if window > self._initial_window:
+            self._count_idle(len(self._streams) / _STREAMS_A_TOKEN)
             found.append(Room(0))
         self._initial_window = window
         self._put(frames.frame(frames.SETTINGS, frames.ACK, 0))
@@ -329,11 +331,13 @@ class FrameSession:
         if more < _SMALL_UPDATE:
             self._count_idle()  # who takes an answer in crumbs
         if not stream:
+            was_shut = self._send_window <= 0
             self._send_window += more
             if not more or self._send_window > frames.MAX_WINDOW:
                 code = ErrorCode.FLOW_CONTROL_ERROR if more else ErrorCode.PROTOCOL_ERROR
                 raise ConnectionFault(code, "the connection's window grows by nothing, or beyond its bounds")
-            found.append(Room(0))
+            if was_shut:  # else nobody waits for it, and looking for who waits costs much where streams are many
+                found.append(Room(0))
             return
         if stream > self.last_stream:
             self._check_ignored(stream, "WINDOW_UPDATE")
