@@ -21,6 +21,7 @@ from serving.models.registry import ServedModel
 from serving.offload.jobs import Parsed, ParseJob, RenderJob, Written, describe, encoder, with_elements
 from serving.offload.pool import Result, Ticket
 from serving.offload.work import packed
+from serving.payloads.log import Sample
 from serving.protocols.limits import NotQuick
 from serving.protocols.verb import Body, Rendered, Verb
 from serving.queueing.admission import Inference, check, request_of
@@ -61,8 +62,8 @@ class Execution:
     """
 
     __slots__ = (
-        "_accepted", "_body_bytes", "_held", "_model", "_on_done", "_pending", "_place", "_reservation", "_service",
-        "_spooled", "_ticket", "_verb", "call",
+        "_accepted", "_body_bytes", "_held", "_model", "_on_done", "_pending", "_place", "_reservation", "_sample",
+        "_service", "_spooled", "_ticket", "_verb", "call",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +88,7 @@ class Execution:
         self._pending: Pending | None = None
         self._place: Place | None = None
         self._ticket: Ticket | None = None
+        self._sample: Sample | None = None
 
     def begin(self, body: Body, spooled: SpooledBody | None = None) -> None:
         """Begin. A large body is `spooled`, in the place of the body's data; it is closed when it is read."""
@@ -214,6 +216,8 @@ class Execution:
         request = request_of(inference, rows, trace=call.request_id, deadline=call.deadline, caller=call.caller)
         if request.timeout_s <= 0:
             raise self._late()
+        if service.payloads:
+            self._sample = service.payloads.sample(request)  # while its tensors are here
         self._pending = service.producer.send(request, self._respond, self._fail, self._sent)
         if shadow := inference.model.shadow:
             service.shadows.send_copy(shadow, inference, request)
@@ -235,6 +239,8 @@ class Execution:
         call, service = self.call, self._service
         call.timings, call.outputs = response.timings, response.outputs
         service.metrics.request_answered(call.model, call.version, call.parse_ms, response.timings)
+        if self._sample and service.payloads:
+            service.payloads.put(self._sample, call.request_id, response.outputs)
         try:
             try:
                 if self._accepted is not None and size_of(call.outputs) > _PACKED_HERE_BYTES:

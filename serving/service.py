@@ -25,6 +25,7 @@ from serving.models.registry import AVAILABLE, ModelRegistry
 from serving.models.shadows import Shadows
 from serving.monitoring.metrics import Metrics
 from serving.offload.pool import OffloadPool
+from serving.payloads.log import PayloadLog
 from serving.processes.member import Member
 from serving.processes.siblings import Siblings
 from serving.protocols.limits import QUICK_VALUES, ReadLimits
@@ -86,6 +87,7 @@ class Service:
         )
         self.repository = ModelControl(self.producer, self.models, settings, self.siblings.refresh)
         self.access = ControlAccess(settings)
+        self.payloads = PayloadLog(settings, self.metrics.payload_ended) if settings.payload_share else None
         self.shadows = Shadows(self.producer, self.metrics, budget=self.budget)
         self.pool = OffloadPool(settings.offload_processes, settings.offload_memory_bytes)
         self.quick = ReadLimits(settings.max_queue_rows, max_quick=QUICK_VALUES if self.pool.is_on else 0)
@@ -99,6 +101,8 @@ class Service:
     async def start(self) -> None:
         """Begin to listen to the queue, and learn who serves; a queue that does not answer is not waited for long."""
         self.pool.start()
+        if self.payloads:
+            self.payloads.start()
         await self.producer.start()
         if self.gate and self.gate.has_keys:
             self.gate.files.start()
@@ -122,6 +126,8 @@ class Service:
         await self.producer.stop()
         self.siblings.stop()
         self.pool.stop()
+        if self.payloads:
+            await asyncio.to_thread(self.payloads.stop)
         _log.info("stopped", extra={"api": self.api})
 
     @property

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
+from serving.payloads.shares import read_shares
 
 
 class ServingSettings(CommonSettings):
@@ -144,6 +145,31 @@ class ServingSettings(CommonSettings):
     access_log: bool = Field(
         False, description="Log every request; without it only refused and failed ones are logged."
     )
+    payload_share: str = Field(
+        "",
+        description="The share of each model's requests that is logged with its answer, `digits=10%,*=1%`; without it "
+        "none is (docs/howto/watch-for-drift.md).",
+    )
+    payload_folder: Path = Field(Path("payloads"), description="Where logged requests and answers are written to.")
+    payload_leave_out: str = Field(
+        "", description="Inputs and outputs that are not logged, separated by commas: `image` or `digits:image`."
+    )
+    payload_bytes: int = Field(
+        1024**3, ge=1024**2, description="What logged requests may take on the disk; the oldest make way."
+    )
+    payload_age_s: float = Field(30 * 86400.0, gt=0, description="How long logged requests are kept.")
+    payload_record_bytes: int = Field(
+        65_536,
+        ge=1024,
+        le=131_072,
+        description="The largest request that is logged: bytes of its tensors and its answer's that are not left out.",
+    )
+
+    @field_validator("payload_share")
+    @classmethod
+    def _has_shares(cls, text: str) -> str:
+        read_shares(text)  # raises ValueError, which says what is wrong
+        return text
 
     @field_validator("tls_key")
     @classmethod

@@ -67,6 +67,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "serving.queueing": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
     "serving.models": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
     "serving.monitoring": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport.http_server"),
+    "serving.payloads": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.models", "serving.transport"),
     "serving.access": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport", "serving.queueing"),
     "serving.offload": _ABOVE_ROOMS,
     "serving.processes": (*_COMPOSITION, *_rooms("web", "protocols", "queueing", "models", "access")),
@@ -86,6 +87,15 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         "worker.loading.model",
         "worker.reconciling.versions",
         "worker.running.instances",
+    ),
+    # The mirror of a store of models knows files alone.
+    "worker.mirroring": (
+        "worker.backends",
+        "worker.loading",
+        "worker.process",
+        "worker.processes",
+        "worker.reconciling",
+        "worker.running",
     ),
     # What makes Python code a model, and the way from one model to another, each without the rest of the worker.
     "worker.python": (
@@ -138,7 +148,7 @@ EXTRAS = {
     "worker": ("worker", "worker-tensorflow", "worker-litert", "worker-tfserving", "worker-tokenizers"),
     "jobs": ("jobs",),
     "training": ("training",),
-    "millrace_client": ("grpc",),
+    "millrace_client": ("grpc", "load"),
 }
 OWN = {*PROGRAMS, "millrace", "tests", "examples"}
 
@@ -192,7 +202,7 @@ def _backend(*extras: str) -> set[str]:
         *(("worker", (extra,), _backend(extra)) for extra in BACKENDS),
         ("jobs", ("jobs",), sources("jobs")),
         ("millrace_client", (), ["millrace_client", "millrace_client.cli"]),
-        ("millrace_client", ("grpc",), sources("millrace_client")),
+        ("millrace_client", ("grpc", "load"), sources("millrace_client")),
         pytest.param("training", ("training",), sources("training"), marks=pytest.mark.slow),
     ],
 )

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
+from millrace.artifacts import storeurl
 from millrace.devices import device_name
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
@@ -15,10 +16,23 @@ class WorkerSettings(CommonSettings):
 
     prefix: ClassVar[str] = "MILLRACE_WORKER_"
 
-    models: Path = Field(
+    models: Path | str = Field(
         Path("models"),
-        description="The model repository: the folder that holds <model>/<version>/; or one model's file or folder.",
+        description="The model repository: the folder that holds <model>/<version>/; or one model's file or folder; or "
+        "a URL of a store that holds the same (s3://, gs://, az://, https://, hf://).",
     )
+    models_cache: Path | None = Field(
+        None,
+        description="The folder that models of a URL are mirrored into; by default ~/.cache/millrace/models. Workers "
+        "of one machine share it.",
+    )
+    models_cache_mb: int = Field(
+        20_000,
+        ge=0,
+        description="Disk that mirrored models may take, in MB; 0 for no limit. The oldest versions that do not serve "
+        "make way for newer ones.",
+    )
+    models_poll_s: float = Field(15.0, gt=0, description="How often to look into the store of models at a URL.")
     models_config: Path | None = Field(
         None,
         description="TensorFlow Serving's models.config; by default the file of that name in the repository, if any.",
@@ -80,3 +94,11 @@ class WorkerSettings(CommonSettings):
     drain_timeout_s: float = Field(
         DRAIN_TIMEOUT_S, ge=0, description="How long to finish batches in hand when told to stop."
     )
+
+    @field_validator("models")
+    @classmethod
+    def _is_a_folder_or_a_store(cls, models: Path | str) -> Path | str:
+        if not storeurl.is_url(text := str(models)):
+            return Path(models)
+        storeurl.protocol(text)  # raises ValueError, which says what is wrong
+        return text

@@ -123,11 +123,13 @@ class Counts(msgspec.Struct):
 
     The model "" of version 0 is of requests for models that are not known. `processes` is how many API processes
     counted it, and `queue_up` whether the queue answers all of them. `keys` are requests for inference by API key and
-    HTTP status, `unknown_keys` requests without one that is known.
+    HTTP status, `unknown_keys` requests without one that is known. `payloads` are requests for the payload log, by
+    model and outcome.
     """
 
     by_version: dict[tuple[str, int], VersionCounts] = {}
     shadows: dict[tuple[str, int, str], int] = {}
+    payloads: dict[tuple[str, str], int] = {}
     keys: dict[tuple[str, int], int] = {}
     unknown_keys: int = 0
     processes: int = 1
@@ -146,6 +148,8 @@ class Counts(msgspec.Struct):
             self.of(model, version).add(counts)
         for key, count in other.shadows.items():
             self.shadows[key] = self.shadows.get(key, 0) + count
+        for logged, count in other.payloads.items():
+            self.payloads[logged] = self.payloads.get(logged, 0) + count
         for name, count in other.keys.items():
             self.keys[name] = self.keys.get(name, 0) + count
         self.unknown_keys += other.unknown_keys

@@ -109,6 +109,11 @@ class Metrics(BlockObserver, KeyObserver):
         shadows = self._counts.shadows
         shadows[model, version, outcome] = shadows.get((model, version, outcome), 0) + 1
 
+    def payload_ended(self, model: str, outcome: str) -> None:
+        """Count a request that was sampled for the payload log: "handed_over", "dropped" or "too_large"."""
+        payloads = self._counts.payloads
+        payloads[model, outcome] = payloads.get((model, outcome), 0) + 1
+
     def key_ended(self, key: str, status: int) -> None:
         """Count a request for inference by its API key."""
         keys = self._counts.keys
@@ -153,6 +158,14 @@ class _Families(Collector):
         for (model, version, outcome), count in list(self._counts.shadows.items()):
             shadows.add_metric([model, str(version), outcome], count)
         yield shadows
+        payloads = CounterMetricFamily(
+            "millrace_payloads",
+            "Requests sampled for the payload log: handed_over, dropped because the writer was busy, or too_large",
+            labels=["model", "outcome"],
+        )
+        for (model, outcome), count in list(self._counts.payloads.items()):
+            payloads.add_metric([model, outcome], count)
+        yield payloads
         workers = GaugeMetricFamily("millrace_workers", "Live workers that have the model available", labels=["model"])
         for model, live in self._workers.items():
             workers.add_metric([model], live)

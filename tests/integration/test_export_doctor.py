@@ -175,7 +175,7 @@ def test_what_works_but_not_as_expected_is_noted(
 ) -> None:
     _, blocks, _ = _asked(make(tmp_path), capsys)
 
-    assert not _blocked(blocks) - {"coreml"}
+    assert not _blocked(blocks) - {"coreml", "tflite-int8"}  # which loses LSTMs' precision
     assert note in "\n".join(blocks.values())
 
 

@@ -1,15 +1,13 @@
 """TFLite models of TFLite's own operators only: LiteRT runs none of TensorFlow's ("Flex"), so they are refused."""
 
-import contextlib
-import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from training.console import quiet as quiet
 from training.export.model import ExportError, Exports
 from training.export.saved_model import write_saved_model
 from training.parity import Arrays
@@ -77,21 +75,3 @@ def _node(failure: Any) -> str:
     """The node's path, whose parts are the layers that it is in."""
     names = [call.name for call in failure.location.call] or [""]
     return names[0].partition("@")[0].rstrip(":") or "no name"
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """While the block runs, warnings and what the process writes to standard error are dropped.
-
-    Converters write whole graphs there, and warn of their own parts; what fails is raised.
-    """
-    saved = os.dup(2)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device, not a file
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
