@@ -17,6 +17,8 @@ from serving.access.exchange import UsageExchange
 from serving.protocols.grpc_calls import ROLES as GRPC_ROLES
 from serving.web import openapi
 from serving.web.route_access import ROLES
+from tests.support import http2frames as h2
+from tests.support.http2client import connected
 from tests.support.keyed_bench import OIP, PROTOCOLS, Keyed, keyed
 
 Test = Callable[[Keyed], Awaitable[None]]
@@ -196,6 +198,29 @@ def test_no_way_of_writing_a_path_leads_to_another_model(path: str, tmp_path: Pa
         assert answer.split(b" ")[1] in (b"403", b"404", b"400"), answer
         assert b"outputs" not in answer
         assert b"predictions" not in answer
+
+    run(tmp_path, test)
+
+
+def test_no_way_of_writing_a_path_over_http2_leads_to_another_model(tmp_path: Path) -> None:
+    paths = [
+        "/v2/models/%6fther/infer", "//v2/models/other/infer", "/v2/models/other/infer/", "/v2/models/other/infer#m",
+        "/V1/Models/other:Predict", "http://localhost/v2/models/other/infer", "/v2/models/m%2F..%2Fother/infer",
+        "/v2/models/m/../other/infer", "/v2/models/m/%2e%2e/other/infer", "v2/models/other/infer",
+        "/v1/models/other/labels/stable:predict", f"{OIP}ModelInfer", f"/{OIP}ModelInfer",
+    ]  # fmt: skip
+
+    async def test(bench: Keyed) -> None:
+        key = bench.add("phone", "infer", models=("m",))
+        body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}], "instances": [1.0]}'
+        async with connected(bench.settings.port) as client:
+            for stream, path in zip(range(1, 99, 2), paths, strict=False):
+                fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")]
+                client.send(h2.headers(stream, [*fields, ("x-api-key", key)]), h2.data(stream, body))
+                assert (await client.fields(stream))[":status"] in ("400", "403", "404", "405"), path
+                answer = await client.body(stream)
+                assert b"outputs" not in answer
+                assert b"predictions" not in answer
 
     run(tmp_path, test)
 
