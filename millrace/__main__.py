@@ -23,6 +23,8 @@ _GROUPS = {
         "similar": "ask word2vec for similar words",
         "rollout": "give a version the requests step by step, or go back",
         "jobs": "submit background jobs over whole files, watch them, and fetch their results",
+        "load": "put load on models of any server, and say what came of it",
+        "tune": "find the settings with which this machine answers most requests a second",
     },
     "Train and export": {
         "train": "train a model and publish it",

@@ -150,7 +150,7 @@ EXTRAS = {
     "worker": ("worker", "worker-tensorflow", "worker-litert", "worker-tfserving", "worker-tokenizers"),
     "jobs": ("jobs",),
     "training": ("training",),
-    "millrace_client": ("grpc",),
+    "millrace_client": ("grpc", "load"),
 }
 OWN = {*PROGRAMS, "millrace", "tests", "examples"}
 
@@ -208,7 +208,7 @@ def _backend(*extras: str) -> set[str]:
         *(("worker", (extra,), _backend(extra)) for extra in BACKENDS),
         ("jobs", ("jobs",), sources("jobs")),
         ("millrace_client", (), ["millrace_client", "millrace_client.cli"]),
-        ("millrace_client", ("grpc",), sources("millrace_client")),
+        ("millrace_client", ("grpc", "load"), sources("millrace_client")),
         pytest.param("training", ("training",), sources("training"), marks=pytest.mark.slow),
     ],
 )
