@@ -40,6 +40,15 @@ def parser(environ: Mapping[str, str]) -> Parser:
     models_text = "the model repository: a folder, or the URL of a store"
     option("--models", "MILLRACE_WORKER_MODELS", "models", models_text, type=_repository)
     option("--device", "MILLRACE_WORKER_DEVICE", "cpu", DEVICE_HELP, type=device)
+    assets = environ.get("MILLRACE_SERVING_PLAYGROUND_ASSETS")
+    parser.add_argument(
+        "--playground-assets",
+        type=Path,
+        metavar="DIR",
+        default=Path(assets) if assets else None,
+        help="a folder with onnxruntime-web's files: the page runs the bundled models in the browser too "
+        "(MILLRACE_SERVING_PLAYGROUND_ASSETS)",
+    )
     levels = ["debug", "info", "warning", "error"]
     option("--log-level", "MILLRACE_LOG_LEVEL", "warning", "the least important events to show", choices=levels)
     parser.add_argument(

@@ -183,6 +183,10 @@ class Supervisor:
         if options.allow_code:
             self._environment["MILLRACE_WORKER_ALLOW_CODE"] = "true"
             print("millrace: models may run Python code of their own (--allow-code)", file=sys.stderr, flush=True)
+        if options.playground_assets:
+            self._environment["MILLRACE_SERVING_PLAYGROUND_ASSETS"] = str(options.playground_assets)
+        if isinstance(self._models, Path) and self._models.is_dir():
+            self._environment.setdefault("MILLRACE_SERVING_MODELS", str(self._models))
         self._start("api", [*_PYTHON, "serving"])
         for number in range(1, self._sizes.workers + 1):
             self._start(f"worker {number}", [*_PYTHON, "worker"])

@@ -13,7 +13,6 @@ from typing import Protocol
 
 import msgspec
 
-from millrace import logs
 from millrace.broker.redis import RedisBroker
 from millrace.jobs.records import JobRecord
 from millrace.jobs.settings import JobStoreSettings
@@ -29,6 +28,7 @@ from serving.protocols.grpc_services import GrpcServices
 from serving.routing import target
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.tracing.tracer import Tracer
 from serving.transport.budget import SMALL_BYTES, Reservation
 from serving.transport.certificates import Certificates, certificates
 from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
@@ -42,6 +42,8 @@ from serving.web.app import PAGES, create_app
 from serving.web.flask_threads import FlaskThreads
 from serving.web.probes import Probes
 from serving.web.route_access import RouteAccess
+from serving.web.stack_events import StackEvents, wants_stack_events
+from serving.web.stack_routes import models_seen
 
 _log = logging.getLogger(__name__)
 _LEAVE_S = 2.0  # for what comes after the drain: leaving the queue
@@ -105,6 +107,9 @@ class Api:
         if (job := watched_job(head)) and self._service.jobs.watching:
             reservation.release()
             return self._tell_of_job(head, peer, job, self._service.jobs.watching, done)
+        if wants_stack_events(head):
+            reservation.release()
+            return self._tell_of_stack(head, peer, done)
         return self._ask_flask(head, body, peer, reservation, done)
 
     def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
@@ -133,6 +138,17 @@ class Api:
         except Unavailable as error:
             done(self.refused(head, error))
             return None
+        return events.cancel
+
+    def _tell_of_stack(self, head: RequestHead, peer: str, done: Done) -> Withdraw | None:
+        own = (("content-type", MEDIA), ("cache-control", "no-store"))
+        headers = (*own, ("X-Request-Id", self._service.request_id(head.headers)), *self._service.cors)
+        try:
+            events = StackEvents(self._service.stack, partial(models_seen, self._service, head.headers, peer))
+        except Unavailable as error:
+            done(self.refused(head, error))
+            return None
+        done(HttpResponse(200, b"", headers, pieces=events))
         return events.cancel
 
     def _answer_upload(
@@ -181,13 +197,17 @@ def _star() -> HttpResponse:
     return HttpResponse(200, b"", (("allow", "GET, HEAD, OPTIONS, POST, PUT, DELETE"),))
 
 
-async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None, member: Member | None = None) -> None:
+async def serve(
+    settings: ServingSettings,
+    jobs: JobStoreSettings | None = None,
+    member: Member | None = None,
+    tracer: Tracer | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is open, and return.
 
     It listens when it knows who serves, or that the queue does not answer. A `member` is one of several processes: it
     stops, too, when the one that started it is gone.
     """
-    logs.configure("serving", settings.log_level, process=member.number if member else 0)
     sys.setswitchinterval(_SWITCH_S)
     _tune_the_allocator()
     descriptors = allow_descriptors(settings.max_connections)
@@ -196,7 +216,7 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None,
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     shown = certificates(settings)
-    service = Service(settings, RedisBroker(settings.redis_url), jobs, member)
+    service = Service(settings, RedisBroker(settings.redis_url), jobs, member, tracer)
     await service.start()
     api = Api(service)
     sockets = [socket.socket(fileno=port) for port in member.ports] if member else []

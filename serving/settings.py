@@ -129,7 +129,8 @@ class ServingSettings(CommonSettings):
     model_control: Literal["loopback", "explicit", "none"] = Field(
         "loopback",
         description="Who may load and unload models and change policies, labels and traffic: loopback, callers on this "
-        "machine; explicit, every caller; none, nobody. Web pages never may. Others get 403 (docs/howto/versions.md).",
+        "machine; explicit, every caller; none, nobody. Web pages of others never may. Who may not gets 403 "
+        "(docs/howto/versions.md).",
     )
     control_hosts: str = Field(
         "",
@@ -138,6 +139,20 @@ class ServingSettings(CommonSettings):
     )
     load_timeout_s: float = Field(
         300.0, gt=0, description="How long a caller who asks for a model to be loaded or unloaded is kept waiting."
+    )
+    playground: bool = Field(
+        True,
+        description="Show browsers a page at / to try the models and watch the stack (docs/howto/playground.md).",
+    )
+    playground_assets: Path | None = Field(
+        None,
+        description="A folder with onnxruntime-web's files: with it the page also runs the bundled models in the "
+        "browser, and callers may download model.onnx and vocabulary.txt of each version (docs/howto/playground.md).",
+    )
+    models: Path | None = Field(
+        None,
+        description="The model repository, where this machine has it: the models' cards and plots are read from it. "
+        "Without it there are none (millrace up sets it).",
     )
     cors_origin: str = Field(
         "", description="The origin whose web pages may call the API, * for any; without it browsers let none."

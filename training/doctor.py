@@ -31,6 +31,7 @@ _ADVICE = {
         "a recurrent layer that is written as a loop: an LSTM with its usual activations and without a mask is one"
         " operator in every format"
     ),
+    "untracked": "make the table or variable an attribute of a layer of the model, so that it is saved with it",
     "Random|Stateless|Multinomial": "leave random numbers out of the graph that is served: call it with training=False",
 }
 _ANY = "compute the same from simpler operators, or leave that layer out of the exported model"
@@ -135,6 +136,8 @@ def _obstacles(row: Any, model: Any) -> Iterator[Obstacle]:
 def _if_written(row: Any) -> str:
     if row.format == "tflite-int8":
         return f"take tflite-dynamic, or give typical inputs with --representative and real ones with --data; {_MISSES}"
+    if row.format in ("savedmodel", "onnx", "tflite"):
+        return f"take another format, and see by --data whether real inputs show it too; {_MISSES}"
     return f"give real inputs, with labels, by --data; {_MISSES}"
 
 

@@ -79,6 +79,8 @@ class Seen:
         if wanted.dtype.kind == "f":
             self._add_floats(wanted.astype(np.float64), found.astype(np.float64))
         elif wanted.size:
+            if wanted.dtype.kind in "iu":
+                self._add_columns(wanted.astype(np.float64), np.abs(wanted.astype(np.float64) - found))
             differ = wanted != found
             self.other_values += int(np.count_nonzero(differ))
             first = differ[..., 0] if wanted.ndim > 1 else differ
@@ -93,6 +95,15 @@ class Seen:
             return Kind.CLASSES
         is_narrow = self.rank == 1 or self.rank == 2
         return Kind.LABELS if self.values and self.is_in_unit and is_narrow else Kind.NUMBERS
+
+    def fitting(self, said: Kind) -> Kind:
+        """The kind that is said, as far as such values can be of it: a class is a row of floats, or a whole number."""
+        if self.is_float:
+            if said is Kind.CLASSES and not self.decisions:
+                return Kind.LABELS
+            return Kind.EXACT if said is Kind.IDS else said
+        is_number = said is Kind.NUMBERS and self.columns is not None
+        return said if said is Kind.IDS or is_number else Kind.EXACT
 
     @property
     def is_float(self) -> bool:
@@ -113,8 +124,8 @@ class Seen:
         if self.other_finiteness:
             what = "are NaN or infinite in one of the two models only"
             return f"output '{self.name}' differs from the trained model by nan: {self.other_finiteness} values {what}"
-        if self.is_float and (is_exact or kind is Kind.NUMBERS):
-            return self._missed_numbers(is_exact=is_exact, of_spread=of_spread)
+        if kind is Kind.NUMBERS or (self.is_float and (is_exact or kind is Kind.EXACT)):
+            return self._missed_numbers(is_exact=is_exact or kind is Kind.EXACT, of_spread=of_spread)
         return self._missed_answers(kind, is_exact=is_exact) or self._missed_probabilities(kind)
 
     def _add_floats(self, wanted: Array, found: Array) -> None:
@@ -135,7 +146,10 @@ class Seen:
             self.is_distribution = False
         self.sides += clean.size
         self.other_sides += int((((clean > 0.5) != (other > 0.5)) & (np.abs(clean - 0.5) > _UNDECIDED)).sum())
-        seen = Columns.of(clean, difference)
+        self._add_columns(clean, difference)
+
+    def _add_columns(self, values: Array, differences: Array) -> None:
+        seen = Columns.of(values, differences)
         self.columns = seen if self.columns is None else self.columns.with_more(seen)
 
     def _add_rows(self, wanted: Array, found: Array) -> None:

@@ -108,7 +108,7 @@ def measure(name: str, trained: Run, exported: Run, batches: Sequence[Arrays], k
         raise ParityError(f"there is no output {', '.join(sorted(unknown))}; there are {', '.join(seen)}")
     return Measured(
         seen=list(seen.values()),
-        kinds={name: (kinds or {}).get(name, one.kind()) for name, one in seen.items()},
+        kinds={name: one.fitting((kinds or {}).get(name, one.kind())) for name, one in seen.items()},
         examples=sum(_rows(batch) for batch in batches),
     )
 

@@ -27,7 +27,7 @@ from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse
 from tests.support.grpcbench import INFER, infer_request, infer_response, run, running
 from tests.support.http2client import connected
-from tests.support.http2frames import GRPC, HELLO, data, fields_in, headers, message
+from tests.support.http2frames import GRPC, HELLO, block, data, fields_in, headers, message
 from tests.support.running import free_port
 from tests.support.tls import Certificates
 
@@ -152,6 +152,9 @@ async def test_a_rest_request_has_the_limits_and_refusals_that_it_has_over_http1
             7: (rest("GET", "/nowhere"), "404"),
             9: (rest("GET", "/%zz"), "400"),
             11: (rest("GET", "/v2", ("host", "other")), "400"),
+            13: (rest("GET", "http://localhost/v2"), "400"),
+            15: (rest("GET", "/v2#x"), "400"),
+            17: (rest("get", "/v2"), "501"),
         }
         for stream, (fields, status) in cases.items():
             client.send(headers(stream, fields, ends=status not in ("413", "415", "403")))
@@ -440,6 +443,43 @@ async def test_slow_messages_give_their_room_to_others() -> None:
         fields = await client.fields(1)
         assert fields["grpc-status"] == "8"
         assert "slowly" in fields["grpc-message"]
+
+
+@run
+async def test_small_answers_that_nobody_takes_are_counted_as_what_they_take() -> None:
+    hello = frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0})
+    async with running() as b:
+        async with connected(b.settings.port, hello) as client:
+            client.send(*[headers(1 + 2 * i, rest("GET", "/v2/health/live"), ends=True) for i in range(500)])
+            await client.fields(999)
+            assert b.service.budget.used > 500_000
+        await b.until(lambda: b.service.budget.used == 0)
+
+
+@run
+async def test_a_call_that_is_refused_lets_go_of_the_message_that_nobody_took() -> None:
+    hello = frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 0})
+    async with running() as b, connected(b.settings.grpc_port, hello) as client:
+        stream = [(":path", STREAM) if name == ":path" else (name, value) for name, value in GRPC]
+        client.send(headers(1, stream), data(1, message(wide_request(1, 1000).SerializeToString()), ends=False))
+        await b.taken(1)
+        await client.fields(1)
+        assert b.service.budget.used > 4000
+        client.send(data(1, b"\5\0\0\0\0", ends=False))
+        assert (await client.fields(1, 1))["grpc-status"] == "3"
+        assert b.service.budget.used == 0
+
+
+@run
+async def test_large_heads_are_counted_while_their_requests_are_open() -> None:
+    async with running(max_buffered_bytes=4 * MB) as b, connected(b.settings.grpc_port) as client:
+        raw = block([*CALL, ("x-large", "v" * 8000)])
+        client.send(*[frames.frame(frames.HEADERS, frames.END_HEADERS, 1 + 2 * i, raw) for i in range(100)])
+        await b.until(lambda: b.server.open_calls == 100)
+        assert 800_000 < b.service.budget.used < 1_000_000
+        client.send(*[frames.rst_stream(1 + 2 * i, ErrorCode.CANCEL) for i in range(100)])
+        await b.until(lambda: b.server.open_calls == 0)
+        assert b.service.budget.used == 0
 
 
 @run

@@ -118,6 +118,18 @@ BAD_FRAMES = {
     "interrupted headers": (frames.frame(frames.HEADERS, 0, 1, block()) + ACK, ErrorCode.PROTOCOL_ERROR),
     "bad HPACK": (frames.frame(frames.HEADERS, 4, 1, b"\xff" * 6), ErrorCode.COMPRESSION_ERROR),
     "cut HPACK": (frames.frame(frames.HEADERS, 4, 1, block()[:-3]), ErrorCode.COMPRESSION_ERROR),
+    "many sizes of the table": (
+        frames.frame(frames.HEADERS, 4, 1, b"\x20" * 60 + block()),
+        ErrorCode.COMPRESSION_ERROR,
+    ),
+    "a size of the table behind a field": (
+        headers(1) + frames.frame(frames.HEADERS, 4, 3, encoded(GRPC) + b"\x20"),
+        ErrorCode.COMPRESSION_ERROR,
+    ),
+    "sizes of the table without one": (
+        headers(1) + frames.frame(frames.HEADERS, 4, 3, b"\x20" * 60 + block()),
+        ErrorCode.COMPRESSION_ERROR,
+    ),
     "ping of seven bytes": (frames.frame(frames.PING, 0, 0, b"x" * 7), ErrorCode.FRAME_SIZE_ERROR),
     "ping of a stream": (frames.frame(frames.PING, 0, 1, b"x" * 8), ErrorCode.PROTOCOL_ERROR),
     "settings of five bytes": (frames.frame(frames.SETTINGS, 0, 0, b"x" * 5), ErrorCode.FRAME_SIZE_ERROR),
@@ -171,6 +183,7 @@ BAD_HEADS: dict[str, list[tuple[str, str]]] = {
     "upper case": [*GRPC, ("Big", "x")],
     "a header of connections": [*GRPC, ("connection", "close")],
     "another te": [*GRPC, ("te", "gzip")],
+    "a method with a line break": [(":method", "GET\r\n"), *GRPC[1:]],
     "a line break": [*GRPC, ("x", "a\r\nb: c")],
     "connect": [(":method", "CONNECT"), *GRPC[1:]],
 }
@@ -235,10 +248,20 @@ def test_after_the_last_goaway_new_streams_are_ignored_and_open_ones_go_on() -> 
 
 PING = frames.frame(frames.PING, 0, 0, bytes(8))
 ONE_FIELD = b"\x00\x01a\x01b"
+LARGE_HEAD = encoded([*GRPC, ("a", "b" * 60_000)])
 
 
 def _resets(count: int) -> bytes:
     return b"".join(headers(1 + 2 * i) + frames.rst_stream(1 + 2 * i, ErrorCode.CANCEL) for i in range(count))
+
+
+def _in_parts(stream: int, raw: bytes) -> bytes:
+    """A block that is too large for one frame, of a request without a body."""
+    parts = [raw[at : at + frames.MAX_FRAME_BYTES] for at in range(0, len(raw), frames.MAX_FRAME_BYTES)]
+    content = frames.frame(frames.HEADERS, frames.END_STREAM, stream, parts[0])
+    for part in parts[1:]:
+        content += frames.frame(frames.CONTINUATION, frames.END_HEADERS if part is parts[-1] else 0, stream, part)
+    return content
 
 
 FLOODS: dict[str, Callable[[], bytes]] = {
@@ -256,6 +279,9 @@ FLOODS: dict[str, Callable[[], bytes]] = {
         frames.frame(frames.HEADERS, 0, 1, b"") + frames.frame(frames.CONTINUATION, 0, 1) * 5000
     ),
     "malformed heads": lambda: b"".join(headers(1 + 2 * i, GRPC[:1]) for i in range(5000)),
+    "large blocks": lambda: b"".join(
+        _in_parts(1 + 2 * i, LARGE_HEAD) + frames.rst_stream(1 + 2 * i, ErrorCode.CANCEL) for i in range(100)
+    ),
     "data for closed streams": lambda: (
         headers(1, ends=True) + frames.rst_stream(1, ErrorCode.CANCEL) + data(1, b"") * 5000
     ),
@@ -278,6 +304,35 @@ def test_what_a_client_may_do_at_times_it_may_do_for_ever() -> None:
         fed(session, b"".join(resets), now=2.0 + second)
         session.take_output()
     assert session.fault is None
+
+
+def test_small_messages_may_come_and_be_answered_at_any_rate() -> None:
+    session, _, _ = after_hello(headers(1))
+    for round_ in range(100):  # 10,000 messages in half a second, as a client on this machine sends them
+        content = (data(1, message(b"small"), ends=False) + frames.window_update(1, 30)) * 100
+        for event in fed(session, content, now=1.0 + round_ / 200):
+            if isinstance(event, Received):
+                session.moved_message()
+        session.open_window(1, 100 * len(message(b"small")))
+    assert session.fault is None
+
+
+def test_large_heads_are_looked_at_one_in_a_turn() -> None:
+    session = opened()
+    fed(session, HELLO)
+    session.feed(b"".join(_in_parts(stream, LARGE_HEAD) for stream in (1, 3, 5)))
+    turns = [[event.stream for event in session.events(1.0) if isinstance(event, Opened)] for _ in range(3)]
+    assert turns == [[1], [3], [5]]
+
+
+def test_nothing_is_sent_behind_the_goaway_of_a_fault() -> None:
+    session, events, answers = after_hello(headers(1, ends=True) + data(0, b"x"))
+    assert [type(event) for event in events] == [Opened]
+    session.send_headers(1, encoded([("grpc-status", "0")]), ends=True)
+    session.reset(1, ErrorCode.CANCEL)
+    assert not session.is_open(1)
+    assert answers[-1].kind == frames.GOAWAY
+    assert session.take_output() == b""
 
 
 def test_a_bomb_of_headers_is_not_unpacked() -> None:
@@ -316,11 +371,25 @@ def test_the_clients_windows_bound_what_is_sent_and_may_become_negative() -> Non
     assert session.room(1) == 0
     assert fed(session, frames.window_update(1, 60_000)) == [Room(1)]
     assert session.room(1) == 100
-    assert fed(session, frames.settings({frames.INITIAL_WINDOW_SIZE: 200_000}) + frames.window_update(0, 9)) == [
-        Room(0),
-        Room(0),
-    ]
+    more = frames.settings({frames.INITIAL_WINDOW_SIZE: 200_000}) + frames.window_update(0, 9)
+    assert fed(session, more) == [Room(0)]
     assert session.room(1) == frames.DEFAULT_WINDOW - 60_000 + 9
+
+
+def test_room_that_nobody_waits_for_is_no_event() -> None:
+    session, events, _ = after_hello(headers(1, ends=True) + frames.window_update(0, 1024) * 1000)
+    assert events[1:] == []
+    session, events, _ = after_hello(headers(1, ends=True) + frames.window_update(1, 10**9))
+    session.send_data(1, bytes(65_535), ends=False)
+    assert fed(session, frames.window_update(0, 1024) * 3) == [Room(0)]
+
+
+def test_settings_about_many_streams_cost_more() -> None:
+    many = b"".join(headers(1 + 2 * i) for i in range(5000))
+    session = FrameSession(5000, RememberedBlocks())
+    changes = [frames.settings({frames.INITIAL_WINDOW_SIZE: size}) for size in (0, 9) * 50]
+    _, _, answers = after_hello(many + b"".join(changes), session)
+    assert goaway_code(answers) == ErrorCode.ENHANCE_YOUR_CALM
 
 
 def test_the_connections_window_is_given_back_and_streams_windows_are_opened_on_demand() -> None:

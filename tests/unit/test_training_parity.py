@@ -182,6 +182,23 @@ def test_what_an_output_is_for_can_be_said() -> None:
     assert "spread" in _missed(boxes, off, exact=False, kind=Kind.NUMBERS)
 
 
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        pytest.param(np.arange(40) % 2, 1 - np.arange(40) % 2, id="whole numbers"),
+        pytest.param(np.arange(40.0)[:, None] % 2, 1 - np.arange(40.0)[:, None] % 2, id="floats"),
+        pytest.param(np.eye(2)[np.arange(40) % 2], np.eye(2)[1 - np.arange(40) % 2], id="rows of floats"),
+        pytest.param(np.array([b"a", b"b"] * 20, object), np.array([b"b", b"a"] * 20, object), id="texts"),
+        pytest.param(np.arange(40) % 2 == 0, np.arange(40) % 2 == 1, id="booleans"),
+    ],
+)
+def test_no_kind_that_is_said_lets_wrong_answers_pass(wanted: Any, found: Any, exact: bool, kind: Kind) -> None:
+    assert _missed(wanted, found, exact=exact, kind=kind)
+    assert not _missed(wanted, wanted, exact=exact, kind=kind)
+
+
 def test_a_kind_for_an_output_that_is_not_there_is_refused() -> None:
     run = _answering(o=[1.0])
     with pytest.raises(parity.ParityError, match="there is no output p; there are o"):

@@ -17,12 +17,15 @@ from training.export.onnx_graph import onnx_from_tensorflow
 
 
 def exports_of(model: keras.Model) -> Exports:
-    """A functional or sequential model for every format; raises `ExportError` for one whose inputs are not known.
+    """A functional or sequential model for every format.
+
+    Raises `ExportError` for one whose inputs are not known, and for layers that keep their state from call to call.
 
     Inputs are called as in Keras, outputs as the layers that they come from, or as the model's own dictionary says. No
     graph holds cuDNN's operators, also where there is a GPU. A model with recurrent layers gets a TFLite graph for one
     row at a time, its LSTMs fused.
     """
+    _check_stateless(model)
     inputs = named_inputs(model)
     function = traced(_without_cudnn(model)(_named_call(model)), inputs)
     return Exports(
@@ -108,6 +111,15 @@ def recurrent_layers(model: keras.Model) -> list[keras.layers.RNN]:
     return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
 
 
+def _check_stateless(model: keras.Model) -> None:
+    if kept := [layer.name for layer in recurrent_layers(model) if layer.stateful]:
+        raise ExportError(
+            f"the layer '{kept[0]}' keeps its state from one call to the next (stateful=True), which no format does:"
+            " build it with stateful=False; to go on with a sequence, take the state as an input"
+            " (initial_state) and give it as an output (return_state=True)"
+        )
+
+
 def _tables(model: keras.Model) -> list[Any]:
     """The look-up tables of layers such as `StringLookup`, which are no variables."""
     tables = [getattr(layer, "lookup_table", None) for layer in model._flatten_layers()]
@@ -139,7 +151,7 @@ def _named_call(model: keras.Model) -> Any:
 
 
 def _output_names(model: keras.Model) -> list[str]:
-    if isinstance(model.output, dict):
+    if not isinstance(model, keras.Sequential) and isinstance(model.output, dict):
         return ["_".join(map(str, path)) for path, _ in keras.tree.flatten_with_path(model.output)]
     names = [tensor._keras_history.operation.name for tensor in model.outputs]
     return names if len(set(names)) == len(names) else [f"{name}_{place}" for place, name in enumerate(names)]

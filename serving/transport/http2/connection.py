@@ -18,6 +18,7 @@ from millrace.protocol.errors import MillraceError, QueueFull
 from serving.transport.budget import Reservation
 from serving.transport.connection_table import OpenConnection
 from serving.transport.grpc_method import CallHead, Method, StreamMethod
+from serving.transport.head_errors import HeadTooLarge
 from serving.transport.http2 import grpc_framing as framing
 from serving.transport.http2.exchange import GRACE_S, NEVER, Exchange
 from serving.transport.http2.frames import ErrorCode
@@ -28,12 +29,14 @@ from serving.transport.http2.outflow import Outflow
 from serving.transport.http2.rest_exchange import RestExchange, refuse_head
 from serving.transport.http2.seam import Event, Opened, Pong, Received, Reset, Room, Session
 from serving.transport.http2.session import FrameSession
+from serving.transport.intake import no_room
 from serving.transport.server_parts import ServerParts
 
 _FRAME_S = 10.0  # the rest of a frame, or of a block of headers
 _LINGER_S = 0.5
 _DISCARD_S = 3.0
 _LIFE_S, _LIFE_ANSWER_S = 60.0, 20.0  # of silence, after which a caller is asked whether it is there
+_SMALL_HEAD_BYTES = 2048  # which are not counted: there are no more than there may be calls
 _OUTPUT_BYTES = 65_536  # more is written at once
 _DRAIN, _LIFE = b"drained?", b"alive???"
 
@@ -43,8 +46,8 @@ class Http2Connection(asyncio.Protocol):
 
     __slots__ = (
         "_buffered", "_busy", "_drain_ends", "_frame_ends", "_full_ends", "_has_pinged", "_heard", "_is_draining",
-        "_is_flushing", "_is_last", "_is_over", "_is_paused", "_opened", "_outflows", "_since", "_slowest", "_streams",
-        "_table", "_transport", "_unsent", "ends", "is_full", "peer", "server", "session",
+        "_is_flushing", "_is_last", "_is_over", "_is_paused", "_large_heads", "_opened", "_outflows", "_since",
+        "_slowest", "_streams", "_table", "_transport", "_unsent", "ends", "is_full", "peer", "server", "session",
     )  # fmt: skip
 
     def __init__(self, server: ServerParts) -> None:
@@ -56,6 +59,7 @@ class Http2Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._streams: dict[int, Exchange] = {}
         self._outflows: dict[int, tuple[Outflow, Callable[[], None] | None]] = {}
+        self._large_heads: dict[int, Reservation] = {}  # count the heads of open requests
         self._buffered: Reservation | None = None  # counts what the session holds of unfinished frames
         self._unsent: Reservation | None = None  # counts what the socket has not taken
         self._busy = 0  # the stream that is being handled
@@ -286,8 +290,14 @@ class Http2Connection(asyncio.Protocol):
     def _open(self, event: Opened) -> None:
         stream, fields, ends = event
         if fields is None:
-            refuse_head(self, stream)
+            refuse_head(self, stream, HeadTooLarge("the request's headers are too large, or too many"))
             return
+        if fields.size > _SMALL_HEAD_BYTES:
+            reservation = self.server.budget.reserve(fields.size)
+            if reservation is None:
+                refuse_head(self, stream, no_room())
+                return
+            self._large_heads[stream] = reservation
         if self.server.calls and fields.method == b"POST" and framing.is_grpc(fields.headers.get(b"content-type")):
             self._open_call(stream, fields)
         else:
@@ -331,16 +341,16 @@ class Http2Connection(asyncio.Protocol):
         if exchange := self._streams.get(stream):
             exchange.left()
             self.forget(stream)
-        if stream in self._outflows:
-            self._end_outflow(stream)
+        self.stop_sending(stream)
 
     def _made_room(self, stream: int) -> None:
         if stream:
             if stream in self._outflows:
                 self._send_on(stream)
         else:
-            for waiting in tuple(self._outflows):
-                self._pace_outflow(waiting)
+            for waiting in self._outflows:
+                if self.session.room(waiting):
+                    self._pace_outflow(waiting)
 
     def _answered(self, pong: Pong) -> None:
         self._has_pinged = False
@@ -357,6 +367,8 @@ class Http2Connection(asyncio.Protocol):
 
     def forget(self, stream: int) -> None:
         """See `Link.forget`."""
+        if stream in self._large_heads:
+            self._large_heads.pop(stream).release()
         if self._streams.pop(stream, None):
             self.server.open_calls -= 1
             self._close_if_done()
@@ -370,6 +382,11 @@ class Http2Connection(asyncio.Protocol):
         self._outflows[stream] = (outflow, sent)
         self.await_until(outflow.ends(self.server.loop.time(), self.server.timeout_s))
         self._send_on(stream)
+
+    def stop_sending(self, stream: int) -> None:
+        """See `Link.stop_sending`."""
+        if stream in self._outflows:
+            self._end_outflow(stream)
 
     def _send_on(self, stream: int) -> None:
         found = self._outflows.get(stream)
@@ -491,3 +508,6 @@ class Http2Connection(asyncio.Protocol):
         for stream in tuple(self._outflows):
             outflow, _ = self._outflows.pop(stream)
             outflow.close()
+        for reservation in self._large_heads.values():
+            reservation.release()
+        self._large_heads.clear()

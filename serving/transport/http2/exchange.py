@@ -54,6 +54,9 @@ class Link(Protocol):
     def send(self, stream: int, outflow: Outflow, sent: Callable[[], None] | None = None) -> None:
         """Send a body as fast as the client takes it, and call `sent` then."""
 
+    def stop_sending(self, stream: int) -> None:
+        """Send no more of the stream's body, and give back its memory."""
+
     def await_until(self, ends: float) -> None:
         """Look after the streams then."""
 

@@ -60,6 +60,7 @@ class StreamCall:
             for framed in self._reader.read(data):
                 self._waiting.append(framed)
                 self._waiting_bytes += _size(framed.body) + PREFIX_BYTES
+                self._link.session.moved_message()
             if ends and self._reader.held_bytes:
                 raise InvalidRequest("the message ends too early")
         except MillraceError as error:
@@ -165,6 +166,7 @@ class StreamCall:
         outflow = Outflow(body, reservation, link.server.loop.time(), prefix=framing.prefix(size), ends=False)
         link.send(self._stream, outflow, lambda: _settle(sent))
         await sent
+        link.session.moved_message()
 
     def _open(self) -> None:
         if not self._has_head:
@@ -191,6 +193,7 @@ class StreamCall:
             return
         self._end()
         link = self._link
+        link.stop_sending(self._stream)  # a message that the client has not taken, where the call is refused meanwhile
         block = framing.trailers(answer)
         link.session.send_headers(self._stream, block if self._has_head else framing.OPENING + block, ends=True)
         link.forget(self._stream)

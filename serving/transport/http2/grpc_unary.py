@@ -14,7 +14,7 @@ from serving.transport.http2 import grpc_framing as framing
 from serving.transport.http2.exchange import Arrival, Link
 from serving.transport.http2.frames import DEFAULT_WINDOW, MAX_FRAME_BYTES
 from serving.transport.http2.grpc_framing import PREFIX_BYTES, Framed, MessageReader
-from serving.transport.http2.outflow import Outflow
+from serving.transport.http2.outflow import OVERHEAD_BYTES, Outflow
 from serving.transport.intake import Body
 from serving.transport.unpacking import Unpacking
 
@@ -179,7 +179,7 @@ def respond(link: Link, stream: int, head: CallHead, answer: Answer) -> None:
             answer.reservation.release()
     else:
         size = len(body) if isinstance(body, bytes) else body.size
-        reservation = answer.reservation or server.budget.reserve(size)
+        reservation = answer.reservation or server.budget.reserve(size + OVERHEAD_BYTES)
         if reservation is None and server.calls:
             answer.close()
             respond(link, stream, head, server.calls.refused(head, QueueFull(NO_ROOM)))

@@ -19,10 +19,13 @@ MAX_LIST_BYTES = 65_536
 _HARD_LIST_BYTES = 4 * MAX_LIST_BYTES  # beyond it the connection ends, since reading on costs too much
 _FIELD_OVERHEAD = 32  # of each field in the size of a list (RFC 9113, 6.5.2)
 _MAX_FIELDS = 256
+_MAX_SIZE_UPDATES = 2  # at the beginning of a block (RFC 7541, 4.2)
 _REMEMBERED_BLOCKS, _REMEMBERED_BLOCK_BYTES = 1024, 1024
 _REMEMBERED_FIELDS, _REMEMBERED_FIELD_BYTES = 4096, 256
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _BAD_VALUE = re.compile(rb"[\x00\r\n]")
+_TOO_LARGE = "the request has too many headers, or they are too large"
 _PSEUDO = (b":method", b":scheme", b":authority", b":path")
 _OF_CONNECTIONS = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 
@@ -41,12 +44,16 @@ class HeadTooLarge(Exception):
 
 
 class Fields(NamedTuple):
-    """A request's header fields, not to be changed. Those of one name are joined by commas, cookies by semicolons."""
+    """A request's header fields, not to be changed. Those of one name are joined by commas, cookies by semicolons.
+
+    `size` is how many bytes they are as a list (RFC 9113, 6.5.2).
+    """
 
     method: bytes
     path: bytes
     authority: bytes
     headers: dict[bytes, bytes]
+    size: int = 0
 
 
 class HeaderReader:
@@ -66,10 +73,12 @@ class HeaderReader:
 
     def skip(self, block: bytes) -> None:
         """Read trailers, or a block of a stream that is closed: only the table matters. Raises `ConnectionFault`."""
-        self._decoded(block)
+        if self._decoder.header_table_size:
+            self._decoded(block)
 
     def _decoded(self, block: bytes) -> Sequence[_Pair]:
         try:
+            _beginning(block)
             return self._decoder.decode(block, raw=True)  # type: ignore[return-value]
         except (HPACKError, IndexError) as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "the header block cannot be decoded") from error
@@ -103,32 +112,46 @@ class RememberedBlocks:
 
     def _decoded(self, block: bytes) -> list[_Pair]:
         try:
-            pairs, at, size = list[_Pair](), 0, 0
+            pairs, size = list[_Pair](), 0
+            at = _beginning(block)
+            if any(self._decoder.decode(block[:at])):
+                raise AssertionError("a change of the table's size is no field")
             while at < len(block):
                 end = _end_of_field(block, at)
-                if pair := self._field(block[at:end]):
-                    pairs.append(pair)
-                    size += len(pair[0]) + len(pair[1]) + _FIELD_OVERHEAD
-                    if size > _HARD_LIST_BYTES:
-                        raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "the header fields are too large")
+                pair = self._field(block[at:end])
+                pairs.append(pair)
+                size += len(pair[0]) + len(pair[1]) + _FIELD_OVERHEAD
+                if size > MAX_LIST_BYTES or len(pairs) > _MAX_FIELDS:
+                    raise HeadTooLarge(_TOO_LARGE)  # what follows changes no table
                 at = end
         except (HPACKError, IndexError) as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "the header block cannot be decoded") from error
         return pairs
 
-    def _field(self, raw: bytes) -> _Pair | None:
-        """The field in these bytes; None for a change of the table's size, which may only be to 0."""
+    def _field(self, raw: bytes) -> _Pair:
+        """The field in these bytes."""
         found = self._fields.get(raw)
         if found is None:
             for name, value in self._decoder.decode(raw, raw=True):
                 found = (bytes(name), bytes(value))
             if found is None:
-                return None
+                raise IndexError("the table's size changes behind a field")
             if len(raw) <= _REMEMBERED_FIELD_BYTES:
                 if len(self._fields) >= _REMEMBERED_FIELDS:
                     self._fields.clear()
                 self._fields[raw] = found
         return found
+
+
+def _beginning(block: bytes) -> int:
+    """Where the fields begin, behind changes of the table's size. Raises `IndexError` where these are too many."""
+    at = 0
+    for _ in range(_MAX_SIZE_UPDATES):
+        if block[at : at + 1] and block[at] & 0xE0 == 0x20:
+            at = _integer(block, at, 5)[1]
+    if block[at : at + 1] and block[at] & 0xE0 == 0x20:
+        raise IndexError("the table's size changes too often")
+    return at
 
 
 def _end_of_field(block: bytes, at: int) -> int:
@@ -187,12 +210,14 @@ def checked(pairs: Sequence[_Pair]) -> Fields:
             value = headers[name] + (b"; " if name == b"cookie" else b",") + value
         headers[name] = value
     if size > MAX_LIST_BYTES or len(pairs) > _MAX_FIELDS:
-        raise HeadTooLarge("the request has too many headers, or they are too large")
-    return _request(pseudo, headers)
+        raise HeadTooLarge(_TOO_LARGE)
+    return _request(pseudo, headers, size)
 
 
-def _request(pseudo: dict[bytes, bytes], headers: dict[bytes, bytes]) -> Fields:
+def _request(pseudo: dict[bytes, bytes], headers: dict[bytes, bytes], size: int) -> Fields:
     method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
     if method == b"CONNECT" or not (method and path and pseudo.get(b":scheme")):
         raise MalformedHead("a request has a method, a scheme and a path")
-    return Fields(method, path, pseudo.get(b":authority", b""), headers)
+    if not _METHOD.fullmatch(method):
+        raise MalformedHead("the method has a letter that it may not have")
+    return Fields(method, path, pseudo.get(b":authority", b""), headers, size)

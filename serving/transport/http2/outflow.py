@@ -4,6 +4,7 @@ from serving.transport.budget import Reservation
 from serving.transport.http2.seam import Session
 from serving.transport.intake import Body
 
+OVERHEAD_BYTES = 1024  # what an answer that waits takes beside its bytes
 _SLICE_BYTES = 131_072
 _SLICES_AT_ONCE = 2
 _LEAST_BYTES_PER_S = 65_536

@@ -1,5 +1,6 @@
 """A request to the REST API on a stream of HTTP/2: the same handler, limits and responses as over HTTP/1.1."""
 
+import re
 from dataclasses import replace
 
 from millrace.protocol.errors import MillraceError, Unavailable
@@ -7,13 +8,13 @@ from serving.transport.budget import SMALL_BYTES, Reservation
 from serving.transport.content_encoding import coding_error
 from serving.transport.event_stream import Pieces
 from serving.transport.handler import Withdraw
-from serving.transport.head_errors import HeadTooLarge, LengthRequired, RequestHeadError
+from serving.transport.head_errors import FramingNotSupported, LengthRequired, RequestHeadError
 from serving.transport.http2 import field_encoding
 from serving.transport.http2.exchange import NEVER, Arrival, Link
 from serving.transport.http2.frames import DEFAULT_WINDOW, ErrorCode
 from serving.transport.http2.header_blocks import Fields
 from serving.transport.http2.inflow import Inflow
-from serving.transport.http2.outflow import Outflow
+from serving.transport.http2.outflow import OVERHEAD_BYTES, Outflow
 from serving.transport.intake import Body, body_error, no_room
 from serving.transport.request_head import RequestHead
 from serving.transport.request_target import check_host, read_target
@@ -22,12 +23,18 @@ from serving.transport.responses import HttpResponse
 from serving.transport.streamed_body import LEAST_BYTES_PER_S, WINDOW_BYTES, StreamedBody
 from serving.transport.unpacking import Unpacking
 
+_TARGET = re.compile(rb"/[!-\"$-~]*|\*")
 _CONTINUE = field_encoding.status(100)
 
 
 def head_of(fields: Fields, *, ends: bool) -> RequestHead:
-    """The request's head. Raises `RequestHeadError`."""
-    path, query, _ = read_target(fields.method.decode("latin-1"), fields.path)
+    """The request's head. Raises `RequestHeadError`, `FramingNotSupported`."""
+    if not _TARGET.fullmatch(fields.path):
+        raise RequestHeadError("the request target is not a path")
+    method = fields.method.decode("ascii")
+    if method != method.upper():
+        raise FramingNotSupported("the server does not know the request's method")
+    path, query, _ = read_target(method, fields.path)
     headers, host = fields.headers, fields.authority or fields.headers.get(b"host", b"")
     if fields.authority and headers.get(b"host", fields.authority) != fields.authority:
         raise RequestHeadError("the request names two hosts")
@@ -41,7 +48,7 @@ def head_of(fields: Fields, *, ends: bool) -> RequestHead:
     if ends and length > 0:
         raise RequestHeadError("the request announces a body and has none")
     return RequestHead(
-        method=fields.method.decode("latin-1"),
+        method=method,
         path=path,
         query=query,
         headers=headers,
@@ -51,9 +58,8 @@ def head_of(fields: Fields, *, ends: bool) -> RequestHead:
     )
 
 
-def refuse_head(link: Link, stream: int) -> None:
-    """Answer a request whose head is too large to be looked at."""
-    error = HeadTooLarge("the request's headers are too large, or too many")
+def refuse_head(link: Link, stream: int, error: MillraceError) -> None:
+    """Answer a request whose head is not looked at."""
     _write(link, stream, None, link.server.handler.refused(None, error))
 
 
@@ -306,7 +312,9 @@ def _write(link: Link, stream: int, head: RequestHead | None, response: HttpResp
     session, server, length = link.session, link.server, body_bytes(response, head)
     if length > SMALL_BYTES or (length > 0 and (link.is_full or session.room(stream) < length)):
         is_on_disk = response.spooled is not None and response.spooled.is_on_disk
-        reservation = response.reservation or server.budget.reserve(WINDOW_BYTES if is_on_disk else length)
+        reservation = response.reservation or server.budget.reserve(
+            WINDOW_BYTES if is_on_disk else length + OVERHEAD_BYTES
+        )
         if reservation is None:
             _drop(response)
             if length > SMALL_BYTES:

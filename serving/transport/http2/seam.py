@@ -89,6 +89,9 @@ class Session(Protocol):
     def open_window(self, stream: int, bytes_: int) -> None:
         """Let the client send so many bytes more on the stream."""
 
+    def moved_message(self) -> None:
+        """A whole message of many came on a stream, or went: the frames about it brought something."""
+
     def reset(self, stream: int, code: ErrorCode) -> None:
         """End the stream at once."""
 

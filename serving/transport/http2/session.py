@@ -32,6 +32,9 @@ _RESETS, _RESETS_PER_S = 1000, 200
 _IDLE_FRAMES, _IDLE_FRAMES_PER_S = 2000, 500
 _SMALL_UPDATE = 1024
 _BYTES_A_TOKEN = 1024
+_STREAMS_A_TOKEN = 50  # where a frame is about all open streams
+_CHEAP_BLOCK_BYTES, _BLOCK_BYTES_A_TOKEN = 8192, 512  # a block that is longer costs tokens, since reading it takes long
+_MESSAGE_TOKENS = 2  # for a new stream, and for each message on it
 
 
 class _Stream:
@@ -49,9 +52,9 @@ class FrameSession:
     """One connection; see `seam.Session`. A client may have `most_streams` open."""
 
     __slots__ = (
-        "_at", "_block", "_buffer", "_headers", "_idle", "_initial_window", "_is_greeted", "_is_leaving", "_is_set",
-        "_most_streams", "_output", "_output_bytes", "_peer_frame", "_received", "_reset", "_resets", "_send_window",
-        "_streams", "_window", "fault", "has_more", "last_stream",
+        "_at", "_block", "_buffer", "_has_paused", "_headers", "_idle", "_initial_window", "_is_greeted",
+        "_is_leaving", "_is_set", "_most_streams", "_output", "_output_bytes", "_peer_frame", "_received", "_reset",
+        "_resets", "_send_window", "_streams", "_window", "fault", "has_more", "last_stream",
     )  # fmt: skip
 
     def __init__(self, most_streams: int, remembered: RememberedBlocks) -> None:
@@ -62,7 +65,7 @@ class FrameSession:
         self._headers = HeaderReader(remembered)
         self._buffer = b""
         self._at = 0
-        self._is_greeted = self._is_set = self._is_leaving = False
+        self._is_greeted = self._is_set = self._is_leaving = self._has_paused = False
         self._streams: dict[int, _Stream] = {}
         self._reset: dict[int, None] = {}
         self._block: tuple[int, int, list[bytes]] | None = None  # stream, flags and parts of a block on its way
@@ -91,7 +94,7 @@ class FrameSession:
     def events(self, now: float) -> list[Event]:
         """See `Session.events`."""
         found: list[Event] = []
-        self.has_more = False
+        self.has_more = self._has_paused = False
         if self.fault is not None:
             self._buffer, self._at = b"", 0
             return found
@@ -104,6 +107,8 @@ class FrameSession:
             self.go_away(error.code, str(error))
             self.fault = str(error)
             self._buffer, self._at, self._block = b"", 0, None
+            self._streams.clear()  # nothing is sent behind a GOAWAY that says why
+            return found
         if self._received >= CONNECTION_WINDOW // 2:
             self._put(frames.window_update(0, self._received))
             self._window += self._received
@@ -140,6 +145,8 @@ class FrameSession:
                     return
                 at = start + size
                 self._read_frame(kind, flags, stream & frames.MAX_WINDOW, buffer[start:at], found)
+                if self._has_paused:
+                    break
             self.has_more = end - at >= frames.HEAD_BYTES
         finally:
             self._at = at
@@ -209,6 +216,9 @@ class FrameSession:
     def _on_block(self, stream: int, flags: int, block: bytes, found: list[Event]) -> None:
         """A whole block: a new stream's, or trailers."""
         ends = bool(flags & frames.END_STREAM)
+        if len(block) > _CHEAP_BLOCK_BYTES:
+            self._count_idle(len(block) / _BLOCK_BYTES_A_TOKEN)
+            self._has_paused = True
         if stream <= self.last_stream:
             self._headers.skip(block)
             self._on_trailers(stream, ends, found)
@@ -233,7 +243,7 @@ class FrameSession:
             self._put(frames.rst_stream(stream, ErrorCode.REFUSED_STREAM))
             self._remember_reset(stream)
             return
-        self._idle.earn(2)
+        self._idle.earn(_MESSAGE_TOKENS)
         self._streams[stream] = _Stream(is_received=ends)
         found.append(Opened(stream, fields, ends))
 
@@ -290,6 +300,7 @@ class FrameSession:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE is not what it may be")
         self._peer_frame = largest
         if window > self._initial_window:
+            self._count_idle(len(self._streams) / _STREAMS_A_TOKEN)
             found.append(Room(0))
         self._initial_window = window
         self._put(frames.frame(frames.SETTINGS, frames.ACK, 0))
@@ -320,11 +331,13 @@ class FrameSession:
         if more < _SMALL_UPDATE:
             self._count_idle()  # who takes an answer in crumbs
         if not stream:
+            was_shut = self._send_window <= 0
             self._send_window += more
             if not more or self._send_window > frames.MAX_WINDOW:
                 code = ErrorCode.FLOW_CONTROL_ERROR if more else ErrorCode.PROTOCOL_ERROR
                 raise ConnectionFault(code, "the connection's window grows by nothing, or beyond its bounds")
-            found.append(Room(0))
+            if was_shut:  # else nobody waits for it, and looking for who waits costs much where streams are many
+                found.append(Room(0))
             return
         if stream > self.last_stream:
             self._check_ignored(stream, "WINDOW_UPDATE")
@@ -341,8 +354,8 @@ class FrameSession:
 
     # Faults
 
-    def _count_idle(self) -> None:
-        if not self._idle.spend():
+    def _count_idle(self, tokens: float = 1.0) -> None:
+        if not self._idle.spend(tokens):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring nothing")
 
     def _on_late(self, stream: int, kind: str) -> None:
@@ -455,11 +468,16 @@ class FrameSession:
             open_stream.window += bytes_
             self._put(frames.window_update(stream, bytes_))
 
+    def moved_message(self) -> None:
+        """See `Session.moved_message`."""
+        self._idle.earn(_MESSAGE_TOKENS)
+
     def reset(self, stream: int, code: ErrorCode) -> None:
         """See `Session.reset`."""
         self._streams.pop(stream, None)
         self._remember_reset(stream)
-        self._put(frames.rst_stream(stream, code))
+        if self.fault is None:
+            self._put(frames.rst_stream(stream, code))
 
     def ping(self, data: bytes) -> None:
         """See `Session.ping`."""
