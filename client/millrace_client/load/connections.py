@@ -71,6 +71,9 @@ class HttpConnection:
         except OSError as error:
             self.close()
             raise ConnectionFailed(f"{error.strerror or error}") from None
+        except ValueError as error:
+            self.close()
+            raise InvalidResponse(f"the answer is no HTTP: {error}") from None
         except MillraceError:
             self.close()
             raise

@@ -19,6 +19,7 @@ from millrace_client.load.results import MAX_SEND_LAG_MS, Counted, Setting, resu
 from millrace_client.load.tally import Tally
 from millrace_client.load.targets import http_ask, target
 
+_CANNOT_RUN = 4  # what the users' module ends with
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
 
@@ -75,7 +76,7 @@ class Generator:
             command += ["--processes", str(self.processes)] * (self.processes > 1)
             command += ["--exit-code-on-error", "0", "--result", str(file), *run_arguments(options), *self.extra]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-            if not file.exists():
+            if done.returncode == _CANNOT_RUN or not file.exists():
                 raise CannotRun(_why(done.stdout))
             document = json.loads(file.read_text(encoding="utf-8"))
         return Counted(

@@ -28,7 +28,8 @@ from millrace_client.load.session import Part, Session
 from millrace_client.load.tally import Tally
 
 _log = logging.getLogger(__name__)
-_PART, _DONE, _FAILED = "millrace-part", "millrace-done", "millrace-failed"
+_PART, _READY, _START = "millrace-part", "millrace-ready", "millrace-start"
+_DONE, _FAILED = "millrace-done", "millrace-failed"
 CANNOT_RUN = 4  # exit status
 _PAUSE_S = 0.1  # of a user who waits for answers, when there is no server to connect to
 _GRACE_S = 15.0  # for workers to report, after the last answer could have come
@@ -44,8 +45,8 @@ class ModelUser(User):
     def on_start(self) -> None:
         """Take part in the run."""
         if not self.load.is_over:
-            self.load.users += 1
             self._wire = self.load.session.connect()
+            self.load.join()
 
     def on_stop(self) -> None:
         """Leave it; the last one ends it."""
@@ -83,17 +84,28 @@ class Load:
         self.cpu: list[float] = []
         self._part = Part()
         self._outstanding = 0
+        self._ready: dict[str, int] = {}
+        self._is_spawned = False
         self.is_over = True
         runner = environment.runner
         if isinstance(runner, WorkerRunner):
             runner.register_message(_PART, self._take_part)
+            runner.register_message(_START, self._start_together)
         elif isinstance(runner, MasterRunner):
+            runner.register_message(_READY, self._note_ready)
             runner.register_message(_DONE, self._merge)
             runner.register_message(_FAILED, self._fail_of_worker)
         environment.events.test_start.add_listener(self._prepare)
         environment.events.spawning_complete.add_listener(self._start)
         environment.events.test_stop.add_listener(self._stop)
         environment.events.quitting.add_listener(self._save)
+
+    def join(self) -> None:
+        """A user is there. A worker says so when it has all of its users."""
+        self.users += 1
+        runner = self.environment.runner
+        if isinstance(runner, WorkerRunner) and self.users >= runner.target_user_count:
+            runner.send_message(_READY, {"users": self.users})
 
     def leave(self) -> None:
         """A user has left. The last one of this process says what it counted."""
@@ -113,7 +125,7 @@ class Load:
         self.tally, self.cpu, self.is_over = Tally(), [], False
         if isinstance(runner, MasterRunner):
             workers = list(runner.clients.ready)
-            self._outstanding = len(workers)
+            self._outstanding, self._ready, self._is_spawned = len(workers), {}, False
             for index, worker in enumerate(workers):
                 runner.send_message(_PART, {"index": index, "of": len(workers)}, worker.id)
             gevent.spawn(self._await_workers)
@@ -143,7 +155,26 @@ class Load:
             raise CannotRun(str(error)) from error
 
     def _start(self, **_: object) -> None:
-        if not isinstance(self.environment.runner, MasterRunner) and not self.is_over:
+        runner = self.environment.runner
+        if isinstance(runner, MasterRunner):
+            self._is_spawned = True
+            self._start_workers(runner)
+        elif not isinstance(runner, WorkerRunner) and not self.is_over:
+            self.session.start()
+
+    def _note_ready(self, msg: Any, environment: Environment, **_: object) -> None:
+        self._ready[msg.node_id] = msg.data["users"]
+        if isinstance(environment.runner, MasterRunner):
+            self._start_workers(environment.runner)
+
+    def _start_workers(self, runner: MasterRunner) -> None:
+        """All at once, when all users are there: Locust itself does not wait for a worker that is late."""
+        if self._is_spawned and sum(self._ready.values()) >= runner.target_user_count:
+            self._is_spawned = False
+            runner.send_message(_START)
+
+    def _start_together(self, **_: object) -> None:
+        if not self.is_over:
             self.session.start()
 
     def _stop(self, **_: object) -> None:
