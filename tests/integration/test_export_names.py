@@ -40,7 +40,7 @@ FILES = {"savedmodel": "", "onnx": "model.onnx", "tflite": "model.tflite"}
     [
         (_names_that_meet, ["size__cm_", "size__cm__2"]),
         (_keyword_and_outputs_out_of_order, ["class_"]),
-        (_nested_dictionaries, ["a", "z"]),
+        pytest.param(_nested_dictionaries, ["a", "z"], marks=pytest.mark.slow),
     ],
 )
 def test_every_format_answers_as_the_model_called_by_position(tmp_path: Path, make: Any, inputs: list[str]) -> None:

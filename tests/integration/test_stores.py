@@ -115,11 +115,13 @@ def put(folder: Path, content: Mapping[str, str], *, manifest: bool = False) -> 
 # From each kind of store
 
 
+@pytest.mark.slow
 def test_versions_in_a_bucket_are_mirrored(s3: S3, files: Path, tmp_path: Path) -> None:
     put(files / "m" / "1", {"model.onnx": "one"}, manifest=True)
     put(files / "m" / "0002", {"model.onnx": "two"}, manifest=True)
     put(files / "m", {"config.pbtxt": "name: 'm'"})
     s3.put(files, "some/models")
+    s3.put(files, "some/models-of-others/n")
     s3.client().put_object(Bucket="models", Key="some/models/m/", Body=b"")  # as consoles mark a folder
     mirrored = Mirrored("s3://models/some/models", tmp_path / "cache")
     assert mirrored.look() == {("m", 1), ("m", 2)}
@@ -141,6 +143,15 @@ def test_a_file_of_a_web_server_is_a_model(files: Path, web: str, tmp_path: Path
     assert mirrored.content("yolo/1/yolo.onnx") == b"one"
 
 
+@pytest.mark.slow
+def test_a_file_of_a_bucket_is_a_model(s3: S3, files: Path, tmp_path: Path) -> None:
+    put(files, {"model.onnx": "one"})
+    s3.put(files, "digits/3")
+    mirrored = Mirrored("s3://models/digits/3/model.onnx", tmp_path / "cache")
+    assert mirrored.look_twice() == {("digits", 1)}
+    assert mirrored.content("digits/1/model.onnx") == b"one"
+
+
 @pytest.mark.parametrize(
     ("url", "name"),
     [
@@ -158,6 +169,7 @@ def test_one_model_is_called_as_its_url_says(url: str, name: str) -> None:
 # What is whole
 
 
+@pytest.mark.slow
 def test_a_version_is_not_taken_before_all_files_of_its_manifest_are_there(
     s3: S3, files: Path, tmp_path: Path, events: Callable[[], list[str]]
 ) -> None:
@@ -182,6 +194,7 @@ def test_a_version_without_a_manifest_is_taken_when_it_stands_still(files: Path,
     assert mirrored.look() == {("m", 1)}
 
 
+@pytest.mark.slow
 def test_a_version_without_a_manifest_that_is_old_is_taken_at_once(
     s3: S3, files: Path, web: str, tmp_path: Path
 ) -> None:
@@ -204,6 +217,7 @@ def test_a_version_whose_hashes_differ_is_not_taken(
     assert mirrored.look() == {("m", 1)}
 
 
+@pytest.mark.slow
 def test_a_version_that_changes_is_taken_again(s3: S3, files: Path, tmp_path: Path) -> None:
     put(files / "m" / "1", {"model.onnx": "one"}, manifest=True)
     s3.put(files, "r")
@@ -217,9 +231,34 @@ def test_a_version_that_changes_is_taken_again(s3: S3, files: Path, tmp_path: Pa
     assert mirrored.content("m/1/model.onnx") == b"two"
 
 
+def test_a_model_that_comes_back_has_its_configuration(files: Path, web: str, tmp_path: Path) -> None:
+    for model in ("m", "n"):
+        put(files / model / "1", {"model.onnx": "one"}, manifest=True)
+        put(files / model, {"config.pbtxt": "one"})
+    mirrored = Mirrored(web, tmp_path / "cache")
+    mirrored.look()
+    (files / "m").rename(tmp_path / "m")
+    assert mirrored.look_twice() == {("n", 1)}
+    assert not (tmp_path / "cache" / "m").exists()
+    (tmp_path / "m").rename(files / "m")
+    assert mirrored.look() == {("m", 1), ("n", 1)}
+    assert mirrored.content("m/config.pbtxt") == b"one"
+
+
+@pytest.mark.slow
+def test_an_object_called_like_a_version_keeps_no_version_away(s3: S3, files: Path, tmp_path: Path) -> None:
+    put(files / "m" / "1", {"model.onnx": "one"}, manifest=True)
+    put(files / "m" / "2", {"model.onnx": "two"}, manifest=True)
+    s3.put(files, "r")
+    for key in ("r/m/2", "r/m/1/model.onnx/x"):
+        s3.client().put_object(Bucket="models", Key=key, Body=b"x")
+    assert Mirrored("s3://models/r", tmp_path / "cache").look_twice() == {("m", 2)}
+
+
 # What is not there
 
 
+@pytest.mark.slow
 def test_a_store_out_of_reach_leaves_all_and_is_named_once(
     s3: S3, files: Path, tmp_path: Path, events: Callable[[], list[str]]
 ) -> None:
@@ -280,6 +319,7 @@ def test_a_name_that_leads_elsewhere_refuses_its_version(path: str) -> None:
     assert not found.versions["n", 1].refused
 
 
+@pytest.mark.slow
 def test_a_bucket_with_such_a_name_gives_the_other_versions(
     s3: S3, files: Path, tmp_path: Path, events: Callable[[], list[str]]
 ) -> None:

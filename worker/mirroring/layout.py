@@ -55,7 +55,8 @@ def layout(files: Mapping[str, StoredFile], name: str) -> Layout:
         if model.startswith(".") or names.unfit(model):
             continue
         if number is None:
-            if len(parts) == 2 and not _unsafe(parts[1:]) and not parts[1].startswith("."):
+            is_hidden = parts[-1].startswith(".")
+            if len(parts) == 2 and not _unsafe(parts[1:]) and not is_hidden and version_of(parts[1]) is None:
                 found.beside[model, parts[1]] = file
             continue
         key, below = (model, number), parts[2:]

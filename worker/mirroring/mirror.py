@@ -9,7 +9,6 @@ A version is taken when nobody writes it any more:
 and if it was the same after it was fetched as before. What cannot be read, or does not match, leaves all as it is.
 """
 
-import contextlib
 import logging
 import tempfile
 import time
@@ -123,12 +122,16 @@ class Mirror:
         """Have the files beside versions, of models that have any."""
         models = {model for model, _ in found.versions}
         files = {where: file for where, file in found.beside.items() if where[0] in models}
+        here = self._cache.beside()
         for (model, name), file in files.items():
-            if file.size <= _MOST_BESIDE_BYTES and self._beside.get((model, name)) != file.stamp:
-                with contextlib.suppress(StoreError):  # at the next look
+            is_known = (model, name) in here and self._beside.get((model, name)) == file.stamp
+            if not is_known and file.size <= _MOST_BESIDE_BYTES:
+                try:
                     self._cache.put_beside(model, name, self._read(file))
                     self._beside[model, name] = file.stamp
-        for model, name in self._cache.beside() - files.keys():
+                except (StoreError, OSError) as error:  # again at the next look
+                    self._say(f"{model} {name}", "a file was not taken from the store", str(error))
+        for model, name in here - files.keys():
             self._cache.drop_beside(model, name)
 
     def _take(self, key: Key, version: StoredVersion, here: Mirrored | None) -> None:
