@@ -26,6 +26,6 @@ roles="$up --constraints requirements/training.txt"
   pin worker-gpu pyproject.toml $(extras worker-gpu) $up
   pin build requirements/build.in $up
   pin test pyproject.toml client/pyproject.toml requirements/build.in \
-    $(extras up serving worker worker-tensorflow worker-litert worker-tokenizers jobs training loadtest bench test) $roles
+    $(extras up serving worker worker-tensorflow worker-litert worker-tokenizers jobs tracing training loadtest bench test) $roles
   pin load client/pyproject.toml $(extras load) $up --constraints requirements/test.txt
 }

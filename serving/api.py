@@ -13,7 +13,6 @@ from typing import Protocol
 
 import msgspec
 
-from millrace import logs
 from millrace.broker.redis import RedisBroker
 from millrace.jobs.records import JobRecord
 from millrace.jobs.settings import JobStoreSettings
@@ -29,6 +28,7 @@ from serving.protocols.grpc_services import GrpcServices
 from serving.routing import target
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.tracing.tracer import Tracer
 from serving.transport.budget import SMALL_BYTES, Reservation
 from serving.transport.certificates import Certificates, certificates
 from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
@@ -181,13 +181,17 @@ def _star() -> HttpResponse:
     return HttpResponse(200, b"", (("allow", "GET, HEAD, OPTIONS, POST, PUT, DELETE"),))
 
 
-async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None, member: Member | None = None) -> None:
+async def serve(
+    settings: ServingSettings,
+    jobs: JobStoreSettings | None = None,
+    member: Member | None = None,
+    tracer: Tracer | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is open, and return.
 
     It listens when it knows who serves, or that the queue does not answer. A `member` is one of several processes: it
     stops, too, when the one that started it is gone.
     """
-    logs.configure("serving", settings.log_level, process=member.number if member else 0)
     sys.setswitchinterval(_SWITCH_S)
     _tune_the_allocator()
     descriptors = allow_descriptors(settings.max_connections)
@@ -196,7 +200,7 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None,
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     shown = certificates(settings)
-    service = Service(settings, RedisBroker(settings.redis_url), jobs, member)
+    service = Service(settings, RedisBroker(settings.redis_url), jobs, member, tracer)
     await service.start()
     api = Api(service)
     sockets = [socket.socket(fileno=port) for port in member.ports] if member else []

@@ -17,6 +17,7 @@ import msgspec
 
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, Unavailable
 from serving.call import Call
+from serving.models.agreement import Comparison
 from serving.models.registry import ServedModel
 from serving.offload.jobs import Parsed, ParseJob, RenderJob, Written, describe, encoder, with_elements
 from serving.offload.pool import Result, Ticket
@@ -62,8 +63,8 @@ class Execution:
     """
 
     __slots__ = (
-        "_accepted", "_body_bytes", "_held", "_model", "_on_done", "_pending", "_place", "_reservation", "_sample",
-        "_service", "_spooled", "_ticket", "_verb", "call",
+        "_accepted", "_body_bytes", "_comparison", "_held", "_model", "_on_done", "_pending", "_place", "_reservation",
+        "_sample", "_service", "_spooled", "_ticket", "_verb", "call",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +89,7 @@ class Execution:
         self._pending: Pending | None = None
         self._place: Place | None = None
         self._ticket: Ticket | None = None
+        self._comparison: Comparison | None = None
         self._sample: Sample | None = None
 
     def begin(self, body: Body, spooled: SpooledBody | None = None) -> None:
@@ -213,14 +215,15 @@ class Execution:
 
     def _send_now(self, inference: Inference, rows: int) -> None:
         call, service = self.call, self._service
-        request = request_of(inference, rows, trace=call.request_id, deadline=call.deadline, caller=call.caller)
+        trace = call.trace.beside(call.request_id) if call.trace else call.request_id
+        request = request_of(inference, rows, trace=trace, deadline=call.deadline, caller=call.caller)
         if request.timeout_s <= 0:
             raise self._late()
         if service.payloads:
             self._sample = service.payloads.sample(request)  # while its tensors are here
         self._pending = service.producer.send(request, self._respond, self._fail, self._sent)
         if shadow := inference.model.shadow:
-            service.shadows.send_copy(shadow, inference, request)
+            self._comparison = service.shadows.send_copy(shadow, inference, request)
 
     def _sent(self) -> None:
         self.call.inputs = {}
@@ -239,6 +242,8 @@ class Execution:
         call, service = self.call, self._service
         call.timings, call.outputs = response.timings, response.outputs
         service.metrics.request_answered(call.model, call.version, call.parse_ms, response.timings)
+        if self._comparison:
+            self._comparison.answered(response.outputs)
         if self._sample and service.payloads:
             service.payloads.put(self._sample, call.request_id, response.outputs)
         try:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 import pytest
 from packaging.utils import canonicalize_name
@@ -70,6 +71,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "serving.payloads": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.models", "serving.transport"),
     "serving.access": (*_COMPOSITION, "serving.web", "serving.protocols", "serving.transport", "serving.queueing"),
     "serving.offload": _ABOVE_ROOMS,
+    "serving.tracing": (*_COMPOSITION, *_rooms("web", "protocols", "models", "access", "transport")),
     "serving.processes": (*_COMPOSITION, *_rooms("web", "protocols", "queueing", "models", "access")),
     "serving.web": ("serving.__main__", "serving.api"),
     "serving.service": _ABOVE_ROOMS,
@@ -144,7 +146,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
 # Each program with the extras that it may be installed with; the first alone must do to import it.
 EXTRAS = {
     "ops": ("serving",),
-    "serving": ("serving", "grpcio"),
+    "serving": ("serving", "grpcio", "tracing"),
     "worker": ("worker", "worker-tensorflow", "worker-litert", "worker-tfserving", "worker-tokenizers"),
     "jobs": ("jobs",),
     "training": ("training",),
@@ -164,6 +166,8 @@ def _importable(program: str, *extras: str) -> set[str]:
 @pytest.mark.parametrize("program", EXTRAS)
 def test_whatever_a_program_imports_at_any_time_its_extras_bring(program: str) -> None:
     importable = _importable(program, *EXTRAS[program]) | set(sys.stdlib_module_names) | without_wheel()
+    if not find_spec("opentelemetry"):
+        importable.add("opentelemetry")
     found = [
         f"{module} imports {name}"
         for module, path in sources(program).items()
@@ -179,6 +183,8 @@ BACKENDS = {
     "worker-tensorflow": "worker.backends.savedmodel",
     "worker-tfserving": "worker.backends.tfserving",
 }
+
+TRACING = "serving.tracing.otlp"  # needs an extra that a place for tests may lack
 
 
 # The modules that need grpcio, which the API does without.
@@ -196,7 +202,7 @@ def _backend(*extras: str) -> set[str]:
     [
         ("ops", (), ["ops.supervisor", "millrace.__main__"]),
         ("ops", ("serving",), sources("ops")),
-        ("serving", ("serving",), sources("serving").keys() - GRPCIO),
+        ("serving", ("serving",), sources("serving").keys() - GRPCIO - {TRACING}),
         ("serving", ("grpcio",), GRPCIO),
         ("worker", ("worker",), sources("worker").keys() - _backend(*BACKENDS)),
         *(("worker", (extra,), _backend(extra)) for extra in BACKENDS),

@@ -15,6 +15,7 @@ from millrace.commandline import REDIS_URL_HELP, Parser, device
 from millrace.devices import DEVICE_HELP
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
+from worker.metrics import served_metrics
 from worker.mirroring.cache import CacheError
 from worker.mirroring.following import StoreFollower
 from worker.process import Worker
@@ -62,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             # In a thread: a handler that sets an event may meet the main thread inside that event's lock.
             signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
-        worker.run()
+        with served_metrics(settings, worker.id, worker.usage):
+            worker.run()
     except (SettingsError, RepositoryError, ConfigError, CacheError) as error:
         print(f"millrace work: {error}", file=sys.stderr)
         return 2

@@ -20,12 +20,13 @@ from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
 from millrace.broker.base import Broker
 from millrace.broker.keys import Queue
+from millrace.outage import Outage
 from millrace.protocol.desired_state import DesiredState, DesiredStates
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from worker.reconciling.catalogue import Catalogue
 from worker.reconciling.files import Stillness
-from worker.reconciling.hosts import HostContext, MakeHost
+from worker.reconciling.hosts import HostContext, HostUsage, MakeHost
 from worker.reconciling.versions import UNLOAD_GRACE_S, Versions
 from worker.settings import WorkerSettings
 
@@ -62,6 +63,7 @@ class Worker:
         self._desired_states = DesiredStates(self._link.clock.now_ms)
         self._others: list[WorkerAnnouncement] = []
         self._catalogue_error = ""
+        self._outage = Outage(_log)
         self._host = make_host(
             HostContext(worker=self.id, clock=self._link.clock, on_change=self._has_changed.set, on_failure=self._fail)
         )
@@ -74,6 +76,10 @@ class Worker:
             unload_grace_s=unload_grace_s,
             stillness=Stillness(min(settings.poll_s, _STILL_S)),
         )
+
+    def usage(self) -> HostUsage:
+        """What its models take and do now; any thread may ask."""
+        return self._host.usage()
 
     def stop(self) -> None:
         """Tell `run` to drain and return."""
@@ -197,8 +203,9 @@ class Worker:
                     leaving = self._announce_leaving(leaving)
                 self._host.check()
                 self._link.renew(self._host.consumers())
+                self._outage.answered()
             except Unavailable as error:
-                _log.warning("the queue does not answer", extra={"reason": str(error)})
+                self._outage.failed(error)
             self._knows_desired_states.set()
             self._pause(period_s, shortest_s=max(_SHORTEST_HEARTBEAT_S, _SHARE * (time.monotonic() - began)))
 

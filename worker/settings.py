@@ -88,6 +88,10 @@ class WorkerSettings(CommonSettings):
         description="How long the runs before a version serves may take; a version that takes longer is loaded again "
         "and served without them, in batches of one request.",
     )
+    metrics_host: str = Field("127.0.0.1", description="The address of the worker's metrics; 0.0.0.0 for all.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="The port of the worker's own metrics for Prometheus; 0 for none."
+    )
     lease_ms: int = Field(
         1500, ge=100, description="A batch whose worker is silent for this long is taken over by another worker."
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from millrace_client import jobcommands
+from millrace_client import jobcommands, rolloutcommand
 from millrace_client.arguments import query_of
 from millrace_client.client import Client
 from millrace_client.connectionoptions import add_connection, client_of
@@ -53,6 +53,11 @@ def models(argv: list[str] | None = None) -> int:
 def jobs(argv: list[str] | None = None) -> int:
     """`millrace jobs submit|list|show|cancel|retry|result|logs|delete`: background jobs."""
     return _main("millrace jobs", _COMMANDS["jobs"], argv)
+
+
+def rollout(argv: list[str] | None = None) -> int:
+    """`millrace rollout MODEL VERSION`: give a version the requests step by step, or go back."""
+    return _main("millrace rollout", _COMMANDS["rollout"], argv)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -230,6 +235,12 @@ _COMMANDS = {
             "list",
             "show ID --follow",
         ),
+    ),
+    "rollout": _Command(
+        "Give a version of a model the requests step by step, while all that must hold does; else go back.",
+        rolloutcommand.declare,
+        rolloutcommand.run,
+        ('digits 2 --canary 5% --promote-if "p99<20ms, errors<0.1%, agreement>0.99" --steps 5,25,100 --every 2m',),
     ),
     "models": _Command(
         "Print the server's models, their versions and their tensors.",

@@ -118,13 +118,36 @@ class VersionCounts(msgspec.Struct):
 STAGES = ("latency", "parse", "queue", "batch", "compute", "reply")
 
 
+class Present(msgspec.Struct):
+    """What API processes have now: it is gone with them, where counts stay.
+
+    `in_flight` are requests without an answer, and their rows, by model and version. `started_s` is when the first of
+    the processes started, in Unix time; 0 where there is none.
+    """
+
+    in_flight: dict[tuple[str, int], tuple[int, int]] = {}
+    memory_bytes: int = 0
+    open_files: int = 0
+    started_s: float = 0.0
+
+    def add(self, other: "Present") -> None:
+        """Take in what another process has."""
+        for key, (requests, rows) in other.in_flight.items():
+            mine = self.in_flight.get(key, (0, 0))
+            self.in_flight[key] = mine[0] + requests, mine[1] + rows
+        self.memory_bytes += other.memory_bytes
+        self.open_files += other.open_files
+        self.started_s = min(filter(None, (self.started_s, other.started_s)), default=0.0)
+
+
 class Counts(msgspec.Struct):
     """All that is counted: by model and version, and copies for shadows by model, version and outcome.
 
-    The model "" of version 0 is of requests for models that are not known. `processes` is how many API processes
-    counted it, and `queue_up` whether the queue answers all of them. `keys` are requests for inference by API key and
-    HTTP status, `unknown_keys` requests without one that is known. `payloads` are requests for the payload log, by
-    model and outcome.
+    `compared` are rows that a shadow answered, by model, version and whether its answers "agreed" or "differed".
+    `cpu_s` is processor time. The model "" of version 0 is of requests for models that are not known. `processes` is
+    how many API processes counted it, and `queue_up` whether the queue answers all of them. `keys` are requests for
+    inference by API key and HTTP status, `unknown_keys` requests without one that is known. `payloads` are requests for
+    the payload log, by model and outcome.
     """
 
     by_version: dict[tuple[str, int], VersionCounts] = {}
@@ -134,6 +157,10 @@ class Counts(msgspec.Struct):
     unknown_keys: int = 0
     processes: int = 1
     queue_up: bool = False
+    compared: dict[tuple[str, int, str], int] = {}
+    cpu_s: float = 0.0
+    traces: dict[str, int] = {}
+    present: Present = msgspec.field(default_factory=Present)
 
     def of(self, model: str, version: int) -> VersionCounts:
         """What was counted of a version; what is changed there is counted."""
@@ -155,6 +182,12 @@ class Counts(msgspec.Struct):
         self.unknown_keys += other.unknown_keys
         self.processes += other.processes
         self.queue_up &= other.queue_up
+        for key, count in other.compared.items():
+            self.compared[key] = self.compared.get(key, 0) + count
+        self.cpu_s += other.cpu_s
+        for outcome, number in other.traces.items():
+            self.traces[outcome] = self.traces.get(outcome, 0) + number
+        self.present.add(other.present)
 
     def version(self, model: str, version: int) -> VersionCounts:
         """What was counted of a version; zeros where it was never asked."""

@@ -189,6 +189,8 @@ def _begin(service: Service, asked: Asked, head: CallHead, message: Message, on_
     verb, model, version, label, body = asked
     headers = head.headers
     call = Call(verb.protocol, service.request_id(headers), time.perf_counter(), head.peer, model, version, label)
+    if service.tracer:
+        call.trace = service.tracer.begin(headers.get(b"traceparent"))
     try:
         if service.gate:
             admit(service.gate, call, headers, head.peer)

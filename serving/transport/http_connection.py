@@ -315,14 +315,15 @@ class Connection(asyncio.Protocol):
                 self._await_upload(head, data, receiver)
                 return
             limit = self._small_limit if small else self._handler.body_limit(head)
-            self._arrival = IncomingBody(head, reserve(server.budget, head, limit), limit)
+            reservation = reserve(server.budget, head, limit)
+            self._arrival = IncomingBody(head, reservation, limit)
         except MillraceError as error:
             self._refuse(head, error)
             return
         if self._has_ended:
             self._transport.close()
             return
-        self._since = server.loop.time()
+        self._since = reservation.since = server.loop.time()
         self._body_ends = self._since + server.timeout_s
         self.ends = min(self._body_ends, server.loop.time() + _STALL_S)
         if data:

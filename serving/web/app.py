@@ -19,8 +19,9 @@ from werkzeug.routing import BaseConverter
 
 from millrace.protocol.errors import MillraceError, Unavailable
 from serving.access.gate import visible
-from serving.monitoring import metrics, peer_metrics
+from serving.monitoring import gauges, metrics, peer_metrics
 from serving.monitoring.counts import Counts
+from serving.monitoring.depths import Seen
 from serving.protocols.oip import rest as oip
 from serving.protocols.oip.config import render_config
 from serving.protocols.rest_calls import Headers
@@ -103,7 +104,7 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_tensorflow_serving(app, service)
     counts = partial(_counts, service, loop)
     _add_open_inference(app, service, counts)
-    _add_operations(app, service, counts)
+    _add_operations(app, service, counts, partial(_seen, service, loop))
     control_routes.add_routes(app, service, loop)
     jobs_routes.add_routes(app, service)
     return app
@@ -192,6 +193,11 @@ def _counts(service: Service, loop: asyncio.AbstractEventLoop) -> Counts:
     return asyncio.run_coroutine_threadsafe(service.siblings.total(), loop).result()
 
 
+def _seen(service: Service, loop: asyncio.AbstractEventLoop) -> Seen:
+    """What waits in the queues."""
+    return asyncio.run_coroutine_threadsafe(service.depths.read(), loop).result()
+
+
 def _add_open_inference(app: Flask, service: Service, counts: Callable[[], Counts]) -> None:
     @app.get("/v2")
     def _server() -> Response:
@@ -243,7 +249,7 @@ def _page(page: Page) -> Response:
     return Response(page.body, content_type=page.content_type)
 
 
-def _add_operations(app: Flask, service: Service, counts: Callable[[], Counts]) -> None:
+def _add_operations(app: Flask, service: Service, counts: Callable[[], Counts], seen: Callable[[], Seen]) -> None:
     @app.get("/")
     def _index() -> Response:
         models: list[str] = []
@@ -260,6 +266,7 @@ def _add_operations(app: Flask, service: Service, counts: Callable[[], Counts]) 
     def _metrics() -> Response:
         found = counts()
         text = metrics.render(found, service.worker_counts()) + peer_metrics.triton(found.versions)
+        text += gauges.render(found, seen(), service.producer.workers)
         text += service.jobs.metrics.render() if service.jobs.metrics else b""
         return Response(text, content_type=_PROMETHEUS)
 

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +24,8 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("locust") is None, reason="locust is not installed"),
 ]
 STALL_S, EVERY_S, SECONDS = 0.5, 5.0, 10
-DELAY_S, USERS = 0.01, 16
-ROUNDS = 3
+DELAY_S, USERS = 0.02, 16
+ROUNDS, ROUND_S = 3, 4
 
 
 def measured(url: str, file: Path, *arguments: str) -> dict[str, Any]:
@@ -51,17 +50,17 @@ def test_the_open_loop_reports_a_stall_that_a_closed_loop_hides(tmp_path: Path) 
 
 
 def test_a_closed_loop_measures_what_wrk_measures(tmp_path: Path) -> None:
-    """The rounds alternate, so that whatever else the machine does is the same for both."""
+    """The rounds alternate, and the best of each counts: whatever else the machine does only makes times longer."""
     if not shutil.which("wrk"):
         pytest.skip("there is no wrk")
     ours, wrks = [], []
     with paced_server("--delay-s", str(DELAY_S)) as url:
         for number in range(ROUNDS):
-            run = measured(url, tmp_path / f"{number}.json", "--users", str(USERS))
+            run = measured(url, tmp_path / f"{number}.json", "--users", str(USERS), "--for", str(ROUND_S))
             ours.append((run["latency_ms"]["p50"], run["latency_ms"]["p99"]))
             wrks.append(wrk(url, tmp_path))
     for percentile in (0, 1):
-        mine, theirs = (statistics.median(each[percentile] for each in runs) for runs in (ours, wrks))
+        mine, theirs = (min(each[percentile] for each in runs) for runs in (ours, wrks))
         assert mine == pytest.approx(theirs, rel=0.1), (ours, wrks)
 
 
@@ -73,7 +72,7 @@ def wrk(url: str, folder: Path) -> tuple[float, float]:
         "wrk",
         "-t1",
         f"-c{USERS}",
-        f"-d{SECONDS}s",
+        f"-d{ROUND_S}s",
         "--latency",
         "-s",
         str(script),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from millrace_client.load.command import main
 
 from tests.support.load_servers import paced_server
 from tests.support.running import ROOT, our_environment
@@ -68,6 +69,7 @@ def test_faults_are_counted_apart_over_several_processes(faulty: str, tmp_path: 
     assert all(file.stat().st_size for file in files.values())
 
 
+@pytest.mark.slow
 def test_a_closed_loop_waits_for_its_answers_and_passes_what_is_for_locust(sound: str, tmp_path: Path) -> None:
     done = load(
         "image", "--host", sound, "--protocol", "oip-binary", "--users", "4", "--for", "1s", "--warm-up", "0s",
@@ -82,11 +84,12 @@ def test_a_closed_loop_waits_for_its_answers_and_passes_what_is_for_locust(sound
     assert re.search(r"^oip-binary,image,\d+,0,", locusts, re.MULTILINE)
 
 
-def test_no_server_and_no_model_have_a_status_of_their_own(sound: str) -> None:
+def test_no_server_and_wrong_usage_have_a_status_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     nobody = load("image", "--host", "http://127.0.0.1:9", "--rate", "10", "--for", "1s")
     assert (nobody.returncode, "127.0.0.1:9" in nobody.stderr) == (4, True)
-    usage = load("image", "--host", sound, "--rate", "10", "--users", "3")
-    assert (usage.returncode, "--users or --rate" in usage.stderr) == (2, True)
+    with pytest.raises(SystemExit) as ended:
+        main(["image", "--rate", "10", "--users", "3"])
+    assert (ended.value.code, "--users or --rate" in capsys.readouterr().err) == (2, True)
 
 
 @pytest.mark.slow

@@ -215,6 +215,20 @@ def test_a_rate_that_fails_its_confirmation_is_not_the_answer() -> None:
     assert found.p99_ms
 
 
+def test_a_run_that_is_invalid_is_repeated_before_its_rate_counts_as_missed() -> None:
+    measure, runs = simulated(1000), itertools.count()
+
+    def disturbed(rate: float, seconds: float) -> Mapping[str, Any]:
+        number = next(runs)
+        is_valid = number % 3 != 1
+        changes = {"started_at": str(number), "valid": is_valid, "invalid": [] if is_valid else ["disturbed"]}
+        return {**measure(rate, seconds), **changes}
+
+    found = capacity.find(disturbed, capacity.Rules(p99_ms=50, seconds=1), 50)
+    assert found.rate == pytest.approx(900, rel=0.06)
+    assert len(page(found.runs, (), {**found.document(), "objective_ms": 50.0})) > 1000  # runs at one rate differ
+
+
 def test_a_run_at_a_low_rate_lasts_until_there_are_enough_requests() -> None:
     assert capacity.Rules(p99_ms=50, seconds=10).seconds_at(10) == pytest.approx(110)
     assert capacity.Rules(p99_ms=50, seconds=10).seconds_at(1000) == 10
@@ -237,6 +251,8 @@ def test_runs_that_are_too_short_are_not_compared() -> None:
     short = run_document(answered([1000] * 10, 2), 2.0)
     with pytest.raises(ValueError, match="at least 5 seconds"):
         compare(short, short)
+    with pytest.raises(ValueError, match="one run"):
+        compare({"runs": [short]}, short)
 
 
 def test_the_reports_say_the_same_and_escape_what_the_server_said() -> None:

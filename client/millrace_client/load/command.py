@@ -17,7 +17,7 @@ from millrace_client.load import capacity
 from millrace_client.load.comparing import compare
 from millrace_client.load.faults import CannotRun
 from millrace_client.load.objectives import Objective, Verdict
-from millrace_client.load.options import RunOptions, declare_run, run_options
+from millrace_client.load.options import DEFAULT_SECONDS, RunOptions, declare_run, run_options
 from millrace_client.load.reports import plain
 from millrace_client.load.reports.junit import junit
 from millrace_client.load.reports.page import page
@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     own, extra = _split(arguments)
     parser = _parser()
     options = parser.parse_args(own)
+    if options.seconds is None:
+        options.seconds = _CAPACITY_SECONDS if options.find_capacity else DEFAULT_SECONDS
     try:
         run = run_options(options, options.models)
         objectives = [Objective.of(text) for text in options.fail]
@@ -75,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("models", nargs="+", metavar="model", help="NAME or NAME/VERSION; several are asked in turn")
     add("--host", default="http://127.0.0.1:8000", help="the server; for gRPC its gRPC port (default: %(default)s)")
     declare_run(parser)
+    parser.set_defaults(seconds=None)
     add("--users", type=int, help="without --rate: this many, each of which waits for its answer (default: 32)")
     add("--connections", type=int, default=_OPEN_USERS, help="with --rate: at most this many (default: %(default)s)")
     add("--processes", type=int, default=1, help="of the generator (default: %(default)s)")
@@ -145,8 +148,7 @@ def _steps(run: RunOptions, step: float | None) -> list[RunOptions]:
 def _find_capacity(options: argparse.Namespace, run: RunOptions, generator: Generator) -> int:
     objective_ms = options.p99_ms or _CAPACITY_P99_MS
     generator = replace(generator, objective_ms=objective_ms)
-    seconds = run.seconds if "--for" in generator.command else _CAPACITY_SECONDS
-    rules = capacity.Rules(p99_ms=objective_ms, seconds=seconds)
+    rules = capacity.Rules(p99_ms=objective_ms, seconds=run.seconds)
 
     def measure(rate: float, seconds: float) -> Document:
         measured = generator.at(run, rate, seconds)

@@ -56,6 +56,8 @@ def _difference(figure: str, a: float, b: float, low: float, high: float) -> Dif
 
 def _drawn(document: Mapping[str, Any], rng: np.random.Generator) -> dict[str, tuple[float, Floats]]:
     """Each figure of the run, and the figure in each draw."""
+    if "raw" not in document:
+        raise ValueError("what is compared is one run, and not a list of several or something else")
     tally = Tally.of(document["raw"])
     seconds = max(int(document["seconds"]), 1)
     windows = [tally.windows.get(second, Histogram()).bars() for second in range(seconds)]

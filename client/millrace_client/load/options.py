@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from millrace_client.load.payloads import PayloadOptions
 from millrace_client.load.schedules import Arrivals, Profile, Times, arrivals, trace
 from millrace_client.load.targets import PROTOCOLS, ProtocolName
@@ -45,15 +47,7 @@ class RunOptions:
         profile = Profile.of(self.rate or "")
         measured = arrivals(profile, self.seconds, self.arrivals, self.seed) + self.warm_up_s
         before = arrivals(Profile.of(str(profile.first)), self.warm_up_s, self.arrivals, self.seed + 1)
-        times: Times = sorted_times(before, measured)
-        return times
-
-
-def sorted_times(before: Times, measured: Times) -> Times:
-    """The warm-up's times, and those of the run."""
-    import numpy as np
-
-    return np.concatenate([before, measured])
+        return np.concatenate([before, measured])
 
 
 def declare_run(parser: Any) -> None:

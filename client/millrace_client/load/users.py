@@ -30,6 +30,7 @@ from millrace_client.load.tally import Tally
 _log = logging.getLogger(__name__)
 _PART, _DONE, _FAILED = "millrace-part", "millrace-done", "millrace-failed"
 CANNOT_RUN = 4  # exit status
+_PAUSE_S = 0.1  # of a user who waits for answers, when there is no server to connect to
 _GRACE_S = 15.0  # for workers to report, after the last answer could have come
 
 
@@ -67,6 +68,8 @@ class ModelUser(User):
             exception=None if outcome.kind == "ok" else RuntimeError(f"{outcome.kind}: {outcome.message}"),
             context={},
         )
+        if outcome.kind == "connection" and not session.options.is_open:
+            gevent.sleep(_PAUSE_S)
 
 
 class Load:

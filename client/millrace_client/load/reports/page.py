@@ -92,9 +92,8 @@ def _over_time(run: Document) -> str:
 
 
 def _over_load(runs: Sequence[Document], capacity: Document | None) -> str:
-    measured = sorted(
-        (run["requests_per_s"], run) for run in runs if run["latency_ms"]["p99"] is not None and run["valid"]
-    )
+    valid = [run for run in runs if run["latency_ms"]["p99"] is not None and run["valid"]]
+    measured = sorted(((run["requests_per_s"], run) for run in valid), key=lambda each: each[0])
     if not measured:
         return "<p>No valid run.</p>"
     highest = max(run["latency_ms"]["p99"] for _, run in measured)
