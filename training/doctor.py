@@ -37,7 +37,7 @@ _ADVICE = {
 _ANY = "compute the same from simpler operators, or leave that layer out of the exported model"
 
 
-_MISSES = "it can be written, but does not answer as the model does; `millrace export --force` writes it all the same"
+_MISSES = "`millrace export --force` writes one that runs all the same"
 _OPERATOR = re.compile(r"\b([A-Z]\w+) \((?:node )?([^()]*)\)")
 
 
@@ -116,7 +116,7 @@ def diagnose(trained: Any) -> Iterator[Finding]:
 def _obstacles(row: Any, model: Any) -> Iterator[Obstacle]:
     """Each operator that the reason names with the layers of its nodes, or the reason itself."""
     reason = row.missed
-    if row.outputs:  # it was written and run
+    if row.outputs or "its runtime fails" in reason:  # it was written
         yield Obstacle(what=reason, layers=(), advice=_if_written(row))
         return
     nodes: dict[str, list[str]] = {}
