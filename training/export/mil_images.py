@@ -39,9 +39,10 @@ def _resize(attributes: Attributes, inputs: Sequence[Value]) -> Value:
     for axis in range(len(shape)):
         if (scales[axis] == 1) if scales is not None else (sizes[axis] == shape[axis] or axis < 2):
             continue
-        if shape[axis] is None:
+        size = shape[axis]
+        if size is None:
             return _resized_freely(attributes, value, scales, sizes)
-        matrix = _matrix(attributes, shape[axis], scales, sizes, axis)
+        matrix = _matrix(attributes, size, scales, sizes, axis)
         value = _along(value, matrix, axis)
     return value
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import onnx
 from coremltools.converters.mil import Builder as mb  # noqa: N813 - its own name everywhere
+from coremltools.converters.mil.mil import types
 
-from training.export.mil import NotInMil, Value, is_of, known_shape, types
+from training.export.mil import NotInMil, Value, is_of, known_shape
 
 Through = Callable[[onnx.GraphProto, Mapping[str, Value]], list[Value]]
 
