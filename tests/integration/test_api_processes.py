@@ -127,7 +127,8 @@ def test_whoever_is_asked_has_counted_what_all_have(api: ApiProcess, callers: li
         for _ in range(5):
             assert caller.ask("POST", PREDICT, ROWS) == (200, ANSWER)
     found = [samples(caller.ask("GET", "/metrics")[1]) for caller in callers]
-    assert found[0] == found[1]
+    counted = [{name: value for name, value in each.items() if not name.startswith("process_")} for each in found]
+    assert counted[0] == counted[1]  # but for what the processes take, which changes all the time
     assert found[0][answered] - before.get(answered, 0) == 5 * COUNT
     assert found[0]["millrace_api_processes"] == COUNT
     assert found[0]["millrace_queue_up"] == 1
