@@ -16,14 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from millrace.artifacts import background
 from millrace.artifacts.imagefiles import of_8_bits, opened
+from millrace.artifacts.ink import of_the_digit
 
 SIDE = 28
 BOX = 20
 OFF_CENTRE = 0.55  # pixels that the centre of mass of a digit in MNIST's form may lie beside the middle
 INK = 0.2  # of the brightest pixel: what is darker counts as background when the ink's box is measured
 MOST_NOISE = 0.3  # of the brightest pixel: the border of a drawing that is cut off is no noise
-WORKING_SIDE = 1024  # larger images are reduced to about this before anything is computed
+WORKING_SIDE = 384  # larger images are reduced to about this before anything is computed
 
 Pixels = npt.NDArray[np.float32]
 
@@ -36,7 +38,15 @@ def read_digit(file: bytes) -> Pixels:
     with opened(file) as image:
         grey = _grey(image)
     ink = _light_on_dark(grey)
-    return (ink if _is_in_form(ink) else _boxed(_without_noise(ink)))[..., None]
+    return (ink if _is_in_form(ink) else _boxed(_ink_of_the_digit(grey, ink)))[..., None]
+
+
+def _ink_of_the_digit(grey: Pixels, ink: Pixels) -> Pixels:
+    darkest = np.percentile(_border(grey), 5), np.percentile(_border(grey), 95)
+    if darkest[1] - darkest[0] > background.UNEVEN * ink.max():
+        ink = background.flat_ink(grey)
+        return of_the_digit(ink)
+    return of_the_digit(_without_noise(ink))
 
 
 def _grey(image: Image.Image) -> Pixels:
