@@ -8,9 +8,12 @@ from millrace.artifacts.ruled import without_lines
 
 GRID = 256  # pixels at most along a side of the mask that is judged
 _NOISE = 5.0  # standard deviations of the paper's noise: what is darker is ink
-_FAINTEST = 12.0  # of 255
+_FAINTEST = 30.0  # of 255
+_SEEN = 0.15  # of the darkest ink: what is fainter changes nothing
 _SMALLEST = 0.12  # of the shorter side: a digit is at least as tall or as wide
-_SPECK = 0.03  # of the digit's area: what is smaller is no part of it
+_AT_BORDER, _SPANNING, _FRAME = 0.3, 0.1, 0.02  # what ink there weighs beside ink that may be a digit
+_SPAN = 0.95  # of the image's height or width: what is longer is more likely an edge or a line
+_SPECK, _REST_OF_A_LINE = 0.01, 0.08  # of the digit's area: what is smaller is no part of it, beside lines the second
 _NEAR = 0.2  # of the digit's longer side: what is farther away is no part of it
 
 Pixels = npt.NDArray[np.float32]
@@ -22,12 +25,11 @@ def of_the_digit(ink: Pixels) -> Pixels:
     factor = -(-max(ink.shape) // GRID)
     small = _reduced(ink, factor)
     mask = _mask(small)
-    if not mask.any():
-        return np.zeros_like(ink)
     kept = _chosen(mask)
-    if kept is None:
-        return ink
-    return ink * _enlarged(_grown(kept), factor, ink.shape)
+    near = _enlarged(_grown(_grown(_grown(kept))), factor, ink.shape)
+    digit = np.where(near, ink, 0)
+    is_alone = np.where(near, 0, ink).max() < _SEEN * digit.max()
+    return ink if is_alone else digit
 
 
 def _reduced(ink: Pixels, factor: int) -> Pixels:
@@ -56,37 +58,33 @@ def _threshold(ink: Pixels) -> float:
     return float(np.nanargmax(np.where(np.isfinite(between), between, 0)))
 
 
-def _chosen(mask: Mask) -> Mask | None:
-    """The pixels of the digit, or None where that is all of the mask."""
+def _chosen(mask: Mask) -> Mask:
+    """The pixels of the mask that are the digit's."""
     lineless = without_lines(mask)
     found = components(_grown(lineless))
-    if not len(found):
-        return None
-    chosen = _group(found, mask.shape)
-    if chosen.all() and lineless is mask:
-        return None
-    return found.mask(chosen) & lineless
+    speck = _SPECK if lineless is mask else _REST_OF_A_LINE
+    return found.mask(_group(found, mask.shape, speck)) & lineless
 
 
-def _group(found: Components, shape: tuple[int, ...]) -> Mask:
+def _group(found: Components, shape: tuple[int, ...], speck: float) -> Mask:
     height, width = shape
     tall = np.maximum(found.bottom - found.top, found.right - found.left)
     inside = (found.top > 1) & (found.left > 1) & (found.bottom < height - 1) & (found.right < width - 1)
-    candidates = tall >= _SMALLEST * min(shape)
-    for sure in (inside & candidates & ~_frames(found), inside & candidates, candidates):
-        if sure.any():
-            break
-    else:
-        return np.ones(len(found), bool)
+    spans = (found.bottom - found.top > _SPAN * height) | (found.right - found.left > _SPAN * width)
     off = np.hypot((found.top + found.bottom) / height - 1, (found.left + found.right) / width - 1)
-    main = int(np.argmax(np.where(sure, found.area * np.exp(-off * off), -1)))
-    return _with_parts(found, main, sure[main] & (inside | ~inside[main]) & ~(_frames(found) & inside[main]))
+    frames = _frames(found)
+    weight = found.area * np.exp(-2 * off * off) * np.where(inside, 1, _AT_BORDER) * np.where(spans, _SPANNING, 1)
+    weight = np.where(tall < _SMALLEST * min(shape), 0, weight * np.where(frames, _FRAME, 1))
+    if not weight.any():
+        return np.zeros(len(found), bool)
+    main = int(np.argmax(weight))
+    return _with_parts(found, main, (inside | ~inside[main]) & ~frames, speck)
 
 
-def _with_parts(found: Components, main: int, allowed: Mask) -> Mask:
+def _with_parts(found: Components, main: int, allowed: Mask, speck: float) -> Mask:
     chosen = np.zeros(len(found), bool)
     chosen[main] = True
-    big = (found.area >= _SPECK * found.area[main]) & allowed
+    big = (found.area >= speck * found.area[main]) & allowed
     while True:
         top, left = found.top[chosen].min(), found.left[chosen].min()
         bottom, right = found.bottom[chosen].max(), found.right[chosen].max()

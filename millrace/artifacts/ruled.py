@@ -14,6 +14,7 @@ Mask = npt.NDArray[np.bool_]
 _SLOPES = np.linspace(-0.1, 0.1, 41)
 _SPANNING = 0.7  # of the image's width is ink along a ruled line
 _FRAMING = 0.75  # of its ink's width is ink along a side of a frame
+_FRAME_SHAPE = 0.3  # of its longer side is a frame's shorter one
 _APART = 0.45  # of its ink's height is between two sides of a frame
 _END = 0.03  # of the image's width at either end: a ruled line gets there
 _THICKEST = 0.045  # of the image's longer side
@@ -42,14 +43,15 @@ def without_lines(mask: Mask) -> Mask:
 
 
 def _counts(mask: Mask) -> tuple[float, npt.NDArray[np.int64]]:
-    """The slope along which the ink gathers most in few lines, and the ink along each line of that slope."""
-    rows, columns = np.nonzero(mask)
+    """The slope along which ink gathers most in few lines, and in how many columns each line of it meets ink's edge."""
+    rows, columns = np.nonzero(mask & ~np.pad(mask, ((1, 0), (0, 0)))[:-1])  # however thick a line is, it counts once
     height, width = mask.shape
     places = columns - width / 2
     margin = int(np.ceil(width * 0.05)) + 1
     best, most = (0.0, np.zeros(height + 2 * margin, np.int64)), -1.0
     for slope in _SLOPES:
         counts = np.bincount(np.rint(rows - slope * places).astype(int) + margin, minlength=height + 2 * margin)
+        counts = np.convolve(counts, (1, 1, 1), "same")
         gathered = float((counts.astype(float) ** 4).sum())
         if gathered > most:
             best, most = (float(slope), counts), gathered
@@ -69,6 +71,8 @@ def _framing(mask: Mask) -> _Lines:
     if not len(rows):
         return _NONE
     within = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    if min(within.shape) < _FRAME_SHAPE * max(within.shape):
+        return _NONE
     side = -(-len(within) // 4)
     if min(half.any(axis=0).mean() for half in (within[:side], within[-side:])) < _FRAMING:
         return _NONE
