@@ -2,6 +2,7 @@
 #   docker build --target api --tag millrace-api .
 #   docker build --target worker --tag millrace-worker .
 #   docker build --target worker --tag millrace-worker-gpu --build-arg ROLE=worker-gpu .
+#   docker build --target worker --tag millrace-worker --build-arg ROLE=worker-stores .    for models at a URL
 #   docker build --target jobs --tag millrace-jobs .
 #   docker build --target release --tag millrace-release .    the API and a worker, for compose's standby
 ARG PYTHON=3.13-slim-bookworm
@@ -28,9 +29,10 @@ COPY requirements/jobs.txt /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip $INSTALL --requirement /requirements/jobs.txt
 
 FROM environment AS release-environment
-COPY requirements/serving.txt requirements/worker.txt /requirements/
+ARG ROLE=worker
+COPY requirements/serving.txt requirements/${ROLE}.txt /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    $INSTALL --requirement /requirements/serving.txt --requirement /requirements/worker.txt
+    $INSTALL --requirement /requirements/serving.txt --requirement /requirements/${ROLE}.txt
 
 # The project as a wheel. A wheel holds the folders of the project that are there to be packed, so the roles that are
 # not copied are in neither the wheel nor the image. The build tools stay behind in these stages.
@@ -70,7 +72,7 @@ ENV PATH=/opt/millrace/bin:$PATH \
     PIP_ROOT_USER_ACTION=ignore \
     INSTALL="pip --disable-pip-version-check --no-cache-dir --python /opt/millrace/bin/python install --no-deps --no-index"
 # Volumes take their owners from these. The owner is a number, so that an orchestrator can see that it is not root.
-RUN mkdir /jobs /release && chown 10001:10001 /jobs /release
+RUN mkdir /jobs /models-cache /release && chown 10001:10001 /jobs /models-cache /release
 WORKDIR /srv
 
 FROM program AS api
@@ -90,7 +92,7 @@ ENTRYPOINT ["python", "-m", "serving"]
 FROM program AS worker
 COPY --from=worker-environment /opt/millrace /opt/millrace
 RUN --mount=type=bind,from=worker-wheel,source=/wheels,target=/wheels $INSTALL /wheels/*.whl
-ENV ORT_DISABLE_TELEMETRY=1 MILLRACE_WORKER_MODELS=/models
+ENV ORT_DISABLE_TELEMETRY=1 MILLRACE_WORKER_MODELS=/models MILLRACE_WORKER_MODELS_CACHE=/models-cache
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", "worker.health"]
 ENTRYPOINT ["python", "-m", "worker"]

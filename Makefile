@@ -24,7 +24,7 @@ lint: .venv/test.stamp ; $(BIN)/ruff check && $(BIN)/ruff format --check
 types: .venv/test.stamp ; $(BIN)/mypy
 models: .venv/test.stamp ; for model in digits digits-student sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done
 scores: .venv/test.stamp ; $(BIN)/python -m training scores --data-dir $(DATA) $(ARGS)
-load: .venv/test.stamp ; $(BIN)/locust -f client/loadtest/locustfile.py --headless --users 32 --spawn-rate 32 --run-time 30s --host $(HOST) --only-summary
+load: .venv/load.stamp ; $(BIN)/millrace load digits sentiment word2vec --host $(HOST) --check $(or $(ARGS),--rate 100 --for 10s)
 bench: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench $(ARGS)
 bench-jobs: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench_jobs $(ARGS)
 memory: .venv/test.stamp ; $(BIN)/python -m benchmarks.memory $(ARGS)
@@ -38,6 +38,7 @@ clean: ; rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/python.stamp: ; @$(PYTHON) requirements/suits.py && $(PYTHON) -m venv .venv && touch $@
 .venv/up.stamp: .venv/python.stamp requirements/up.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/up.txt && $(SELF) && touch $@
-.venv/test.stamp: .venv/python.stamp requirements/test.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/test.txt && $(SELF) && touch $@ .venv/up.stamp
+.venv/load.stamp: .venv/up.stamp requirements/load.txt ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/load.txt && touch $@
+.venv/test.stamp: .venv/python.stamp requirements/test.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/test.txt && $(SELF) && touch $@ .venv/up.stamp .venv/load.stamp
 # One of two ONNX Runtimes can be installed: the one with CUDA is in an environment of its own, in place of the other.
 .venv/gpu.stamp: .venv/python.stamp requirements/test.txt requirements/worker-gpu.txt ; @echo "installing into .venv/gpu …" && $(PYTHON) -m venv .venv/gpu && $(GPU_PIP) install --require-hashes --requirement requirements/test.txt && $(GPU_PIP) uninstall --yes onnxruntime && $(GPU_PIP) install --require-hashes --no-deps --requirement requirements/worker-gpu.txt && touch $@

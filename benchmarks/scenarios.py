@@ -4,6 +4,7 @@ Both run on the three bundled models in one stack, as `make up` starts it, whose
 """
 
 import http.client
+import itertools
 import statistics
 import sys
 import time
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks import cnn, load
 from benchmarks.forms import FORMS, Connection, Floats, Refused, ask
 from benchmarks.load import Target
 from benchmarks.servers import Entry, Server
-from client.loadtest.payloads import strokes
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "models/digits/1/model.onnx"
@@ -26,6 +27,7 @@ SHORTEST, LONGEST = 5, 400
 ROWS = 1000
 _TEXTS, _TEXT_CONNECTIONS = 128, 64
 _SEED = 7
+_SIDE = 28
 
 STACK = Entry(
     name="bundled",
@@ -106,7 +108,7 @@ def rows(base: str, *, rounds: int, seconds: float, say: Callable[[str], None]) 
     is compared with the scores of its image.
     """
     url, form = f"{base}/v2/models/digits/infer", FORMS["v2 binary"]
-    images = np.stack([strokes(seed)[..., None] for seed in range(ROWS)]).astype("f4")
+    images = np.stack([_strokes(seed)[..., None] for seed in range(ROWS)]).astype("f4")
     expected = cnn.scores(DIGITS, images)
     headers, body = form.encode(images)
     connection = Connection(url)
@@ -158,3 +160,16 @@ def _timed(way: Callable[[], object], seconds: float) -> list[float]:
         way()
         taken.append(time.perf_counter() - started)
     return taken
+
+
+def _strokes(seed: int) -> npt.NDArray[np.int64]:
+    """A 28x28 image, 0 to 255, of three thick strokes: the same one for the same seed."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:_SIDE, :_SIDE]
+    distance = np.full((_SIDE, _SIDE), np.inf)
+    points = rng.uniform(6, 22, size=(4, 2))
+    for start, end in itertools.pairwise(points):
+        for t in np.linspace(0, 1, 20):
+            py, px = start + t * (end - start)
+            distance = np.minimum(distance, np.hypot(y - py, x - px))
+    return np.rint(255 * np.clip(2.0 - distance, 0, 1)).astype(np.int64)

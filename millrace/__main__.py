@@ -21,7 +21,10 @@ _GROUPS = {
         "models": "list its models and their tensors",
         "predict": "ask a model",
         "similar": "ask word2vec for similar words",
+        "rollout": "give a version the requests step by step, or go back",
         "jobs": "submit background jobs over whole files, watch them, and fetch their results",
+        "load": "put load on models of any server, and say what came of it",
+        "tune": "find the settings with which this machine answers most requests a second",
     },
     "Train and export": {
         "train": "train a model and publish it",

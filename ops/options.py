@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from millrace.artifacts import storeurl
 from millrace.commandline import Parser, device
 from millrace.devices import DEVICE_HELP
 from ops.stopping import stop_timeouts
@@ -21,6 +22,7 @@ def parser(environ: Mapping[str, str]) -> Parser:
             "millrace up                      # every model in ./models",
             "millrace up yolov8.onnx          # one file, as the model yolov8",
             "millrace up --models DIR --workers 2",
+            "millrace up --models s3://bucket/models",
         ],
     )
 
@@ -35,8 +37,18 @@ def parser(environ: Mapping[str, str]) -> Parser:
     parser.add_argument(
         "model", nargs="?", type=Path, help="one model to serve in place of a repository: its file or its folder"
     )
-    option("--models", "MILLRACE_WORKER_MODELS", "models", "the model repository", type=Path)
+    models_text = "the model repository: a folder, or the URL of a store"
+    option("--models", "MILLRACE_WORKER_MODELS", "models", models_text, type=_repository)
     option("--device", "MILLRACE_WORKER_DEVICE", "cpu", DEVICE_HELP, type=device)
+    assets = environ.get("MILLRACE_SERVING_PLAYGROUND_ASSETS")
+    parser.add_argument(
+        "--playground-assets",
+        type=Path,
+        metavar="DIR",
+        default=Path(assets) if assets else None,
+        help="a folder with onnxruntime-web's files: the page runs the bundled models in the browser too "
+        "(MILLRACE_SERVING_PLAYGROUND_ASSETS)",
+    )
     levels = ["debug", "info", "warning", "error"]
     option("--log-level", "MILLRACE_LOG_LEVEL", "warning", "the least important events to show", choices=levels)
     parser.add_argument(
@@ -77,7 +89,7 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> argparse.Na
     """What the command line asks for. Exits where it contradicts itself."""
     options = parser(environ)
     given = options.parse_args(argv)
-    if given.model and given.models != Path(environ.get("MILLRACE_WORKER_MODELS", "models")):
+    if given.model and given.models != _repository(environ.get("MILLRACE_WORKER_MODELS", "models")):
         options.error("give one model, or a repository with --models, and not both")
     return given
 
@@ -89,6 +101,17 @@ def _between(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _repository(text: str) -> Path | str:
+    """A folder, or the URL of a store."""
+    if not storeurl.is_url(text):
+        return Path(text)
+    try:
+        storeurl.protocol(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _is_set(value: str) -> bool:

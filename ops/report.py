@@ -15,7 +15,7 @@ class Report:
     `is_ready` says whether it has told of a model that is served. `watched` is where the models come from.
     """
 
-    def __init__(self, base: str, grpc: str, watched: Path) -> None:
+    def __init__(self, base: str, grpc: str, watched: Path | str) -> None:
         self.is_ready = False
         self._base = base
         self._also = f", gRPC at {grpc}" if grpc else ""

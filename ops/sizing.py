@@ -27,7 +27,7 @@ class Sizes(NamedTuple):
         return f"{_counted(self.cores, 'core')}: {', '.join(parts)}"
 
 
-def sizes(options: argparse.Namespace, environ: Mapping[str, str], models: Path) -> Sizes:
+def sizes(options: argparse.Namespace, environ: Mapping[str, str], models: Path | str) -> Sizes:
     """What the options ask for, and where they leave it open what fits the machine.
 
     A device other than the CPU has one worker: it would hold every model once for each of them.
@@ -37,7 +37,9 @@ def sizes(options: argparse.Namespace, environ: Mapping[str, str], models: Path)
     workers = options.workers or 1
     if not options.workers and options.device == "cpu":
         busy = instances * threads
-        workers = fitting_workers(cores, memory_bytes, threads=busy, models_bytes=_size(models))
+        workers = fitting_workers(
+            cores, memory_bytes, threads=busy, models_bytes=_size(models) if isinstance(models, Path) else 0
+        )
     return Sizes(cores, options.apis or fitting_apis(cores, memory_bytes), workers, instances, threads)
 
 

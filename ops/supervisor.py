@@ -49,7 +49,7 @@ class Supervisor:
         self, arguments: argparse.Namespace, environ: Mapping[str, str], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._arguments = arguments
-        self._models: Path = arguments.model or arguments.models
+        self._models: Path | str = arguments.model or arguments.models  # a URL is a string
         self._environment = dict(environ)
         if arguments.model:
             self._environment.pop(_MODELS_CONFIG, None)
@@ -80,10 +80,10 @@ class Supervisor:
 
     def run(self) -> None:
         """Bring the stack up, watch it until `stop`, take it down. Raises `UpError`; nothing runs any more then."""
-        if self._arguments.model and not self._models.exists():
+        if self._arguments.model and not self._arguments.model.exists():
             raise UpError(f"{self._models} is not there")
         models = self._served_models()
-        if not models:
+        if not models and isinstance(self._models, Path):
             self._say_that_there_is_none()
         self._check_ports()
         print(f"millrace: {self._sizes}", file=sys.stderr, flush=True)
@@ -102,6 +102,8 @@ class Supervisor:
                     self._jobs_folder.release()
 
     def _served_models(self) -> dict[str, dict[str, Any]]:
+        if isinstance(self._models, str):
+            return {}  # only a worker looks into a store
         return served_models(self._models, self._environment.get(_MODELS_CONFIG))
 
     def _say_that_there_is_none(self) -> None:
@@ -181,10 +183,14 @@ class Supervisor:
         if options.allow_code:
             self._environment["MILLRACE_WORKER_ALLOW_CODE"] = "true"
             print("millrace: models may run Python code of their own (--allow-code)", file=sys.stderr, flush=True)
+        if options.playground_assets:
+            self._environment["MILLRACE_SERVING_PLAYGROUND_ASSETS"] = str(options.playground_assets)
+        if isinstance(self._models, Path) and self._models.is_dir():
+            self._environment.setdefault("MILLRACE_SERVING_MODELS", str(self._models))
         self._start("api", [*_PYTHON, "serving"])
         for number in range(1, self._sizes.workers + 1):
             self._start(f"worker {number}", [*_PYTHON, "worker"])
-        if self._jobs and self._models.is_dir():
+        if self._jobs and isinstance(self._models, Path) and self._models.is_dir():
             self._environment.setdefault("MILLRACE_JOBS_MODELS", str(self._models))
         for number in range(1, self._jobs + 1):
             self._start(f"jobs {number}", [*_PYTHON, "jobs"])
@@ -198,8 +204,12 @@ class Supervisor:
             raise UpError(f"{name} could not be started: {error}") from None
 
     def _wait_until_ready(self, models: Mapping[str, Mapping[str, Any]]) -> None:
-        readiness, started = Readiness(models), self._clock()
+        started = self._clock()
         self._wait_for(lambda: states(self._api) is not None, lambda: "the API does not answer", must=True)
+        if isinstance(self._models, str):
+            self._wait_for(lambda: bool(states(self._api)), lambda: f"no model came from {self._models} yet")
+            models = {name: {} for name in states(self._api) or {}}
+        readiness = Readiness(models)
 
         def is_settled() -> bool:
             found = states(self._api)

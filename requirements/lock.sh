@@ -21,9 +21,11 @@ roles="$up --constraints requirements/training.txt"
   pin training pyproject.toml requirements/build.in $(extras training) $up
   pin serving pyproject.toml $(extras serving) $up
   pin worker pyproject.toml $(extras worker) $up
+  pin worker-stores pyproject.toml $(extras worker-stores) $up
   pin jobs pyproject.toml $(extras jobs) $up
   pin worker-gpu pyproject.toml $(extras worker-gpu) $up
   pin build requirements/build.in $up
   pin test pyproject.toml client/pyproject.toml requirements/build.in \
-    $(extras up serving worker worker-tensorflow worker-litert worker-tokenizers jobs training loadtest bench test) $roles
+    $(extras up serving worker worker-tensorflow worker-litert worker-tokenizers jobs tracing training loadtest bench test) $roles
+  pin load client/pyproject.toml $(extras load) $up --constraints requirements/test.txt
 }

@@ -1,8 +1,10 @@
 """Run the API: `python -m serving`, or `millrace serve`."""
 
 import argparse
+import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -15,6 +17,11 @@ from millrace.settings import SettingsError, load
 from serving.processes.group import run_group
 from serving.processes.member import Member, member_of
 from serving.settings import ServingSettings
+
+if TYPE_CHECKING:
+    from serving.tracing.tracer import Tracer
+
+_log = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,27 +49,36 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = _fitted(load(ServingSettings, os.environ, **arguments), member)
         jobs = load(JobStoreSettings, os.environ)
+        logs.configure("serving", settings.log_level, process=member.number if member else 0)
         if not member:
             _check_ports(settings)
             if settings.processes > 1:
-                logs.configure("serving", settings.log_level)
                 return run_group(settings, given, os.environ)
     except (SettingsError, OSError) as error:
         print(f"millrace serve: {error}", file=sys.stderr)
         return 2
-    # What gRPC's own library has to say comes as lines of no form, as many as callers like; our log has what matters.
-    # It looks when it is imported.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from serving.access.key_file import KeyFileError
     from serving.api import serve
+    from serving.tracing.errors import TracingError
     from serving.transport.certificates import CertificateError
 
     try:
-        uvloop.run(serve(settings, jobs, member))
-    except (CertificateError, KeyFileError) as error:
+        uvloop.run(serve(settings, jobs, member, _tracer()))
+    except (CertificateError, KeyFileError, TracingError) as error:
         print(f"millrace serve: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _tracer() -> "Tracer | None":
+    """What traces requests, if it is asked for. Raises `TracingError`."""
+    from serving.tracing.tracer import tracer_of
+
+    try:
+        return tracer_of(os.environ)
+    except ModuleNotFoundError as error:
+        _log.error("requests are not traced: install millrace-serving[tracing]", extra={"reason": str(error)})
+        return None
 
 
 def _fitted(settings: ServingSettings, member: Member | None) -> ServingSettings:

@@ -7,12 +7,12 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
-from millrace import logs
 from millrace.broker.redis import RedisBroker
 from millrace.jobs.records import JobRecord
 from millrace.jobs.settings import JobStoreSettings
@@ -24,13 +24,14 @@ from serving.jobs.uploads import JobUploads, is_submission
 from serving.jobs.watching import Watching
 from serving.memory import excess_bytes, memory_limit
 from serving.processes.member import Member, Started
+from serving.protocols.grpc_services import GrpcServices
 from serving.routing import target
 from serving.service import Service
 from serving.settings import ServingSettings
+from serving.tracing.tracer import Tracer
 from serving.transport.budget import SMALL_BYTES, Reservation
-from serving.transport.certificates import certificates
+from serving.transport.certificates import Certificates, certificates
 from serving.transport.descriptors import allow_descriptors, grpc_connections, http_connections
-from serving.transport.grpc_server import GrpcServer
 from serving.transport.handler import Done, Withdraw
 from serving.transport.http_server import HttpServer
 from serving.transport.intake import Body
@@ -41,6 +42,8 @@ from serving.web.app import PAGES, create_app
 from serving.web.flask_threads import FlaskThreads
 from serving.web.probes import Probes
 from serving.web.route_access import RouteAccess
+from serving.web.stack_events import StackEvents, wants_stack_events
+from serving.web.stack_routes import models_seen
 
 _log = logging.getLogger(__name__)
 _LEAVE_S = 2.0  # for what comes after the drain: leaving the queue
@@ -104,6 +107,9 @@ class Api:
         if (job := watched_job(head)) and self._service.jobs.watching:
             reservation.release()
             return self._tell_of_job(head, peer, job, self._service.jobs.watching, done)
+        if wants_stack_events(head):
+            reservation.release()
+            return self._tell_of_stack(head, peer, done)
         return self._ask_flask(head, body, peer, reservation, done)
 
     def refused(self, head: RequestHead | None, error: MillraceError) -> HttpResponse:
@@ -132,6 +138,17 @@ class Api:
         except Unavailable as error:
             done(self.refused(head, error))
             return None
+        return events.cancel
+
+    def _tell_of_stack(self, head: RequestHead, peer: str, done: Done) -> Withdraw | None:
+        own = (("content-type", MEDIA), ("cache-control", "no-store"))
+        headers = (*own, ("X-Request-Id", self._service.request_id(head.headers)), *self._service.cors)
+        try:
+            events = StackEvents(self._service.stack, partial(models_seen, self._service, head.headers, peer))
+        except Unavailable as error:
+            done(self.refused(head, error))
+            return None
+        done(HttpResponse(200, b"", headers, pieces=events))
         return events.cancel
 
     def _answer_upload(
@@ -180,13 +197,17 @@ def _star() -> HttpResponse:
     return HttpResponse(200, b"", (("allow", "GET, HEAD, OPTIONS, POST, PUT, DELETE"),))
 
 
-async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None, member: Member | None = None) -> None:
+async def serve(
+    settings: ServingSettings,
+    jobs: JobStoreSettings | None = None,
+    member: Member | None = None,
+    tracer: Tracer | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is open, and return.
 
     It listens when it knows who serves, or that the queue does not answer. A `member` is one of several processes: it
     stops, too, when the one that started it is gone.
     """
-    logs.configure("serving", settings.log_level, process=member.number if member else 0)
     sys.setswitchinterval(_SWITCH_S)
     _tune_the_allocator()
     descriptors = allow_descriptors(settings.max_connections)
@@ -195,26 +216,24 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None,
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     shown = certificates(settings)
-    service = Service(settings, RedisBroker(settings.redis_url), jobs, member)
+    service = Service(settings, RedisBroker(settings.redis_url), jobs, member, tracer)
     await service.start()
     api = Api(service)
-    port = socket.socket(fileno=member.port) if member else None
-    http = HttpServer(settings, api, service.budget, connections, api.uploads, port, shown)
-    grpc = GrpcServer(service, shown) if settings.grpc_port else None
+    sockets = [socket.socket(fileno=port) for port in member.ports] if member else []
+    servers = servers_of(service, api, stopping, connections, sockets, shown)
     if shown:
         shown.files.start()
-    await http.start()
-    if grpc:
-        await grpc.start()
+    for server in servers:
+        await server.start()
     _spare_the_collector()
     limit = memory_limit(
         settings,
         connections=connections,
-        grpc_connections=grpc_connections(settings.max_grpc_connections) if grpc else 0,
+        grpc_connections=grpc_connections(settings.max_grpc_connections) if settings.grpc_port else 0,
         offload_bytes=settings.offload_processes * settings.offload_memory_bytes,
     )
-    if grpc:
-        grpc.intake.excess_bytes = partial(excess_bytes, limit.bytes - limit.offload_bytes)
+    for server in servers:
+        server.watch_memory(partial(excess_bytes, limit.bytes - limit.offload_bytes))
     if not settings.keys_file:
         _log.log(*_open(settings))
     if member:
@@ -225,7 +244,7 @@ async def serve(settings: ServingSettings, jobs: JobStoreSettings | None = None,
     await stopping.wait()
     if shown:
         await shown.files.stop()
-    await _stop(service, http, grpc)
+    await _stop(service, servers)
 
 
 def _report(member: Member, started: Started, stopping: asyncio.Event) -> None:
@@ -242,13 +261,46 @@ def _report(member: Member, started: Started, stopping: asyncio.Event) -> None:
     loop.add_reader(channel, gone)
 
 
-async def _stop(service: Service, http: HttpServer, grpc: GrpcServer | None) -> None:
+class Server(Protocol):
+    """What listens."""
+
+    async def start(self) -> None:
+        """Listen. Raises `OSError` where an address cannot be had."""
+
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """Take nothing new, answer what came, and cut off what is open after that time."""
+
+    def watch_memory(self, excess_bytes: Callable[[], int]) -> None:
+        """That function says how many bytes the process has above its limit."""
+
+
+def servers_of(
+    service: Service,
+    api: Api,
+    stopping: asyncio.Event,
+    max_connections: int | None = None,
+    sockets: Sequence[socket.socket] = (),
+    shown: Certificates | None = None,
+) -> Sequence[Server]:
+    """The servers that the settings ask for; `stopping` ends streams that are open. See `HttpServer` for the others."""
+    settings, budget = service.settings, service.budget
+    largest = min(settings.max_grpc_message_bytes, budget.largest)
+    if settings.grpc_server == "grpcio" and settings.grpc_port:
+        from serving.transport.grpcio_server import GrpcioServer  # which needs an extra of its own
+
+        largest = min(settings.max_grpc_message_bytes, budget.largest // 2)  # each message is counted twice
+        grpcio = GrpcioServer(settings, budget, GrpcServices(service, stopping, largest), largest, shown)
+        return [HttpServer(settings, api, budget, max_connections, api.uploads, None, sockets, shown), grpcio]
+    calls = GrpcServices(service, stopping, largest) if settings.grpc_port else None
+    return [HttpServer(settings, api, budget, max_connections, api.uploads, calls, sockets, shown)]
+
+
+async def _stop(service: Service, servers: Sequence[Server]) -> None:
     """Drain for as long as the settings allow, all parts together, and leave."""
     loop, timeout_s = asyncio.get_running_loop(), service.settings.drain_timeout_s
     ends = loop.time() + timeout_s
     service.begin_to_drain()
-    servers = [http.stop(timeout_s), *([grpc.stop()] if grpc else [])]
-    await asyncio.gather(service.repository.stop(), *servers)
+    await asyncio.gather(service.repository.stop(), *(server.stop(timeout_s) for server in servers))
     left_s = max(0.0, ends - loop.time())
     try:
         await asyncio.wait_for(service.stop(left_s), left_s + _LEAVE_S)

@@ -45,6 +45,7 @@ class Call(msgspec.Struct, eq=False):
     status: int = 0
     name: str = ""
     key: Any = None  # serving.access.gate.Key
+    trace: Any = None  # serving.tracing.context.TraceContext, where requests are traced
 
     @property
     def deadline(self) -> float:

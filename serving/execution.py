@@ -17,11 +17,12 @@ import msgspec
 
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, Unavailable
 from serving.call import Call
+from serving.models.agreement import Comparison
 from serving.models.registry import ServedModel
-from serving.offload.files import map_file
 from serving.offload.jobs import Parsed, ParseJob, RenderJob, Written, describe, encoder, with_elements
 from serving.offload.pool import Result, Ticket
 from serving.offload.work import packed
+from serving.payloads.log import Sample
 from serving.protocols.limits import NotQuick
 from serving.protocols.verb import Body, Rendered, Verb
 from serving.queueing.admission import Inference, check, request_of
@@ -62,8 +63,8 @@ class Execution:
     """
 
     __slots__ = (
-        "_accepted", "_body_bytes", "_held", "_model", "_on_done", "_pending", "_place", "_reservation", "_service",
-        "_spooled", "_ticket", "_verb", "call",
+        "_accepted", "_body_bytes", "_comparison", "_held", "_model", "_on_done", "_pending", "_place", "_reservation",
+        "_sample", "_service", "_spooled", "_ticket", "_verb", "call",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +89,8 @@ class Execution:
         self._pending: Pending | None = None
         self._place: Place | None = None
         self._ticket: Ticket | None = None
+        self._comparison: Comparison | None = None
+        self._sample: Sample | None = None
 
     def begin(self, body: Body, spooled: SpooledBody | None = None) -> None:
         """Begin. A large body is `spooled`, in the place of the body's data; it is closed when it is read."""
@@ -125,10 +128,15 @@ class Execution:
         self._end(499)
 
     def _mapped(self, body: Body, spooled: SpooledBody) -> Body:
-        """The body with its data. Raises `NotQuick` where these are not tensors behind a JSON of known length."""
+        """The body with its data. Raises `NotQuick` where these are not tensors behind a JSON of known length.
+
+        A message that was read already has views of its tensors.
+        """
+        if body.message is not None:
+            return body
         if body.json_length is None:
             self._service.quick.check_quick(spooled.size)
-        return Body(map_file(spooled.fd), body.json_length, body.task, content_type=body.content_type)
+        return Body(spooled.mapped(), body.json_length, body.task, content_type=body.content_type)
 
     # Parsing elsewhere
 
@@ -207,12 +215,15 @@ class Execution:
 
     def _send_now(self, inference: Inference, rows: int) -> None:
         call, service = self.call, self._service
-        request = request_of(inference, rows, trace=call.request_id, deadline=call.deadline, caller=call.caller)
+        trace = call.trace.beside(call.request_id) if call.trace else call.request_id
+        request = request_of(inference, rows, trace=trace, deadline=call.deadline, caller=call.caller)
         if request.timeout_s <= 0:
             raise self._late()
+        if service.payloads:
+            self._sample = service.payloads.sample(request)  # while its tensors are here
         self._pending = service.producer.send(request, self._respond, self._fail, self._sent)
         if shadow := inference.model.shadow:
-            service.shadows.send_copy(shadow, inference, request)
+            self._comparison = service.shadows.send_copy(shadow, inference, request)
 
     def _sent(self) -> None:
         self.call.inputs = {}
@@ -231,6 +242,10 @@ class Execution:
         call, service = self.call, self._service
         call.timings, call.outputs = response.timings, response.outputs
         service.metrics.request_answered(call.model, call.version, call.parse_ms, response.timings)
+        if self._comparison:
+            self._comparison.answered(response.outputs)
+        if self._sample and service.payloads:
+            service.payloads.put(self._sample, call.request_id, response.outputs)
         try:
             try:
                 if self._accepted is not None and size_of(call.outputs) > _PACKED_HERE_BYTES:

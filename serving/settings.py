@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
+from serving.payloads.shares import read_shares
 
 
 class ServingSettings(CommonSettings):
@@ -17,6 +18,11 @@ class ServingSettings(CommonSettings):
     host: str = Field("127.0.0.1", description="The address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="The HTTP port.")
     grpc_port: int = Field(8001, ge=0, le=65535, description="The gRPC port; 0 switches gRPC off.")
+    grpc_server: Literal["own", "grpcio"] = Field(
+        "own",
+        description="What serves gRPC: own, this server's HTTP/2; or grpcio, gRPC's Python library (grpc.aio), which "
+        "needs the extra `grpcio` and goes in the next release.",
+    )
     tls_cert: Path | None = Field(
         None,
         description="The server's certificate, with those of the authorities between it and a known one: PEM. With it "
@@ -64,10 +70,9 @@ class ServingSettings(CommonSettings):
         description="The largest request body over HTTP; a larger one gets 413.",
     )
     max_grpc_message_bytes: int = Field(
-        32 * 2**20,
+        64 * 2**20,
         ge=1024,
-        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED. A megabyte "
-        "takes the event loop about a millisecond, in which all other callers wait.",
+        description="The largest gRPC message that is taken; a larger one gets RESOURCE_EXHAUSTED.",
     )
     max_buffered_bytes: int = Field(
         0,
@@ -124,7 +129,8 @@ class ServingSettings(CommonSettings):
     model_control: Literal["loopback", "explicit", "none"] = Field(
         "loopback",
         description="Who may load and unload models and change policies, labels and traffic: loopback, callers on this "
-        "machine; explicit, every caller; none, nobody. Web pages never may. Others get 403 (docs/howto/versions.md).",
+        "machine; explicit, every caller; none, nobody. Web pages of others never may. Who may not gets 403 "
+        "(docs/howto/versions.md).",
     )
     control_hosts: str = Field(
         "",
@@ -134,12 +140,51 @@ class ServingSettings(CommonSettings):
     load_timeout_s: float = Field(
         300.0, gt=0, description="How long a caller who asks for a model to be loaded or unloaded is kept waiting."
     )
+    playground: bool = Field(
+        True,
+        description="Show browsers a page at / to try the models and watch the stack (docs/howto/playground.md).",
+    )
+    playground_assets: Path | None = Field(
+        None,
+        description="A folder with onnxruntime-web's files: with it the page also runs the bundled models in the "
+        "browser, and callers may download model.onnx and vocabulary.txt of each version (docs/howto/playground.md).",
+    )
+    models: Path | None = Field(
+        None,
+        description="The model repository, where this machine has it: the models' cards and plots are read from it. "
+        "Without it there are none (millrace up sets it).",
+    )
     cors_origin: str = Field(
         "", description="The origin whose web pages may call the API, * for any; without it browsers let none."
     )
     access_log: bool = Field(
         False, description="Log every request; without it only refused and failed ones are logged."
     )
+    payload_share: str = Field(
+        "",
+        description="The share of each model's requests that is logged with its answer, `digits=10%,*=1%`; without it "
+        "none is (docs/howto/watch-for-drift.md).",
+    )
+    payload_folder: Path = Field(Path("payloads"), description="Where logged requests and answers are written to.")
+    payload_leave_out: str = Field(
+        "", description="Inputs and outputs that are not logged, separated by commas: `image` or `digits:image`."
+    )
+    payload_bytes: int = Field(
+        1024**3, ge=1024**2, description="What logged requests may take on the disk; the oldest make way."
+    )
+    payload_age_s: float = Field(30 * 86400.0, gt=0, description="How long logged requests are kept.")
+    payload_record_bytes: int = Field(
+        65_536,
+        ge=1024,
+        le=131_072,
+        description="The largest request that is logged: bytes of its tensors and its answer's that are not left out.",
+    )
+
+    @field_validator("payload_share")
+    @classmethod
+    def _has_shares(cls, text: str) -> str:
+        read_shares(text)  # raises ValueError, which says what is wrong
+        return text
 
     @field_validator("tls_key")
     @classmethod

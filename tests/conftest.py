@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-compatibility", action="store_true", help="write docs/reference/compatibility.md from what is proved"
     )
+    parser.addoption("--write-screenshots", action="store_true", help="write the pictures of the page that docs/ shows")
 
 
 # Cheap tests first: a fault is seen in seconds where it can be.

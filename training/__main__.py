@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from millrace.artifacts.repository import ModelRepository, RepositoryError
+from training.course import PRECISIONS
 
+_PUBLISHED = ("savedmodel", "onnx", "tflite")
 MODELS = {
     "digits": ("training.digits", "handwritten digits: a convolutional network on MNIST"),
     "digits-mlp": ("training.mlp", "the same with dense layers, to compare with"),
@@ -76,27 +78,33 @@ def _train(chosen: str, arguments: Sequence[str]) -> int:
         return 1
     from training import checkpoints, data, export, parity
     from training.cluster import Cluster, ClusterError
+    from training.course import Course, CourseError
     from training.runs import Run
 
     options = vars(_parser(prog, script).parse_args(arguments))
     settings = script.Settings(**{field.name: options[field.name] for field in dataclasses.fields(script.Settings)})
+    place = options["runs"] / script.NAME / str(options["version"])
     target = export.Target(
-        repository=ModelRepository(options["out"]), version=options["version"], replace=options["replace"]
+        repository=ModelRepository(options["out"]),
+        version=options["version"],
+        replace=options["replace"],
+        kept=place,
+        may_lack=options["may_lack"],
     )
-    folder = data.DataFolder(options["data_dir"], accept_other=options["accept_other_data"])
+    folder = data.DataFolder(options["data_dir"], accept_other=options["accept_other_data"], own=options["data"])
+    course = Course(**{field.name: options[field.name] for field in dataclasses.fields(Course)})
     try:
         target.check(script.NAME)
         import keras
 
         cluster = Cluster(options["cluster"], options["task"])
         keras.utils.set_random_seed(settings.seed)
-        place = options["runs"] / script.NAME / str(target.version)
-        script.train(
-            settings, folder, target, Run(place, settings, folder.hashes, resume=options["resume"], cluster=cluster)
-        )
+        run = Run(place, settings, folder.hashes, resume=options["resume"], cluster=cluster, course=course)
+        script.train(settings, folder, target, run)
     except (
         checkpoints.CheckpointError,
         ClusterError,
+        CourseError,
         data.DataError,
         export.ExportError,
         parity.ParityError,
@@ -131,17 +139,49 @@ def _parser(prog: str, script: Any) -> argparse.ArgumentParser:
     place.add_argument(
         "--data-dir", type=Path, default=Path(".data"), help="data files; missing ones are downloaded [%(default)s]"
     )
+    place.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="data of your own: a folder of images, or a .csv; see docs/howto/train.md",
+    )
     place.add_argument("--accept-other-data", action="store_true", help="train on files whose SHA-256 is another one")
     place.add_argument(
         "--out", type=Path, default=Path("models"), help="the model repository to publish in [%(default)s]"
     )
     place.add_argument("--version", type=int, default=1, help="the version to publish [%(default)s]")
     place.add_argument("--replace", action="store_true", help="publish even where that version exists")
+    place.add_argument(
+        "--may-lack",
+        type=_names,
+        default=(),
+        metavar="FORMATS",
+        help="publish without those of savedmodel, onnx, tflite that cannot be had; the manifest says why",
+    )
     course = parser.add_argument_group("the run")
     course.add_argument(
         "--runs", type=Path, default=Path(".runs"), help="checkpoints and TensorBoard logs go here [%(default)s]"
     )
-    course.add_argument("--resume", action="store_true", help="go on after the last finished epoch")
+    course.add_argument(
+        "--resume", action="store_true", help="go on after the last finished epoch, also for more --epochs"
+    )
+    course.add_argument(
+        "--patience",
+        type=whole_number,
+        default=0,
+        help="stop after that many epochs without a better one; 0: never [0]",
+    )
+    course.add_argument(
+        "--monitor", default="", metavar="METRIC", help="what says which epoch is better [the loss on held-out data]"
+    )
+    course.add_argument("--precision", choices=PRECISIONS, default="float32", help="of what is computed [%(default)s]")
+    course.add_argument(
+        "--callbacks",
+        default="",
+        metavar="PLACE",
+        help="file.py:function or module:function that gives Keras callbacks",
+    )
+    course.add_argument("--mlflow", default="", metavar="URI", help="an MLflow server or folder that metrics go to")
     course.add_argument(
         "--cluster", type=_addresses, default=(), help="HOST:PORT of each process, the first is the chief"
     )
@@ -182,6 +222,14 @@ _KINDS: dict[type, Callable[[str], Any]] = {int: whole_number, float: number, st
 
 def _addresses(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in _PUBLISHED:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(_PUBLISHED)}")
+    return names
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def card(manifest: Manifest, sizes: Mapping[str, int]) -> str:
         "Inputs and outputs": list(_signatures(manifest)),
         "Files": _table(("file", "bytes"), [(f"`{name}`", f"{size:,}") for name, size in files.items()]),
         "Formats compared with the trained model": _parity(manifest),
+        "Formats left out": [f"- {name}: {reason}" for name, reason in manifest.left_out.items()],
         "Hyper-parameters": _table(
             ("name", "value"), [(f"`{key}`", f"{value}") for key, value in manifest.training.items()]
         ),

@@ -23,6 +23,8 @@ from typing import TextIO
 import numpy as np
 import numpy.typing as npt
 
+from training import own_sets
+
 _TIMEOUT_S = 60
 _PLAIN_WORD = re.compile(r"[a-z]+")
 
@@ -53,14 +55,27 @@ class Review:
 class DataFolder:
     """A folder of data files. Missing ones are downloaded into it, and every file is checked when it is asked for.
 
-    With `accept_other` a file that is there already may be any file: its hash is recorded, not compared.
+    With `accept_other` a file that is there already may be any file: its hash is recorded, not compared. `own` is a
+    folder or file that the trainers read in place of all that; see `own_sets`.
     """
 
-    def __init__(self, root: Path, *, accept_other: bool = False) -> None:
+    def __init__(self, root: Path, *, accept_other: bool = False, own: Path | None = None) -> None:
         self.root = root
         self.accept_other = accept_other
+        self.own = own
         self.hashes: dict[str, str] = {}
         self.licences: dict[str, str] = {}
+
+    def own_set(self) -> Path | None:
+        """The data of one's own, whose hash is recorded; None where there are none. Raises `DataError`."""
+        if self.own is None:
+            return None
+        if not self.own.exists():
+            raise DataError(f"--data: there is no {self.own}")
+        if self.own.name not in self.hashes:
+            self.hashes[self.own.name] = own_sets.digest(self.own)
+            self.licences[self.own.name] = "the trainer's own data"
+        return self.own
 
     def has(self, source: Source) -> bool:
         """Whether the file is there, right or wrong."""
@@ -150,6 +165,11 @@ MNIST_TEST = (
 
 def mnist(folder: DataFolder, part: tuple[Source, Source]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
     """Images [n, 28, 28, 1] and labels [n] of `MNIST_TRAIN` or `MNIST_TEST`. Raises `DataError`."""
+    if (own := folder.own_set()) is not None:
+        try:
+            return own_sets.digits(own, is_test=part == MNIST_TEST)
+        except own_sets.OwnSetError as error:
+            raise DataError(str(error)) from error
     images, labels = (read_idx(folder.file(source)) for source in part)
     if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
         raise DataError(f"{part[0].path} and {part[1].path} do not fit: {images.shape} images, {labels.shape} labels")
@@ -214,6 +234,11 @@ def imdb(folder: DataFolder, part: Source) -> list[Review]:
 
     Raises `DataError`.
     """
+    if (own := folder.own_set()) is not None:
+        try:
+            return [Review(text=text, label=label) for text, label in own_sets.texts(own, is_test=part is IMDB_TEST)]
+        except own_sets.OwnSetError as error:
+            raise DataError(str(error)) from error
     if folder.has(part):
         return read_tsv(folder.file(part))
     return read_archive(folder.file(IMDB_ARCHIVE), "train" if part is IMDB_TRAIN else "test")
@@ -222,7 +247,7 @@ def imdb(folder: DataFolder, part: Source) -> list[Review]:
 def sentences(folder: DataFolder, part: Sequence[Source] = SENTENCES) -> list[Review]:
     """The texts of those of the files that are there, none of which is needed. Raises `DataError`."""
     found: list[Review] = []
-    for source in part:
+    for source in part if folder.own is None else ():
         if folder.has(source):
             found += read_tsv(folder.file(source))
         else:
@@ -291,6 +316,10 @@ def corpus(folder: DataFolder) -> Iterator[list[str]]:
 
     Raises `DataError`.
     """
+    if folder.own is not None:
+        raise DataError(
+            "--data is for digits and sentiment; put a corpus of your own at corpus/, see docs/howto/train.md"
+        )
     if any(folder.has(source) for source in ENWIKI):
         for source in ENWIKI:
             with gzip.open(folder.file(source), "rt", encoding="utf-8") as lines:

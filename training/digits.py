@@ -171,7 +171,11 @@ def fit(
         return build(), optimizer
 
     def validate(model: keras.Model) -> dict[str, float]:
-        return {"held_out_accuracy": accuracy(predict(model, digits.held_out_images), digits.held_out_labels)}
+        probabilities, labels = predict(model, digits.held_out_images), digits.held_out_labels
+        return {
+            "held_out_loss": cross_entropy(probabilities, labels),
+            "held_out_accuracy": accuracy(probabilities, labels),
+        }
 
     held_out = validate if len(digits.held_out_images) else None
     each_epoch = each_epoch or batches(digits, settings, run)
@@ -187,6 +191,11 @@ def predict(model: keras.Model, images: npt.NDArray[Any]) -> npt.NDArray[np.floa
 def accuracy(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.integer]) -> float:
     """The part of the images that are read rightly."""
     return float((probabilities.argmax(1) == labels).mean())
+
+
+def cross_entropy(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.integer]) -> float:
+    """The mean loss: how little the right answers were expected."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7)).mean())
 
 
 def evaluate(model: keras.Model, digits: Digits) -> dict[str, float]:

@@ -1,19 +1,20 @@
 """Say which formats a trained model can be exported to, what stands in the way of the others, and what to do about it.
 
-MODEL is what `millrace export` takes. Every format is tried, into a folder that is thrown away; whether its answers are
-those of the trained model is for the export itself to measure.
+MODEL is what `millrace export` takes. Every format is exported, into a folder that is thrown away: what "works" was
+written, was run in its own runtime, and answered as the model does.
 """
 
 import argparse
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.export_command import prepare_tensorflow, source_arguments, source_of
+from training import console
+from training.export_command import opened, source_arguments
 
 PROG = "millrace doctor"
 
@@ -30,24 +31,37 @@ _ADVICE = {
         "a recurrent layer that is written as a loop: an LSTM with its usual activations and without a mask is one"
         " operator in every format"
     ),
+    "untracked": "make the table or variable an attribute of a layer of the model, so that it is saved with it",
     "Random|Stateless|Multinomial": "leave random numbers out of the graph that is served: call it with training=False",
 }
 _ANY = "compute the same from simpler operators, or leave that layer out of the exported model"
 
 
+_MISSES = "it can be written, but does not answer as the model does; `millrace export --force` writes it all the same"
+_OPERATOR = re.compile(r"\b([A-Z]\w+) \((?:node )?([^()]*)\)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """One thing that stands in the way of a format, the layers that it is in, and what to do about it."""
+
+    what: str
+    layers: tuple[str, ...]
+    advice: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was found of one format: `blocker` is empty where it can be written."""
+    """What was found of one format: there are no `obstacles` where it was written and answers as the model does."""
 
     format: str
     title: str
-    blocker: str = ""
-    advice: str = ""
+    obstacles: tuple[Obstacle, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns 0 where every format can be written, else 1."""
+    """Run the command; returns 0 where every format works, else 1."""
     parser = argparse.ArgumentParser(
         prog=PROG,
         description=__doc__,
@@ -56,74 +70,114 @@ def main(argv: list[str] | None = None) -> int:
     )
     source_arguments(parser)
     arguments = parser.parse_args(argv)
-    prepare_tensorflow()
+    return console.run(lambda: _answered(arguments))
+
+
+def _answered(arguments: argparse.Namespace) -> int:
     from training.export.model import ExportError
 
     try:
-        found = list(diagnose(source_of(arguments).open()))
+        found = list(diagnose(opened(arguments)))
     except (ExportError, OSError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1
     for line in told(found):
         print(line)
-    return 1 if any(finding.blocker for finding in found) else 0
+    return 1 if any(finding.obstacles for finding in found) else 0
 
 
-def told(findings: Iterable[Finding]) -> Iterator[str]:
-    """The findings as lines for people."""
+def told(findings: Sequence[Finding]) -> Iterator[str]:
+    """The findings as lines for people; what is noted of several formats comes once, at the end."""
     for finding in findings:
-        yield f"{'blocked' if finding.blocker else 'works  '}  {finding.title} ({finding.format})"
-        if finding.blocker:
-            yield f"         {finding.blocker}"
-            yield f"         what to do: {finding.advice}"
-        yield from (f"         note: {note}" for note in finding.notes)
+        yield f"{'blocked' if finding.obstacles else 'works  '}  {finding.title} ({finding.format})"
+        for obstacle in finding.obstacles:
+            where = f"; in layer {', '.join(map(repr, obstacle.layers))}" if obstacle.layers else ""
+            yield f"         {obstacle.what}{where}"
+            yield f"         what to do: {obstacle.advice}"
+    notes = dict.fromkeys(note for finding in findings for note in finding.notes)
+    for note in notes:
+        formats = [finding.format for finding in findings if note in finding.notes]
+        yield f"note     {', '.join(formats) if len(formats) < len(findings) else 'all formats'}: {note}"
 
 
 def diagnose(trained: Any) -> Iterator[Finding]:
-    """Try every format of a `Trained` model."""
+    """Export a `Trained` model to every format, into a folder that is thrown away, and say what became of each."""
+    from training.export import exporting
     from training.export.formats import FORMATS
-    from training.export.model import ExportError
 
     with tempfile.TemporaryDirectory() as scratch:
-        for name, form in FORMATS.items():
-            folder = Path(scratch) / name
-            folder.mkdir()
-            notes = tuple(_notes(name, trained))
-            try:
-                form.write(trained, folder / form.file)
-            except ExportError as error:
-                blocker = f"{error}{_layers(str(error), trained.exports.keras_model)}"
-                yield Finding(format=name, title=form.title, blocker=blocker, advice=_advice(str(error)), notes=notes)
-            else:
-                yield Finding(format=name, title=form.title, notes=notes)
+        found = exporting.tried(trained, list(FORMATS), Path(scratch), is_timed=False)
+    for row in found.rows[1:]:
+        obstacles = tuple(_obstacles(row, trained.exports.keras_model)) if row.missed else ()
+        notes = (*_notes(row.format, trained), *_nan_notes(row))
+        yield Finding(format=row.format, title=row.title, obstacles=obstacles, notes=notes)
+
+
+def _obstacles(row: Any, model: Any) -> Iterator[Obstacle]:
+    """Each operator that the reason names with the layers of its nodes, or the reason itself."""
+    reason = row.missed
+    if row.outputs:  # it was written and run
+        yield Obstacle(what=reason, layers=(), advice=_if_written(row))
+        return
+    nodes: dict[str, list[str]] = {}
+    for operator, node in _OPERATOR.findall(reason):
+        nodes.setdefault(operator, []).append(node)
+    if not nodes:
+        yield Obstacle(what=reason, layers=_layers([reason], model), advice=_advice(reason))
+    together: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for operator, paths in nodes.items():
+        place = _layers(paths, model), _advice(f"{operator} ({paths[0]}) {reason}")
+        together.setdefault(place, []).append(f"{operator} ({paths[0]})")
+    for (layers, advice), operators in together.items():
+        what = reason if len(nodes) == 1 else f"no operator for {', '.join(operators)}"
+        yield Obstacle(what=what, layers=layers, advice=advice)
+
+
+def _if_written(row: Any) -> str:
+    if row.format == "tflite-int8":
+        return f"take tflite-dynamic, or give typical inputs with --representative and real ones with --data; {_MISSES}"
+    if row.format in ("savedmodel", "onnx", "tflite"):
+        return f"take another format, and see by --data whether real inputs show it too; {_MISSES}"
+    return f"give real inputs, with labels, by --data; {_MISSES}"
 
 
 def _advice(reason: str) -> str:
-    operators = re.findall(r"\b([A-Z]\w+) \(", reason) + re.findall(r"operator (\w+)", reason)
     if "calibrated through a loop" in reason:
         return "use tflite-dynamic, or LSTM layers without a mask, which need no loop"
+    first = re.match(r"[A-Z]\w+ \(", reason)
     for begins, advice in _ADVICE.items():
-        if any(re.match(begins, operator) for operator in operators) or re.search(rf"\b({begins})\w*", reason):
+        if re.match(begins, reason) if first else re.search(rf"\b({begins})\w*", reason):
             return advice
     return _ANY
 
 
-def _layers(reason: str, model: Any) -> str:
-    """The Keras layers that the nodes named in the reason are in."""
+def _layers(reasons: Sequence[str], model: Any) -> tuple[str, ...]:
+    """The Keras layers that the nodes named in the reasons are in."""
     if model is None:
-        return ""
-    parts = {part for path in re.findall(r"[\w./-]+/[\w./-]+", reason) for part in path.split("/")}
+        return ()
+    paths = [path for reason in reasons for path in re.findall(r"[\w./-]+/[\w./-]+", reason)]
+    parts = {part for path in paths for part in path.split("/")}
     found = [
         layer.name
         for layer in model._flatten_layers(include_self=False)
         if any(re.fullmatch(rf"{re.escape(layer.name)}(_\d+)?", part) for part in parts)
     ]
-    named = ", ".join(f"'{name}'" for name in dict.fromkeys(found))
-    return f"; in layer {named}" if named else ""
+    return tuple(dict.fromkeys(found))
+
+
+def _nan_notes(row: Any) -> Iterator[str]:
+    for output in row.outputs:
+        if output.nans:
+            yield f"the model answers NaN to {output.nans} of {output.values} trial values in '{output.name}'"
 
 
 def _notes(name: str, trained: Any) -> Iterator[str]:
     """What works, but not as one might expect."""
+    from training.export.keras_model import renamed
+
+    model = trained.exports.keras_model
+    for before, after in renamed(model).items() if model is not None else ():
+        yield f"'{before}' is called '{after}', which every program can carry"
     specs = trained.exports.function.input_signature
     fixed = [spec.name for spec in specs if spec.shape.rank and spec.shape[0] is not None]
     if fixed and name in ("savedmodel", "onnx"):
@@ -132,7 +186,7 @@ def _notes(name: str, trained: Any) -> Iterator[str]:
         yield "takes one row at a time, since it has recurrent layers"
         yield from _unfused(trained.exports.keras_model)
     if name == "tflite-int8" and trained.exports.lite_function is not None:
-        yield "LSTMs lose most of their precision in full int8, so it will miss its bound; take tflite-dynamic"
+        yield "LSTMs lose most of their precision in full int8; take tflite-dynamic"
     if name == "tflite-int8":
         yield "give typical inputs with --representative; numbers drawn at random set the wrong ranges"
     if name == "coreml":

@@ -7,10 +7,13 @@ parity.md, parity.json and parity.png.
 """
 
 import argparse
-import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from training import console
+from training.outputs import Kind
 
 PROG = "millrace export"
 
@@ -18,21 +21,20 @@ PROG = "millrace export"
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 0, or 1 when a format was not published or an error was printed."""
     arguments = _parser().parse_args(argv)
-    prepare_tensorflow()
+    return console.run(lambda: _answered(arguments))
+
+
+def _answered(arguments: argparse.Namespace) -> int:
     from training import data
     from training.export.model import ExportError
 
     try:
         return _export(arguments)
+    except BrokenPipeError:
+        raise
     except (data.DataError, ExportError, OSError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1
-
-
-def prepare_tensorflow() -> None:
-    """Keep TensorFlow off GPUs, so that no graph depends on one, and its log short; before it is imported."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +49,45 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=Path, help="a file with one label a line, packed with the model")
     parser.add_argument("--code", type=Path, help="a Python file that registers the model's own Keras classes")
     parser.add_argument("--trust", action="store_true", help="run the Python code of Lambda layers in the model's file")
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="examples to compare and score on, with their labels: .npz with the inputs by name and `labels`, .npy,"
+        " .csv, a folder of images with a folder for each label, or module:function that returns a tf.data.Dataset",
+    )
+    parser.add_argument("--representative", metavar="DATA", help="typical inputs, in the same forms, for full int8")
+    parser.add_argument(
+        "--outputs",
+        type=_kinds,
+        default={},
+        metavar="NAME=KIND,...",
+        help="what outputs are for, where it is guessed wrong: numbers, classes, labels, ids or exact",
+    )
+
+
+def _kinds(text: str) -> dict[str, Kind]:
+    """The kinds of outputs by their names, of a list such as `kind=classes,price=numbers`."""
+    found = {}
+    for part in text.split(","):
+        name, _, kind = part.rpartition("=")
+        if not name or kind not in [*Kind]:
+            raise argparse.ArgumentTypeError(f"{part!r} is not NAME=KIND; kinds are {', '.join(Kind)}")
+        found[name] = Kind(kind)
+    return found
+
+
+def opened(arguments: argparse.Namespace) -> Any:
+    """The `Trained` model that the flags name, with the data that they name. Raises `ExportError`."""
+    from training.data import DataFolder
+    from training.export import own_data, source
+
+    trained = source_of(arguments).open()
+    if getattr(arguments, "data_dir", None) is not None:
+        folder = DataFolder(arguments.data_dir, accept_other=arguments.accept_other_data)
+        trained = own_data.with_own_data(trained, folder, arguments.limit)
+    limit = getattr(arguments, "limit", None)
+    trained = source.with_data(trained, arguments.data, arguments.representative, limit)
+    return replace(trained, kinds=arguments.outputs)
 
 
 def source_of(arguments: argparse.Namespace) -> Any:
@@ -76,11 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", default="savedmodel,onnx,tflite", metavar="FORMATS", help=_formats_help())
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write; it must not exist")
     parser.add_argument("--replace", action="store_true", help="write it even where it exists")
-    parser.add_argument("--data", type=Path, metavar="FILE", help=".npz with the inputs by name and their `labels`")
     parser.add_argument("--data-dir", type=Path, help="Millrace's data folder, for the models that come with it")
     parser.add_argument("--accept-other-data", action="store_true", help="take files whose SHA-256 is another one")
     parser.add_argument("--limit", type=int, help="score at most that many test examples [all]")
-    parser.add_argument("--representative", type=Path, metavar="FILE", help=".npz with typical inputs, for full int8")
     parser.add_argument(
         "--force", action="store_true", help="publish formats that miss their bound; the manifest says so"
     )
@@ -97,8 +136,7 @@ def _export(arguments: argparse.Namespace) -> int:
     import msgspec
 
     from millrace.artifacts import manifest
-    from training.data import DataFolder
-    from training.export import exporting, formats, own_data, report, source
+    from training.export import exporting, formats, report
     from training.export.model import ExportError
 
     wanted, out = formats.chosen(arguments.to), arguments.out
@@ -107,11 +145,7 @@ def _export(arguments: argparse.Namespace) -> int:
     given = source_of(arguments)
     if out.exists() and (folder := given.folder()) is not None and folder.samefile(out):
         raise ExportError(f"{out} is the model's own folder, whose files the export is made from; choose another --out")
-    trained = given.open()
-    if arguments.data_dir is not None:
-        folder = DataFolder(arguments.data_dir, accept_other=arguments.accept_other_data)
-        trained = own_data.with_own_data(trained, folder, arguments.limit)
-    trained = source.with_arrays(trained, arguments.data, arguments.representative, arguments.limit)
+    trained = opened(arguments)
     with exporting.placed(out) as staging:
         found = exporting.export(trained, wanted, staging, force=arguments.force)
         if trained.vocabulary is not None:
@@ -119,7 +153,12 @@ def _export(arguments: argparse.Namespace) -> int:
         if trained.description.labels:
             (staging / "labels.txt").write_text("".join(f"{label}\n" for label in trained.description.labels))
         version = int(out.name) if out.name.isdigit() else trained.description.version
-        description = msgspec.structs.replace(trained.description, version=version, parity=exporting.parities(found))
+        description = msgspec.structs.replace(
+            trained.description,
+            version=version,
+            parity=exporting.parities(found),
+            left_out=exporting.left_out(found),
+        )
         manifest.write(staging, description)
     print(report.markdown(found))
     print(f"wrote {out}")

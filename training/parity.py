@@ -1,9 +1,7 @@
 """Parity: what an exported model answers, in the runtime that will serve it, against what the trained model answers.
 
-Formats that keep the weights' 32 bits are *exact*: floats may differ by `TOLERANCE`. Integers (ids of neighbours) must
-be the same in the first column, but for one row in a hundred: two candidates whose floats differ by less than the
-tolerance may change places. Formats that round weights are judged by what becomes of the answers: see
-`Measured.missed`.
+Every output is compared, by its kind; see `outputs`, where the bounds are. The score on a test set is compared too,
+where there is one: a format that rounds weights is refused for a score that the sample shows to be lower.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace.artifacts.manifest import Parity
+from training import confidence, outputs
+from training.console import quiet
+from training.outputs import Kind, Seen
 
-TOLERANCE = 1e-4
 SCORE_POINTS = 0.3  # what a format with rounded weights may lose of the score, in points of a hundred
-_SAME_ANSWERS = (
-    1 - SCORE_POINTS / 100
-)  # where there is no score: the part of the examples with the trained model's answer
-_OF_RANGE = 0.01  # where answers are no classes either: the largest difference, as a part of the outputs' range
-_SAME_IDS = 0.99
+OF_SPREAD = {"tflite-fp16": outputs.OF_SPREAD_16}  # by format, where it is not `outputs.OF_SPREAD`
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-Run = Callable[[Arrays], dict[str, npt.NDArray[Any]]]
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+Run = Callable[[Arrays], dict[str, Array]]
+Kinds = Mapping[str, Kind]  # of outputs by their names; the others' are guessed
+Rights = npt.NDArray[np.bool_]  # which of the test examples got their label
 
 
 class ParityError(Exception):
@@ -33,79 +32,100 @@ class ParityError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """How an exported model answered, beside the trained one, on the same examples.
+class Judged:
+    """One output of an exported model beside the trained model's.
 
-    `furthest` is the output with the largest difference, `spread` the range of the trained model's floats.
-    `same_answers` is the part of the examples whose class, or first id, is the trained model's; None where outputs are
-    neither.
+    `relative_error` is that of the worst column, beside the spread of its values; `same_answers` is the part of the
+    answers that are the trained model's, None where the values are numbers; `nans` of the `values` are NaN in the
+    trained model.
     """
 
-    furthest: str
+    name: str
+    kind: Kind
     max_abs_difference: float
-    spread: float
+    relative_error: float | None
     same_answers: float | None
-    same_ids: float
+    nans: int
+    values: int
+    missed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """How an exported model answered, beside the trained one, on the same examples."""
+
+    seen: Sequence[Seen]
+    kinds: Kinds
     examples: int
 
-    def missed(self, *, exact: bool, points_lost: float | None = None) -> str:
-        """What is wrong, in a sentence; empty where the model may be published.
+    @property
+    def max_abs_difference(self) -> float:
+        """The largest difference of two floats; NaN where one model has a number and the other has none."""
+        return max((np.nan if seen.other_finiteness else seen.max_abs_difference for seen in self.seen), default=0.0)
 
-        `exact` formats differ by at most `TOLERANCE`. The others may lose `SCORE_POINTS` of the score on a test set;
-        without one, as many of the examples may get another class, or, where the answers are no classes, numbers may
-        differ by 1 % of their range.
-        """
-        if exact:
-            other_ids = f"only {self.same_ids:.1%} of the rows give the trained model's ids"
-            return self._beyond(TOLERANCE) or (other_ids if self.same_ids < _SAME_IDS else "")
-        if np.isnan(self.max_abs_difference):
-            return self._beyond(0.0)
-        if points_lost is not None:
-            lower = f"the score is {points_lost:.2f} points lower; {SCORE_POINTS} are allowed"
-            return lower if points_lost > SCORE_POINTS else ""
-        if self.same_answers is None:
-            return self._beyond(_OF_RANGE * self.spread)
-        fewer = f"only {self.same_answers:.1%} of the answers are the trained model's; {_SAME_ANSWERS:.1%} are needed"
-        return fewer if self.same_answers < _SAME_ANSWERS else ""
+    @property
+    def same_answers(self) -> float | None:
+        """The part of the answers that are the trained model's, of the output where it is the least."""
+        found = [seen.same_answers(self.kinds[seen.name]) for seen in self.seen]
+        return min((same for same in found if same is not None), default=None)
 
-    def _beyond(self, allowed: float) -> str:
-        if self.max_abs_difference <= allowed:  # false for NaN
-            return ""
-        return (
-            f"output '{self.furthest}' differs from the trained model by {self.max_abs_difference:.2g}; at most"
-            f" {allowed:.2g} is allowed"
-        )
+    def judged(self, *, exact: bool, of_spread: float = outputs.OF_SPREAD) -> list[Judged]:
+        """Every output in the trained model's order. An `exact` format keeps the weights' 32 bits."""
+        return [
+            Judged(
+                name=seen.name,
+                kind=(kind := self.kinds[seen.name]),
+                max_abs_difference=seen.max_abs_difference,
+                relative_error=seen.relative_error(),
+                same_answers=seen.same_answers(kind),
+                nans=seen.nans,
+                values=seen.values,
+                missed=seen.missed(kind, is_exact=exact, of_spread=of_spread),
+            )
+            for seen in self.seen
+        ]
+
+    def missed(self, *, exact: bool, of_spread: float = outputs.OF_SPREAD) -> str:
+        """What is wrong, in a sentence for each output; empty where the model may be published."""
+        return "; ".join(judged.missed for judged in self.judged(exact=exact, of_spread=of_spread) if judged.missed)
 
 
-def measure(name: str, trained: Run, exported: Run, batches: Sequence[Arrays]) -> Measured:
+def measure(name: str, trained: Run, exported: Run, batches: Sequence[Arrays], kinds: Kinds | None = None) -> Measured:
     """Run both models on the batches. Raises `ParityError` where names, shapes or types are not the same.
 
-    `name` is the format's, for the message.
+    `name` is the format's, for the message. `kinds` says of outputs what their values are for.
     """
-    difference, furthest, same, ids, floats = 0.0, "", [], [], [np.zeros(0)]
+    seen: dict[str, Seen] = {}
     for batch in batches:
         expected, found = trained(batch), exported(batch)
         _check_form(name, expected, found)
+        ranked = _ranked(expected)
         for output, wanted in expected.items():
-            if wanted.dtype.kind == "f" and wanted.size:
-                largest = float(np.abs(wanted - found[output]).max())
-                furthest = furthest or output
-                if largest > difference or np.isnan(largest):
-                    difference, furthest = largest, output
-                floats.append(np.array([wanted.min(), wanted.max()]))
-            elif wanted.dtype.kind in "iu":
-                ids.append(wanted[..., 0].ravel() == found[output][..., 0].ravel())
-        answers = classes(expected), classes(found)
-        if answers[0] is not None and answers[1] is not None:
-            same.append(answers[0] == answers[1])
+            one = seen.setdefault(output, Seen(output))
+            one.is_ranked = output in ranked
+            one.add(wanted, found[output])
+    if unknown := (kinds or {}).keys() - seen.keys():
+        raise ParityError(f"there is no output {', '.join(sorted(unknown))}; there are {', '.join(seen)}")
     return Measured(
-        furthest=furthest,
-        max_abs_difference=difference,
-        spread=float(np.ptp(np.concatenate(floats))) if len(floats) > 1 else 0.0,
-        same_answers=float(np.concatenate(same).mean()) if same else None,
-        same_ids=float(np.concatenate(ids).mean()) if ids else 1.0,
-        examples=sum(len(next(iter(batch.values()))) for batch in batches),
+        seen=list(seen.values()),
+        kinds={name: one.fitting((kinds or {}).get(name, one.kind())) for name, one in seen.items()},
+        examples=sum(_rows(batch) for batch in batches),
     )
+
+
+def _rows(batch: Arrays) -> int:
+    first = next(iter(batch.values()))
+    return len(first) if first.ndim else 1
+
+
+def _ranked(expected: Arrays) -> set[str]:
+    """The outputs of ids that have falling scores beside them, in an output of the same shape: a top-k's."""
+    falling = [
+        scores.shape
+        for scores in expected.values()
+        if scores.dtype.kind == "f" and scores.ndim > 1 and scores.shape[-1] > 1 and (np.diff(scores) <= 0).all()
+    ]
+    return {name for name, array in expected.items() if array.dtype.kind in "iu" and array.shape in falling}
 
 
 def _check_form(name: str, expected: Arrays, found: Arrays) -> None:
@@ -119,38 +139,71 @@ def _check_form(name: str, expected: Arrays, found: Arrays) -> None:
             )
 
 
-def classes(outputs: Arrays) -> npt.NDArray[Any] | None:
-    """The answer for each row: the first id where ids come out, else the largest column, or which side of one half.
+def rights(run: Run, tested: Sequence[tuple[Arrays, Array]], kinds: Kinds | None = None) -> Rights:
+    """Which of the labels are the model's answer: [examples], or [examples, labels] where each has several.
 
-    None where the first output of floats is neither a row of scores nor a probability.
+    Raises `ParityError` where no output can be scored with such labels; see `scored`.
     """
-    for output in outputs.values():
-        if output.dtype.kind in "iu" and output.ndim == 2:
-            ids: npt.NDArray[Any] = output[:, 0]
-            return ids
-    first = next((output for _, output in sorted(outputs.items()) if output.dtype.kind == "f"), None)
-    if first is None or first.ndim not in (1, 2):
-        return None
-    if first.ndim == 2 and first.shape[1] > 1:
-        columns: npt.NDArray[Any] = first.argmax(axis=1)
-        return columns
-    return first.ravel() > 0.5 if ((first >= 0) & (first <= 1)).all() else None
-
-
-def score(run: Run, tested: Sequence[tuple[Arrays, npt.NDArray[Any]]]) -> float:
-    """The part of the test examples that get their label. Raises `ParityError` where the answers are no classes."""
     right = []
     for batch, labels in tested:
-        answers = classes(run(batch))
-        if answers is None:
-            raise ParityError("the model's answers are no classes, so they cannot be scored with labels")
-        right.append(answers == labels)
-    return float(np.concatenate(right).mean())
+        found = run(batch)
+        right.append(_answer(found[scored(found, labels, kinds or {})], labels) == labels)
+    return np.concatenate(right)
 
 
-def compare(name: str, trained: Run, exported: Run, batches: Sequence[Arrays]) -> Parity:
+def scored(found: Arrays, labels: Array, kinds: Kinds) -> str:
+    """The output that labels are compared with: one that is said to hold answers, else the first that can.
+
+    Ids come first, then distributions. Raises `ParityError` where there is none.
+    """
+    said = [name for name in found if kinds.get(name) not in (None, Kind.NUMBERS)]
+    guessed = sorted((name for name in found if name not in kinds), key=lambda name: _place(found[name]))
+    for name in (*said, *guessed):
+        answer = _answer(found[name], labels)
+        if answer is not None and answer.shape == labels.shape:
+            return name
+    raise ParityError("no output is a class for each row, so the model cannot be scored with these labels")
+
+
+def _place(array: Array) -> int:
+    if array.dtype.kind in "iu":
+        return 0
+    return 1 if array.ndim == 2 and np.allclose(array.sum(axis=-1), 1, atol=1e-3) else 2
+
+
+def _answer(array: Array, labels: Array) -> Array | None:
+    """The answer for each label: an id, the largest column, or the side of one half; None where there is none."""
+    if labels.ndim == 2:
+        return array > 0.5 if array.shape == labels.shape else None
+    if array.dtype.kind in "iu" and array.ndim in (1, 2) and array.size:
+        return array if array.ndim == 1 else array[:, 0]
+    if array.dtype.kind != "f" or array.ndim not in (1, 2):
+        return None
+    if array.ndim == 2 and array.shape[1] > 1:
+        largest: Array = array.argmax(axis=1)
+        return largest if labels.max(initial=0) < array.shape[1] else None
+    side = array.ravel()
+    return (side > 0.5).astype(np.int64) if ((side >= 0) & (side <= 1)).all() else None
+
+
+def score_missed(trained: Rights, exported: Rights) -> str:
+    """What is wrong with the score of a format with rounded weights; empty where its loss may be chance."""
+    before, after = trained.ravel(), exported.ravel()
+    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+    if confidence.least_loss(lost, won, len(before)) <= SCORE_POINTS / 100:
+        return ""
+    points = 100 * (lost - won) / len(before)
+    return f"the score is {points:.2f} points lower on {len(before)} labels; {SCORE_POINTS} are allowed"
+
+
+def score(run: Run, tested: Sequence[tuple[Arrays, Array]], kinds: Kinds | None = None) -> float:
+    """The part of the test labels that are the model's answer. Raises `ParityError` where answers are no classes."""
+    return float(rights(run, tested, kinds).mean())
+
+
+def compare(name: str, trained: Run, exported: Run, batches: Sequence[Arrays], kinds: Kinds | None = None) -> Parity:
     """How far apart an exact format's answers to the batches are. Raises `ParityError` when that is too far."""
-    found = measure(name, trained, exported, batches)
+    found = measure(name, trained, exported, batches, kinds)
     if missed := found.missed(exact=True):
         raise ParityError(f"{name}: {missed}")
     return Parity(
@@ -191,7 +244,10 @@ def tflite(path: Path) -> Run:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(model_path=str(path), num_threads=1).get_signature_runner("serving_default")
+    with quiet():  # it tells of its parts
+        interpreter = Interpreter(model_path=str(path), num_threads=1)
+        interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner("serving_default")
     one_row = all(details["shape_signature"][:1] == [1] for details in runner.get_input_details().values())
 
     def run(batch: Arrays) -> dict[str, npt.NDArray[Any]]:

@@ -23,8 +23,10 @@ import tensorflow as tf
 from training import checkpoints, progress
 from training.checkpoints import Checkpoint, CheckpointError
 from training.cluster import Cluster
+from training.course import Course, CourseError
+from training.tracking import Tracking, tracking
 
-CHECKPOINT = "checkpoint.npz"
+CHECKPOINT, BEST = "checkpoint.npz", "best.npz"
 
 Item = TypeVar("Item")
 History = list[dict[str, float]]
@@ -32,10 +34,14 @@ History = list[dict[str, float]]
 
 @dataclass(slots=True, kw_only=True)
 class Epoch:
-    """One pass over the data: its number, from 0, and the metrics that the loop fills in."""
+    """One pass over the data: its number, from 0, and the metrics that the loop fills in.
+
+    A loop that sets `is_last` ends the run after this epoch.
+    """
 
     number: int
     of: int
+    is_last: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
 
     def progress(self, items: Iterable[Item], total: int) -> Iterator[Item]:
@@ -47,12 +53,24 @@ class Run:
     """The epochs of one training, in a folder of their own: `checkpoint.npz`, and the logs of TensorBoard.
 
     `settings` is the script's frozen dataclass; `hashes` are those of the data, and are read when the first epoch
-    begins. With `resume` the run goes on after the last finished epoch, where there is one.
+    begins. With `resume` the run goes on after the last finished epoch, where there is one, also for more epochs than
+    it was begun with. `course` says when it stops before the last epoch; the variables are then those of the best one,
+    which is kept in `best.npz`. Raises `CourseError` for several processes that are to stop by themselves.
     """
 
     def __init__(
-        self, folder: Path, settings: Any, hashes: Mapping[str, str], *, resume: bool = False, cluster: Cluster
+        self,
+        folder: Path,
+        settings: Any,
+        hashes: Mapping[str, str],
+        *,
+        resume: bool = False,
+        cluster: Cluster,
+        course: Course | None = None,
     ) -> None:
+        self.course = course or Course()
+        if self.course.patience and cluster.size > 1:
+            raise CourseError("--patience is for one process; train without --cluster")
         self.folder = folder
         self.settings = settings
         self.cluster = cluster
@@ -78,21 +96,48 @@ class Run:
         if self._resume:
             self._restore(variables)
         begun = time.monotonic()
-        with contextlib.closing(self._writer()) as writer:
+        with contextlib.closing(self._writer()) as writer, self._tracking() as tracked:
             for number in range(len(self.history), count):
+                if self.course.is_over(self.history):
+                    print(f"no epoch was better than epoch {self.course.best_epoch(self.history) + 1}: stopping")
+                    break
                 epoch = Epoch(number=number, of=count)
                 yield epoch
                 self.history.append(epoch.metrics)
                 self._log(epoch, writer, time.monotonic() - begun)
                 if self.cluster.is_chief:
-                    values = [np.asarray(variable) for variable in variables]
-                    Checkpoint(origin=self.origin, history=self.history, values=values).write(self.folder / CHECKPOINT)
+                    tracked.log(epoch.metrics, number + 1)
+                    self._keep(variables)
+                if epoch.is_last:
+                    break
+        if self.course.patience and self.history:
+            self._take_best(variables)
+
+    def _keep(self, variables: Sequence[Any]) -> None:
+        values = [np.asarray(variable) for variable in variables]
+        checkpoint = Checkpoint(origin=self.origin, history=self.history, values=values)
+        checkpoint.write(self.folder / CHECKPOINT)
+        if self.course.patience and self.course.best_epoch(self.history) == len(self.history) - 1:
+            checkpoint.write(self.folder / BEST)
+
+    def _take_best(self, variables: Sequence[Any]) -> None:
+        """Give the variables the values of the best epoch, as far as it was kept: those before `patience` were not."""
+        best, kept = self.course.best_epoch(self.history), checkpoints.read(self.folder / BEST)
+        if kept is None or list(kept.history) != self.history[: best + 1]:
+            return
+        for variable, value in zip(variables, kept.values, strict=True):
+            variable.assign(value)
+        print(f"keeping epoch {best + 1}, the best")
+
+    def _tracking(self) -> contextlib.AbstractContextManager[Tracking]:
+        address = self.course.mlflow if self.cluster.is_chief else ""
+        return tracking(address, self.folder.parent.name or "training", self.hyper_parameters)
 
     def _restore(self, variables: Sequence[Any]) -> None:
         path = self.folder / CHECKPOINT
         found = checkpoints.read(path) if self.cluster.is_chief else None
         if found:
-            checkpoints.check_origin(path, found.origin, self.origin)
+            checkpoints.check_origin(path, self._with_more_epochs(found.origin), self.origin)
             self.history = [dict(metrics) for metrics in found.history]
         epochs = int(self.cluster.from_chief(np.array(len(self.history), np.int32)))
         if not epochs:
@@ -105,6 +150,11 @@ class Run:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(self.cluster.from_chief(value))
         print(f"going on after epoch {epochs}")
+
+    def _with_more_epochs(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The checkpoint's origin; more epochs than its are no other training."""
+        wanted = self.origin.get("epochs", 0)
+        return {**found, "epochs": wanted} if 0 < found.get("epochs", 0) < wanted else dict(found)
 
     def _writer(self) -> Any:
         if not self.cluster.is_chief:

@@ -265,10 +265,16 @@ def fit(settings: Settings, run: Run, vocabulary_size: int, texts: Texts, held_o
         run,
         epochs=settings.epochs,
         steps=steps,
-        validate=lambda model: {
-            f"held_out_{name}": accuracy(predict(model, part), part) for name, part in held_out.items()
-        },
+        validate=lambda model: validated({name: predict(model, part) for name, part in held_out.items()}, held_out),
     )
+
+
+def validated(answers: Mapping[str, Floats], held_out: Parts) -> dict[str, float]:
+    """The mean loss over all held-out texts, and the accuracy on each part."""
+    expected = [found[np.arange(len(found)), held_out[name].labels] for name, found in answers.items()]
+    loss = float(-np.log(np.maximum(np.concatenate(expected), 1e-7)).mean())
+    accuracies = {f"held_out_{name}": accuracy(found, held_out[name]) for name, found in answers.items()}
+    return {"held_out_loss": loss, **accuracies}
 
 
 def count_batches(texts: Texts, settings: Settings) -> int:

@@ -66,6 +66,7 @@ class Settings:
 def train(settings: Settings, folder: data.DataFolder, target: export.Target, run: Run) -> None:
     """Train, evaluate, export and publish; the steps below in their order."""
     run.cluster.check_alone(NAME)
+    run.course.check_plain(NAME)
     vocabulary, corpus = read_corpus(folder, settings.vocabulary_size)
     print(f"{len(corpus.words):,} words, {len(vocabulary):,} of them different")
     vectors = finished(fit(settings, corpus, run))

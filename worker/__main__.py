@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 from functools import partial
-from pathlib import Path
 
 from millrace import logs
 from millrace.artifacts.configs import ConfigError
@@ -16,6 +15,9 @@ from millrace.commandline import REDIS_URL_HELP, Parser, device
 from millrace.devices import DEVICE_HELP
 from millrace.settings import SettingsError, load
 from worker.backends import FORMATS
+from worker.metrics import served_metrics
+from worker.mirroring.cache import CacheError
+from worker.mirroring.following import StoreFollower
 from worker.process import Worker
 from worker.processes.host import MODULES, ModelProcesses
 from worker.processes.starter import ProcessStarter
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             "millrace work --models models --device cuda",
         ],
     )
-    parser.add_setting("--models", WorkerSettings, "the model repository", type=Path)
+    parser.add_setting("--models", WorkerSettings, "the model repository: a folder, or the URL of a store")
     parser.add_setting("--redis-url", WorkerSettings, REDIS_URL_HELP)
     parser.add_setting("--device", WorkerSettings, DEVICE_HELP, type=device)
     parser.add_setting("--backend", WorkerSettings, "the format to load", choices=["auto", *FORMATS])
@@ -50,14 +52,20 @@ def main(argv: list[str] | None = None) -> int:
             _log.warning("models may run Python code of their own (allow_code)")
         broker = RedisBroker(settings.redis_url)
         starter = ProcessStarter.forked(MODULES)  # first of all, for nothing has started a thread yet
+        follower = StoreFollower(settings) if isinstance(settings.models, str) else None
+        if follower:
+            settings = settings.model_copy(update={"models": follower.folder})
         worker = Worker(
             settings, broker, partial(ModelProcesses, settings, broker, environ=os.environ, starter=starter)
         )
+        if follower:
+            follower.start(worker.versions_in_use)
         for number in (signal.SIGTERM, signal.SIGINT):
             # In a thread: a handler that sets an event may meet the main thread inside that event's lock.
             signal.signal(number, lambda *_: threading.Thread(target=worker.stop).start())
-        worker.run()
-    except (SettingsError, RepositoryError, ConfigError) as error:
+        with served_metrics(settings, worker.id, worker.usage):
+            worker.run()
+    except (SettingsError, RepositoryError, ConfigError, CacheError) as error:
         print(f"millrace work: {error}", file=sys.stderr)
         return 2
     return 1 if worker.has_failed else 0

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import uuid
+from pathlib import Path
 
 from msgspec import structs
 
@@ -19,12 +20,13 @@ from millrace.artifacts.configs import ConfigError
 from millrace.artifacts.repository import RepositoryError
 from millrace.broker.base import Broker
 from millrace.broker.keys import Queue
-from millrace.protocol.desired_state import DesiredStates
+from millrace.outage import Outage
+from millrace.protocol.desired_state import DesiredState, DesiredStates
 from millrace.protocol.errors import Unavailable
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from worker.reconciling.catalogue import Catalogue
 from worker.reconciling.files import Stillness
-from worker.reconciling.hosts import HostContext, MakeHost
+from worker.reconciling.hosts import HostContext, HostUsage, MakeHost
 from worker.reconciling.versions import UNLOAD_GRACE_S, Versions
 from worker.settings import WorkerSettings
 
@@ -57,10 +59,11 @@ class Worker:
         self._has_changed = threading.Event()
         self._must_reconcile = threading.Event()
         self._knows_desired_states = threading.Event()
-        self._catalogue = Catalogue(settings.models, settings.models_config)
+        self._catalogue = Catalogue(Path(settings.models), settings.models_config)
         self._desired_states = DesiredStates(self._link.clock.now_ms)
         self._others: list[WorkerAnnouncement] = []
         self._catalogue_error = ""
+        self._outage = Outage(_log)
         self._host = make_host(
             HostContext(worker=self.id, clock=self._link.clock, on_change=self._has_changed.set, on_failure=self._fail)
         )
@@ -74,10 +77,22 @@ class Worker:
             stillness=Stillness(min(settings.poll_s, _STILL_S)),
         )
 
+    def usage(self) -> HostUsage:
+        """What its models take and do now; any thread may ask."""
+        return self._host.usage()
+
     def stop(self) -> None:
         """Tell `run` to drain and return."""
         self._stopping.set()
         self._must_reconcile.set()
+
+    def versions_in_use(self) -> set[tuple[str, int]]:
+        """The versions that this worker or another holds, or that operators name. Waits until those are known."""
+        self._knows_desired_states.wait()
+        announced = (self._versions.announcements(), *(worker.models for worker in self._others))
+        held = {(model.name, model.version) for models in announced for model in models if model.state != "END"}
+        states = self._desired_states.by_model.items()
+        return held | {(name, version) for name, state in states for version in _named(state)}
 
     def run(self) -> None:
         """Load, serve until `stop`, drain. Raises `RepositoryError` or `ConfigError` where there is nothing to read."""
@@ -188,8 +203,9 @@ class Worker:
                     leaving = self._announce_leaving(leaving)
                 self._host.check()
                 self._link.renew(self._host.consumers())
+                self._outage.answered()
             except Unavailable as error:
-                _log.warning("the queue does not answer", extra={"reason": str(error)})
+                self._outage.failed(error)
             self._knows_desired_states.set()
             self._pause(period_s, shortest_s=max(_SHORTEST_HEARTBEAT_S, _SHARE * (time.monotonic() - began)))
 
@@ -236,3 +252,8 @@ class Worker:
             self._must_reconcile.set()
         if missing := self._desired_states.missing_from(desired_states):
             self._link.put_back(missing)
+
+
+def _named(state: DesiredState) -> set[int]:
+    """The versions that an operator's document names."""
+    return {*state.pinned, *(state.policy.specific if state.policy else ())}

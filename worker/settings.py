@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
+from millrace.artifacts import storeurl
 from millrace.devices import device_name
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
@@ -15,10 +16,23 @@ class WorkerSettings(CommonSettings):
 
     prefix: ClassVar[str] = "MILLRACE_WORKER_"
 
-    models: Path = Field(
+    models: Path | str = Field(
         Path("models"),
-        description="The model repository: the folder that holds <model>/<version>/; or one model's file or folder.",
+        description="The model repository: the folder that holds <model>/<version>/; or one model's file or folder; or "
+        "a URL of a store that holds the same (s3://, gs://, az://, https://, hf://).",
     )
+    models_cache: Path | None = Field(
+        None,
+        description="The folder that models of a URL are mirrored into; by default ~/.cache/millrace/models. Workers "
+        "of one machine share it.",
+    )
+    models_cache_mb: int = Field(
+        20_000,
+        ge=0,
+        description="Disk that mirrored models may take, in MB; 0 for no limit. The oldest versions that do not serve "
+        "make way for newer ones.",
+    )
+    models_poll_s: float = Field(15.0, gt=0, description="How often to look into the store of models at a URL.")
     models_config: Path | None = Field(
         None,
         description="TensorFlow Serving's models.config; by default the file of that name in the repository, if any.",
@@ -74,9 +88,21 @@ class WorkerSettings(CommonSettings):
         description="How long the runs before a version serves may take; a version that takes longer is loaded again "
         "and served without them, in batches of one request.",
     )
+    metrics_host: str = Field("127.0.0.1", description="The address of the worker's metrics; 0.0.0.0 for all.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="The port of the worker's own metrics for Prometheus; 0 for none."
+    )
     lease_ms: int = Field(
         1500, ge=100, description="A batch whose worker is silent for this long is taken over by another worker."
     )
     drain_timeout_s: float = Field(
         DRAIN_TIMEOUT_S, ge=0, description="How long to finish batches in hand when told to stop."
     )
+
+    @field_validator("models")
+    @classmethod
+    def _is_a_folder_or_a_store(cls, models: Path | str) -> Path | str:
+        if not storeurl.is_url(text := str(models)):
+            return Path(models)
+        storeurl.protocol(text)  # raises ValueError, which says what is wrong
+        return text

@@ -11,15 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from millrace_client import jobcommands
+from millrace_client import jobcommands, rolloutcommand
 from millrace_client.arguments import query_of
 from millrace_client.client import Client
 from millrace_client.connectionoptions import add_connection, client_of
 from millrace_client.errors import ConnectionFailed, MillraceError
+from millrace_client.load.command import main as load
 from millrace_client.models import ModelMetadata, ModelStatus, VersionStatus
 from millrace_client.prediction import Prediction
 from millrace_client.tables import print_table
 
+_LOAD = "Put load on models of any server, and say what came of it."
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -53,9 +55,15 @@ def jobs(argv: list[str] | None = None) -> int:
     return _main("millrace jobs", _COMMANDS["jobs"], argv)
 
 
+def rollout(argv: list[str] | None = None) -> int:
+    """`millrace rollout MODEL VERSION`: give a version the requests step by step, or go back."""
+    return _main("millrace rollout", _COMMANDS["rollout"], argv)
+
+
 def main(argv: list[str] | None = None) -> int:
     """`millrace-client COMMAND …`: the same commands for those who installed the client alone."""
-    listed = "\n".join(f"  {name:<9}{command.help}" for name, command in _COMMANDS.items())
+    abouts = {name: command.help for name, command in _COMMANDS.items()} | {"load": _LOAD}
+    listed = "\n".join(f"  {name:<9}{about}" for name, about in abouts.items())
     parser = argparse.ArgumentParser(
         prog="millrace-client",
         usage="%(prog)s COMMAND ...",
@@ -63,9 +71,11 @@ def main(argv: list[str] | None = None) -> int:
         epilog=f"commands:\n{listed}\n\nEach explains itself: millrace-client COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=_COMMANDS, help=argparse.SUPPRESS)
+    parser.add_argument("command", choices=abouts, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if options.command == "load":
+        return load(options.arguments)
     return _main(f"millrace-client {options.command}", _COMMANDS[options.command], options.arguments)
 
 
@@ -225,6 +235,12 @@ _COMMANDS = {
             "list",
             "show ID --follow",
         ),
+    ),
+    "rollout": _Command(
+        "Give a version of a model the requests step by step, while all that must hold does; else go back.",
+        rolloutcommand.declare,
+        rolloutcommand.run,
+        ('digits 2 --canary 5% --promote-if "p99<20ms, errors<0.1%, agreement>0.99" --steps 5,25,100 --every 2m',),
     ),
     "models": _Command(
         "Print the server's models, their versions and their tensors.",

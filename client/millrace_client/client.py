@@ -3,13 +3,14 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import httpx2
 
+from millrace_client import control
 from millrace_client.conversations import SIMILAR_MODEL, Conversations
 from millrace_client.credentials import Credentials
 from millrace_client.endpoint import Endpoint, endpoint, grpc_part
@@ -20,7 +21,7 @@ from millrace_client.jobrequests import JobRequests
 from millrace_client.jobs import AsyncJobs, Jobs
 from millrace_client.models import ModelMetadata, ModelStatus
 from millrace_client.prediction import Prediction
-from millrace_client.protocol import Transport
+from millrace_client.protocol import Operation, Transport
 
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 3
@@ -125,6 +126,18 @@ class Client:
     def is_ready(self, model: str | None = None, *, version: int | str | None = None) -> bool:
         """Whether the server, or that model, answers that it is ready. One attempt; False where nothing answers."""
         return self._run(self._ask.is_ready(model, version))
+
+    def traffic(self, model: str) -> dict[str, Any]:
+        """Which versions of the model get which requests. Over HTTP alone, as the two that follow."""
+        return self._run(self._ask.operate(_over_http(self.transport, control.traffic(model))))
+
+    def set_traffic(self, model: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Say which versions get which requests: `weights`, `shadow`; what holds then."""
+        return self._run(self._ask.operate(_over_http(self.transport, control.set_traffic(model, document))))
+
+    def metrics(self) -> str:
+        """The server's metrics, in Prometheus' format."""
+        return self._run(self._ask.operate(_over_http(self.transport, control.metrics())))
 
     @property
     def jobs(self) -> Jobs:
@@ -235,6 +248,18 @@ class AsyncClient:
         """As `Client.is_ready`."""
         return await self._run(self._ask.is_ready(model, version))
 
+    async def traffic(self, model: str) -> dict[str, Any]:
+        """As `Client.traffic`."""
+        return await self._run(self._ask.operate(_over_http(self.transport, control.traffic(model))))
+
+    async def set_traffic(self, model: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Client.set_traffic`."""
+        return await self._run(self._ask.operate(_over_http(self.transport, control.set_traffic(model, document))))
+
+    async def metrics(self) -> str:
+        """As `Client.metrics`."""
+        return await self._run(self._ask.operate(_over_http(self.transport, control.metrics())))
+
     @property
     def jobs(self) -> AsyncJobs:
         """As `Client.jobs`."""
@@ -283,6 +308,12 @@ class _Wire(Protocol):
 class _AsyncWire(Protocol):
     async def send(self, step: Send) -> Response: ...
     async def close(self) -> None: ...
+
+
+def _over_http(transport: Transport, operation: Operation[T]) -> Operation[T]:
+    if transport == "grpc":
+        raise InvalidRequest("this is asked over HTTP: the client's URL has to begin with http:// or https://")
+    return operation
 
 
 def _job_requests(ask: Conversations, transport: Transport) -> JobRequests:

@@ -48,6 +48,22 @@ _TENSORFLOW = {
     "FP64": ("DT_DOUBLE", "double_val"),
     BYTES: ("DT_STRING", "string_val"),
 }
+_SIGNATURE = "serving_default"
+# The field of InferTensorContents that has the elements of a datatype.
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
 T = TypeVar("T")
 
 
@@ -75,6 +91,16 @@ class GrpcProtocol:
             _request(_INFERENCE, "ModelConfig", "inference.ModelConfigRequest", name=model, version=version),
         )
         return Operation(requests, _metadata)
+
+    def signature(self, model: str, version: str | None) -> Operation[ModelMetadata]:
+        """The default signature, as TensorFlow Serving tells it."""
+        body = message("tensorflow.serving.GetModelMetadataRequest")()
+        body.model_spec.name = model
+        if version is not None:
+            body.model_spec.version.value = int(version)
+        body.metadata_field.append("signature_def")
+        request = Request(method="POST", path=f"{_PREDICTION}GetModelMetadata", body=body.SerializeToString())
+        return Operation((request,), lambda responses: _signature(model, responses[0]))
 
     def version_of(self, model: str, label: str) -> Operation[str]:
         """From the status of the labelled version."""
@@ -158,6 +184,26 @@ def _described(tensor: Any) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
+def _signature(model: str, response: Response) -> ModelMetadata:
+    found = _read("tensorflow.serving.GetModelMetadataResponse", response)
+    try:
+        signatures = message("tensorflow.serving.SignatureDefMap").FromString(found.metadata["signature_def"].value)
+        if _SIGNATURE not in signatures.signature_def:
+            raise InvalidResponse(f"model {model!r} has no signature {_SIGNATURE!r}")
+        signature = signatures.signature_def[_SIGNATURE]
+        inputs, outputs = (tuple(map(_declared, side.items())) for side in (signature.inputs, signature.outputs))
+    except (*MALFORMED, DecodeError) as error:
+        raise InvalidResponse(f"the signature of {model!r} cannot be read: {error!r}") from None
+    version = (str(found.model_spec.version.value),) if found.model_spec.HasField("version") else ()
+    return ModelMetadata(name=model, versions=version, platform="", inputs=inputs, outputs=outputs)
+
+
+def _declared(item: tuple[str, Any]) -> TensorSpec:
+    name, tensor = item
+    shape = tuple(dimension.size for dimension in tensor.tensor_shape.dim)
+    return TensorSpec(name=name, datatype=_datatype(tensor.dtype), shape=shape)
+
+
 def _version_in(responses: list[Response]) -> str:
     found = _read("tensorflow.serving.GetModelStatusResponse", responses[0]).model_version_status
     if not found:
@@ -177,11 +223,23 @@ def _infer_body(call: InferenceRequest) -> bytes:
 
 def _infer_answer(response: Response) -> InferenceResult:
     found = _read("inference.ModelInferResponse", response)
-    outputs = {
-        output.name: from_raw(output.datatype, list(output.shape), raw)
-        for output, raw in zip(found.outputs, found.raw_output_contents, strict=True)
-    }
+    if found.raw_output_contents:
+        outputs = {
+            output.name: from_raw(output.datatype, list(output.shape), raw)
+            for output, raw in zip(found.outputs, found.raw_output_contents, strict=True)
+        }
+    else:
+        outputs = {output.name: _typed_array(output) for output in found.outputs}
     return InferenceResult(outputs=outputs, version=found.model_version or None)
+
+
+def _typed_array(output: Any) -> Array:
+    """An output whose elements are in the message, one by one."""
+    values = list(getattr(output.contents, _CONTENTS[output.datatype]))
+    shape = list(output.shape)
+    if output.datatype == BYTES:
+        return text_array(values, shape)
+    return np.array(values, DTYPES[output.datatype]).reshape(shape)
 
 
 def _predict_body(call: InferenceRequest) -> bytes:
@@ -215,10 +273,14 @@ def _predict_answer(response: Response) -> InferenceResult:
     return InferenceResult(outputs=outputs, version=str(found.model_spec.version.value))
 
 
+def _datatype(number: int) -> str:
+    name = pool().FindEnumTypeByName("tensorflow.DataType").values_by_number[number].name
+    return next(datatype for datatype, (theirs, _) in _TENSORFLOW.items() if theirs == name)
+
+
 def _array(proto: Any) -> Array:
     """The tensor in either of its encodings; a single element stands for all."""
-    name = pool().FindEnumTypeByName("tensorflow.DataType").values_by_number[proto.dtype].name
-    datatype = next(datatype for datatype, (theirs, _) in _TENSORFLOW.items() if theirs == name)
+    datatype = _datatype(proto.dtype)
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
     if proto.tensor_content:
         return from_raw(datatype, shape, proto.tensor_content)

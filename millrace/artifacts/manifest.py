@@ -216,6 +216,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     # The hyper-parameters that it was trained with.
     training: dict[str, int | float | str] = {}
     parity: dict[str, Parity] = {}
+    # Format that was wanted and is not there -> why.
+    left_out: dict[str, str] = {}
     # File name of each training set -> SHA-256. The same of the files in the version's folder is in `files`.
     data: dict[str, str] = {}
     # Name of each data set -> under which terms it may be used.

@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
         *("zremrangebyscore", "zadd", "zrevrange", "pexpireat"),  # cancel.lua
         *("hget", "hdel", "hset"),  # desired_state.lua
         "hgetall",  # what is asked with API keys
+        *("xlen", "xrange", "xpending"),  # depth.lua
     ),
     "worker": _WORKER,
     "worker-with-code": (*_WORKER, "hmget", "zrem", "zrangebyscore", "del"),  # models that call models: append.lua

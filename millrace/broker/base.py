@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from millrace.broker.clock import BrokerClock as BrokerClock
 from millrace.broker.clock import Clock
+from millrace.broker.depth import QueueDepth
 from millrace.broker.fragments import Reference
 from millrace.broker.keys import BULK, Queue
 from millrace.protocol.desired_state import DesiredState
@@ -175,6 +176,9 @@ class ProducerLink(Protocol):
 
     async def heartbeat(self) -> Heartbeat:
         """Make the reply stream or keep it alive, and set the clock; needed before the first reply can come."""
+
+    async def depths(self, queues: Sequence[Queue]) -> list[QueueDepth]:
+        """How much each of the queues holds, in one round trip; for operators, not for every request."""
 
     async def exchange_usage(self, usage: bytes) -> dict[str, bytes]:
         """Tell the other API processes what was asked of this one; what each that lives told last, by its id.

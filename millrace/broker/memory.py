@@ -26,6 +26,7 @@ from millrace.broker.base import (
     moved,
 )
 from millrace.broker.clock import Clock
+from millrace.broker.depth import QueueDepth, StreamDepth, entry_ms
 from millrace.broker.fragments import Reference, read_reference
 from millrace.broker.keys import BULK, PRIORITIES, URGENT, Queue, replies
 from millrace.protocol.desired_state import DesiredState
@@ -36,6 +37,12 @@ def _size(block: bytes) -> int:
     """What a block, or the one that it refers to, counts for."""
     reference = read_reference(block)
     return reference.size if reference else len(block)
+
+
+def _stream_depth(waiting: Sequence[Delivery], working: Sequence[Delivery]) -> StreamDepth:
+    both = [*waiting, *working]
+    oldest_ms = min((entry_ms(delivery.entry_id) for delivery in both), default=0)
+    return StreamDepth(len(both), len(working), oldest_ms)
 
 
 @dataclass(slots=True)
@@ -138,7 +145,8 @@ class MemoryBroker:
                 held.kept[append.keeps] = None
             held.add(rows, size)
             state.waiting[append.priority] += [
-                Delivery(str(next(self._ids)).encode(), append.priority, block, rows) for rows, block in append.blocks
+                Delivery(b"%d-%d" % (self._now_ms(), next(self._ids)), append.priority, block, rows)
+                for rows, block in append.blocks
             ]
             self._changed.notify_all()
             return Held(held.rows, held.bytes)
@@ -277,6 +285,23 @@ class MemoryBroker:
         state = self._queues[queue]
         return len(state.held) + sum(map(len, state.waiting.values()))
 
+    def _depth(self, queue: Queue) -> QueueDepth:
+        with self._changed:
+            state = self._queues[queue]
+            working = [held.delivery for held in state.held.values()]
+            return QueueDepth(
+                queue=queue,
+                rows=state.urgent.rows,
+                bytes=state.urgent.bytes,
+                bulk_rows=state.bulk.rows,
+                bulk_bytes=state.bulk.bytes,
+                dead_letters=len(state.dead),
+                streams={
+                    name: _stream_depth(waiting, [delivery for delivery in working if delivery.priority == name])
+                    for name, waiting in state.waiting.items()
+                },
+            )
+
     def _reply(self, reply: Reply) -> None:
         with self._changed:
             inbox = self._inboxes.get(reply.reply_to)
@@ -326,6 +351,10 @@ class MemoryProducerLink:
         self._broker._inboxes[self.reply_to] = self
         self._broker._set(self.clock)
         return Heartbeat(self._broker._live(), was_there, list(self._broker._desired_states.values()))
+
+    async def depths(self, queues: Sequence[Queue]) -> list[QueueDepth]:
+        """See `ProducerLink`."""
+        return [self._broker._depth(queue) for queue in queues]
 
     async def exchange_usage(self, usage: bytes) -> dict[str, bytes]:
         """See `ProducerLink`."""

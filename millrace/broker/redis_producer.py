@@ -8,6 +8,7 @@ from typing import Any
 from millrace.broker.base import USAGE_TTL_MS, Append, BrokerClock, Heartbeat, Held, Limits, Room
 from millrace.broker.clock import Clock
 from millrace.broker.connections import GRACE_S, Connections, call, sha
+from millrace.broker.depth import QueueDepth, depth_keys, read_depth
 from millrace.broker.discovery import Servers
 from millrace.broker.documents import Documents, newer_desired_state
 from millrace.broker.fragments import Reference
@@ -37,7 +38,7 @@ class RedisProducerLink:
         self._api = api
         self.reply_to = replies(api)
         self.clock = BrokerClock(clock)
-        self._sending = Connections(servers, "append", "cancel", "desired_state", clock=clock)
+        self._sending = Connections(servers, "append", "cancel", "depth", "desired_state", clock=clock)
         self._documents = Documents()
         self._reading = Connections(servers)
         self._last_id: bytes | str = "0"
@@ -120,6 +121,11 @@ class RedisProducerLink:
         now_ms = milliseconds(told)
         self.clock.sample(now_ms, sent_s, self._sending.received_s)
         return now_ms
+
+    async def depths(self, queues: Sequence[Queue]) -> list[QueueDepth]:
+        """See `ProducerLink`."""
+        answers = await self._sending.execute(*[call("depth", depth_keys(queue)) for queue in queues])
+        return [read_depth(queue, answer) for queue, answer in zip(queues, answers, strict=True)]
 
     async def exchange_usage(self, usage: bytes) -> dict[str, bytes]:
         """See `ProducerLink`. Each value begins with the time when it expires."""

@@ -11,6 +11,7 @@ from millrace.broker.fragments import read_reference
 from millrace.calling.call import Call, Outputs
 from millrace.calling.sending import send
 from millrace.calling.served import ServedModels
+from millrace.outage import Outage
 from millrace.protocol import codec
 from millrace.protocol.errors import DeadlineExceeded, MillraceError, NoWorker, Unavailable, from_wire
 from millrace.protocol.messages import ReplyBlock
@@ -51,6 +52,7 @@ class QueueCaller:
         self._served = ServedModels()
         self._refreshing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._outage = Outage(_log)
 
     @property
     def served(self) -> ServedModels:
@@ -163,8 +165,9 @@ class QueueCaller:
             try:
                 await work()
                 backoff_s = _FIRST_BACKOFF_S
+                self._outage.answered()
             except Unavailable as error:
-                _log.warning("the queue does not answer", extra={"reason": str(error), "retry_s": backoff_s})
+                self._outage.failed(error)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
 

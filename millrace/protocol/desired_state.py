@@ -50,6 +50,24 @@ class Shadow(msgspec.Struct, frozen=True):
     percent: float
 
 
+class Rollout(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A roll-out of a version, step by step: whoever carries it out keeps its place here.
+
+    `state` is "running", "promoted" or "went back", the latter for a `reason`. `steps` are percentages of the requests,
+    `step` the number of the present one, from 0. `weights_before` and `shadow_before` are what it goes back to.
+    """
+
+    version: int
+    state: str
+    steps: tuple[float, ...]
+    step: int = 0
+    promote_if: str = ""
+    every_s: float = 0.0
+    weights_before: dict[int, float] = {}
+    shadow_before: Shadow | None = None
+    reason: str = ""
+
+
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is wanted of one model. Each field's default leaves the matter to the model's files.
 
@@ -65,6 +83,7 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     labels: dict[str, int] = {}
     weights: dict[int, float] = {}
     shadow: Shadow | None = None
+    rollout: Rollout | None = None
 
     @property
     def pinned(self) -> frozenset[int]:

@@ -15,12 +15,25 @@ NO_VERSION = -1  # of a model that is announced, and has none
 
 
 class RequestItem(msgspec.Struct, array_like=True, frozen=True):
-    """One request, or one part of a request that was cut; `id` is the API process's own, `trace` the X-Request-Id."""
+    """One request, or one part of a request that was cut; `id` is the API process's own.
+
+    `trace` is the X-Request-Id, and of a request that is traced, after a space, the W3C `traceparent`.
+    """
 
     id: int
     trace: str
     rows: int
     deadline_ms: int
+
+
+def request_id_of(trace: str) -> str:
+    """The X-Request-Id in what `RequestItem.trace` says."""
+    return trace.partition(" ")[0]
+
+
+def traceparent_of(trace: str) -> str:
+    """The W3C `traceparent` in it, "" where the request is not traced."""
+    return trace.partition(" ")[2]
 
 
 class RequestBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +91,7 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     `available_ms` is since when it is AVAILABLE there. `has_whole_requests` says that a request's rows must run in one
     batch: its outputs are as long as the longest of them. `bulk_rows` is how many rows of bulk should run at once, 0
     where the worker does not know (`worker/loading/bulk.py`). `warmed` is False where its first run is a caller's.
+    `instances` are the threads that run it there, 0 where the worker does not say.
     `notes` are sentences: what of its files is left out or special, why its rows are not batched, or it is not warmed
     up.
     `triton_config` is what its `config.pbtxt` says, as a serialized `inference.ModelConfig`.
@@ -99,6 +113,7 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     warmed: bool = True
     notes: tuple[str, ...] = ()
     triton_config: bytes = b""
+    instances: int = 0
 
     @property
     def shown_version(self) -> str:

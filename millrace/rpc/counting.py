@@ -130,7 +130,7 @@ class _Walk:
         return value, at
 
 
-def top_fields(data: bytes, most: int) -> list[tuple[int, int, int, int]] | None:
+def top_fields(data: bytes | memoryview, most: int) -> list[tuple[int, int, int, int]] | None:
     """The fields of a message, not looked into: for each its number, where it begins, its content begins, and it ends.
 
     None where there are more than `most`, or the bytes are no message.

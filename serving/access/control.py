@@ -11,10 +11,15 @@ Where there is a file of keys (`gate.py`), loopback is as explicit: it is the ke
 A browser lets any page send requests to this machine, and a page whose name suddenly means 127.0.0.1 (DNS rebinding)
 is even allowed to read the answers. What gives a page away are headers such as `Origin` and `Sec-Fetch-Site`, and in
 the second case the `Host` that it asked for. CORS settings do not open this: they are for pages that use models.
+
+The server's own page may do what its user may: a browser says `Sec-Fetch-Site: same-origin` of it, or an `Origin` that
+is the host. The host must be this machine's, an address, or one of MILLRACE_SERVING_CONTROL_HOSTS, since the name of a
+foreign page could suddenly mean this server. With keys any host will do: a foreign page has no key.
 """
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 
 from millrace.protocol.errors import NotAllowed
 from serving.access.callers import Caller, is_local
@@ -43,6 +48,8 @@ class ControlAccess:
         is_open = settings.model_control == "loopback" and settings.keys_file is not None
         self._mode = "explicit" if is_open else settings.model_control  # a key says who may
         self._hosts = frozenset({"localhost", *settings.control_host_names})
+        self._has_page = settings.playground
+        self._has_keys = settings.keys_file is not None
 
     def check(self, headers: Mapping[bytes, bytes], caller: Caller, *, has_host: bool = True) -> ControlRefused | None:
         """Why this caller may not change models, None where it may.
@@ -56,7 +63,10 @@ class ControlAccess:
     def _objection(self, headers: Mapping[bytes, bytes], address: str, *, has_host: bool) -> str:
         if self._mode == "none":  # in Triton's words
             return "explicit model load / unload is not allowed if polling is enabled"
-        if any(name in headers for name in _OF_PAGES) or headers.get(b"sec-fetch-site", b"none").lower() != b"none":
+        is_page = (
+            any(name in headers for name in _OF_PAGES) or headers.get(b"sec-fetch-site", b"none").lower() != b"none"
+        )
+        if is_page and not self._is_own_page(headers):
             return "a web page may not change models"
         if self._mode == "explicit":
             return ""
@@ -71,12 +81,32 @@ class ControlAccess:
             )
         return ""
 
+    def _is_own_page(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the server's own page asks. Over HTTP from another machine a browser says no more than `Origin`."""
+        host, origin = headers.get(b"host", b""), headers.get(b"origin")
+        site = headers.get(b"sec-fetch-site", b"same-origin" if origin else b"").lower()
+        if not self._has_page or not host or site != b"same-origin" or b"x-grpc-web" in headers:
+            return False
+        if origin is not None and origin.partition(b"//")[2] != host:
+            return False
+        return self._has_keys or self._is_ours(host) or _is_address(host)
+
     def _is_ours(self, host: bytes) -> bool:
         match = _HOST.fullmatch(host.decode("latin-1"))
         if not match:
             return False
         name = match[1].lower()
         return name in self._hosts or is_local(name.strip("[]"))
+
+
+def _is_address(host: bytes) -> bool:
+    """Whether a host is written as an IP address, which no name server can turn elsewhere."""
+    match = _HOST.fullmatch(host.decode("latin-1"))
+    try:
+        ip_address(match[1].strip("[]") if match else "")
+    except ValueError:
+        return False
+    return True
 
 
 def _elsewhere(what: str) -> str:

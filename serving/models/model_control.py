@@ -9,12 +9,12 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
+from millrace.protocol.desired_state import DesiredState, ModelSettings, Rollout, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed, NoWorker, Unavailable
 from millrace.protocol.messages import NO_VERSION, ModelAnnouncement
 from serving.access.audit import Action, recorded
@@ -150,18 +150,26 @@ class ModelControl:
             await self._change(name, change, action)
 
     async def set_traffic(
-        self, name: str, weights: Mapping[int, float], shadow: Shadow | None, *, caller: Caller = _NOBODY
+        self,
+        name: str,
+        weights: Mapping[int, float],
+        shadow: Shadow | None,
+        rollout: Rollout | None = None,
+        *,
+        caller: Caller = _NOBODY,
     ) -> None:
         """Share out the requests that name neither version nor label, and copy a share of all to a shadow.
 
-        Without weights the newest version has them all. Every version that is named must be available.
+        `rollout` is the record of the roll-out that asks for it; without one, a roll-out that runs ends. Without
+        weights the newest version has them all. Every version that is named must be available.
         """
         async with self._acting(caller, "traffic", name) as action:
             self._check_known(name)
             _check_shares(weights, shadow)
             for version in (*weights, *([shadow.version] if shadow else [])):
                 self._check_available(name, version, "requests cannot be sent to")
-            await self._change(name, lambda known: replace(known, weights=dict(weights), shadow=shadow), action)
+            wanted: dict[str, Any] = {"weights": dict(weights), "shadow": shadow, "rollout": rollout}
+            await self._change(name, lambda known: replace(known, **wanted), action)
 
     def control(self, name: str) -> DesiredState:
         """What is wanted of the model at run time. Raises `ModelNotFound`."""

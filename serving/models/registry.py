@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from millrace.broker.keys import Queue
 from millrace.protocol.desired_state import DesiredState, Shadow, held_back
 from millrace.protocol.errors import (
     InvalidRequest,
@@ -194,6 +195,17 @@ class ModelRegistry:
         if not self._versions:
             self.check_known()
         return sorted(self._versions)
+
+    def queues(self) -> list[Queue]:
+        """The queues of all versions that were ever announced to this process."""
+        self._refresh()
+        return [Queue(name, v) for name, versions in self._versions.items() for v in versions if v != NO_VERSION]
+
+    def expected(self, name: str, version: int | None) -> tuple[str, int]:
+        """The version that should have answered a request, the newest where it named none; ("", 0) for none known."""
+        versions = self._versions.get(name, {})
+        number = max(versions, default=NO_VERSION) if version is None else version
+        return (name, number) if number in versions and number != NO_VERSION else ("", 0)
 
     @property
     def is_ready(self) -> bool:

@@ -1,4 +1,4 @@
-"""Shadow traffic: copies of requests for a version that is tried out, whose answers nobody sees.
+"""Shadow traffic: copies of requests for a version that is tried out, whose answers are compared and dropped.
 
 A copy is sent after the caller's own request and shares nothing with it but the memory of its tensors; whatever becomes
 of it, the caller has the answer to their own. Copies are the first to go under load: none is made while the version
@@ -12,16 +12,18 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 
 from msgspec.structs import replace
 
 from millrace.protocol.errors import MillraceError
+from serving.models.agreement import Comparison, Comparisons
 from serving.models.registry import ServedModel, ServedShadow
 from serving.monitoring.metrics import Metrics
 from serving.queueing.admission import Inference, admit
 from serving.queueing.pending import Pending
 from serving.queueing.producer import Producer
-from serving.queueing.requests import InferenceRequest, size_of
+from serving.queueing.requests import InferenceRequest, InferenceResponse, size_of
 from serving.transport.budget import Budget
 
 _log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class Shadows:
         self._open: dict[int, Pending] = {}
         self._numbers = itertools.count()
         self._is_stopped = False
+        self._comparisons = Comparisons()
 
     def stop(self) -> None:
         """Drop the copies that have no answer yet, and make no more."""
@@ -55,32 +58,37 @@ class Shadows:
             self._producer.withdraw(copy)
         self._open.clear()
 
-    def send_copy(self, shadow: ServedShadow, inference: Inference, request: InferenceRequest) -> None:
-        """Send a copy of a request that has just been sent, if its turn comes; raises nothing."""
+    def send_copy(self, shadow: ServedShadow, inference: Inference, request: InferenceRequest) -> Comparison | None:
+        """Send a copy of a request that has just been sent, if its turn comes; raises nothing.
+
+        What is returned is to be told of the request's answer, with which the copy's is compared.
+        """
         if self._is_stopped or self._chance() >= shadow.share:
-            return
+            return None
         if self._producer.batches_in_flight(request.model, request.version) >= 2 or (
             self._producer.batches_in_flight(shadow.model.name, shadow.model.version) >= 1
         ):
             self._count(shadow.model, "shed")
-            return
+            return None
         try:
-            self._send(shadow.model, inference, request)
+            return self._send(shadow.model, inference, request)
         except MillraceError as error:  # it takes other inputs than the version that answers, perhaps
             self._log_failure(shadow.model, error)
             self._count(shadow.model, "failed")
         except Exception:
             _log.exception("a copy for a shadow could not be made", extra={"model": request.model})
             self._count(shadow.model, "failed")
+        return None
 
-    def _send(self, model: ServedModel, inference: Inference, request: InferenceRequest) -> None:
+    def _send(self, model: ServedModel, inference: Inference, request: InferenceRequest) -> Comparison | None:
         deadline = time.perf_counter() + request.timeout_s
         copied = replace(inference, model=model, priority="normal")
         copy = admit(copied, trace=request.trace, deadline=deadline, max_queue_rows=request.rows)
         reservation = self._budget.reserve(size_of(copy.inputs)) if self._budget else None
         if self._budget and not reservation:
             self._count(model, "shed")
-            return
+            return None
+        comparison = self._comparisons.begin(model, partial(self._metrics.shadow_compared, model.name, model.version))
         number = next(self._numbers)
 
         def end(outcome: str) -> None:
@@ -91,14 +99,19 @@ class Shadows:
             self._log_failure(model, error)
             end("failed")
 
+        def answered(response: InferenceResponse) -> None:
+            end("answered")
+            comparison.copy_answered(response.outputs)
+
         release = reservation.release if reservation else _do_nothing
         try:
-            pending = self._producer.send(copy, lambda _response: end("answered"), fail, release)
+            pending = self._producer.send(copy, answered, fail, release)
         except Exception:
             release()
             raise
         if not pending.is_done:
             self._open[number] = pending
+        return comparison
 
     def _log_failure(self, model: ServedModel, error: MillraceError) -> None:
         _log.info("a shadow failed", extra={"model": model.name, "version": model.version, "reason": str(error)[:300]})

@@ -118,20 +118,83 @@ class VersionCounts(msgspec.Struct):
 STAGES = ("latency", "parse", "queue", "batch", "compute", "reply")
 
 
+class Present(msgspec.Struct):
+    """What API processes have now: it is gone with them, where counts stay.
+
+    `in_flight` are requests without an answer, and their rows, by model and version. `started_s` is when the first of
+    the processes started, in Unix time; 0 where there is none.
+    """
+
+    in_flight: dict[tuple[str, int], tuple[int, int]] = {}
+    memory_bytes: int = 0
+    open_files: int = 0
+    started_s: float = 0.0
+
+    def add(self, other: "Present") -> None:
+        """Take in what another process has."""
+        for key, (requests, rows) in other.in_flight.items():
+            mine = self.in_flight.get(key, (0, 0))
+            self.in_flight[key] = mine[0] + requests, mine[1] + rows
+        self.memory_bytes += other.memory_bytes
+        self.open_files += other.open_files
+        self.started_s = min(filter(None, (self.started_s, other.started_s)), default=0.0)
+
+
+MOST_SLOW = 8
+
+
+class SlowRequest(msgspec.Struct, array_like=True, frozen=True):
+    """One request that took long, with its stages in milliseconds, in the order of `Server-Timing`.
+
+    `ended_ms` is Unix time. The stages are 0 for a request that no worker answered.
+    """
+
+    ended_ms: int
+    duration_ms: float
+    model: str
+    version: int
+    protocol: str
+    status: int
+    request_id: str
+    parse_ms: float = 0.0
+    queue_ms: float = 0.0
+    batch_ms: float = 0.0
+    compute_ms: float = 0.0
+    reply_ms: float = 0.0
+
+
+def slowest(requests: Iterable[SlowRequest]) -> list[SlowRequest]:
+    """The slowest of them, the slowest first; `MOST_SLOW` at most."""
+    return sorted(requests, key=lambda request: -request.duration_ms)[:MOST_SLOW]
+
+
 class Counts(msgspec.Struct):
     """All that is counted: by model and version, and copies for shadows by model, version and outcome.
 
-    The model "" of version 0 is of requests for models that are not known. `processes` is how many API processes
-    counted it, and `queue_up` whether the queue answers all of them. `keys` are requests for inference by API key and
-    HTTP status, `unknown_keys` requests without one that is known.
+    `compared` are rows that a shadow answered, by model, version and whether its answers "agreed" or "differed".
+    `cpu_s` is processor time. The model "" of version 0 is of requests for models that are not known. `processes` is
+    how many API processes counted it, and `queue_up` whether the queue answers all of them. `keys` are requests for
+    inference by API key and HTTP status, `unknown_keys` requests without one that is known. `payloads` are requests for
+    the payload log, by model and outcome. `slow` are the slowest of the last minute.
     """
 
     by_version: dict[tuple[str, int], VersionCounts] = {}
     shadows: dict[tuple[str, int, str], int] = {}
+    payloads: dict[tuple[str, str], int] = {}
     keys: dict[tuple[str, int], int] = {}
     unknown_keys: int = 0
     processes: int = 1
     queue_up: bool = False
+    compared: dict[tuple[str, int, str], int] = {}
+    cpu_s: float = 0.0
+    traces: dict[str, int] = {}
+    present: Present = msgspec.field(default_factory=Present)
+    slow: list[SlowRequest] = []
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests have no answer yet."""
+        return sum(requests for requests, _ in self.present.in_flight.values())
 
     def of(self, model: str, version: int) -> VersionCounts:
         """What was counted of a version; what is changed there is counted."""
@@ -146,11 +209,20 @@ class Counts(msgspec.Struct):
             self.of(model, version).add(counts)
         for key, count in other.shadows.items():
             self.shadows[key] = self.shadows.get(key, 0) + count
+        for logged, count in other.payloads.items():
+            self.payloads[logged] = self.payloads.get(logged, 0) + count
         for name, count in other.keys.items():
             self.keys[name] = self.keys.get(name, 0) + count
         self.unknown_keys += other.unknown_keys
         self.processes += other.processes
         self.queue_up &= other.queue_up
+        for key, count in other.compared.items():
+            self.compared[key] = self.compared.get(key, 0) + count
+        self.cpu_s += other.cpu_s
+        for outcome, number in other.traces.items():
+            self.traces[outcome] = self.traces.get(outcome, 0) + number
+        self.present.add(other.present)
+        self.slow = slowest([*self.slow, *other.slow])
 
     def version(self, model: str, version: int) -> VersionCounts:
         """What was counted of a version; zeros where it was never asked."""

@@ -109,6 +109,17 @@ class Metrics(BlockObserver, KeyObserver):
         shadows = self._counts.shadows
         shadows[model, version, outcome] = shadows.get((model, version, outcome), 0) + 1
 
+    def shadow_compared(self, model: str, version: int, agreed: int, differed: int) -> None:
+        """Count the rows of a copy that a shadow answered as the version in service did, or not."""
+        compared = self._counts.compared
+        for outcome, rows in (("agreed", agreed), ("differed", differed)):
+            compared[model, version, outcome] = compared.get((model, version, outcome), 0) + rows
+
+    def payload_ended(self, model: str, outcome: str) -> None:
+        """Count a request that was sampled for the payload log: "handed_over", "dropped" or "too_large"."""
+        payloads = self._counts.payloads
+        payloads[model, outcome] = payloads.get((model, outcome), 0) + 1
+
     def key_ended(self, key: str, status: int) -> None:
         """Count a request for inference by its API key."""
         keys = self._counts.keys
@@ -153,6 +164,22 @@ class _Families(Collector):
         for (model, version, outcome), count in list(self._counts.shadows.items()):
             shadows.add_metric([model, str(version), outcome], count)
         yield shadows
+        compared = CounterMetricFamily(
+            "millrace_shadow_rows",
+            "Rows that a shadow answered as the version in service did: agreed; or not: differed",
+            labels=[*_LABELS, "outcome"],
+        )
+        for (model, version, outcome), rows in list(self._counts.compared.items()):
+            compared.add_metric([model, str(version), outcome], rows)
+        yield compared
+        payloads = CounterMetricFamily(
+            "millrace_payloads",
+            "Requests sampled for the payload log: handed_over, dropped because the writer was busy, or too_large",
+            labels=["model", "outcome"],
+        )
+        for (model, outcome), count in list(self._counts.payloads.items()):
+            payloads.add_metric([model, outcome], count)
+        yield payloads
         workers = GaugeMetricFamily("millrace_workers", "Live workers that have the model available", labels=["model"])
         for model, live in self._workers.items():
             workers.add_metric([model], live)

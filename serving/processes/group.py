@@ -64,30 +64,33 @@ class ProcessGroup:
         """Serve until `stop`; the exit status. Raises `OSError` where a port cannot be had."""
         host, grpc_port = self._settings.host, self._settings.grpc_port
         with contextlib.ExitStack() as kept:
-            port = kept.enter_context(contextlib.closing(SharedPort(host, self._settings.port)))
-            if grpc_port and sys.platform == "linux":  # gRPC binds it by itself; here it is kept from others
+            ports = [kept.enter_context(contextlib.closing(SharedPort(host, self._settings.port)))]
+            if grpc_port and self._settings.grpc_server == "own":
+                ports.append(kept.enter_context(contextlib.closing(SharedPort(host, grpc_port))))
+            elif grpc_port and sys.platform == "linux":  # grpc.aio binds it by itself; here it is kept from others
                 kept.enter_context(contextlib.closing(SharedPort(host, grpc_port)))
             folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-"))
             try:
                 for number in self._numbers:
-                    launch = partial(self._launch, number, port, folder)
+                    launch = partial(self._launch, number, ports, folder)
                     self._processes[number] = ChildProcess(f"API process {number}", launch)
                     self._processes[number].start(self._clock())
                 return self._watch()
             finally:
                 self._stop_all()
 
-    def _launch(self, number: int, port: SharedPort, folder: str) -> "Popen[bytes]":
-        """Start a process, with a channel to us and a socket on the port."""
+    def _launch(self, number: int, ports: Sequence[SharedPort], folder: str) -> "Popen[bytes]":
+        """Start a process, with a channel to us and a socket on each port."""
         if before := self._channels.pop(number, None):
             before.close()
         self._channels[number], theirs = socket.socketpair()
         self._channels[number].setblocking(False)
-        with theirs, port.for_one_more() as listening:
-            inherits = channel, bound = theirs.fileno(), listening.fileno()
-            member = Member(number=number, count=len(self._numbers), channel=channel, port=bound, folder=folder)
+        with theirs, contextlib.ExitStack() as opened:
+            bound = tuple([opened.enter_context(port.for_one_more()).fileno() for port in ports])
+            channel, count = theirs.fileno(), len(self._numbers)
+            member = Member(number=number, count=count, channel=channel, ports=bound, folder=folder)
             command = [*self._command, "--member", member.as_argument()]
-            return start_program(command, self._environment, inherits=inherits)
+            return start_program(command, self._environment, inherits=(channel, *bound))
 
     def _watch(self) -> int:
         """Until `stop`, or until one that has never listened ends; the exit status."""

@@ -9,14 +9,14 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """One of several API processes; the first has number 1.
 
     `channel` is the descriptor of a socket to the process that started it: `Started` goes there, and when it is closed
-    this one is to stop. `port` is the descriptor of a socket that is bound to the HTTP port. `folder` is shared by all
-    of them, and by nobody else.
+    this one is to stop. `ports` are the descriptors of sockets that are bound to the HTTP port and to the gRPC port.
+    `folder` is shared by all of them, and by nobody else.
     """
 
     number: int
     count: int
     channel: int
-    port: int
+    ports: tuple[int, ...]
     folder: str
 
     def as_argument(self) -> str:

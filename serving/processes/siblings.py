@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from millrace.protocol.errors import MillraceError
-from serving.monitoring.counts import Counts, total
+from serving.monitoring.counts import Counts, Present, total
 from serving.processes.member import Member
 
 _log = logging.getLogger(__name__)
@@ -91,12 +91,12 @@ class Siblings:
         return await asyncio.to_thread(self._sum, living)  # which takes a while where there are many models
 
     def _sum(self, living: Collection[int]) -> Counts:
-        """What is in all files; those who do not live count as no processes."""
+        """What is in all files; those who do not live count as no processes, and have nothing."""
         found = []
         for number in self._numbers:
             counts = self._read(number)
             if number not in living:
-                counts.processes, counts.queue_up = 0, True
+                counts.processes, counts.queue_up, counts.present = 0, True, Present()
             found.append(counts)
         return total(found)
 

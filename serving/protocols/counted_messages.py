@@ -61,7 +61,7 @@ class Spans(NamedTuple):
     heavy: list[memoryview]
 
 
-def without(message_class: Any, data: bytes, heavy: Container[int]) -> Spans:
+def without(message_class: Any, data: bytes | memoryview, heavy: Container[int]) -> Spans:
     """The message without the fields of those numbers, which are not looked into: it says who is asked for what.
 
     Raises `InvalidRequest` for bytes that are no message, `PayloadTooLarge` where what is left is large.

@@ -2,19 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
-
-import grpc
+from collections.abc import AsyncIterator
 
 from millrace import rpc
-from millrace.protocol.errors import InvalidRequest
+from millrace.protocol.errors import InvalidRequest, MillraceError
 from serving.protocols import grpc_calls as calls
-from serving.protocols.grpc_calls import Context
 from serving.service import Service
+from serving.transport.grpc_method import Answer, CallHead, Message, Status, Write
 
 _LOOK_S = 0.5
-_PATH = "/grpc.health.v1.Health"
 _Request = rpc.message("grpc.health.v1.HealthCheckRequest")
 _Response = rpc.message("grpc.health.v1.HealthCheckResponse")
 _SERVICES = (
@@ -32,32 +28,33 @@ class Health:
     def __init__(self, service: Service, stopping: asyncio.Event) -> None:
         self._service = service
         self._stopping = stopping
+        self.check = calls.awaited(service, self._check, words)
 
-    def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
-        """What answers each path."""
-        written = {"response_serializer": _Response.SerializeToString}
-        return {
-            f"{_PATH}/Check": grpc.unary_unary_rpc_method_handler(self._check, **written),
-            f"{_PATH}/Watch": grpc.unary_stream_rpc_method_handler(self._watch, **written),
-        }
-
-    async def _check(self, request: bytes, context: Context) -> Any:
-        status = self._status(await _named(request, context))
+    async def _check(self, message: Message, _head: CallHead) -> Answer:
+        status = self._status(_named(message))
         if status == _Response.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return _Response(status=status)
+            return Answer(status=Status.NOT_FOUND, text="unknown service")
+        return Answer(_written(status))
 
-    async def _watch(self, request: bytes, context: Context) -> AsyncIterator[Any]:
+    async def watch(self, requests: AsyncIterator[Message], _head: CallHead, write: Write) -> Answer:
         """The service's status, and again whenever it is another."""
-        name = await _named(request, context)
+        message = await anext(requests, None)
+        if message is None:
+            return Answer(status=Status.INVALID_ARGUMENT, text="the call has no message")
+        try:
+            name = _named(message)
+        except InvalidRequest as error:
+            return Answer(status=Status.INVALID_ARGUMENT, text=str(error))
+        finally:
+            message.close()
         told = None
         while True:
             is_last = self._stopping.is_set()
             if (status := self._status(name)) != told:
                 told = status
-                yield _Response(status=status)
+                await write(_written(status))
             if is_last:
-                return
+                return Answer()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _LOOK_S)
 
@@ -68,11 +65,17 @@ class Health:
         return int(_Response.SERVING if is_ready else _Response.NOT_SERVING)
 
 
-async def _named(request: bytes, context: Context) -> str:
-    """The service that a request asks of; ends the call where it cannot be read."""
-    try:
-        message = await calls.read(_Request, request)
-    except InvalidRequest as error:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-    name: str = message.service
+def words(error: MillraceError) -> tuple[Status, str]:
+    """The error as it is."""
+    return calls.status_of(error), str(error)
+
+
+def _named(message: Message) -> str:
+    """The service that a request asks of. Raises `InvalidRequest`."""
+    name: str = calls.read(_Request, calls.contents(message.body)).service
     return name
+
+
+def _written(status: int) -> bytes:
+    written: bytes = _Response(status=status).SerializeToString()
+    return written

@@ -68,6 +68,9 @@ class RestCalls:
         service = self._service
         verb, model, version, label = target
         call = Call(verb.protocol, service.request_id(headers), time.perf_counter(), peer, model, version, label)
+        if service.tracer:
+            since = reservation.since if reservation else 0.0
+            call.trace = service.tracer.begin(headers.get(b"traceparent"), since)
         error_text = verb.error_text
 
         def finish(
@@ -114,6 +117,7 @@ class RestCalls:
     def refused(self, target: Target, headers: Headers, error: MillraceError) -> HttpResponse:
         """The answer to a request for a hot verb whose body was not taken."""
         call = Call(target.verb.protocol, self._service.request_id(headers), time.perf_counter())
+        call.target_model, call.target_version, call.label = target.model, target.version, target.label
         call.error, call.status = error, error.status
         self._service.ended(call, target.verb.error_text)
         return self._failure(call, target.verb.error_text)
@@ -134,7 +138,10 @@ class RestCalls:
             stages = _STAGES % (call.parse_ms, t.queue_ms, t.batch_ms, t.compute_ms, t.reply_ms)
         else:
             stages = f"parse;dur={call.parse_ms:.3f}"
-        return (("x-request-id", call.request_id), ("server-timing", stages), *self._service.cors)
+        own: tuple[tuple[str, str], ...] = (("x-request-id", call.request_id), ("server-timing", stages))
+        if call.trace:
+            own = (*own, ("traceparent", call.trace.traceparent))
+        return (*own, *self._service.cors)
 
 
 def admit(gate: Gate, call: Call, headers: Headers, peer: str) -> None:

@@ -18,7 +18,7 @@ _LEAST_RUNS = 2.2  # what the queue may take at least, in runs: one is under way
 class Flow:
     """One model version's rows between this process and its workers. `clock` counts seconds.
 
-    `rows_in_flight` are those that were sent and have not ended.
+    `rows_in_flight` are those that were sent and have not ended, of so many `requests_in_flight`.
 
     The estimate is `rows in flight x seconds per row`. By Little's law this holds however many workers, and other API
     processes, share the queue. Both factors are measured here:
@@ -45,6 +45,7 @@ class Flow:
         self._clock = clock
         self._high = 0  # of the rows in flight
         self.rows_in_flight = 0
+        self.requests_in_flight = 0
         self._row_s: float | None = None
         self._run_s = 0.0
         self._longest_run_s = 0.0
@@ -61,6 +62,7 @@ class Flow:
         if not self.rows_in_flight:
             self._window_began += self._clock() - self._idle_since  # windows leave idle time out
         self.rows_in_flight += rows
+        self.requests_in_flight += 1
         if priority != "high":
             return self.rows_in_flight
         self._high += rows
@@ -106,6 +108,7 @@ class Flow:
 
     def _forget(self, priority: str, rows: int, now: float) -> None:
         self.rows_in_flight -= rows
+        self.requests_in_flight -= 1
         if priority == "high":
             self._high -= rows
         if not self.rows_in_flight:

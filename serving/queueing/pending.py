@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError
-from millrace.protocol.messages import ReplyItem, RequestItem
+from millrace.protocol.messages import ReplyBlock, ReplyItem, RequestItem, request_id_of
 from millrace.protocol.tensors import BYTES, Tensor, concatenate_rows
 from serving.queueing.deadlines import Deadlines
 from serving.queueing.fairness import Usage
@@ -93,9 +93,9 @@ class Pending:
         shapes = tuple([(name, t.datatype, t.shape[1:]) for name, t in request.inputs.items()])
         self.key: Hashable = (request.model, request.version, request.signature, request.priority, shapes)
 
-    def take(self, part: int, item: ReplyItem, outputs: dict[str, Tensor], compute_ms: float, now: float) -> bool:
-        """Take in one part's reply; whether it was the last one, so that the response is complete."""
-        self._measure(item, compute_ms, now)
+    def take(self, part: int, item: ReplyItem, outputs: dict[str, Tensor], block: ReplyBlock, now: float) -> bool:
+        """Take in one part's reply, out of its block; whether it was the last one, so that the response is complete."""
+        self._measure(item, block, now)
         self.parts[part] = outputs
         self.missing -= 1
         return not self.missing
@@ -110,12 +110,12 @@ class Pending:
         outputs = self.parts[0] if len(self.parts) == 1 else _joined(self.parts)
         return InferenceResponse(outputs if self.max_batch_size else _out_of_one_row(outputs), self.timings or _NO_TIME)
 
-    def _measure(self, item: ReplyItem, compute_ms: float, now: float) -> None:
+    def _measure(self, item: ReplyItem, block: ReplyBlock, now: float) -> None:
         """The part's timings, fitted to the time that really passed: the worker's clock may be a little off ours."""
-        total_ms = (now - self.started) * 1000
+        total_ms, compute_ms = (now - self.started) * 1000, block.compute_ms
         travel_ms = max(0.0, total_ms - item.batch_ms - compute_ms)
         queue_ms = min(max(0.0, item.queue_ms), travel_ms)
-        self.timings = Timings(queue_ms, item.batch_ms, compute_ms, travel_ms - queue_ms)
+        self.timings = Timings(queue_ms, item.batch_ms, compute_ms, travel_ms - queue_ms, block.batch_rows)
 
 
 class PendingCounts(NamedTuple):
@@ -252,7 +252,7 @@ def release(pending: Pending) -> None:
 
 def _log_callback(pending: Pending) -> None:
     """A callback that raises must not keep the others from being called."""
-    _log.exception("a request's callback failed", extra={"request_id": pending.trace})
+    _log.exception("a request's callback failed", extra={"request_id": request_id_of(pending.trace)})
 
 
 def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -14,7 +14,9 @@ from functools import partial
 from typing import NamedTuple
 
 from millrace.broker.base import Limits, ProducerLink
+from millrace.broker.depth import QueueDepth
 from millrace.broker.keys import Queue
+from millrace.outage import Outage
 from millrace.protocol.desired_state import DesiredState, DesiredStates
 from millrace.protocol.errors import MillraceError, NoWorker, QueueFull, Unavailable
 from millrace.protocol.messages import WorkerAnnouncement
@@ -81,6 +83,7 @@ class Producer:
         self._membership = Membership(link, self._lost)
         self._stranded = Stranded(self.can_be_answered, clock, grace_s)
         self._is_draining = False
+        self._outage = Outage(_log)
         self._group_commit = GroupCommit(link, limits, self._pending, worker_count=self.worker_count, spawn=self._spawn)
         self._replies = Replies(link, self._pending, observer or BlockObserver(), self._spawn)
 
@@ -105,6 +108,14 @@ class Producer:
             await self._link.close()
         except Unavailable as error:
             _log.info("the reply stream was left to expire", extra={"reason": str(error)})
+
+    def now_ms(self) -> float:
+        """The broker's time."""
+        return self._link.clock.now_ms()
+
+    def depths(self, queues: Sequence[Queue]) -> Awaitable[list[QueueDepth]]:
+        """See `ProducerLink.depths`."""
+        return self._link.depths(queues)
 
     def exchange_usage(self, usage: bytes) -> Awaitable[dict[str, bytes]]:
         """See `ProducerLink.exchange_usage`."""
@@ -194,6 +205,10 @@ class Producer:
         lane = self._lanes.get((model, version))
         return lane.flow.batches_in_flight if lane else 0.0
 
+    def in_flight(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """The requests and their rows that were sent from here and have no answer yet, by model and version."""
+        return {key: (lane.flow.requests_in_flight, lane.flow.rows_in_flight) for key, lane in self._lanes.items()}
+
     def snapshot(self) -> ProducerSnapshot:
         """What is held and on its way now."""
         return ProducerSnapshot(*self._pending.counts, self._group_commit.appends)
@@ -266,6 +281,7 @@ class Producer:
     async def _beat(self, pause_s: float) -> None:
         known = self.workers, self.desired_states.by_model
         await self.refresh()
+        self._outage.answered()
         if self._tell and not all(map(operator.is_, known, (self.workers, self.desired_states.by_model))):
             self._spawn(self._tell())
         self._give_up_stranded()
@@ -286,7 +302,7 @@ class Producer:
                 await job()
                 backoff_s = _FIRST_BACKOFF_S
             except MillraceError as error:
-                _log.warning("the queue does not answer", extra={"reason": str(error), "retry_s": backoff_s})
+                self._outage.failed(error)
             except Exception:
                 _log.exception("the link to the queue failed")
             else:

@@ -8,7 +8,7 @@ from millrace.broker.base import ProducerLink
 from millrace.broker.fragments import Reference, read_reference
 from millrace.protocol import codec
 from millrace.protocol.errors import Internal, InvalidRequest, Unavailable, from_wire
-from millrace.protocol.messages import ReplyBlock
+from millrace.protocol.messages import ReplyBlock, request_id_of
 from millrace.protocol.tensors import split_rows
 from serving.queueing.pending import Pending, PendingRequests
 
@@ -79,7 +79,7 @@ class Replies:
                 continue
             try:
                 outputs = {name: column[i] for name, column in columns.items()}
-                if not answered.take(part, item, outputs, block.compute_ms, now):
+                if not answered.take(part, item, outputs, block, now):
                     continue
                 if len(answered.parts) > 1 and answered.must_be_joined:
                     self._spawn(self._join(answered))
@@ -106,5 +106,5 @@ class Replies:
             words = "its answers to these rows differ in shape; send each row as a request of its own"
             self._pending.fail(pending, InvalidRequest(f"model {pending.model!r} runs row by row: {words}"))
             return
-        _log.error("an answer does not fit", exc_info=error, extra={"request_id": pending.trace})
+        _log.error("an answer does not fit", exc_info=error, extra={"request_id": request_id_of(pending.trace)})
         self._pending.fail(pending, Internal("the parts of the answer do not fit together"))

@@ -33,12 +33,16 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timings(msgspec.Struct, frozen=True, gc=False):
-    """Where a request's time went after it was parsed, in milliseconds; of several parts, the slowest's."""
+    """Where a request's time went after it was parsed, in milliseconds; of several parts, the last one's.
+
+    `batch_rows` are the rows of the batch that it was part of.
+    """
 
     queue_ms: float
     batch_ms: float
     compute_ms: float
     reply_ms: float
+    batch_rows: int = 0
 
 
 class InferenceResponse(msgspec.Struct, frozen=True):

@@ -54,13 +54,17 @@ class Budget:
 
 
 class Reservation:
-    """Bytes that are counted in a budget until they are released. `bytes` says how many."""
+    """Bytes that are counted in a budget until they are released. `bytes` says how many.
 
-    __slots__ = ("_budget", "bytes")
+    `since` is when a body that they are for began to arrive, on the event loop's clock; 0 where it came with its head.
+    """
+
+    __slots__ = ("_budget", "bytes", "since")
 
     def __init__(self, budget: Budget, bytes_: int) -> None:
         self._budget = budget
         self.bytes = bytes_
+        self.since = 0.0
 
     def grow(self, bytes_: int) -> bool:
         """Reserve so many bytes more; False, and nothing changed, where there is no room for them."""

@@ -10,7 +10,7 @@ from serving.watched_files import WatchedFiles
 
 _log = logging.getLogger(__name__)
 # What a client may choose of in its handshake, the best first.
-PROTOCOLS = ("http/1.1",)
+PROTOCOLS = ("h2", "http/1.1")
 
 
 class CertificateError(Exception):

@@ -75,6 +75,11 @@ class ConnectionTable:
             self._evict(connection)
         return len(self._open) <= self.limit
 
+    def replace(self, old: OpenConnection, new: OpenConnection) -> None:
+        """A connection turns out to speak another protocol: the new one stands for it."""
+        self._open.discard(old)
+        self._open.add(new)
+
     def remove(self, connection: OpenConnection) -> None:
         """A connection is closed."""
         self._open.discard(connection)

@@ -1,69 +1,146 @@
-"""A gRPC method as the server registers it, and one call of it."""
+"""The seam between what carries gRPC calls and what answers them: methods, their messages, answers and statuses.
 
-from collections.abc import Callable
-from typing import Any
+Messages are bytes on both sides: neither HTTP/2 (`serving.transport.http2`) nor grpc.aio (`grpcio_server.py`) reads
+them.
+"""
 
-import grpc
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from enum import IntEnum
+from typing import NamedTuple, Protocol
 
 from millrace.protocol.errors import MillraceError
 from serving.transport.budget import Reservation
+from serving.transport.handler import Withdraw
+from serving.transport.intake import Body
+from serving.transport.spooled_body import SpooledBody
 
-Context = Any  # grpc.aio.ServicerContext
-Check = Callable[[Context], MillraceError | None]
+
+class Status(IntEnum):
+    """gRPC's status codes."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
 
 
-class Method:
-    """How one method is taken in: a `handler` that takes bytes, the largest message, and how many calls may be open.
+class CallHead:
+    """What is known of a call before its message: the method's path, the metadata, and who calls.
 
-    `check` says by a call's head why its caller is refused. `open` counts the calls that are open.
+    `headers` have names in lower case; `peer` is the caller's address as text. `timeout_s` is the caller's deadline,
+    None where it names none.
     """
 
-    __slots__ = ("check", "handler", "most_bytes", "most_open", "open")
+    __slots__ = ("began", "headers", "path", "peer", "timeout_s")
 
-    def __init__(
-        self, handler: grpc.RpcMethodHandler, most_bytes: int, most_open: int, check: Check | None = None
-    ) -> None:
-        self.handler = handler
-        self.most_bytes = most_bytes
-        self.most_open = most_open
-        self.check = check
-        self.open = 0
+    def __init__(self, path: str, headers: Mapping[bytes, bytes], peer: str, timeout_s: float | None) -> None:
+        self.path = path
+        self.headers = headers
+        self.peer = peer
+        self.timeout_s = timeout_s
+        self.began = time.perf_counter()
+
+    def seconds_left(self) -> float | None:
+        """The time until the caller's deadline."""
+        return None if self.timeout_s is None else self.timeout_s - (time.perf_counter() - self.began)
 
 
-class Call:
-    """One call until its answer is sent. `reservation` counts its bytes, once it is admitted.
+class Message(NamedTuple):
+    """A request's message, spooled where it is large. The reservation counts it, None where it is counted elsewhere.
 
-    Its message is awaited since `began`, on the loop's clock; `is_slow` says that there is room for the largest,
-    `is_given_up` that it is about to be refused. `aborted` is the exception with which it ended.
+    Whoever has the message closes it and releases the reservation.
     """
 
-    __slots__ = ("aborted", "began", "is_given_up", "is_slow", "method", "reservation")
+    body: Body
+    reservation: Reservation | None = None
 
-    def __init__(self, method: Method) -> None:
-        self.method = method
-        self.reservation: Reservation | None = None
-        self.aborted: BaseException | None = None
-        self.began = 0.0
-        self.is_slow = False
-        self.is_given_up = False
-
-    def resize(self, bytes_: int) -> bool:
-        """Reserve so many bytes in all; False where there is no room for them."""
-        reservation = self.reservation
-        if reservation is None:
-            return False
-        if bytes_ > reservation.bytes:
-            return reservation.grow(bytes_ - reservation.bytes)
-        reservation.shrink_to(bytes_)
-        return True
-
-    def forget(self) -> None:
-        """Let go of what the call held.
-
-        gRPC keeps the exception for as long as the call, whose frames the exception has: a circle that would keep the
-        message, too, until a collection of garbage.
-        """
+    def close(self) -> None:
+        """Give back the memory."""
+        if isinstance(self.body, SpooledBody):
+            self.body.close()
         if self.reservation:
             self.reservation.release()
-        if self.aborted:
-            self.aborted.__traceback__ = self.aborted.__context__ = None
+
+
+class Answer(NamedTuple):
+    """How a call ends: with a message, or with an error's status and text. `trailers` are metadata.
+
+    A large message is spooled, and counted by the reservation, which goes to the server.
+    """
+
+    body: Body = b""
+    status: Status = Status.OK
+    text: str = ""
+    trailers: tuple[tuple[str, str], ...] = ()
+    reservation: Reservation | None = None
+
+    def close(self) -> None:
+        """Give back the memory of an answer that is not sent."""
+        if isinstance(self.body, SpooledBody):
+            self.body.close()
+        if self.reservation:
+            self.reservation.release()
+
+
+class CallerLeft(Exception):
+    """Nobody reads what is written."""
+
+
+Done = Callable[[Answer], None]
+Write = Callable[[Body], Awaitable[None]]
+"""Sends a message of a stream; waits until the caller takes it. Raises `CallerLeft`."""
+
+
+class UnaryMethod(NamedTuple):
+    """A method that takes one message, of at most `most_bytes`, and gives one.
+
+    `begin` answers by calling `done` once, now or later; what it returns is called when the caller leaves before.
+    """
+
+    begin: Callable[[Message, CallHead, Done], Withdraw | None]
+    most_bytes: int
+
+
+class StreamMethod(NamedTuple):
+    """A method that takes and gives any number of messages: `run` ends with the call's status, or is cancelled.
+
+    At most `most_open` of its calls may be open.
+    """
+
+    run: Callable[[AsyncIterator[Message], CallHead, Write], Awaitable[Answer]]
+    most_bytes: int
+    most_open: int
+
+
+Method = UnaryMethod | StreamMethod
+
+
+class Calls(Protocol):
+    """What is served over gRPC. All methods are called on the event loop."""
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """The methods by their paths."""
+
+    def check(self, head: CallHead) -> MillraceError | None:
+        """Why the call is refused before its message is read; None where it may go on."""
+
+    def refused(self, head: CallHead, error: MillraceError) -> Answer:
+        """The answer to a call whose message was not taken."""
+
+    def unknown(self, path: str) -> Answer:
+        """The answer to a call of a method that is not there."""

@@ -23,3 +23,9 @@ class RequestTimeout(MillraceError):
 
 class FramingNotSupported(NotSupported):
     """A method or a transfer coding that the server does not know: 501."""
+
+
+class LengthRequired(InvalidRequest):
+    """A large body comes without its length being known: 411."""
+
+    status = 411

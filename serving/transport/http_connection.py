@@ -1,5 +1,7 @@
 """One HTTP/1.1 connection: bytes to a head and a body, and a response to bytes.
 
+It is what every connection begins as. One that begins with HTTP/2's preface is handed on (`http2/connection.py`).
+
 A request of usual size is one `data_received`: its head is found in a table, its body is handed to the handler at once,
 and the response is written in whatever turn of the event loop it comes. No task, no thread and no timer is made for it
 (docs/decisions/0005-own-http-server.md has what that saves).
@@ -16,20 +18,18 @@ is read than that holds. A large response is written as fast as the caller reads
 
 import asyncio
 import socket
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 from millrace.protocol.errors import DeadlineExceeded, MillraceError, Unavailable
-from serving.settings import ServingSettings
-from serving.transport.budget import SMALL_BYTES, Budget, Reservation
-from serving.transport.connection_table import ConnectionTable
+from serving.transport.budget import SMALL_BYTES, Reservation
 from serving.transport.content_encoding import coding_error
 from serving.transport.event_stream import Pieces
-from serving.transport.handler import Handler, Uploads, Withdraw
+from serving.transport.handler import Uploads, Withdraw
 from serving.transport.head_errors import HeadTooLarge, RequestTimeout
+from serving.transport.http2.connection import Http2Connection
+from serving.transport.http2.frames import PREFACE
 from serving.transport.intake import LARGE_BYTES, Body, IncomingBody, body_error, no_room, reserve
-from serving.transport.pacer import Pacer
 from serving.transport.peer import peer_of
 from serving.transport.request_head import (
     MAX_HEAD_BYTES,
@@ -41,6 +41,7 @@ from serving.transport.request_head import (
 from serving.transport.response_head import STATUS_LINE_BEGINNING, body_bytes, write_head
 from serving.transport.responses import HttpResponse
 from serving.transport.sending import Sending
+from serving.transport.server_parts import ServerParts
 from serving.transport.streamed_body import LEAST_BYTES_PER_S, WINDOW_BYTES, Receiver, StreamedBody
 from serving.transport.unpacking import Unpacking
 
@@ -55,34 +56,14 @@ _BUFFERED_BYTES = _UNSENT_BYTES = 65_536
 _NEVER = float("inf")
 
 
-@dataclass(slots=True)
-class ServerParts:
-    """What the connections of one server share."""
-
-    settings: ServingSettings
-    handler: Handler
-    budget: Budget
-    table: ConnectionTable
-    pacer: Pacer
-    unpackers: Executor
-    loop: asyncio.AbstractEventLoop
-    uploads: Uploads | None = None
-    is_stopping: bool = False
-
-    @property
-    def timeout_s(self) -> float:
-        """How long a body may take to arrive, and how long a caller may not read."""
-        return self.settings.request_timeout_ms / 1000
-
-
 class Connection(asyncio.Protocol):
     """One connection. `ends` is when the server is to call `expire`, by the event loop's clock."""
 
     __slots__ = (
         "_arrival", "_body_ends", "_buffer", "_closes", "_discard_ends", "_handler", "_has_begun", "_has_ended",
-        "_head", "_held", "_is_discarding", "_is_full", "_is_paused", "_is_secure", "_is_taking", "_is_unread", "_peer",
-        "_pieces", "_sending", "_server", "_since", "_small_limit", "_table", "_transport", "_unsent", "_withdraw",
-        "ends",
+        "_head", "_held", "_is_discarding", "_is_full", "_is_new", "_is_paused", "_is_secure", "_is_taking",
+        "_is_unread", "_peer", "_pieces", "_sending", "_server", "_since", "_small_limit", "_table", "_transport",
+        "_unsent", "_withdraw", "ends",
     )  # fmt: skip
 
     def __init__(self, server: ServerParts) -> None:
@@ -105,6 +86,7 @@ class Connection(asyncio.Protocol):
         self._is_secure = False  # TLS
         self._is_unread = False  # the rest of the request that is refused is on its way
         self._is_discarding = False
+        self._is_new = True
         self._has_ended = False
         self._has_begun = False
         self._is_taking = False
@@ -272,7 +254,7 @@ class Connection(asyncio.Protocol):
                 raise HeadTooLarge(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
             head = read_head(data[:end])
         except MillraceError as error:
-            self._refuse(None, error)
+            self._take_no_head(data, end, error)
             return
         if self._buffer:
             self._hold(b"")
@@ -296,12 +278,20 @@ class Connection(asyncio.Protocol):
         else:
             self._handle(head, data[end:body_ends], reservation)
 
+    def _take_no_head(self, data: bytes, end: int, error: MillraceError) -> None:
+        """What ends there is no head of HTTP/1.1; as the first bytes of a connection, it may be HTTP/2's preface."""
+        if self._is_new and data.startswith(PREFACE[:end]):
+            self._hold(b"")
+            Http2Connection(self._server).take_over(self._transport, self._peer, self, data)
+        else:
+            self._refuse(None, error)
+
     def _await_head(self, data: bytes, known: int) -> None:
         """Wait for the rest of a head, where these bytes can be the beginning of one."""
         try:
             if len(data) > MAX_HEAD_BYTES:
                 raise HeadTooLarge(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
-            if data.strip(b"\r"):
+            if data.strip(b"\r") and not (self._is_new and PREFACE.startswith(data)):
                 check_beginning(data, known)
             if data and not self._buffer:
                 self._since = self._server.loop.time()
@@ -325,14 +315,15 @@ class Connection(asyncio.Protocol):
                 self._await_upload(head, data, receiver)
                 return
             limit = self._small_limit if small else self._handler.body_limit(head)
-            self._arrival = IncomingBody(head, reserve(server.budget, head, limit), limit)
+            reservation = reserve(server.budget, head, limit)
+            self._arrival = IncomingBody(head, reservation, limit)
         except MillraceError as error:
             self._refuse(head, error)
             return
         if self._has_ended:
             self._transport.close()
             return
-        self._since = server.loop.time()
+        self._since = reservation.since = server.loop.time()
         self._body_ends = self._since + server.timeout_s
         self.ends = min(self._body_ends, server.loop.time() + _STALL_S)
         if data:
@@ -606,7 +597,7 @@ class Connection(asyncio.Protocol):
 
     def _written(self) -> None:
         """The response is with the transport."""
-        self._has_begun = False
+        self._has_begun = self._is_new = False
         if self._closes:
             self._close()
             return

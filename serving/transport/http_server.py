@@ -1,20 +1,23 @@
-"""The HTTP/1.1 server: listens, keeps the time for its connections, and stops without losing a request."""
+"""The server of HTTP/1.1, HTTP/2 and gRPC: listens, keeps its connections' time, and stops without losing a request."""
 
 import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from serving.settings import ServingSettings
 from serving.transport.budget import Budget
 from serving.transport.certificates import Certificates
 from serving.transport.connection_table import ConnectionTable
+from serving.transport.descriptors import grpc_connections
+from serving.transport.grpc_method import Calls
 from serving.transport.handler import Handler, Uploads
 from serving.transport.handshake import TlsParts
-from serving.transport.http_connection import Connection, ServerParts
+from serving.transport.http_connection import Connection
 from serving.transport.pacer import Pacer
+from serving.transport.server_parts import ServerParts
 from serving.transport.shared_port import BACKLOG, family_of
 
 _log = logging.getLogger(__name__)
@@ -23,12 +26,12 @@ _UNPACKERS = 2
 
 
 class HttpServer:
-    """Listens on one address. `start` first, `stop` last.
+    """Listens on its ports, on each for all three protocols: what a caller speaks, its first bytes say.
 
-    All that waits in it is counted in the budget. `max_connections` is the most that it may have open; None stands for
-    the settings' own. `uploads` take large bodies that the handler does not take. `port` is a socket that is bound to a
-    port which other processes share, and is closed by `stop`; without one the port is this server's own. With
-    `certificates` it speaks TLS.
+    `start` first, `stop` last. All that waits in it is counted in the budget. `max_connections` is the most that it may
+    have open; None stands for the settings' own. `uploads` take large bodies that the handler does not take. `calls`
+    are served over gRPC, on the settings' gRPC port, too. `sockets` are bound to ports that other processes share, and
+    are closed by `stop`; without them the ports are this server's own. With `certificates` it speaks TLS.
     """
 
     def __init__(
@@ -38,7 +41,8 @@ class HttpServer:
         budget: Budget,
         max_connections: int | None = None,
         uploads: Uploads | None = None,
-        port: socket.socket | None = None,
+        calls: Calls | None = None,
+        sockets: Sequence[socket.socket] = (),
         certificates: Certificates | None = None,
     ) -> None:
         self.settings = settings
@@ -47,33 +51,42 @@ class HttpServer:
             max_connections or settings.max_connections, settings.keep_alive_timeout_s, loop
         )
         unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
-        self._parts = ServerParts(settings, handler, budget, self.connections, Pacer(loop), unpackers, loop, uploads)
+        self._parts = ServerParts(
+            settings, handler, budget, self.connections, Pacer(loop), unpackers, loop, uploads, calls
+        )
+        self._parts.most_http2_connections = grpc_connections(settings.max_grpc_connections)
         budget.reclaim = self.connections.reclaim
         self.tls = TlsParts(certificates, self.connections, self._connection, loop) if certificates else None
         self._accepted: Callable[[], asyncio.Protocol] = self.tls.handshake if self.tls else self._connection
-        self._listening = port
-        self._server: asyncio.Server | None = None
+        self._listening = list(sockets)
+        self._servers: list[asyncio.Server] = []
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Listen. Raises `OSError` where the address cannot be had."""
-        host, port = self.settings.host, self.settings.port
-        if self._listening is None:
-            family = family_of(host, port)
-            self._listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        loop = self._parts.loop
-        self._server = await loop.create_server(self._accepted, sock=self._listening, backlog=BACKLOG)
+        """Listen. Raises `OSError` where an address cannot be had."""
+        if not self._listening:
+            self._bind()
+        for listening in self._listening:
+            self._servers.append(await self._parts.loop.create_server(self._accepted, sock=listening, backlog=BACKLOG))
         self._sweep()
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
-        return int(self._listening.getsockname()[1]) if self._listening else self.settings.port
+        """The HTTP port that it listens on."""
+        return int(self._listening[0].getsockname()[1]) if self._listening else self.settings.port
+
+    @property
+    def open_calls(self) -> int:
+        """How many requests of HTTP/2, calls of gRPC among them, have no answer yet."""
+        return self._parts.open_calls
 
     @property
     def is_stopping(self) -> bool:
         """Whether `stop` was called."""
         return self._parts.is_stopping
+
+    def watch_memory(self, excess_bytes: Callable[[], int]) -> None:
+        """All that waits here is counted in the budget: there is nothing else to watch."""
 
     async def stop(self, timeout_s: float | None = None) -> None:
         """Take no more connections, answer what came on those that are open, and close them.
@@ -83,9 +96,9 @@ class HttpServer:
         """
         self._parts.is_stopping = True
         await self._take_backlog()
-        if self._server:
-            self._server.close()
-        self._server = self._listening = None
+        for server in self._servers:
+            server.close()
+        self._servers, self._listening = [], []
         for connection in self.connections:
             connection.linger()
         self.connections.emptied.clear()
@@ -106,12 +119,36 @@ class HttpServer:
 
     async def _take_backlog(self) -> None:
         """Accept the connections that the system has already accepted for us: closing the socket would reset them."""
-        with contextlib.suppress(OSError):  # BlockingIOError: there are no more
-            while self._listening:
-                accepted, _ = self._listening.accept()
-                await self._parts.loop.connect_accepted_socket(self._accepted, accepted)
+        for listening in self._listening:
+            with contextlib.suppress(OSError):  # BlockingIOError: there are no more
+                while True:
+                    accepted, _ = listening.accept()
+                    await self._parts.loop.connect_accepted_socket(self._accepted, accepted)
+
+    def _bind(self) -> None:
+        """Take the ports. Raises `OSError`, and has none, where one cannot be had."""
+        settings = self.settings
+        ports = [settings.port, *([settings.grpc_port] if self._parts.calls and settings.grpc_port else [])]
+        try:
+            for port in ports:
+                self._listening.append(_bound(settings.host, port))
+        except OSError:
+            self._close_sockets()
+            raise
+
+    def _close_sockets(self) -> None:
+        for listening in self._listening:
+            listening.close()
+        self._listening = []
 
     def _sweep(self) -> None:
         """Look after all that is late, and set the clocks by which the connections go."""
         self.connections.tick()
         self._sweeping = self._parts.loop.call_later(_SWEEP_S, self._sweep)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=family_of(host, port), backlog=BACKLOG)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from None

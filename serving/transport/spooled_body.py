@@ -1,5 +1,6 @@
 """A large body outside of the heap: an anonymous file in memory, which is written piece by piece and read elsewhere."""
 
+import mmap
 import os
 import queue
 import tempfile
@@ -32,7 +33,7 @@ class SpooledBody:
         body.fd, body.size, body.is_on_disk = fd, size, is_on_disk
         return body
 
-    def write(self, part: bytes | bytearray) -> None:
+    def write(self, part: bytes | bytearray | memoryview) -> None:
         """Append these bytes. Raises `OSError` where there is no room for them."""
         view = memoryview(part)
         while view:
@@ -52,6 +53,16 @@ class SpooledBody:
             part = os.pread(self.fd, left, offset)
             parts.append(part)
         return b"".join(parts)
+
+    def mapped(self) -> memoryview:
+        """All of it, read-only, without a copy; it lasts as long as a view of it does, whoever closes the body."""
+        if not self.size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(self.fd, self.size, access=mmap.ACCESS_READ))
+
+    def again(self) -> "SpooledBody":
+        """The same file under a descriptor of its own. Raises `OSError` where the process has none left."""
+        return SpooledBody.of_file(os.dup(self.fd), self.size, is_on_disk=self.is_on_disk)
 
     def close(self) -> None:
         """Give back the memory, that of a large body a moment later. Closing again does nothing."""

@@ -19,8 +19,9 @@ from werkzeug.routing import BaseConverter
 
 from millrace.protocol.errors import MillraceError, Unavailable
 from serving.access.gate import visible
-from serving.monitoring import metrics, peer_metrics
+from serving.monitoring import gauges, metrics, peer_metrics
 from serving.monitoring.counts import Counts
+from serving.monitoring.depths import Seen
 from serving.protocols.oip import rest as oip
 from serving.protocols.oip.config import render_config
 from serving.protocols.rest_calls import Headers
@@ -29,9 +30,10 @@ from serving.routing import target
 from serving.service import Service
 from serving.transport.intake import too_large
 from serving.transport.responses import HttpResponse, error_body, error_headers
-from serving.web import control_routes, jobs_routes, probes, route_access
+from serving.web import card_routes, control_routes, device_routes, jobs_routes, probes, route_access, stack_routes
 from serving.web.methods import MODEL_PATH, allowed_methods
-from serving.web.pages import Page, render_pages
+from serving.web.page_files import INDEX, PREFIX, Page, wants_page
+from serving.web.pages import PATHS, render_pages
 from serving.web.plain_bodies import PlainBodies
 
 _View = Callable[[str, int | None], Response]
@@ -103,8 +105,11 @@ def create_app(service: Service, loop: asyncio.AbstractEventLoop) -> Flask:
     _add_tensorflow_serving(app, service)
     counts = partial(_counts, service, loop)
     _add_open_inference(app, service, counts)
-    _add_operations(app, service, counts)
+    _add_operations(app, service, counts, partial(_seen, service, loop))
     control_routes.add_routes(app, service, loop)
+    card_routes.add_routes(app, service)
+    device_routes.add_routes(app, service)
+    stack_routes.add_routes(app, service, loop)
     jobs_routes.add_routes(app, service)
     return app
 
@@ -192,6 +197,11 @@ def _counts(service: Service, loop: asyncio.AbstractEventLoop) -> Counts:
     return asyncio.run_coroutine_threadsafe(service.siblings.total(), loop).result()
 
 
+def _seen(service: Service, loop: asyncio.AbstractEventLoop) -> Seen:
+    """What waits in the queues."""
+    return asyncio.run_coroutine_threadsafe(service.depths.read(), loop).result()
+
+
 def _add_open_inference(app: Flask, service: Service, counts: Callable[[], Counts]) -> None:
     @app.get("/v2")
     def _server() -> Response:
@@ -240,26 +250,40 @@ def _names(service: Service) -> list[str]:
 
 
 def _page(page: Page) -> Response:
-    return Response(page.body, content_type=page.content_type)
+    return Response(page.body, content_type=page.content_type, headers=page.headers)
 
 
-def _add_operations(app: Flask, service: Service, counts: Callable[[], Counts]) -> None:
+def _add_operations(app: Flask, service: Service, counts: Callable[[], Counts], seen: Callable[[], Seen]) -> None:
+    pages = app.extensions[PAGES] = render_pages(
+        app, playground=service.settings.playground, wasm=service.settings.playground_assets is not None
+    )
+
     @app.get("/")
     def _index() -> Response:
+        if INDEX in pages and wants_page(_headers()):
+            return _page(pages[INDEX])
         models: list[str] = []
         with contextlib.suppress(Unavailable):  # it is not known yet which there are
             models = _names(service)
         # `status` is what clients of KServe's v1 protocol look at.
-        return _json({"status": "alive", **oip.render_server(), "models": models})
+        response = _json({"status": "alive", **oip.render_server(), "models": models, "docs": "/docs"})
+        response.headers["Vary"] = "Accept"
+        return response
 
-    pages = app.extensions[PAGES] = render_pages(app)
-    for path in pages:
+    for path in PATHS:
         app.get(path, endpoint=path)(partial(_page, pages[path]))
+
+    @app.get(f"{PREFIX}<file>")
+    def _asset(file: str) -> Response:
+        if PREFIX + file not in pages:
+            raise NotFound
+        return _page(pages[PREFIX + file])
 
     @app.get("/metrics")
     def _metrics() -> Response:
         found = counts()
         text = metrics.render(found, service.worker_counts()) + peer_metrics.triton(found.versions)
+        text += gauges.render(found, seen(), service.producer.workers)
         text += service.jobs.metrics.render() if service.jobs.metrics else b""
         return Response(text, content_type=_PROMETHEUS)
 

@@ -14,7 +14,7 @@ import msgspec
 from flask import Flask, Response, g, request
 from msgspec import UNSET
 
-from millrace.protocol.desired_state import DesiredState, Shadow, VersionPolicy
+from millrace.protocol.desired_state import DesiredState, Rollout, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, NotSupported, Unavailable
 from serving.access.callers import Caller
 from serving.access.gate import visible
@@ -109,8 +109,9 @@ def _add_traffic(app: Flask, service: Service, changes: _Changes) -> None:
     @app.put("/v1/models/<name>/traffic")
     def _set_traffic(name: str) -> Response:
         wanted = _read(schemas.Traffic)
-        shadow = Shadow(wanted.shadow.version, wanted.shadow.percent) if wanted.shadow else None
-        changes.make(repository.set_traffic(name, _weights(wanted.weights), shadow, caller=_caller()))
+        shadow = _shadow(wanted.shadow)
+        rollout = _rollout(wanted.rollout) if wanted.rollout else None
+        changes.make(repository.set_traffic(name, _weights(wanted.weights), shadow, rollout, caller=_caller()))
         return now(name)
 
     @app.put("/v1/models/<name>/labels/<label>")
@@ -163,6 +164,24 @@ def _weights(weights: dict[str, float]) -> dict[int, float]:
     return {int(version): weight for version, weight in weights.items()}
 
 
+def _shadow(shadow: schemas.ShadowVersion | None) -> Shadow | None:
+    return Shadow(shadow.version, shadow.percent) if shadow else None
+
+
+def _rollout(record: schemas.RolloutRecord) -> Rollout:
+    return Rollout(
+        version=record.version,
+        state=record.state,
+        steps=tuple(record.steps),
+        step=record.step,
+        promote_if=record.promote_if,
+        every_s=record.every_s,
+        weights_before=_weights(record.weights_before),
+        shadow_before=_shadow(record.shadow_before),
+        reason=record.reason,
+    )
+
+
 def _policy(policy: schemas.Policy) -> VersionPolicy:
     if sum(choice is not UNSET for choice in (policy.latest, policy.all, policy.specific)) != 1:
         raise InvalidRequest("a policy is one of 'latest', 'all' and 'specific'")
@@ -176,9 +195,32 @@ def _shown(control: DesiredState, labels: dict[str, int]) -> schemas.ModelTraffi
         is_loaded=control.is_loaded,
         generation=control.generation,
         labels=labels,
-        weights={str(version): weight for version, weight in control.weights.items()},
-        shadow=schemas.ShadowVersion(control.shadow.version, control.shadow.percent) if control.shadow else None,
+        weights=_shown_weights(control.weights),
+        shadow=_shown_shadow(control.shadow),
         policy=_shown_policy(control.policy) if control.policy else None,
+        rollout=_shown_rollout(control.rollout) if control.rollout else None,
+    )
+
+
+def _shown_weights(weights: dict[int, float]) -> dict[str, float]:
+    return {str(version): weight for version, weight in weights.items()}
+
+
+def _shown_shadow(shadow: Shadow | None) -> schemas.ShadowVersion | None:
+    return schemas.ShadowVersion(shadow.version, shadow.percent) if shadow else None
+
+
+def _shown_rollout(rollout: Rollout) -> schemas.RolloutRecord:
+    return schemas.RolloutRecord(
+        version=rollout.version,
+        state=rollout.state,  # type: ignore[arg-type]  # it was written as one of these
+        steps=list(rollout.steps),
+        step=rollout.step,
+        promote_if=rollout.promote_if,
+        every_s=rollout.every_s,
+        weights_before=_shown_weights(rollout.weights_before),
+        shadow_before=_shown_shadow(rollout.shadow_before),
+        reason=rollout.reason,
     )
 
 

@@ -5,16 +5,18 @@ allows, and some that it forbids, and knows each answer from it.
 """
 
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 import msgspec
 
 import millrace
 from millrace.jobs.documents import EvaluateDocument, ExportDocument, ScoreDocument
 from millrace.protocol.errors import MillraceError
+from serving.monitoring.stack import Stack
 from serving.web import openapi_jobs, schemas
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -200,7 +202,9 @@ def _operations() -> Iterator[Operation]:
         tag=_OWN,
         summary="The server and its models.",
         answers={200: (schemas.Index,)},
+        media="text/html",
     )
+    yield from _page_operations()
     yield Operation(
         method="GET",
         path="/metrics",
@@ -218,6 +222,66 @@ def _operations() -> Iterator[Operation]:
     yield Operation(method="GET", path="/openapi.json", tag=_OWN, summary="This document.", answers={200: (dict,)})
     yield Operation(
         method="GET", path="/docs", tag=_OWN, summary="This document, for people to read.", media="text/html"
+    )
+
+
+def _page_operations() -> Iterator[Operation]:
+    version = "/v1/models/{model}/versions/{version}"
+    yield Operation(
+        method="GET",
+        path="/v1/stack",
+        tag=_OWN,
+        summary="Workers, counters and slow requests now; as server-sent events if `Accept` asks for them.",
+        answers={200: (Stack,)},
+        media="text/event-stream",
+    )
+    yield Operation(
+        method="GET",
+        path="/v1/access",
+        tag=_OWN,
+        summary="What this caller may do.",
+        answers={200: (schemas.Access,)},
+    )
+    yield Operation(
+        method="GET",
+        path=f"{version}/card",
+        tag=_OWN,
+        summary="The card of a version: scores, limits, data, sizes, plots.",
+        answers={200: (schemas.Card,)},
+        statuses=(404,),
+    )
+    yield Operation(
+        method="GET",
+        path=f"{version}/plots/{{plot}}",
+        tag=_OWN,
+        summary="A plot of a version, by its name in the card.",
+        statuses=(404,),
+        media="image/png",
+    )
+    yield Operation(
+        method="GET",
+        path="/page/{file}",
+        tag=_OWN,
+        summary="A file of the page that browsers get at /.",
+        statuses=(404,),
+        media="text/javascript",
+    )
+
+    yield Operation(
+        method="GET",
+        path="/page/assets/{file}",
+        tag=_OWN,
+        summary="A file of onnxruntime-web, where the server has it.",
+        statuses=(404,),
+        media="text/javascript",
+    )
+    yield Operation(
+        method="GET",
+        path=f"{version}/files/{{file}}",
+        tag=_OWN,
+        summary="`model.onnx` or `vocabulary.txt` of a version, where the page runs models in the browser.",
+        statuses=(404,),
+        media="application/octet-stream",
     )
 
 
@@ -333,6 +397,36 @@ def _job_operations() -> Iterator[Operation]:
 OPERATIONS = tuple(_operations())
 
 
+class Group(NamedTuple):
+    """A row of the documentation: one route by all of its paths, the shortest first."""
+
+    tag: str
+    method: str
+    paths: tuple[str, ...]
+    operation: dict[str, Any]
+
+    @property
+    def parameters(self) -> list[dict[str, str]]:
+        """Those of all of its paths, each once."""
+        methods = [document()["paths"][path][self.method.lower()] for path in self.paths]
+        found = {each["$ref"]: each for operation in methods for each in operation["parameters"]}
+        return list(found.values())
+
+
+def groups() -> list[Group]:
+    """The operations as the documentation shows them: with and without a version or a label in one row."""
+    found: dict[tuple[str, str], Group] = {}
+    for path, methods in document()["paths"].items():
+        for method, operation in methods.items():
+            key = method, _WHICH.sub("", path) if operation["tags"] != [_OWN] else path
+            known = found.get(key) or Group(operation["tags"][0], method.upper(), (), operation)
+            found[key] = known._replace(paths=(*known.paths, path))
+    return list(found.values())
+
+
+_WHICH = re.compile(r"(?<=\{model\})/(versions/\{version\}|labels/\{label\})(?=[/:]|$)")
+
+
 @cache
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
@@ -395,6 +489,22 @@ _PARAMETERS: dict[str, _Schema] = {
         "example": "stable",
         "schema": {"type": "string", "minLength": 1, "pattern": "^[^/:]+$"},
     },
+    "plot": {
+        "name": "plot",
+        "in": "path",
+        "required": True,
+        "description": "The name of a plot.",
+        "example": "calibration.png",
+        "schema": {"type": "string", "minLength": 1, "pattern": "^[^/]+$"},
+    },
+    "file": {
+        "name": "file",
+        "in": "path",
+        "required": True,
+        "description": "The name of a file of the page.",
+        "example": "main.js",
+        "schema": {"type": "string", "minLength": 1, "pattern": "^[^/]+$"},
+    },
     "request_id": {
         "name": "X-Request-Id",
         "in": "header",
@@ -444,7 +554,7 @@ _HEADERS: dict[str, _Schema] = {
 
 def _operation(operation: Operation) -> _Schema:
     is_hot = operation.method == "POST" and 429 in operation.statuses and not operation.takes_upload
-    names = [name for name in ("model", "version", "label", "job") if f"{{{name}}}" in operation.path]
+    names = [name for name in ("model", "version", "label", "job", "plot", "file") if f"{{{name}}}" in operation.path]
     names += [*operation.parameters, "request_id"]
     names += ["request_timeout"] if is_hot else []
     names += ["header_length"] if operation.is_binary else []
@@ -482,6 +592,8 @@ def _answer(operation: Operation, status: int) -> _Schema:
     if status in operation.answers:
         content = {"application/json": {"schema": _any_of(operation.answers[status])}}
         described = _refusal(status) if status >= 400 else _success(operation)
+        if operation.media and status == 200:
+            content[operation.media] = {"schema": {"type": "string"}}
         return described | {"content": content | (_binary(operation) if status == 200 else {})}
     if status == 200 and not operation.media:
         return _success(operation)

@@ -17,7 +17,7 @@ from serving.protocols.tfs import rest as tfs
 from serving.service import Service
 from serving.transport.request_head import RequestHead
 from serving.transport.responses import HttpResponse, error_body, error_headers
-from serving.web.pages import Page
+from serving.web.page_files import INDEX, Page, wants_page
 
 _JSON = ("content-type", "application/json")
 _STATUS = "model_version_status"  # which tells of versions whatever their state
@@ -68,15 +68,15 @@ class Probes:
         path = head.path
         return head.method in ("GET", "HEAD") and (
             path.removesuffix("/") in _FIXED
-            or path in self._pages
+            or self._page(head) is not None
             or bool(_V2_READY.fullmatch(path) or _V1_MODEL.fullmatch(path))
         )
 
     def respond(self, head: RequestHead) -> HttpResponse:
         """The response to a request that it `has`."""
         started = time.perf_counter()
-        if page := self._pages.get(head.path):
-            return self._response(head, started, 200, page.body, (("content-type", page.content_type),))
+        if page := self._page(head):
+            return self._response(head, started, 200, page.body, (("content-type", page.content_type), *page.headers))
         try:
             body = self._body(head.path)
         except MillraceError as error:
@@ -85,6 +85,11 @@ class Probes:
         status = status_of(body)
         headers = (_JSON, ("retry-after", "1")) if status == 503 else (_JSON,)
         return self._response(head, started, status, orjson.dumps(body), headers)
+
+    def _page(self, head: RequestHead) -> Page | None:
+        if head.path == "/":
+            return self._pages.get(INDEX) if wants_page(head.headers) else None
+        return self._pages.get(head.path)
 
     def _body(self, path: str) -> dict[str, Any]:
         if fixed := _FIXED.get(path.removesuffix("/")):

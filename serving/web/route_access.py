@@ -33,15 +33,17 @@ from serving.routing import target
 from serving.service import Service
 from serving.web.control_routes import ACTIONS
 from serving.web.methods import MODEL_PATH
+from serving.web.page_files import wants_page
 from serving.web.pages import PATHS
 
 # By the name of the route's function. () is open to all; a route that is not here is nobody's.
 ROLES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("_live", "_ready", "_model_ready", *PATHS), ()),
+    **dict.fromkeys(("_live", "_ready", "_model_ready", "_asset", "_runtime", *PATHS), ()),
     **dict.fromkeys(("_index", "_server"), ANY),
-    "_hot": INFER,
+    **dict.fromkeys(("_hot", "_model_file"), INFER),
     **dict.fromkeys(("_list", "_model", "_metadata", "_config", "_statistics", "_all_statistics"), SEE),
     **dict.fromkeys(("_repository_index", "_traffic", "_shared_memory"), SEE),
+    **dict.fromkeys(("_stack", "_access", "_card", "_plot"), SEE),
     **dict.fromkeys(("_metrics", "_tensorflow_metrics"), METRICS),
     **dict.fromkeys(ACTIONS, CONTROL),
     "_list_jobs": READ,
@@ -129,7 +131,8 @@ def _check(service: Service, found: Route, path: str, headers: Headers, peer: st
     action, model, key = ACTIONS.get(found.name), found.model(path), None
     caller = Caller(str(peer), request_id, "http")
     try:
-        if service.gate and (roles := ROLES.get(found.name, ("nobody",))):
+        roles = () if found.name == "_index" and wants_page(headers) else ROLES.get(found.name, ("nobody",))
+        if service.gate and roles:
             key = service.gate.identify(headers, peer)
             caller = caller._replace(name=name_of(key, peer))
             if key:

@@ -203,6 +203,7 @@ class Index(ServerMetadata):
 
     status: Literal["alive"]
     models: list[str]
+    docs: Annotated[str, Meta(description="The path of the documentation.")]
 
 
 class Live(Struct):
@@ -503,10 +504,29 @@ VersionNumber = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class ShadowVersion(Struct, forbid_unknown_fields=True):
-    """A version that is sent copies of a share of the requests; their answers are dropped."""
+    """A version that is sent copies of a share of the requests; their answers are compared and dropped."""
 
     version: VersionNumber
     percent: Annotated[float, Meta(gt=0, le=100)]
+
+
+class RolloutRecord(Struct, forbid_unknown_fields=True):
+    """Where a roll-out stands, as `millrace rollout` keeps it; traffic that is set without it ends the roll-out."""
+
+    version: Annotated[int, Meta(ge=0, description="The version that is rolled out.")]
+    state: Literal["running", "promoted", "went back"]
+    steps: Annotated[
+        list[Annotated[float, Meta(gt=0, le=100)]],
+        Meta(min_length=1, max_length=100, description="Percentages of the requests."),
+    ]
+    step: Annotated[int, Meta(ge=0, le=99, description="The number of the present one, from 0.")] = 0
+    promote_if: Annotated[str, Meta(max_length=500)] = ""
+    every_s: Annotated[float, Meta(ge=0)] = 0.0
+    weights_before: Annotated[
+        dict[str, Annotated[float, Meta(ge=0)]], Meta(max_length=1000, description="What it goes back to.")
+    ] = {}
+    shadow_before: ShadowVersion | None = None
+    reason: Annotated[str, Meta(max_length=500, description="Why it went back.")] = ""
 
 
 class Traffic(Struct, forbid_unknown_fields=True):
@@ -517,6 +537,7 @@ class Traffic(Struct, forbid_unknown_fields=True):
         Meta(description="By version, relative to each other; without any, the newest answers all."),
     ] = {}
     shadow: ShadowVersion | None = None
+    rollout: RolloutRecord | None = None
 
 
 class LabelledVersion(Struct, forbid_unknown_fields=True):
@@ -561,6 +582,29 @@ class ModelTraffic(Struct):
     weights: dict[str, float]
     shadow: ShadowVersion | None
     policy: Policy | None
+    rollout: RolloutRecord | None = None
+
+
+class Card(Struct):
+    """What is known of a model version: how good it is, what it is not good for, and what it was made of."""
+
+    description: str
+    scores: dict[str, float]
+    limits: Annotated[list[str], Meta(description="What the model is not good for, a sentence each.")]
+    training: Annotated[dict[str, int | float | str], Meta(description="Hyper-parameters.")]
+    data: Annotated[dict[str, str], Meta(description="Each training set with its SHA-256.")]
+    licences: Annotated[dict[str, str], Meta(description="Of the training sets.")]
+    files: Annotated[dict[str, int], Meta(description="Each file of the version with its size in bytes.")]
+    plots: Annotated[list[str], Meta(description="The names of its plots, which are PNG images.")]
+
+
+class Access(Struct):
+    """What this caller may do, and what this server has."""
+
+    may_change_models: bool
+    reason: Annotated[str, Meta(description="Why the caller may not change models.")]
+    jobs: Annotated[bool, Meta(description="Whether there are background jobs.")]
+    device: Annotated[bool, Meta(description="Whether the page can run the bundled models in the browser.")]
 
 
 # Background jobs

@@ -1,8 +1,8 @@
 """The client against the running stack with its three models: as a library, on the command line, and under load."""
 
 import asyncio
+import importlib.util
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ from millrace_client import AsyncClient, Client, InvalidRequest, NotFound
 
 ROOT = Path(__file__).parents[2]
 SEVEN = ROOT / "examples" / "seven.png"
+_OTHER_PROTOCOLS = ("oip-json", "oip-binary", "oip-grpc", "tfs-grpc")
 MODELS = {"digits", "digits-student", "sentiment", "word2vec"}
 
 
@@ -80,12 +81,19 @@ def test_errors_carry_the_servers_words_and_the_requests_id(stack: Any) -> None:
         assert refused.value.status == 400
 
 
-def test_a_short_run_of_the_load_test_passes(stack: Any) -> None:
-    command = [sys.executable, "-m", "locust", "-f", "client/loadtest/locustfile.py", "--headless", "--only-summary"]
-    options = ["--users", "8", "--spawn-rate", "8", "--run-time", "3s", "--host", stack.url]
+@pytest.mark.parametrize(
+    "protocol", ["tfs-rest", *(pytest.param(name, marks=pytest.mark.slow) for name in _OTHER_PROTOCOLS)]
+)
+def test_a_short_load_test_gets_right_answers_by_each_protocol(stack: Any, protocol: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec("locust") is None:
+        pytest.skip("locust is not installed")
+    host = stack.grpc if protocol.endswith("grpc") else stack.url
+    command = [sys.executable, "-m", "millrace_client.load", "digits", "sentiment", "word2vec", "--host", host]
+    options = ["--protocol", protocol, "--check", "--rate", "40", "--for", "1s", "--warm-up", "0s"]
+    options += ["--max-send-lag", "1000", "--connections", "32", "--json", str(tmp_path / "run.json")]
     result = subprocess.run(command + options, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    output = result.stdout + result.stderr
-    assert result.returncode == 0, output
-    requests = dict(re.findall(r"^POST +(\w+) +(\d+) +0\(0\.00%\)", output, re.MULTILINE))
-    assert requests.keys() == {"digits", "sentiment", "word2vec"}
-    assert all(int(count) > 0 for count in requests.values())
+    assert result.returncode == 0, result.stdout + result.stderr
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["ok"] == run["requests"] > 10
+    if not protocol.endswith("grpc"):
+        assert {"parse", "queue", "compute", "reply"} <= run["stages_ms"]["server"].keys()

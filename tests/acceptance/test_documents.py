@@ -50,6 +50,8 @@ def served(models: Path) -> Iterator[Stack]:
     """The stack that the pages speak of."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MILLRACE_JOBS_FOLDER", str(models.parent / "jobs"))
+        environment.setenv("MILLRACE_SERVING_PAYLOAD_SHARE", "digits=100%")
+        environment.setenv("MILLRACE_SERVING_PAYLOAD_FOLDER", str(models.parent / "payloads"))
         running = start_up("--models", str(models), "--jobs", "1", "--allow-code")
     assert running.process.poll() is None, running.output
     yield running
@@ -63,6 +65,7 @@ def reader(served: Stack, models: Path, tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("client", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "models").symlink_to(models)
+    (tmp_path / "payloads").symlink_to(models.parent / "payloads")
     (tmp_path / ".venv").symlink_to(sys.prefix)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MILLRACE_URL", served.url)

@@ -48,6 +48,9 @@ def test_the_installed_wheel_serves_from_any_folder(
     assert "Millrace is ready" in stack.output, stack.output
     answer = httpx.post(f"{stack.url}/v1/models/tiny:predict", json={"instances": [[1, 0, 0]]}, timeout=30)
     assert answer.json() == {"predictions": [[1.0, 10.0]]}
+    page = httpx.get(stack.url, headers={"Accept": "text/html"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert httpx.get(f"{stack.url}/page/main.js").headers["content-type"] == "text/javascript; charset=utf-8"
     (worker,) = stack.programs("worker")
     assert Path(worker.cmdline()[0]).is_relative_to(millrace.parents[1])
     done = subprocess.run(

@@ -259,7 +259,7 @@ def test_standard_error_has_lines_of_one_form(open_stack: Stack) -> None:
     lines = [line for line in open_stack.output.splitlines() if line.strip()]
     events = [json.loads(line)["event"] for line in lines if line.startswith("{")]
     assert any("WARNING: All log messages before absl" in event for event in events)
-    of_up = ("Millrace is ready", "curl -s", "Stop it with Ctrl-C")
+    of_up = ("API process", "Millrace is ready", "curl -s", "Stop it with Ctrl-C")
     assert [line for line in lines if not line.startswith("{") and not any(word in line for word in of_up)] == []
 
 
@@ -276,7 +276,7 @@ def test_web_pages_may_call_where_the_setting_says_so(open_stack: Stack) -> None
         head = curl("--dump-header", "-", "--output", "/dev/null", *arguments).decode().lower()
         assert "access-control-allow-origin: *\r\n" in head
         assert "access-control-allow-methods: post, get\r\n" in head
-        assert "access-control-allow-headers: content-type" in head
+        assert "access-control-allow-headers: authorization, content-type" in head
 
 
 # TensorFlow Serving: status, metadata, metrics, errors

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply, Room
+from millrace.broker.depth import QueueDepth, StreamDepth
 from millrace.broker.fragments import Reference, read_reference
 from millrace.broker.keys import DEAD_LETTERS_BYTES, PRIORITIES, Queue, consumer_name
 from millrace.broker.memory import MemoryBroker
@@ -333,6 +334,38 @@ def test_a_large_reply_comes_whole_and_keeps_no_small_one_waiting(broker: Broker
         return received
 
     assert asyncio.run(run())[1] == large
+
+
+def depth(broker: Broker, queue: Queue = QUEUE) -> QueueDepth:
+    async def run() -> QueueDepth:
+        link = broker.producer("watches")
+        try:
+            return (await link.depths([queue]))[0]
+        finally:
+            await link.close()
+
+    return asyncio.run(run())
+
+
+def test_an_operator_sees_what_waits_and_what_is_in_work(broker: Broker) -> None:
+    nothing = {name: StreamDepth() for name in PRIORITIES}
+    assert depth(broker) == QueueDepth(queue=QUEUE, streams=nothing)
+    appended(broker, one(b"1", 2, "high"), one(b"22", 3), one(b"333", 4), one(b"b", 5, "bulk"))
+    before_a_worker = depth(broker)
+    assert [before_a_worker.streams[name].waiting for name in PRIORITIES] == [1, 2, 1]
+    assert (before_a_worker.rows, before_a_worker.bytes) == (9, 6)
+    assert (before_a_worker.bulk_rows, before_a_worker.bulk_bytes) == (5, 1)
+    consumer = broker.consumer(QUEUE, "c")
+    taken = consumer.exchange([], [], count=1, block_ms=0)
+    in_work = depth(broker)
+    assert [in_work.streams[name].working for name in PRIORITIES] == [1, 1, 0]
+    assert in_work.streams["normal"].oldest_ms <= in_work.streams["bulk"].oldest_ms
+    age_ms = time.time() * 1000 - in_work.streams["high"].oldest_ms
+    assert 0 <= age_ms < 60_000
+    consumer.bury(taken[0], "why")
+    consumer.exchange([], taken, count=0, block_ms=0)
+    left = depth(broker)
+    assert (left.rows, left.dead_letters, left.streams["high"]) == (4, 1, StreamDepth())
 
 
 def test_finishing_twice_counts_once(broker: Broker) -> None:

@@ -302,7 +302,7 @@ def test_force_publishes_it_and_the_manifest_says_so(tmp_path: Path) -> None:
     [
         pytest.param(["nowhere"], "no .keras file or SavedModel", id="no such model"),
         pytest.param(["{model}", "--to", "onnx,pickle"], "no format 'pickle'", id="no such format"),
-        pytest.param(["{model}", "--data", "{text}"], "cannot be read as an .npz file", id="data of another kind"),
+        pytest.param(["{model}", "--data", "{text}"], "cannot be read: give .npz, .npy", id="data of another kind"),
         pytest.param(["{model}", "--data", "{wrong}"], "lacks right_side", id="an input is missing"),
         pytest.param(["{model}", "--data", "{shape}"], "'left_side' has shape", id="an input of another shape"),
         pytest.param(["{model}", "--data-dir", "."], "was not trained on Millrace's data", id="not our model"),

@@ -175,8 +175,22 @@ def test_what_works_but_not_as_expected_is_noted(
 ) -> None:
     _, blocks, _ = _asked(make(tmp_path), capsys)
 
-    assert not _blocked(blocks) - {"coreml"}
+    assert not _blocked(blocks) - {"coreml", "tflite-int8"}  # which loses LSTMs' precision
     assert note in "\n".join(blocks.values())
+
+
+def test_a_layer_that_keeps_its_state_is_named_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = L.Input(batch_shape=(1, 5, 3), name="x")
+
+    code, _, error = _asked(
+        _keras(keras.Model(given, L.LSTM(4, stateful=True, name="memory")(given)), tmp_path), capsys
+    )
+
+    assert code == 1
+    assert "'memory' keeps its state" in error
+    assert "initial_state" in error
 
 
 def test_python_code_in_a_file_is_not_run_unless_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

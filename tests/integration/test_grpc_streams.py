@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from millrace import rpc
 from tests.support.api_process import MB, ApiProcess
@@ -61,13 +62,21 @@ def half_sent(stack: ExitStack, port: int, message: bytes) -> Any:
     return channel.stream_stream(f"{SERVICE}/ModelStreamInfer")(iter([message]), timeout=120)
 
 
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("own", "the server holds all the bytes that it may"),
+        pytest.param("grpcio", "the stream waited for a message", marks=pytest.mark.slow),
+    ],
+)
 def test_streams_whose_messages_stop_in_the_middle_are_given_up_before_memory_ends(
-    redis_server: RedisServer, tmp_path: Path
+    redis_server: RedisServer, tmp_path: Path, server: str, words: str
 ) -> None:
     message = rpc.message("inference.ModelInferRequest")(model_name="m", raw_input_contents=[bytes(MESSAGE_BYTES)])
     port = free_port()
-    settings = {"grpc_port": port, "max_buffered_bytes": 64 * MB, "max_connections": 100, "max_grpc_connections": 50}
-    with ApiProcess(redis_server.url, tmp_path / "log", **settings) as api, ExitStack() as stack:
+    settings: dict[str, Any] = {"max_buffered_bytes": 64 * MB, "max_connections": 100, "max_grpc_connections": 50}
+    started = ApiProcess(redis_server.url, tmp_path / "log", grpc_port=port, grpc_server=server, **settings)
+    with started as api, ExitStack() as stack:
         relayed, stopped = stack.enter_context(relay(port, MESSAGE_BYTES - 2 * MB))
         before = api.memory_bytes
         assert before + STREAMS * (MESSAGE_BYTES - 2 * MB) > api.own_limit_bytes + 6 * MESSAGE_BYTES
@@ -78,10 +87,11 @@ def test_streams_whose_messages_stop_in_the_middle_are_given_up_before_memory_en
                 until(lambda: len(stopped) == len(calls) or calls[-1].done(), 60, "a message to stop")
             until(lambda: any(call.done() for call in calls), 60, "a stream to be given up")
             until(lambda: api.memory_bytes < api.own_limit_bytes, 60, "the memory to come back")
-        assert peak[0] < api.own_limit_bytes + 5 * MESSAGE_BYTES  # what comes until it is looked at again
+        # Nobody can ask grpc.aio how much it holds: this is what comes until it is looked at again.
+        assert peak[0] < api.own_limit_bytes + (5 * MESSAGE_BYTES if server == "grpcio" else 0)
         given_up = [call for call in calls if call.done()]
         assert {call.code() for call in given_up} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert "the stream waited for a message" in given_up[0].details()
+        assert words in given_up[0].details()
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             live = channel.unary_unary(f"{SERVICE}/ServerLive")(b"", timeout=30)
         assert rpc.message("inference.ServerLiveResponse").FromString(live).live

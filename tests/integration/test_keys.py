@@ -17,6 +17,8 @@ from serving.access.exchange import UsageExchange
 from serving.protocols.grpc_calls import ROLES as GRPC_ROLES
 from serving.web import openapi
 from serving.web.route_access import ROLES
+from tests.support import http2frames as h2
+from tests.support.http2client import connected
 from tests.support.keyed_bench import OIP, PROTOCOLS, Keyed, keyed
 
 Test = Callable[[Keyed], Awaitable[None]]
@@ -113,7 +115,8 @@ def test_every_route_has_its_roles(tmp_path: Path) -> None:
         routes = {rule.endpoint for rule in bench.app.url_map.iter_rules()}
         assert routes - {"static"} == set(ROLES)
         for rule in bench.app.url_map.iter_rules():  # what names a model has its name where the rules look for it
-            assert {"name"} >= rule.arguments - {"number", "job", "label", "_", "_rest", "_name", "_number", "kind"}
+            others = {"number", "job", "label", "_", "_rest", "_name", "_number", "kind", "plot", "file"}
+            assert {"name"} >= rule.arguments - others
 
     run(tmp_path, test)
 
@@ -124,7 +127,7 @@ OF_JOBS = re.compile(r"/v1/jobs")
 
 def needed(method: str, path: str) -> set[str]:
     """The roles of which a key needs one, said another way than the table under test."""
-    if path in OPEN or path.endswith("/ready"):
+    if path in OPEN or path.endswith("/ready") or path.startswith("/page/"):
         return set()
     if path in ("/", "/v2"):
         return {"infer", "read", "control", "metrics"}
@@ -134,6 +137,8 @@ def needed(method: str, path: str) -> set[str]:
         if method != "GET":
             return {"infer"}
         return {"read"} if path == "/v1/jobs" else {"read", "infer"}
+    if "/files/" in path:
+        return {"infer"}
     if method == "GET" or path == "/v2/repository/index":
         return {"read", "infer", "control"}
     return {"infer"} if re.search(r"(:\w+|/infer)$", path) else {"control"}
@@ -197,6 +202,29 @@ def test_no_way_of_writing_a_path_leads_to_another_model(path: str, tmp_path: Pa
     run(tmp_path, test)
 
 
+def test_no_way_of_writing_a_path_over_http2_leads_to_another_model(tmp_path: Path) -> None:
+    paths = [
+        "/v2/models/%6fther/infer", "//v2/models/other/infer", "/v2/models/other/infer/", "/v2/models/other/infer#m",
+        "/V1/Models/other:Predict", "http://localhost/v2/models/other/infer", "/v2/models/m%2F..%2Fother/infer",
+        "/v2/models/m/../other/infer", "/v2/models/m/%2e%2e/other/infer", "v2/models/other/infer",
+        "/v1/models/other/labels/stable:predict", f"{OIP}ModelInfer", f"/{OIP}ModelInfer",
+    ]  # fmt: skip
+
+    async def test(bench: Keyed) -> None:
+        key = bench.add("phone", "infer", models=("m",))
+        body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}], "instances": [1.0]}'
+        async with connected(bench.settings.port) as client:
+            for stream, path in zip(range(1, 99, 2), paths, strict=False):
+                fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")]
+                client.send(h2.headers(stream, [*fields, ("x-api-key", key)]), h2.data(stream, body))
+                assert (await client.fields(stream))[":status"] in ("400", "403", "404", "405"), path
+                answer = await client.body(stream)
+                assert b"outputs" not in answer
+                assert b"predictions" not in answer
+
+    run(tmp_path, test)
+
+
 def message_of(path: str, model: str) -> Any:
     service, method = path.split("/")[1:]
     package = service.rpartition(".")[0]
@@ -226,7 +254,8 @@ def test_every_method_of_grpc_asks_for_its_role_and_its_model(tmp_path: Path) ->
     async def test(bench: Keyed) -> None:
         keys = {role: bench.add(role, role) for role in ("infer", "read", "control", "metrics")}
         limited = {role: bench.add(f"{role}-m", role, models=("m",)) for role in keys}
-        known = {path for path in bench.grpc.paths if not path.endswith(("Watch", "ModelStreamInfer"))}
+        streams = ("Watch", "ModelStreamInfer", "ReflectionInfo")
+        known = {path for path in bench.grpc_methods if not path.endswith(streams)}
         assert len(known) > 15
         for path in sorted(known):
             roles = set(GRPC_ROLES.get(path, ("control",)))

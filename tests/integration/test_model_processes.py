@@ -69,9 +69,9 @@ def test_a_model_that_breaks_fails_its_own_request_and_no_other(
             assert after.result(30) == [10.0]
             until(lambda: len(took) > 20)
             ends = 0 if value in (EXITS, RAISES, EATS) else 1
-            until(lambda: worker.host.statistics()["ends"] == ends, what="the end of the process")
+            until(lambda: worker.host.usage().ends == ends, what="the end of the process")
         assert not worker.worker.has_failed
-        assert worker.host.statistics()["ends"] == ends
+        assert worker.host.usage().ends == ends
         assert api.announced()["m"].state == "AVAILABLE"
 
 
@@ -88,7 +88,7 @@ def test_a_division_that_stops_the_processor_ends_one_process_of_one_model(
                 with pytest.raises(ModelFailed, match=r"model 'exact' ended its process on this request \(SIGFPE"):
                     killing.result(30)
                 assert fine.result(30) == [exact.answer(number)]
-        assert worker.host.statistics()["ends"] <= 8
+        assert worker.host.usage().ends <= 8
 
 
 def test_neighbours_in_the_block_of_killing_requests_are_answered(
@@ -108,7 +108,7 @@ def test_neighbours_in_the_block_of_killing_requests_are_answered(
                     answer.result(60)
             else:
                 assert answer.result(60) == [2 * value]
-        assert worker.host.statistics()["ends"] <= 2 * 3
+        assert worker.host.usage().ends <= 2 * 3
         with redis.Redis.from_url(redis_server.url) as client:
             assert client.xlen(Queue("m", 1).dead) == 0
 
@@ -263,7 +263,7 @@ def test_many_versions_share_threads_and_connections_until_they_are_asked(
         ready(api, *names)
 
         def instances() -> int:
-            return worker.host.statistics()["instances"]
+            return worker.host.usage().instances
 
         def connections() -> int:
             with redis.Redis.from_url(redis_server.url) as client:
@@ -287,8 +287,8 @@ def test_few_versions_keep_their_instances(redis_server: RedisServer, api: Api, 
     with running(redis_server.url, repository, parking=Parking(beyond=2, idle_s=0.05), instances=2) as worker:
         ready(api, "m", "other")
         ends = time.monotonic() + 1
-        until(lambda: worker.host.statistics()["instances"] != 4 or time.monotonic() > ends)
-        assert worker.host.statistics()["instances"] == 4
+        until(lambda: worker.host.usage().instances != 4 or time.monotonic() > ends)
+        assert worker.host.usage().instances == 4
 
 
 def test_a_version_that_is_unloaded_takes_its_process_along(
@@ -303,7 +303,7 @@ def test_a_version_that_is_unloaded_takes_its_process_along(
         until(lambda: len(worker.processes) == 1)
         assert "m" not in api.announced() or api.announced()["m"].state != "AVAILABLE"
         assert [future.result(30) for future in api.ask(1.0, model="other")] == [[2.0]]
-        assert worker.host.statistics()["ends"] == 0
+        assert worker.host.usage().ends == 0
 
 
 def test_the_signals_of_a_terminal_do_not_reach_the_models(
@@ -315,4 +315,4 @@ def test_the_signals_of_a_terminal_do_not_reach_the_models(
             process.send_signal(signal.SIGINT)
             process.send_signal(signal.SIGTERM)
         assert [future.result(30) for future in api.ask(1.0, 2.0)] == [[2.0], [4.0]]
-        assert worker.host.statistics()["ends"] == 0
+        assert worker.host.usage().ends == 0

@@ -82,7 +82,7 @@ def test_code_that_breaks_harms_no_other_model_and_serves_on(
             assert asked(api, FORKS) == 2 * FORKS
             assert asked(api, FLOODS) == 2 * FLOODS
             until(lambda: len(took) > 20)
-        assert worker.host.statistics()["ends"] in (3, 4)
+        assert worker.host.usage().ends in (3, 4)
         assert not worker.worker.has_failed
     assert printed(caplog)[0] == "line 0"
     assert len(printed(caplog)) < 3000  # a hundred a second
@@ -104,7 +104,7 @@ def test_answers_of_others_leases_and_heartbeats_go_on_while_code_keeps_the_inte
                 time.sleep(0.01)
             assert grabbing.result()["output"].item() == 2 * GRABS
             assert len(took) > 10
-        assert worker.host.statistics()["ends"] == 0
+        assert worker.host.usage().ends == 0
 
 
 def test_code_has_a_new_interpreter_and_what_it_starts_ends_with_it(
@@ -247,4 +247,4 @@ def test_models_call_models_in_the_same_worker_and_never_in_a_circle(
         with pytest.raises(ModelFailed, match=r"models call in a circle, .*: circle/1 calls back/1 calls circle/1"):
             api.call("circle", {"x": [1.0]}).result(30)
         assert time.monotonic() - started < 5
-        assert worker.host.statistics()["ends"] == 0
+        assert worker.host.usage().ends == 0

@@ -36,6 +36,8 @@ async def api_does_all(url: str, *, changes_models: bool = True) -> None:
             await link.write_desired_state(DesiredState(model="m", generation=1), replaces=0)
             await link.exchange_usage(b"{}")
         await link.append([Append(QUEUE, "normal", ((1, b"x"), (1, b"y")))], Limits(10, 100))
+        if changes_models:
+            await link.depths([QUEUE])
         later_ms = int(link.clock.now_ms()) + 60_000
         kept = Room("api:1", 1, 10, 1)
         assert not (await link.append([Append(QUEUE, "normal", (), keeps=kept)], Limits(10, 100)))[0].is_refused

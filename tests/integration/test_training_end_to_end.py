@@ -13,7 +13,7 @@ import pytest
 from millrace.artifacts import manifest
 from millrace.artifacts.repository import ModelRepository
 from millrace.artifacts.vocabulary import Vocabulary
-from training import data, parity, scores
+from training import data, outputs, parity, scores
 from training.__main__ import main
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_digits_answer_alike_in_all_formats(published: ModelRepository) -> None:
     assert answers[0].shape == (5, 10)
     np.testing.assert_allclose(answers[0].sum(axis=1), 1, atol=1e-5)
     for answer in answers[1:]:
-        np.testing.assert_allclose(answer, answers[0], atol=parity.TOLERANCE)
+        np.testing.assert_allclose(answer, answers[0], atol=outputs.ATOL)
 
 
 @pytest.mark.parametrize("format_name", FORMATS)

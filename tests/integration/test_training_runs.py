@@ -161,7 +161,8 @@ def test_without_a_checkpoint_a_resumed_run_begins_and_says_so(
 @pytest.mark.parametrize(
     ("settings", "hashes", "message"),
     [
-        pytest.param(Settings(epochs=3), {"a.gz": "abc"}, "epochs was 2 and is 3", id="another setting"),
+        pytest.param(Settings(epochs=1), {"a.gz": "abc"}, "epochs was 2 and is 1", id="fewer epochs"),
+        pytest.param(Settings(seed=2), {"a.gz": "abc"}, "seed was 1 and is 2", id="another setting"),
         pytest.param(Settings(), {"a.gz": "abd"}, "a.gz was 'abc' and is 'abd'", id="other data"),
     ],
 )

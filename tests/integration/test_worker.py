@@ -234,7 +234,7 @@ def test_a_worker_waits_for_a_fuller_batch_where_the_model_asks_for_it(broker: B
     backend = Scripted(doubles)
 
     async def run() -> None:
-        producer = Producer(broker.producer("api"), limits=Limits(1000, 10**8))
+        producer = Producer(broker.producer("api"), limits=Limits(1000, 10**8), grace_s=60)
         await producer.start()
         while not producer.is_connected:
             await asyncio.sleep(0.001)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +23,10 @@ from millrace.protocol import codec
 from millrace.protocol.messages import ModelAnnouncement, ReplyBlock, ReplyItem, WorkerAnnouncement
 from millrace.protocol.tensors import Signature, Tensor, TensorSpec
 from serving.access.key_file import StoredKey, new_key, write_keys
-from serving.api import Api
+from serving.api import Api, servers_of
+from serving.protocols.grpc_services import GrpcServices
 from serving.service import Service
 from serving.settings import ServingSettings
-from serving.transport.grpc_server import GrpcServer
-from serving.transport.http_server import HttpServer
 from serving.web.app import create_app
 from tests.support.running import free_port
 
@@ -69,13 +68,28 @@ class Keyed:
         assert self.service.gate
         self.gate = self.service.gate
         self.api = Api(self.service)
-        self.http = HttpServer(self.settings, self.api, self.service.budget, 100, self.api.uploads)
-        self.grpc = GrpcServer(self.service)
+        self._stopping = asyncio.Event()
+        self._servers = servers_of(self.service, self.api, self._stopping, 100)
         self._loop = asyncio.get_running_loop()
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.settings.grpc_port}")
         self.client = httpx.AsyncClient(base_url=f"http://localhost:{self.settings.port}", timeout=10)
         self.works = True
         self._stored: list[StoredKey] = []
+
+    @property
+    def grpc_methods(self) -> Collection[str]:
+        """The paths of all methods of gRPC."""
+        return GrpcServices(self.service, self._stopping, 1).methods.keys()
+
+    async def start(self) -> None:
+        """Listen."""
+        for server in self._servers:
+            await server.start()
+
+    async def stop(self) -> None:
+        """Answer what came, and stop."""
+        self._stopping.set()
+        await asyncio.gather(*(server.stop(1.0) for server in self._servers))
 
     @cached_property
     def app(self) -> Flask:
@@ -176,8 +190,7 @@ async def keyed(
     working = asyncio.create_task(bench.work())
     await asyncio.sleep(0)  # it has announced itself then
     await bench.service.start()
-    await bench.http.start()
-    await bench.grpc.start()
+    await bench.start()
     try:
         await bench.until(lambda: bench.service.is_ready)
         yield bench
@@ -185,7 +198,6 @@ async def keyed(
         await bench.client.aclose()
         await bench.channel.close()
         bench.works = True
-        await bench.http.stop(1.0)
-        await bench.grpc.stop()
+        await bench.stop()
         await bench.service.stop(1.0)
         working.cancel()

@@ -120,7 +120,8 @@ def ask(broker: Broker, *requests: InferenceRequest, api: str = "api") -> list[I
     """The answers to requests that are submitted together, errors among them."""
 
     async def run() -> list[InferenceResponse | BaseException]:
-        producer = Producer(broker.producer(api), limits=Limits(1000, 10**8))
+        # No worker is announced here, so none is missed.
+        producer = Producer(broker.producer(api), limits=Limits(1000, 10**8), grace_s=60)
         await producer.start()
         while not producer.is_connected:
             await asyncio.sleep(0.001)

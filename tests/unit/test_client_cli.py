@@ -5,8 +5,9 @@ import io
 import json
 import socket
 import sys
+import tomllib
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 from millrace_client import cli
 from millrace_client.testing import Answer, ScriptedServer
+
+from tests.support.running import ROOT
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 SCRIPT = {
@@ -344,12 +347,11 @@ def test_the_client_alone_has_the_same_commands(server: ScriptedServer, capsys: 
 
 
 def test_the_commands_are_registered_for_the_millrace_command() -> None:
-    found = {
-        point.name: point.load()
-        for point in entry_points(group="millrace.commands")
-        if "millrace_client" in point.value
-    }
-    assert found == {"jobs": cli.jobs, "models": cli.models, "predict": cli.predict, "similar": cli.similar}
+    registered = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]["entry-points"]
+    commands = registered["millrace.commands"].items()
+    found = {name: EntryPoint(name, value, "").load() for name, value in commands if value.startswith(cli.__name__)}
+    names = ("jobs", "models", "predict", "rollout", "similar")
+    assert found == {name: getattr(cli, name) for name in names}
 
 
 def npy(array: Any) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -23,7 +24,7 @@ from serving.web.route_access import RouteAccess
 LOCAL = {b"host": b"localhost:8000"}
 
 
-def allows(headers: dict[bytes, bytes], address: str = "127.0.0.1", **settings: str) -> bool:
+def allows(headers: dict[bytes, bytes], address: str = "127.0.0.1", **settings: Any) -> bool:
     return ControlAccess(ServingSettings(**settings)).check(headers, Caller(address)) is None
 
 
@@ -95,15 +96,51 @@ def test_a_name_that_the_settings_have_is_this_machines() -> None:
 @pytest.mark.parametrize(
     "page",
     [
-        *[{b"origin": value} for value in (b"https://example.org", b"http://localhost:8000", b"null", b"")],
+        *[{b"origin": value} for value in (b"https://example.org", b"http://localhost:8001", b"null", b"")],
         {b"referer": b"http://localhost:8000/page"},
         {b"x-grpc-web": b"1"},
-        *[{b"sec-fetch-site": value} for value in (b"cross-site", b"same-site", b"same-origin", b"", b"None x")],
+        *[{b"sec-fetch-site": value} for value in (b"cross-site", b"same-site", b"", b"None x")],
     ],
 )
 def test_a_web_page_is_refused_whatever_its_origin_and_the_cors_settings(mode: str, page: dict[bytes, bytes]) -> None:
     for origin in ("", "*", "https://example.org"):
         assert not allows(LOCAL | page, model_control=mode, cors_origin=origin)
+
+
+_OWN_PAGE = [
+    {b"sec-fetch-site": b"same-origin"},
+    {b"sec-fetch-site": b"same-origin", b"origin": b"http://%s", b"referer": b"http://%s/"},
+    {b"origin": b"http://%s"},
+]
+
+
+def own_page(page: dict[bytes, bytes], host: bytes) -> dict[bytes, bytes]:
+    return {b"host": host} | {name: value.replace(b"%s", host) for name, value in page.items()}
+
+
+@pytest.mark.parametrize("page", _OWN_PAGE)
+def test_the_servers_own_page_may_do_what_its_user_may(page: dict[bytes, bytes]) -> None:
+    for host in (b"localhost:8000", b"127.0.0.1", b"[::1]:8000"):
+        assert allows(own_page(page, host))
+        assert not allows(own_page(page, host), "10.0.0.1")
+        assert allows(own_page(page, host), "10.0.0.1", model_control="explicit")
+        assert not allows(own_page(page, host), model_control="none")
+    assert allows(own_page(page, b"10.0.0.7:8000"), "10.0.0.1", model_control="explicit")
+    assert allows(
+        own_page(page, b"millrace.local"), "10.0.0.1", model_control="explicit", control_hosts="millrace.local"
+    )
+
+
+@pytest.mark.parametrize("page", _OWN_PAGE)
+@pytest.mark.parametrize("mode", ["loopback", "explicit"])
+def test_a_page_whose_name_suddenly_means_this_server_may_not(mode: str, page: dict[bytes, bytes]) -> None:
+    for host in (b"example.org", b"example.org:8000", b"localhost.example.org", b"10.0.0.1.example.org"):
+        assert not allows(own_page(page, host), model_control=mode)
+
+
+def test_without_the_page_no_page_may() -> None:
+    for page in _OWN_PAGE:
+        assert not allows(own_page(page, b"localhost:8000"), playground=False)
 
 
 @pytest.mark.parametrize("name", ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"])

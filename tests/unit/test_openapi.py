@@ -14,7 +14,10 @@ from serving.settings import ServingSettings
 from serving.web import openapi
 from serving.web.wsgi import run
 
-_EXAMPLES = {"model": "digits", "version": "1", "label": "stable", "job": "mine"}
+_EXAMPLES = {
+    **{"model": "digits", "version": "1", "label": "stable", "job": "mine"},
+    **{"plot": "calibration.png", "file": "main.js"},
+}
 
 
 @pytest.fixture

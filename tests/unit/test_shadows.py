@@ -44,7 +44,7 @@ class Bench:
     def __init__(self, budget_bytes: int = 10**4) -> None:
         self.budget = Budget(budget_bytes)
         self.broker = MemoryBroker()
-        self.producer = Producer(self.broker.producer("api"), limits=Limits(1000, 10**6))
+        self.producer = Producer(self.broker.producer("api"), limits=Limits(1000, 10**6), grace_s=60)
         self.metrics = Metrics()
         self.chance = 0.0
         self.shadows = Shadows(self.producer, self.metrics, lambda: self.chance, self.budget)

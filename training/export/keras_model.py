@@ -1,7 +1,8 @@
 """Keras models as exports: every input and output by its name, in graphs that run anywhere."""
 
+import keyword
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,13 +17,16 @@ from training.export.onnx_graph import onnx_from_tensorflow
 
 
 def exports_of(model: keras.Model) -> Exports:
-    """A functional or sequential model for every format; raises `ExportError` for one whose inputs are not known.
+    """A functional or sequential model for every format.
+
+    Raises `ExportError` for one whose inputs are not known, and for layers that keep their state from call to call.
 
     Inputs are called as in Keras, outputs as the layers that they come from, or as the model's own dictionary says. No
     graph holds cuDNN's operators, also where there is a GPU. A model with recurrent layers gets a TFLite graph for one
     row at a time, its LSTMs fused.
     """
-    inputs = {_identifier(tensor.name): tensor for tensor in _inputs(model)}
+    _check_stateless(model)
+    inputs = named_inputs(model)
     function = traced(_without_cudnn(model)(_named_call(model)), inputs)
     return Exports(
         function=function,
@@ -34,19 +38,86 @@ def exports_of(model: keras.Model) -> Exports:
 
 
 def answers_of(model: keras.Model) -> parity.Run:
-    """The model itself, called with named arrays, as `exports_of` names them."""
-    call = tf.function(_without_cudnn(model)(_named_call(model)), autograph=False, reduce_retracing=True)
+    """The model itself: its inputs by their place, its outputs by the names that `exports_of` gives them.
+
+    No graph of an export's is in it, so that one which mixes up inputs or outputs cannot be right by itself.
+    """
+    inputs, outputs = list(named_inputs(model)), output_names(model)
+    structure = None if isinstance(model, keras.Sequential) else model.input
+    call = tf.function(lambda given: model(given, training=False), autograph=False, reduce_retracing=True)
 
     def run(batch: parity.Arrays) -> dict[str, Any]:
-        answers = call(**{name: tf.constant(array) for name, array in batch.items()})
-        return {name: np.asarray(answer) for name, answer in answers.items()}
+        tensors = [tf.constant(batch[name]) for name in inputs]
+        given = tensors[0] if structure is None else keras.tree.pack_sequence_as(structure, tensors)
+        with _without_cudnn(model):
+            answers = keras.tree.flatten(call(given))
+        return {name: _as_array(answer) for name, answer in zip(outputs, answers, strict=True)}
 
     return run
+
+
+def named_inputs(model: keras.Model) -> dict[str, Any]:
+    """The model's input tensors in their order, by the names that every format has for them.
+
+    A name is the tensor's own where it is an identifier. Two that would become one are numbered. Raises `ExportError`.
+    """
+    tensors = _inputs(model)
+    return dict(zip(_names(model), tensors, strict=False))
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """The names of the outputs in the model's order: of the layers they come from, or the keys of its dictionary.
+
+    One that is an input's name too gets a number: in some formats the two would be one tensor.
+    """
+    return _names(model)[len(_inputs(model)) :]
+
+
+def renamed(model: keras.Model) -> dict[str, str]:
+    """The names that formats cannot carry, with what they are called instead."""
+    return {before: after for before, after in zip(_own_names(model), _names(model), strict=True) if before != after}
+
+
+def _own_names(model: keras.Model) -> list[str]:
+    """The names of the inputs and the outputs, as the model has them."""
+    return [*(tensor.name for tensor in _inputs(model)), *_output_names(model)]
+
+
+def _names(model: keras.Model) -> list[str]:
+    return identifiers(_own_names(model))
+
+
+def identifiers(names: Sequence[str]) -> list[str]:
+    """The names as identifiers, each of its own: what programs cannot carry becomes `_`, and a number follows a twin.
+
+    A name that needs no change keeps it, whatever comes before it.
+    """
+    wanted = [_identifier(name) for name in names]
+    kept = {name for name, given in zip(wanted, names, strict=True) if name == given}
+    taken: set[str] = set()
+    found = []
+    for name, given in zip(wanted, names, strict=True):
+        number, candidate = 1, name
+        while candidate in taken or (candidate in kept and candidate != given):
+            number += 1
+            candidate = f"{name}_{number}"
+        taken.add(candidate)
+        found.append(candidate)
+    return found
 
 
 def recurrent_layers(model: keras.Model) -> list[keras.layers.RNN]:
     """Every recurrent layer, those inside of others too."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+
+
+def _check_stateless(model: keras.Model) -> None:
+    if kept := [layer.name for layer in recurrent_layers(model) if layer.stateful]:
+        raise ExportError(
+            f"the layer '{kept[0]}' keeps its state from one call to the next (stateful=True), which no format does:"
+            " build it with stateful=False; to go on with a sequence, take the state as an input"
+            " (initial_state) and give it as an output (return_state=True)"
+        )
 
 
 def _tables(model: keras.Model) -> list[Any]:
@@ -67,10 +138,9 @@ def _inputs(model: keras.Model) -> list[Any]:
 
 def _named_call(model: keras.Model) -> Any:
     """The model as a function of named tensors that returns named tensors."""
+    names, outputs = list(named_inputs(model)), output_names(model)
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs, model.outputs, name=model.name)  # which knows its inputs' structure
-    names = [_identifier(tensor.name) for tensor in _inputs(model)]
-    outputs = [_identifier(name) for name in _output_names(model)]
     structure = model.input
 
     def call(**tensors: Any) -> dict[str, Any]:
@@ -81,15 +151,21 @@ def _named_call(model: keras.Model) -> Any:
 
 
 def _output_names(model: keras.Model) -> list[str]:
-    if isinstance(model.output, dict):
-        return sorted(model.output)  # the order in which dictionaries are flattened
+    if not isinstance(model, keras.Sequential) and isinstance(model.output, dict):
+        return ["_".join(map(str, path)) for path, _ in keras.tree.flatten_with_path(model.output)]
     names = [tensor._keras_history.operation.name for tensor in model.outputs]
     return names if len(set(names)) == len(names) else [f"{name}_{place}" for place, name in enumerate(names)]
 
 
 def _identifier(name: str) -> str:
-    """The name with what graphs and programs cannot carry replaced by `_`."""
-    return re.sub(r"\W|^(?=\d)", "_", name)
+    """The name with what graphs and programs cannot carry replaced by `_`; a word of Python's gets one behind it."""
+    plain = re.sub(r"\W|^(?=\d)", "_", name, flags=re.ASCII)
+    return f"{plain}_" if keyword.iskeyword(plain) else plain
+
+
+def _as_array(answer: Any) -> Any:
+    """As NumPy's array; bfloat16, which it has not, in 32 bits."""
+    return np.asarray(tf.cast(answer, tf.float32) if answer.dtype == tf.bfloat16 else answer)
 
 
 def _one_row(model: keras.Model, inputs: dict[str, Any]) -> Any:

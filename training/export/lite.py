@@ -1,19 +1,21 @@
 """TFLite models of TFLite's own operators only: LiteRT runs none of TensorFlow's ("Flex"), so they are refused."""
 
-import contextlib
-import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from training.console import quiet as quiet
+from training.export import precision
 from training.export.model import ExportError, Exports
+from training.export.portable import Rules, portable
+from training.export.replacements import FOR_TFLITE
 from training.export.saved_model import write_saved_model
 from training.parity import Arrays
 
+_RULES = Rules(replacements=FOR_TFLITE, narrowed=precision.WIDE, sees_compiled=True)
 VARIANTS = ("float32", "float16", "dynamic", "int8")
 
 
@@ -23,9 +25,8 @@ def convert(exports: Exports, variant: str = "float32", representative: Sequence
     `float16` stores weights as such; `dynamic` stores them as 8-bit integers; `int8` computes in 8-bit integers, whose
     ranges are those met while the representative rows run. Inputs and outputs keep their types in every variant.
     """
-    alone = Exports(
-        function=exports.lite_function or exports.function, variables=exports.variables, onnx_model=exports.onnx_model
-    )
+    function = portable(exports.lite_function or exports.function, _RULES)
+    alone = Exports(function=function, variables=_read(exports.variables, function), onnx_model=exports.onnx_model)
     with tempfile.TemporaryDirectory() as folder:
         write_saved_model(alone, Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
@@ -44,6 +45,15 @@ def convert(exports: Exports, variant: str = "float32", representative: Sequence
         except Exception as error:  # the converter's own class, or whatever its calibration raises
             raise ExportError(f"TFLite: {reason(error)}") from error
     return content
+
+
+def _read(variables: Sequence[Any], function: Any) -> list[Any]:
+    """Those that the function reads; a table that it does not read would have to be filled all the same."""
+    read = {id(outer) for outer, _ in function.get_concrete_function().graph.captures}
+    handles = [getattr(variable, "handle", getattr(variable, "resource_handle", None)) for variable in variables]
+    return [
+        variable for variable, handle in zip(variables, handles, strict=True) if handle is None or id(handle) in read
+    ]
 
 
 def operators(content: bytes) -> list[str]:
@@ -77,21 +87,3 @@ def _node(failure: Any) -> str:
     """The node's path, whose parts are the layers that it is in."""
     names = [call.name for call in failure.location.call] or [""]
     return names[0].partition("@")[0].rstrip(":") or "no name"
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """While the block runs, warnings and what the process writes to standard error are dropped.
-
-    Converters write whole graphs there, and warn of their own parts; what fails is raised.
-    """
-    saved = os.dup(2)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device, not a file
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

@@ -43,24 +43,29 @@ class Trained:
     `answer` runs the trained model itself. Formats are compared with it on `batches`, which are, in words,
     `compared_on`; and by their score on `tested`, batches with their labels, where there are any. The rows of
     `representative`, one in each, tell full int8 the ranges of numbers; they are, in words, `representative_from`.
+    `kinds` says of outputs what their values are for.
     """
 
     description: Manifest
     exports: Exports
     answer: parity.Run
-    batches: Sequence[parity.Arrays]
+    batches: Sequence[parity.Arrays] = ()
     compared_on: str = "examples of the model's own test data"
     vocabulary: Vocabulary | None = None
     tested: Sequence[tuple[parity.Arrays, npt.NDArray[Any]]] = ()
     representative: Sequence[parity.Arrays] = ()
     representative_from: str = "none"
+    kinds: parity.Kinds = field(default_factory=dict)
 
 
 def traced(call: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
-    """A `tf.function` with one argument for each named `tf.TensorSpec`, in their order, which `call` gets by name."""
+    """A `tf.function` with one argument for each named `tf.TensorSpec`, in their order, which `call` gets by name.
+
+    Its outputs are in the order of their names: graphs have no other, whatever the order of the dictionary.
+    """
 
     def serve(*tensors: Any) -> Any:
-        return call(**dict(zip(inputs, tensors, strict=True)))
+        return dict(sorted(call(**dict(zip(inputs, tensors, strict=True))).items()))
 
     named = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in inputs]
     serve.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined] # the names of the graph's inputs

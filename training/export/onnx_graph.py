@@ -1,16 +1,21 @@
 """ONNX models: from a TensorFlow function by tf2onnx, or of hand-written nodes."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import tf2onnx
 
+from training.export import precision
 from training.export.model import ExportError
+from training.export.portable import Rules, portable, tables_of
+from training.export.replacements import FOR_ONNX
 
-_OPSET = 17
+_OPSET, _TABLES_OPSET = 17, 2
+_RULES = Rules(replacements=FOR_ONNX, narrowed=precision.HALF, sees_compiled=False)
+_OF_TABLE = {"S": ("strings", "string"), "O": ("strings", "string"), "i": ("int64s", "int64"), "f": ("floats", "float")}
 _IR_VERSION = 8  # what runtimes of the last years read; the onnx package would write its newest
 
 
@@ -20,12 +25,15 @@ def onnx_from_tensorflow(function: Any) -> onnx.ModelProto:
     A first dimension that is free in TensorFlow is called `batch`, other free ones after their tensor and place. Keras'
     LSTM layers without a mask become ONNX's own `LSTM` operators; tf2onnx knows their loops.
     """
+    tables = tables_of(function)
+    function = portable(function, _RULES)
     concrete = function.get_concrete_function()
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it cannot convert is raised below
     try:
         model, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=_OPSET)
     except Exception as error:  # tf2onnx raises whatever its handlers stumble over
         raise ExportError(f"ONNX: tf2onnx: {str(error).strip().partition(chr(10))[0]}") from error
+    _look_up(model, tables)
     check(model)
     for value, wanted in zip(model.graph.output, concrete.structured_outputs, strict=True):
         if value.name != wanted:
@@ -37,6 +45,26 @@ def onnx_from_tensorflow(function: Any) -> onnx.ModelProto:
             raise ExportError(f"ONNX: '{value.name}' was left as an input, since its operator was not converted")
         _name_free_dimensions(value, shapes[value.name])
     return model
+
+
+def _look_up(model: onnx.ModelProto, tables: Mapping[str, tuple[Any, Any, Any]]) -> None:
+    """Turn look-ups in tables of text into ONNX's `LabelEncoder`, whose rows are in the operator."""
+    found = [node for node in model.graph.node if node.op_type == "LookupTableFindV2" and node.name in tables]
+    for node in found:
+        handle, keys, output = node.input[0], node.input[1], node.output[0]
+        rows = dict(zip(("keys", "values", "default"), tables[node.name], strict=True))
+        attributes = {}
+        for name, array in rows.items():
+            several, one = _OF_TABLE[array.dtype.kind]
+            attributes[f"{name}_{one if name == 'default' else several}"] = array.tolist()
+        made = onnx.helper.make_node(
+            "LabelEncoder", [keys], [output], name=node.name, domain="ai.onnx.ml", **attributes
+        )
+        node.CopyFrom(made)
+        for given in [given for given in model.graph.input if given.name == handle]:
+            model.graph.input.remove(given)
+    if found:
+        model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", _TABLES_OPSET))
 
 
 def _name_free_dimensions(value: onnx.ValueInfoProto, shape: Any) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
-from training import parity
+from training import outputs, parity
 
 BATCH_ROWS = 32
 _RUNS, _LONGEST_S = 15, 0.5
@@ -21,7 +21,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One format. Sizes are bytes, times milliseconds; `sample_ms` is one row, `batch_ms` a batch of `BATCH_ROWS`.
 
     `missed` says why the format was kept back, or published all the same (`is_published`); `note` what was not
-    measured.
+    measured; `outputs` how each output compares.
     """
 
     format: str
@@ -36,6 +36,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
     batch_ms: float | None = None
     missed: str = ""
     note: str = ""
+    outputs: list[parity.Judged] = []
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -90,11 +91,12 @@ def markdown(report: Report) -> str:
     head = ("format", "file", "largest difference", "same answer", "score", "size", "1 row", f"{BATCH_ROWS} rows", "")
     lines = [f"# {report.model}: its formats beside the trained model", ""]
     lines += [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *map(_cells, report.rows))]
+    lines += ["", "## Each output", "", *_outputs(report.rows)]
     lines += [
         "",
-        f"Differences and answers: {report.examples} rows, {report.compared_on}. Formats with 32-bit weights may differ"
-        f" by {parity.TOLERANCE:g}; the others may lose {parity.SCORE_POINTS} points of the score, or, where there is"
-        " none, give as many other answers.",
+        f"Differences and answers: {report.examples} rows, {report.compared_on}.",
+        "",
+        *_BOUNDS,
         "",
         f"Score: the part of {report.score_examples} test examples that get their label."
         if report.score_examples
@@ -107,17 +109,39 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cells(row: Row) -> list[str]:
-    def shown(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
+_BOUNDS = (
+    f"With 32-bit weights a number may differ by {outputs.RTOL:g} of itself and {outputs.ATOL:g} of its column's root"
+    f" mean square; {outputs.OTHER_VALUES:.2%} of whole numbers may be others. With rounded weights numbers may be off"
+    f" by {outputs.OF_SPREAD:.0%} of the data's standard deviation (16-bit weights: {outputs.OF_SPREAD_16:.0%}), and"
+    f" {outputs.OTHER_ANSWERS:.1%} of the answers may be others, or {parity.SCORE_POINTS} points of the score be lost:"
+    " as far as that many examples can show it, with 95 % confidence.",
+)
 
+
+def _outputs(rows: Sequence[Row]) -> list[str]:
+    head = ("format", "output", "kind", "largest difference", "error beside the spread", "same answer", "NaN")
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head))]
+    for row in rows:
+        for output in row.outputs:
+            cells = [row.title, f"`{output.name}`", str(output.kind), _shown(output.max_abs_difference, ".1e")]
+            cells += [_shown(output.relative_error, ".2%"), _shown(output.same_answers, ".2%")]
+            cells.append(f"{output.nans} of {output.values}" if output.nans else "")
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _cells(row: Row) -> list[str]:
     state = row.missed and f"{'published by force' if row.is_published else 'not published'}: {row.missed}"
     return [
         row.title,
         f"`{row.file}`" if row.file else "",
-        shown(row.max_abs_difference, ".1e"),
-        shown(row.top1_agreement, ".2%"),
-        shown(row.score, ".2%"),
+        _shown(row.max_abs_difference, ".1e"),
+        _shown(row.top1_agreement, ".2%"),
+        _shown(row.score, ".2%"),
         "" if row.size_bytes is None else f"{row.size_bytes / 1024:,.0f} KiB",
         "" if row.sample_ms is None else f"{row.sample_ms:.3f} ms",
         "" if row.batch_ms is None else f"{row.batch_ms:.3f} ms",
@@ -142,6 +166,6 @@ def _plot(rows: Sequence[Row]) -> Figure:
             axes.set_yticklabels([])
         if title == "largest difference":
             axes.set_xscale("symlog", linthresh=1e-8)
-            axes.axvline(parity.TOLERANCE, color="grey", linestyle=":")
+            axes.axvline(outputs.RTOL, color="grey", linestyle=":")
             axes.tick_params(axis="x", labelrotation=45)
     return figure

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from millrace.artifacts.repository import ModelRepository, RepositoryError
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec, datatype_of
 from training import parity
+from training.export import given
 from training.export.keras_model import answers_of, exports_of
 from training.export.model import ExportError, Exports, Trained, traced
 from training.export.onnx_graph import onnx_from_tensorflow
@@ -27,9 +28,8 @@ from training.export.preparation import with_raw_inputs
 
 REOPENED = {"sentiment": "training.sentiment", "word2vec": "training.word2vec"}  # from their ONNX file's weights
 _ROWS = (1, 3, 32, 164)  # of the batches that formats are compared on
-_REPRESENTATIVE, _MOST_REPRESENTATIVE = 100, 500
+_MOST_REPRESENTATIVE = 500
 _TESTED = 256  # rows of a batch that is scored
-_STEPS = 12  # of a sequence of any length, where inputs are drawn at random
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Source:
     trusts: bool = False
 
     def open(self) -> Trained:
-        """The model, with examples drawn at random to compare formats on. Raises `ExportError`."""
+        """The model, without examples yet (see `with_data` and `trials`). Raises `ExportError`."""
         path = Path(self.model)
         if path.suffix in (".keras", ".h5") and path.is_file():
             trained = self._of_keras(path)
@@ -84,7 +84,8 @@ class Source:
 
     def _of_keras(self, path: Path) -> Trained:
         model = self.load_keras(path)
-        return _trained(_description(path.stem, exports := exports_of(model)), exports, answers_of(model))
+        exports = exports_of(model)
+        return Trained(description=_description(path.stem, exports), exports=exports, answer=answers_of(model))
 
     def load_keras(self, path: Path) -> keras.Model:
         """The Keras model in a file. Raises `ExportError` for classes not known and code not trusted."""
@@ -128,7 +129,7 @@ class Source:
             },
         )
         named = description or _description(path.parent.name if path.name.isdigit() else path.name, exports)
-        return _trained(named, exports, _answers(serve))
+        return Trained(description=named, exports=exports, answer=_answers(function, serve))
 
     def _published(self, folder: Path) -> Trained:
         try:
@@ -155,7 +156,7 @@ class Source:
         else:
             raise ExportError(f"{folder} has neither model.keras nor saved_model.pb, which other formats are made from")
         exports = with_raw_inputs(exports, description, vocabulary)
-        return _trained(description, exports, answer, vocabulary)
+        return Trained(description=description, exports=exports, answer=answer, vocabulary=vocabulary)
 
 
 def _run(code: Path) -> None:
@@ -167,9 +168,11 @@ def _run(code: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def _answers(function: Any) -> parity.Run:
+def _answers(signature: Any, function: Any) -> parity.Run:
+    """The SavedModel's own signature, called by name; `function` says the types."""
+
     def run(batch: parity.Arrays) -> dict[str, npt.NDArray[Any]]:
-        found = function(*(tf.constant(batch[spec.name], spec.dtype) for spec in function.input_signature))
+        found = signature(**{spec.name: tf.constant(batch[spec.name], spec.dtype) for spec in function.input_signature})
         return {name: np.asarray(array) for name, array in found.items()}
 
     return run
@@ -202,86 +205,62 @@ def _specs(tensors: Mapping[str, Any]) -> Iterator[TensorSpec]:
 # Examples
 
 
-def _trained(
-    description: Manifest, exports: Exports, answer: parity.Run, vocabulary: Vocabulary | None = None
-) -> Trained:
-    random = np.random.default_rng(0)
-    specs = exports.function.input_signature
-    largest = len(vocabulary) if vocabulary else 2
-    is_batched = all(spec.shape.rank and spec.shape[0] is None for spec in specs)
-    rows = _ROWS if is_batched else (1,) * 8
-    drawn = "numbers drawn at random: floats from a normal distribution, whole numbers from 0 to "
-    return Trained(
-        description=description,
-        exports=exports,
-        answer=answer,
-        batches=[{spec.name: _drawn(random, spec, count, largest) for spec in specs} for count in rows],
-        compared_on=f"{drawn}{largest - 1}",
-        vocabulary=vocabulary,
-        representative=[
-            {spec.name: _drawn(random, spec, 1, largest) for spec in specs} for _ in range(_REPRESENTATIVE)
-        ],
-        representative_from=f"{drawn}{largest - 1}; real data (`--representative`) say the ranges better",
-    )
+def with_data(trained: Trained, data: str | None, representative: str | None, limit: int | None) -> Trained:
+    """The same with examples that users give, in one of the forms of `given`.
 
-
-def _drawn(random: np.random.Generator, spec: Any, rows: int, largest: int) -> npt.NDArray[Any]:
-    shape = [_STEPS if size is None else size for size in spec.shape]
-    if shape and spec.shape[0] is None:
-        shape[0] = rows
-    if spec.dtype == tf.string:
-        return np.full(shape, b"a text", object)
-    if spec.dtype.is_floating:
-        return random.normal(size=shape).astype(spec.dtype.as_numpy_dtype)
-    return random.integers(0, largest, shape).astype(spec.dtype.as_numpy_dtype)
-
-
-def with_arrays(trained: Trained, arrays: Path | None, representative: Path | None, limit: int | None) -> Trained:
-    """The same with examples from `.npz` files, whose arrays have the inputs' names.
-
-    Formats are then compared on the first file's rows, at most `limit` of them, and scored where it has `labels` (whole
-    numbers, one a row); full int8 is calibrated on the second file's. Raises `ExportError`.
+    Formats are then compared on the first data's rows, at most `limit` of them, and scored where they have labels; full
+    int8 is calibrated on the others'. Raises `ExportError`.
     """
-    if arrays is not None:
-        inputs, labels = read_arrays(arrays, trained, limit)
-        count = len(next(iter(inputs.values())))
-        starts = np.cumsum((0, *_ROWS))
+    fixed = _fixed_rows(trained)
+    if data is not None:
+        inputs, labels = given.read(data, trained, limit)
         trained = replace(
             trained,
-            batches=[_cut(inputs, start, rows) for start, rows in zip(starts, _ROWS, strict=False) if start < count],
-            compared_on=f"the first of {arrays.name}",
-            tested=[]
-            if labels is None
-            else [(_cut(inputs, i, _TESTED), labels[i : i + _TESTED]) for i in range(0, count, _TESTED)],
+            batches=list(_cuts(inputs, (fixed,) * 8 if fixed else _ROWS)),
+            compared_on=f"the first of {_named(data)}",
+            tested=[] if labels is None else list(_tested(inputs, labels, fixed or _TESTED, is_fixed=bool(fixed))),
         )
+        if not trained.batches:
+            raise ExportError(f"{data} has fewer rows than the model takes at once: {fixed}")
     if representative is not None:
-        inputs, _ = read_arrays(representative, trained, None)
-        rows = [_cut(inputs, row, 1) for row in range(min(_MOST_REPRESENTATIVE, len(next(iter(inputs.values())))))]
-        named = f"{len(rows)} rows of {representative.name}"
+        inputs, _ = given.read(representative, trained, None)
+        rows = list(_cuts(inputs, (fixed or 1,) * _MOST_REPRESENTATIVE))
+        named = f"{len(rows) * (fixed or 1)} rows of {_named(representative)}"
         trained = replace(trained, representative=rows, representative_from=named)
     return trained
+
+
+def _fixed_rows(trained: Trained) -> int | None:
+    """How many rows the model takes at once, where it takes one number of them only."""
+    shapes = [spec.shape for spec in trained.exports.function.input_signature]
+    return next((shape[0] for shape in shapes if shape.rank and shape[0] is not None), None)
+
+
+def _cuts(inputs: parity.Arrays, sizes: Sequence[int]) -> Iterator[parity.Arrays]:
+    """The rows in parts of those sizes, as far as they go; where all are to be alike, without what is left."""
+    start, count = 0, _count(inputs)
+    for rows in sizes:
+        if start >= count or (len(set(sizes)) == 1 and start + rows > count):
+            return
+        yield _cut(inputs, start, rows)
+        start += rows
+
+
+def _tested(
+    inputs: parity.Arrays, labels: npt.NDArray[Any], size: int, *, is_fixed: bool
+) -> Iterator[tuple[parity.Arrays, npt.NDArray[Any]]]:
+    count = _count(inputs)
+    for start in range(0, count // size * size if is_fixed else count, size):
+        yield _cut(inputs, start, size), labels[start : start + size]
+
+
+def _count(inputs: parity.Arrays) -> int:
+    return len(next(iter(inputs.values())))
 
 
 def _cut(inputs: parity.Arrays, start: int, rows: int) -> parity.Arrays:
     return {name: array[start : start + rows] for name, array in inputs.items()}
 
 
-def read_arrays(path: Path, trained: Trained, limit: int | None) -> tuple[parity.Arrays, npt.NDArray[Any] | None]:
-    """The inputs of a `.npz` file by their names, in the types that the graph takes, and its `labels`."""
-    try:
-        with np.load(path) as file:
-            found = {name: file[name][:limit] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path} cannot be read as an .npz file: {error}") from error
-    labels = found.pop("labels", None)
-    specs = {spec.name: spec for spec in trained.exports.function.input_signature}
-    if missing := specs.keys() - found.keys():
-        raise ExportError(f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(found)) or 'nothing'}")
-    inputs = {name: found[name].astype(spec.dtype.as_numpy_dtype) for name, spec in specs.items()}
-    for name, array in inputs.items():
-        if not specs[name].shape.is_compatible_with(array.shape):
-            raise ExportError(f"{path}: '{name}' has shape {list(array.shape)}; the model takes {specs[name].shape}")
-    counts = {name: len(array) for name, array in {**inputs, **({} if labels is None else {"labels": labels})}.items()}
-    if len(set(counts.values())) != 1 or not counts:
-        raise ExportError(f"{path}: the arrays have different numbers of rows: {counts}")
-    return inputs, labels
+def _named(place: str) -> str:
+    return Path(place).name

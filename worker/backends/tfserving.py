@@ -30,6 +30,7 @@ from worker.backends.base import Arrays, Device, LoadError
 from worker.backends.savedmodel import signature_defs
 from worker.backends.savedmodel.signature_defs import Announced
 from worker.backends.texts import place, public
+from worker.running.current import current
 
 FILE_NAME = "tfserving.json"
 _PREDICTION = "/tensorflow.serving.PredictionService"
@@ -93,6 +94,7 @@ class TensorFlowServingBackend:
     mixed_rows: Mapping[str, str] = {}
     axes: Mapping[str, Sequence[str]] = {}
     keeps_state = ""
+    passes_traces_on = True
 
     def __init__(
         self,
@@ -130,7 +132,7 @@ class TensorFlowServingBackend:
             tensor = tensorprotos.to_wire(Tensor.from_numpy(array), as_content=True)
             parts += wire.field(_INPUTS, *wire.field(_KEY, name.encode()), *wire.field(_VALUE, *tensor))
         try:
-            answer = self._predict(b"".join(parts), timeout=self._remote.timeout_ms / 1000)
+            answer = self._predict(b"".join(parts), timeout=self._remote.timeout_ms / 1000, metadata=_metadata())
         except grpc.RpcError as error:
             raise _refusal(self._remote, error) from error
         try:
@@ -185,6 +187,12 @@ def load(folder: Path, device: Device) -> TensorFlowServingBackend:
     names = {DEFAULT_SIGNATURE: remote.signature} if remote.signature else {name: name for name in found.signatures}
     lacking = {name for name, of in found.signatures.items() if len(of.outputs) < len(wanted[name].outputs)}
     return TensorFlowServingBackend(remote, channel, names, found, lacking)
+
+
+def _metadata() -> tuple[tuple[str, str], ...]:
+    """What goes along with a call: where its first request stands in a trace."""
+    asked = current.get()
+    return (("traceparent", asked.traceparent),) if asked and asked.traceparent else ()
 
 
 def _nothing_to_serve(remote: Remote, found: Announced, names: Iterable[str]) -> str:

@@ -44,7 +44,8 @@ class Model:
 
     `cost` is what a run takes by its rows' length, where that may differ; measured at warm-up. `length_axes` are, by
     signature, the outputs that are as long as the padded input, and in which axis. `instances` is how many threads are
-    to serve it, where its configuration says so. `is_self_described`: see `SelfDescribed`.
+    to serve it, where its configuration says so. `is_self_described`: see `SelfDescribed`. `is_told_requests`: its runs
+    are told which requests they answer.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Model:
         self.cost = cost
         self.length_axes = length_axes or {}
         self.is_self_described = isinstance(backend, SelfDescribed)
+        self.is_told_requests = self.is_self_described or getattr(backend, "passes_traces_on", False)
         self._backend = backend
         self._sizes = sizes
 

@@ -38,7 +38,7 @@ from worker.processes.starter import ProcessStarter
 from worker.processes.verdict import Cause, Verdict, in_words, judge
 from worker.processes.version import RemoteVersion
 from worker.reconciling.catalogue import DesiredModel
-from worker.reconciling.hosts import HostContext, ServedVersion
+from worker.reconciling.hosts import HostContext, HostUsage, ServedVersion, usage_of
 from worker.running.seats import Seat, are_renewed, held_by
 from worker.running.status import LoneItem
 from worker.settings import WorkerSettings
@@ -539,7 +539,8 @@ class ModelProcesses:
                     self._has_parked.set()
 
     def _take_loaded(self, version: RemoteVersion, message: Loaded) -> None:
-        version.loaded_as, version.instances = message.announcement, message.instances
+        version.instances = message.instances
+        version.loaded_as = msgspec.structs.replace(message.announcement, instances=message.instances)
         version.is_loaded, version.own_fault = True, ""
         version.process.is_back()
         if not version.future.done():
@@ -600,15 +601,15 @@ class ModelProcesses:
                         self._seat(version)
         self._watcher.close()
 
-    def statistics(self) -> Mapping[str, int]:
-        """How many processes, versions and instances there are, and how often a process ended that was to go on."""
+    def usage(self) -> HostUsage:
+        """See `ModelHost`."""
         with self._changed:
-            return {
-                "processes": len(self._processes),
-                "versions": len(self._versions()),
-                "instances": sum(len(version.seats) for version in self._versions()),
-                "ends": self._ends,
-            }
+            return HostUsage(
+                versions=[usage_of(version.queue, version.seats.values()) for version in self._versions()],
+                processes=len(self._processes),
+                ends=self._ends,
+                memory_bytes=sum(process.memory_bytes for process in self._processes),
+            )
 
 
 def _release(queue: Queue, consumer: str, *, is_suspect: bool) -> Callable[[WorkerLink], None]:

@@ -132,6 +132,11 @@ class ModelProcess:
             return 0.0
         return min(_FIRST_PAUSE_S * 2.0 ** min(len(self._ends) - 2, 10), _LONGEST_PAUSE_S)
 
+    @property
+    def memory_bytes(self) -> int:
+        """How much memory it has that no other process shares."""
+        return own_memory(self.pid) if self.pid else 0
+
     def own_bytes(self) -> int:
         """How much memory it took since it started."""
         return own_memory(self.pid) - self._base_bytes if self.pid else 0

@@ -1,6 +1,6 @@
 """The seam between a worker and where its models live: in this process, or in processes of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,6 +9,7 @@ from millrace.broker.base import BrokerClock
 from millrace.broker.keys import Queue
 from millrace.protocol.messages import ModelAnnouncement
 from worker.reconciling.catalogue import DesiredModel
+from worker.running.seats import Seat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,38 @@ class ServedVersion(Protocol):
         """Take nothing more, answer what is in hand, unload."""
 
 
+@dataclass(frozen=True, slots=True)
+class VersionUsage:
+    """The instances of one version: how many there are, and how many of them prepare or run requests."""
+
+    queue: Queue
+    instances: int
+    working: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostUsage:
+    """What a host has: its versions, and the processes that run them.
+
+    `ends` is how often such a process ended that was to go on; `memory_bytes` is what they have of their own.
+    """
+
+    versions: Sequence[VersionUsage]
+    processes: int = 0
+    ends: int = 0
+    memory_bytes: int = 0
+
+    @property
+    def instances(self) -> int:
+        """Those of all versions."""
+        return sum(version.instances for version in self.versions)
+
+
+def usage_of(queue: Queue, seats: Collection[Seat]) -> VersionUsage:
+    """What the instances on these seats do."""
+    return VersionUsage(queue, len(seats), sum(seat.status.is_working for seat in seats))
+
+
 class ModelHost(Protocol):
     """Loads and runs versions. `loads_at_once` is how many loads are worth asking for at a time."""
 
@@ -64,6 +97,9 @@ class ModelHost(Protocol):
 
     def consumers(self) -> list[tuple[Queue, str]]:
         """The names that hold blocks whose leases are worth renewing now."""
+
+    def usage(self) -> HostUsage:
+        """What it has now; any thread may ask."""
 
     def check(self) -> None:
         """Look after the models; called with every heartbeat."""

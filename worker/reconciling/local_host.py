@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from msgspec import structs
+
 from millrace.broker.base import Broker
 from millrace.broker.keys import Queue
 from millrace.protocol.messages import ModelAnnouncement
 from worker.backends.base import Device
 from worker.loading import model as models
 from worker.reconciling.catalogue import DesiredModel
-from worker.reconciling.hosts import HostContext, ServedVersion
+from worker.reconciling.hosts import HostContext, HostUsage, ServedVersion, usage_of
 from worker.running.instances import InstanceGroup
 from worker.running.quarantine import Quarantine
 from worker.running.seats import Seat, are_renewed, held_by
@@ -29,6 +31,7 @@ class LocalVersion:
         self.queue = group.queue
         self.seats = seats
         self._group = group
+        self._announcement = structs.replace(group.model.announcement, instances=len(seats))
         self._lease_ms = lease_ms
         self._on_end = on_end
         self._stuck: frozenset[str] = frozenset()
@@ -36,7 +39,7 @@ class LocalVersion:
     @property
     def announcement(self) -> ModelAnnouncement:
         """See `ServedVersion`."""
-        return self._group.model.announcement
+        return self._announcement
 
     @property
     def fault(self) -> str:
@@ -116,6 +119,10 @@ class LocalHost:
         """See `ModelHost`."""
         now_ms = self._context.clock.now_ms()
         return [consumer for version in list(self._versions) for consumer in version.consumers(now_ms)]
+
+    def usage(self) -> HostUsage:
+        """See `ModelHost`."""
+        return HostUsage(versions=[usage_of(version.queue, version.seats) for version in list(self._versions)])
 
     def check(self) -> None:
         """See `ModelHost`."""

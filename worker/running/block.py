@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from millrace.broker.base import BrokerClock, ConsumerLink, Delivery
 from millrace.protocol import codec
 from millrace.protocol.errors import MillraceError, ModelFailed, Unavailable
-from millrace.protocol.messages import RequestBlock, RequestItem
+from millrace.protocol.messages import RequestBlock, RequestItem, request_id_of
 from millrace.protocol.tensors import split_rows
 from worker.running.outbox import Outbox
 from worker.running.piece import Piece, TakenBlock
@@ -140,7 +140,8 @@ class Blocks:
 
     def _give_up(self, delivery: Delivery, block: RequestBlock) -> None:
         text = f"the request was given up after {delivery.deliveries - 1} workers failed on it"
-        _log.error("gave up on a block", extra={"model": self._model, "requests": [item.trace for item in block.items]})
+        requests = [request_id_of(item.trace) for item in block.items]
+        _log.error("gave up on a block", extra={"model": self._model, "requests": requests})
         error = ModelFailed(f"model '{self._model}': {text}")
         self._outbox.refuse(block.reply_to, [(item, error) for item in block.items])
         self._bury(delivery, text)

@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from millrace.protocol.messages import traceparent_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurrentRequests:
-    """The requests of one run: their last deadline, on the broker's clock, and the id of the first.
+    """The requests of one run: their last deadline, on the broker's clock, and the `RequestItem.trace` of the first.
 
     `via` names the models that wait for their answers, as `RequestBlock.via`.
     """
@@ -15,6 +17,11 @@ class CurrentRequests:
     deadline_ms: int
     trace: str
     via: tuple[str, ...]
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C header of the first request, "" where it is not traced."""
+        return traceparent_of(self.trace)
 
 
 # Set in the thread of an instance while it runs a model that calls others; its tasks and callbacks inherit it.

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from millrace.protocol.errors import InvalidRequest, MillraceError
-from millrace.protocol.messages import RequestBlock, RequestItem
+from millrace.protocol.messages import RequestBlock, RequestItem, request_id_of
 from worker.backends.base import Arrays
 from worker.loading.model import Model
 from worker.running.block import Blocks
@@ -69,7 +69,7 @@ class Preparer:
                 part = self._prepared_rows(taken, item, arrays, range(first, end))
             except BaseException as error:  # whatever its data led to, it is no matter of its neighbours
                 if not isinstance(error, InvalidRequest):
-                    _log.exception("a request cannot be prepared", extra={"request_id": item.trace})
+                    _log.exception("a request cannot be prepared", extra={"request_id": request_id_of(item.trace)})
                 refused.append((item, self._model.failure(error)))
                 continue
             if part is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from millrace.broker.base import Reply
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, Unavailable
-from millrace.protocol.messages import ReplyItem, RequestItem
+from millrace.protocol.messages import ReplyItem, RequestItem, request_id_of
 from worker.backends.base import Arrays, RowErrors
 from worker.loading.model import Model
 from worker.loading.trial import cut
@@ -113,7 +113,7 @@ class Runner:
 
     def _computed(self, pieces: Sequence[Piece], inputs: Arrays, rows: int) -> Arrays:
         self._say_what_runs(pieces)
-        if self._model.is_self_described:
+        if self._model.is_told_requests:
             current.set(_requests_of(pieces))
         try:
             block = pieces[0].block
@@ -132,7 +132,7 @@ class Runner:
             self._status.work(max(item.deadline_ms for piece in pieces for item in piece.items))
 
     def _about(self, pieces: Iterable[Piece]) -> dict[str, object]:
-        requests = [item.trace for piece in pieces for item in piece.items]
+        requests = [request_id_of(item.trace) for piece in pieces for item in piece.items]
         return {"model": self._model.announcement.name, "request_id": requests[0] if len(requests) == 1 else requests}
 
 

@@ -2,28 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any
 
-import grpc
-import grpc.aio
 from google.protobuf import json_format
 
 from millrace import rpc
-from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported, QueueFull
+from millrace.protocol.errors import InvalidRequest, MillraceError, ModelNotFound, NotSupported
 from millrace.rpc import wire
 from serving.access.callers import Caller
 from serving.access.gate import visible
 from serving.models.registry import AVAILABLE
 from serving.protocols import grpc_calls as calls
-from serving.protocols.grpc_calls import Context
 from serving.protocols.oip import messages as infer
 from serving.protocols.oip import rest as oip
 from serving.protocols.oip.config import config_message
 from serving.protocols.verb import Body
 from serving.service import Service
+from serving.transport.grpc_method import Answer, CallerLeft, CallHead, Message, Status, Write
 from serving.transport.responses import shortened
 
 _SERVICE = "inference.GRPCInferenceService"
@@ -57,7 +55,7 @@ class OpenInference:
         self._service = service
         self._stopping = stopping
 
-    def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
+    def handlers(self) -> Mapping[str, calls.Begin]:
         """What answers each path."""
         methods: dict[str, Callable[[Any], Awaitable[Any]]] = {
             "ServerLive": self._live,
@@ -88,7 +86,6 @@ class OpenInference:
             **plain,
             **control,
             f"/{_SERVICE}/ModelInfer": calls.hot(self._service, question, words),
-            f"/{_SERVICE}/ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream),
         }
 
     # What needs no queue
@@ -151,67 +148,71 @@ class OpenInference:
 
     # The stream
 
-    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
+    async def stream(self, requests: AsyncIterator[Message], head: CallHead, write: Write) -> Answer:
         """Answer each request when its answer is there, an error in the stream; the client tells them by their ids."""
         room = asyncio.Semaphore(_OPEN_IN_A_STREAM)
         writing = asyncio.Lock()
 
-        async def answer(request: bytes) -> None:
+        async def answer(message: Message) -> None:
             try:
-                body = await self._answer_in_stream(request, context)
+                body = await self._answer_in_stream(message, head)
                 async with writing:
-                    with suppress(grpc.aio.InternalError):  # the caller went away, of which gRPC is about to tell
-                        await context.write(body)
+                    await write(body)
+            except CallerLeft:
+                pass  # of which whatever carries the call is about to tell
             finally:
+                message.close()
                 room.release()
 
+        refused: MillraceError | None = None
         async with asyncio.TaskGroup() as answering, aclosing(self._until_stopping(requests)) as coming:
-            async for request in coming:
-                await room.acquire()
-                answering.create_task(answer(request))
+            try:
+                async for message in coming:
+                    await room.acquire()
+                    answering.create_task(answer(message))
+            except MillraceError as error:  # a message that was not taken; those before it are answered
+                refused = error.with_traceback(None)
+        if refused:
+            raise refused
         if self._stopping.is_set():
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+            return Answer(status=Status.UNAVAILABLE, text="the server is shutting down")
+        return Answer()
 
-    async def _until_stopping(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def _until_stopping(self, requests: AsyncIterator[Message]) -> AsyncGenerator[Message, None]:
         stopping = asyncio.ensure_future(self._stopping.wait())
         coming = asyncio.ensure_future(anext(requests, None))
         try:
             while True:
                 await asyncio.wait((coming, stopping), return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done() or (request := coming.result()) is None:
+                if not coming.done() or (message := coming.result()) is None:
                     return
-                yield request
+                yield message
                 coming = asyncio.ensure_future(anext(requests, None))
         finally:
             stopping.cancel()
             coming.cancel()
 
-    async def _answer_in_stream(self, request: bytes, context: Context) -> bytes:
+    async def _answer_in_stream(self, message: Message, head: CallHead) -> bytes:
         identity, error = "", None
-        reservation = self._service.budget.reserve(2 * len(request))  # as it came, and what is made of it
         try:
-            if reservation is None:
-                raise QueueFull("the server holds all the bytes that it may; try again")
+            request = calls.contents(message.body)
             asked = question(request)
             identity = infer.identity_of(asked.body, request)
         except MillraceError as raised:
             error = raised.with_traceback(None)
-            self._service.refused(calls.headers_of(context), error, "grpc")
+            self._service.refused(head.headers, error, "grpc")
         else:
-            result = await calls.ask(self._service, asked, context)
+            result = await calls.ask(self._service, asked, head, message)
             error = result.call.error
-        finally:
-            if reservation:
-                reservation.release()
         if error:
             _, text = words(error)
             refusal = _StreamResponse(error_message=shortened(text), infer_response={"id": identity})
             written: bytes = refusal.SerializeToString()
             return written
-        return b"".join(wire.field(_IN_STREAM, await result.body(), _FINAL))
+        return b"".join(wire.field(_IN_STREAM, await result.read(), _FINAL))
 
 
-def question(request: bytes) -> calls.Asked:
+def question(request: bytes | memoryview) -> calls.Asked:
     """What a ModelInferRequest asks for. Raises `InvalidRequest`, `PayloadTooLarge`."""
     message, whole = infer.read_request(request)
     return calls.Asked(
@@ -238,6 +239,6 @@ def _refuse_repository(message: Any) -> None:
         raise NotSupported("'repository_name' specification is not supported; there is one repository")
 
 
-def words(error: MillraceError) -> tuple[grpc.StatusCode, str]:
+def words(error: MillraceError) -> tuple[Status, str]:
     """The error in Triton's words."""
     return calls.status_of(error), oip.error_text(error)

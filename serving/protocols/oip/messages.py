@@ -48,7 +48,7 @@ class _Request(NamedTuple):
     raw: Sequence[bytes | memoryview]
 
 
-def read_request(data: bytes) -> tuple[Any, _Request | None]:
+def read_request(data: bytes | memoryview) -> tuple[Any, _Request | None]:
     """What of a ModelInferRequest says who is asked for what; and all of it, where it is read in no time.
 
     Raw contents are not copied. Raises `InvalidRequest`, `PayloadTooLarge`.
@@ -63,7 +63,7 @@ def read_request(data: bytes) -> tuple[Any, _Request | None]:
         return counted_messages.without(InferRequest, data, _HEAVY).message, None
 
 
-def identity_of(body: Body, data: bytes) -> str:
+def identity_of(body: Body, data: bytes | memoryview) -> str:
     """The id that a request gives itself."""
     message = body.message.message if body.message else counted_messages.without(InferRequest, data, _HEAVY).message
     identity: str = message.id

@@ -10,7 +10,6 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-import grpc
 from google.protobuf import json_format
 
 from millrace.artifacts.configs import version_policy
@@ -23,12 +22,13 @@ from serving.access.gate import current
 from serving.models.model_control import MOST_MODELS
 from serving.models.registry import ServedModel
 from serving.protocols import grpc_calls as calls
-from serving.protocols.grpc_calls import Context
 from serving.protocols.tfs import messages as tfs_messages
 from serving.protocols.tfs import rest as tfs
 from serving.protocols.tfs.messages import message_class
 from serving.protocols.verb import Body, Verb
 from serving.service import Service
+from serving.transport.grpc_method import Answer, CallHead, Message, Status
+from serving.transport.spooled_body import SpooledBody
 
 _PREDICTION = "tensorflow.serving.PredictionService"
 _MODEL = "tensorflow.serving.ModelService"
@@ -44,7 +44,7 @@ class TensorFlowServing:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
+    def handlers(self) -> Mapping[str, calls.Begin]:
         """What answers each path."""
         as_content = self._service.settings.grpc_tensor_content
         predict = tfs_messages.PREDICT_AS_CONTENT if as_content else tfs_messages.PREDICT
@@ -52,7 +52,7 @@ class TensorFlowServing:
             f"/{_PREDICTION}/Predict": self._hot(predict, tfs_messages.PredictRequest),
             f"/{_PREDICTION}/Classify": self._hot(tfs_messages.CLASSIFY, tfs_messages.ClassificationRequest),
             f"/{_PREDICTION}/Regress": self._hot(tfs_messages.REGRESS, tfs_messages.RegressionRequest),
-            f"/{_PREDICTION}/MultiInference": grpc.unary_unary_rpc_method_handler(self._multi),
+            f"/{_PREDICTION}/MultiInference": calls.awaited(self._service, self._multi, words),
             f"/{_PREDICTION}/GetModelMetadata": self._plain("GetModelMetadataRequest", self._metadata, words),
             f"/{_MODEL}/GetModelStatus": self._plain("GetModelStatusRequest", self._status, status_words),
             f"/{_MODEL}/HandleReloadConfigRequest": calls.control(
@@ -60,38 +60,40 @@ class TensorFlowServing:
             ),
         }
 
-    def _hot(self, verb: Verb, message: Any) -> grpc.RpcMethodHandler:
+    def _hot(self, verb: Verb, message: Any) -> calls.Begin:
         return calls.hot(self._service, partial(self._asked, verb, message), words)
 
-    def _plain(self, name: str, method: Any, words: calls.Words) -> grpc.RpcMethodHandler:
+    def _plain(self, name: str, method: Any, words: calls.Words) -> calls.Begin:
         return calls.plain(self._service, message_class(name), method, words, attrgetter("model_spec.name"))
 
     # What goes through the queue
 
-    def _read(self, message: Any, request: bytes) -> tuple[Any, Any]:
+    def _read(self, message: Any, request: bytes | memoryview) -> tuple[Any, Any]:
         quick = self._service.quick
         return tfs_messages.read_request(message, request, quick.max_rows, quick.max_quick)
 
-    def _asked(self, verb: Verb, message: Any, request: bytes) -> calls.Asked:
+    def _asked(self, verb: Verb, message: Any, request: bytes | memoryview) -> calls.Asked:
         """What a message with a `model_spec` asks for. Raises `InvalidRequest`, `PayloadTooLarge`."""
         head, whole = self._read(message, request)
         _check_spec(head)
         return calls.Asked(verb, *_choice(head.model_spec), Body(request, message=whole))
 
-    async def _multi(self, request: bytes, context: Context) -> bytes:
+    async def _multi(self, message: Message, head: CallHead) -> Answer:
         """Several classifications and regressions of the same examples by one model, at the same time."""
-        try:
-            head, whole = self._read(tfs_messages.MultiInferenceRequest, request)
-            _check_tasks(head)
-            asked = [
-                calls.Asked(tfs_messages.TASK, *_choice(task.model_spec), Body(request, task=i, message=whole))
-                for i, task in enumerate(head.tasks)
-            ]
-        except MillraceError as error:
-            await calls.abort(context, self._service.refused(calls.headers_of(context), error, "grpc"), error, words)
-        results = await asyncio.gather(*(calls.ask(self._service, each, context) for each in asked))
-        bodies = [await calls.answered(self._service, result, context, words) for result in results]
-        return b"".join(itertools.chain.from_iterable(wire.field(_RESULTS, body) for body in bodies))
+        request = calls.contents(message.body)
+        light, whole = self._read(tfs_messages.MultiInferenceRequest, request)
+        _check_tasks(light)
+        asked = [
+            calls.Asked(tfs_messages.TASK, *_choice(task.model_spec), Body(request, task=i, message=whole))
+            for i, task in enumerate(light.tasks)
+        ]
+        results = await asyncio.gather(*(calls.ask(self._service, each, head, _shared(message)) for each in asked))
+        for call, *_ in results:
+            if call.error:
+                return calls.failure(self._service.rest.refusal(call), call.error, words)
+        bodies = [await result.read() for result in results]
+        body = b"".join(itertools.chain.from_iterable(wire.field(_RESULTS, body) for body in bodies))
+        return Answer(body, trailers=(("x-request-id", results[-1].call.request_id),))
 
     # What needs no queue
 
@@ -127,6 +129,11 @@ class TensorFlowServing:
             raise InvalidRequest(f"at most {MOST_MODELS} models can be configured at run time")
         await self._service.repository.reload([_settings(config) for config in configs], caller=caller)
         return message_class("ReloadConfigResponse")(status={"error_code": "OK"})
+
+
+def _shared(message: Message) -> Message:
+    """The message once more, for one of several that read it: each closes its own."""
+    return Message(message.body.again() if isinstance(message.body, SpooledBody) else message.body)
 
 
 def _no_model(_message: Any) -> str:
@@ -179,13 +186,13 @@ def _check_tasks(message: Any) -> None:
         _check_spec(task)
 
 
-def status_words(error: MillraceError) -> tuple[grpc.StatusCode, str]:
+def status_words(error: MillraceError) -> tuple[Status, str]:
     """The error in the words of TensorFlow Serving's ModelService."""
     return calls.status_of(error), tfs.status_error_text(error)
 
 
-def words(error: MillraceError) -> tuple[grpc.StatusCode, str]:
+def words(error: MillraceError) -> tuple[Status, str]:
     """The error in TensorFlow Serving's words."""
     if isinstance(error, SignatureNotFound):
-        return grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{error.signature}" not found.'
+        return Status.FAILED_PRECONDITION, f'Serving signature key "{error.signature}" not found.'
     return calls.status_of(error), tfs.predict_error_text(error)

@@ -50,7 +50,7 @@ _HEAVY = {
 }
 
 
-def read_request(message: Any, data: bytes, max_rows: int, max_quick: int) -> tuple[Any, Any]:
+def read_request(message: Any, data: bytes | memoryview, max_rows: int, max_quick: int) -> tuple[Any, Any]:
     """What of a request says who is asked for what; and all of it, None where that takes too long for the event loop.
 
     Raises `InvalidRequest`, `PayloadTooLarge`.

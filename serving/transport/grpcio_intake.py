@@ -1,4 +1,4 @@
-"""What gRPC callers send: bounded and counted before anybody reads it.
+"""What callers of grpc.aio send: bounded and counted before anybody reads it.
 
 grpc.aio receives the message of a unary method by itself, whatever waits already. So every method is registered as one
 whose callers stream: then its head alone is here, and its message comes when it is asked for. Until then the caller can
@@ -37,7 +37,8 @@ from millrace.protocol.errors import (
 )
 from serving.transport.budget import SMALL_BYTES, Budget
 from serving.transport.content_encoding import unpack
-from serving.transport.grpc_method import Call, Context, Method
+from serving.transport.grpc_method import Answer, CallerLeft, Calls, Message, Status, StreamMethod
+from serving.transport.grpcio_method import Call, Context, CountedMethod, begun, body_of, head_of
 
 _log = logging.getLogger(__name__)
 WINDOW_BYTES = SMALL_BYTES
@@ -47,23 +48,22 @@ _PATIENCE_S = 1.0  # which a slow message has, whoever else waits for its room
 _NO_ROOM = "the server holds all the bytes that it may; try again"
 _TOO_SLOW = "the message came slowly, and others need its room; try again"
 _NO_MEMORY = "the server has all the memory that it may have, and the stream waited for a message; open it again"
+_STATUSES = {status.value[0]: status for status in grpc.StatusCode}
 _FIRST_OF_PACKED = (b"\x1f", b"\x78")
 _GZIP = b"\x1f\x8b"
 
-Refuse = Callable[[Context, MillraceError], Awaitable[None]]
 
-
-class GrpcIntake:
-    """Takes in the calls of one server. `refuse` ends a call with an error, and counts it.
+class GrpcioIntake:
+    """Takes in the calls of one server.
 
     `most_bytes` is the largest message of any method; `most_open` how many calls may be open; a message that takes
     longer than `timeout_s` is given up. `open` counts the calls that are open. `excess_bytes` says how much more memory
     the process has than it may have; it is asked ten times a second while streams wait for messages.
     """
 
-    def __init__(self, budget: Budget, refuse: Refuse, *, most_bytes: int, most_open: int, timeout_s: float) -> None:
+    def __init__(self, budget: Budget, calls: Calls, *, most_bytes: int, most_open: int, timeout_s: float) -> None:
         self._budget = budget
-        self._refuse = refuse
+        self._calls = calls
         self._most_bytes = most_bytes
         self._most_open = most_open
         self._timeout_s = timeout_s
@@ -86,52 +86,40 @@ class GrpcIntake:
         if self._sweeping:
             self._sweeping.cancel()
 
-    def registered(self, method: Method) -> grpc.RpcMethodHandler:
+    def registered(self, method: CountedMethod) -> grpc.RpcMethodHandler:
         """What gRPC is to call for the method."""
-        handler = method.handler
-        written = {"response_serializer": handler.response_serializer}
-        if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(self._streamed(method))
-        if handler.unary_stream:
-            return grpc.stream_stream_rpc_method_handler(self._watched(method), **written)
-        return grpc.stream_unary_rpc_method_handler(self._unary(method), **written)
+        if isinstance(method.method, StreamMethod):
+            return grpc.stream_stream_rpc_method_handler(self._streamed(method, method.method))
+        return grpc.stream_unary_rpc_method_handler(self._unary(method))
 
     # The kinds of methods
 
-    def _unary(self, method: Method) -> Callable[[Any, Context], Awaitable[Any]]:
+    def _unary(self, method: CountedMethod) -> Callable[[Any, Context], Awaitable[Any]]:
         async def take(_requests: object, context: Context) -> Any:
-            call = self._begun(method)
+            call = self._begun(method, context)
             try:
                 await self._admit(context, call)
                 request = await self._read(context, call)
-                return await self._answered(method.handler.unary_unary(request, context), context, call)
+                return await self._answered(begun(method.method, request, call.head), context, call)  # type: ignore[arg-type]
             except grpc.aio.AbortError as error:
                 call.aborted = error
                 raise
 
         return take
 
-    def _watched(self, method: Method) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def take(_requests: object, context: Context) -> AsyncIterator[Any]:
-            call = self._begun(method)
-            try:
-                await self._admit(context, call)
-                request = await self._read(context, call)
-                async for answer in method.handler.unary_stream(request, context):
-                    yield answer
-            except grpc.aio.AbortError as error:
-                call.aborted = error
-                raise
-
-        return take
-
-    def _streamed(self, method: Method) -> Callable[[Any, Context], Awaitable[None]]:
+    def _streamed(self, method: CountedMethod, stream: StreamMethod) -> Callable[[Any, Context], Awaitable[None]]:
         async def take(requests: AsyncIterator[bytes], context: Context) -> None:
-            call = self._begun(method)
+            async def write(body: Any) -> None:
+                try:
+                    await context.write(await body_of(Answer(body)))
+                except grpc.aio.InternalError:
+                    raise CallerLeft from None
+
+            call = self._begun(method, context)
             try:
                 await self._admit(context, call)
-                plain = self._unpacked(method, requests, context, call)
-                await self._answered(method.handler.stream_stream(plain, context), context, call)
+                taken = self._messages(method, requests, context, call)
+                await self._answered(stream.run(taken, call.head, write), context, call)
             except grpc.aio.AbortError as error:
                 call.aborted = error
                 raise
@@ -140,9 +128,9 @@ class GrpcIntake:
 
     # The steps
 
-    def _begun(self, method: Method) -> Call:
+    def _begun(self, method: CountedMethod, context: Context) -> Call:
         """The call that gRPC's current task is for; the task ends when the answer is sent."""
-        call = Call(method)
+        call = Call(method, head_of(method.path, context))
         if task := asyncio.current_task():
             task.add_done_callback(partial(self._over, call))
         return call
@@ -156,13 +144,13 @@ class GrpcIntake:
     async def _admit(self, context: Context, call: Call) -> None:
         """Count the call, and reserve a window for it."""
         method = call.method
-        if method.check and (error := method.check(context)):
-            await self._refuse(context, error)
+        if error := self._calls.check(call.head):
+            await self._refuse(context, call, error)
         if self.open >= self._most_open or method.open >= method.most_open:
-            await self._refuse(context, QueueFull("too many calls are open; try again"))
+            await self._refuse(context, call, QueueFull("too many calls are open; try again"))
         call.reservation = self._budget.reserve(WINDOW_BYTES)
         if call.reservation is None:
-            await self._refuse(context, QueueFull(_NO_ROOM))
+            await self._refuse(context, call, QueueFull(_NO_ROOM))
         self.open += 1
         method.open += 1
 
@@ -177,15 +165,15 @@ class GrpcIntake:
             self._slow -= call.is_slow
         if request is grpc.aio.EOF:
             with contextlib.suppress(grpc.aio.InternalError):  # the caller went away
-                await self._refuse(context, InvalidRequest("the call has no message"))
+                await self._refuse(context, call, InvalidRequest("the call has no message"))
             raise asyncio.CancelledError
         most_bytes = call.method.most_bytes
         if request[:1] in _FIRST_OF_PACKED and len(request) <= most_bytes and (coding := _coding(request)):
             request = await self._unpack(context, call, request, coding)
         if len(request) > most_bytes:
-            await self._refuse(context, _too_large(most_bytes))
+            await self._refuse(context, call, _too_large(most_bytes))
         if not call.resize(2 * len(request)):
-            await self._refuse(context, QueueFull(_NO_ROOM))
+            await self._refuse(context, call, QueueFull(_NO_ROOM))
         return bytes(request)
 
     async def _unpack(self, context: Context, call: Call, request: bytes, coding: bytes) -> bytes:
@@ -201,40 +189,58 @@ class GrpcIntake:
             refusal: MillraceError = _too_large(most_bytes)
         except MillraceError as error:
             refusal = error.with_traceback(None)
-        await self._refuse(context, refusal)
+        await self._refuse(context, call, refusal)
         raise AssertionError("refuse raises")
 
-    async def _unpacked(
-        self, method: Method, requests: AsyncIterator[bytes], context: Context, call: Call
-    ) -> AsyncIterator[bytes]:
-        """The messages of a stream; one that cannot be unpacked within its limit comes as it is, and is refused."""
+    async def _messages(
+        self, method: CountedMethod, requests: AsyncIterator[bytes], context: Context, call: Call
+    ) -> AsyncIterator[Message]:
+        """The messages of a stream, each counted twice: as it came, and as what is made of it."""
         self._idle_streams[context] = call
         try:
             async for request in requests:
                 self._idle_streams.pop(context, None)
                 plain: bytes | None = None
-                if coding := _coding(request):
+                if coding := _coding(request):  # one that cannot be unpacked within its limit comes as it is
                     with contextlib.suppress(MillraceError):
                         plain = await self._loop.run_in_executor(None, unpack, request, coding, method.most_bytes)
-                yield request if plain is None else plain
+                body = request if plain is None else plain
+                if len(body) > method.most_bytes:
+                    raise _too_large(method.most_bytes)
+                reservation = self._budget.reserve(2 * len(body))
+                if reservation is None:
+                    raise QueueFull(_NO_ROOM)
+                yield Message(body, reservation)
                 self._idle_streams[context] = call
         finally:
             self._idle_streams.pop(context, None)
 
-    async def _answered(self, answering: Awaitable[Any], context: Context, call: Call) -> Any:
-        """What the handler returns; a large answer is counted until it is sent."""
+    async def _answered(self, answering: Awaitable[Answer], context: Context, call: Call) -> Any:
+        """The bytes that answer; a large answer is counted until it is sent."""
         try:
             answer = await answering
         except (grpc.aio.AbortError, grpc.aio.InternalError, grpc.aio.UsageError):
             raise
-        except Exception:
-            _log.exception("a call failed")
-            answer = Internal("internal error; the server's log has it")
-        if isinstance(answer, MillraceError):
-            await self._refuse(context, answer)
-        if isinstance(answer, bytes) and len(answer) > _LARGE_BYTES and not call.resize(len(answer)):
-            await self._refuse(context, QueueFull(_NO_ROOM))
-        return answer
+        except Exception as error:
+            if not isinstance(error, MillraceError):
+                _log.exception("a call failed")
+                error = Internal("internal error; the server's log has it")
+            await self._refuse(context, call, error)
+            raise AssertionError("refuse raises") from None
+        await self._end(context, answer)
+        body = await body_of(answer)
+        if len(body) > _LARGE_BYTES and not call.resize(len(body)):
+            await self._refuse(context, call, QueueFull(_NO_ROOM))
+        return body
+
+    async def _end(self, context: Context, answer: Answer) -> None:
+        """Say how the call ends; raises what tells gRPC of an error."""
+        if answer.status != Status.OK:
+            await context.abort(_STATUSES[answer.status], answer.text, answer.trailers)
+        context.set_trailing_metadata(answer.trailers)
+
+    async def _refuse(self, context: Context, call: Call, error: MillraceError) -> None:
+        await self._end(context, self._calls.refused(call.head, error))
 
     # Slow callers
 
@@ -284,7 +290,7 @@ class GrpcIntake:
 
         async def give_up() -> None:
             with contextlib.suppress(grpc.aio.AbortError, grpc.aio.InternalError, grpc.aio.UsageError):
-                await self._refuse(context, error)
+                await self._refuse(context, call, error)
 
         task = self._loop.create_task(give_up())
         self._refusing.add(task)
