@@ -1,4 +1,4 @@
-"""Connected parts of a mask, found with NumPy alone, in time that grows with the mask's runs and not with its shapes."""
+"""Connected parts of a mask, found with NumPy alone: the time grows with the runs of a mask, whatever its shapes are."""
 
 from dataclasses import dataclass
 

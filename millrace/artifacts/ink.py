@@ -14,6 +14,7 @@ _SMALLEST = 0.12  # of the shorter side: a digit is at least as tall or as wide
 _AT_BORDER, _SPANNING, _FRAME = 0.3, 0.1, 0.02  # what ink there weighs beside ink that may be a digit
 _SPAN = 0.95  # of the image's height or width: what is longer is more likely an edge or a line
 _SPECK, _REST_OF_A_LINE = 0.01, 0.08  # of the digit's area: what is smaller is no part of it, beside lines the second
+_DOT = 16  # pixels of the grid, with those around them: what is smaller is a speck, whatever the digit is
 _NEAR = 0.2  # of the digit's longer side: what is farther away is no part of it
 
 Pixels = npt.NDArray[np.float32]
@@ -84,7 +85,7 @@ def _group(found: Components, shape: tuple[int, ...], speck: float) -> Mask:
 def _with_parts(found: Components, main: int, allowed: Mask, speck: float) -> Mask:
     chosen = np.zeros(len(found), bool)
     chosen[main] = True
-    big = (found.area >= speck * found.area[main]) & allowed
+    big = (found.area >= max(_DOT, speck * found.area[main])) & allowed
     while True:
         top, left = found.top[chosen].min(), found.left[chosen].min()
         bottom, right = found.bottom[chosen].max(), found.right[chosen].max()
