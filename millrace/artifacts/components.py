@@ -1,4 +1,4 @@
-"""Connected parts of a mask, found with NumPy alone: the time grows with the runs of a mask, whatever its shapes are."""
+"""Connected parts of a mask, found with NumPy alone; the time grows with its runs of pixels, whatever their shape."""
 
 from dataclasses import dataclass
 
