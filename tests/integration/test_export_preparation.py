@@ -85,8 +85,11 @@ def test_an_image_becomes_the_same_pixels_in_the_graph(read_digits: Any, kind: s
 
     expected = read_digit(file)
     assert found.shape == (28, 28, 1)
-    # Of 255: whole steps of grey may round the other way, and of grain beside the ink the graph leaves some.
-    np.testing.assert_allclose(found, expected, atol=12.0 if kind.startswith("large") else 1.0)
+    # Of 255: whole steps of grey may round the other way, and of a large image's grain the graph leaves some.
+    if kind.startswith("large"):
+        assert np.abs(found - expected).mean() < 1
+    else:
+        np.testing.assert_allclose(found, expected, atol=1.0)
     assert expected.any()
 
 
