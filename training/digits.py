@@ -29,8 +29,8 @@ NAME = "digits"
 LABELS = tuple("0123456789")
 LIMITS = (
     "One digit an image: a number of several digits has to be cut into its digits first.",
-    "Anything is read as some digit: there is no answer for letters, scribbles or an empty sheet.",
-    "Photographs with shadows, lines or print beside the digit have to be cropped to the digit.",
+    "Letters and scribbles are read as some digit. An empty sheet as an image file is refused; as numbers it is not.",
+    "Print beside the digit has to be cropped away, and where the model runs without Millrace also shadows and lines.",
 )
 
 Images = npt.NDArray[np.uint8]

@@ -18,7 +18,8 @@ from millrace.artifacts import animations
 from millrace.protocol.errors import InvalidRequest
 
 MAX_FILE_BYTES = 32_000_000
-MAX_PIXELS = 20_000_000  # a decoded image of that size takes 80 MB for a moment
+MAX_PIXELS = 26_000_000  # photographs of 24 megapixels; a decoded image of that size takes 104 MB for a moment
+MAX_JPEG_PIXELS = 66_000_000  # of a JPEG that is not progressive: more than `MAX_PIXELS` are decoded at half the size
 MAX_SCANS = 32  # of a JPEG: encoders write up to 10 for colour and 18 for print (CMYK)
 MAX_SEGMENTS = 1_000  # of a JPEG: long colour profiles come in some dozens
 _MAX_METADATA_BYTES = 65_536  # of a PNG's EXIF or XMP, which say how a photograph is turned; a JPEG's have no more
@@ -50,12 +51,12 @@ _CHUNK = struct.Struct(">I4s")
 def opened(file: bytes) -> Iterator[Image.Image]:
     """The image in the file, its first frame where it has several; what is raised while it is read is the file's fault.
 
-    Raises `InvalidRequest` for bytes that are none of the kinds that are taken, are damaged, hold more than 20 million
-    pixels, or take more work to decode than an image of that many pixels does.
+    Raises `InvalidRequest` for bytes that are none of the kinds that are taken, are damaged, hold too many pixels, or
+    take more work to decode than an image of that many pixels does.
     """
     try:
         with Image.open(io.BytesIO(bounded(file)), formats=_FORMATS) as image:
-            check_size(image.width, image.height)
+            _bound_pixels(image)
             yield image
     except InvalidRequest:
         raise
@@ -63,6 +64,14 @@ def opened(file: bytes) -> Iterator[Image.Image]:
         raise InvalidRequest(f"the bytes are not a {_KINDS} image") from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise InvalidRequest(f"the image cannot be decoded: {error}") from None
+
+
+def _bound_pixels(image: Image.Image) -> None:
+    """Has a large JPEG decoded at half its size, by the decoder itself, which never holds the whole."""
+    is_bounded = image.format == "JPEG" and "progressive" not in image.info  # of a progressive one it holds all
+    if is_bounded and MAX_PIXELS < image.width * image.height <= MAX_JPEG_PIXELS:
+        image.draft(image.mode, (image.width // 2, image.height // 2))
+    check_size(image.width, image.height)
 
 
 def of_8_bits(image: Image.Image) -> Image.Image:

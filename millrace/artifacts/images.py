@@ -4,10 +4,12 @@ The page of the data set says: digits were size normalised to fit a 20x20 box ke
 levels from anti-aliasing, and centred in a 28x28 image by their centre of mass. Here, in order:
 
 1. upright, as the camera says; what is transparent becomes paper, white behind dark ink and black behind light;
-2. grey levels; ink is what differs from the border's median, to whichever side more does, less the border's noise;
-3. cropped to the ink, scaled to fit 20x20 by area, so that edges are anti-aliased;
-4. contrast stretched, so that thin lines do not fade;
-5. placed so that the centre of mass is at pixel (14, 14), rounded, as in every image of MNIST.
+2. grey levels; ink is what differs from the border's median, to whichever side more does, less the border's noise; on
+   paper that is lit unevenly, what differs from the paper around it (see `background`);
+3. of the ink, the digit alone: no ruled lines, frames, specks, or what the image's edge cuts off (see `ink`);
+4. cropped to the digit, scaled to fit 20x20 by area, so that edges are anti-aliased;
+5. contrast stretched, so that thin lines do not fade;
+6. placed so that the centre of mass is at pixel (14, 14), rounded, as in every image of MNIST.
 
 An image that already is so (28x28, box and centre as in MNIST) keeps its pixels, in either polarity.
 """
@@ -16,14 +18,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from millrace.artifacts.background import UNEVEN, flat_ink
 from millrace.artifacts.imagefiles import of_8_bits, opened
+from millrace.artifacts.ink import of_the_digit
+from millrace.protocol.errors import InvalidRequest
 
 SIDE = 28
 BOX = 20
 OFF_CENTRE = 0.55  # pixels that the centre of mass of a digit in MNIST's form may lie beside the middle
 INK = 0.2  # of the brightest pixel: what is darker counts as background when the ink's box is measured
 MOST_NOISE = 0.3  # of the brightest pixel: the border of a drawing that is cut off is no noise
-WORKING_SIDE = 1024  # larger images are reduced to about this before anything is computed
+WORKING_SIDE = 384  # larger images are reduced to about this before anything is computed
 
 Pixels = npt.NDArray[np.float32]
 
@@ -31,12 +36,17 @@ Pixels = npt.NDArray[np.float32]
 def read_digit(file: bytes) -> Pixels:
     """Pixels [28, 28, 1], float32, 0 (background) to 255 (ink), of an encoded image of any size and polarity.
 
-    Raises `InvalidRequest` as `imagefiles.opened` does.
+    Raises `InvalidRequest` as `imagefiles.opened` does, and for an image without ink.
     """
     with opened(file) as image:
         grey = _grey(image)
     ink = _light_on_dark(grey)
-    return (ink if _is_in_form(ink) else _boxed(_without_noise(ink)))[..., None]
+    if _is_in_form(ink):
+        return ink[..., None]
+    digit = of_the_digit(flat_ink(grey) if _is_uneven(grey, ink) else _without_noise(ink))
+    if not digit.any():
+        raise InvalidRequest("the image shows no digit: nothing on it stands out from the paper as ink")
+    return _boxed(digit)[..., None]
 
 
 def _grey(image: Image.Image) -> Pixels:
@@ -56,6 +66,11 @@ def _on_paper(layer: Image.Image) -> Image.Image:
     is_light = (grey * opacity).sum() > 127 * opacity.sum()
     paper = Image.new("RGBA", layer.size, "black" if is_light and opacity.min() == 0 else "white")
     return Image.alpha_composite(paper, layer).convert("L")
+
+
+def _is_uneven(grey: Pixels, ink: Pixels) -> bool:
+    darker, lighter = np.percentile(_border(grey), (10, 90))
+    return bool(lighter - darker > UNEVEN * ink.max())
 
 
 def _light_on_dark(grey: Pixels) -> Pixels:
@@ -85,8 +100,6 @@ def _is_in_form(ink: Pixels) -> bool:
 
 def _boxed(ink: Pixels) -> Pixels:
     out = np.zeros((SIDE, SIDE), np.float32)
-    if not ink.any():
-        return out
     crop = ink[_ink_box(ink, INK * float(ink.max()))]
     scale = BOX / max(crop.shape)
     height, width = (max(1, round(side * scale)) for side in crop.shape)

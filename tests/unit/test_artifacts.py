@@ -263,8 +263,10 @@ def test_ink_of_any_colour_is_seen_on_a_transparent_background(colour: int) -> N
     assert (rows.min(), rows.max()) == (4, 23)
 
 
-def test_an_empty_image_is_an_empty_digit() -> None:
-    assert not read_digit(_file(np.full((40, 40), 255))).any()
+def test_an_empty_sheet_is_refused_and_not_read_as_a_digit() -> None:
+    for sheet in (np.full((40, 40), 255), np.full((300, 200), 230) + np.random.default_rng(0).normal(0, 2, (300, 200))):
+        with pytest.raises(InvalidRequest, match="shows no digit"):
+            read_digit(_file(sheet))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ def _words(texts: Any) -> Any:
 def read_digits(files: Any) -> Any:
     """Encoded images (strings [n]) to pixels [n, 28, 28, 1], as `images.read_digit` makes them.
 
-    But for one thing: how a camera was held, which some files say (EXIF), is not looked at.
+    But for two things: how a camera was held, which some files say (EXIF), is not looked at; and there have to be no
+    shadows, lines or other ink beside the digit, which only `images.read_digit` leaves out.
     """
     form = tf.TensorSpec((images.SIDE, images.SIDE, 1), tf.float32)
     return tf.map_fn(_read_digit, files, fn_output_signature=form)
