@@ -10,6 +10,7 @@ import uvloop
 
 from millrace import logs
 from millrace.commandline import REDIS_URL_HELP, Parser
+from millrace.installing import hint
 from millrace.jobs.settings import JobStoreSettings
 from millrace.listening import check_port
 from millrace.machine import fitting_apis, usable_cores, usable_memory
@@ -77,7 +78,7 @@ def _tracer() -> "Tracer | None":
     try:
         return tracer_of(os.environ)
     except ModuleNotFoundError as error:
-        _log.error("requests are not traced: install millrace-serving[tracing]", extra={"reason": str(error)})
+        _log.error(f"requests are not traced; {hint(['tracing'])}", extra={"reason": str(error)})
         return None
 
 
