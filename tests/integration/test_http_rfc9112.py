@@ -19,7 +19,6 @@ def with_lines(*lines: bytes, version: bytes = b"1.1", line: bytes = b"GET /a HT
 REFUSED = {
     # The request line
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64), 400),
-    "HTTP/2 with prior knowledge": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "HTTP/0.9": (b"GET /\r\n", 400),
     "HTTP/0.9, bare": (b"GET /\n", 400),
     "HTTP/2.0 in words": (b"GET / HTTP/2.0\r\n" + HOST + b"\r\n", 400),

@@ -133,8 +133,8 @@ class ForkServer:
             os._exit(status)
 
     def _leave_server(self, parent: int) -> None:
-        self._call_itself(b"millrace-model")
         end_with_parent(parent)
+        self._call_itself(b"millrace-model")
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._socket.close()
