@@ -123,17 +123,27 @@ class UnaryCall:
 
     def _take(self) -> None:
         """The message is here: unpack it where it is packed."""
-        framed, self._framed, self.arrival = self._framed, None, None
+        self.arrival = None
+        framed = self._framed
         if framed is None:
             raise AssertionError("the message is here")
         if not framed.is_packed:
-            self._handle(framed.body, framed.reservation)
+            if isinstance(framed.body, bytes):
+                self._begin()
+            else:
+                self._link.server.pacer.add(self._begin)  # to look into a large one takes up to a millisecond
             return
+        self._framed = None
         try:
             self._withdraw = unpack(self._link, self._head, framed, self._method.most_bytes, self._unpacked)
         except MillraceError as error:
             close(framed)
             self.refuse(error)
+
+    def _begin(self) -> None:
+        framed, self._framed = self._framed, None
+        if framed:  # else the call is over
+            self._handle(framed.body, framed.reservation)
 
     def _unpacked(self, result: Body | MillraceError, reservation: Reservation) -> None:
         self._withdraw = None
