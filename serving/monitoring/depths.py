@@ -1,4 +1,4 @@
-"""What waits in the queues, asked of Redis no more than once a second, and only when somebody looks."""
+"""What waits in the queues, asked of Redis only when somebody looks: once a second, and when versions come or go."""
 
 import asyncio
 import logging
@@ -42,19 +42,20 @@ class Depths:
         self._clock = clock
         self._asking = asyncio.Lock()
         self._seen = Seen()
+        self._asked: Sequence[Queue] = ()
         self._seen_at = float("-inf")
         self._failed = ""
 
     async def read(self) -> Seen:
-        """What was seen last, at most a second ago; nothing where the queue does not answer."""
+        """What was seen of all queues, at most a second ago; nothing where the queue does not answer."""
         async with self._asking:
-            if self._clock() - self._seen_at >= _FRESH_S:
-                self._seen = await self._look()
-                self._seen_at = self._clock()
+            queues = self._queues()
+            if queues != self._asked or self._clock() - self._seen_at >= _FRESH_S:
+                self._seen = await self._look(queues)
+                self._asked, self._seen_at = queues, self._clock()
         return self._seen
 
-    async def _look(self) -> Seen:
-        queues = self._queues()
+    async def _look(self, queues: Sequence[Queue]) -> Seen:
         try:
             found = await self._ask(queues) if queues else []
         except Unavailable as error:

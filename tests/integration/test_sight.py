@@ -42,7 +42,6 @@ def ask(parts: Parts, path: str = "/v1/models/tiny:predict", body: str = '{"inst
     return httpx.post(f"{parts.urls[0]}{path}", content=body).status_code
 
 
-@pytest.mark.slow
 def test_the_api_tells_what_waits_who_serves_and_what_it_takes(stack: tuple[Parts, int]) -> None:
     parts, _ = stack
     assert ask(parts) == 200
