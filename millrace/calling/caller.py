@@ -3,9 +3,9 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 
+from millrace.background import Background
 from millrace.broker.base import ProducerLink
 from millrace.broker.fragments import read_reference
 from millrace.calling.call import Call, Outputs
@@ -19,7 +19,6 @@ from millrace.protocol.tensors import split_rows
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT_S = 1.0
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
 
 
 @dataclass(slots=True)
@@ -51,8 +50,8 @@ class QueueCaller:
         self._waiting: dict[int, tuple[_Waiting, int]] = {}
         self._served = ServedModels()
         self._refreshing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._outage = Outage(_log)
+        self._background = Background(_log, self._outage)
 
     @property
     def served(self) -> ServedModels:
@@ -73,9 +72,9 @@ class QueueCaller:
                     waiting.fail(Unavailable("the queue was restarted and lost what was on its way"))
                 elif waiting.call.needs_worker and not self._is_served(waiting.call):
                     waiting.fail(_no_worker(waiting.call))
-            if not self._tasks:
-                self._spawn(self._forever(self._beat))
-                self._spawn(self._forever(self._read))
+            if not self._background:
+                self._background.repeat(self._beat)
+                self._background.repeat(self._read)
 
     async def answers(self, call: Call) -> list[Outputs]:
         """The outputs of the call's items, in order.
@@ -108,9 +107,7 @@ class QueueCaller:
 
     async def close(self, why: str = "the caller is closed") -> None:
         """Disconnect; calls without an answer get `Unavailable`."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
         for waiting, _ in list(self._waiting.values()):
             waiting.fail(Unavailable(why))
         try:
@@ -123,7 +120,7 @@ class QueueCaller:
 
     def _withdraw(self, call: Call, numbers: list[int]) -> None:
         if items := [(number, call.deadline_ms) for number in numbers if number in self._waiting]:
-            self._spawn(self._cancel(call, items))
+            self._background.spawn(self._cancel(call, items))
 
     async def _cancel(self, call: Call, items: list[tuple[int, int]]) -> None:
         try:
@@ -134,9 +131,12 @@ class QueueCaller:
     async def _beat(self) -> None:
         await asyncio.sleep(_HEARTBEAT_S)
         await self.refresh()
+        self._outage.answered()
 
     async def _read(self) -> None:
-        for raw in await self._link.replies():
+        raws = await self._link.replies()
+        self._outage.answered()
+        for raw in raws:
             reference = read_reference(raw)
             block = await self._link.fetch(reference) if reference else raw
             if block is None:
@@ -158,23 +158,6 @@ class QueueCaller:
                 waiting.fail(from_wire(item.code, item.message))
             else:
                 waiting.take(part, {name: column[i] for name, column in columns.items()})
-
-    async def _forever(self, work: Callable[[], Awaitable[None]]) -> None:
-        backoff_s = _FIRST_BACKOFF_S
-        while True:
-            try:
-                await work()
-                backoff_s = _FIRST_BACKOFF_S
-                self._outage.answered()
-            except Unavailable as error:
-                self._outage.failed(error)
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _no_worker(call: Call) -> NoWorker:

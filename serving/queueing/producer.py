@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from millrace.background import Background
 from millrace.broker.base import Limits, ProducerLink
 from millrace.broker.depth import QueueDepth
 from millrace.broker.keys import Queue
@@ -32,7 +33,6 @@ from serving.queueing.stranded import GRACE_S, LAST_REPLIES_S, Stranded
 _log = logging.getLogger(__name__)
 HEARTBEAT_S, _DRAINING_HEARTBEAT_S = 1.0, 0.1
 _FIRST_ANSWER_S = 3.0  # that the first heartbeat may take before requests are taken all the same
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.05, 1.0
 
 
 class ProducerSnapshot(NamedTuple):
@@ -78,14 +78,15 @@ class Producer:
         self._heartbeat_s = heartbeat_s
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._withdrawn: dict[Queue, list[tuple[int, int]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._pending = PendingRequests(clock)
         self._membership = Membership(link, self._lost)
         self._stranded = Stranded(self.can_be_answered, clock, grace_s)
         self._is_draining = False
         self._outage = Outage(_log)
-        self._group_commit = GroupCommit(link, limits, self._pending, worker_count=self.worker_count, spawn=self._spawn)
-        self._replies = Replies(link, self._pending, observer or BlockObserver(), self._spawn)
+        self._background = Background(_log, self._outage)
+        spawn = self._background.spawn
+        self._group_commit = GroupCommit(link, limits, self._pending, worker_count=self.worker_count, spawn=spawn)
+        self._replies = Replies(link, self._pending, observer or BlockObserver(), spawn)
 
     async def start(self) -> None:
         """Begin to listen for replies and announcements, and learn who serves.
@@ -93,14 +94,12 @@ class Producer:
         A queue that is out of reach, or does not answer soon, is not waited for.
         """
         for job in (partial(self._beat, self._heartbeat_s), self._replies.read):
-            self._spawn(self._forever(job))
+            self._background.repeat(job)
         await self._membership.asked(_FIRST_ANSWER_S)
 
     async def stop(self) -> None:
         """Stop at once; requests without an answer get `Unavailable`. Call `drain` first to let them finish."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
         error = Unavailable("the server is shutting down")
         self._pending.fail_sent(error)
         self._group_commit.fail_waiting(error)
@@ -126,7 +125,7 @@ class Producer:
         if not self._is_draining:
             self._is_draining = True
             self._stranded.grace_s = min(self._stranded.grace_s, LAST_REPLIES_S)
-            self._spawn(self._forever(partial(self._beat, _DRAINING_HEARTBEAT_S)))
+            self._background.repeat(partial(self._beat, _DRAINING_HEARTBEAT_S))
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until every request that was submitted has its answer, at most that long."""
@@ -226,7 +225,7 @@ class Producer:
             queue = Queue(pending.model, pending.version)
             deadline_ms = int(self._link.clock.now_ms() + (pending.deadline - self._pending.clock()) * 1000)
             if not self._withdrawn:
-                self._spawn(self._send_withdrawn())
+                self._background.spawn(self._send_withdrawn())
             self._withdrawn.setdefault(queue, []).extend((number, deadline_ms) for number in pending.ids)
 
     async def _send_withdrawn(self) -> None:
@@ -283,7 +282,7 @@ class Producer:
         await self.refresh()
         self._outage.answered()
         if self._tell and not all(map(operator.is_, known, (self.workers, self.desired_states.by_model))):
-            self._spawn(self._tell())
+            self._background.spawn(self._tell())
         self._give_up_stranded()
         await asyncio.sleep(pause_s)
 
@@ -294,26 +293,6 @@ class Producer:
             for pending in self._pending.sent_to(given_up):
                 self._cancel(pending)
                 self._pending.fail(pending, _no_worker(pending))
-
-    async def _forever(self, job: Callable[[], Awaitable[None]]) -> None:
-        backoff_s = _FIRST_BACKOFF_S
-        while True:
-            try:
-                await job()
-                backoff_s = _FIRST_BACKOFF_S
-            except MillraceError as error:
-                self._outage.failed(error)
-            except Exception:
-                _log.exception("the link to the queue failed")
-            else:
-                continue
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _no_worker(pending: Pending) -> NoWorker:
