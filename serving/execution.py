@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError, Unavailable
+from millrace.protocol.errors import DeadlineExceeded, Internal, MillraceError
 from serving.call import Call
 from serving.models.agreement import Comparison
 from serving.models.registry import ServedModel
@@ -30,13 +30,13 @@ from serving.queueing.pending import Pending
 from serving.queueing.requests import InferenceResponse, size_of
 from serving.queueing.send_window import LARGE_BYTES, SMALL_BYTES, Place
 from serving.transport.budget import Reservation
+from serving.transport.intake import no_room
 from serving.transport.spooled_body import SpooledBody
 
 if TYPE_CHECKING:
     from serving.service import Service
 
 _log = logging.getLogger(__name__)
-_NO_ROOM = "the server holds as many bytes of requests and responses as it may; try again"
 _PACKED_HERE_BYTES = 16_384  # of outputs, whose response is packed in about a millisecond
 
 
@@ -181,10 +181,10 @@ class Execution:
             # The body is counted elsewhere; a few bytes of it may stand for many.
             self._reservation = self._service.budget.reserve(max(0, size - self._body_bytes))
             if self._reservation is None:
-                raise Unavailable(_NO_ROOM)
+                raise no_room()
             return
         if size > held.bytes and not held.grow(size - held.bytes):
-            raise Unavailable(_NO_ROOM)
+            raise no_room()
         held.shrink_to(size)
 
     # The queue
@@ -266,7 +266,7 @@ class Execution:
         call, outputs = self.call, self.call.outputs
         self._held = self._service.budget.reserve(size_of(outputs))
         if self._held is None:
-            raise Unavailable(_NO_ROOM)
+            raise no_room()
         form = msgspec.Raw(encoder.encode(call.form))
         job = RenderJob(self._verb.name, self._found.announcement, form, describe(outputs), self._accepted)
         buffers = [tensor.data for tensor in outputs.values()]
@@ -283,7 +283,7 @@ class Execution:
             spooled, held = result.take_body(), self._held
             if held and spooled.size > held.bytes and not held.grow(spooled.size - held.bytes):
                 spooled.close()
-                raise Unavailable(_NO_ROOM)
+                raise no_room()
             if held:
                 held.shrink_to(spooled.size)
             self._held = None  # it goes with the response

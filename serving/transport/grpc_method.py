@@ -15,6 +15,8 @@ from serving.transport.handler import Withdraw
 from serving.transport.intake import Body
 from serving.transport.spooled_body import SpooledBody
 
+NO_ROOM = "the server holds all the bytes that it may; try again"  # RESOURCE_EXHAUSTED to the caller of a message
+
 
 class Status(IntEnum):
     """gRPC's status codes."""

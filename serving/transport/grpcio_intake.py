@@ -37,7 +37,7 @@ from millrace.protocol.errors import (
 )
 from serving.transport.budget import SMALL_BYTES, Budget
 from serving.transport.content_encoding import unpack
-from serving.transport.grpc_method import Answer, CallerLeft, Calls, Message, Status, StreamMethod
+from serving.transport.grpc_method import NO_ROOM, Answer, CallerLeft, Calls, Message, Status, StreamMethod
 from serving.transport.grpcio_method import Call, Context, CountedMethod, begun, body_of, head_of
 
 _log = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ WINDOW_BYTES = SMALL_BYTES
 _LARGE_BYTES = 256 * 1024
 _SWEEP_S = 0.1
 _PATIENCE_S = 1.0  # which a slow message has, whoever else waits for its room
-_NO_ROOM = "the server holds all the bytes that it may; try again"
 _TOO_SLOW = "the message came slowly, and others need its room; try again"
 _NO_MEMORY = "the server has all the memory that it may have, and the stream waited for a message; open it again"
 _STATUSES = {status.value[0]: status for status in grpc.StatusCode}
@@ -150,7 +149,7 @@ class GrpcioIntake:
             await self._refuse(context, call, QueueFull("too many calls are open; try again"))
         call.reservation = self._budget.reserve(WINDOW_BYTES)
         if call.reservation is None:
-            await self._refuse(context, call, QueueFull(_NO_ROOM))
+            await self._refuse(context, call, QueueFull(NO_ROOM))
         self.open += 1
         method.open += 1
 
@@ -173,7 +172,7 @@ class GrpcioIntake:
         if len(request) > most_bytes:
             await self._refuse(context, call, _too_large(most_bytes))
         if not call.resize(2 * len(request)):
-            await self._refuse(context, call, QueueFull(_NO_ROOM))
+            await self._refuse(context, call, QueueFull(NO_ROOM))
         return bytes(request)
 
     async def _unpack(self, context: Context, call: Call, request: bytes, coding: bytes) -> bytes:
@@ -182,7 +181,7 @@ class GrpcioIntake:
             plain = unpack(request, coding, min(_LARGE_BYTES, most_bytes))
             if plain is None and most_bytes > _LARGE_BYTES:
                 if not call.resize(len(request) + most_bytes):
-                    raise QueueFull(_NO_ROOM)
+                    raise QueueFull(NO_ROOM)
                 plain = await self._loop.run_in_executor(None, unpack, request, coding, most_bytes)
             if plain is not None:
                 return plain
@@ -209,7 +208,7 @@ class GrpcioIntake:
                     raise _too_large(method.most_bytes)
                 reservation = self._budget.reserve(2 * len(body))
                 if reservation is None:
-                    raise QueueFull(_NO_ROOM)
+                    raise QueueFull(NO_ROOM)
                 yield Message(body, reservation)
                 self._idle_streams[context] = call
         finally:
@@ -230,7 +229,7 @@ class GrpcioIntake:
         await self._end(context, answer)
         body = await body_of(answer)
         if len(body) > _LARGE_BYTES and not call.resize(len(body)):
-            await self._refuse(context, call, QueueFull(_NO_ROOM))
+            await self._refuse(context, call, QueueFull(NO_ROOM))
         return body
 
     async def _end(self, context: Context, answer: Answer) -> None:
@@ -257,7 +256,7 @@ class GrpcioIntake:
                 continue
             if not call.is_slow:
                 if not self._has_room(call) and not (self._take_from_oldest(now) and self._has_room(call)):
-                    self._give_up(context, call, QueueFull(_NO_ROOM))
+                    self._give_up(context, call, QueueFull(NO_ROOM))
             elif call.began < now - self._timeout_s:
                 self._give_up(context, call, DeadlineExceeded(f"no message came within {self._timeout_s:.0f} s"))
         if self._idle_streams and (excess := self.excess_bytes()):

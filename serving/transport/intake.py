@@ -37,6 +37,42 @@ def reserve(budget: Budget, head: RequestHead, limit_bytes: int) -> Reservation:
     return reservation
 
 
+class BodyBuffer:
+    """The bytes of a body as they come: in memory while they are few, in a file when they are many."""
+
+    __slots__ = ("_small", "_spooled")
+
+    def __init__(self) -> None:
+        self._small = bytearray()
+        self._spooled: SpooledBody | None = None
+
+    def add(self, data: bytes | memoryview, size: int) -> None:
+        """Keep these bytes too; `size` is how many there will be with them at least. Raises `Unavailable`."""
+        if self._spooled is None and size <= LARGE_BYTES:
+            self._small += data
+            return
+        try:
+            if self._spooled is None:
+                self._spooled = SpooledBody()
+                self._spooled.write(self._small)
+                self._small = bytearray()
+            self._spooled.write(data)
+        except OSError as error:
+            raise Unavailable(f"the server cannot store the request body ({error.strerror}); try again") from None
+
+    def take(self) -> Body:
+        """All of them; none are kept."""
+        body: Body = self._spooled or bytes(self._small)
+        self._spooled, self._small = None, bytearray()
+        return body
+
+    def close(self) -> None:
+        """Give back the memory."""
+        if self._spooled:
+            self._spooled.close()
+        self._spooled, self._small = None, bytearray()
+
+
 class IncomingBody:
     """One body on its way. `reservation` counts its bytes; `close` gives back what came, unless `take` was called."""
 
@@ -46,9 +82,8 @@ class IncomingBody:
         self._limit = limit_bytes
         self._decoder = ChunkedDecoder() if head.length < 0 else None
         self.has_more = False
-        self._small = bytearray()
+        self._kept = BodyBuffer()
         self._rest = b""
-        self._spooled: SpooledBody | None = None
         self._size = 0
 
     def feed(self, data: bytes) -> None:
@@ -91,28 +126,14 @@ class IncomingBody:
         """The complete body, and what came behind it. The reservation goes to the caller."""
         rest = self._decoder.rest if self._decoder else self._rest
         self.reservation.shrink_to(self._size)
-        body = self._spooled or bytes(self._small)
-        self._spooled, self._small = None, bytearray()
-        return body, rest
+        return self._kept.take(), rest
 
     def close(self) -> None:
         """Give back the memory."""
-        if self._spooled:
-            self._spooled.close()
-        self._spooled, self._small = None, bytearray()
+        self._kept.close()
         self.reservation.release()
 
     def _keep(self, parts: list[bytes]) -> None:
         part = parts[0] if len(parts) == 1 else b"".join(parts)
         self._size += len(part)
-        if self._spooled is None and max(self._size, self.head.length) <= LARGE_BYTES:
-            self._small += part
-            return
-        try:
-            if self._spooled is None:
-                self._spooled = SpooledBody()
-                self._spooled.write(self._small)
-                self._small = bytearray()
-            self._spooled.write(part)
-        except OSError as error:
-            raise Unavailable(f"the server cannot store the request body ({error.strerror}); try again") from None
+        self._kept.add(part, max(self._size, self.head.length))

@@ -11,12 +11,12 @@ from typing import Any
 
 from millrace.protocol.errors import Internal, InvalidRequest, MillraceError, QueueFull
 from serving.transport.budget import Reservation
-from serving.transport.grpc_method import Answer, CallerLeft, CallHead, Message, StreamMethod
+from serving.transport.grpc_method import NO_ROOM, Answer, CallerLeft, CallHead, Message, StreamMethod
 from serving.transport.http2 import grpc_framing as framing
 from serving.transport.http2.exchange import Arrival, Link
 from serving.transport.http2.frames import DEFAULT_WINDOW
 from serving.transport.http2.grpc_framing import PREFIX_BYTES, Framed, MessageReader
-from serving.transport.http2.grpc_unary import NO_ROOM, as_full, close, unpack
+from serving.transport.http2.grpc_unary import as_full, close, unpack
 from serving.transport.http2.outflow import Outflow
 from serving.transport.intake import Body
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from millrace.protocol.errors import InvalidRequest, MillraceError, NotSupported, QueueFull
 from serving.transport.budget import Reservation
-from serving.transport.grpc_method import Answer, CallHead, Message, UnaryMethod
+from serving.transport.grpc_method import NO_ROOM, Answer, CallHead, Message, UnaryMethod
 from serving.transport.handler import Withdraw
 from serving.transport.http2 import grpc_framing as framing
 from serving.transport.http2.exchange import Arrival, Link
@@ -19,8 +19,6 @@ from serving.transport.intake import Body
 from serving.transport.unpacking import Unpacking
 
 Unpacked = Callable[[Body | MillraceError, Reservation], None]
-
-NO_ROOM = "the server holds all the bytes that it may; try again"
 
 
 class UnaryCall:
