@@ -1,5 +1,7 @@
 """What tests share: a real Redis, the stack as a process, and a tiny model made on the spot."""
 
+import json
+import logging
 import os
 import re
 import shutil
@@ -10,11 +12,15 @@ import hypothesis
 import pytest
 import redis
 
+from millrace import logs
+from millrace.broker.base import Broker
+from millrace.broker.memory import MemoryBroker
+from millrace.broker.redis import RedisBroker
 from ops.errors import UpError
 from tests.support import wheels
 from tests.support.running import RedisServer, Stack, server_under_test, start_up
 from tests.support.tls import Certificates
-from tests.support.topologies import Cluster
+from tests.support.topologies import Cluster, Watched
 
 # An example that takes long on a busy machine is no failure. `make test` draws the same examples each time, so that it
 # judges a change and not a draw; whoever runs pytest otherwise, `make test-all` too, gets new ones.
@@ -111,6 +117,43 @@ def redis_cluster(_session_cluster: Cluster) -> Cluster:
     """A running, empty Redis Cluster of three nodes."""
     _session_cluster.empty()
     return _session_cluster
+
+
+@pytest.fixture(params=["memory", "redis"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """A queue, in memory and in Redis."""
+    if request.param == "memory":
+        return MemoryBroker()
+    server: RedisServer = request.getfixturevalue("redis_server")
+    return RedisBroker(server.url)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, _session_redis: RedisServer) -> Iterator[Watched]:
+    """A master and a replica that Sentinels watch."""
+    made = Watched(tmp_path / "redis")
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
+
+
+@pytest.fixture
+def record() -> Iterator[list[dict[str, str]]]:
+    """The lines of the record of control actions."""
+    lines: list[dict[str, str]] = []
+    formatter = logs.JsonFormatter("serving")
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(json.loads(formatter.format(record)))
+
+    handler = Kept()
+    logger = logging.getLogger("serving.access.audit")
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

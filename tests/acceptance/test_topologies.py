@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,22 +10,12 @@ import httpx
 import pytest
 
 from millrace.broker.keys import WORKERS, Queue
-from tests.support.running import RedisServer, Stack, until
+from tests.support.running import Stack, until
 from tests.support.topologies import Cluster, Watched, slot_of
 
 Up = Callable[..., Stack]
 QUEUE = Queue("tiny", 1)
 TIMEOUT_MS = 4000
-
-
-@pytest.fixture
-def watched(tmp_path: Path, _session_redis: RedisServer) -> Iterator[Watched]:
-    made = Watched(tmp_path / "redis")
-    try:
-        made.start()
-        yield made
-    finally:
-        made.kill()
 
 
 class Callers:

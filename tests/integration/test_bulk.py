@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from jobs.rows import Answer, Block, Rows
 from millrace.broker.base import Broker, Delivery, Limits
 from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
-from millrace.broker.redis import RedisBroker
 from millrace.calling.call import Call
 from millrace.calling.caller import QueueCaller
 from millrace.protocol.errors import NoWorker, PayloadTooLarge, QueueFull
@@ -46,13 +45,6 @@ from worker.preprocessing.preparation import Preparation
 from worker.running.cores import Spent
 from worker.running.loop import Instance
 from worker.running.turns import BulkTurns
-
-
-@pytest.fixture(params=["memory", "redis"])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    if request.param == "memory":
-        return MemoryBroker()
-    return RedisBroker(request.getfixturevalue("redis_server").url)
 
 
 class Stopping:

@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import uvloop
 
-from millrace import logs
 from millrace.broker.memory import MemoryBroker
 from millrace.protocol.messages import ModelAnnouncement, WorkerAnnouncement
 from serving.api import Api
@@ -60,23 +58,6 @@ async def ask(port: int, text: str) -> tuple[int, dict[str, str], dict[str, Any]
         body = await reader.readexactly(int(headers["content-length"]))
     writer.close()
     return int(lines[0].split()[1]), headers, json.loads(body or b"{}")
-
-
-@pytest.fixture
-def record() -> Iterator[list[dict[str, str]]]:
-    """The lines of the record of control actions."""
-    lines: list[dict[str, str]] = []
-    formatter = logs.JsonFormatter("serving")
-
-    class Kept(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(json.loads(formatter.format(record)))
-
-    handler = Kept()
-    logger = logging.getLogger("serving.access.audit")
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
 
 
 ROUTES = [

@@ -1,6 +1,5 @@
 """Jobs whose Redis has a replica and Sentinels: a master that dies, or steps down, is followed without a restart."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,6 @@ from tests.support.running import RedisServer, until
 from tests.support.topologies import Watched
 
 SCORE = {"kind": "score", "model": "m", "input": "a.csv"}
-
-
-@pytest.fixture
-def watched(tmp_path: Path, _session_redis: RedisServer) -> Iterator[Watched]:
-    made = Watched(tmp_path / "redis")
-    try:
-        made.start()
-        yield made
-    finally:
-        made.kill()
 
 
 def _submitted(store: JobStore) -> bool:

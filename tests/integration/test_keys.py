@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -290,23 +290,6 @@ def test_a_key_of_some_models_sees_these_alone(tmp_path: Path) -> None:
 
 
 # Changes of models
-
-
-@pytest.fixture
-def record() -> Iterator[list[dict[str, str]]]:
-    """The lines of the record of control actions."""
-    lines: list[dict[str, str]] = []
-    formatter = logs.JsonFormatter("serving")
-
-    class Kept(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(json.loads(formatter.format(record)))
-
-    handler = Kept()
-    logger = logging.getLogger("serving.access.audit")
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
 
 
 def test_every_control_action_is_recorded_with_the_name_of_its_key(

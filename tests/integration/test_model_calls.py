@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from millrace.broker.base import Broker
 from millrace.broker.keys import Queue
-from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
 from millrace.calling.served import ServedModels
 from millrace.model import Outputs
@@ -29,14 +28,6 @@ from worker.loading.model import Model
 from worker.running.current import CurrentRequests, current
 
 OWN = Queue("caller", 1)
-
-
-@pytest.fixture(params=["memory", "redis"])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    if request.param == "memory":
-        return MemoryBroker()
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return RedisBroker(server.url)
 
 
 @contextmanager

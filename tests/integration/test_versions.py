@@ -19,7 +19,6 @@ import redis
 
 from millrace.broker.base import Broker
 from millrace.broker.keys import DESIRED_STATES, WORKERS, Queue
-from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState, ModelSettings, Shadow, VersionPolicy
 from millrace.protocol.errors import InvalidRequest, ModelNotFound, NotAllowed, Unavailable
@@ -38,13 +37,6 @@ from worker.reconciling.versions import Versions
 from worker.settings import WorkerSettings
 
 MakeModel = Callable[..., Path]
-
-
-@pytest.fixture(params=["memory", "redis"])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    if request.param == "memory":
-        return MemoryBroker()
-    return RedisBroker(request.getfixturevalue("redis_server").url)
 
 
 @pytest.fixture

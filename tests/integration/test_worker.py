@@ -65,13 +65,6 @@ from worker.running.quarantine import Quarantine
 from worker.settings import WorkerSettings
 
 
-@pytest.fixture(params=["memory", "redis"])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    if request.param == "memory":
-        return MemoryBroker()
-    return RedisBroker(request.getfixturevalue("redis_server").url)
-
-
 def test_requests_are_answered_each_with_its_own_rows(broker: Broker) -> None:
     backend = Scripted(doubles)
     with serving(broker, model_of(backend)):

@@ -98,6 +98,16 @@ class Blocks:
             self._outbox.refuse(block.reply_to, refused)
             self.finish(block, len(refused))
 
+    def apart(
+        self, taken: TakenBlock, block: RequestBlock, failure: Callable[[Exception], MillraceError]
+    ) -> list[RequestBlock]:
+        """A block for each item; none where its tensors do not hold what they say, and all items get the failure."""
+        try:
+            return _singly(block)
+        except Exception as error:
+            self.refuse(taken, [(item, failure(error)) for item in block.items])
+            return []
+
     def finish(self, block: TakenBlock, items: int) -> None:
         """So many more of the block's items are answered or dropped; the last ones finish it."""
         block.unanswered -= items
@@ -147,7 +157,7 @@ class Blocks:
         self._bury(delivery, text)
 
 
-def singly(block: RequestBlock) -> list[RequestBlock]:
+def _singly(block: RequestBlock) -> list[RequestBlock]:
     """A block for each item, which share its memory. Raises where its tensors do not hold what they say."""
     if len(block.items) == 1:
         return [block]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from millrace.protocol.messages import RequestBlock
 from worker.loading.model import Model
-from worker.running.block import Blocks, singly
+from worker.running.block import Blocks
 from worker.running.cores import Spent
 from worker.running.piece import TakenBlock
 from worker.running.preparing import Preparer
@@ -59,11 +59,7 @@ class Bulk:
 
     def run(self, taken: TakenBlock, block: RequestBlock) -> None:
         """Answer every item of the block, or drop it where nobody waits for it any more."""
-        try:
-            singles = singly(block)
-        except Exception as error:  # its tensors do not hold what they say
-            self._blocks.refuse(taken, [(item, self._model.failure(error)) for item in block.items])
-            return
+        singles = self._blocks.apart(taken, block, self._model.failure)
         looked_s = self._monotonic()
         for number, single in enumerate(singles):
             now_s = self._monotonic()
