@@ -96,11 +96,6 @@ class Connection(asyncio.Protocol):
         self.ends = self._since + _HEAD_S
 
     @property
-    def is_taking_a_body(self) -> bool:
-        """Whether a part of a body has come."""
-        return self._arrival is not None
-
-    @property
     def waits_since(self) -> float | None:
         """Since when it waits for a request, by the event loop's clock; None while it has one."""
         return None if self._head or self._arrival or self._sending or self._is_full else self._since
