@@ -121,12 +121,12 @@ class Service:
             self.tracer.start()
         if self.payloads:
             self.payloads.start()
+        await self.siblings.start()  # first: what another process hears after our first heartbeat, it has to tell us
         await self.producer.start()
         if self.gate and self.gate.has_keys:
             self.gate.files.start()
             exchange = UsageExchange(self.gate, self.api, self.producer.exchange_usage)
             self._exchanging = asyncio.get_running_loop().create_task(exchange.run())
-        await self.siblings.start()
         _log.info("started", extra={"api": self.api, "port": self.settings.port})
 
     def begin_to_drain(self) -> None:

@@ -278,13 +278,29 @@ class Producer:
         self._pending.fail_sent(Unavailable("the queue was restarted and lost the request; send it again"))
 
     async def _beat(self, pause_s: float) -> None:
-        known = self.workers, self.desired_states.by_model
+        known = self._known
         await self.refresh()
         self._outage.answered()
-        if self._tell and not all(map(operator.is_, known, (self.workers, self.desired_states.by_model))):
-            self._background.spawn(self._tell())
+        if self._tell and not _same(known, self._known):
+            self._background.spawn(self._tell_news(self._tell))
         self._give_up_stranded()
         await asyncio.sleep(pause_s)
+
+    @property
+    def _known(self) -> tuple[object, object]:
+        return self.workers, self.desired_states.by_model
+
+    async def _tell_news(self, tell: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Tell the others, until there is nothing newer: what they read then may be newer, and they tell nobody."""
+        known = None
+        while known is None or not _same(known, self._known):
+            known = self._known
+            await tell()
+            try:
+                await self.refresh()
+            except MillraceError as error:
+                _log.info("what other processes know may be newer", extra={"reason": str(error)})
+                return
 
     def _give_up_stranded(self) -> None:
         """Answer the requests that no worker can answer any more; one that comes later finds them cancelled."""
@@ -293,6 +309,11 @@ class Producer:
             for pending in self._pending.sent_to(given_up):
                 self._cancel(pending)
                 self._pending.fail(pending, _no_worker(pending))
+
+
+def _same(known: tuple[object, object], now: tuple[object, object]) -> bool:
+    """Whether a heartbeat brought no news: what has not changed stays the same objects."""
+    return all(map(operator.is_, known, now))
 
 
 def _no_worker(pending: Pending) -> NoWorker:

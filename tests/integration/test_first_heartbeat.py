@@ -69,3 +69,30 @@ def test_news_are_told_to_others_once(redis_server: RedisServer) -> None:
     announce("u")
     asyncio.run(run())
     assert told == [["u"], ["u", "w"], ["u", "v", "w"]]
+
+
+def test_what_others_read_after_they_were_told_is_told_too(redis_server: RedisServer) -> None:
+    """They read something newer than this process had, and would be alone with it until the next heartbeat."""
+    worker = RedisBroker(redis_server.url).worker()
+    told: list[list[str]] = []
+
+    def announce(name: str) -> None:
+        worker.announce(WorkerAnnouncement(worker=name, expires_ms=2**50, models=()))
+
+    async def run() -> None:
+        async def tell() -> None:
+            told.append(sorted(worker.worker for worker in producer.workers))
+            if len(told) == 1:
+                await asyncio.to_thread(announce, "w")  # while the others read
+
+        link = RedisBroker(redis_server.url).producer("a")
+        producer = Producer(link, limits=Limits(1, 1), heartbeat_s=3600, tell=tell)
+        await producer.start()
+        async with asyncio.timeout(30):
+            while len(told) < 2:
+                await asyncio.sleep(0)
+        await producer.stop()
+
+    announce("u")
+    asyncio.run(run())
+    assert told == [["u"], ["u", "w"]]
