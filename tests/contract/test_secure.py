@@ -19,11 +19,12 @@ from millrace_client import Client, ConnectionFailed, NotAllowed, NotAuthenticat
 
 from millrace import rpc
 from serving.access.command import main as keys_command
-from tests.support.running import Parts, Stack, until
+from tests.support.running import Parts, Stack, until, until_all_say
 from tests.support.tls import Certificates
 
 ROWS = np.array([[1, 1, 1]], np.float32)
 SCORES = [[6.0, 60.0]]
+PROCESSES = 2
 
 
 class Secure(NamedTuple):
@@ -77,22 +78,20 @@ def secure(
         "MILLRACE_SERVING_TLS_KEY": certificates.file("server.key"),
         "MILLRACE_SERVING_TLS_CLIENT_CA": certificates.file("ca.crt"),
         "MILLRACE_SERVING_KEYS_FILE": str(keys),
-        "MILLRACE_SERVING_PROCESSES": "2",
+        "MILLRACE_SERVING_PROCESSES": str(PROCESSES),
         "MILLRACE_SERVING_ACCESS_LOG": "true",
         "MILLRACE_LOG_LEVEL": "info",
     }
     with Parts(folder, folder / "models", waits=False, **settings) as parts:  # type: ignore[arg-type]
         found = Secure(parts, certificates, keys, key.stdout.strip())
-        with httpx.Client(base_url=found.url, verify=found.context()) as client:
-            until(lambda: _is_ready(client), 60, "the stack")
+        context = found.context()
+
+        def look() -> tuple[int, str]:
+            answer = httpx.get(f"{found.url}/v2/models/tiny/ready", verify=context)
+            return answer.status_code, answer.headers["x-request-id"]
+
+        until_all_say(PROCESSES, look, "the stack")
         yield found
-
-
-def _is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/v2/models/tiny/ready").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_curl(secure: Secure) -> None:

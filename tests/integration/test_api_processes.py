@@ -21,7 +21,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.support.api_process import MB, ApiProcess
-from tests.support.running import ROOT, RedisServer, ended, free_port, is_alive, until
+from tests.support.running import ROOT, RedisServer, ended, free_port, is_alive, until, until_all_say
 
 ROWS = json.dumps({"instances": [[1, 2, 3]]}).encode()
 ANSWER = {"predictions": [[28.0, 280.0]]}
@@ -101,8 +101,14 @@ def api(queue: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     log = tmp_path_factory.mktemp("api") / "log"
     settings = {"processes": COUNT, "max_buffered_bytes": 100 * MB}
     with ApiProcess(queue.url, log, grpc_port=free_port(), **settings) as process:
-        versions = [f"/v2/models/tiny/versions/{number}/ready" for number in (1, 2)]
-        until(lambda: all(process.ask("GET", path)[0] == 200 for path in versions), 60, "the model")
+        for number in (1, 2):
+            path = f"/v2/models/tiny/versions/{number}/ready"
+
+            def look(path: str = path) -> tuple[int, str]:
+                status, headers, _ = process.ask("GET", path)
+                return status, headers["x-request-id"]
+
+            until_all_say(COUNT, look, f"version {number} in every process")
         yield process
         process.stop()
 

@@ -1,6 +1,7 @@
 """Who a producer knows when it has started: the first request after a restart must not be told that nobody serves."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from pathlib import Path
@@ -66,8 +67,9 @@ def test_news_are_told_to_others_once(redis_server: RedisServer) -> None:
         await until_told(3)
         await producer.stop()
 
-    announce("u")
-    asyncio.run(run())
+    with contextlib.closing(worker):
+        announce("u")
+        asyncio.run(run())
     assert told == [["u"], ["u", "w"], ["u", "v", "w"]]
 
 
@@ -83,7 +85,7 @@ def test_what_others_read_after_they_were_told_is_told_too(redis_server: RedisSe
         async def tell() -> None:
             told.append(sorted(worker.worker for worker in producer.workers))
             if len(told) == 1:
-                await asyncio.to_thread(announce, "w")  # while the others read
+                announce("w")  # while the others read
 
         link = RedisBroker(redis_server.url).producer("a")
         producer = Producer(link, limits=Limits(1, 1), heartbeat_s=3600, tell=tell)
@@ -93,6 +95,7 @@ def test_what_others_read_after_they_were_told_is_told_too(redis_server: RedisSe
                 await asyncio.sleep(0)
         await producer.stop()
 
-    announce("u")
-    asyncio.run(run())
+    with contextlib.closing(worker):
+        announce("u")
+        asyncio.run(run())
     assert told == [["u"], ["u", "w"]]

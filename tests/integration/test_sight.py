@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support.prometheus import Prometheus, program, prometheus
-from tests.support.running import ROOT, Parts, free_port, until
+from tests.support.running import ROOT, Parts, free_port, until, until_all_say
 
 MONITORING = ROOT / "deploy" / "monitoring"
 ALERTS = MONITORING / "alerts.yml"
@@ -26,9 +26,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory, make_onnx: Callable[..., Pat
         make_onnx(folder / "models", "tiny", version)
     (folder / "models" / "tiny" / "config.pbtxt").write_text("version_policy { all {} }\n")
     port = free_port()
-    with Parts(
-        folder, folder / "models", MILLRACE_WORKER_METRICS_PORT=str(port), MILLRACE_SERVING_PROCESSES="2"
-    ) as parts:
+    settings = {"MILLRACE_WORKER_METRICS_PORT": str(port), "MILLRACE_SERVING_PROCESSES": "2"}
+    with Parts(folder, folder / "models", **settings) as parts:  # type: ignore[arg-type]
+        for version in (1, 2):
+            path = f"{parts.urls[0]}/v2/models/tiny/versions/{version}/ready"
+
+            def look(path: str = path) -> tuple[int, str]:
+                answer = httpx.get(path)
+                return answer.status_code, answer.headers["x-request-id"]
+
+            until_all_say(2, look, f"version {version} in both processes")
         yield parts, port
 
 

@@ -70,6 +70,23 @@ def until(condition: Callable[[], object], timeout_s: float = 30.0, what: str = 
     pause.close()
 
 
+def until_all_say(count: int, look: Callable[[], tuple[int, str]], what: str) -> None:
+    """Return when each of so many API processes has said 200, and not another status since.
+
+    A look, on a connection of its own, is of whichever process has it: its status and the X-Request-Id.
+    """
+    agreed: set[str] = set()
+
+    def do_all() -> bool:
+        with contextlib.suppress(OSError, httpx.TransportError):  # none listens yet
+            status, request_id = look()
+            process = request_id.rpartition("-")[0]
+            (agreed.add if status == 200 else agreed.discard)(process)
+        return len(agreed) == count
+
+    until(do_all, 60, what)
+
+
 @dataclass
 class Stack:
     """`millrace up` as a process; what it and its children print goes to the file `log`. `grpc` is HOST:PORT."""
