@@ -182,7 +182,6 @@ class Rows:
             rows=len(block.rows),
             max_batch_size=self._model.max_batch_size,
             is_whole=self._model.has_whole_requests,
-            item_rows=self._model.bulk_rows,
             deadline_ms=int(self._caller.now_ms() + _ANSWER_MS),
             trace=self._trace,
             priority=BULK,

@@ -39,7 +39,8 @@ DEAD_LETTERS_KEPT = 1000
 DEAD_LETTERS_BYTES = 100_000_000  # as many as fit, were all as large as the newest
 BULK = "bulk"
 URGENT = ("high", "normal")
-PRIORITIES = (*URGENT, BULK)
+ONLY_BULK = (BULK,)
+PRIORITIES = (*URGENT, *ONLY_BULK)
 DEAD_LETTERS = "millrace:{*}:dead"  # what SCAN finds them by
 _DEAD = re.compile(r"millrace:\{(.+)/(\d+)\}:dead")
 

@@ -19,7 +19,6 @@ class Call:
     """Rows for one model version, and whom they are for.
 
     `max_batch_size` rows at most go together in a block, 0 where the model has no rows; `is_whole` forbids to cut them.
-    `item_rows` at most make one item, which is what a worker runs at once of bulk; 0 for a block.
     `deadline_ms` is on the broker's clock. `needs_worker`: it fails as soon as no live worker has the version.
     """
 
@@ -30,7 +29,6 @@ class Call:
     max_batch_size: int
     deadline_ms: int
     is_whole: bool = False
-    item_rows: int = 0
     trace: str = ""
     via: tuple[str, ...] = ()
     priority: str = "normal"
@@ -43,22 +41,21 @@ class Call:
         return self.priority == BULK
 
     @property
-    def items(self) -> list[list[int]]:
-        """The rows of each block's items."""
+    def counts(self) -> list[int]:
+        """The rows of each block, which has one item: they run together, and alone."""
         if self.is_whole or not self.max_batch_size:
-            return [[self.rows]]
+            return [self.rows]
         size = sum([len(tensor.data) for tensor in self.tensors.values()])
         most = max(1, min(self.max_batch_size, BLOCK_BYTES * self.rows // max(1, size)))
-        return [_cut(rows, self.item_rows or rows) for rows in _cut(self.rows, most)]
+        return [min(most, self.rows - first) for first in range(0, self.rows, most)]
 
     def blocks(self, numbers: Iterator[int], reply_to: str, now_ms: float) -> list[tuple[int, bytes]]:
         """The encoded blocks, each with its rows; their items get the numbers, in order."""
-        items = self.items
-        counts = [sum(rows) for rows in items]
+        counts = self.counts
         columns = {name: split_rows(tensor, counts) for name, tensor in self.tensors.items()}
         return [
             (
-                counts[place],
+                rows,
                 codec.encode_request(
                     RequestBlock(
                         reply_to=reply_to,
@@ -66,16 +63,12 @@ class Call:
                         version=self.queue.version,
                         signature=self.signature,
                         sent_ms=now_ms,
-                        items=tuple([RequestItem(next(numbers), self.trace, n, self.deadline_ms) for n in rows]),
+                        items=(RequestItem(next(numbers), self.trace, rows, self.deadline_ms),),
                         tensors={name: column[place] for name, column in columns.items()},
                         has_rows=self.max_batch_size > 0,
                         via=self.via,
                     )
                 ),
             )
-            for place, rows in enumerate(items)
+            for place, rows in enumerate(counts)
         ]
-
-
-def _cut(rows: int, most: int) -> list[int]:
-    return [min(most, rows - first) for first in range(0, rows, most)]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from millrace import logs
+from millrace import logs, yielding
 from millrace.broker.keys import Queue
 from millrace.broker.redis import RedisBroker
 from worker.backends.base import Device, LoadError
@@ -87,6 +87,8 @@ class ModelProcess:
 
     def _set_up(self, setup: Setup) -> None:
         logs.configure("model", setup.log_level, self._log)
+        if setup.gives_way:
+            yielding.give_way()  # and so does every thread: this one starts them all
         if setup.memory_mb:
             limit_memory(setup.memory_mb)
         broker = RedisBroker(setup.redis_url)

@@ -4,7 +4,9 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from msgspec import structs
 
 from worker.processes import memory
 from worker.processes.limits import own_memory
@@ -25,12 +27,16 @@ _MISSED_S = 2.0  # for so long a process may be away before its versions count a
 class ModelProcess:
     """The process that serves some versions; for its host's lock, and not for several threads.
 
-    `token` is the number of its present run, None while it does not run. `code` names the model, with its version,
+    `token` is the number of its present run, None while it does not run. `is_for_bulk`: it takes only the processor
+    time that others leave. `code` names the model, with its version,
     whose own code the process runs: it serves nothing else, and what it prints is logged (`printed`).
     """
 
-    def __init__(self, *, code: str = "", monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, code: str = "", is_for_bulk: bool = False, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.code = code
+        self.is_for_bulk = is_for_bulk
         self.printed: PrintedLines | None = None
         self.versions: dict[int, RemoteVersion] = {}
         self.token: int | None = None
@@ -71,7 +77,7 @@ class ModelProcess:
         self.token, self.channel, self.cause = token, Channel(mine, ToWorker, waits=False), "itself"
         self.restart_at = None
         self._free = list(range(SLOTS - 1, -1, -1))
-        self.send(setup)
+        self.send(structs.replace(setup, gives_way=self.is_for_bulk))
 
     def _start(self, starter: ProcessStarter, token: int, setup: Setup, channel_fd: int, memory_fd: int) -> None:
         if not self.code:
@@ -141,12 +147,13 @@ class ModelProcess:
         """How much memory it took since it started."""
         return own_memory(self.pid) - self._base_bytes if self.pid else 0
 
-    def take_seat(self, consumer: str) -> tuple[int, Seat]:
-        """A free slot of its memory for an instance of that name."""
+    def take_seat(self, consumer: str, takes: Sequence[str]) -> tuple[int, Seat]:
+        """A free slot of its memory for an instance of that name, which takes these priorities."""
         assert self.memory  # noqa: S101 - it runs
         slot = self._free.pop()
         status = self.memory.status(slot)
         status.clear()
+        status.takes = takes
         return slot, Seat(consumer, status)
 
     def leave_seats(self, version: RemoteVersion) -> None:
