@@ -23,7 +23,7 @@ from serving.queueing.requests import InferenceRequest
 from tests.support.offspring import Offspring
 from tests.support.running import is_alive, until
 from worker.process import Worker
-from worker.processes.host import MODULES, ModelProcesses, Parking
+from worker.processes.host import MODULES, ModelProcesses
 from worker.settings import WorkerSettings
 
 LEASE_MS = 400
@@ -109,12 +109,12 @@ class Running:
 
     def __init__(self, url: str, models: Path, **options: Any) -> None:
         self._offspring = Offspring()
-        parking = options.pop("parking", Parking())
+        own = {name: options.pop(name) for name in ("parking", "bulk_idle_s") if name in options}
         modules = (*MODULES, *options.pop("modules", ("tests.support.breaking_format",)))
         settings = WorkerSettings(
             **{"redis_url": url, "models": models, "lease_ms": LEASE_MS, "poll_s": 0.1, "log_level": "error"} | options
         )
-        make = partial(ModelProcesses, environ=os.environ, modules=modules, parking=parking)
+        make = partial(ModelProcesses, environ=os.environ, modules=modules, **own)
 
         def make_host(context: Any) -> ModelProcesses:
             self.host = make(settings, RedisBroker(url), context)

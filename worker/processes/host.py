@@ -104,7 +104,9 @@ class ModelProcesses:
             log_level=settings.log_level,
             allow_code=settings.allow_code,
         )
-        self._has_bulk_processes = settings.bulk_process if settings.bulk_process is not None else settings.device == "cpu"
+        self._has_bulk_processes = (
+            settings.bulk_process if settings.bulk_process is not None else settings.device == "cpu"
+        )
         self._most = self._most_ever = settings.model_processes or (8 if settings.device == "cpu" else 1)
         self._numbers = itertools.count(1)  # no name comes twice
         self._changed = threading.Condition(threading.RLock())
@@ -325,14 +327,17 @@ class ModelProcesses:
         if process.cause != "itself" or process.token is None:
             return
         most = self._settings.model_memory_mb
+        if most and process.own_bytes() > most * _MB:
+            self._kill(process, "memory")
+            return
+        if process.is_starved():
+            return
         first_runs_s = process.memory.first_runs_since_s if process.memory else 0.0
         if first_runs_s and self._monotonic() - first_runs_s > self._settings.warmup_timeout_s:
             self._kill(process, "slow")
             return
         if any(seat.status.overdue_ms(now_ms) > self._settings.lease_ms for seat in process.seats):
             self._kill(process, "stuck")
-        elif most and process.own_bytes() > most * _MB:
-            self._kill(process, "memory")
         elif process.code and process.memory and self._loads_too_long(process.memory):
             self._kill(process, "loading")
 
@@ -581,9 +586,13 @@ class ModelProcesses:
             if version.is_for_bulk:
                 if version.seats and self._is_idle(version.seats.values(), now_s, self._bulk_idle_s):
                     self._drain(version)
-            elif self._has_bulk_processes and not version.bulk and now_s >= version.no_bulk_until:
-                if any(seat.status.sees_bulk for seat in version.seats.values()):
-                    self._load_for_bulk(version)
+            elif self._needs_bulk_process(version, now_s):
+                self._load_for_bulk(version)
+
+    def _needs_bulk_process(self, version: RemoteVersion, now_s: float) -> bool:
+        if not self._has_bulk_processes or version.bulk or now_s < version.no_bulk_until:
+            return False
+        return any(seat.status.sees_bulk for seat in version.seats.values())
 
     def _load_for_bulk(self, version: RemoteVersion) -> None:
         """Load it once more; where that fails, the one that callers use takes bulk, too, for some time."""

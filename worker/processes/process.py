@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from msgspec import structs
 
 from worker.processes import memory
-from worker.processes.limits import own_memory
+from worker.processes.limits import own_memory, waited_s
 from worker.processes.memory import SLOTS, ProcessMemory
 from worker.processes.messages import Channel, Setup, ToProcess, ToWorker
 from worker.processes.output import PrintedLines
@@ -21,6 +21,7 @@ from worker.running.seats import Seat
 _FORGOTTEN_S = 60.0  # after so long without an end, the next is the first again
 _EXPLAINED_PAUSE_S = 0.02
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_WAITING, _CALM_S = 0.1, 10.0  # of the time it waits for a processor; so long after that it may not be judged
 _MISSED_S = 2.0  # for so long a process may be away before its versions count as unable to serve
 
 
@@ -50,6 +51,8 @@ class ModelProcess:
         self._base_bytes = 0
         self._ends: list[float] = []
         self._away_since: float | None = None
+        self._waited = (0.0, 0.0)
+        self._waited_until = -_CALM_S
         self._free: list[int] = []
 
     @property
@@ -142,6 +145,20 @@ class ModelProcess:
     def memory_bytes(self) -> int:
         """How much memory it has that no other process shares."""
         return own_memory(self.pid) if self.pid else 0
+
+    def is_starved(self) -> bool:
+        """Whether others took the processors away from it in the last seconds, at one look or another.
+
+        What lasts long in it then says nothing of its models.
+        """
+        if not self.is_for_bulk:
+            return False
+        now_s, waited = self._monotonic(), waited_s(self.pid)
+        last_s, last_waited = self._waited
+        if waited - last_waited > _WAITING * (now_s - last_s):
+            self._waited_until = now_s
+        self._waited = now_s, waited
+        return now_s - self._waited_until < _CALM_S
 
     def own_bytes(self) -> int:
         """How much memory it took since it started."""

@@ -5,7 +5,7 @@
      │         │         │             │             └─ each item alone; what fails alone is answered with its error
      │         └─────────┴─────────────┴─ expired or cancelled: dropped
      ├─ claimed blocks of a process that died run item by item; after MAX_DELIVERIES they go to the dead letters
-     └─ a block of bulk shares no run with others: the same rows always run together, and give the same bits
+     └─ an item of bulk shares no run with others: the same rows always run together, and give the same bits
 
 A worker has several such threads for each model (`instances`): while one computes, another reads and prepares.
 
@@ -102,9 +102,10 @@ class Instance:
         self._run_together(fresh)
         for taken, block in suspects:
             self._suspects.run(taken, block)
-        for each in bulk:
-            self._blocks.bulk_begins()
-            self._run_together([each])
+        for taken, block in bulk:
+            for item in self._blocks.apart(taken, block, self._model.failure):
+                self._blocks.bulk_begins()
+                self._run_together([(taken, item)])
 
     def _run_together(self, blocks: Sequence[tuple[TakenBlock, RequestBlock]]) -> None:
         if blocks:

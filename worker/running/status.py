@@ -95,7 +95,7 @@ class InstanceStatus:
         numbers[_TEXT_BYTES] = 0.0
         numbers[_DEADLINE] = 0.0
 
-    def see_bulk(self, has_bulk: bool) -> None:  # noqa: FBT001 - on the path of each request
+    def see_bulk(self, has_bulk: bool) -> None:
         """Whether bulk waits in its queue, or is in work."""
         self._numbers[_SEES_BULK] = has_bulk
 

@@ -49,7 +49,8 @@ class Taking:
     def take(self) -> Sequence[Delivery]:
         """Deliver the outbox and take blocks; none when nothing came, or when `draining` was set meanwhile.
 
-        Its status says of which priorities. What is taken is joined by what comes within the model's queue delay, and by blocks of a worker that died.
+        The status says of which priorities. What is taken is joined by what comes within the model's queue delay, and
+        by blocks of a worker that died.
         """
         self._status.idle()
         taken = self._exchange()
