@@ -20,7 +20,7 @@ def give_way() -> None:
         os.setsid()
     with contextlib.suppress(OSError):  # Linux without autogroups, or another system
         _AUTOGROUP.write_text(str(_LEAST))
-    if hasattr(os, "SCHED_IDLE"):
+    try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
+    except (AttributeError, OSError):  # another system, or a container that forbids it
         os.nice(_LEAST)

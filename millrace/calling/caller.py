@@ -77,14 +77,14 @@ class QueueCaller:
                 self._background.repeat(self._read)
 
     async def answers(self, call: Call) -> list[Outputs]:
-        """The outputs of the call's blocks, in order.
+        """The outputs of the call's items, in order.
 
         Raises the model's error, `QueueFull`, `DeadlineExceeded`, `NoWorker` where the call needs a worker, and
         `Unavailable`. Cancelled, or when nobody will answer, it is withdrawn.
         """
         if call.needs_worker and not self._is_served(call):
             raise _no_worker(call)
-        count = len(call.counts)
+        count = sum([len(items) for items in call.items])
         numbers = [next(self._ids) for _ in range(count)]
         waiting = _Waiting(call, asyncio.get_running_loop().create_future(), [None] * count, count)
         for part, number in enumerate(numbers):

@@ -127,7 +127,7 @@ def announced(broker: Broker, model: Model, worker: str = "w") -> None:
     link.close()
 
 
-def test_a_call_is_cut_into_blocks_of_one_item_and_answered_in_order(broker: Broker) -> None:
+def test_a_call_of_bulk_is_cut_into_blocks_and_items_and_answered_in_order(broker: Broker) -> None:
     backend = Scripted(doubles)
     model = model_of(backend)
     announced(broker, model)

@@ -109,7 +109,7 @@ class Running:
 
     def __init__(self, url: str, models: Path, **options: Any) -> None:
         self._offspring = Offspring()
-        own = {name: options.pop(name) for name in ("parking", "bulk_idle_s") if name in options}
+        own: dict[str, Any] = {name: options.pop(name) for name in ("parking", "bulk_idle_s") if name in options}
         modules = (*MODULES, *options.pop("modules", ("tests.support.breaking_format",)))
         settings = WorkerSettings(
             **{"redis_url": url, "models": models, "lease_ms": LEASE_MS, "poll_s": 0.1, "log_level": "error"} | options
