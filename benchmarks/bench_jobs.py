@@ -140,7 +140,13 @@ class Bench:
         job_rows = self._rate_of(job.wait())
         job.delete()
         full = asyncio.run(full_batches(self._redis, self._batch(), self._seconds))
-        figures = {"job": job_rows, "steady": steady, "full": full, "client": self._client_loop(), "onnxruntime": self._onnxruntime()}
+        figures = {
+            "job": job_rows,
+            "steady": steady,
+            "full": full,
+            "client": self._client_loop(),
+            "onnxruntime": self._onnxruntime(),
+        }
         capacity = self._callers(self._seconds)
         figures["capacity"] = capacity.requests / capacity.seconds
         figures |= self._beside(_LOAD * figures["capacity"])

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from jobs.rows import Answer, Block, Rows
 from millrace.broker.base import Broker, Limits
+from millrace.broker.keys import ONLY_BULK
 from millrace.calling.call import Call
 from millrace.calling.caller import QueueCaller
 from millrace.protocol.errors import NoWorker, PayloadTooLarge, QueueFull
@@ -36,6 +37,7 @@ from tests.support.working import (
 )
 from worker.loading.model import Model
 from worker.running.loop import Instance
+from worker.running.status import InstanceStatus
 
 
 class Stopping:
@@ -74,6 +76,28 @@ def put_bulk(broker: Broker, rows: list[float], items: list[int]) -> None:
             assert not held.is_refused
 
     asyncio.run(run())
+
+
+def test_callers_come_between_the_items_of_a_block_of_bulk(broker: Broker) -> None:
+    compute = Stopping()
+    put_bulk(broker, [1, 1, 2, 2, 3], [2, 2, 1])
+    with instance_of(broker, model_of(Scripted(compute))):
+        assert compute.has_begun.wait(30)
+        put(broker, request_of([[10]]), request_of([[11]]))
+        compute.go_on.set()
+        until(lambda: len(compute.seen) == 4)
+    assert compute.seen == [1, 10, 2, 3]
+
+
+def test_an_instance_for_bulk_leaves_callers_to_others(broker: Broker) -> None:
+    backend, status = Scripted(doubles), InstanceStatus()
+    status.takes = ONLY_BULK
+    put(broker, request_of([[7]]))
+    put_bulk(broker, [1, 1, 1], [2, 1])
+    with instance_of(broker, model_of(backend), status=status):
+        until(lambda: len(backend.runs) == 2)
+    assert backend.runs == [2, 1]
+    assert not is_empty(broker)
 
 
 def test_bulk_never_shares_a_run_with_others_and_keeps_its_items_when_it_is_lost(broker: Broker) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +113,10 @@ class Running:
         settings = WorkerSettings(
             **{"redis_url": url, "models": models, "lease_ms": LEASE_MS, "poll_s": 0.1, "log_level": "error"} | options
         )
-        make = partial(ModelProcesses, environ=os.environ, modules=modules, **own)
 
         def make_host(context: Any) -> ModelProcesses:
-            self.host = make(settings, RedisBroker(url), context)
+            broker = RedisBroker(url)
+            self.host = ModelProcesses(settings, broker, context, environ=os.environ, modules=modules, **own)
             return self.host
 
         self.worker = Worker(settings, RedisBroker(url), make_host, unload_grace_s=0.3)

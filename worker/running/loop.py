@@ -103,7 +103,9 @@ class Instance:
         for taken, block in suspects:
             self._suspects.run(taken, block)
         for taken, block in bulk:
-            for item in self._blocks.apart(taken, block, self._model.failure):
+            for number, item in enumerate(self._blocks.apart(taken, block, self._model.failure)):
+                if number and (of_callers := self._taking.take_callers()):
+                    self._serve(of_callers)
                 self._blocks.bulk_begins()
                 self._run_together([(taken, item)])
 

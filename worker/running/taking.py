@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from millrace.broker.base import ConsumerLink, Delivery
-from millrace.broker.keys import URGENT
+from millrace.broker.keys import ONLY_BULK, URGENT
 from millrace.protocol.errors import Unavailable
 from worker.loading.model import Model
 from worker.running.outbox import Outbox
@@ -53,7 +53,7 @@ class Taking:
         by blocks of a worker that died.
         """
         self._status.idle()
-        taken = self._exchange()
+        taken = self._exchange(priorities=self._status.takes)
         if taken is None:
             return []
         has_taken = bool(taken)
@@ -71,31 +71,47 @@ class Taking:
             self._note_sizes(taken)
         return taken
 
+    def take_callers(self) -> Sequence[Delivery]:
+        """Deliver the outbox and take what waits of callers, for an instance that has bulk in hand and serves both."""
+        if self._status.takes == ONLY_BULK:
+            return []
+        taken = self._exchange(priorities=URGENT, wait_ms=0) or []
+        if taken:
+            self._note_sizes(taken)
+        return taken
+
     def deliver(self) -> None:
         """Deliver the outbox, if it holds anything, and take nothing."""
         if not self._outbox.is_empty:
-            self._exchange(takes=False)
+            self._exchange()
 
     def close(self) -> None:
         """Deliver what is left and give the queue up; blocks that were not finished go to whoever claims them."""
-        self._exchange(takes=False)
+        self._exchange()
         try:
             self._link.close()
         except Unavailable as error:
             _log.info("left the queue without a word", extra={"reason": str(error)})
 
-    def _exchange(self, *, takes: bool = True) -> list[Delivery] | None:
-        """Exchange, trying again while the queue is out of reach; while draining, try once, None where that fails."""
+    def _exchange(self, *, priorities: Sequence[str] = (), wait_ms: int = _BLOCK_MS) -> list[Delivery] | None:
+        """Exchange, trying again while the queue is out of reach; while draining, try once, None where that fails.
+
+        What is taken is of these priorities; nothing where there are none.
+        """
         backoff_s, outbox = _FIRST_BACKOFF_S, self._outbox
         while True:
             try:
-                count = self._count() if takes else 0
-                block_ms = self._wait_ms() if takes else 0
-                priorities = self._status.takes
-                taken = self._link.exchange(
-                    outbox.replies, outbox.finished, count=count, block_ms=block_ms, priorities=priorities
-                )
-                self._status.see_bulk(self._link.has_bulk)
+                if priorities:
+                    taken = self._link.exchange(
+                        outbox.replies,
+                        outbox.finished,
+                        count=self._count(),
+                        block_ms=self._wait_ms(wait_ms),
+                        priorities=priorities,
+                    )
+                    self._status.see_bulk(self._link.has_bulk)
+                else:
+                    taken = self._link.exchange(outbox.replies, outbox.finished, count=0, block_ms=0)
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error), "retry_s": backoff_s})
                 if self._draining.wait(backoff_s):
@@ -116,9 +132,9 @@ class Taking:
         rows = max(1, self._model.batching.max_batch_size)
         return max(1, int(rows * (_CHOICE if self._model.preparation.pads else 1) / self._rows_per_block))
 
-    def _wait_ms(self) -> int:
+    def _wait_ms(self, most: int) -> int:
         """How long to wait for a block: no longer than until blocks of others may be claimed."""
-        return min(_BLOCK_MS, max(0, math.ceil((self._next_claim - self._monotonic()) * 1000)))
+        return min(most, max(0, math.ceil((self._next_claim - self._monotonic()) * 1000)))
 
     def _topped_up(self, taken: list[Delivery]) -> list[Delivery]:
         """The blocks and those that come within the model's queue delay, if it has one, until a batch is full.
