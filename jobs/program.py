@@ -184,7 +184,8 @@ class Program:
 
     def _run_unit(self, job: str, unit: str) -> None:
         """What RQ calls, in the process that it forked: with connections of its own, and a bound on its memory."""
-        yielding.give_way()
+        if self._settings.gives_way:
+            yielding.give_way()
         limit_memory(self._settings.max_memory_bytes)
         worker = self._worker
         runner = UnitRunner(open_store(self._settings), self._settings)
