@@ -77,6 +77,7 @@ class Taking:
             return []
         taken = self._exchange(priorities=URGENT, wait_ms=0) or []
         if taken:
+            self._status.hold(self._link.losses)
             self._note_sizes(taken)
         return taken
 
