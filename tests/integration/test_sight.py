@@ -148,7 +148,9 @@ def test_every_alert_fires_when_it_should_and_not_else() -> None:
     alerts = [rule["alert"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
     tested = [test["name"] for test in yaml.safe_load(file.read_text())["tests"]]
     assert sorted(tested) == sorted(f"{alert} {how}" for alert in alerts for how in ("fires", "is silent"))
-    done = subprocess.run([program("promtool"), "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", str(file)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
