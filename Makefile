@@ -9,7 +9,7 @@ HOST ?= http://127.0.0.1:8000
 # pytest's status where ARGS selects no test
 NO_TESTS := 5
 
-.PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench bench-jobs memory gpu lock wheels dist redis compose clean
+.PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench bench-jobs memory gpu lock pins wheels dist redis compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp
@@ -31,6 +31,7 @@ memory: .venv/test.stamp ; $(BIN)/python -m benchmarks.memory $(ARGS)
 gpu: .venv/gpu.stamp ; .venv/gpu/bin/python -m benchmarks.gpu $(ARGS)
 compose: ; docker compose up --build $(ARGS)
 lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh $(ARGS)
+pins: ; $(PYTHON) deploy/pin_images.py
 redis: .venv/test.stamp ; $(BIN)/pytest tests/unit/test_redis_failures.py tests/integration/test_broker.py tests/integration/test_redis_access.py tests/integration/test_dead_letters.py tests/integration/test_producer.py tests/acceptance/test_topologies.py $(ARGS)
 dist: .venv/test.stamp ; rm -rf dist && $(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . ./client && $(BIN)/python -m requirements.bom dist && cd dist && sha256sum * > SHA256SUMS
 wheels: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/wheels.sh
