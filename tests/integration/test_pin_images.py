@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.running import ROOT
 
+pytestmark = pytest.mark.slow
 FILES = ("Dockerfile", "docker-compose.yml", "deploy/chart/values.yaml")
 _OURS = ("redis", "haproxy", "python", "prom/prometheus", "grafana/grafana", "valkey/valkey")
 
