@@ -250,7 +250,8 @@ def test_closed_files_become_parquet_with_the_same_content(tmp_path: Path) -> No
 
 
 def test_an_hour_old_file_is_closed_without_another_line(tmp_path: Path) -> None:
-    wall, closed = Wall(), []
+    wall = Wall()
+    closed: list[Path] = []
     written = PayloadFiles(tmp_path, "w", 8000, math.inf, wall, closed=closed.append)
     written.append("m", b"line\n")
     written.prune()

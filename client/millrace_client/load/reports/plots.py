@@ -36,7 +36,8 @@ def _write(chart: Chart, file: Path, models: str) -> None:
     figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     for low, high in chart.bands:
-        axes.fill_between(*zip(*low, strict=True), [y for _, y in high], color=_COLOURS["p50"], alpha=0.15)
+        x, lower = zip(*low, strict=True)
+        axes.fill_between(x, lower, [y for _, y in high], color=_COLOURS["p50"], alpha=0.15)
     for name, points in chart.lines.items():
         axes.plot(*zip(*points, strict=True), ".-", color=_COLOURS[name], label=name)
     for left, right, height in chart.bars:
