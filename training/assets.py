@@ -37,6 +37,7 @@ from training.export.source import Source
 PROG = "millrace train assets"
 MADE = tuple(name for name in FORMATS if name not in ("savedmodel", "onnx"))
 TABLE, INDEX, SUMS = "MODELS.md", "MODELS.json", "MODELS.SHA256SUMS"
+_BESIDE = ("vocabulary.txt", "detector.npz")  # what steps of the manifest read
 _NO_TIME = (1980, 1, 1, 0, 0, 0)  # so that the same package gives the same file
 
 _HEAD = """# Millrace's models as files
@@ -129,11 +130,11 @@ def _written(source: Source, formats: Sequence[str], folder: Path) -> list[Asset
     published, description = version / "model.onnx", trained.description
     stem = f"{description.name}-{description.version}"
     shutil.copyfile(published, folder / f"{stem}.onnx")
-    shutil.copyfile(version / manifest.FILE_NAME, folder / f"{stem}.manifest.json")
-    if trained.vocabulary is not None:
-        shutil.copyfile(version / "vocabulary.txt", folder / f"{stem}.vocabulary.txt")
+    for file in (manifest.FILE_NAME, *_BESIDE):
+        if (version / file).is_file():
+            shutil.copyfile(version / file, folder / f"{stem}.{file}")
     with tempfile.TemporaryDirectory() as scratch:
-        found = exporting.tried(_beside(trained, published), formats, Path(scratch), is_timed=False)
+        found = exporting.tried(_judged_by(trained, published), formats, Path(scratch), is_timed=False)
         assets = [_asset(folder / f"{stem}.onnx", description, "onnx", note="the published file")]
         for row in found.rows[1:]:
             if row.is_published:
@@ -147,7 +148,7 @@ def _written(source: Source, formats: Sequence[str], folder: Path) -> list[Asset
     return assets
 
 
-def _beside(trained: Trained, published: Path) -> Trained:
+def _judged_by(trained: Trained, published: Path) -> Trained:
     """The same with its published ONNX file in the trained model's place, which the other formats are judged by."""
     exports = replace(trained.exports, onnx_model=lambda: onnx.load(published))
     return with_packaged_data(replace(trained, exports=exports, answer=parity.onnx(published)))
