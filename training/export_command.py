@@ -57,12 +57,32 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--representative", metavar="DATA", help="typical inputs, in the same forms, for full int8")
     parser.add_argument(
+        "--shape",
+        type=_shape,
+        action="append",
+        default=[],
+        metavar="NAME=SIZES",
+        help="fix free sizes of an input, such as image=1,224,224,3; -1 leaves one free; once for each input",
+    )
+    parser.add_argument(
         "--outputs",
         type=_kinds,
         default={},
         metavar="NAME=KIND,...",
         help="what outputs are for, where it is guessed wrong: numbers, classes, labels, ids or exact",
     )
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """An input's name and sizes, of a text such as `image=1,224,224,3`."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SIZE,SIZE,...")
+    return name, shape
 
 
 def _kinds(text: str) -> dict[str, Kind]:
@@ -79,9 +99,9 @@ def _kinds(text: str) -> dict[str, Kind]:
 def opened(arguments: argparse.Namespace) -> Any:
     """The `Trained` model that the flags name, with the data that they name. Raises `ExportError`."""
     from training.data import DataFolder
-    from training.export import own_data, source
+    from training.export import own_data, shapes, source
 
-    trained = source_of(arguments).open()
+    trained = shapes.with_shapes(source_of(arguments).open(), dict(arguments.shape))
     if getattr(arguments, "data_dir", None) is not None:
         folder = DataFolder(arguments.data_dir, accept_other=arguments.accept_other_data)
         trained = own_data.with_own_data(trained, folder, arguments.limit)
@@ -128,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _formats_help() -> str:
     return (
-        "of savedmodel, onnx, tflite, tflite-fp16, tflite-dynamic, tflite-int8, coreml; or all [savedmodel,onnx,tflite]"
+        "of savedmodel, onnx, tflite, tflite-fp16, tflite-dynamic, tflite-int8, tflite-compiled, coreml; or all"
+        " [savedmodel,onnx,tflite]"
     )
 
 

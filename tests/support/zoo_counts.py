@@ -103,8 +103,9 @@ def _onnx(model: Any) -> str:
     import onnxruntime
 
     from training.export.keras_model import exports_of
+    from training.export.onnx_graph import onnx_of
 
-    content = exports_of(model).onnx_model().SerializeToString()
+    content = onnx_of(exports_of(model)).SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
@@ -137,8 +138,9 @@ def _tflite(variant: str, tolerance: float) -> Callable[[Any], str]:
 def _coreml(model: Any) -> str:
     from training.export import coreml
     from training.export.keras_model import exports_of
+    from training.export.onnx_graph import onnx_of
 
-    coreml.converted(exports_of(model).onnx_model())
+    coreml.converted(onnx_of(exports_of(model)))
     return ""  # its numbers are checked on macOS only
 
 

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from millrace.artifacts.manifest import Parity
 from training import outputs, parity
-from training.export import report, trials
+from training.export import report, shapes, trials
 from training.export.formats import FORMATS, Format
-from training.export.model import ExportError, Trained
+from training.export.model import ExportError, Shapes, Trained
 from training.export.report import Report, Row
 from training.outputs import Kind
 
@@ -149,7 +149,7 @@ def _exported(
         if form.open is None:
             row.note = "written and its structure checked; its numbers can be checked on macOS only"
         else:
-            compare(row, partial(form.open, path), form)
+            compare(row, partial(_opened, form.open, path, form.shapes(trained), trained), form)
     except (ExportError, parity.ParityError) as error:
         row.missed, row.is_published = str(error), False
     if row.missed and row.is_published and not force:
@@ -162,11 +162,15 @@ def _exported(
 def _write(form: Format, trained: Trained, path: Path) -> None:
     """Raises `ExportError`, for whatever a converter stumbles over: the other formats may do all the same."""
     try:
-        form.write(trained, path)
+        form.write(form.sized(trained), path)
     except ExportError:
         raise
     except Exception as error:  # converters raise anything
         raise ExportError(f"{form.title}: {_line(error)}") from error
+
+
+def _opened(open_: Callable[[Path], parity.Run], path: Path, sizes: Shapes, trained: Trained) -> parity.Run:
+    return shapes.fitted(open_(path), sizes, shapes.filling(trained.description))
 
 
 def _line(error: Exception) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from training import parity
-from training.export import lite, metadata
-from training.export.model import ExportError, Trained
-from training.export.onnx_graph import write_onnx
+from training.export import lite, metadata, shapes
+from training.export.model import ExportError, Shapes, Trained
+from training.export.onnx_graph import onnx_of, write_onnx
 from training.export.saved_model import write_saved_model
 
 
@@ -19,7 +19,8 @@ class Format:
     """One format. `file` is its place in a version's folder; a SavedModel is the folder itself.
 
     `write` raises `ExportError`. `open` gets what was written ready to run, in the runtime that serves it; None where
-    none runs here. An `exact` format keeps the weights' 32 bits; see `parity`.
+    none runs here. An `exact` format keeps the weights' 32 bits; see `parity`. `is_fixed` says that no size is free,
+    and no LSTM fused, whose operator keeps a variable.
     """
 
     title: str
@@ -27,6 +28,15 @@ class Format:
     exact: bool
     write: Callable[[Trained, Path], None]
     open: Callable[[Path], parity.Run] | None
+    is_fixed: bool = False
+
+    def shapes(self, trained: Trained) -> Shapes:
+        """The sizes that it is written for. Raises `ExportError` where one is free that must not be."""
+        return shapes.all_fixed(trained) if self.is_fixed else trained.shapes
+
+    def sized(self, trained: Trained) -> Trained:
+        """The model as `write` takes it, for those sizes."""
+        return shapes.sized(trained, self.shapes(trained), fuses=not self.is_fixed)
 
     def size_bytes(self, folder: Path) -> int:
         """The size of what was written into the folder."""
@@ -42,7 +52,7 @@ def _saved_model(trained: Trained, folder: Path) -> None:
 
 
 def _onnx(trained: Trained, path: Path) -> None:
-    write_onnx(trained.exports.onnx_model(), path)
+    write_onnx(onnx_of(trained.exports), path)
 
 
 def _tflite(variant: str, trained: Trained, path: Path) -> None:
@@ -53,7 +63,7 @@ def _tflite(variant: str, trained: Trained, path: Path) -> None:
 def _coreml(trained: Trained, path: Path) -> None:
     with lite.quiet():
         coreml: Any = importlib.import_module("training.export.coreml")  # coremltools takes seconds to import
-    coreml.write_coreml(trained.exports.onnx_model(), path, trained.description)
+    coreml.write_coreml(onnx_of(trained.exports), path, trained.description)
 
 
 def _lite(variant: str, title: str, file: str) -> Format:
@@ -69,6 +79,14 @@ FORMATS: Mapping[str, Format] = {
     "tflite-fp16": _lite("float16", "TFLite, float16 weights", "model.float16.tflite"),
     "tflite-dynamic": _lite("dynamic", "TFLite, int8 weights", "model.dynamic.tflite"),
     "tflite-int8": _lite("int8", "TFLite, full int8", "model.int8.tflite"),
+    "tflite-compiled": Format(
+        title="TFLite, fixed sizes",
+        file="model.compiled.tflite",
+        exact=True,
+        write=partial(_tflite, "float32"),
+        open=parity.compiled,
+        is_fixed=True,
+    ),
     "coreml": Format(title="Core ML", file="model.mlpackage", exact=True, write=_coreml, open=None),
 }
 ALIASES = {"tflite-dynamic-range": "tflite-dynamic"}

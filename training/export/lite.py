@@ -26,7 +26,7 @@ def convert(exports: Exports, variant: str = "float32", representative: Sequence
     ranges are those met while the representative rows run. Inputs and outputs keep their types in every variant.
     """
     function = portable(exports.lite_function or exports.function, _RULES)
-    alone = Exports(function=function, variables=_read(exports.variables, function), onnx_model=exports.onnx_model)
+    alone = Exports(function=function, variables=_read(exports.variables, function))
     with tempfile.TemporaryDirectory() as folder:
         write_saved_model(alone, Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])

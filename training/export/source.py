@@ -23,7 +23,6 @@ from training import parity
 from training.export import given
 from training.export.keras_model import answers_of, exports_of
 from training.export.model import ExportError, Exports, Trained, traced
-from training.export.onnx_graph import onnx_from_tensorflow
 from training.export.preparation import with_raw_inputs
 
 REOPENED = {"sentiment": "training.sentiment", "word2vec": "training.word2vec"}  # from their ONNX file's weights
@@ -121,7 +120,6 @@ class Source:
         exports = Exports(
             function=serve,
             variables=[model],  # which keeps its variables, tables and files
-            onnx_model=lambda: onnx_from_tensorflow(serve),
             more_signatures={
                 name: other
                 for name, other in model.signatures.items()

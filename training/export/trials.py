@@ -18,6 +18,7 @@ from training import parity
 from training.export import lookups
 from training.export.keras_model import named_inputs
 from training.export.model import ExportError, Trained
+from training.export.shapes import data_specs, most
 
 _ROWS = (1, 3, 32, 164)  # of the batches that formats are compared on
 _MOST_VALUES = 4_000_000  # of all inputs of a batch; fewer rows are taken of large ones
@@ -91,7 +92,7 @@ def _values(trained: Trained) -> dict[str, _Values]:
     words = None if trained.vocabulary is None else len(trained.vocabulary)
     return {
         spec.name: _of_spec(spec, sizes.get(spec.name, words if spec.dtype.is_integer else None), first, entries)
-        for spec in trained.exports.function.input_signature
+        for spec in data_specs(trained)
     }
 
 
@@ -176,14 +177,14 @@ def _texts(random: np.random.Generator, shape: Sequence[int], words: Sequence[st
 
 def _surviving(trained: Trained, values: dict[str, _Values]) -> Iterator[dict[str, list[int]]]:
     """The shapes of the inputs of each batch. Raises `ExportError` where the model answers to none."""
-    specs = trained.exports.function.input_signature
+    specs = data_specs(trained)
     is_batched = _is_batched(trained)
     free = max((sum(size is None for size in spec.shape[1:]) for spec in specs if spec.shape.rank), default=0)
     found = 0
     for rows, *wanted in zip(_ROWS, _LENGTHS, _SIDES, strict=True):
         sizes = (wanted[free > 1], *_LARGER) if free else (1,)
         for size in sizes:
-            shape = {spec.name: [size if side is None else side for side in spec.shape] for spec in specs}
+            shape = {spec.name: _sizes(spec, size, most(trained, spec.name)) for spec in specs}
             shape = _with_rows(shape, rows) if is_batched else shape
             error = _error(trained, values, _with_rows(shape, 1) if is_batched else shape)
             if not error:
@@ -194,8 +195,13 @@ def _surviving(trained: Trained, values: dict[str, _Values]) -> Iterator[dict[st
             raise ExportError(f"the model fails on inputs drawn at random; give real ones with --data: {error}")
 
 
+def _sizes(spec: Any, size: int, longest: int | None) -> list[int]:
+    free = size if longest is None else min(size, longest)
+    return [free if side is None else side for side in spec.shape]
+
+
 def _is_batched(trained: Trained) -> bool:
-    return all(spec.shape.rank and spec.shape[0] is None for spec in trained.exports.function.input_signature)
+    return all(spec.shape.rank and spec.shape[0] is None for spec in data_specs(trained))
 
 
 def _error(trained: Trained, values: dict[str, _Values], shape: dict[str, list[int]]) -> str:
