@@ -9,7 +9,7 @@ async function main() {
   let bad = 0;
   for (const each of cases) {
     try {
-      const run = await open[each.runtime](`files/${each.file}`);
+      const run = await open[each.runtime](`files/${each.file}`, each.filling);
       for (const example of each.examples) bad += await shown(each, example, run);
     } catch (error) {
       row([each.model, each.runtime, each.file, `${error.message ?? error}`, "", "", ""], true);

@@ -43,6 +43,7 @@ def prepare(assets: Path, out: Path) -> None:
                     "file": asset["file"],
                     "runtime": RUNTIMES[asset["format"]],
                     "labels": _labels(assets, stem),
+                    "filling": _filling(_described(assets, stem)),
                     "examples": _answered(assets, stem),
                 }
             )
@@ -57,6 +58,14 @@ def _labels(assets: Path, stem: str) -> Sequence[str]:
     """What the model's numbers stand for: classes, or words."""
     described = _described(assets, stem)
     return described.labels or Vocabulary.read(assets / f"{stem}.vocabulary.txt").entries
+
+
+def _filling(described: Manifest) -> dict[str, str]:
+    """What shorter rows are filled up with in a file of fixed sizes: 0, or the row's last number."""
+    (step,) = described.preprocessing
+    if isinstance(step, Tokenize):
+        return {step.output: "0"}
+    return {step.output: "last", step.weights: "0"} if isinstance(step, LookUpWords) else {}
 
 
 def _answered(assets: Path, stem: str) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
-// Two runtimes behind one function: open(url) resolves to run(inputs), which resolves to the outputs by name.
-// Inputs and outputs are {type, shape, data}.
+// Two runtimes behind one function: open(url, filling) resolves to run(inputs), which resolves to the outputs by name.
+// Inputs and outputs are {type, shape, data}. `filling` says of inputs what shorter rows are filled up with where the
+// file has one size: "0", or "last" for the row's last number.
 import { loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 import * as ort from "onnxruntime-web";
 
@@ -17,13 +18,13 @@ async function openOnnx(url) {
   };
 }
 
-async function openLiteRt(url) {
+async function openLiteRt(url, filling) {
   await liteRt;
   const model = await loadAndCompile(url, { accelerator: "wasm" });
   const shapes = Object.fromEntries(model.getInputDetails().map(({ name, shape }) => [name, [...shape]]));
   return async (inputs) => {
     const tensors = mapped(inputs, ({ type, data }, name) => {
-      return new Tensor(filled(ARRAYS[type].from(data), shapes[name]), shapes[name]);
+      return new Tensor(filled(ARRAYS[type].from(data), shapes[name], filling[name]), shapes[name]);
     });
     const outputs = await model.run(tensors);
     const found = {};
@@ -35,11 +36,12 @@ async function openLiteRt(url) {
   };
 }
 
-// These files have one length. A shorter text is filled up with 0, which the model knows as padding.
-function filled(data, shape) {
+function filled(data, shape, fill) {
   const size = shape.reduce((product, side) => product * side, 1);
-  if (data.length > size) throw new Error(`${data.length} numbers are too many for the shape ${shape}`);
-  const whole = new data.constructor(size);
+  if (data.length > size || (data.length < size && !fill)) {
+    throw new Error(`${data.length} numbers do not fit the shape ${shape}`);
+  }
+  const whole = new data.constructor(size).fill(fill === "last" ? data.at(-1) : 0);
   whole.set(data);
   return whole;
 }
