@@ -3,8 +3,9 @@
     python -m training assets --out build/models
 
 Each model's ONNX file is the published one, byte for byte. Every other format is made from the same weights, runs
-beside that ONNX file on the same examples, and is left out where it answers otherwise. Core ML runs on macOS only: its
-package is made from the ONNX file node by node, with its weights as they are. It needs no data folder and no network.
+beside that ONNX file on the same examples, and is left out where it answers otherwise; with 32-bit weights that is an
+error, and nothing is written. Core ML runs on macOS only: its package is made from the ONNX file node by node, with its
+weights as they are. It needs no data folder and no network.
 
     NAME-VERSION.onnx, .tflite, .float16.tflite, ..., .mlpackage.zip
     NAME-VERSION.card.md, .manifest.json, .vocabulary.txt
@@ -31,7 +32,7 @@ from training.export import exporting
 from training.export.formats import FORMATS
 from training.export.model import ExportError, Trained
 from training.export.packaged_data import with_packaged_data
-from training.export.report import Row
+from training.export.report import Report, Row
 from training.export.source import Source
 
 PROG = "millrace train assets"
@@ -108,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
 def write(models: Path, names: Sequence[str], folder: Path, formats: Sequence[str] = MADE) -> list[Asset]:
     """Write the newest version of each model into the folder, which has to be there and empty.
 
-    Without names, of every model. Raises `ExportError` for a model that is not there or has no ONNX file.
+    Without names, of every model. Raises `ExportError` for a model that is not there or has no ONNX file, and for a
+    format of 32-bit weights that cannot be had.
     """
     assets = [
         asset
@@ -127,35 +129,40 @@ def _written(source: Source, formats: Sequence[str], folder: Path) -> list[Asset
     trained = source.open()
     if version is None or not (version / "model.onnx").is_file():
         raise ExportError(f"{source.model} has no model.onnx, which its other formats are compared with")
-    published, description = version / "model.onnx", trained.description
-    stem = f"{description.name}-{description.version}"
-    shutil.copyfile(published, folder / f"{stem}.onnx")
+    description = trained.description
+    stem = folder / f"{description.name}-{description.version}"
     for file in (manifest.FILE_NAME, *_BESIDE):
         if (version / file).is_file():
-            shutil.copyfile(version / file, folder / f"{stem}.{file}")
+            shutil.copyfile(version / file, f"{stem}.{file}")
+    published = Path(shutil.copyfile(version / "model.onnx", f"{stem}.onnx"))
+    onnx_row = Row(format="onnx", title="ONNX", file="model.onnx", note="the published file")
+    assets = [_asset(published, description, onnx_row)]
     with tempfile.TemporaryDirectory() as scratch:
         found = exporting.tried(_judged_by(trained, published), formats, Path(scratch), is_timed=False)
-        assets = [_asset(folder / f"{stem}.onnx", description, "onnx", note="the published file")]
+        _check_exact(found)
         for row in found.rows[1:]:
             if row.is_published:
-                path = _taken(Path(scratch) / row.file, folder / f"{stem}{_suffix(row.file)}")
-                assets.append(_asset(path, description, row.format, row, found.compared_on))
-    sizes = {asset.file: asset.bytes for asset in assets}
+                path = _taken(Path(scratch) / row.file, Path(f"{stem}{row.file.removeprefix('model')}"))
+                assets.append(_asset(path, description, row, found.compared_on))
     described = msgspec.structs.replace(
         description, parity=exporting.parities(found), left_out=exporting.left_out(found)
     )
-    (folder / f"{stem}.card.md").write_text(cards.card(described, sizes), encoding="utf-8")
+    sizes = {asset.file: asset.bytes for asset in assets}
+    Path(f"{stem}.card.md").write_text(cards.card(described, sizes), encoding="utf-8")
     return assets
+
+
+def _check_exact(found: Report) -> None:
+    """Raises `ExportError` where a format of 32-bit weights is missing: then something is wrong with the export."""
+    missed = [row.missed for row in found.rows[1:] if not row.is_published and FORMATS[row.format].exact]
+    if missed:
+        raise ExportError(f"{found.model}: {'; '.join(missed)}")
 
 
 def _judged_by(trained: Trained, published: Path) -> Trained:
     """The same with its published ONNX file in the trained model's place, which the other formats are judged by."""
     exports = replace(trained.exports, onnx_model=lambda: onnx.load(published))
     return with_packaged_data(replace(trained, exports=exports, answer=parity.onnx(published)))
-
-
-def _suffix(file: str) -> str:
-    return file.removeprefix("model")
 
 
 def _taken(written: Path, path: Path) -> Path:
@@ -170,21 +177,19 @@ def _taken(written: Path, path: Path) -> Path:
     return archive
 
 
-def _asset(
-    path: Path, description: Manifest, form: str, row: Row | None = None, compared_on: str = "", note: str = ""
-) -> Asset:
+def _asset(path: Path, description: Manifest, row: Row, compared_on: str = "") -> Asset:
     return Asset(
         file=path.name,
         model=description.name,
         version=description.version,
-        format=form,
+        format=row.format,
         bytes=path.stat().st_size,
         sha256=manifest.file_hash(path),
-        max_abs_difference=row and row.max_abs_difference,
-        same_answers=row and row.top1_agreement,
-        score=row and row.score,
-        compared_on=compared_on if row and not row.note else "",
-        note=note or (row.note if row else ""),
+        max_abs_difference=row.max_abs_difference,
+        same_answers=row.top1_agreement,
+        score=row.score,
+        compared_on="" if row.note else compared_on,
+        note=row.note,
     )
 
 

@@ -46,8 +46,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (folder / "Page.kt").write_text(code, encoding="utf-8")
     sources = [ROOT / "examples" / "phone" / "DigitPixels.kt", *(ROOT / "tests" / "support" / "kotlin").glob("*.kt")]
     program = folder / "program.jar"
+    inputs = [str(folder / "Page.kt"), *map(str, sources)]
     built = subprocess.run(
-        ["bash", compiler, "-Werror", "-include-runtime", "-d", program, folder / "Page.kt", *sources],
+        ["bash", compiler, "-Werror", "-include-runtime", "-d", str(program), *inputs],
         capture_output=True,
         text=True,
         timeout=300,
@@ -56,7 +57,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     def run_program(what: str, model: Path, given: bytes) -> bytes:
         (folder / "given").write_bytes(given)
-        command = ["java", "-cp", program, "CheckKt", what, model, folder / "given", folder / "out"]
+        places = map(str, (model, folder / "given", folder / "out"))
+        command = ["java", "-cp", str(program), "CheckKt", what, *places]
         subprocess.run(command, check=True, timeout=120)
         return (folder / "out").read_bytes()
 

@@ -75,7 +75,9 @@ def test_core_ml_has_the_onnx_files_weights_byte_for_byte(released: Path) -> Non
         assert array.tobytes() in weights or np.ascontiguousarray(array.T).tobytes() in weights
 
 
-def test_a_format_of_other_weights_than_the_onnx_files_is_left_out(tmp_path: Path) -> None:
+def test_a_format_of_other_weights_than_the_onnx_files_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "models" / "digits" / "1"
     folder.mkdir(parents=True)
     shutil.copyfile(MODELS / "digits" / "1" / "model.onnx", folder / "model.onnx")
@@ -86,7 +88,17 @@ def test_a_format_of_other_weights_than_the_onnx_files_is_left_out(tmp_path: Pat
     out = tmp_path / "out"
 
     flags = ["--models", str(tmp_path / "models"), "--out", str(out), "--formats", "tflite"]
-    assert assets.main(["digits", *flags]) == 0
+    assert assets.main(["digits", *flags]) == 1
 
-    assert not list(out.glob("*.tflite"))
-    assert "tflite: TFLite: output 'probabilities' differs" in (out / "digits-1.card.md").read_text()
+    assert "digits: TFLite: output 'probabilities' differs from the trained model by" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_format_of_rounded_weights_that_answers_otherwise_is_left_out(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    flags = ["--models", str(MODELS), "--out", str(out), "--formats", "tflite-int8,coreml"]
+    assert assets.main(["sentiment", *flags]) == 0
+
+    assert {path.suffix for path in out.glob("sentiment-1.*")} == {".onnx", ".zip", ".json", ".md", ".txt"}
+    assert "- tflite_int8: TFLite, full int8: the score is" in (out / "sentiment-1.card.md").read_text()
