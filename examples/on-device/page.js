@@ -5,7 +5,9 @@ const MOST = 1e-5; // that two answers may differ by
 const body = document.querySelector("tbody");
 
 async function main() {
-  const cases = await (await fetch("files/cases.json")).json();
+  const response = await fetch("files/cases.json");
+  if (!response.ok) throw new Error("files/cases.json is missing; prepare.py writes it");
+  const cases = await response.json();
   let bad = 0;
   for (const each of cases) {
     try {
@@ -17,7 +19,7 @@ async function main() {
     }
   }
   document.querySelector("[role=status]").textContent = bad
-    ? `${bad} answers are not Python's.`
+    ? `Answers that are not Python's: ${bad}.`
     : `All answers of ${cases.length} files are Python's.`;
 }
 

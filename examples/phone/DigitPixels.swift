@@ -177,8 +177,8 @@ private func resizedDown(_ plane: Plane, _ height: Int, _ isSmaller: Bool) -> Pl
         let middle = (Double(y) + 0.5) * step
         let first = max(0, Int((middle - reach + 0.5).rounded(.down)))
         let after = min(plane.height, Int((middle + reach + 0.5).rounded(.down)))
-        let weights: [Double] = (first..<after).map {
-            let away = (Double($0) - middle + 0.5) / unit
+        let weights = (first..<after).map { place -> Double in
+            let away = (Double(place) - middle + 0.5) / unit
             return isSmaller ? (away > -0.5 && away <= 0.5 ? 1 : 0) : max(1 - abs(away), 0)
         }
         let whole = weights.reduce(0, +)
@@ -197,7 +197,7 @@ private func flatInk(_ grey: Plane) -> Plane {
     let light = inkIsDark(grey) ? grey : grey.map { 255 - $0 }
     let paper = closed(smooth(light), (light.longest / 5) | 1)
     let dimmest = max(80, 0.3 * paper.highest)
-    let ink = Plane(height: light.height, width: light.width, at: zip(light.at, paper.at).map { light, paper in
+    let ink = Plane(height: light.height, width: light.width, at: zip(light.at, paper.at).map { light, paper -> Float in
         let missing = 1 - light / max(paper, dimmest)
         return 255 * min(max(missing, 0), 1)
     })
@@ -328,7 +328,7 @@ private func otsu(_ ink: Plane) -> Double {
     var counts = [Double](repeating: 0, count: 256)
     for value in ink.at { counts[Int(min(max(value, 0), 255))] += 1 }
     let total = Double(ink.at.count)
-    let all = counts.enumerated().reduce(0) { $0 + Double($1.offset) * $1.element }
+    let all = counts.enumerated().reduce(0.0) { $0 + Double($1.offset) * $1.element }
     var below = 0.0, sum = 0.0, most = 0.0
     var best = 0
     for level in 0...255 {
@@ -425,11 +425,13 @@ private func group(_ parts: [Part], _ mask: Mask, _ speck: Double) -> Set<Int> {
         let top = group.map(\.top).min()!, left = group.map(\.left).min()!
         let bottom = group.map(\.bottom).max()!, right = group.map(\.right).max()!
         let reach = 0.2 * Double(max(bottom - top, right - left))
+        let above = Double(top) - reach, below = Double(bottom) + reach
+        let before = Double(left) - reach, behind = Double(right) + reach
         let known = Set(group.map(\.number))
-        let more = big.filter {
-            !known.contains($0.number)
-                && Double($0.top) <= Double(bottom) + reach && Double($0.bottom) >= Double(top) - reach
-                && Double($0.left) <= Double(right) + reach && Double($0.right) >= Double(left) - reach
+        let more = big.filter { part -> Bool in
+            if known.contains(part.number) { return false }
+            if Double(part.top) > below || Double(part.bottom) < above { return false }
+            return Double(part.left) <= behind && Double(part.right) >= before
         }
         if more.isEmpty { return known }
         group += more
@@ -439,9 +441,10 @@ private func group(_ parts: [Part], _ mask: Mask, _ speck: Double) -> Set<Int> {
 /// Whether the part is hollow and has another one of some size within.
 private func isFrame(_ part: Part, _ parts: [Part]) -> Bool {
     if Double(part.area) >= 0.45 * Double(part.height * part.width) { return false }
-    return parts.contains {
-        $0.top > part.top && $0.bottom < part.bottom && $0.left > part.left && $0.right < part.right
-            && Double($0.height) >= 0.3 * Double(part.height) && Double($0.area) > 0.1 * Double(part.area)
+    return parts.contains { other -> Bool in
+        if other.top <= part.top || other.bottom >= part.bottom { return false }
+        if other.left <= part.left || other.right >= part.right { return false }
+        return Double(other.height) >= 0.3 * Double(part.height) && Double(other.area) > 0.1 * Double(part.area)
     }
 }
 
@@ -501,7 +504,10 @@ private func gathered(_ mask: Mask) -> (slope: Double, counts: [Int]) {
             if row > 0 { counts[row] += single[row - 1] }
             if row + 1 < single.count { counts[row] += single[row + 1] }
         }
-        let sum = counts.reduce(0.0) { $0 + Double($1 * $1) * Double($1 * $1) }
+        let sum = counts.reduce(0.0) { sum, count -> Double in
+            let square = Double(count * count)
+            return sum + square * square
+        }
         if sum > most {
             slopeOfMost = slope
             countsOfMost = counts

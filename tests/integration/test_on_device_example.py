@@ -84,4 +84,4 @@ def test_an_answer_that_is_not_pythons_fails_the_check(project: Path) -> None:
         place.write_text(before)
 
     assert done.returncode == 1
-    assert "1 answers are not Python's." in done.stdout
+    assert "Answers that are not Python's: 1." in done.stdout
