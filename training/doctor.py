@@ -134,7 +134,9 @@ def _obstacles(row: Any, model: Any) -> Iterator[Obstacle]:
 
 
 def _if_written(row: Any) -> str:
-    if row.format == "tflite-int8":
+    from training.export.formats import CALIBRATED
+
+    if row.format in CALIBRATED:
         return f"take tflite-dynamic, or give typical inputs with --representative and real ones with --data; {_MISSES}"
     if row.format in ("savedmodel", "onnx", "tflite"):
         return f"take another format, and see by --data whether real inputs show it too; {_MISSES}"
@@ -142,6 +144,8 @@ def _if_written(row: Any) -> str:
 
 
 def _advice(reason: str) -> str:
+    if "--shape" in reason:
+        return "fix the sizes that are free by --shape, or give the model's Input a fixed shape"
     if "calibrated through a loop" in reason:
         return "use tflite-dynamic, or LSTM layers without a mask, which need no loop"
     first = re.match(r"[A-Z]\w+ \(", reason)
@@ -173,6 +177,7 @@ def _nan_notes(row: Any) -> Iterator[str]:
 
 def _notes(name: str, trained: Any) -> Iterator[str]:
     """What works, but not as one might expect."""
+    from training.export.formats import CALIBRATED, FORMATS
     from training.export.keras_model import renamed
 
     model = trained.exports.keras_model
@@ -182,12 +187,12 @@ def _notes(name: str, trained: Any) -> Iterator[str]:
     fixed = [spec.name for spec in specs if spec.shape.rank and spec.shape[0] is not None]
     if fixed and name in ("savedmodel", "onnx"):
         yield f"the first dimension of {', '.join(fixed)} is fixed, so requests cannot be batched"
-    if name.startswith("tflite") and trained.exports.lite_function is not None:
+    if name.startswith("tflite") and trained.exports.lite_function is not None and not FORMATS[name].is_fixed:
         yield "takes one row at a time, since it has recurrent layers"
         yield from _unfused(trained.exports.keras_model)
-    if name == "tflite-int8" and trained.exports.lite_function is not None:
+    if name in CALIBRATED and trained.exports.lite_function is not None:
         yield "LSTMs lose most of their precision in full int8; take tflite-dynamic"
-    if name == "tflite-int8":
+    if name in CALIBRATED:
         yield "give typical inputs with --representative; numbers drawn at random set the wrong ranges"
     if name == "coreml":
         yield "its numbers can be checked on macOS only"

@@ -111,7 +111,7 @@ def all_fixed(trained: Trained) -> Shapes:
         whole = tuple(_default(size, place, longest.get(spec.name)) for place, size in enumerate(shape))
         if -1 in whole or spec.shape.rank is None:
             example = ",".join("SIZE" if size == -1 else str(size) for size in whole)
-            raise ExportError(f"'{spec.name}' has free sizes: fix them, --shape {spec.name}={example}")
+            raise ExportError(f"'{spec.name}' has free sizes; none may be free here: --shape {spec.name}={example}")
         shapes[spec.name] = whole
     return shapes
 
