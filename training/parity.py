@@ -318,7 +318,8 @@ def _rounded(array: Array, details: Mapping[str, Any]) -> Array:
     if not scale or array.dtype.kind != "f" or np.dtype(details["dtype"]).kind == "f":
         return array
     bounds = np.iinfo(details["dtype"])
-    return np.clip(np.round(array / scale) + zero, bounds.min, bounds.max).astype(details["dtype"])
+    rounded: Array = np.clip(np.round(array / scale) + zero, bounds.min, bounds.max).astype(details["dtype"])
+    return rounded
 
 
 def _scaled(array: Array, details: Mapping[str, Any]) -> Array:
@@ -326,4 +327,5 @@ def _scaled(array: Array, details: Mapping[str, Any]) -> Array:
     scale, zero = details["quantization"]
     if not scale or array.dtype.kind == "f":
         return array
-    return ((array.astype(np.float32) - zero) * scale).astype(np.float32)
+    scaled: Array = ((array.astype(np.float32) - zero) * scale).astype(np.float32)
+    return scaled

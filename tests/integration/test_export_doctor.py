@@ -12,8 +12,8 @@ import tensorflow as tf  # noqa: E402 - after the skip where it is not installed
 from training.doctor import main  # noqa: E402
 
 L: Any = keras.layers
-FORMATS = ("savedmodel", "onnx", "tflite", "tflite-fp16", "tflite-dynamic", "tflite-int8", "tflite-int8-io")
-FORMATS = (*FORMATS, "tflite-16x8", "tflite-compiled", "coreml")
+TFLITE = ("tflite", "tflite-fp16", "tflite-dynamic", "tflite-int8", "tflite-int8-io", "tflite-16x8", "tflite-compiled")
+FORMATS = ("savedmodel", "onnx", *TFLITE, "coreml")
 
 
 @keras.saving.register_keras_serializable("tests")

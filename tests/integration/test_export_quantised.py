@@ -82,7 +82,8 @@ def test_16_bit_numbers_are_closer_than_8_bit_ones(tmp_path: Path) -> None:
     rows = exporting.tried(trained, ["tflite-int8", "tflite-16x8"], tmp_path, is_timed=False).rows[1:]
 
     assert [row.missed for row in rows] == ["", ""]
-    assert rows[1].max_abs_difference < rows[0].max_abs_difference
+    int8, int16 = (row.max_abs_difference or 0 for row in rows)
+    assert 0 < int16 < int8
 
 
 def test_layers_that_spoil_int8_are_found_and_kept_in_32_bits(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_the_manifest_says_the_sizes_and_that_rows_are_not_batched(fixed: Path) 
     assert found is not None
     signature = found.signatures["serving_default"]
     assert [spec.shape for spec in (*signature.inputs, *signature.outputs)] == [(2, 8, 8, 3), (2, 2)]
-    assert found.batching.max_batch_size == 0
+    assert found.batching == Batching(max_batch_size=0)
 
 
 def test_a_model_for_one_row_is_served_row_by_row(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from training import parity
-from training.export import lite, metadata, shapes
+from training.export import lite, metadata, shapes, trials
 from training.export.model import ExportError, Shapes, Trained, Written
 from training.export.onnx_graph import onnx_of, write_onnx
 from training.export.saved_model import write_saved_model
+from training.export.tflite_metadata import with_metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,9 @@ def _onnx(trained: Trained, path: Path) -> Written:
 
 def _tflite(variant: str, trained: Trained, path: Path) -> Written:
     model = lite.chosen(trained.exports, variant, trained.representative, trained.choices)
-    path.write_bytes(metadata.pack(model.content, metadata.files_of(trained.description, trained.vocabulary)))
+    files = metadata.files_of(trained.description, trained.vocabulary)
+    content = with_metadata(model.content, trained.description, images=trials.images(trained), files=list(files))
+    path.write_bytes(metadata.pack(content, files))
     if model.flex:
         return Written(note=f"needs the Flex delegate for {', '.join(model.flex)}; not compared", runs_here=False)
     return Written(note=f"in 32 bits: {', '.join(model.kept)}" if model.kept else "")

@@ -228,7 +228,7 @@ def _rows(shapes: Shapes) -> int | None:
 def _whole(batch: parity.Arrays, shapes: Shapes, filled: Filling, start: int = 0) -> dict[str, Any]:
     """As many rows from `start` on as are taken at once, the last one again where there are fewer, filled up."""
     rows = _rows(shapes)
-    found = {}
+    found: dict[str, Any] = {}
     for name, array in batch.items():
         part = array if rows is None else array[np.minimum(np.arange(start, start + rows), len(array) - 1)]
         found[name] = _filled(part, shapes.get(name, ()), filled.get(name))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from millrace.protocol.tensors import DEFAULT_SIGNATURE
 from training import parity
 from training.export import lookups
 from training.export.keras_model import named_inputs
@@ -67,6 +68,16 @@ def with_trials(trained: Trained, *, calibrates: bool = True) -> Trained:
         said = f"{drawn}; real data (`--representative`) say the ranges better"
         trained = replace(trained, representative=rows, representative_from=said)
     return trained
+
+
+def images(trained: Trained) -> list[str]:
+    """The inputs of pixels from 0 to 255, grey or in colours: by the manifest, or by the `Rescaling` layer behind."""
+    model, signature = trained.exports.keras_model, trained.description.signatures.get(DEFAULT_SIGNATURE)
+    said = {spec.name for spec in signature.inputs if spec.media == "image"} if signature else set()
+    first = _first_layers(model) if model is not None else {}
+    said |= {name for name, layer in first.items() if isinstance(layer, keras.layers.Rescaling)}
+    specs = trained.exports.function.input_signature
+    return [spec.name for spec in specs if spec.name in said and spec.shape.rank == 4 and spec.shape[-1] in (1, 3)]
 
 
 def _calibrated_on_batches(trained: Trained) -> Trained:
