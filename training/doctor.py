@@ -37,6 +37,7 @@ _ADVICE = {
 _ANY = "compute the same from simpler operators, or leave that layer out of the exported model"
 
 
+_FLEX = "; or add --allow-flex, for apps that have the Flex delegate (Android and iOS; no browser)"
 _MISSES = "`millrace export --force` writes one that runs all the same"
 _OPERATOR = re.compile(r"\b([A-Z]\w+) \((?:node )?([^()]*)\)")
 
@@ -129,7 +130,7 @@ def _obstacles(row: Any, model: Any) -> Iterator[Obstacle]:
         place = _layers(paths, model), _advice(f"{operator} ({paths[0]}) {reason}")
         together.setdefault(place, []).append(f"{operator} ({paths[0]})")
     for (layers, advice), operators in together.items():
-        what = reason if len(nodes) == 1 else f"no operator for {', '.join(operators)}"
+        what = reason.partition("; --allow-flex")[0] if len(nodes) == 1 else f"no operator for {', '.join(operators)}"
         yield Obstacle(what=what, layers=layers, advice=advice)
 
 
@@ -137,7 +138,7 @@ def _if_written(row: Any) -> str:
     from training.export.formats import CALIBRATED
 
     if row.format in CALIBRATED:
-        return f"take tflite-dynamic, or give typical inputs with --representative and real ones with --data; {_MISSES}"
+        return f"take tflite-dynamic, add --keep-float auto (int8), or give typical inputs with --representative and real ones with --data; {_MISSES}"
     if row.format in ("savedmodel", "onnx", "tflite"):
         return f"take another format, and see by --data whether real inputs show it too; {_MISSES}"
     return f"give real inputs, with labels, by --data; {_MISSES}"
@@ -149,10 +150,11 @@ def _advice(reason: str) -> str:
     if "calibrated through a loop" in reason:
         return "use tflite-dynamic, or LSTM layers without a mask, which need no loop"
     first = re.match(r"[A-Z]\w+ \(", reason)
+    other = _FLEX if "--allow-flex" in reason else ""
     for begins, advice in _ADVICE.items():
         if re.match(begins, reason) if first else re.search(rf"\b({begins})\w*", reason):
-            return advice
-    return _ANY
+            return advice + other
+    return _ANY + other
 
 
 def _layers(reasons: Sequence[str], model: Any) -> tuple[str, ...]:

@@ -194,7 +194,7 @@ def filling(description: Manifest) -> Filling:
 
 
 def _longest(description: Manifest) -> dict[str, int]:
-    found = {}
+    found: dict[str, int] = {}
     for step in description.preprocessing:
         match step:
             case Tokenize():
