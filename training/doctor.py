@@ -138,7 +138,10 @@ def _if_written(row: Any) -> str:
     from training.export.formats import CALIBRATED
 
     if row.format in CALIBRATED:
-        return f"take tflite-dynamic, add --keep-float auto (int8), or give typical inputs with --representative and real ones with --data; {_MISSES}"
+        return (
+            "take tflite-dynamic, let --keep-float auto find the layers that spoil it, or give typical inputs with"
+            f" --representative and real ones with --data; {_MISSES}"
+        )
     if row.format in ("savedmodel", "onnx", "tflite"):
         return f"take another format, and see by --data whether real inputs show it too; {_MISSES}"
     return f"give real inputs, with labels, by --data; {_MISSES}"

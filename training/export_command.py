@@ -111,10 +111,10 @@ def _kinds(text: str) -> dict[str, Kind]:
 def opened(arguments: argparse.Namespace) -> Any:
     """The `Trained` model that the flags name, with the data that they name. Raises `ExportError`."""
     from training.data import DataFolder
-    from training.export import own_data, shapes, source
+    from training.export import own_data, source
     from training.export.model import Choices
 
-    trained = shapes.with_shapes(source_of(arguments).open(), dict(arguments.shape))
+    trained = source_of(arguments).open()
     if getattr(arguments, "data_dir", None) is not None:
         folder = DataFolder(arguments.data_dir, accept_other=arguments.accept_other_data)
         trained = own_data.with_own_data(trained, folder, arguments.limit)
@@ -135,6 +135,7 @@ def source_of(arguments: argparse.Namespace) -> Any:
         labels=arguments.labels,
         code=arguments.code,
         trusts=arguments.trust,
+        shapes=dict(arguments.shape),
     )
 
 

@@ -108,6 +108,7 @@ def test_an_image_has_its_size_and_normalisation_and_the_answers_their_labels(tm
         assert packed.read("labels.txt").decode().split() == ["one", "two", "three"]
 
 
+@pytest.mark.slow
 def test_words_have_their_vocabulary(tmp_path: Path) -> None:
     ids = L.Input((4,), dtype="int32", name="ids")
     pooled = L.GlobalAveragePooling1D()(L.Embedding(5, 3)(ids))

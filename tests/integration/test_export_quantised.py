@@ -86,6 +86,7 @@ def test_16_bit_numbers_are_closer_than_8_bit_ones(tmp_path: Path) -> None:
     assert 0 < int16 < int8
 
 
+@pytest.mark.slow
 def test_layers_that_spoil_int8_are_found_and_kept_in_32_bits(tmp_path: Path) -> None:
     assert _row(_trained(_spoiled()), "tflite-int8", tmp_path).missed
 
