@@ -148,7 +148,7 @@ def _if_written(row: Any) -> str:
 
 
 def _advice(reason: str) -> str:
-    if "--shape" in reason:
+    if "--shape" in reason or "its size depends on the data" in reason:
         return "fix the sizes that are free by --shape, or give the model's Input a fixed shape"
     if "calibrated through a loop" in reason:
         return "use tflite-dynamic, or LSTM layers without a mask, which need no loop"
