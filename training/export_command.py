@@ -65,6 +65,18 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
         help="fix free sizes of an input, such as image=1,224,224,3; -1 leaves one free; once for each input",
     )
     parser.add_argument(
+        "--keep-float",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="full int8 keeps that layer in 32 bits; `auto` finds those that spoil it; may be given several times",
+    )
+    parser.add_argument(
+        "--allow-flex",
+        action="store_true",
+        help="write operators that TFLite lacks as TensorFlow's, for apps with the Flex delegate; not compared",
+    )
+    parser.add_argument(
         "--outputs",
         type=_kinds,
         default={},
@@ -99,15 +111,17 @@ def _kinds(text: str) -> dict[str, Kind]:
 def opened(arguments: argparse.Namespace) -> Any:
     """The `Trained` model that the flags name, with the data that they name. Raises `ExportError`."""
     from training.data import DataFolder
-    from training.export import own_data, shapes, source
+    from training.export import own_data, source
+    from training.export.model import Choices
 
-    trained = shapes.with_shapes(source_of(arguments).open(), dict(arguments.shape))
+    trained = source_of(arguments).open()
     if getattr(arguments, "data_dir", None) is not None:
         folder = DataFolder(arguments.data_dir, accept_other=arguments.accept_other_data)
         trained = own_data.with_own_data(trained, folder, arguments.limit)
     limit = getattr(arguments, "limit", None)
     trained = source.with_data(trained, arguments.data, arguments.representative, limit)
-    return replace(trained, kinds=arguments.outputs)
+    choices = Choices(keeps_float=arguments.keep_float, allows_flex=arguments.allow_flex)
+    return replace(trained, kinds=arguments.outputs, choices=choices)
 
 
 def source_of(arguments: argparse.Namespace) -> Any:
@@ -121,6 +135,7 @@ def source_of(arguments: argparse.Namespace) -> Any:
         labels=arguments.labels,
         code=arguments.code,
         trusts=arguments.trust,
+        shapes=dict(arguments.shape),
     )
 
 
@@ -148,8 +163,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _formats_help() -> str:
     return (
-        "of savedmodel, onnx, tflite, tflite-fp16, tflite-dynamic, tflite-int8, tflite-compiled, coreml; or all"
-        " [savedmodel,onnx,tflite]"
+        "of savedmodel, onnx, tflite, tflite-fp16, tflite-dynamic, tflite-int8, tflite-int8-io, tflite-16x8,"
+        " tflite-compiled, coreml; or all [savedmodel,onnx,tflite]"
     )
 
 

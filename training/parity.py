@@ -284,21 +284,48 @@ def _read(buffer: Any, details: Mapping[str, Any]) -> npt.NDArray[Any]:
 def tflite(path: Path) -> Run:
     """The `serving_default` signature of a TFLite model, run by LiteRT.
 
-    Its inputs are resized to each batch, or run row by row where the file says one row.
+    Its inputs are resized to each batch, or run row by row where the file says one row. Floats are rounded to the 8-bit
+    integers that a file takes, and made of those that it gives, as its scales say.
     """
+    return tflite_of(path.read_bytes())
+
+
+def tflite_of(content: bytes) -> Run:
+    """The same of a file's content."""
     from ai_edge_litert.interpreter import Interpreter
 
     with quiet():  # it tells of its parts
-        interpreter = Interpreter(model_path=str(path), num_threads=1)
+        interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner("serving_default")
-    one_row = all(details["shape_signature"][:1] == [1] for details in runner.get_input_details().values())
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    one_row = all(details["shape_signature"][:1] == [1] for details in inputs.values())
 
     def run(batch: Arrays) -> dict[str, npt.NDArray[Any]]:
         rows = len(next(iter(batch.values())))
         if not one_row or rows == 1:
-            return {name: np.array(output) for name, output in runner(**batch).items()}
+            found = runner(**{name: _rounded(array, inputs[name]) for name, array in batch.items()})
+            return {name: _scaled(np.array(output), outputs[name]) for name, output in found.items()}
         answers = [run({name: array[row : row + 1] for name, array in batch.items()}) for row in range(rows)]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     return run
+
+
+def _rounded(array: Array, details: Mapping[str, Any]) -> Array:
+    """Floats as the integers that an input of a quantised file takes; other values as they are."""
+    scale, zero = details["quantization"]
+    if not scale or array.dtype.kind != "f" or np.dtype(details["dtype"]).kind == "f":
+        return array
+    bounds = np.iinfo(details["dtype"])
+    rounded: Array = np.clip(np.round(array / scale) + zero, bounds.min, bounds.max).astype(details["dtype"])
+    return rounded
+
+
+def _scaled(array: Array, details: Mapping[str, Any]) -> Array:
+    """The floats that the integers of a quantised file's output stand for; other values as they are."""
+    scale, zero = details["quantization"]
+    if not scale or array.dtype.kind == "f":
+        return array
+    scaled: Array = ((array.astype(np.float32) - zero) * scale).astype(np.float32)
+    return scaled

@@ -25,8 +25,10 @@ LENGTH = 6
 
 
 def _of_any_size() -> Any:
+    """A model of images that runs in a graph of known sizes only."""
     image = L.Input((None, None, 3), name="image")
-    pooled = L.GlobalAveragePooling2D()(L.Conv2D(4, 3, padding="same")(image))
+    larger = L.UpSampling2D(interpolation="bilinear")(L.Conv2D(4, 3, padding="same")(image))
+    pooled = L.GlobalAveragePooling2D()(larger)
     return keras.Model(image, L.Dense(2, name="kind")(pooled))
 
 
@@ -59,25 +61,34 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of images of any size, written for two images of 8 x 8."""
     folder = tmp_path_factory.mktemp("fixed")
     _of_any_size().save(folder / "mine.keras")
-    flags = ["--shape", "image=2,8,8,3", "--to", "savedmodel,onnx,tflite,tflite-compiled,coreml"]
+    flags = ["--shape", "image=2,8,8,3", "--to", "savedmodel,onnx,tflite,tflite-compiled"]
     assert main([str(folder / "mine.keras"), *flags, "--out", str(folder / "out")]) == 0
     return folder / "out"
 
 
 def test_every_format_is_of_the_sizes_that_are_wanted(fixed: Path) -> None:
-    import coremltools
     from ai_edge_litert.interpreter import Interpreter
 
     graph = onnx.load(fixed / "model.onnx").graph
-    package = coremltools.utils.load_spec(str(fixed / "model.mlpackage")).description
     found = {
         "onnx": [size.dim_value for size in graph.input[0].type.tensor_type.shape.dim],
-        "coreml": list(package.input[0].type.multiArrayType.shape),
         "savedmodel": tf.saved_model.load(str(fixed)).signatures["serving_default"].inputs[0].shape.as_list(),
     }
     for name in ("model.tflite", "model.compiled.tflite"):
         found[name] = Interpreter(str(fixed / name)).get_input_details()[0]["shape_signature"].tolist()
     assert all(sizes == [2, 8, 8, 3] for sizes in found.values()), found
+
+
+@pytest.mark.slow
+def test_a_core_ml_package_is_of_the_sizes_that_are_wanted(tmp_path: Path) -> None:
+    import coremltools
+
+    _of_any_size().save(tmp_path / "mine.keras")
+    flags = ["--shape", "image=2,8,8,3", "--to", "coreml"]
+    assert main([str(tmp_path / "mine.keras"), *flags, "--out", str(tmp_path / "out")]) == 0
+
+    package = coremltools.utils.load_spec(str(tmp_path / "out" / "model.mlpackage")).description
+    assert list(package.input[0].type.multiArrayType.shape) == [2, 8, 8, 3]
 
 
 def test_the_manifest_says_the_sizes_and_that_rows_are_not_batched(fixed: Path) -> None:
@@ -86,7 +97,7 @@ def test_the_manifest_says_the_sizes_and_that_rows_are_not_batched(fixed: Path) 
     assert found is not None
     signature = found.signatures["serving_default"]
     assert [spec.shape for spec in (*signature.inputs, *signature.outputs)] == [(2, 8, 8, 3), (2, 2)]
-    assert found.batching.max_batch_size == 0
+    assert found.batching == Batching(max_batch_size=0)
 
 
 def test_a_model_for_one_row_is_served_row_by_row(tmp_path: Path) -> None:
@@ -124,6 +135,19 @@ def test_shapes_that_do_not_fit_are_refused(wanted: Any, message: str) -> None:
         shapes.with_shapes(_trained(_of_any_size()), wanted)
 
     assert message in str(raised.value)
+
+
+def test_a_model_that_runs_in_known_sizes_only_is_refused_with_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _of_any_size().save(tmp_path / "mine.keras")
+
+    assert main([str(tmp_path / "mine.keras"), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "millrace export: the model cannot be written as a graph: Exception encountered when calling"
+    )
+    assert said.endswith("UpSampling2D.call(); fix its free sizes: --shape image=-1,SIZE,SIZE,3\n")
 
 
 def test_a_free_size_is_refused_where_none_may_be_and_the_flag_is_named() -> None:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from training.export.keras_model import identifiers, renamed
 from training.export.model import ExportError, Trained
-from training.export.shapes import data_specs, most
+from training.export.shapes import most
 from training.parity import Arrays
 
 LABELS = ("labels", "label")
@@ -76,7 +76,7 @@ def _npz(place: str, trained: Trained, limit: int | None) -> Found:
             found = {name: file[name][:limit] if file[name].ndim else file[name] for name in file.files}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ExportError(f"{place} cannot be read as an .npz file: {_line(error)}") from error
-    names = {spec.name for spec in data_specs(trained)}
+    names = {spec.name for spec in trained.exports.function.input_signature}
     labels = next((name for name in LABELS if name in found and name not in names), "")
     return {name: array for name, array in found.items() if name != labels}, found.get(labels)
 
@@ -100,7 +100,7 @@ def _csv(place: str, trained: Trained, limit: int | None) -> Found:
         if len(row) != len(head):
             raise ExportError(f"{place}, line {number}: {len(row)} fields; the head has {len(head)}")
     columns = {name.strip(): [row[place] for row in rows] for place, name in enumerate(head)}
-    specs = data_specs(trained)
+    specs = trained.exports.function.input_signature
     label = next((name for name in LABELS if name in columns and name not in {spec.name for spec in specs}), "")
     labels = columns.pop(label, None)
     given = None if labels is None else _numbers(place, label, labels)
@@ -115,7 +115,7 @@ def _csv(place: str, trained: Trained, limit: int | None) -> Found:
 
 def _column(place: str, name: str, column: Sequence[str], trained: Trained) -> Array:
     """One column as an input of one number, or text, for each row."""
-    specs = {spec.name: spec for spec in data_specs(trained)}
+    specs = {spec.name: spec for spec in trained.exports.function.input_signature}
     spec = specs.get(name) or specs.get(identifiers([name])[0])
     if spec is None:
         return np.zeros(len(column))  # which no input is made from
@@ -158,7 +158,7 @@ def _images(place: str, trained: Trained, limit: int | None) -> Found:
 
 
 def _image_shape(place: str, trained: Trained) -> tuple[int, int, int]:
-    specs = data_specs(trained)
+    specs = trained.exports.function.input_signature
     if len(specs) != 1 or specs[0].shape.rank != 4 or specs[0].shape[-1] not in (1, 3, 4):
         shapes = ", ".join(f"'{spec.name}' {spec.shape}" for spec in specs)
         raise ExportError(f"{place}: a folder of images is for models of one image; this one takes {shapes}")
@@ -207,7 +207,7 @@ def _items(inputs: Any) -> Iterable[tuple[str, Any]]:
 
 def _by_name(place: str, found: Mapping[str, Any], trained: Trained) -> dict[str, Array]:
     """The arrays by the names of the graph's inputs, which may be called as the Keras model calls them."""
-    names = [spec.name for spec in data_specs(trained)]
+    names = [spec.name for spec in trained.exports.function.input_signature]
     if set(found) == {""}:
         if len(names) != 1:
             raise ExportError(f"{place} holds one array; the model takes {', '.join(names)}: give them by name (.npz)")
@@ -221,7 +221,10 @@ def _by_name(place: str, found: Mapping[str, Any], trained: Trained) -> dict[str
 
 
 def _inputs(place: str, found: Mapping[str, Array], trained: Trained) -> dict[str, Array]:
-    inputs = {spec.name: _as_input(place, np.asarray(found[spec.name]), spec) for spec in data_specs(trained)}
+    inputs = {
+        spec.name: _as_input(place, np.asarray(found[spec.name]), spec)
+        for spec in trained.exports.function.input_signature
+    }
     for name, array in inputs.items():
         if (longest := most(trained, name)) is not None and array.shape[-1] > longest:
             raise ExportError(f"{place}: rows of '{name}' are up to {array.shape[-1]} long; {longest} are taken")

@@ -40,13 +40,34 @@ class Exports:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What a user allows or asks of TFLite files.
+
+    `keeps_float` are layers that full int8 leaves in 32 bits, see `kept_float`. `allows_flex` lets files hold operators
+    of TensorFlow's, which only apps with the Flex delegate run.
+    """
+
+    keeps_float: Sequence[str] = ()
+    allows_flex: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What is to be said of a file that was written, and whether a runtime here runs it."""
+
+    note: str = ""
+    runs_here: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """A model that is to be exported, and what its formats are compared by.
 
     `answer` runs the trained model itself. Formats are compared with it on `batches`, which are, in words,
     `compared_on`; and by their score on `tested`, batches with their labels, where there are any. The rows of
     `representative`, one in each, tell full int8 the ranges of numbers; they are, in words, `representative_from`.
-    `kinds` says of outputs what their values are for, `shapes` which sizes of inputs formats are written for.
+    `kinds` says of outputs what their values are for, `shapes` which sizes of inputs formats are written for,
+    `choices` what TFLite files may be like.
     """
 
     description: Manifest
@@ -60,6 +81,7 @@ class Trained:
     representative_from: str = "none"
     kinds: parity.Kinds = field(default_factory=dict)
     shapes: Shapes = field(default_factory=dict)
+    choices: Choices = field(default_factory=Choices)
 
 
 def traced(call: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:

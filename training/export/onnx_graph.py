@@ -50,6 +50,7 @@ def onnx_from_tensorflow(function: Any) -> onnx.ModelProto:
     except Exception as error:  # tf2onnx raises whatever its handlers stumble over
         raise ExportError(f"ONNX: tf2onnx: {str(error).strip().partition(chr(10))[0]}") from error
     _look_up(model, tables)
+    _resize_to_the_nearest(model)
     check(model)
     for value, wanted in zip(model.graph.output, concrete.structured_outputs, strict=True):
         if value.name != wanted:
@@ -81,6 +82,15 @@ def _look_up(model: onnx.ModelProto, tables: Mapping[str, tuple[Any, Any, Any]])
             model.graph.input.remove(given)
     if found:
         model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", _TABLES_OPSET))
+
+
+def _resize_to_the_nearest(model: onnx.ModelProto) -> None:
+    """Write TensorFlow's nearest pixel, floor((x + 0.5) / scale), as ONNX's newer versions do: round(half pixel)."""
+    for node in model.graph.node:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == "Resize" and attributes["coordinate_transformation_mode"].s == b"tf_half_pixel_for_nn":
+            attributes["coordinate_transformation_mode"].s = b"half_pixel"
+            attributes["nearest_mode"].s = b"round_prefer_ceil"
 
 
 def _name_free_dimensions(value: onnx.ValueInfoProto, shape: Any) -> None:

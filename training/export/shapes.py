@@ -27,21 +27,45 @@ Filling = Mapping[str, int | str]  # by input, what rows are filled up with; see
 def with_shapes(trained: Trained, wanted: Shapes) -> Trained:
     """The model to be written for those sizes of its inputs; -1 leaves a size free. Raises `ExportError`.
 
-    A number of rows holds for every input that is free in it.
+    A number of rows holds for every input that is free in it. Data may have any number of rows all the same, and any
+    length where the manifest's steps fill up; see `sized`.
     """
     if not wanted:
         return trained
-    model = trained.exports.keras_model
-    own = {} if model is None else renamed(model)
+    shapes = _completed(wanted, trained.exports)
+    return replace(
+        trained,
+        shapes=shapes,
+        exports=for_data(trained.exports, wanted, trained.description),
+        description=_described(trained.description, trained.exports, shapes),
+    )
+
+
+def for_data(exports: Exports, wanted: Shapes, description: Manifest | None = None) -> Exports:
+    """The graphs for data of those sizes: for any number of rows, and as long as steps do not fill up. As above."""
+    if not wanted:
+        return exports
+    filled = {} if description is None else filling(description)
+    shapes = _completed(wanted, exports)
+    for spec in exports.function.input_signature:
+        if spec.name in filled:
+            shapes[spec.name] = _as_given(spec)
+        elif _has_free_rows(spec):
+            shapes[spec.name] = (-1, *shapes[spec.name][1:])
+    return _narrowed(exports, shapes, fuses=True)
+
+
+def _completed(wanted: Shapes, exports: Exports) -> dict[str, tuple[int, ...]]:
+    """The shape of each input, the sizes that neither the model nor `wanted` fixes as -1. Raises `ExportError`."""
+    own = {} if exports.keras_model is None else renamed(exports.keras_model)
     named = {own.get(name, name): shape for name, shape in wanted.items()}
-    specs = {spec.name: spec for spec in trained.exports.function.input_signature}
+    specs = {spec.name: spec for spec in exports.function.input_signature}
     for name, shape in named.items():
         _check(name, shape, specs)
     rows = {shape[0] for name, shape in named.items() if shape and _has_free_rows(specs[name])} or {-1}
     if len(rows) > 1:
         raise ExportError(f"--shape: every input has the same number of rows, not {' and '.join(map(str, rows))}")
-    shapes = {name: _completed(spec, named.get(name, ()), *rows) for name, spec in specs.items()}
-    return replace(trained, shapes=shapes, description=_described(trained.description, trained.exports, shapes))
+    return {name: _sizes(spec, named.get(name, ()), *rows) for name, spec in specs.items()}
 
 
 def _check(name: str, shape: tuple[int, ...], specs: Mapping[str, Any]) -> None:
@@ -54,9 +78,13 @@ def _check(name: str, shape: tuple[int, ...], specs: Mapping[str, Any]) -> None:
         raise ExportError(f"--shape: '{name}' is {_shown(known)}, which cannot be {_shown(_free(shape))}")
 
 
-def _completed(spec: Any, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    """The shape of an input, the sizes that neither the model nor `--shape` fixes as -1."""
-    known = [-1 if size is None else size for size in spec.shape] if spec.shape.rank else []
+def _as_given(spec: Any) -> tuple[int, ...]:
+    """The shape of an input as the model has it, free sizes as -1."""
+    return tuple(-1 if size is None else size for size in spec.shape) if spec.shape.rank else ()
+
+
+def _sizes(spec: Any, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    known = _as_given(spec)
     wanted = [*shape] or [-1] * len(known)
     if _has_free_rows(spec):
         wanted[0] = rows
@@ -107,11 +135,11 @@ def all_fixed(trained: Trained) -> Shapes:
     longest = _longest(trained.description)
     shapes = {}
     for spec in trained.exports.function.input_signature:
-        shape = trained.shapes.get(spec.name) or _completed(spec, (), -1)
+        shape = trained.shapes.get(spec.name) or _as_given(spec)
         whole = tuple(_default(size, place, longest.get(spec.name)) for place, size in enumerate(shape))
         if -1 in whole or spec.shape.rank is None:
             example = ",".join("SIZE" if size == -1 else str(size) for size in whole)
-            raise ExportError(f"'{spec.name}' has free sizes: fix them, --shape {spec.name}={example}")
+            raise ExportError(f"'{spec.name}' has free sizes; none may be free here: --shape {spec.name}={example}")
         shapes[spec.name] = whole
     return shapes
 
@@ -158,21 +186,6 @@ def _narrow(function: Any, shapes: Shapes) -> Any:
 # Rows
 
 
-def data_specs(trained: Trained) -> list[Any]:
-    """The inputs as data have them: as the model takes them, but of the sizes of `--shape`.
-
-    They have any number of rows that the model takes, and may be shorter where the manifest's steps fill up.
-    """
-    found, filled = [], filling(trained.description)
-    for spec in trained.exports.function.input_signature:
-        shape = trained.shapes.get(spec.name)
-        if shape and spec.name not in filled:
-            sizes = (spec.shape[0], *_free(shape)[1:]) if _has_free_rows(spec) else _free(shape)
-            spec = tf.TensorSpec(sizes, spec.dtype, name=spec.name)
-        found.append(spec)
-    return found
-
-
 def most(trained: Trained, name: str) -> int | None:
     """How long the rows of an input may be that steps fill up, None for other inputs."""
     if name not in (longest := _longest(trained.description)):
@@ -194,7 +207,7 @@ def filling(description: Manifest) -> Filling:
 
 
 def _longest(description: Manifest) -> dict[str, int]:
-    found = {}
+    found: dict[str, int] = {}
     for step in description.preprocessing:
         match step:
             case Tokenize():
@@ -228,7 +241,7 @@ def _rows(shapes: Shapes) -> int | None:
 def _whole(batch: parity.Arrays, shapes: Shapes, filled: Filling, start: int = 0) -> dict[str, Any]:
     """As many rows from `start` on as are taken at once, the last one again where there are fewer, filled up."""
     rows = _rows(shapes)
-    found = {}
+    found: dict[str, Any] = {}
     for name, array in batch.items():
         part = array if rows is None else array[np.minimum(np.arange(start, start + rows), len(array) - 1)]
         found[name] = _filled(part, shapes.get(name, ()), filled.get(name))

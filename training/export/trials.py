@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from millrace.protocol.tensors import DEFAULT_SIGNATURE
 from training import parity
 from training.export import lookups
 from training.export.keras_model import named_inputs
 from training.export.model import ExportError, Trained
-from training.export.shapes import data_specs, most
+from training.export.shapes import most
 
 _ROWS = (1, 3, 32, 164)  # of the batches that formats are compared on
 _MOST_VALUES = 4_000_000  # of all inputs of a batch; fewer rows are taken of large ones
@@ -69,6 +70,16 @@ def with_trials(trained: Trained, *, calibrates: bool = True) -> Trained:
     return trained
 
 
+def images(trained: Trained) -> list[str]:
+    """The inputs of pixels from 0 to 255, grey or in colours: by the manifest, or by the `Rescaling` layer behind."""
+    model, signature = trained.exports.keras_model, trained.description.signatures.get(DEFAULT_SIGNATURE)
+    said = {spec.name for spec in signature.inputs if spec.media == "image"} if signature else set()
+    first = _first_layers(model) if model is not None else {}
+    said |= {name for name, layer in first.items() if isinstance(layer, keras.layers.Rescaling)}
+    specs = trained.exports.function.input_signature
+    return [spec.name for spec in specs if spec.name in said and spec.shape.rank == 4 and spec.shape[-1] in (1, 3)]
+
+
 def _calibrated_on_batches(trained: Trained) -> Trained:
     """Real data say the ranges better than drawn ones, also those that formats are compared on."""
     rows = [*trained.batches]
@@ -92,7 +103,7 @@ def _values(trained: Trained) -> dict[str, _Values]:
     words = None if trained.vocabulary is None else len(trained.vocabulary)
     return {
         spec.name: _of_spec(spec, sizes.get(spec.name, words if spec.dtype.is_integer else None), first, entries)
-        for spec in data_specs(trained)
+        for spec in trained.exports.function.input_signature
     }
 
 
@@ -177,7 +188,7 @@ def _texts(random: np.random.Generator, shape: Sequence[int], words: Sequence[st
 
 def _surviving(trained: Trained, values: dict[str, _Values]) -> Iterator[dict[str, list[int]]]:
     """The shapes of the inputs of each batch. Raises `ExportError` where the model answers to none."""
-    specs = data_specs(trained)
+    specs = trained.exports.function.input_signature
     is_batched = _is_batched(trained)
     free = max((sum(size is None for size in spec.shape[1:]) for spec in specs if spec.shape.rank), default=0)
     found = 0
@@ -201,7 +212,7 @@ def _sizes(spec: Any, size: int, longest: int | None) -> list[int]:
 
 
 def _is_batched(trained: Trained) -> bool:
-    return all(spec.shape.rank and spec.shape[0] is None for spec in data_specs(trained))
+    return all(spec.shape.rank and spec.shape[0] is None for spec in trained.exports.function.input_signature)
 
 
 def _error(trained: Trained, values: dict[str, _Values], shape: dict[str, list[int]]) -> str:
