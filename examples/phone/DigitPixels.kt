@@ -255,8 +255,9 @@ private fun largest(plane: Plane, side: Int): Plane {
 // Which ink is the digit: not ruled lines, frames, specks and neighbours.
 
 private fun ofTheDigit(ink: Plane): Plane {
+    if (!hasEdges(ink)) return Plane(ink.height, ink.width)
     val factor = (ink.longest + 255) / 256
-    var near = chosen(inkMask(if (factor == 1) ink else filledMeans(ink, factor)))
+    var near = chosen(inkMask(filledMeans(ink, factor)))
     repeat(3) { near = grown(near) }
     val digit = Plane(ink.height, ink.width)
     var elsewhere = 0f
@@ -266,8 +267,21 @@ private fun ofTheDigit(ink: Plane): Plane {
     return if (elsewhere < 0.15f * digit.highest()) ink else digit
 }
 
+/** Whether any of the ink begins within a few pixels, as strokes do; light that falls off has no edge anywhere. */
+private fun hasEdges(ink: Plane): Boolean {
+    val small = filledMeans(ink, max(1, (ink.longest + 47) / 48))
+    if (min(small.height, small.width) <= 2) return true // too small to tell
+    var steepest = 0f
+    for (y in 0 until small.height) for (x in 0 until small.width) {
+        if (y >= 2) steepest = max(steepest, abs(small[y, x] - small[y - 2, x]))
+        if (x >= 2) steepest = max(steepest, abs(small[y, x] - small[y, x - 2]))
+    }
+    return steepest > 0.5f * small.highest()
+}
+
 /** As `means`, with the last row and column repeated where squares reach beyond them. */
 private fun filledMeans(plane: Plane, factor: Int): Plane {
+    if (factor == 1) return plane
     val whole = Plane((plane.height + factor - 1) / factor * factor, (plane.width + factor - 1) / factor * factor)
     for (y in 0 until whole.height) for (x in 0 until whole.width) {
         whole[y, x] = plane[min(y, plane.height - 1), min(x, plane.width - 1)]

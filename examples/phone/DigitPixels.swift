@@ -293,8 +293,9 @@ private func largest(_ plane: Plane, _ side: Int) -> Plane {
 // Which ink is the digit: not ruled lines, frames, specks and neighbours.
 
 private func ofTheDigit(_ ink: Plane) -> Plane {
+    if !hasEdges(ink) { return Plane(height: ink.height, width: ink.width) }
     let factor = (ink.longest + 255) / 256
-    var near = chosen(inkMask(factor == 1 ? ink : filledMeans(ink, factor)))
+    var near = chosen(inkMask(filledMeans(ink, factor)))
     for _ in 0..<3 { near = grown(near) }
     var digit = Plane(height: ink.height, width: ink.width)
     var elsewhere: Float = 0
@@ -306,8 +307,23 @@ private func ofTheDigit(_ ink: Plane) -> Plane {
     return elsewhere < 0.15 * digit.highest ? ink : digit
 }
 
+/// Whether any of the ink begins within a few pixels, as strokes do; light that falls off has no edge anywhere.
+private func hasEdges(_ ink: Plane) -> Bool {
+    let small = filledMeans(ink, max(1, (ink.longest + 47) / 48))
+    if min(small.height, small.width) <= 2 { return true }  // too small to tell
+    var steepest: Float = 0
+    for y in 0..<small.height {
+        for x in 0..<small.width {
+            if y >= 2 { steepest = max(steepest, abs(small[y, x] - small[y - 2, x])) }
+            if x >= 2 { steepest = max(steepest, abs(small[y, x] - small[y, x - 2])) }
+        }
+    }
+    return steepest > 0.5 * small.highest
+}
+
 /// As `means`, with the last row and column repeated where squares reach beyond them.
 private func filledMeans(_ plane: Plane, _ factor: Int) -> Plane {
+    if factor == 1 { return plane }
     var whole = Plane(
         height: (plane.height + factor - 1) / factor * factor, width: (plane.width + factor - 1) / factor * factor)
     for y in 0..<whole.height {
