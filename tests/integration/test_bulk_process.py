@@ -134,5 +134,5 @@ def test_where_there_is_no_second_process_callers_process_takes_bulk(
     with running(redis_server.url, tmp_path / "models", allow_code=True, bulk_process=is_wanted) as worker:
         ready(api, "m")
         assert bulk(redis_server.url, 1.0, 2.0, width=None) == [2.0, 4.0]
-        assert len(worker.processes) == 1
+        until(lambda: len(worker.processes) == 1, what="the end of the process that could not load it")
         assert api.announced()["m"].state == "AVAILABLE"
