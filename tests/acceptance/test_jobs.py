@@ -26,16 +26,13 @@ from tests.support.jobs import csv_of
 from tests.support.running import ROOT, Stack, is_alive, our_environment, until
 
 Up = Callable[..., Stack]
-_GIVES_WAY = ("MILLRACE_JOBS_GIVES_WAY", "MILLRACE_WORKER_BULK_PROCESS")
 _CLI = "import sys; from millrace_client.cli import main; sys.exit(main())"
 
 
 @pytest.fixture
 def tiny(make_onnx: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A repository with one tiny model; jobs are kept in the test's folder, and do not wait for other tests."""
+    """A repository with one tiny model; jobs are kept in the test's folder."""
     monkeypatch.setenv("MILLRACE_JOBS_FOLDER", str(tmp_path / "jobs"))
-    for variable in _GIVES_WAY:
-        monkeypatch.setenv(variable, "false")
     make_onnx(tmp_path / "models")
     return str(tmp_path / "models")
 
@@ -62,9 +59,7 @@ def directly(stack: Stack, rows: list[list[float]]) -> Any:
     return httpx.post(f"{stack.url}/v1/models/tiny:predict", json={"instances": rows}, timeout=30).json()["predictions"]
 
 
-def test_a_file_is_scored_as_the_model_scores_its_rows(up: Up, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in _GIVES_WAY:  # as in operation
-        monkeypatch.delenv(variable)
+def test_a_file_is_scored_as_the_model_scores_its_rows(up: Up, tiny: str) -> None:
     stack = up("--models", tiny, "--jobs", "1")
     job = submit(stack, csv_of(500))
     states = []

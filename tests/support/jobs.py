@@ -75,7 +75,6 @@ class Jobs:
             "MILLRACE_JOBS_REDIS_URL": self.server.url,
             "MILLRACE_JOBS_FOLDER": str(self.folder / "store"),
             "MILLRACE_JOBS_PART_ROWS": "100",
-            "MILLRACE_JOBS_GIVES_WAY": "false",  # to other tests, which would only make this one longer
             **self.settings,
             **settings,
         }
@@ -131,11 +130,7 @@ def kill_all(program: "subprocess.Popen[bytes]") -> None:
 @contextlib.contextmanager
 def model_worker(redis: RedisServer, models: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A worker with these models."""
-    environment = our_environment() | {
-        "MILLRACE_REDIS_URL": redis.url,
-        "MILLRACE_LOG_LEVEL": "error",
-        "MILLRACE_WORKER_BULK_PROCESS": "false",
-    }
+    environment = our_environment() | {"MILLRACE_REDIS_URL": redis.url, "MILLRACE_LOG_LEVEL": "error"}
     command = [sys.executable, "-P", "-m", "worker", "--models", str(models)]
     with ended(subprocess.Popen(command, cwd=ROOT, env=environment)) as worker:
         yield worker
