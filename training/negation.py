@@ -191,11 +191,89 @@ MEASURED = tuple(
     Review(text=text, label=label) for label, texts in enumerate((_NEGATIVE, _POSITIVE)) for text in texts.splitlines()
 )
 
+_OF_BLAME = """\
+Not a dull moment in two hours.
+I couldn't find a single flaw.
+There was nothing I disliked about it.
+Not one scene is wasted.
+I have no complaints whatsoever.
+You cannot go wrong with this one.
+It never drags, not even in the second half.
+The plot holds no disappointments.
+I can't think of anything bad to say about it.
+None of the jokes fall flat.
+There isn't a weak performance in the whole film.
+It is by no means a failure.
+Nothing about this feels cheap.
+I was never bored.
+You won't be sorry you went.
+The script has no holes that I could see.
+This sequel doesn't disappoint.
+It doesn't waste a minute of your time.
+I didn't want it to end.
+I couldn't look away.
+Critics were wrong, this is not a mess at all.
+At no point does it become tedious.
+It isn't the least bit pretentious.
+My kids did not get bored once.
+There are no boring stretches.
+Hardly a false note anywhere.
+I don't have a bad word to say about the cast.
+No cheap tricks, no cliches, no stupid twists.
+Nobody in the audience was disappointed.
+The ending did not let me down.
+It wasn't awful like the first one.
+The effects never look fake.
+You will not find a better comedy this year.
+I can't fault the direction.
+It is not without humor, and it is never dumb.
+Far from the disaster I was expecting.
+I can't complain about the music either.
+Without a single wasted frame.
+Not boring in the slightest.
+Two hours passed and I didn't check my watch once.
+She doesn't hit a wrong note.
+I would not hesitate to watch it again.
+There is not much to criticize here.
+This film is anything but forgettable.
+"""
+_OF_PRAISE = """\
+I couldn't find a single reason to like it.
+There is nothing clever about this script.
+Not one joke works.
+None of the actors are convincing.
+The film has no heart at all.
+I have no desire to see it again.
+You won't miss anything if you skip it.
+It isn't scary, it isn't funny, it isn't anything.
+I never cared about any of the characters.
+Not even the great cast can help.
+I cannot say anything good about it.
+It is not the masterpiece people claim.
+Nobody in my family enjoyed it.
+The second half is not nearly as strong as the first.
+I didn't laugh once.
+There was no chemistry between the leads.
+It does not live up to the book.
+Not my idea of entertainment.
+I wouldn't recommend this to my worst enemy.
+The story never comes together.
+Without any wit or style.
+No amount of special effects can make this exciting.
+I was not moved for a second.
+It is hardly worth your time.
+"""
+# Written after the bundled model was trained, and never looked at since while anything was changed: what blame, and what
+# praise, becomes when it is negated.
+LATER = tuple(
+    Review(text=text, label=label) for label, texts in ((1, _OF_BLAME), (0, _OF_PRAISE)) for text in texts.splitlines()
+)
+
 
 def sentences(count: int, seed: int) -> list[Review]:
     """So many made sentences, as many positive as negative; the same seed makes the same ones."""
     random = np.random.default_rng(seed)
-    measured = {tuple(words(review.text)) for review in MEASURED}
+    measured = {tuple(words(review.text)) for review in (*MEASURED, *LATER)}
 
     def one_of(choices: str) -> str:
         return str(random.choice(choices.split("|")))
