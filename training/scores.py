@@ -20,7 +20,7 @@ import numpy.typing as npt
 from millrace.artifacts import manifest
 from millrace.artifacts.manifest import Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from training import calibration, data, negation, parity, robustness, word2vec
+from training import calibration, data, negated, parity, robustness, word2vec
 
 _BATCH = 64
 _BUNDLED = ("README.md", "manifest.json", "model.int8.tflite", "model.keras", "model.onnx", "vocabulary.txt")
@@ -154,7 +154,7 @@ def _sst2_dev(folder: data.DataFolder) -> Sequence[data.Review]:
 
 
 def _negated(_: data.DataFolder) -> Sequence[data.Review]:
-    return negation.MEASURED
+    return negated.MEASURED
 
 
 def _text_accuracy(reviews: _Reviews) -> Callable[[Exam], float]:

@@ -39,7 +39,7 @@ from sklearn.linear_model import LogisticRegression
 from millrace.artifacts.manifest import Batching, Manifest, Tokenize
 from millrace.artifacts.vocabulary import PAD, UNKNOWN, Vocabulary, words
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
-from training import data, export, fitting, negation, parity, plots
+from training import data, export, fitting, negated, negation, parity, plots
 from training.calibration import expected_calibration_error
 from training.runs import Run
 
@@ -79,7 +79,7 @@ class Settings:
     batch_texts: int = 256  # texts in a batch at most
     validation: int = 2_000  # reviews held out of the training set
     validation_sentences: int = 500  # sentences of at least ten words, likewise
-    made_sentences: int = 16_000  # negated ones and their like, see `negation`
+    made_sentences: int = 40_000  # negated ones and their like, see `negation`
     pairs: int = 2**18  # places for the scores of pairs of words, see `scores_of_words`
     penalty: float = 0.1  # on large scores
     seed: int = 1
@@ -129,7 +129,7 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target, ru
         {
             "imdb_test": data.imdb(folder, data.IMDB_TEST),
             "sst2_dev": data.sentences(folder, (data.SST2_DEV,)),
-            "negated_sentences": negation.MEASURED,
+            "negated_sentences": negated.MEASURED,
         },
         vocabulary,
     )
