@@ -29,6 +29,7 @@ MODELS = {
 }
 COMMANDS = {
     "compare-classical": ("training.classical", "digits read by classical methods and by ours: a table and a plot"),
+    "detector": ("training.detector", "is there a digit at all? put beside published digit models"),
     "scores": ("training.scores", "measure the published models on the test sets, against what is promised"),
 }
 

@@ -7,6 +7,7 @@ parity.md, parity.json and parity.png.
 """
 
 import argparse
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,9 @@ def _export(arguments: argparse.Namespace) -> int:
         found = exporting.export(trained, wanted, staging, force=arguments.force)
         if trained.vocabulary is not None:
             trained.vocabulary.write(staging / "vocabulary.txt")
+        if (folder := given.folder()) is not None:
+            for detector in manifest.detectors(trained.description):
+                shutil.copyfile(folder / detector, staging / detector)
         if trained.description.labels:
             (staging / "labels.txt").write_text("".join(f"{label}\n" for label in trained.description.labels))
         version = int(out.name) if out.name.isdigit() else trained.description.version

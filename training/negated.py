@@ -163,7 +163,7 @@ No amount of special effects can make this exciting.
 I was not moved for a second.
 It is hardly worth your time.
 """
-# Written later, before the patterns about what may be wrong with a film (flaws, scenes that drag, viewers who are bored).
+# Written later, before the patterns about flaws, scenes that drag and viewers who are bored.
 LATER = tuple(
     Review(text=text, label=label) for label, texts in ((1, _OF_BLAME), (0, _OF_PRAISE)) for text in texts.splitlines()
 )

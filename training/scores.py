@@ -23,7 +23,7 @@ from millrace.artifacts.vocabulary import Vocabulary
 from training import calibration, data, negated, parity, robustness, word2vec
 
 _BATCH = 64
-_BUNDLED = ("README.md", "manifest.json", "model.int8.tflite", "model.keras", "model.onnx", "vocabulary.txt")
+_BUNDLED = ("README.md", "detector.npz", "manifest.json", "model.int8.tflite", "model.keras", "model.onnx", "vocabulary.txt")
 
 Floats = npt.NDArray[np.float32]
 

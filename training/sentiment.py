@@ -51,11 +51,11 @@ LIMITS = (
     "There is no neutral answer; a text without an opinion gets a probability all the same.",
     "Of sentences with a negation it misreads about one in four, mostly praise; irony it does not understand.",
 )
-PREPROCESSING = Tokenize(input="text", output="ids", max_length=400, keep="end")
+PREPROCESSING = Tokenize(input="text", output="ids", max_length=400, keep="end", needs_known=True)
 DIRECTIONS = ("forwards", "backwards")
 _PAD_ID, _UNKNOWN_ID = 0, 1
 _SPREAD = 31_337  # spreads pairs of words over the places of their scores
-_SHORT = 30  # words: in shorter texts, where what negates a word decides, scores say less and the LSTM more
+_SHORT = 60  # words: in shorter texts, where what negates a word decides, scores say less and the LSTM more
 
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -119,7 +119,10 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target, ru
     held_out_sentences, sentences = hold_out(joined(data.sentences(folder)), settings.validation_sentences)
     vocabulary = build_vocabulary([*reviews, *sentences], settings.vocabulary_size)
     made = negation.sentences(settings.made_sentences, settings.seed)
-    print(f"{len(reviews):,} reviews, {len(sentences):,} sentences, {len(made):,} made ones, {len(vocabulary):,} words")
+    made += 2 * negation.found(reviews)
+    print(
+        f"{len(reviews):,} reviews, {len(sentences):,} sentences, {len(made):,} that negate, {len(vocabulary):,} words"
+    )
     validation = encoded({"reviews": held_out, "sentences": held_out_sentences}, vocabulary)
     model = fit(settings, run, len(vocabulary), encode([*reviews, *sentences, *made], vocabulary), validation)
     round_embedding(model)
