@@ -160,7 +160,7 @@ def _epoch(
 ) -> tuple[npt.NDArray[np.float32], Labels]:
     """Images of digits and, as many, of none, in a random order; most of them distorted."""
     mnist = random.permutation(len(found.images))[:_EACH]
-    parts = [(found.images[mnist, ..., 0], found.labels[mnist])]
+    parts: list[tuple[Images, Labels]] = [(found.images[mnist, ..., 0], found.labels[mnist])]
     for images, labels in others:
         rows = random.integers(0, len(images), min(2 * len(images), _EACH // 24))
         parts.append((images[rows], labels[rows]))

@@ -59,7 +59,9 @@ def pools(images: Images, labels: npt.NDArray[np.integer], random: Random) -> li
 
 
 def _pool(made: Iterator[npt.NDArray[Any]]) -> Images:
-    return np.stack([boxed(image.astype(np.float32)) for image in made if image.max() > 0]).round().astype(np.uint8)
+    found = np.stack([boxed(image.astype(np.float32)) for image in made if image.max() > 0])
+    rounded: Images = found.round().astype(np.uint8)
+    return rounded
 
 
 def glyphs(fonts: Sequence[str], characters: Sequence[str]) -> Images:
@@ -161,14 +163,14 @@ def _blot(random: Random) -> npt.NDArray[Any]:
     height, width = random.integers(6, 21, 2)
     rows, columns = np.abs(np.mgrid[:SIDE, :SIDE] - SIDE / 2) / np.array([[[height]], [[width]]])
     inside = rows**2 + columns**2 < 0.25 if random.random() < 0.5 else np.maximum(rows, columns) < 0.5
-    return inside * 255.0
+    return np.where(inside, 255.0, 0.0)
 
 
 def _stripes(random: Random) -> npt.NDArray[Any]:
     rows, columns = np.mgrid[:SIDE, :SIDE]
     angle = random.uniform(0, np.pi)
     wave = np.sin((columns * np.cos(angle) + rows * np.sin(angle)) * random.uniform(0.4, 2))
-    return (wave > 0) * 255.0
+    return np.where(wave > 0, 255.0, 0.0)
 
 
 _NOISES: tuple[Callable[[Random], npt.NDArray[Any]], ...] = (

@@ -1,9 +1,9 @@
 """Digits that no training image came from: how well they are read when they arrive as image files, as users send them.
 
 Every set goes through `artifacts.images`, as in serving. Some are made of held-out images of MNIST, put on paper in
-another way; others owe MNIST nothing: digits drawn stroke by stroke as with a mouse, the digits of the fonts that come
-with Matplotlib, and those of scikit-learn, which 43 people wrote and which are 8 x 8 pixels (Alpaydin and Kaynak,
-"Optical recognition of handwritten digits", 1998).
+another way or photographed (see `photos`); others owe MNIST nothing: digits drawn stroke by stroke as with a mouse, the
+digits of the fonts that come with Matplotlib, and those of scikit-learn, which 43 people wrote and which are 8 x 8
+pixels (Alpaydin and Kaynak, "Optical recognition of handwritten digits", 1998).
 """
 
 import io
@@ -20,8 +20,9 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from sklearn.datasets import load_digits
 
 from millrace.artifacts.images import read_digit
+from training import photos
 
-_MADE = 500  # images of each set at most
+_MADE, _PHOTOS = 500, 100  # images of each set at most
 FONTS = tuple(
     f"{family}{style}"
     for family, styles in (
@@ -49,7 +50,11 @@ class DigitSet:
 def digit_sets(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer]) -> dict[str, Callable[[], DigitSet]]:
     """What makes each set, by its name; `images` [n, 28, 28, 1] are of MNIST and were not trained on; none will do."""
     by_change = {name: partial(changed, change, images[:_MADE], labels[:_MADE]) for name, change in CHANGES.items()}
-    return {**(by_change if len(images) else {}), "drawn": drawn, "fonts": printed, "scikit_learn": _scikit_learn}
+    taken = {
+        name: partial(changed, change, images[:_PHOTOS], labels[:_PHOTOS]) for name, change in photos.CHANGES.items()
+    }
+    of_mnist = {**by_change, **taken} if len(images) else {}
+    return {**of_mnist, "drawn": drawn, "fonts": printed, "scikit_learn": _scikit_learn}
 
 
 def changed(
@@ -195,6 +200,17 @@ def printed() -> DigitSet:
             files.append(_file(paper))
             labels.append(digit)
     return _read(files, labels)
+
+
+def letters() -> Pixels:
+    """The letters of Pillow's own font [n, 28, 28, 1], but for those that look like digits."""
+    font = ImageFont.load_default(60)
+    files = []
+    for letter in "ACEFGHKLMNPRTUVWXYacdefhjkmnprtuvwxy":
+        paper = Image.new("L", (120, 120), 255)
+        ImageDraw.Draw(paper).text((30, 20), letter, fill=0, font=font)
+        files.append(_file(paper))
+    return np.stack([read_digit(file) for file in files])
 
 
 def _scikit_learn() -> DigitSet:

@@ -92,7 +92,9 @@ def test_parts_touch_at_corners_and_however_they_wind() -> None:
 
 @pytest.mark.parametrize("darkest", [0.3, 0.6])
 @pytest.mark.parametrize("place", [(0.5, 0.5), (0.2, 0.7)])
-@pytest.mark.parametrize("turn", [lambda light: light, lambda light: 1.2 - light], ids=["to the edges", "to the middle"])
+@pytest.mark.parametrize(
+    "turn", [lambda light: light, lambda light: 1.2 - light], ids=["to the edges", "to the middle"]
+)
 def test_light_that_falls_off_is_no_ink(darkest: float, place: tuple[float, float], turn: Callable[..., Any]) -> None:
     away = np.hypot(ROWS - place[0], COLUMNS - place[1])
     light = turn(1 - (1 - darkest) * (away / away.max()) ** 2).clip(0, 1)
