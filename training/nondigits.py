@@ -96,7 +96,8 @@ def joined(images: Images, random: Random) -> Images:
         return np.concatenate([one[:, 4:24], other[:, 4:24]], axis=1)
     if kind == 1:
         return np.concatenate([one[3:25], other[3:25]], axis=0)
-    return np.maximum(one, np.roll(other, random.integers(-4, 5, 2), (0, 1)))
+    over: Images = np.maximum(one, np.roll(other, random.integers(-4, 5, 2), (0, 1)))
+    return over
 
 
 def scribble(random: Random) -> npt.NDArray[Any]:
