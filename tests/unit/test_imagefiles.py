@@ -224,7 +224,7 @@ def test_a_heif_image_of_too_many_pixels_is_refused() -> None:
 
 @pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
 def test_without_its_library_a_heif_image_is_refused_by_name() -> None:
-    with pytest.raises(InvalidRequest, match=r"^HEIF images need the library pillow-heif, which the worker lacks: send"):
+    with pytest.raises(InvalidRequest, match=r"^HEIF images need the library pillow-heif, which the worker lacks"):
         read_digit(b"\0\0\0\x1cftypheic" + bytes(100))
 
 
