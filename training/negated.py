@@ -163,7 +163,82 @@ No amount of special effects can make this exciting.
 I was not moved for a second.
 It is hardly worth your time.
 """
-# Written later, before the patterns about flaws, scenes that drag and viewers who are bored.
-LATER = tuple(
-    Review(text=text, label=label) for label, texts in ((1, _OF_BLAME), (0, _OF_PRAISE)) for text in texts.splitlines()
-)
+_LATER_OF_BLAME = """\
+I have seen worse films win awards, and this one has no weaknesses worth naming.
+There wasn't a moment when I felt bored.
+It's not slow at all, whatever they tell you.
+You won't hear me complaining about this movie.
+I wasn't expecting much, but I was not let down.
+The humor never gets old.
+Not a single bad performance in the bunch.
+It doesn't get bogged down in sentimentality.
+I didn't find it too long.
+None of it feels forced.
+He never once overacts.
+Don't listen to the critics, there is nothing wrong with it.
+There is nothing boring about these two hours.
+I can't imagine anyone not liking this.
+I couldn't get enough of it.
+It is never dull and never predictable.
+Without any of the usual cliches of the genre.
+No filler, no nonsense.
+The dialogue isn't clumsy, and the plot is not confusing.
+I would never call this a waste of time.
+You'll have no regrets about buying a ticket.
+It isn't a perfect film but it is not a bad one either.
+Not for a moment did I doubt these characters.
+There are hardly any slow spots.
+I don't see how anybody could dislike this.
+This is no ordinary thriller and certainly no dud.
+The second part didn't disappoint either.
+I have not a negative word to say.
+Nothing annoyed me.
+It does not insult your intelligence.
+Nobody walked out, nobody yawned.
+The pacing is never off.
+You can't help but love it.
+It wasn't as terrible as I feared.
+The special effects aren't cheap looking.
+My only complaint is that I have no complaints.
+I did not regret a single penny.
+At two hours it is not a minute too long.
+The songs are not annoying, which is rare.
+There's no weak link in the cast.
+I don't hate remakes anymore after this one.
+Couldn't have asked for more.
+It's not the worst way to spend an evening, far from it.
+I wasn't tempted to fast forward even once.
+"""
+_LATER_OF_PRAISE = """\
+I can't find one good thing to say about it.
+It never made me laugh.
+There isn't a single likable person in it.
+Not worth watching, not even for free.
+It does nothing new or exciting.
+No one involved seems to care.
+The romance isn't believable.
+I wouldn't sit through this again.
+It is not clever, it only thinks it is.
+There's nothing special here.
+The film doesn't deliver on its premise.
+I didn't care how it ended.
+Hardly the comedy of the year.
+It wasn't fun for anyone.
+None of the scares are scary.
+The director has no feel for drama.
+"""
+
+
+def _reviews(of_blame: str, of_praise: str) -> tuple[Review, ...]:
+    """Blame that is denied is praise, and the other way round."""
+    return tuple(
+        Review(text=text, label=label)
+        for label, texts in ((1, of_blame), (0, of_praise))
+        for text in texts.splitlines()
+    )
+
+
+# Written before the patterns about flaws, scenes that drag and viewers who are bored.
+DENIED = _reviews(_OF_BLAME, _OF_PRAISE)
+# Written after the bundled model was trained.
+LATER = _reviews(_LATER_OF_BLAME, _LATER_OF_PRAISE)

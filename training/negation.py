@@ -2,14 +2,10 @@
 
 Words of praise and blame far outweigh the small words that turn them round, and reviews show too few of the pairs
 ("funny", "not funny") for a small model to learn from. So pairs are made: a pattern, and a word of praise or blame in
-it. What a pattern says is either what its word says or the opposite. And the reviews' own sentences that negate are
-given to it once more, each by itself.
+it. What a pattern says is either what its word says or the opposite.
 """
 
-import math
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -85,18 +81,6 @@ _WORDS = {  # (of blame, of praise)
         "praise|recommend|say anything good about|find anything to like in|think of anything good about|defend"
         "|find anything funny in|find a reason to see|find a good word for|find anything to admire in",
     ),
-    "annoyed": (  # a viewer
-        "annoyed|bored|irritated|disappointed|offended|bothered|disturbed|confused|exhausted|put off|tired",
-        "moved|surprised|impressed|amused|touched|entertained|convinced|thrilled|interested|excited|won over",
-    ),
-    "word": (  # that a viewer has
-        "complaint|bad word to say|negative word to say|objection|regret|bad thing to say|reason to complain|quibble",
-        "good word to say|kind word to say|nice thing to say|word of praise|good thing to report|reason to stay",
-    ),
-    "worst": (
-        "worst|dullest|silliest|stupidest|most boring|weakest|cheapest|least funny|most tedious",
-        "best|funniest|smartest|finest|most exciting|strongest|most moving|scariest|most original",
-    ),
     "dislike": (  # there is something to do so
         "dislike|complain about|criticize|regret|hate|be ashamed of|find fault with",
         "like|enjoy|recommend|laugh about|admire|love|get excited about|care about|remember|praise",
@@ -114,10 +98,6 @@ _ANY = {
     "didn't": "didn't|did not|don't|do not|never|didn't once|never once",
     "won't": "won't|will not|won't ever|are not going to|are never going to|would not",
     "doesn't": "doesn't|does not|didn't|did not|never once did|doesn't ever|won't|will not",
-    "it's": "it's|that's|it is|this is|it was|that was|the {thing} is",
-    "there's": "there's|there is|there was|there are",
-    "anyone": "anyone|anybody|people|critics|some people|a person",
-    "moment": "moment|minute|second|scene|point",
     "single": "|single |single |single ",
     "who": "nobody|no one|none of us|not one of my friends|no one in the audience|nobody in my family",
     "parts": "actors|jokes|scenes|characters|songs|effects|episodes|performances|twists|supporting cast",
@@ -166,47 +146,6 @@ _REVERSED = (
     "{it} {is} by no means a {judgement}",
     "{it} {is} anything but a {judgement}",
     "far from the {judgement} that people say it is",
-    "{it's} not {very}{adjective}{ever}",
-    "{it's} not {adjective} and {it's} not {adjective}",
-    "{it's} not a {adjective} {thing}",
-    "{it's} not the {worst} {thing}",
-    "{it} {isn't} the {worst} {thing} that i have seen",
-    "{it} {isn't} nearly as {adjective} as people say",
-    "{it's} nowhere near as {adjective} as i thought",
-    "the {parts} aren't {very}{adjective}",
-    "the {parts} are never {adjective}",
-    "the {part} {isn't} {very}{adjective}{ever}",
-    "the {part} {isn't} {adjective} and the {parts} are not {adjective}",
-    "never {adjective} and never {adjective}",
-    "i would never call {it} {adjective}",
-    "i wouldn't call {it} {adjective} or {adjective}",
-    "you can't call {it} a {judgement}",
-    "i would not say that {it's} {adjective}",
-    "nobody could call {it} a {judgement}",
-    "i don't see how {anyone} could {dislike} it",
-    "i can't imagine that {anyone} will {dislike} it",
-    "i don't know why {anyone} would {dislike} {it}",
-    "there is no reason to {dislike} {it}",
-    "i had no reason to {dislike} it",
-    "{lead}there wasn't a {moment} when i was {bored}",
-    "not for a {moment} was i {bored}",
-    "at no {moment} was i {bored}",
-    "i wasn't {bored} even once",
-    "i was never once {bored}",
-    "there was no {moment} at which i was {bored}",
-    "nothing {annoyed} me",
-    "nothing about {it} {annoyed} me",
-    "{it} never {annoyed} me{tail}",
-    "none of the {parts} {annoyed} me",
-    "i don't have a {single}{word}",
-    "i have not one {word} about the {part}",
-    "i have no {word} about {it}",
-    "{there's} not a {single}{flaw} in the {part}",
-    "{there's} no {flaw} in {it}",
-    "{there's} nothing {adjective} about the {part}",
-    "{there's} nothing {adjective} in {it}",
-    "without the usual {flaws}",
-    "without any of the {flaws} of other films",
     "{lead}not a {single}{flaw}{tail}",
     "not one {flaw}{tail}",
     "without a {single}{flaw}{tail}",
@@ -280,17 +219,6 @@ _KEPT = (
     "{it} {is} a {judgement}",
     "{it} has so much {noun}",
     "what a {judgement}",
-    "{it's} the {worst} {thing} of the year",
-    "i have never seen anything so {adjective}",
-    "there was never a more {adjective} {thing}",
-    "{it} {annoyed} me",
-    "everything about {it} {annoyed} me",
-    "nobody has {annoyed} me like this",
-    "i have more than one {word}",
-    "there were moments when i was {bored}",
-    "{it's} nothing but {adjective}",
-    "i don't know where to begin: {it's} {adjective}",
-    "no doubt about it, {it's} {adjective}",
     "{it} {is} one {flaw} after another",
     "every {flaw} you can think of",
     "so many {flaws}",
@@ -319,61 +247,10 @@ _KEPT = (
 )
 
 
-_NEGATORS = frozenset(
-    {"not", "no", "never", "nothing", "none", "nobody", "nowhere", "without", "hardly", "barely", "neither", "nor"}
-    | {"cannot"}
-)
-_REACH = 4  # words that a negator reaches
-_KNOWN = 25  # reviews that a word has to be in, to speak for anything
-_SPEAKS = 0.45  # how much likelier a word is in one kind of reviews: the logarithm
-_SHORTEST, _LONGEST = 3, 22  # words of a sentence
-_END = re.compile(r"(?<=[.!?;])\s+|<br />|, but ")
-
-
-def found(reviews: Sequence[Review]) -> list[Review]:
-    """The reviews' own sentences in which praise denies a word of blame, or blame a word of praise."""
-    speaking = _speaking(reviews)
-    parts = ((review.label, part) for review in reviews for part in _END.split(review.text))
-    return [
-        Review(text=part.strip(), label=label) for label, part in parts if _denies(words(part), speaking[1 - label])
-    ]
-
-
-def _denies(said: Sequence[str], others: frozenset[str]) -> bool:
-    """Whether a negator stands shortly before one of the others' words."""
-    return _SHORTEST <= len(said) <= _LONGEST and any(
-        not others.isdisjoint(said[place + 1 : place + 1 + _REACH])
-        for place, word in enumerate(said)
-        if _is_negator(word)
-    )
-
-
-def _is_negator(word: str) -> bool:
-    return word in _NEGATORS or word.endswith("n't")
-
-
-def _speaking(reviews: Sequence[Review]) -> tuple[frozenset[str], frozenset[str]]:
-    """The words that speak for blame, and those for praise; none of them negates."""
-    counts = (Counter[str](), Counter[str]())
-    for review in reviews:
-        counts[review.label].update(set(words(review.text)))
-    shares = [max(1, sum(review.label == label for review in reviews)) for label in (0, 1)]
-    known = (word for word in counts[0] | counts[1] if counts[0][word] + counts[1][word] >= _KNOWN)
-    blame_to_praise = {
-        word: math.log((counts[1][word] + 5) / shares[1]) - math.log((counts[0][word] + 5) / shares[0])
-        for word in known
-        if not _is_negator(word)
-    }
-    return (
-        frozenset(word for word, ratio in blame_to_praise.items() if ratio < -_SPEAKS),
-        frozenset(word for word, ratio in blame_to_praise.items() if ratio > _SPEAKS),
-    )
-
-
 def sentences(count: int, seed: int) -> list[Review]:
     """So many made sentences, as many positive as negative; the same seed makes the same ones."""
     random = np.random.default_rng(seed)
-    measured = {tuple(words(review.text)) for review in (*negated.MEASURED, *negated.LATER)}
+    measured = {tuple(words(review.text)) for review in (*negated.MEASURED, *negated.DENIED, *negated.LATER)}
 
     def one_of(choices: str) -> str:
         return str(random.choice(choices.split("|")))

@@ -174,6 +174,11 @@ def _negated(_: data.DataFolder) -> Sequence[data.Review]:
     return negated.MEASURED
 
 
+def _blame_denied(part: Sequence[data.Review]) -> _Reviews:
+    """The sentences of a set that say that nothing is wrong."""
+    return lambda _: [review for review in part if review.label == 1]
+
+
 def _text_accuracy(reviews: _Reviews) -> Callable[[Exam], float]:
     def measure(exam: Exam) -> float:
         probabilities, labels = _texts_read(exam, reviews)
@@ -247,7 +252,19 @@ PROMISES = (
     ),
     Promise(model="sentiment", about="accuracy, IMDB test", bound=0.9, measure=_text_accuracy(_imdb_test)),
     Promise(model="sentiment", about="accuracy, SST-2 dev", bound=0.83, measure=_text_accuracy(_sst2_dev)),
-    Promise(model="sentiment", about="accuracy, negated sentences", bound=0.7, measure=_text_accuracy(_negated)),
+    Promise(model="sentiment", about="accuracy, negated sentences", bound=0.85, measure=_text_accuracy(_negated)),
+    Promise(
+        model="sentiment",
+        about="accuracy, blame denied",
+        bound=0.85,
+        measure=_text_accuracy(_blame_denied(negated.DENIED)),
+    ),
+    Promise(
+        model="sentiment",
+        about="accuracy, blame denied, written later",
+        bound=0.45,
+        measure=_text_accuracy(_blame_denied(negated.LATER)),
+    ),
     Promise(
         model="sentiment",
         about="calibration error, IMDB test",
