@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from millrace.artifacts import manifest
 from tests.support.running import ROOT
 
 tf = pytest.importorskip("tensorflow")
@@ -99,3 +100,15 @@ def test_the_exported_files_read_photographs_alone(tmp_path: Any, drawn: Any) ->
     for run in (parity.onnx(out / "model.onnx"), parity.tflite(out / "model.tflite")):
         found = run({"photo": given})["probabilities"]
         assert (found.argmax(axis=1) == drawn.labels).sum() >= 17
+
+
+@pytest.mark.slow
+def test_an_exported_model_keeps_its_detector(tmp_path: Any) -> None:
+    out = tmp_path / "1"
+
+    assert export_command.main(["digits", "--models", str(ROOT / "models"), "--to", "onnx", "--out", str(out)]) == 0
+
+    assert (out / "detector.npz").read_bytes() == (MODEL.folder / "detector.npz").read_bytes()
+    description = manifest.read(out)
+    assert description is not None
+    assert "detector.npz" in description.files
