@@ -213,7 +213,7 @@ def test_nothing_waits_while_there_is_something_to_do(broker: Broker) -> None:
             in_hand += len(taken)
             return taken
 
-        link.exchange = recorded  # type: ignore[method-assign, assignment]
+        link.exchange = recorded  # type: ignore[method-assign]
         return link
 
     broker.consumer = watched  # type: ignore[method-assign, assignment]
