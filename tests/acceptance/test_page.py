@@ -48,7 +48,7 @@ def test_watchers_take_no_throughput(stack: Stack, examples: Path, tmp_path: Pat
     if not shutil.which("wrk"):
         pytest.skip("there is no wrk")
     script = tmp_path / "post.lua"
-    script.write_text(f'wrk.method = "POST"\nwrk.body = [[{(examples / "seven.json").read_text()}]]\n')
+    script.write_text(f'wrk.method = "POST"\nwrk.body = [==[{(examples / "seven.json").read_text()}]==]\n')
     command = ["wrk", "-t1", "-c32", "-d4s", "-s", str(script), f"{stack.url}/v1/models/digits:predict"]
 
     def per_s() -> float:
