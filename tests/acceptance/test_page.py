@@ -1,11 +1,7 @@
 """What the page asks of a running stack and nothing else asks: the stack as events, cards, what a caller may do."""
 
 import json
-import re
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,32 +35,6 @@ def test_events_tell_of_the_stack_once_a_second(api: str) -> None:
     assert sum(sum(model["latency"]) for model in after["models"]) >= 1
     assert after["time_ms"] - before["time_ms"] >= 900
     assert answer.headers["X-Request-Id"] in {slow["request_id"] for slow in after["slow"]} or len(after["slow"]) == 8
-
-
-@pytest.mark.alone
-@pytest.mark.slow
-def test_watchers_take_no_throughput(stack: Stack, examples: Path, tmp_path: Path) -> None:
-    """The rounds alternate, and the best of each counts: whatever else the machine does only makes them slower."""
-    if not shutil.which("wrk"):
-        pytest.skip("there is no wrk")
-    script = tmp_path / "post.lua"
-    script.write_text(f'wrk.method = "POST"\nwrk.body = [==[{(examples / "seven.json").read_text()}]==]\n')
-    command = ["wrk", "-t1", "-c32", "-d4s", "-s", str(script), f"{stack.url}/v1/models/digits:predict"]
-
-    def per_s() -> float:
-        printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-        assert "Non-2xx" not in printed, printed
-        return float(re.findall(r"Requests/sec: *([\d.]+)", printed)[0])
-
-    alone, watched = [], []
-    for _ in range(3):
-        alone.append(per_s())
-        with ExitStack() as watching:
-            for _ in range(8):
-                events = watching.enter_context(httpx.stream("GET", f"{stack.url}/v1/stack", headers=EVENTS))
-                next(_events(events))
-            watched.append(per_s())
-    assert max(watched) > 0.9 * max(alone), (alone, watched)
 
 
 def test_a_card_says_what_the_manifest_says_and_has_its_plots(stack: Stack) -> None:
