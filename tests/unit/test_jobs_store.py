@@ -58,7 +58,10 @@ def uploaded(store: JobStore, data: bytes = b"x\n1\n", name: str = "a.csv") -> U
         (SCORE | {"top_k": 0}, "top_k: Expected `int` >= 1"),
         (SCORE | {"column": "x", "columns": {"x": "y"}}, "column: use either column or columns"),
         (SCORE | {"version": 1, "label": "x"}, "label: use either version or label"),
-        (SCORE | {"callback_url": "file:///x"}, "callback_url: must be an http:// or https:// URL with a host"),
+        *(
+            (SCORE | {"callback_url": url}, "callback_url: must be an http:// or https:// URL with a host")
+            for url in ("file:///x", "http:///x", "http://[::1", "http://[name]/", "https://a.example:70000/")
+        ),
         ({"kind": "evaluate", "model": "m"}, "target: Object missing required field `target`"),
         ({"kind": "export", "model": "../m"}, "model: must be the name of a published model"),
         ({"kind": "export", "formats": ["exe"]}, "formats[0]: Invalid enum value 'exe'"),
