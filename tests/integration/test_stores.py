@@ -377,11 +377,16 @@ def test_what_a_killed_process_left_is_removed(files: Path, web: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://key:secret@bucket", "ftp://host/models", "simplecache::s3://b", "s3://", "a://b"]
-)
-def test_a_url_that_is_no_stores_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match="MILLRACE_WORKER_MODELS"):
+    "url",
+    [
+        "s3://key:secret@bucket", "ftp://host/models", "ftp://key:secret@host/models?secret", "simplecache::s3://b",
+        "s3://", "a://b", "https://host/models?sig=secret", "https://key:se/cret@host/m.onnx",
+    ],
+)  # fmt: skip
+def test_a_url_that_is_no_stores_is_refused_and_its_credentials_are_not_shown(url: str) -> None:
+    with pytest.raises(SettingsError, match="MILLRACE_WORKER_MODELS") as refused:
         load(WorkerSettings, {"MILLRACE_WORKER_MODELS": url})
+    assert "secret" not in str(refused.value)
 
 
 def test_a_cache_that_cannot_be_made_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
