@@ -174,7 +174,8 @@ class Mirror:
 
     def _has_all_of_its_manifest(self, version: StoredVersion) -> bool:
         """Whether it has a manifest with hashes, and every file that this names."""
-        if not (file := version.files.get(manifests.FILE_NAME)):
+        file = version.files.get(manifests.FILE_NAME)
+        if not file or file.size > manifests.MOST_BYTES:
             return False
         try:
             manifest = msgspec.json.decode(self._read(file), type=Manifest)
