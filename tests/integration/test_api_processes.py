@@ -285,7 +285,7 @@ def test_all_stop_when_the_one_that_started_them_is_told_to_or_is_gone(
         until(lambda: not any(map(is_alive, all_of_them)), 30, "the end of all")
         if number == signal.SIGTERM:
             assert api.process.wait(10) == 0
-            assert not folder.exists()
+        assert not folder.exists()
 
 
 class Load:
