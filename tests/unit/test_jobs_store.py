@@ -15,7 +15,7 @@ from rq.job import Job
 from jobs.expiry import drop_orphans
 from millrace.jobs import units
 from millrace.jobs.documents import CustomDocument, encode_document, read_document
-from millrace.jobs.keys import RQ_QUEUE
+from millrace.jobs.keys import RQ_QUEUE, JobKeys
 from millrace.jobs.settings import JobStoreSettings
 from millrace.jobs.store import JobLimits, JobStore
 from millrace.jobs.uploads import Upload, safe_name
@@ -240,6 +240,18 @@ def test_jobs_are_counted_as_they_change_and_never_by_reading_them_all(
 def redis_commands(store: JobStore) -> int:
     found: Any = store.client.info("stats")
     return int(found["total_commands_processed"])
+
+
+@pytest.mark.parametrize("other", ["a:plan", "a:logs", "a:done", "a ", "", "*"])
+def test_an_id_that_is_none_names_no_other_key(redis_server: RedisServer, tmp_path: Path, other: str) -> None:
+    store = JobStore(redis_server.url, tmp_path, JobLimits())
+    store.submit(read_document(SCORE), id="a")
+    store.log("a", "a line")
+    store.client.set(JobKeys("a").plan, "{}")
+    for use in (store.get, store.logs, store.cancel, store.retry, store.delete, store.open_result):
+        with pytest.raises(NotFound):
+            use(other)
+    assert store.get("a").state == "queued"
 
 
 def test_a_callback_goes_to_hosts_that_are_allowed(redis_server: RedisServer, tmp_path: Path) -> None:
