@@ -319,6 +319,14 @@ def test_a_name_that_leads_elsewhere_refuses_its_version(path: str) -> None:
     assert not found.versions["n", 1].refused
 
 
+def test_a_file_of_unknown_length_is_not_fetched(files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(files / "m" / "1", {"model.onnx": "one"})
+    with web_server(files, says_lengths=False) as web:
+        assert Mirrored(web, tmp_path / "cache").look_twice() == set()
+    reasons = [vars(record)["reason"] for record in caplog.records if record.getMessage().endswith("is refused")]
+    assert reasons == ["the store does not say how long 'm/1/model.onnx' is, so there may be no room for it"]
+
+
 @pytest.mark.slow
 def test_a_bucket_with_such_a_name_gives_the_other_versions(
     s3: S3, files: Path, tmp_path: Path, events: Callable[[], list[str]]

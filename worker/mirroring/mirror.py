@@ -125,7 +125,7 @@ class Mirror:
         here = self._cache.beside()
         for (model, name), file in files.items():
             is_known = (model, name) in here and self._beside.get((model, name)) == file.stamp
-            if not is_known and file.size <= _MOST_BESIDE_BYTES:
+            if not is_known and 0 <= file.size <= _MOST_BESIDE_BYTES:
                 try:
                     self._cache.put_beside(model, name, self._read(file))
                     self._beside[model, name] = file.stamp

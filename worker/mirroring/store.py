@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from millrace.artifacts.repository import version_of
 from millrace.artifacts.storeurl import LIBRARIES, protocol
 
+UNKNOWN_SIZE = -1
 _WEB = ("http", "https")
 _MODEL_FILES = (".onnx", ".ort", ".tflite")
 # Each library calls these otherwise: what changes with a file's bytes, and when it was written.
@@ -31,7 +32,7 @@ class StoreError(Exception):
 class StoredFile:
     """One file: its `name` in the store, its size in bytes, a `stamp` that changes with it, when it was written.
 
-    `changed_s` is in seconds since 1970, None where the store does not say.
+    `size` is `UNKNOWN_SIZE`, and `changed_s`, in seconds since 1970, None, where the store does not say.
     """
 
     name: str
@@ -122,7 +123,8 @@ def _walked(files: Any, folder: str) -> Iterator[str]:
 def _file(name: str, info: Mapping[str, Any]) -> StoredFile:
     changed_s = next((_seconds(info[key]) for key in _TIMES if info.get(key)), None)
     stamps = [str(info[key]) for key in _STAMPS if info.get(key)]
-    return StoredFile(name, int(info.get("size") or 0), "|".join(stamps) or str(changed_s), changed_s)
+    size = info.get("size")
+    return StoredFile(name, UNKNOWN_SIZE if size is None else int(size), "|".join(stamps) or str(changed_s), changed_s)
 
 
 def _seconds(when: object) -> float | None:
