@@ -17,7 +17,7 @@ from worker.mirroring.cache import Cache, CacheError
 from worker.mirroring.layout import Key, layout
 from worker.mirroring.mirror import Mirror
 from worker.mirroring.selection import select
-from worker.mirroring.store import Store, StoredFile, model_name
+from worker.mirroring.store import Store, StoredFile, StoreError, model_name
 from worker.settings import WorkerSettings
 
 MakeModel = Callable[..., Path]
@@ -288,6 +288,15 @@ def test_a_folder_that_cannot_be_read_is_not_one_that_is_gone(files: Path, tmp_p
         mirrored.look()
         refused.add("/m/")
         assert mirrored.look_twice() == {("m", 1), ("n", 1)}
+
+
+def test_a_web_server_whose_folders_have_no_end_is_left(files: Path) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    put(files / "m" / "1", {"model.onnx": "one"})
+    for name in ("a", "b"):
+        (files / "m" / name).symlink_to(files / "m")
+    with web_server(files) as web, pytest.raises(StoreError, match="it has more than 60 files; name the folder"):
+        Store(web, most=60).files()
 
 
 def test_an_empty_store_leaves_all(files: Path, web: str, tmp_path: Path) -> None:
