@@ -7,6 +7,7 @@ parity.md, parity.json and parity.png.
 """
 
 import argparse
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -57,12 +58,44 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--representative", metavar="DATA", help="typical inputs, in the same forms, for full int8")
     parser.add_argument(
+        "--shape",
+        type=_shape,
+        action="append",
+        default=[],
+        metavar="NAME=SIZES",
+        help="fix free sizes of an input, such as image=1,224,224,3; -1 leaves one free; once for each input",
+    )
+    parser.add_argument(
+        "--keep-float",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="full int8 keeps that layer in 32 bits; `auto` finds those that spoil it; may be given several times",
+    )
+    parser.add_argument(
+        "--allow-flex",
+        action="store_true",
+        help="write operators that TFLite lacks as TensorFlow's, for apps with the Flex delegate; not compared",
+    )
+    parser.add_argument(
         "--outputs",
         type=_kinds,
         default={},
         metavar="NAME=KIND,...",
         help="what outputs are for, where it is guessed wrong: numbers, classes, labels, ids or exact",
     )
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """An input's name and sizes, of a text such as `image=1,224,224,3`."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SIZE,SIZE,...")
+    return name, shape
 
 
 def _kinds(text: str) -> dict[str, Kind]:
@@ -80,6 +113,7 @@ def opened(arguments: argparse.Namespace) -> Any:
     """The `Trained` model that the flags name, with the data that they name. Raises `ExportError`."""
     from training.data import DataFolder
     from training.export import own_data, source
+    from training.export.model import Choices
 
     trained = source_of(arguments).open()
     if getattr(arguments, "data_dir", None) is not None:
@@ -87,7 +121,8 @@ def opened(arguments: argparse.Namespace) -> Any:
         trained = own_data.with_own_data(trained, folder, arguments.limit)
     limit = getattr(arguments, "limit", None)
     trained = source.with_data(trained, arguments.data, arguments.representative, limit)
-    return replace(trained, kinds=arguments.outputs)
+    choices = Choices(keeps_float=arguments.keep_float, allows_flex=arguments.allow_flex)
+    return replace(trained, kinds=arguments.outputs, choices=choices)
 
 
 def source_of(arguments: argparse.Namespace) -> Any:
@@ -101,6 +136,7 @@ def source_of(arguments: argparse.Namespace) -> Any:
         labels=arguments.labels,
         code=arguments.code,
         trusts=arguments.trust,
+        shapes=dict(arguments.shape),
     )
 
 
@@ -116,6 +152,12 @@ def _parser() -> argparse.ArgumentParser:
     source_arguments(parser)
     parser.add_argument("--to", default="savedmodel,onnx,tflite", metavar="FORMATS", help=_formats_help())
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write; it must not exist")
+    parser.add_argument(
+        "--photo",
+        type=_size,
+        metavar="HEIGHT,WIDTH[,CHANNELS]",
+        help="digit models only: take photographs of that size, with the preprocessing in the graph",
+    )
     parser.add_argument("--replace", action="store_true", help="write it even where it exists")
     parser.add_argument("--data-dir", type=Path, help="Millrace's data folder, for the models that come with it")
     parser.add_argument("--accept-other-data", action="store_true", help="take files whose SHA-256 is another one")
@@ -126,9 +168,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _size(text: str) -> tuple[int, int, int]:
+    """Height, width and channels, of a text such as `256,192,3`; without channels it is grey."""
+    sizes = [int(part) for part in text.split(",") if part.isdigit()]
+    if len(sizes) not in (2, 3) or len(sizes) != text.count(",") + 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHT,WIDTH or HEIGHT,WIDTH,CHANNELS")
+    height, width, channels = (*sizes, 1)[:3]
+    return height, width, channels
+
+
 def _formats_help() -> str:
     return (
-        "of savedmodel, onnx, tflite, tflite-fp16, tflite-dynamic, tflite-int8, coreml; or all [savedmodel,onnx,tflite]"
+        "of savedmodel, onnx, tflite, tflite-fp16, tflite-dynamic, tflite-int8, tflite-int8-io, tflite-16x8,"
+        " tflite-compiled, coreml; or all [savedmodel,onnx,tflite]"
     )
 
 
@@ -146,10 +198,17 @@ def _export(arguments: argparse.Namespace) -> int:
     if out.exists() and (folder := given.folder()) is not None and folder.samefile(out):
         raise ExportError(f"{out} is the model's own folder, whose files the export is made from; choose another --out")
     trained = opened(arguments)
+    if arguments.photo:
+        from training.export import photo_graph
+
+        trained = photo_graph.taking_photos(trained, arguments.photo)
     with exporting.placed(out) as staging:
         found = exporting.export(trained, wanted, staging, force=arguments.force)
         if trained.vocabulary is not None:
             trained.vocabulary.write(staging / "vocabulary.txt")
+        if (folder := given.folder()) is not None:
+            for detector in manifest.detectors(trained.description):
+                shutil.copyfile(folder / detector, staging / detector)
         if trained.description.labels:
             (staging / "labels.txt").write_text("".join(f"{label}\n" for label in trained.description.labels))
         version = int(out.name) if out.name.isdigit() else trained.description.version

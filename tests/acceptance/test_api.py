@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from millrace_client.errors import NotSupported
+from millrace_client.exchange import Request, Response
+from millrace_client.load.server_counts import counts
+from millrace_client.load.targets import http_ask
 
 DIGITS = "/v1/models/digits:predict"
 V2_DIGITS = "/v2/models/digits/infer"
@@ -237,6 +242,23 @@ def test_metrics_have_the_names_of_other_servers_too(api: str, seven: list[Any])
         assert line in tensorflow
 
 
+def test_a_load_test_reads_the_metrics_of_tensorflow_serving(api: str, seven: list[Any]) -> None:
+    def ask(request: Request) -> Response:
+        if request.path.startswith("/v2"):
+            raise NotSupported("as in TensorFlow Serving")
+        return http_ask(api)(request)
+
+    before = counts(ask, ("digits",))
+    started = time.perf_counter()
+    for _ in range(3):
+        post(api, DIGITS, {"instances": [seven]})
+    waited_ms = (time.perf_counter() - started) * 1000 / 3
+    after = counts(ask, ("digits",))
+    assert after
+    means_ms = after.means_ms(before)
+    assert 0 < means_ms["run"] < means_ms["request"] < waited_ms
+
+
 def test_the_configuration_is_told_as_triton_tells_it(api: str) -> None:
     config = httpx.get(api + "/v2/models/sentiment/config").json()
     assert (config["name"], config["backend"], config["platform"]) == ("sentiment", "onnxruntime", "onnxruntime_onnx")
@@ -419,6 +441,28 @@ def test_a_damaged_image_is_refused_and_ends_no_worker(api: str, examples: Path,
         answer = post(api, DIGITS, {"instances": [{"b64": base64.b64encode(damaged).decode()}]})
         assert answer.status_code == 400, answer.text
     assert post(api, DIGITS, {"instances": [seven]}).status_code == 200
+
+
+def test_an_image_that_shows_no_digit_is_refused_and_numbers_are_not(api: str) -> None:
+    shape = np.zeros((60, 60), np.uint8)
+    shape[10:50:8, 10:50] = shape[10:50, 10:50:8] = 255  # a grid
+    answer = httpx.post(api + DIGITS, content=_png(shape), headers={"Content-Type": "image/png"}, timeout=60)
+    assert (answer.status_code, "the image shows no digit" in answer.json()["error"]) == (400, True)
+    row = {"b64": base64.b64encode(_png(shape)).decode()}
+    assert "the image shows no digit" in post(api, DIGITS, {"instances": [row]}).json()["error"]
+    numbers = shape[:56:2, :56:2, None].tolist()
+    assert len(post(api, DIGITS, {"instances": [numbers]}).json()["predictions"][0]) == 10
+
+
+def _png(grey: Any) -> bytes:
+    """The grey levels [height, width] as a PNG."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    head = grey.shape[1].to_bytes(4, "big") + grey.shape[0].to_bytes(4, "big") + b"\x08\0\0\0\0"
+    rows = b"".join(b"\0" + row.tobytes() for row in grey)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_a_broken_colour_profile_keeps_no_image_from_being_read(api: str, examples: Path) -> None:

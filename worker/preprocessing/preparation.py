@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from millrace.artifacts.detector import Detector
 from millrace.artifacts.manifest import DecodeImage, LookUpWords, Manifest, ManifestError, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.errors import InvalidRequest
@@ -156,7 +157,7 @@ def load(folder: Path, manifest: Manifest | None, graph: Mapping[str, TensorSpec
     """The steps that a manifest declares; none without. `graph` are the inputs that the model's file has.
 
     The manifest's steps name their inputs (see `presented.completed`). Raises `OSError` or `ManifestError` for a
-    vocabulary or a tokenizer, and for a step that does not fit the graph.
+    vocabulary, a detector or a tokenizer, and for a step that does not fit the graph.
     """
     if manifest is None:
         return Preparation()
@@ -166,19 +167,25 @@ def load(folder: Path, manifest: Manifest | None, graph: Mapping[str, TensorSpec
             case DecodeImage():
                 spec = (graph or {}).get(step.input)
                 reader = pixels.reader(step, spec) if spec else pixels.MNIST
+                if step.detector:
+                    reader = pixels.watched(reader, _detector(folder, step.detector))
                 parts.steps.append(_decoding(step, reader))
                 parts.most[step.input] = max(1, min(_MOST_TOGETHER, _MOST_TOGETHER_BYTES // reader.row_bytes))
             case Tokenize() if step.tokenizer:
                 _add_tokenizer(parts, tokenizing.load(step, folder, graph or {}))
             case Tokenize():
                 vocabulary = _vocabulary(folder, step.vocabulary)
-                parts.steps.append(_tokenizing(step, vocabulary))
-                parts.pad({step.output: 0}, {step.output: range(1, max(2, len(vocabulary)))}, step.max_length)
+                length = _fixed_length(graph, step.output)
+                ids = {step.output: range(1, max(2, len(vocabulary)))}
+                parts.steps.append(_tokenizing(step, vocabulary, length))
+                parts.make({step.output: 0}, ids, min(step.max_length, length or step.max_length), length)
             case LookUpWords():
                 vocabulary = _vocabulary(folder, step.vocabulary)
-                parts.most[step.input] = MAX_WORDS
-                parts.steps.append(_looking_up(step, vocabulary, manifest.name or folder.parent.name))
-                parts.pad({step.output: "edge", step.weights: 0}, {step.output: range(max(1, len(vocabulary)))})
+                length = _fixed_length(graph, step.output)
+                parts.most[step.input] = length or MAX_WORDS
+                parts.steps.append(_looking_up(step, vocabulary, manifest.name or folder.parent.name, length))
+                ids = {step.output: range(max(1, len(vocabulary)))}
+                parts.make({step.output: "edge", step.weights: 0}, ids, length or sys.maxsize, length)
     return Preparation(
         parts.steps,
         [_naming(step, _vocabulary(folder, step.vocabulary)) for step in manifest.postprocessing],
@@ -206,12 +213,31 @@ class _Parts:
     max_length: int = sys.maxsize
     pads_left: bool = False
 
+    def make(
+        self, padding: Mapping[str, Padding], ids: Mapping[str, range], max_length: int, length: int | None
+    ) -> None:
+        """Inputs that one step makes: of the `length` that the graph takes, or padded to the longest of a batch."""
+        if length is None:
+            self.pad(padding, ids, max_length)
+        else:
+            self.ids |= ids
+
     def pad(self, padding: Mapping[str, Padding], ids: Mapping[str, range], max_length: int = sys.maxsize) -> None:
         """Inputs that one step makes, which are as long as one another."""
         self.padding |= padding
         self.together.append(tuple(padding))
         self.ids |= ids
         self.max_length = min(self.max_length, max_length)
+
+
+def _fixed_length(graph: Mapping[str, TensorSpec] | None, name: str) -> int | None:
+    """How long every row of that input is, where the model's file says so."""
+    spec = (graph or {}).get(name)
+    return spec.shape[-1] if spec is not None and spec.shape and spec.shape[-1] > 0 else None
+
+
+def _of_length(row: npt.NDArray[Any], length: int | None, padding: Padding) -> npt.NDArray[Any]:
+    return row if length is None else _padded([row], length, padding, at_start=False)
 
 
 def _add_tokenizer(parts: _Parts, found: tokenizing.Tokenizing) -> None:
@@ -235,6 +261,12 @@ def _vocabulary(folder: Path, name: str) -> Vocabulary:
         raise ManifestError(f"{folder / name} is not UTF-8: {error}") from error
 
 
+def _detector(folder: Path, name: str) -> Detector:
+    if Path(name).name != name:
+        raise ManifestError(f"the detector {name!r} must be a file beside the manifest")
+    return Detector.read(folder / name)
+
+
 def _decoding(step: DecodeImage, reader: pixels.Reader) -> _Step:
     def decode(row: Arrays) -> Arrays:
         files = row.get(step.input)
@@ -253,24 +285,33 @@ def _text(raw: bytes) -> str:
         raise InvalidRequest(f"the text is not UTF-8: {error}") from None
 
 
-def _tokenizing(step: Tokenize, vocabulary: Vocabulary) -> _Step:
+def _shown(text: str) -> str:
+    """The caller's text as an error shows it."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+
+
+def _tokenizing(step: Tokenize, vocabulary: Vocabulary, length: int | None) -> _Step:
+    longest = min(step.max_length, length or step.max_length)
+
     def tokenize(row: Arrays) -> Arrays:
-        ids = vocabulary.encode(_text(row[step.input][0]), step.max_length, step.keep)
+        text = _text(row[step.input][0])
+        ids = vocabulary.encode(text, longest, step.keep)
+        if step.needs_known and not any(number > 1 for number in ids):
+            raise InvalidRequest(f"the text has no word that the model knows: {_shown(text)}")
         return {name: array for name, array in row.items() if name != step.input} | {
-            step.output: np.array([ids], np.int32)
+            step.output: _of_length(np.array([ids], np.int32), length, 0)
         }
 
     return tokenize
 
 
-def _looking_up(step: LookUpWords, vocabulary: Vocabulary, model: str) -> _Step:
+def _looking_up(step: LookUpWords, vocabulary: Vocabulary, model: str, length: int | None) -> _Step:
     def find(raw: bytes) -> int:
         word = _text(raw)
         number = vocabulary.find(word.lower())
         if number is None:
-            shown = word if len(word) <= _SHOWN else f"{word[:_SHOWN]}…"
             raise InvalidRequest(
-                f"unknown word {shown!r}: it is not among the {len(vocabulary)} words of model '{model}'"
+                f"unknown word {_shown(word)}: it is not among the {len(vocabulary)} words of model '{model}'"
             )
         return number
 
@@ -283,7 +324,8 @@ def _looking_up(step: LookUpWords, vocabulary: Vocabulary, model: str) -> _Step:
                 f"inputs '{step.input}' and '{step.weights}' of model '{model}' must have the same shape, "
                 f"got {len(ids)} and {weights.shape[-1]} a row"
             )
-        return {name: a for name, a in row.items() if name != step.input} | {step.output: found, step.weights: weights}
+        made = {step.output: _of_length(found, length, "edge"), step.weights: _of_length(weights, length, 0)}
+        return {name: array for name, array in row.items() if name != step.input} | made
 
     return look_up
 
