@@ -1,10 +1,12 @@
 """Where jobs' files may be: below a root and nowhere else, at web servers, and in a store that speaks S3."""
 
+import contextlib
 import http.server
 import importlib
 import io
 import json
 import os
+import socket
 import threading
 import time
 import zipfile
