@@ -13,7 +13,7 @@ import redis
 from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply, Room
 from millrace.broker.depth import QueueDepth, StreamDepth
 from millrace.broker.fragments import Reference, read_reference
-from millrace.broker.keys import DEAD_LETTERS_BYTES, ONLY_BULK, PRIORITIES, URGENT, Queue, consumer_name
+from millrace.broker.keys import DEAD_LETTERS_BYTES, ONLY_BULK, PRIORITIES, URGENT, USAGE, Queue, consumer_name
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState
@@ -1154,5 +1154,21 @@ def test_api_processes_tell_each_other_what_they_were_asked(broker: Broker) -> N
         finally:
             await one.close()
             await two.close()
+
+    asyncio.run(run())
+
+
+def test_what_another_version_told_of_its_usage_keeps_no_process_from_telling(redis_server: RedisServer) -> None:
+    async def run() -> None:
+        link = RedisBroker(redis_server.url).producer("one")
+        try:
+            await link.heartbeat()
+            with redis.Redis.from_url(redis_server.url) as client:
+                client.hset(USAGE, mapping={"old": b"a form of its own", "older": b""})
+                for _ in range(2):
+                    assert await link.exchange_usage(b"1 a") == {"one": b"1 a"}
+                assert client.hkeys(USAGE) == [b"one"]
+        finally:
+            await link.close()
 
     asyncio.run(run())
