@@ -2,14 +2,14 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from training import parity
 from training.export import lite, metadata, shapes, trials
-from training.export.model import ExportError, Shapes, Trained, Written
+from training.export.model import Choices, ExportError, Shapes, Trained, Written
 from training.export.onnx_graph import onnx_of, write_onnx
 from training.export.saved_model import write_saved_model
 from training.export.tflite_metadata import with_metadata
@@ -68,6 +68,10 @@ def _tflite(variant: str, trained: Trained, path: Path) -> Written:
     return Written(note=f"in 32 bits: {', '.join(model.kept)}" if model.kept else "")
 
 
+def _compiled(trained: Trained, path: Path) -> Written:
+    return _tflite("float32", replace(trained, choices=Choices()), path)  # it knows no operators of TensorFlow's
+
+
 def _coreml(trained: Trained, path: Path) -> Written:
     with lite.quiet():
         coreml: Any = importlib.import_module("training.export.coreml")  # coremltools takes seconds to import
@@ -103,7 +107,7 @@ FORMATS: Mapping[str, Format] = {
         title="TFLite, fixed sizes",
         file="model.compiled.tflite",
         exact=True,
-        write=partial(_tflite, "float32"),
+        write=_compiled,
         open=parity.compiled,
         is_fixed=True,
     ),
