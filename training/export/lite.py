@@ -48,7 +48,7 @@ def chosen(exports: Exports, variant: str, representative: Sequence[Arrays], cho
     """
     function = portable(exports.lite_function or exports.function, _RULES)
     alone = Exports(function=function, variables=_read(exports.variables, function))
-    if variant in _CALIBRATED:
+    if variant in _CALIBRATED and _has_loops(function):
         _check_calibration(exports)
     with tempfile.TemporaryDirectory() as folder:
         write_saved_model(alone, Path(folder))
@@ -103,6 +103,13 @@ def operators(content: bytes) -> list[str]:
     from ai_edge_litert.interpreter import Interpreter
 
     return [operator["op_name"] for operator in Interpreter(model_content=content)._get_ops_details()]
+
+
+def _has_loops(function: Any) -> bool:
+    """Whether the graph has loops; those of LSTMs may become one operator all the same."""
+    definition = function.get_concrete_function().graph.as_graph_def()
+    functions = (node for each in definition.library.function for node in each.node_def)
+    return any(node.op in ("While", "StatelessWhile") for node in (*definition.node, *functions))
 
 
 def _check_calibration(exports: Exports) -> None:
