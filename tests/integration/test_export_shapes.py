@@ -167,3 +167,13 @@ def test_texts_are_as_long_as_the_manifest_lets_them_be_and_filling_up_changes_n
     np.testing.assert_allclose(answer, trained.answer({"ids": row})["kind"], atol=1e-5)
     with pytest.raises(ValueError, match="'ids' has shape"):
         run({"ids": row})
+
+
+def test_whole_numbers_of_64_bits_become_32_at_both_ends(tmp_path: Path) -> None:
+    given = L.Input((3,), dtype="int64", name="ids")
+    embedded = L.Embedding(9, 2)(given)
+    model = keras.Model(given, {"places": keras.ops.cast(keras.ops.argmax(embedded, axis=1), "int64")})
+
+    found = exporting.tried(_trained(model), ["tflite-compiled"], tmp_path, is_timed=False)
+
+    assert [row.missed for row in found.rows] == ["", ""]

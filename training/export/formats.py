@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from training import parity
-from training.export import lite, metadata, shapes, trials
+from training.export import lite, metadata, precision, shapes, trials
 from training.export.model import Choices, ExportError, Shapes, Trained, Written
 from training.export.onnx_graph import onnx_of, write_onnx
 from training.export.saved_model import write_saved_model
@@ -69,7 +71,13 @@ def _tflite(variant: str, trained: Trained, path: Path) -> Written:
 
 
 def _compiled(trained: Trained, path: Path) -> Written:
-    return _tflite("float32", replace(trained, choices=Choices()), path)  # it knows no operators of TensorFlow's
+    """Runtimes of fixed sizes take 32 bits at both ends, and no operators of TensorFlow's."""
+    function = trained.exports.function
+    kinds = {tf.int64: tf.int32, tf.float64: tf.float32}
+    if any(spec.dtype == tf.string for spec in function.input_signature):
+        raise ExportError("CompiledModel and LiteRT.js take no texts: let the model take ids")
+    exports = replace(trained.exports, function=precision.at_the_ends(function, kinds))
+    return _tflite("float32", replace(trained, exports=exports, choices=Choices()), path)
 
 
 def _coreml(trained: Trained, path: Path) -> Written:
