@@ -28,7 +28,7 @@ _OK = field_encoding.field("grpc-status", "0")
 def trailers(answer: Answer) -> bytes:
     """The block of fields that ends a call; `grpc-message` is percent-encoded."""
     if not answer.status:
-        return _OK + field_encoding.fields(answer.trailers)
+        return b"".join([_OK, *[field_encoding.field(name, value) for name, value in answer.trailers]])
     status = [("grpc-status", str(int(answer.status)))]
     if answer.text:
         status.append(("grpc-message", quote(answer.text, safe=_AS_IT_IS)))

@@ -9,6 +9,7 @@ window allows, which the owner opens as it has room. Frames that bring nothing a
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from serving.transport.http2 import frames
 from serving.transport.http2.allowance import Allowance
@@ -42,7 +43,7 @@ class _Stream:
 
     __slots__ = ("credit", "is_received", "window")
 
-    def __init__(self, *, is_received: bool) -> None:
+    def __init__(self, is_received: bool) -> None:
         self.credit = 0
         self.window = frames.DEFAULT_WINDOW
         self.is_received = is_received
@@ -144,22 +145,25 @@ class FrameSession:
                 if end - start < size:
                     return
                 at = start + size
-                self._read_frame(kind, flags, stream & frames.MAX_WINDOW, buffer[start:at], found)
+                stream &= frames.MAX_WINDOW
+                if not self._is_set or self._block is not None:
+                    self._check_turn(kind, stream)
+                if kind < len(_READERS):
+                    _READERS[kind](self, flags, stream, buffer[start:at], found)
+                else:
+                    self._count_idle()
                 if self._has_paused:
                     break
             self.has_more = end - at >= frames.HEAD_BYTES
         finally:
             self._at = at
 
-    def _read_frame(self, kind: int, flags: int, stream: int, payload: bytes, found: list[Event]) -> None:
+    def _check_turn(self, kind: int, stream: int) -> None:
+        """Raises `ConnectionFault` for a frame before the client's settings, or between those of a block of headers."""
         if not self._is_set and kind != frames.SETTINGS:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block[0]):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a block of headers is interrupted")
-        if kind < len(_READERS):
-            _READERS[kind](self, flags, stream, payload, found)
-        else:
-            self._count_idle()
 
     # Frames, one by one
 
@@ -177,9 +181,10 @@ class FrameSession:
         if open_stream.window < 0:
             self._fail(stream, ErrorCode.FLOW_CONTROL_ERROR, found)
             return
-        data = _without_padding(payload) if flags & frames.PADDED else payload
-        if spare := size - len(data):
-            self.open_window(stream, spare)
+        data = payload
+        if flags & frames.PADDED:
+            data = _without_padding(payload)
+            self.open_window(stream, size - len(data))
         ends = bool(flags & frames.END_STREAM)
         if not ends and len(data) < _SMALL_UPDATE:
             self._count_idle()  # who sends a body in crumbs
@@ -244,7 +249,7 @@ class FrameSession:
             self._remember_reset(stream)
             return
         self._idle.earn(_MESSAGE_TOKENS)
-        self._streams[stream] = _Stream(is_received=ends)
+        self._streams[stream] = _Stream(ends)
         found.append(Opened(stream, fields, ends))
 
     def _on_trailers(self, stream: int, ends: bool, found: list[Event]) -> None:
@@ -447,18 +452,10 @@ class FrameSession:
         """See `Session.send_small`."""
         if stream not in self._streams:
             return
-        head = frames.frame_head
         self._send_window -= len(data)
-        self._streams[stream].credit -= len(data)
-        parts = (
-            head(len(block), frames.HEADERS, frames.END_HEADERS, stream),
-            block,
-            head(len(data), frames.DATA, 0, stream),
-            data,
-            head(len(trailers), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream),
-            trailers,
-        )
-        self._put(b"".join(parts))
+        number = stream.to_bytes(4, "big")
+        head, body_head, end_head = _heads_of_small(len(block), len(data), len(trailers))
+        self._put(b"".join((head, number, block, body_head, number, data, end_head, number, trailers)))
         self._sent_all(stream)
 
     def open_window(self, stream: int, bytes_: int) -> None:
@@ -497,6 +494,17 @@ class FrameSession:
     def _put(self, part: bytes | memoryview) -> None:
         self._output.append(part)
         self._output_bytes += len(part)
+
+
+@lru_cache(maxsize=4096)
+def _heads_of_small(block: int, data: int, trailers: int) -> tuple[bytes, bytes, bytes]:
+    """The heads of a response's three frames by the sizes of their payloads, without the number of the stream."""
+    head = frames.frame_head
+    return (
+        head(block, frames.HEADERS, frames.END_HEADERS, 0)[:5],
+        head(data, frames.DATA, 0, 0)[:5],
+        head(trailers, frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 0)[:5],
+    )
 
 
 def _check_size(payload: bytes, size: int, kind: str) -> None:
