@@ -1,6 +1,7 @@
 """One connection of HTTP/2: its session's events go to the streams, and what these send goes to the socket.
 
-    preface ──► streams come and go ──► idle ──► closed           the server stops: GOAWAY, the rest is answered, closed
+    preface ──► streams come and go ──► idle ──► closed           the server stops, or the connection is old: GOAWAY,
+                  │                                               the rest is answered, closed
                   │
                   └─ a fault, or no sign of life: GOAWAY, closed
 
@@ -12,6 +13,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from functools import partial
+from random import uniform
 from typing import cast
 
 from millrace.protocol.errors import MillraceError, QueueFull
@@ -45,9 +47,10 @@ class Http2Connection(asyncio.Protocol):
     """One connection; see `connection_table.OpenConnection` and `exchange.Link`."""
 
     __slots__ = (
-        "_buffered", "_busy", "_drain_ends", "_frame_ends", "_full_ends", "_has_pinged", "_heard", "_is_draining",
-        "_is_flushing", "_is_last", "_is_over", "_is_paused", "_large_heads", "_opened", "_outflows", "_since",
-        "_slowest", "_streams", "_table", "_transport", "_unsent", "ends", "is_full", "peer", "server", "session",
+        "_age_ends", "_buffered", "_busy", "_drain_ends", "_frame_ends", "_full_ends", "_has_pinged", "_heard",
+        "_is_draining", "_is_flushing", "_is_last", "_is_over", "_is_paused", "_large_heads", "_opened", "_outflows",
+        "_since", "_slowest", "_streams", "_table", "_transport", "_unsent", "ends", "is_full", "peer", "server",
+        "session",
     )  # fmt: skip
 
     def __init__(self, server: ServerParts) -> None:
@@ -68,8 +71,10 @@ class Http2Connection(asyncio.Protocol):
         self._is_paused = self._is_flushing = self._is_over = False
         self._is_draining = self._is_last = self._has_pinged = False
         self._since = self._heard = server.loop.time()
-        self._frame_ends = self._full_ends = self._drain_ends = NEVER
-        self.ends = self._since + _FRAME_S
+        self._frame_ends = self._full_ends = self._drain_ends = self._age_ends = NEVER
+        if age_s := server.settings.max_connection_age_s:
+            self._age_ends = self._since + age_s * uniform(0.9, 1.1)  # noqa: S311 - not all at once
+        self.ends = min(self._since + _FRAME_S, self._age_ends)
 
     # The socket
 
@@ -175,16 +180,23 @@ class Http2Connection(asyncio.Protocol):
 
     def linger(self) -> None:
         """See `OpenConnection`: no new streams, and what came is answered."""
-        if self._is_draining or self._is_over:
+        if self._is_over:
+            return
+        for exchange in tuple(self._streams.values()):
+            exchange.linger()
+        self._drain()
+        self.flush()
+
+    def _drain(self) -> None:
+        """Tell the caller to open no more streams here, and leave once it knows."""
+        self._age_ends = NEVER
+        if self._is_draining:
             return
         self._is_draining = True
         self.session.go_away(is_last=False)
         self.session.ping(_DRAIN)  # what the caller sent before it knew comes before the answer
         self._drain_ends = self.server.loop.time() + _LINGER_S
         self.await_until(self._drain_ends)
-        for exchange in tuple(self._streams.values()):
-            exchange.linger()
-        self.flush()
 
     def count_unsent(self) -> None:
         """See `OpenConnection`: `pause_writing` counts."""
@@ -208,6 +220,8 @@ class Http2Connection(asyncio.Protocol):
         if now >= self._frame_ends:
             self._fault(ErrorCode.PROTOCOL_ERROR, f"the rest of a frame did not come within {_FRAME_S:.0f} s")
             return
+        if now >= self._age_ends:
+            self._drain()
         if now >= self._drain_ends:
             self._leave()
         self._expire_streams(now)
@@ -238,9 +252,8 @@ class Http2Connection(asyncio.Protocol):
         if self._is_over:
             return
         timeout_s = self.server.timeout_s
-        ends = [self._frame_ends, self._full_ends, self._drain_ends, self._heard + _LIFE_S, now + _LIFE_S]
-        if self._has_pinged:
-            ends = [self._frame_ends, self._full_ends, self._drain_ends, self._heard + _LIFE_S + _LIFE_ANSWER_S]
+        ends = [self._frame_ends, self._full_ends, self._drain_ends, self._age_ends]
+        ends += [self._heard + _LIFE_S + _LIFE_ANSWER_S] if self._has_pinged else [self._heard + _LIFE_S, now + _LIFE_S]
         ends += [each.arrival.ends for each in self._streams.values() if each.arrival]
         ends += [outflow.ends(now, timeout_s) for outflow, _ in self._outflows.values()]
         if not self._streams and not self._outflows:
@@ -454,15 +467,23 @@ class Http2Connection(asyncio.Protocol):
             if self._buffered is None:
                 self._fault(ErrorCode.ENHANCE_YOUR_CALM, "the server holds all the bytes that it may; try again")
                 return
-            self._frame_ends = self._heard + _FRAME_S
-            self.await_until(self._frame_ends)
+            if not self._is_paused:
+                self._await_frame()
+
+    def _await_frame(self) -> None:
+        self._frame_ends = self._heard + _FRAME_S
+        self.await_until(self._frame_ends)
 
     def _read(self, reads: bool) -> None:
         if reads == self._is_paused and not self._transport.is_closing():
             self._is_paused = not reads
             if reads:
+                self._heard = self.server.loop.time()  # what came before then was not read
+                if self._buffered:
+                    self._await_frame()
                 self._transport.resume_reading()
             else:
+                self._frame_ends = NEVER
                 self._transport.pause_reading()
 
     def _fault(self, code: ErrorCode, text: str) -> None:

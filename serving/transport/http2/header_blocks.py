@@ -73,10 +73,13 @@ class HeaderReader:
             return checked(self._decoded(block))
         return self._remembered.read(block)
 
-    def skip(self, block: bytes) -> None:
-        """Read trailers, or a block of a stream that is closed: only the table matters. Raises `ConnectionFault`."""
-        if self._has_table:
-            self._decoded(block)
+    def are_trailers(self, block: bytes) -> bool:
+        """Whether the fields may stand behind a body: they have no pseudo-header. Raises `ConnectionFault`."""
+        try:
+            pairs = self._decoded(block) if self._has_table else self._remembered.decoded(block)
+        except HeadTooLarge:
+            return False
+        return not any(name[:1] == b":" for name, _ in pairs)
 
     def _decoded(self, block: bytes) -> Sequence[_Pair]:
         try:
@@ -107,14 +110,15 @@ class RememberedBlocks:
         """The fields of a request; raises as `HeaderReader.read` does."""
         found = self._blocks.get(block)
         if found is None:
-            found = checked(self._decoded(block))
+            found = checked(self.decoded(block))
             if len(block) <= _REMEMBERED_BLOCK_BYTES:
                 if len(self._blocks) >= _REMEMBERED_BLOCKS:
                     self._blocks.clear()
                 self._blocks[block] = found
         return found
 
-    def _decoded(self, block: bytes) -> list[_Pair]:
+    def decoded(self, block: bytes) -> list[_Pair]:
+        """The fields, whatever they stand for. Raises `HeadTooLarge` or `ConnectionFault`."""
         try:
             pairs, size = list[_Pair](), 0
             at = _beginning(block)

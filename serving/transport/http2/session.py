@@ -175,7 +175,7 @@ class FrameSession:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more was sent than the connection's window allows")
         open_stream = self._streams.get(stream)
         if open_stream is None or open_stream.is_received:
-            self._on_late(stream, "DATA")
+            self._on_late(stream, "DATA", found)
             return
         open_stream.window -= size
         if open_stream.window < 0:
@@ -199,8 +199,10 @@ class FrameSession:
         if flags & frames.PADDED:
             payload = _without_padding(payload)
         if flags & frames.HAS_PRIORITY:
-            if len(payload) < 5 or frames.number(payload) == stream:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream's priority cannot be read")
+            if len(payload) < 5:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a stream's priority cannot be read")
+            if frames.number(payload) == stream:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
             payload = payload[5:]
         if flags & frames.END_HEADERS:
             self._on_block(stream, flags, payload, found)
@@ -225,8 +227,7 @@ class FrameSession:
             self._count_idle(len(block) / _BLOCK_BYTES_A_TOKEN)
             self._has_paused = True
         if stream <= self.last_stream:
-            self._headers.skip(block)
-            self._on_trailers(stream, ends, found)
+            self._on_trailers(stream, ends, found, is_good=self._headers.are_trailers(block))
             return
         try:
             fields: Fields | None = self._headers.read(block)
@@ -252,13 +253,13 @@ class FrameSession:
         self._streams[stream] = _Stream(ends)
         found.append(Opened(stream, fields, ends))
 
-    def _on_trailers(self, stream: int, ends: bool, found: list[Event]) -> None:
+    def _on_trailers(self, stream: int, ends: bool, found: list[Event], *, is_good: bool) -> None:
         open_stream = self._streams.get(stream)
         if open_stream is None or open_stream.is_received:
             if open_stream is None and stream not in self._reset:
                 raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"stream {stream} is closed")
-            self._on_late(stream, "HEADERS")
-        elif not ends:
+            self._on_late(stream, "HEADERS", found)
+        elif not (ends and is_good):
             self._fail(stream, ErrorCode.PROTOCOL_ERROR, found)
         else:
             open_stream.is_received = True
@@ -268,10 +269,12 @@ class FrameSession:
         self._count_idle()
         if not stream:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a priority is for stream 0")
-        if len(payload) != 5:
-            self._fail(stream, ErrorCode.FRAME_SIZE_ERROR, found)
-        elif frames.number(payload) == stream:
-            self._fail(stream, ErrorCode.PROTOCOL_ERROR, found)
+        if len(payload) == 5 and frames.number(payload) != stream:
+            return
+        code = ErrorCode.PROTOCOL_ERROR if len(payload) == 5 else ErrorCode.FRAME_SIZE_ERROR
+        if stream > self.last_stream:  # which cannot be reset before it is opened
+            raise ConnectionFault(code, "a stream's priority cannot be read")
+        self._fail(stream, code, found)
 
     def _on_reset(self, flags: int, stream: int, payload: bytes, found: list[Event]) -> None:  # noqa: ARG002
         _check_size(payload, 4, "RST_STREAM")
@@ -294,21 +297,28 @@ class FrameSession:
         if self._is_set:
             self._count_idle()
         self._is_set = True
-        values = frames.read_settings(payload)
-        if values.get(frames.ENABLE_PUSH, 0) > 1:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
-        window = values.get(frames.INITIAL_WINDOW_SIZE, self._initial_window)
-        if window > frames.MAX_WINDOW:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large")
-        largest = values.get(frames.MAX_FRAME_SIZE, self._peer_frame)
-        if not frames.MAX_FRAME_BYTES <= largest < 2**24:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE is not what it may be")
-        self._peer_frame = largest
-        if window > self._initial_window:
+        before = self._initial_window
+        for key, value in frames.read_settings(payload):
+            self._set(key, value)
+        if self._initial_window > before:
             self._count_idle(len(self._streams) / _STREAMS_A_TOKEN)
+            if any(self._initial_window + each.credit > frames.MAX_WINDOW for each in self._streams.values()):
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window grows beyond its bounds")
             found.append(Room(0))
-        self._initial_window = window
         self._put(frames.frame(frames.SETTINGS, frames.ACK, 0))
+
+    def _set(self, key: int, value: int) -> None:
+        """Take in one of the client's settings; those that we do not know are ignored."""
+        if key == frames.ENABLE_PUSH and value > 1:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
+        if key == frames.INITIAL_WINDOW_SIZE:
+            if value > frames.MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large")
+            self._initial_window = value
+        if key == frames.MAX_FRAME_SIZE:
+            if not frames.MAX_FRAME_BYTES <= value < 2**24:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE is not what it may be")
+            self._peer_frame = value
 
     def _on_push(self, flags: int, stream: int, payload: bytes, found: list[Event]) -> None:  # noqa: ARG002
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
@@ -363,12 +373,14 @@ class FrameSession:
         if not self._idle.spend(tokens):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring nothing")
 
-    def _on_late(self, stream: int, kind: str) -> None:
+    def _on_late(self, stream: int, kind: str, found: list[Event]) -> None:
         """A frame for a stream on which the client may send nothing more."""
         if not stream or stream > self.last_stream:
             self._check_ignored(stream, kind)
         self._count_idle()
-        if stream not in self._reset:
+        if stream in self._streams:
+            self._fail(stream, ErrorCode.STREAM_CLOSED, found)
+        elif stream not in self._reset:
             self._put(frames.rst_stream(stream, ErrorCode.STREAM_CLOSED))
 
     def _check_ignored(self, stream: int, kind: str) -> None:
@@ -513,7 +525,9 @@ def _check_size(payload: bytes, size: int, kind: str) -> None:
 
 
 def _without_padding(payload: bytes) -> bytes:
-    padding = payload[0] if payload else 0
+    if not payload:
+        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame does not say how much padding it has")
+    padding = payload[0]
     if padding >= len(payload):
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame has more padding than bytes")
     return payload[1 : len(payload) - padding]
