@@ -210,6 +210,19 @@ def test_an_old_connection_without_streams_is_closed_soon() -> None:
     assert peer.socket.is_closed
 
 
+def test_a_mistake_of_ours_ends_its_connection_and_tells_the_caller() -> None:
+    peer = Peer()
+
+    def fails(*_: Any) -> None:
+        raise ValueError("a mistake")
+
+    peer.handler.handle = fails  # type: ignore[method-assign, assignment]
+    peer.send(headers(1, GET, ends=True))
+    assert peer.goaways() == [(1, ErrorCode.INTERNAL_ERROR)]
+    assert peer.socket.is_closed
+    assert peer.connection.server.open_calls == 0
+
+
 def test_connections_that_began_together_do_not_end_together() -> None:
     peers = [Peer(max_connection_age_s=1000.0) for _ in range(20)]
     for peer in peers:

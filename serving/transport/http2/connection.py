@@ -10,6 +10,7 @@ socket takes no more, nothing is read, and answers wait, counted. For small call
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -34,6 +35,7 @@ from serving.transport.http2.session import FrameSession
 from serving.transport.intake import no_room
 from serving.transport.server_parts import ServerParts
 
+_log = logging.getLogger(__name__)
 _FRAME_S = 10.0  # the rest of a frame, or of a block of headers
 _LINGER_S = 0.5
 _DISCARD_S = 3.0
@@ -267,12 +269,12 @@ class Http2Connection(asyncio.Protocol):
         if self._is_over:
             return
         session = self.session
-        for event in session.events(self.server.loop.time()):
-            self._on_event(event)
-        self._busy = 0
-        for exchange in self._opened:
-            exchange.await_body()
-        self._opened.clear()
+        try:
+            self._handle(session.events(self.server.loop.time()))
+        except Exception:
+            _log.exception("a connection failed")
+            self._fault(ErrorCode.INTERNAL_ERROR, "internal error; the server's log has it")
+            return
         if session.fault is not None:
             self._close()
             return
@@ -285,23 +287,28 @@ class Http2Connection(asyncio.Protocol):
             self._hold(session.pending_bytes)
         self.flush()
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, Received):
-            self._busy = event.stream
-            if exchange := self._streams.get(event.stream):
-                exchange.received(event.data, ends=event.ends)
-        elif isinstance(event, Opened):
-            self._busy = event.stream
-            self._open(event)
-        elif isinstance(event, Reset):
-            self._lost(event.stream)
-        elif isinstance(event, Room):
-            self._made_room(event.stream)
-        else:
-            self._answered(event)
+    def _handle(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Received):
+                stream, data, ends = event
+                self._busy = stream
+                if exchange := self._streams.get(stream):
+                    exchange.received(data, ends=ends)
+            elif isinstance(event, Opened):
+                self._busy = event.stream
+                self._open(*event)
+            elif isinstance(event, Reset):
+                self._lost(event.stream)
+            elif isinstance(event, Room):
+                self._made_room(event.stream)
+            else:
+                self._answered(event)
+        self._busy = 0
+        for exchange in self._opened:
+            exchange.await_body()
+        self._opened.clear()
 
-    def _open(self, event: Opened) -> None:
-        stream, fields, ends = event
+    def _open(self, stream: int, fields: Fields | None, ends: bool) -> None:
         if fields is None:
             refuse_head(self, stream, HeadTooLarge("the request's headers are too large, or too many"))
             return
@@ -324,7 +331,7 @@ class Http2Connection(asyncio.Protocol):
         calls = server.calls
         if calls is None:
             return
-        path = fields.path.decode("latin-1")
+        path = fields.path_text
         head = CallHead(path, fields.headers, self.peer, None)
         method = calls.methods.get(path)
         if method is None:

@@ -178,10 +178,11 @@ def respond(link: Link, stream: int, head: CallHead, answer: Answer) -> None:
     """Send an answer that is the only one of its call."""
     session, server = link.session, link.server
     trailers = framing.trailers(answer)
+    body = answer.body
     if answer.status:
         session.send_headers(stream, framing.OPENING + trailers, ends=True)
         answer.close()
-    elif isinstance(body := answer.body, bytes) and _fits(link, stream, len(body) + PREFIX_BYTES):
+    elif isinstance(body, bytes) and _fits(link, stream, len(body) + PREFIX_BYTES):
         session.send_small(stream, framing.OPENING, framing.prefix(len(body)) + body, trailers)
         if answer.reservation:
             answer.reservation.release()
