@@ -13,7 +13,7 @@ NO_TESTS := 5
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp
-	$(BIN)/pytest --hypothesis-profile=repeatable -m "not slow and not alone" -n 2 --dist loadfile $(ARGS) || [ $$? = $(NO_TESTS) ] || $(BIN)/pytest --last-failed --last-failed-no-failures none $(ARGS)
+	$(BIN)/pytest --hypothesis-profile=repeatable -m "not slow and not alone" -n 3 --dist loadfile $(ARGS) || [ $$? = $(NO_TESTS) ] || $(BIN)/pytest --last-failed --last-failed-no-failures none $(ARGS)
 	$(BIN)/pytest -m "not slow and alone" $(ARGS) || [ $$? = $(NO_TESTS) ]
 test-all: .venv/test.stamp ; $(BIN)/pytest $(ARGS)
 unit: .venv/test.stamp ; $(BIN)/pytest tests/unit $(ARGS)
@@ -39,6 +39,6 @@ clean: ; rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 .venv/python.stamp: ; @$(PYTHON) requirements/suits.py && $(PYTHON) -m venv .venv && touch $@
 .venv/up.stamp: .venv/python.stamp requirements/up.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/up.txt && $(SELF) && touch $@
 .venv/load.stamp: .venv/up.stamp requirements/load.txt ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/load.txt && touch $@
-.venv/test.stamp: .venv/python.stamp requirements/test.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/test.txt && $(SELF) && touch $@ .venv/up.stamp .venv/load.stamp
+.venv/test.stamp: .venv/python.stamp requirements/test.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --no-compile --require-hashes --requirement requirements/test.txt && $(SELF) && touch $@ .venv/up.stamp .venv/load.stamp
 # One of two ONNX Runtimes can be installed: the one with CUDA is in an environment of its own, in place of the other.
 .venv/gpu.stamp: .venv/python.stamp requirements/test.txt requirements/worker-gpu.txt ; @echo "installing into .venv/gpu …" && $(PYTHON) -m venv .venv/gpu && $(GPU_PIP) install --require-hashes --requirement requirements/test.txt && $(GPU_PIP) uninstall --yes onnxruntime && $(GPU_PIP) install --require-hashes --no-deps --requirement requirements/worker-gpu.txt && touch $@

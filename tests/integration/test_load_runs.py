@@ -99,6 +99,7 @@ def test_a_run_that_shows_nothing_is_invalid(sound: str) -> None:
     assert "INVALID    the generator fell behind its schedule" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_plain_locustfile_runs_distributed(faulty: str, tmp_path: Path) -> None:
     """Locust's own numbers and status, and all that the processes counted in one result."""
     result = tmp_path / "result.json"

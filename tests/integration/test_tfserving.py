@@ -242,6 +242,7 @@ def test_tls_is_spoken_where_it_is_asked_for(remote: Parts, tmp_path: Path, cert
             load(tmp_path / "2", address=f"127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 def test_a_stack_in_front_of_a_remote_follows_its_health(remote: Parts, tmp_path: Path) -> None:
     def ask() -> httpx.Response:
         return httpx.post(f"{front.urls[0]}/v1/models/far:predict", json={"instances": [[1, 0, 0], [0, 0, 1]]})
