@@ -9,7 +9,7 @@ HOST ?= http://127.0.0.1:8000
 # pytest's status where ARGS selects no test
 NO_TESTS := 5
 
-.PHONY: up test test-all unit integration acceptance chaos lint types models scores load bench bench-jobs memory gpu lock wheels dist redis compose clean
+.PHONY: up test test-all unit integration acceptance chaos lint types models scores release-assets load bench bench-jobs memory gpu lock pins wheels dist redis compose clean
 
 up: .venv/up.stamp ; @$(BIN)/millrace up $(ARGS)
 test: .venv/test.stamp
@@ -24,6 +24,7 @@ lint: .venv/test.stamp ; $(BIN)/ruff check && $(BIN)/ruff format --check
 types: .venv/test.stamp ; $(BIN)/mypy
 models: .venv/test.stamp ; for model in digits digits-student sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done
 scores: .venv/test.stamp ; $(BIN)/python -m training scores --data-dir $(DATA) $(ARGS)
+release-assets: .venv/test.stamp ; $(BIN)/python -m training assets --replace $(ARGS)
 load: .venv/load.stamp ; $(BIN)/millrace load digits sentiment word2vec --host $(HOST) --check $(or $(ARGS),--rate 100 --for 10s)
 bench: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench $(ARGS)
 bench-jobs: .venv/test.stamp ; $(BIN)/python -m benchmarks.bench_jobs $(ARGS)
@@ -31,6 +32,7 @@ memory: .venv/test.stamp ; $(BIN)/python -m benchmarks.memory $(ARGS)
 gpu: .venv/gpu.stamp ; .venv/gpu/bin/python -m benchmarks.gpu $(ARGS)
 compose: ; docker compose up --build $(ARGS)
 lock: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh $(ARGS)
+pins: ; $(PYTHON) deploy/pin_images.py
 redis: .venv/test.stamp ; $(BIN)/pytest tests/unit/test_redis_failures.py tests/integration/test_broker.py tests/integration/test_redis_access.py tests/integration/test_dead_letters.py tests/integration/test_producer.py tests/acceptance/test_topologies.py $(ARGS)
 dist: .venv/test.stamp ; rm -rf dist && $(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-build-isolation --no-deps --wheel-dir dist . ./client && $(BIN)/python -m requirements.bom dist && cd dist && sha256sum * > SHA256SUMS
 wheels: .venv/python.stamp ; $(PIP) uv && PATH="$(CURDIR)/$(BIN):$$PATH" requirements/wheels.sh

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,14 @@ def test_streams_whose_messages_stop_in_the_middle_are_given_up_before_memory_en
         assert before + STREAMS * (MESSAGE_BYTES - 2 * MB) > api.own_limit_bytes + 6 * MESSAGE_BYTES
         with api.watched() as peak:
             calls: list[Any] = []
+
+            def is_settled(stopped_before: int) -> bool:
+                return len(stopped) > stopped_before or calls[-1].done()
+
             while len(calls) < STREAMS:
-                earlier = len(stopped)
+                settled = partial(is_settled, len(stopped))
                 calls.append(half_sent(stack, relayed, message.SerializeToString()))
-                until(lambda earlier=earlier: len(stopped) > earlier or calls[-1].done(), 60, "a message to stop")
+                until(settled, 60, "a message to stop")
             until(lambda: any(call.done() for call in calls), 60, "a stream to be given up")
             until(lambda: api.memory_bytes < api.own_limit_bytes, 60, "the memory to come back")
         # Nobody can ask grpc.aio how much it holds: this is what comes until it is looked at again.

@@ -62,6 +62,7 @@ def test_faults_are_counted_apart_over_several_processes(faulty: str, tmp_path: 
     assert document["ok"] == requests - document["refused"] - document["failed"]
     assert document["errors"]["not the answer that the request gets alone"] == document["failed"]
     assert len(document["generator_cpu"]) == 2
+    assert sum(count for _, count in document["raw"]["lag"]["buckets"]) == requests  # none of the warm-up's
     assert document["stages_ms"]["server"]["queue"]["mean"] == pytest.approx(0.02)
     assert set(document["stages_ms"]["client"]) == {"send", "wait", "receive"}
     suite = ET.parse(files["junit"]).getroot()
