@@ -143,6 +143,38 @@ def test_the_rest_of_a_frame_is_awaited_for_ten_seconds() -> None:
     assert peer.goaways() == [(1, ErrorCode.PROTOCOL_ERROR)]
 
 
+DROPS = {
+    "bytes of a frame": (data(1, bytes(100))[:9], b"x"),
+    "frames of a block": (
+        frames.frame(frames.HEADERS, 0, 3, b"\x82"),
+        frames.frame(frames.CONTINUATION, 0, 3, b"\x86"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DROPS)
+def test_what_comes_in_drops_is_awaited_no_longer_than_a_request(case: str) -> None:
+    begun, drop = DROPS[case]
+    peer = Peer(request_timeout_ms=30_000)
+    peer.send(headers(1, GET, ends=True), begun)
+    for _ in range(5):
+        peer.wait(5.0)
+        peer.send(drop)
+        assert peer.goaways() == []
+    peer.wait(6.0)
+    assert peer.goaways() == [(1, ErrorCode.PROTOCOL_ERROR)]
+
+
+def test_a_body_of_many_frames_may_take_its_time() -> None:
+    peer = Peer(request_timeout_ms=30_000)
+    peer.send(headers(1, (*GET, ("content-length", "1000"))))
+    whole = b"".join(data(1, bytes(20), ends=False) for _ in range(50))
+    for at in range(0, len(whole), 150):  # a frame and a part of another, again and again
+        peer.send(whole[at : at + 150])
+        peer.wait(3.0)
+        assert [code for _, code in peer.goaways()] == []
+
+
 def test_no_frame_is_late_while_we_do_not_read() -> None:
     peer = Peer()
     peer.send(headers(1, GET, ends=True), headers(3, GET, ends=True)[:-1])

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from millrace.protocol.tensors import BYTES
 from millrace.rpc.counting import top_fields
 from serving.protocols.oip.rest import Document
 
@@ -75,7 +76,7 @@ class KnownMessages:
         self, data: bytes | memoryview, model: str, version: str, document: Document, inputs: Sequence[Described]
     ) -> None:
         """Remember the form of a message that was read, and what it says."""
-        if any(described.datatype == "BYTES" for described in inputs):  # whose elements have no fixed size
+        if any(described.datatype == BYTES for described in inputs):  # whose elements have no fixed size
             return
         fields = top_fields(data, _MOST_FIELDS) or []
         raw = tuple([(content, end) for number, _, content, end in fields if number == self._raw])

@@ -36,7 +36,7 @@ from serving.transport.intake import no_room
 from serving.transport.server_parts import ServerParts
 
 _log = logging.getLogger(__name__)
-_FRAME_S = 10.0  # the rest of a frame, or of a block of headers
+_STALL_S = 10.0  # without a byte of the rest of a frame, or of a block of headers
 _LINGER_S = 0.5
 _DISCARD_S = 3.0
 _LIFE_S, _LIFE_ANSWER_S = 60.0, 20.0  # of silence, after which a caller is asked whether it is there
@@ -49,10 +49,10 @@ class Http2Connection(asyncio.Protocol):
     """One connection; see `connection_table.OpenConnection` and `exchange.Link`."""
 
     __slots__ = (
-        "_age_ends", "_buffered", "_busy", "_drain_ends", "_frame_ends", "_full_ends", "_has_pinged", "_heard",
-        "_is_draining", "_is_flushing", "_is_last", "_is_over", "_is_paused", "_large_heads", "_opened", "_outflows",
-        "_since", "_slowest", "_streams", "_table", "_transport", "_unsent", "ends", "is_full", "peer", "server",
-        "session",
+        "_age_ends", "_buffered", "_busy", "_drain_ends", "_frame_ends", "_frame_since", "_full_ends", "_has_pinged",
+        "_heard", "_is_draining", "_is_flushing", "_is_last", "_is_over", "_is_paused", "_large_heads", "_opened",
+        "_outflows", "_since", "_slowest", "_streams", "_table", "_transport", "_unsent", "ends", "is_full", "peer",
+        "server", "session",
     )  # fmt: skip
 
     def __init__(self, server: ServerParts) -> None:
@@ -72,11 +72,11 @@ class Http2Connection(asyncio.Protocol):
         self._opened: list[Exchange] = []  # by the frames that are being handled
         self._is_paused = self._is_flushing = self._is_over = False
         self._is_draining = self._is_last = self._has_pinged = False
-        self._since = self._heard = server.loop.time()
+        self._since = self._heard = self._frame_since = server.loop.time()
         self._frame_ends = self._full_ends = self._drain_ends = self._age_ends = NEVER
         if age_s := server.settings.max_connection_age_s:
             self._age_ends = self._since + age_s * uniform(0.9, 1.1)  # noqa: S311 - not all at once
-        self.ends = min(self._since + _FRAME_S, self._age_ends)
+        self.ends = min(self._since + _STALL_S, self._age_ends)
 
     # The socket
 
@@ -220,7 +220,7 @@ class Http2Connection(asyncio.Protocol):
             self.abort()
             return
         if now >= self._frame_ends:
-            self._fault(ErrorCode.PROTOCOL_ERROR, f"the rest of a frame did not come within {_FRAME_S:.0f} s")
+            self._fault(ErrorCode.PROTOCOL_ERROR, "the rest of a frame did not come in time")
             return
         if now >= self._age_ends:
             self._drain()
@@ -474,18 +474,20 @@ class Http2Connection(asyncio.Protocol):
             if self._buffered is None:
                 self._fault(ErrorCode.ENHANCE_YOUR_CALM, "the server holds all the bytes that it may; try again")
                 return
+            if self.session.has_progressed:
+                self._frame_since = self._heard
             if not self._is_paused:
                 self._await_frame()
 
     def _await_frame(self) -> None:
-        self._frame_ends = self._heard + _FRAME_S
+        self._frame_ends = min(self._heard + _STALL_S, self._frame_since + self.server.timeout_s)
         self.await_until(self._frame_ends)
 
     def _read(self, reads: bool) -> None:
         if reads == self._is_paused and not self._transport.is_closing():
             self._is_paused = not reads
             if reads:
-                self._heard = self.server.loop.time()  # what came before then was not read
+                self._heard = self._frame_since = self.server.loop.time()  # what came before then was not read
                 if self._buffered:
                     self._await_frame()
                 self._transport.resume_reading()

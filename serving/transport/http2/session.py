@@ -55,13 +55,13 @@ class FrameSession:
     __slots__ = (
         "_at", "_block", "_buffer", "_has_paused", "_headers", "_idle", "_initial_window", "_is_greeted",
         "_is_leaving", "_is_set", "_most_streams", "_output", "_output_bytes", "_peer_frame", "_received", "_reset",
-        "_resets", "_send_window", "_streams", "_window", "fault", "has_more", "last_stream",
+        "_resets", "_send_window", "_streams", "_window", "fault", "has_more", "has_progressed", "last_stream",
     )  # fmt: skip
 
     def __init__(self, most_streams: int, remembered: RememberedBlocks) -> None:
         self.fault: str | None = None
         self.last_stream = 0
-        self.has_more = False
+        self.has_more = self.has_progressed = False
         self._most_streams = most_streams
         self._headers = HeaderReader(remembered)
         self._buffer = b""
@@ -101,9 +101,11 @@ class FrameSession:
             return found
         self._idle.refill(now)
         self._resets.refill(now)
+        start, block = self._at, self._block
         try:
             if self._is_greeted or self._greet():
                 self._read_frames(found)
+            self.has_progressed = self._block is not block if self._block else self._at > start
         except ConnectionFault as error:
             self.go_away(error.code, str(error))
             self.fault = str(error)
