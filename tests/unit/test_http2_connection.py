@@ -175,6 +175,21 @@ def test_a_body_of_many_frames_may_take_its_time() -> None:
         assert [code for _, code in peer.goaways()] == []
 
 
+def test_who_stops_in_a_frame_is_slow_and_gives_up_its_room() -> None:
+    peer = Peer()
+    budget = peer.connection.server.budget
+    peer.send(headers(1, GET, ends=True), data(3, bytes(5000))[:-1])
+    assert budget.used == 5008
+    peer.clock.now += 0.9
+    assert peer.connection.pace(peer.clock.now) is None
+    peer.clock.now += 0.2
+    assert peer.connection.pace(peer.clock.now) == 0
+    peer.connection.give_up()
+    assert peer.socket.is_closed
+    peer.connection.connection_lost(None)
+    assert budget.used == 0
+
+
 def test_no_frame_is_late_while_we_do_not_read() -> None:
     peer = Peer()
     peer.send(headers(1, GET, ends=True), headers(3, GET, ends=True)[:-1])

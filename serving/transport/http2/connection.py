@@ -164,7 +164,8 @@ class Http2Connection(asyncio.Protocol):
             pace = outflow.pace(now) if outflow.age_s(now) > GRACE_S and stream != self._busy else None
             if pace is not None and (slowest is None or pace < slowest):
                 slowest, self._slowest = pace, stream
-        if slowest is None and self._unsent and now - self._heard > GRACE_S:
+        holds = self._unsent or (self._buffered and not self._is_paused)  # else it is we who are slow
+        if slowest is None and holds and now - self._heard > GRACE_S:
             return 0.0
         return slowest
 
