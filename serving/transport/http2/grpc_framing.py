@@ -35,6 +35,7 @@ def trailers(answer: Answer) -> bytes:
     return field_encoding.fields([*status, *answer.trailers])
 
 
+@lru_cache(maxsize=4096)
 def prefix(size: int) -> bytes:
     """The five bytes before a message that is not packed."""
     return b"\0" + size.to_bytes(4, "big")
