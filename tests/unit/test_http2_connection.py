@@ -1,137 +1,18 @@
-"""A connection of HTTP/2 and its clocks, by a time that a test sets: no socket, and nothing runs by itself."""
+"""A connection of HTTP/2 and its clocks, and what becomes of it whatever a client sends."""
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+import random
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from serving.settings import ServingSettings
-from serving.transport.budget import Budget
-from serving.transport.connection_table import ConnectionTable
-from serving.transport.handler import Handler
+from millrace.protocol.errors import MillraceError
+from serving.transport.grpc_method import Answer, CallHead, Done, Message, Method, Status, UnaryMethod
 from serving.transport.http2 import frames
-from serving.transport.http2.connection import Http2Connection
 from serving.transport.http2.frames import ErrorCode
-from serving.transport.pacer import Pacer
 from serving.transport.responses import HttpResponse
-from serving.transport.server_parts import ServerParts
-from tests.support.http2frames import HELLO, Frame, data, headers, parsed
-
-GET = ((":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "127.0.0.1"))
-
-
-class Clock:
-    """An event loop, as far as a connection asks it; what is to be called soon is called by `turn`."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.soon: list[Any] = []
-
-    def time(self) -> float:
-        return self.now
-
-    def call_soon(self, callback: Any, *arguments: Any) -> None:
-        self.soon.append((callback, arguments))
-
-    def turn(self) -> None:
-        """The next turn of the loop."""
-        soon, self.soon = self.soon, []
-        for callback, arguments in soon:
-            callback(*arguments)
-
-
-class Socket:
-    """What the connection writes to; `sent` is what it has written."""
-
-    def __init__(self) -> None:
-        self.sent = b""
-        self.reads = True
-        self.is_closed = False
-
-    def write(self, content: bytes) -> None:
-        self.sent += content
-
-    def pause_reading(self) -> None:
-        self.reads = False
-
-    def resume_reading(self) -> None:
-        self.reads = True
-
-    def write_eof(self) -> None:
-        self.is_closed = True
-
-    def set_protocol(self, protocol: Any) -> None:
-        """There is one."""
-
-    def get_write_buffer_size(self) -> int:
-        return 100
-
-    def is_closing(self) -> bool:
-        return False
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def abort(self) -> None:
-        self.is_closed = True
-
-
-class Held(Handler):
-    """Answers a request when the test says so."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Any] = []
-
-    def check(self, head: Any, peer: str) -> None:
-        """All may go on."""
-
-    def body_limit(self, head: Any) -> int:
-        return 1000
-
-    def handle(self, head: Any, body: Any, peer: str, reservation: Any, done: Any) -> None:
-        self.waiting.append(done)
-
-    def refused(self, head: Any, error: Any) -> HttpResponse:
-        return HttpResponse(error.status, b"")
-
-
-class Peer:
-    """A connection, and a client that sends it bytes."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.clock, self.socket, self.handler = Clock(), Socket(), Held()
-        given = ServingSettings(**{"keep_alive_timeout_s": 9999.0, **settings})
-        loop = cast(asyncio.AbstractEventLoop, self.clock)
-        self.table = ConnectionTable(10, given.keep_alive_timeout_s, loop)
-        unpackers = ThreadPoolExecutor(1)
-        parts = ServerParts(given, self.handler, Budget(2**20), self.table, Pacer(loop), unpackers, loop)
-        self.connection = Http2Connection(parts)
-        transport = cast(asyncio.Transport, self.socket)
-        self.connection.take_over(transport, "client", self.connection, HELLO)
-        self.frames()
-
-    def send(self, *content: bytes) -> None:
-        self.connection.data_received(b"".join(content))
-
-    def frames(self) -> list[Frame]:
-        """What the connection has sent since this was asked."""
-        sent, self.socket.sent = self.socket.sent, b""
-        return parsed(sent)
-
-    def wait(self, seconds: float) -> None:
-        """Time passes; the table looks after its connections four times a second."""
-        ends = self.clock.now + seconds
-        while self.clock.now < ends:
-            self.clock.now = min(ends, self.clock.now + 0.25)
-            self.table.tick()
-            self.clock.turn()
-
-    def goaways(self) -> list[tuple[int, int]]:
-        """The last stream and the code of each GOAWAY that was sent since."""
-        return [
-            (frames.number(f.payload), frames.number(f.payload[4:])) for f in self.frames() if f.kind == frames.GOAWAY
-        ]
+from tests.support.http2frames import GRPC, block, data, headers, message, parsed
+from tests.support.http2peer import GET, Peer
 
 
 def test_the_rest_of_a_frame_is_awaited_for_ten_seconds() -> None:
@@ -276,3 +157,122 @@ def test_connections_that_began_together_do_not_end_together() -> None:
         peer.clock.now += 1000.0
         peer.table.tick()
     assert 0 < sum(bool(peer.goaways()) for peer in peers) < 20
+
+
+# Whatever a client sends
+
+
+class Calls:
+    """One method of gRPC, whose calls are answered when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Message, Done]] = []
+        self.methods: Mapping[str, Method] = {dict(GRPC)[":path"]: UnaryMethod(self._begin, 100_000)}
+
+    def _begin(self, asked: Message, head: CallHead, done: Done) -> Any:
+        self.waiting.append((asked, done))
+        return lambda: self._close((asked, done))
+
+    def _close(self, call: tuple[Message, Done]) -> None:
+        self.waiting.remove(call)
+        call[0].close()
+
+    def answer(self, size: int) -> None:
+        """Answer one of them."""
+        if self.waiting:
+            asked, done = self.waiting.pop(0)
+            asked.close()
+            done(Answer(bytes(size)))
+
+    def check(self, head: CallHead) -> None:
+        """All may go on."""
+
+    def refused(self, head: CallHead, error: MillraceError) -> Answer:
+        return Answer(status=Status.INTERNAL, text=str(error))
+
+    def unknown(self, path: str) -> Answer:
+        return Answer(status=Status.UNIMPLEMENTED, text=path)
+
+
+def some_frame(by: random.Random, newest: int) -> bytes:
+    """A frame of any kind, mostly of one that may come. The streams up to the `newest` are opened."""
+    old = by.choice([newest, newest, by.randrange(1, newest + 1, 2), 0])
+    body = message(bytes(by.choice([0, 3, 100, 9000])))
+    usual = [
+        data(old or 1, body[: by.choice([4, 50, 20_000])], ends=by.random() < 0.5),
+        frames.window_update(old, by.choice([1000, 70_000, 70_000, 2**31 - 1])),
+        frames.settings({frames.INITIAL_WINDOW_SIZE: by.choice([0, 10, 65_535, 2**20])}),
+        frames.frame(frames.PING, by.randrange(2), 0, by.choice([b"drained?", bytes(8)])),
+        frames.rst_stream(old or 1, ErrorCode.CANCEL),
+    ]
+    odd = [
+        frames.frame(frames.HEADERS, by.choice([0, 1, 4, 8, 32]), old, by.choice([block(), b"\x82", b""])),
+        frames.frame(frames.CONTINUATION, by.choice([0, 4]), old, b"\x86"),
+        frames.frame(by.randrange(13), by.randrange(256), old, bytes(by.randrange(12))),
+        bytes(by.randrange(20)),
+    ]
+    return by.choice(odd if by.random() < 0.04 else usual)
+
+
+def live(peer: Peer, calls: Calls, by: random.Random) -> None:
+    """Let something of what may happen to a connection happen."""
+    what = by.randrange(20)
+    if what < 3:
+        peer.wait(by.choice([0.25, 1.0, 3.0]))
+    elif what < 5:
+        peer.clock.turn()
+    elif what == 5 and not peer.connection.is_full:
+        peer.connection.pause_writing()
+    elif what == 6 and peer.connection.is_full:
+        peer.connection.resume_writing()
+    elif what < 12:
+        calls.answer(by.choice([0, 10, 5000, 40_000]))
+    elif what < 14 and peer.handler.waiting:
+        peer.handler.waiting.pop()(HttpResponse(200, bytes(by.choice([0, 10, 70_000]))))
+    elif what == 14 and by.random() < 0.1:
+        by.choice([peer.connection.linger, peer.connection.eof_received, peer.connection.give_up])()
+
+
+def check_order(sent: bytes) -> None:
+    """Nothing is sent on a stream behind its end, nor behind a fault."""
+    ended, is_over = set[int](), False
+    for frame in parsed(sent):
+        assert not is_over
+        if frame.kind in (frames.DATA, frames.HEADERS):
+            assert frame.stream not in ended
+        if frame.kind == frames.RST_STREAM or (frame.kind in (frames.DATA, frames.HEADERS) and frame.flags & 1):
+            ended.add(frame.stream)
+        is_over = frame.kind == frames.GOAWAY and frames.number(frame.payload[4:]) != ErrorCode.NO_ERROR
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_a_client_sends_nothing_hangs_or_stays(seed: int) -> None:
+    by = random.Random(seed)
+    for _ in range(50):
+        calls = Calls()
+        peer = Peer(max_connection_age_s=by.choice([0, 0, 5]), request_timeout_ms=5000)
+        parts = peer.connection.server
+        parts.calls = calls
+        newest = -1
+        for _ in range(by.randrange(5, 80)):
+            if newest < 0 or by.random() < 0.3:
+                newest += 2
+                post = ((":method", "POST"), *GET[1:], ("content-length", by.choice(["0", "5", "70000"])))
+                peer.send(headers(newest, by.choice([GRPC, GRPC, GET, post]), ends=by.random() < 0.2))
+            content = some_frame(by, newest)
+            cut = by.randrange(len(content) + 1)
+            peer.send(content[:cut])
+            peer.send(content[cut:])
+            live(peer, calls, by)
+        if peer.connection.is_full:
+            peer.connection.resume_writing()
+        while calls.waiting:
+            calls.answer(10)
+        for done in peer.handler.waiting:
+            done(HttpResponse(200, b"late"))
+        peer.wait(30.0)
+        assert parts.open_calls == 0
+        check_order(peer.socket.sent)
+        peer.connection.connection_lost(None)
+        peer.clock.turn()
+        assert (parts.budget.used, parts.http2_connections, len(calls.waiting)) == (0, 0, 0)
