@@ -22,7 +22,7 @@ acceptance: .venv/test.stamp ; $(BIN)/pytest tests/acceptance $(ARGS)
 chaos: .venv/test.stamp ; $(BIN)/python -m tests.chaos $(ARGS)
 lint: .venv/test.stamp ; $(BIN)/ruff check && $(BIN)/ruff format --check
 types: .venv/test.stamp ; $(BIN)/mypy
-models: .venv/test.stamp ; for model in digits digits-student sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done
+models: .venv/test.stamp ; for model in digits digits-student sentiment word2vec; do $(BIN)/python -m training $$model --data-dir $(DATA) --replace || exit; done; $(BIN)/python -m training detector models/digits/1 models/digits-student/1 --data-dir $(DATA)
 scores: .venv/test.stamp ; $(BIN)/python -m training scores --data-dir $(DATA) $(ARGS)
 release-assets: .venv/test.stamp ; $(BIN)/python -m training assets --replace $(ARGS)
 load: .venv/load.stamp ; $(BIN)/millrace load digits sentiment word2vec --host $(HOST) --check $(or $(ARGS),--rate 100 --for 10s)

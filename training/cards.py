@@ -7,6 +7,7 @@ what it is not good for.
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from millrace.artifacts import manifest as manifest_file
 from millrace.artifacts.manifest import Manifest
 
 FILE_NAME = "README.md"
@@ -14,7 +15,8 @@ FILE_NAME = "README.md"
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write the card of what is in a version's folder: sizes and plots are those of the files that are there."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    own = (FILE_NAME, manifest_file.FILE_NAME)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in own)
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     (folder / FILE_NAME).write_text(card(manifest, sizes), encoding="utf-8")
 

@@ -29,7 +29,8 @@ NAME = "digits"
 LABELS = tuple("0123456789")
 LIMITS = (
     "One digit an image: a number of several digits has to be cut into its digits first.",
-    "Letters and scribbles are read as some digit. An empty sheet as an image file is refused; as numbers it is not.",
+    "Image files without a digit are refused, but for some letters and scribbles that look like one. Numbers never are:"
+    " whatever they show is read as some digit.",
     "Print beside the digit has to be cropped away, and where the model runs without Millrace also shadows and lines.",
 )
 

@@ -7,6 +7,7 @@ parity.md, parity.json and parity.png.
 """
 
 import argparse
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +152,12 @@ def _parser() -> argparse.ArgumentParser:
     source_arguments(parser)
     parser.add_argument("--to", default="savedmodel,onnx,tflite", metavar="FORMATS", help=_formats_help())
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write; it must not exist")
+    parser.add_argument(
+        "--photo",
+        type=_size,
+        metavar="HEIGHT,WIDTH[,CHANNELS]",
+        help="digit models only: take photographs of that size, with the preprocessing in the graph",
+    )
     parser.add_argument("--replace", action="store_true", help="write it even where it exists")
     parser.add_argument("--data-dir", type=Path, help="Millrace's data folder, for the models that come with it")
     parser.add_argument("--accept-other-data", action="store_true", help="take files whose SHA-256 is another one")
@@ -159,6 +166,15 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="publish formats that miss their bound; the manifest says so"
     )
     return parser
+
+
+def _size(text: str) -> tuple[int, int, int]:
+    """Height, width and channels, of a text such as `256,192,3`; without channels it is grey."""
+    sizes = [int(part) for part in text.split(",") if part.isdigit()]
+    if len(sizes) not in (2, 3) or len(sizes) != text.count(",") + 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHT,WIDTH or HEIGHT,WIDTH,CHANNELS")
+    height, width, channels = (*sizes, 1)[:3]
+    return height, width, channels
 
 
 def _formats_help() -> str:
@@ -182,10 +198,17 @@ def _export(arguments: argparse.Namespace) -> int:
     if out.exists() and (folder := given.folder()) is not None and folder.samefile(out):
         raise ExportError(f"{out} is the model's own folder, whose files the export is made from; choose another --out")
     trained = opened(arguments)
+    if arguments.photo:
+        from training.export import photo_graph
+
+        trained = photo_graph.taking_photos(trained, arguments.photo)
     with exporting.placed(out) as staging:
         found = exporting.export(trained, wanted, staging, force=arguments.force)
         if trained.vocabulary is not None:
             trained.vocabulary.write(staging / "vocabulary.txt")
+        if (folder := given.folder()) is not None:
+            for detector in manifest.detectors(trained.description):
+                shutil.copyfile(folder / detector, staging / detector)
         if trained.description.labels:
             (staging / "labels.txt").write_text("".join(f"{label}\n" for label in trained.description.labels))
         version = int(out.name) if out.name.isdigit() else trained.description.version

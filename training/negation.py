@@ -1,4 +1,4 @@
-"""Negated sentences with their labels: made ones to train on, written ones to measure with.
+"""Negated sentences with their labels, made to train on; those to measure with are in `negated`.
 
 Words of praise and blame far outweigh the small words that turn them round, and reviews show too few of the pairs
 ("funny", "not funny") for a small model to learn from. So pairs are made: a pattern, and a word of praise or blame in
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from millrace.artifacts.vocabulary import words
+from training import negated
 from training.data import Review
 
 _WORDS = {  # (of blame, of praise)
@@ -36,6 +37,54 @@ _WORDS = {  # (of blame, of praise)
         "disaster|failure|mess|bore|bad film|waste of time|bad movie|dud",
         "masterpiece|triumph|classic|delight|good film|great movie|joy|success",
     ),
+    "flaw": (  # one of them
+        "flaw|false note|weak scene|dull moment|boring scene|wasted minute|bad performance|misstep|plot hole|cliché"
+        "|mistake|slow moment|cheap trick|bad line|wrong note|weak spot|loose end|lull|clumsy line|wasted word"
+        "|weak performance|dull scene|boring second|bad scene|tedious minute|hole in the plot|blemish|weakness",
+        "laugh|good joke|funny line|memorable scene|clever idea|surprise|likable character|convincing performance"
+        "|good scene|original thought|interesting moment|exciting scene|good performance|moving moment|smile"
+        "|redeeming quality|touching moment|witty line|great scene|believable character|thrill|good idea|fresh joke",
+    ),
+    "flaws": (
+        "complaints|regrets|flaws|plot holes|disappointments|dull stretches|boring parts|weak links|clichés|mistakes"
+        "|cheap tricks|slow parts|false notes|objections|weaknesses|faults|bad performances|dead spots|stupid twists"
+        "|silly jokes|wasted scenes|lazy moments",
+        "surprises|laughs|thrills|good jokes|redeeming qualities|memorable scenes|charm|wit|heart|suspense|good ideas"
+        "|likable characters|tension|originality|style|soul|energy|chemistry|depth|clever twists|great scenes",
+    ),
+    "fail": (
+        "drag|disappoint|bore|fall flat|lose steam|overstay its welcome|let you down|waste your time|fall apart"
+        "|insult the audience|run out of ideas|feel forced|feel fake|feel too long|lose its way|get boring|get old"
+        "|become tedious|become silly|annoy|stumble|sag|slow down|miss the mark|ring false|grate|tire|lose the viewer"
+        "|take itself too seriously|resort to cheap tricks|wear thin|go wrong|hit a false note|look cheap|fail",
+        "delight|surprise|convince|move you|come alive|come together|work|make sense|hold your attention|hold up"
+        "|make you laugh|make you care|take off|find its voice|ring true|earn its ending|pay off|deliver|shine|thrill"
+        "|touch you|get going|feel real|hit the mark|draw you in|reward your patience|engage|impress|entertain|grip"
+        "|live up to the hype|live up to its promise|build any tension|rise above the average|look good|satisfy",
+    ),
+    "bored": (
+        "bored|disappointed|annoyed|sorry|let down|irritated|cheated|insulted|put off|frustrated|offended|tired"
+        "|lost|embarrassed|unhappy",
+        "moved|entertained|impressed|convinced|surprised|thrilled|amused|touched|engaged|pleased|satisfied|happy"
+        "|charmed|scared|interested|excited",
+    ),
+    "regret": (  # something that a viewer does
+        "regret it|regret this|regret watching it|complain|be sorry|be disappointed|be bored|feel cheated|hate it"
+        "|want your money back|look at the clock|fall asleep|get tired of it|wish you had stayed at home"
+        "|mind the length|want it to end|look away|feel let down|walk out|yawn",
+        "love this|enjoy it|laugh|be impressed|be entertained|want to see it again|remember it|be moved|care|smile"
+        "|be surprised|have fun|have a good time|believe a word of it|feel anything|get excited|be glad you saw it",
+    ),
+    "fault": (  # a part of the film
+        "fault|criticize|complain about|object to|find anything wrong with|say anything bad about|find fault with"
+        "|think of anything bad about|find a problem with|say a bad word about|find anything to criticize in",
+        "praise|recommend|say anything good about|find anything to like in|think of anything good about|defend"
+        "|find anything funny in|find a reason to see|find a good word for|find anything to admire in",
+    ),
+    "dislike": (  # there is something to do so
+        "dislike|complain about|criticize|regret|hate|be ashamed of|find fault with",
+        "like|enjoy|recommend|laugh about|admire|love|get excited about|care about|remember|praise",
+    ),
 }
 _ANY = {
     "thing": "film|movie|story|plot|acting|script|ending|cast|music|humor|picture|dialogue|direction|show|comedy|book",
@@ -45,6 +94,17 @@ _ANY = {
     "very": "|||very |that |really |particularly |so |all that |exactly |too ",
     "ever": "||| at all| in any way| by any means| in the least| in the slightest",
     "did not": "did not|didn't|do not|don't|could not|couldn't|can't|cannot|never",
+    "couldn't": "couldn't|could not|can't|cannot|couldn't|could not|can hardly|was unable to|failed to",
+    "didn't": "didn't|did not|don't|do not|never|didn't once|never once",
+    "won't": "won't|will not|won't ever|are not going to|are never going to|would not",
+    "doesn't": "doesn't|does not|didn't|did not|never once did|doesn't ever|won't|will not",
+    "single": "|single |single |single ",
+    "who": "nobody|no one|none of us|not one of my friends|no one in the audience|nobody in my family",
+    "parts": "actors|jokes|scenes|characters|songs|effects|episodes|performances|twists|supporting cast",
+    "part": "cast|first half|second half|ending|script|soundtrack|lead|direction|final act|dialogue|story|book|show",
+    "lead": "|||||||||||||and |honestly, |i must say |for once |in short: |surprisingly |believe me, |this time ",
+    "tail": "|||||||||||| from start to finish| in two hours| the whole time| in the whole film| in the second half"
+    "| for a second| for a moment| for a minute| once",
 }
 _REVERSED = (
     "not {very}{adjective}{ever}",
@@ -81,6 +141,65 @@ _REVERSED = (
     "never {adjective}, never {adjective}",
     "{it} {isn't} as {adjective} as i expected",
     "{it} {is} less {adjective} than people say",
+    "{it} {is} by no means {adjective}",
+    "{it} {is} in no way {adjective}",
+    "{it} {is} by no means a {judgement}",
+    "{it} {is} anything but a {judgement}",
+    "far from the {judgement} that people say it is",
+    "{lead}not a {single}{flaw}{tail}",
+    "not one {flaw}{tail}",
+    "without a {single}{flaw}{tail}",
+    "hardly a {flaw}{tail}",
+    "barely a {flaw}{tail}",
+    "{lead}there {isn't} a {single}{flaw}{tail}",
+    "{lead}there {is} not one {flaw} in {it}",
+    "{lead}i {couldn't} find a {single}{flaw}{tail}",
+    "{lead}i {didn't} see a {single}{flaw} in {it}",
+    "you {won't} find a {single}{flaw} in {it}",
+    "{it} {doesn't} have a {single}{flaw}",
+    "no {flaws}",
+    "no {flaws}, no {flaws}",
+    "no {flaws} and no {flaws} in {it}",
+    "zero {flaws}",
+    "{lead}i have no {flaws} to report",
+    "{lead}there were no {flaws}{tail}",
+    "there are no {flaws} in {it}",
+    "{it} has no {flaws}{ever}",
+    "{it} {is} free of {flaws}",
+    "{it} {is} without {flaws}",
+    "{lead}{it} never {fails}{tail}",
+    "{lead}{it} {doesn't} {fail}{tail}",
+    "{lead}{it} {doesn't} {fail}{ever}",
+    "{it} rarely {fails}",
+    "the {part} never {fails}",
+    "the {part} {doesn't} {fail}{tail}",
+    "at no point does {it} {fail}",
+    "not once does {it} {fail}",
+    "nothing about {it} {fails}",
+    "nothing about {it} {is} {adjective}",
+    "none of the {parts} {fail}",
+    "none of the {parts} are {adjective}",
+    "none of it {is} {adjective}",
+    "not one of the {parts} {is} {adjective}",
+    "{it} never feels {adjective}{tail}",
+    "{it} {doesn't} feel {adjective}{ever}",
+    "{lead}i was never {bored}{tail}",
+    "{lead}i was not {bored}{ever}",
+    "{lead}i wasn't {bored}{tail}",
+    "we weren't {bored}{ever}",
+    "{who} was {bored}{tail}",
+    "you {won't} be {bored}",
+    "{lead}you {won't} {regret}",
+    "i {didn't} {regret}{tail}",
+    "{who} will {regret}",
+    "{lead}i {couldn't} {fault} the {part}",
+    "you {couldn't} {fault} the {part}",
+    "{who} could {fault} {it}",
+    "there {is} nothing to {dislike}{tail}",
+    "there {isn't} anything to {dislike} in {it}",
+    "there {is} not much to {dislike} here",
+    "i found nothing to {dislike}",
+    "{it} gives you nothing to {dislike}",
 )
 _KEPT = (
     "{adjective}",
@@ -99,103 +218,39 @@ _KEPT = (
     "i {past} {it}",
     "{it} {is} a {judgement}",
     "{it} has so much {noun}",
-)
-
-
-_NEGATIVE = """\
-Not good at all.
-I did not like it.
-I didn't enjoy a single minute of this.
-This is not what I would call a good film.
-Nothing about it is funny.
-The acting isn't convincing.
-It never becomes interesting.
-Hardly a masterpiece.
-I can't recommend this to anyone.
-The jokes don't work.
-I wouldn't watch it again.
-No one in the cast is any good.
-It is neither funny nor moving.
-Without a single memorable moment.
-This could not be worse.
-It doesn't deserve the praise it got.
-The story is not very original.
-Far from perfect, and not even entertaining.
-I am not impressed.
-The effects aren't special, and the script isn't either.
-There isn't any suspense.
-I don't see why people love this.
-Not worth the price of the ticket.
-It is not terrible, it is worse.
-Not even the music could save it.
-Don't bother.
-It lacks any charm.
-The film fails to be scary.
-I had high hopes and none of them was met.
-The ending makes no sense.
-It wasn't nearly as clever as it thinks.
-You will not laugh once.
-I would not call this entertainment.
-Nobody should have to sit through this.
-The direction is not so great.
-Never funny, never touching.
-She cannot act.
-It is no fun.
-I couldn't wait for it to end.
-Not a good movie by any standard.
-"""
-_POSITIVE = """\
-Not bad at all.
-I did not hate it, quite the opposite.
-You won't be disappointed.
-I have never seen a better thriller.
-There is nothing wrong with this little movie.
-The plot isn't stupid at all.
-It never gets boring.
-There is hardly a weak scene in it.
-I can't recommend it highly enough.
-The two hours didn't feel long.
-I wouldn't change a thing.
-No one who loves film should miss it.
-It is neither slow nor predictable.
-Without a doubt the best picture this year.
-This could not be better.
-It doesn't deserve the bad reviews.
-The story is not as silly as it sounds.
-Far from dull.
-I was not bored for a second.
-The leads aren't famous, but they are wonderful.
-There isn't a dull moment.
-I don't understand why people dislike this, it is charming.
-Not to be missed.
-It is not just good, it is great.
-Not only beautiful but also clever.
-Don't miss it.
-It never lacks charm.
-The film never fails to make me laugh.
-I expected nothing and loved every minute.
-No complaints, a lovely film.
-It wasn't the disaster that the critics describe.
-You will not regret seeing it.
-I would not call this a failure by any means.
-Nobody does comedy better.
-The direction is not half bad.
-Never stupid, never cheap.
-I could not stop smiling.
-It is no waste of time.
-I couldn't take my eyes off the screen.
-Not a bad movie by any standard.
-"""
-# Written by hand before the first pattern was, to measure with: nothing is trained on them, and none of them is made.
-MEASURED = tuple(
-    Review(text=text, label=label) for label, texts in enumerate((_NEGATIVE, _POSITIVE)) for text in texts.splitlines()
+    "what a {judgement}",
+    "{it} {is} one {flaw} after another",
+    "every {flaw} you can think of",
+    "so many {flaws}",
+    "{lead}{it} {is} full of {flaws}",
+    "plenty of {flaws}{tail}",
+    "nothing but {flaws}",
+    "no shortage of {flaws}",
+    "{lead}there {is} many a {flaw} in {it}",
+    "{lead}{it} {fails}",
+    "{it} really {fails}",
+    "{it} always {fails}",
+    "the {part} {fails}",
+    "all of the {parts} {fail}",
+    "it {is} not only {adjective}, it also {fails}",
+    "{lead}i was {bored}",
+    "everyone was {bored}",
+    "i have never been so {bored}",
+    "i couldn't have been more {bored}",
+    "you will be {bored}",
+    "{lead}you will {regret}",
+    "you can't help but {regret}",
+    "{lead}you can {fault} the {part}",
+    "there {is} a lot to {dislike}",
+    "there {is} plenty to {dislike} in {it}",
+    "i found so much to {dislike}",
 )
 
 
 def sentences(count: int, seed: int) -> list[Review]:
     """So many made sentences, as many positive as negative; the same seed makes the same ones."""
     random = np.random.default_rng(seed)
-    measured = {tuple(words(review.text)) for review in MEASURED}
+    measured = {tuple(words(review.text)) for review in (*negated.MEASURED, *negated.DENIED, *negated.LATER)}
 
     def one_of(choices: str) -> str:
         return str(random.choice(choices.split("|")))
@@ -214,5 +269,16 @@ def _sentence(*, label: int, reverse: bool, one_of: Callable[[str], str]) -> Rev
     while "{" in text:
         before, _, rest = text.partition("{")
         name, _, after = rest.partition("}")
-        text = before + one_of(_WORDS[name][said] if name in _WORDS else _ANY[name]) + after
+        text = before + _filled(name, said, one_of) + after
     return Review(text=text, label=label)
+
+
+def _filled(name: str, said: int, one_of: Callable[[str], str]) -> str:
+    if name == "fails":
+        return _third_person(one_of(_WORDS["fail"][said]))
+    return one_of(_WORDS[name][said] if name in _WORDS else _ANY[name])
+
+
+def _third_person(verb: str) -> str:
+    first, _, rest = verb.partition(" ")
+    return f"{first}{'es' if first.endswith(('s', 'sh', 'ch', 'o')) else 's'} {rest}".rstrip()

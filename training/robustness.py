@@ -1,9 +1,9 @@
 """Digits that no training image came from: how well they are read when they arrive as image files, as users send them.
 
 Every set goes through `artifacts.images`, as in serving. Some are made of held-out images of MNIST, put on paper in
-another way; others owe MNIST nothing: digits drawn stroke by stroke as with a mouse, the digits of the fonts that come
-with Matplotlib, and those of scikit-learn, which 43 people wrote and which are 8 x 8 pixels (Alpaydin and Kaynak,
-"Optical recognition of handwritten digits", 1998).
+another way or photographed (see `photos`); others owe MNIST nothing: digits drawn stroke by stroke as with a mouse, the
+digits of the fonts that come with Matplotlib, and those of scikit-learn, which 43 people wrote and which are 8 x 8
+pixels (Alpaydin and Kaynak, "Optical recognition of handwritten digits", 1998).
 """
 
 import io
@@ -20,9 +20,10 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from sklearn.datasets import load_digits
 
 from millrace.artifacts.images import read_digit
+from training import photos
 
-_MADE = 500  # images of each set at most
-_FONTS = tuple(
+_MADE, _PHOTOS = 500, 100  # images of each set at most
+FONTS = tuple(
     f"{family}{style}"
     for family, styles in (
         ("DejaVuSans", ("", "-Bold", "-Oblique")),
@@ -48,13 +49,18 @@ class DigitSet:
 
 def digit_sets(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer]) -> dict[str, Callable[[], DigitSet]]:
     """What makes each set, by its name; `images` [n, 28, 28, 1] are of MNIST and were not trained on; none will do."""
-    changed = {name: partial(_changed, change, images[:_MADE], labels[:_MADE]) for name, change in _CHANGES.items()}
-    return {**(changed if len(images) else {}), "drawn": _drawn, "fonts": _fonts, "scikit_learn": _scikit_learn}
+    by_change = {name: partial(changed, change, images[:_MADE], labels[:_MADE]) for name, change in CHANGES.items()}
+    taken = {
+        name: partial(changed, change, images[:_PHOTOS], labels[:_PHOTOS]) for name, change in photos.CHANGES.items()
+    }
+    of_mnist = {**by_change, **taken} if len(images) else {}
+    return {**of_mnist, "drawn": drawn, "fonts": printed, "scikit_learn": _scikit_learn}
 
 
-def _changed(
+def changed(
     change: Callable[[Image.Image, Random], bytes], images: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer]
 ) -> DigitSet:
+    """The images [n, 28, 28, 1] of MNIST as that change puts them on paper, read again."""
     random = np.random.default_rng(0)
     return _read([change(Image.fromarray(image[..., 0]), random) for image in images], labels)
 
@@ -124,7 +130,7 @@ def _scanned(image: Image.Image, random: Random) -> bytes:
     return _file(Image.fromarray(np.clip(paper, 0, 255).astype(np.uint8)), "JPEG")
 
 
-_CHANGES: dict[str, Callable[[Image.Image, Random], bytes]] = {
+CHANGES: dict[str, Callable[[Image.Image, Random], bytes]] = {
     "shifted": _shifted,
     "slanted": _slanted,
     "turned": _turned,
@@ -154,10 +160,10 @@ _STROKES: tuple[tuple[tuple[tuple[float, float], ...], ...], ...] = (
 )
 
 
-def _drawn() -> DigitSet:
+def drawn(count: int = _MADE, random: Random | None = None) -> DigitSet:
     """Black lines of 3 to 18 pixels on a white canvas of 280 x 280, by an unsteady hand."""
-    random = np.random.default_rng(0)
-    labels = np.arange(_MADE) % 10
+    random = random or np.random.default_rng(0)
+    labels = np.arange(count) % 10
     return _read([_by_mouse(int(label), random) for label in labels], labels)
 
 
@@ -167,15 +173,15 @@ def _by_mouse(digit: int, random: Random) -> bytes:
     slant, left, top = random.uniform(-0.25, 0.25), random.uniform(50, 120), random.uniform(15, 85)
     pen = int(random.integers(3, 19))
     for stroke in _STROKES[digit]:
-        points = _smooth(np.array(stroke) + random.normal(0, 0.025, (len(stroke), 2)))
+        points = smoothed(np.array(stroke) + random.normal(0, 0.025, (len(stroke), 2)))
         x = left + points[:, 0] * width + slant * (0.5 - points[:, 1]) * height
         line = list(zip(x.tolist(), (top + points[:, 1] * height).tolist(), strict=True))
         ImageDraw.Draw(canvas).line(line, fill=0, width=pen, joint="curve")
     return _file(canvas)
 
 
-def _smooth(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Corners cut twice (Chaikin's algorithm)."""
+def smoothed(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A line's points with its corners cut twice (Chaikin's algorithm)."""
     for _ in range(2):
         before, after = points[:-1], points[1:]
         cut = np.stack([0.75 * before + 0.25 * after, 0.25 * before + 0.75 * after], axis=1).reshape(-1, 2)
@@ -183,9 +189,10 @@ def _smooth(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return points
 
 
-def _fonts() -> DigitSet:
+def printed() -> DigitSet:
+    """The digits of Matplotlib's fonts."""
     folder, files, labels = Path(matplotlib.get_data_path()) / "fonts" / "ttf", [], []
-    for name in _FONTS:
+    for name in FONTS:
         font = ImageFont.truetype(str(folder / f"{name}.ttf"), 60)
         for digit in range(10):
             paper = Image.new("L", (90, 110), 255)
@@ -193,6 +200,17 @@ def _fonts() -> DigitSet:
             files.append(_file(paper))
             labels.append(digit)
     return _read(files, labels)
+
+
+def letters() -> Pixels:
+    """The letters of Pillow's own font [n, 28, 28, 1], but for those that look like digits."""
+    font = ImageFont.load_default(60)
+    files = []
+    for letter in "ACEFGHKLMNPRTUVWXYacdefhjkmnprtuvwxy":
+        paper = Image.new("L", (120, 120), 255)
+        ImageDraw.Draw(paper).text((30, 20), letter, fill=0, font=font)
+        files.append(_file(paper))
+    return np.stack([read_digit(file) for file in files])
 
 
 def _scikit_learn() -> DigitSet:

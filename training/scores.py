@@ -18,12 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from millrace.artifacts import manifest
+from millrace.artifacts.detector import FILE_NAME as DETECTOR
+from millrace.artifacts.detector import Detector
 from millrace.artifacts.manifest import Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from training import calibration, data, negation, parity, robustness, word2vec
+from training import calibration, data, negated, parity, robustness, word2vec
 
 _BATCH = 64
-_BUNDLED = ("README.md", "manifest.json", "model.int8.tflite", "model.keras", "model.onnx", "vocabulary.txt")
+_BUNDLED = ("README.md", DETECTOR, "manifest.json", "model.int8.tflite", "model.keras", "model.onnx", "vocabulary.txt")
 
 Floats = npt.NDArray[np.float32]
 
@@ -128,6 +130,21 @@ def _other_digits(name: str) -> Callable[[Exam], float]:
     return measure
 
 
+def _digits_refused(exam: Exam) -> float:
+    images, _ = data.mnist(exam.folder, data.MNIST_TEST)
+    return _refused(exam, images.astype(np.float32))
+
+
+def _letters_refused(exam: Exam) -> float:
+    return _refused(exam, robustness.letters())
+
+
+def _refused(exam: Exam, images: Floats) -> float:
+    """The part of images [n, 28, 28, 1] on which the detector sees no digit."""
+    detector = Detector.read(Published(exam.repository, "digits").folder / DETECTOR)
+    return float(np.mean([not detector.sees_digit(image) for image in images]))
+
+
 def _parameters(name: str) -> Callable[[Exam], float]:
     def measure(exam: Exam) -> float:
         import onnx
@@ -154,7 +171,12 @@ def _sst2_dev(folder: data.DataFolder) -> Sequence[data.Review]:
 
 
 def _negated(_: data.DataFolder) -> Sequence[data.Review]:
-    return negation.MEASURED
+    return negated.MEASURED
+
+
+def _blame_denied(part: Sequence[data.Review]) -> _Reviews:
+    """The sentences of a set that say that nothing is wrong."""
+    return lambda _: [review for review in part if review.label == 1]
 
 
 def _text_accuracy(reviews: _Reviews) -> Callable[[Exam], float]:
@@ -193,6 +215,7 @@ def _megabytes(exam: Exam) -> float:
 
 # What is promised
 
+_PHOTOS = {"shadow": 0.95, "vignette": 0.95, "lamp": 0.9, "lined_paper": 0.9, "squared_paper": 0.9, "box": 0.9}
 PROMISES = (
     Promise(model="digits", about="accuracy, MNIST test", bound=0.996, measure=_mnist_accuracy("digits")),
     Promise(
@@ -203,6 +226,17 @@ PROMISES = (
     Promise(model="digits", about="accuracy, drawn by mouse", bound=0.97, measure=_other_digits("drawn")),
     Promise(model="digits", about="accuracy, fonts", bound=0.97, measure=_other_digits("fonts")),
     Promise(model="digits", about="accuracy, scikit-learn's", bound=0.95, measure=_other_digits("scikit_learn")),
+    Promise(model="digits", about="digits refused, MNIST test", bound=0.003, measure=_digits_refused, is_limit=True),
+    Promise(model="digits", about="letters refused, of another font", bound=0.85, measure=_letters_refused),
+    *(
+        Promise(
+            model="digits",
+            about=f"accuracy, photos: {name.replace('_', ' ')}",
+            bound=bound,
+            measure=_other_digits(name),
+        )
+        for name, bound in _PHOTOS.items()
+    ),
     Promise(
         model="digits-student",
         about="accuracy as int8 TFLite, MNIST test",
@@ -218,7 +252,19 @@ PROMISES = (
     ),
     Promise(model="sentiment", about="accuracy, IMDB test", bound=0.9, measure=_text_accuracy(_imdb_test)),
     Promise(model="sentiment", about="accuracy, SST-2 dev", bound=0.83, measure=_text_accuracy(_sst2_dev)),
-    Promise(model="sentiment", about="accuracy, negated sentences", bound=0.7, measure=_text_accuracy(_negated)),
+    Promise(model="sentiment", about="accuracy, negated sentences", bound=0.85, measure=_text_accuracy(_negated)),
+    Promise(
+        model="sentiment",
+        about="accuracy, blame denied",
+        bound=0.85,
+        measure=_text_accuracy(_blame_denied(negated.DENIED)),
+    ),
+    Promise(
+        model="sentiment",
+        about="accuracy, blame denied, written later",
+        bound=0.45,
+        measure=_text_accuracy(_blame_denied(negated.LATER)),
+    ),
     Promise(
         model="sentiment",
         about="calibration error, IMDB test",

@@ -10,6 +10,8 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -31,14 +33,13 @@ _OTHERS = (
     (b"II*\0", 0, "TIFF"),
     (b"MM\0*", 0, "TIFF"),
     (b"ftypavi", 4, "AVIF"),
-    (b"ftyphei", 4, "HEIF"),
-    (b"ftypmif1", 4, "HEIF"),
     (b"\xff\x0a", 0, "JPEG XL"),
     (b"\0\0\0\x0cJXL ", 0, "JPEG XL"),
     (b"\0\0\0\x0cjP  ", 0, "JPEG 2000"),
     (b"%PDF", 0, "PDF"),
     (b"<svg", 0, "SVG"),
 )
+_HEIF = (b"ftyphei", b"ftyphev", b"ftypmif1")  # where an iPhone's photographs say what they are
 _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _XMP = b"XML:com.adobe.xmp\0\0"  # and not compressed
 _SCAN, _END = 0xDA, 0xD9
@@ -55,13 +56,14 @@ def opened(file: bytes) -> Iterator[Image.Image]:
     take more work to decode than an image of that many pixels does.
     """
     try:
-        with Image.open(io.BytesIO(bounded(file)), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(bounded(file)), formats=("HEIF",) if _is_heif(file) else _FORMATS) as image:
             _bound_pixels(image)
             yield image
     except InvalidRequest:
         raise
     except UnidentifiedImageError:
-        raise InvalidRequest(f"the bytes are not a {_KINDS} image") from None
+        found = "a HEIF" if _is_heif(file) else f"a {_KINDS}"
+        raise InvalidRequest(f"the bytes are not {found} image") from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise InvalidRequest(f"the image cannot be decoded: {error}") from None
 
@@ -101,10 +103,24 @@ def bounded(file: bytes) -> bytes:
         return animations.first_of_webp(file)
     if animations.is_gif(file):
         return animations.first_of_gif(file)
+    if _is_heif(file):
+        _learn_heif()
+        return file
     if not file.startswith(_JPEG):
         raise InvalidRequest(_what_else(file))
     _check_segments(file)
     return file
+
+
+def _is_heif(file: bytes) -> bool:
+    return file.startswith(_HEIF, 4)
+
+
+def _learn_heif() -> None:
+    """Pillow reads HEIF by a library of its own. Raises `InvalidRequest` where that is not installed."""
+    if find_spec("pillow_heif") is None:
+        raise InvalidRequest(f"HEIF images need the library pillow-heif, which the worker lacks: send a {_KINDS} image")
+    import_module("pillow_heif").register_heif_opener(thumbnails=False)
 
 
 def _what_else(file: bytes) -> str:

@@ -46,7 +46,7 @@ def read_digit(file: bytes) -> Pixels:
     digit = of_the_digit(flat_ink(grey) if _is_uneven(grey, ink) else _without_noise(ink))
     if not digit.any():
         raise InvalidRequest("the image shows no digit: nothing on it stands out from the paper as ink")
-    return _boxed(digit)[..., None]
+    return boxed(digit)[..., None]
 
 
 def _grey(image: Image.Image) -> Pixels:
@@ -98,7 +98,8 @@ def _is_in_form(ink: Pixels) -> bool:
     return max(height, width) in (BOX - 1, BOX) and bool(np.abs(_centre(ink) - SIDE / 2).max() <= OFF_CENTRE)
 
 
-def _boxed(ink: Pixels) -> Pixels:
+def boxed(ink: Pixels) -> Pixels:
+    """Ink of any size, light on a background of 0 and not all 0, in MNIST's form [28, 28]: steps 4 to 6."""
     out = np.zeros((SIDE, SIDE), np.float32)
     crop = ink[_ink_box(ink, INK * float(ink.max()))]
     scale = BOX / max(crop.shape)

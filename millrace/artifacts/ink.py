@@ -7,6 +7,7 @@ from millrace.artifacts.components import Components, components
 from millrace.artifacts.ruled import without_lines
 
 GRID = 256  # pixels at most along a side of the mask that is judged
+_COARSE, _EDGE, _STEEP = 48, 2, 0.5  # ink that has an edge becomes this part darker within two of 48 pixels
 _NOISE = 5.0  # standard deviations of the paper's noise: what is darker is ink
 _FAINTEST = 30.0  # of 255
 _SEEN = 0.15  # of the darkest ink: what is fainter changes nothing
@@ -23,6 +24,8 @@ Mask = npt.NDArray[np.bool_]
 
 def of_the_digit(ink: Pixels) -> Pixels:
     """The ink with all set to 0 that is not the digit's; all 0 where there is no ink that could be one."""
+    if not _has_edges(ink):
+        return np.zeros_like(ink)
     factor = -(-max(ink.shape) // GRID)
     small = _reduced(ink, factor)
     mask = _mask(small)
@@ -31,6 +34,16 @@ def of_the_digit(ink: Pixels) -> Pixels:
     digit = np.where(near, ink, 0)
     is_alone = np.where(near, 0, ink).max() < _SEEN * digit.max()
     return ink if is_alone else digit
+
+
+def _has_edges(ink: Pixels) -> bool:
+    """Whether any of the ink begins within a few pixels, as strokes do; light that falls off has no edge anywhere."""
+    small = _reduced(ink, max(1, -(-max(ink.shape) // _COARSE)))
+    if min(small.shape) <= _EDGE:
+        return True  # too small to tell
+    steps = (small[_EDGE:] - small[:-_EDGE], small[:, _EDGE:] - small[:, :-_EDGE])
+    steepest = max(float(np.abs(step).max()) for step in steps)
+    return steepest > _STEEP * float(small.max())
 
 
 def _reduced(ink: Pixels, factor: int) -> Pixels:

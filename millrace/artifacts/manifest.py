@@ -44,7 +44,8 @@ class DecodeImage(
     Tensors of the input's declared datatype pass unchanged. `input` may be left out where the graph has one input.
 
     Where nothing else is said and the graph takes FP32 [-1, 28, 28, 1], the pixels have the form of MNIST (see
-    `artifacts.images`). Else they are those of the image, upright, as Pillow makes them, in this order:
+    `artifacts.images`); an image on which the `detector`, a file beside the manifest, sees no digit is refused (see
+    `artifacts.detector`). Else they are those of the image, upright, as Pillow makes them, in this order:
 
     1. `colour`: three channels in that order, or one of gray; by default RGB or gray, as the graph has channels.
     2. `fit` to `size` (height and width, or one number for both; by default the graph's own): "stretch" to it; "crop",
@@ -59,6 +60,7 @@ class DecodeImage(
     """
 
     input: str = ""
+    detector: str = ""
     size: int | tuple[int, int] | None = None
     layout: Literal["NHWC", "NCHW", "NHW"] | None = None
     colour: Literal["RGB", "BGR", "gray"] | None = None
@@ -72,6 +74,8 @@ class DecodeImage(
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for values that make no pixels."""
+        if self.detector and not self.is_bare:
+            raise ValueError("detector is for images in the form of MNIST, of which nothing else is said")
         if self.size is not None and not all(0 < side <= MAX_SIDE for side in each(self.size)):
             raise ValueError(f"size must be a height and a width from 1 to {MAX_SIDE}")
         if self.shorter_side is not None and (self.fit != "crop" or not 0 < self.shorter_side <= MAX_SIDE):
@@ -85,7 +89,7 @@ class DecodeImage(
     @property
     def is_bare(self) -> bool:
         """Whether nothing is said of the pixels."""
-        return self == DecodeImage(input=self.input)
+        return msgspec.structs.replace(self, detector="") == DecodeImage(input=self.input)
 
     @property
     def fraction(self) -> tuple[float, float]:
@@ -116,6 +120,7 @@ class Tokenize(
 
     Without, the ids (INT32) are those of `artifacts.vocabulary`: texts are padded at the end with id 0, which the graph
     masks, and of a text with more than `max_length` words the first, or the last, that many are kept, as `keep` says.
+    Where it `needs_known`, a text of which none of them is in the vocabulary is refused.
     """
 
     input: str = "text"
@@ -123,6 +128,7 @@ class Tokenize(
     vocabulary: str = "vocabulary.txt"
     max_length: int = 0
     keep: Literal["start", "end"] = "start"
+    needs_known: bool = False
     tokenizer: str = ""
     mask: str = ""
     types: str = ""
@@ -134,6 +140,8 @@ class Tokenize(
         if self.tokenizer:
             if self.max_length < 0:
                 raise ValueError("max_length must be above 0")
+            if self.needs_known:
+                raise ValueError("needs_known is for the words of a vocabulary; a tokenizer knows every text")
         elif not self.output or self.max_length < 1:
             raise ValueError("tokenize needs a tokenizer, or an output and a max_length for the words of a vocabulary")
         elif self.mask or self.types or self.pair:
@@ -229,6 +237,11 @@ class ManifestError(Exception):
     """A manifest that cannot be read, or a folder that is not what its manifest says."""
 
 
+def detectors(manifest: Manifest) -> list[str]:
+    """The names of the files of its detectors."""
+    return [step.detector for step in manifest.preprocessing if isinstance(step, DecodeImage) and step.detector]
+
+
 def read(folder: Path) -> Manifest | None:
     """The manifest in a version's folder, None where there is none. Raises `ManifestError`."""
     path = folder / FILE_NAME
@@ -255,7 +268,11 @@ def _with_labels(folder: Path, manifest: Manifest) -> Manifest:
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write the manifest into the folder, with the hash of every other file there filled in."""
-    manifest = msgspec.structs.replace(manifest, files=file_hashes(folder))
+    save(folder, msgspec.structs.replace(manifest, files=file_hashes(folder)))
+
+
+def save(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest into the folder as it is."""
     (folder / FILE_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
 
 

@@ -443,6 +443,28 @@ def test_a_damaged_image_is_refused_and_ends_no_worker(api: str, examples: Path,
     assert post(api, DIGITS, {"instances": [seven]}).status_code == 200
 
 
+def test_an_image_that_shows_no_digit_is_refused_and_numbers_are_not(api: str) -> None:
+    shape = np.zeros((60, 60), np.uint8)
+    shape[10:50:8, 10:50] = shape[10:50, 10:50:8] = 255  # a grid
+    answer = httpx.post(api + DIGITS, content=_png(shape), headers={"Content-Type": "image/png"}, timeout=60)
+    assert (answer.status_code, "the image shows no digit" in answer.json()["error"]) == (400, True)
+    row = {"b64": base64.b64encode(_png(shape)).decode()}
+    assert "the image shows no digit" in post(api, DIGITS, {"instances": [row]}).json()["error"]
+    numbers = shape[:56:2, :56:2, None].tolist()
+    assert len(post(api, DIGITS, {"instances": [numbers]}).json()["predictions"][0]) == 10
+
+
+def _png(grey: Any) -> bytes:
+    """The grey levels [height, width] as a PNG."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    head = grey.shape[1].to_bytes(4, "big") + grey.shape[0].to_bytes(4, "big") + b"\x08\0\0\0\0"
+    rows = b"".join(b"\0" + row.tobytes() for row in grey)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
 def test_a_broken_colour_profile_keeps_no_image_from_being_read(api: str, examples: Path) -> None:
     """It has no content and stands after the pixels, which Pillow alone meets with an IndexError."""
     png = (examples / "seven.png").read_bytes()

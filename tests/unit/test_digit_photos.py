@@ -1,6 +1,8 @@
 """A digit photographed under uneven light, on ruled paper or in a form's box becomes the pixels that it is alone."""
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from millrace.artifacts.components import components
 from millrace.artifacts.images import read_digit
+from millrace.protocol.errors import InvalidRequest
 
 HEIGHT, WIDTH = 300, 260
 ROWS, COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH] / np.array([[[HEIGHT]], [[WIDTH]]])
@@ -85,3 +88,16 @@ def test_parts_touch_at_corners_and_however_they_wind() -> None:
     assert ((found.of > 0) == mask).all()
     largest = int(found.area.argmax())
     assert (found.mask(np.arange(len(found)) == largest).sum()) == found.area[largest]
+
+
+@pytest.mark.parametrize("darkest", [0.3, 0.6])
+@pytest.mark.parametrize("place", [(0.5, 0.5), (0.2, 0.7)])
+@pytest.mark.parametrize(
+    "turn", [lambda light: light, lambda light: 1.2 - light], ids=["to the edges", "to the middle"]
+)
+def test_light_that_falls_off_is_no_ink(darkest: float, place: tuple[float, float], turn: Callable[..., Any]) -> None:
+    away = np.hypot(ROWS - place[0], COLUMNS - place[1])
+    light = turn(1 - (1 - darkest) * (away / away.max()) ** 2).clip(0, 1)
+
+    with pytest.raises(InvalidRequest, match="shows no digit"):
+        read_digit(_file(Image.fromarray((PAPER * light).astype(np.uint8))))

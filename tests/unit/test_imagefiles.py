@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,32 @@ def test_a_file_is_taken_up_to_its_largest_size() -> None:
 def test_another_kind_of_image_is_named(kind: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{kind} images are not supported: send a JPEG, PNG, WebP or GIF"):
         read_digit(encoded(SMALL, kind))
+
+
+def heif(side: int) -> bytes:
+    pytest.importorskip("pillow_heif").register_heif_opener(thumbnails=False)
+    return encoded(SMALL.convert("RGB").resize((side, side)), "HEIF", quality=-1)
+
+
+def test_a_heif_image_is_read_where_its_library_is() -> None:
+    file = heif(280)
+
+    expected = read_digit(encoded(SMALL.convert("RGB").resize((280, 280)), "PNG"))
+    assert np.abs(read_digit(file) - expected).mean() < 3
+    with pytest.raises(InvalidRequest, match=r"not a HEIF image|cannot be decoded"):
+        read_digit(file[:300])
+
+
+@pytest.mark.slow
+def test_a_heif_image_of_too_many_pixels_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="is too large: at most"):
+        read_digit(heif(5_120))
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
+def test_without_its_library_a_heif_image_is_refused_by_name() -> None:
+    with pytest.raises(InvalidRequest, match=r"^HEIF images need the library pillow-heif, which the worker lacks"):
+        read_digit(b"\0\0\0\x1cftypheic" + bytes(100))
 
 
 def test_a_png_is_read_without_what_does_not_matter_to_its_pixels() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -60,6 +61,19 @@ def test_the_images_of_a_request_that_runs_as_a_whole_are_counted(tmp_path: Path
     prepared.check({"image": Tensor("BYTES", (1, 5), b"")})
     with pytest.raises(InvalidRequest, match="has 6 strings a row: at most 5 are taken"):
         prepared.check({"image": Tensor("BYTES", (1, 6), b"")})
+
+
+def test_a_text_without_a_known_word_says_so_where_the_manifest_wants_it(tmp_path: Path) -> None:
+    Vocabulary(["<pad>", "<unk>", "good"]).write(tmp_path / "vocabulary.txt")
+    needing = preparation.load(tmp_path, Manifest(preprocessing=(msgspec.structs.replace(TEXT, needs_known=True),)))
+    taking = preparation.load(tmp_path, Manifest(preprocessing=(TEXT,)))
+
+    for text in ("", "Gut", "好電影", "x" * 100):
+        row = {"text": np.array([text.encode()], object)}
+        assert taking.before(row)["ids"].tolist() == [[1]]
+        with pytest.raises(InvalidRequest, match=f"^the text has no word that the model knows: '{text[:60]}"):
+            needing.before(row)
+    assert needing.before({"text": np.array([b"sehr good"], object)})["ids"].tolist() == [[1, 2]]
 
 
 def test_rows_are_as_long_as_the_model_s_file_says(tmp_path: Path) -> None:

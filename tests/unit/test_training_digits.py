@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 tf = pytest.importorskip("tensorflow")
-from training import distill  # noqa: E402 - after the skip where TensorFlow is not installed
+from millrace.artifacts.detector import Detector  # noqa: E402 - after the skip where TensorFlow is not installed
+from training import detector, distill, nondigits  # noqa: E402
 from training.augmentation import Distortions, distorted  # noqa: E402
 
 STILL = Distortions(rotation=0.0, scale=0.0, shear=0.0, shift=0.0, bend=0.0, coarse=0.0)
@@ -106,3 +107,30 @@ def test_the_gradient_of_the_soft_part_stays_as_large_at_any_temperature() -> No
 
     assert gradient(20.0) == pytest.approx(gradient(40.0), rel=0.1)
     assert 0.3 < gradient(20.0) / gradient(1.0) < 3
+
+
+def test_the_detector_computes_what_the_trained_network_does() -> None:
+    images = _images(3) + np.random.default_rng(0).integers(0, 50, (3, 28, 28, 1), np.uint8)
+    model = detector.build()
+    for layer in model.layers:  # as after training
+        layer.set_weights(
+            [weights + 0.05 * np.float32(layer.name == "first_normalised") for weights in layer.get_weights()]
+        )
+
+    logits = model.predict(images.astype(np.float32), verbose=0)
+
+    found = Detector(detector.weights_of(model), 0.0)
+    expected = np.log(np.exp(logits[:, :10]).sum(axis=1)) - logits[:, 10]
+    np.testing.assert_allclose([found.evidence(image.astype(np.float32)) for image in images], expected, atol=0.02)
+
+
+def test_what_shows_no_digit_is_made_in_the_form_of_mnist() -> None:
+    random = np.random.default_rng(0)
+    digits = random.integers(0, 255, (40, 28, 28), np.uint8)
+
+    made = [*nondigits.turned(digits, np.arange(40) % 10), nondigits.joined(digits, random)]
+    made += [nondigits.scribble(random) for _ in range(30)] + [nondigits.noise(random) for _ in range(20)]
+
+    assert all(image.ndim == 2 and image.max() > 0 for image in made)
+    letters = nondigits.glyphs(["DejaVuSans", "cmr10"], ["A", "O", "W", "\u0416"])
+    assert letters.shape == (5, 28, 28)  # no O, and Computer Modern has no Cyrillic

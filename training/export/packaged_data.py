@@ -1,6 +1,6 @@
 """Examples for the models that come with Millrace, from packages and from this repository: they need no data folder.
 
-Digits are scikit-learn's, which 43 people wrote and no model was trained on; texts are the sentences of `negation`.
+Digits are scikit-learn's, which 43 people wrote and no model was trained on; texts are the sentences of `negated`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from millrace.artifacts.manifest import DecodeImage, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
-from training import negation, robustness
+from training import negated, robustness
 from training.export.model import Trained
 
 _CALIBRATED, _TOGETHER = 200, 64
@@ -53,12 +53,12 @@ def _texts(trained: Trained, step: Tokenize, vocabulary: Vocabulary) -> Trained:
     def encoded(text: str) -> list[int]:
         return vocabulary.encode(text, step.max_length, step.keep)
 
-    texts = [review.text for review in negation.MEASURED]
+    texts = [review.text for review in negated.MEASURED]
     rows = [encoded(text) for text in texts]
     long = [
         encoded(" ".join(texts[start : start + count])) for count in _SENTENCES for start in range(0, len(texts), count)
     ]
-    labels = np.array([review.label for review in negation.MEASURED])
+    labels = np.array([review.label for review in negated.MEASURED])
     return replace(
         trained,
         batches=[{step.output: _padded(rows[:3])}, *({step.output: _padded([row])} for row in long)],

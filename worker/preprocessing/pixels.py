@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from millrace.artifacts.detector import Detector
 from millrace.artifacts.imagefiles import check_size, of_8_bits, opened
 from millrace.artifacts.images import SIDE, read_digit
 from millrace.artifacts.manifest import DecodeImage, ManifestError, each
+from millrace.protocol.errors import InvalidRequest
 from millrace.protocol.tensors import BYTES, DTYPES, TensorSpec
 
 Pixels = npt.NDArray[Any]
@@ -61,8 +63,22 @@ def reader(step: DecodeImage, spec: TensorSpec) -> Reader:
     """
     if step.is_bare and spec.datatype == "FP32" and spec.shape[1:] == _MNIST_SHAPE:
         return MNIST
+    if step.detector:
+        raise ManifestError(f"the detector of input {spec.name!r} needs a graph that takes FP32 [-1, 28, 28, 1]")
     form = _form(step, spec)
     return Reader(lambda file: _read(file, form), math.prod(form.size) * _CHANNELS[form.colour] * form.dtype.itemsize)
+
+
+def watched(found: Reader, detector: Detector) -> Reader:
+    """The same, which refuses images on which the detector sees no digit."""
+
+    def read(file: bytes) -> Pixels:
+        pixels = found.read(file)
+        if not detector.sees_digit(pixels):
+            raise InvalidRequest("the image shows no digit: what is on it looks like none of the digits 0 to 9")
+        return pixels
+
+    return Reader(read, found.row_bytes)
 
 
 def _form(step: DecodeImage, spec: TensorSpec) -> _Form:

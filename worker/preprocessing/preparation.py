@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from millrace.artifacts.detector import Detector
 from millrace.artifacts.manifest import DecodeImage, LookUpWords, Manifest, ManifestError, NameWords, Tokenize
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.errors import InvalidRequest
@@ -156,7 +157,7 @@ def load(folder: Path, manifest: Manifest | None, graph: Mapping[str, TensorSpec
     """The steps that a manifest declares; none without. `graph` are the inputs that the model's file has.
 
     The manifest's steps name their inputs (see `presented.completed`). Raises `OSError` or `ManifestError` for a
-    vocabulary or a tokenizer, and for a step that does not fit the graph.
+    vocabulary, a detector or a tokenizer, and for a step that does not fit the graph.
     """
     if manifest is None:
         return Preparation()
@@ -166,6 +167,8 @@ def load(folder: Path, manifest: Manifest | None, graph: Mapping[str, TensorSpec
             case DecodeImage():
                 spec = (graph or {}).get(step.input)
                 reader = pixels.reader(step, spec) if spec else pixels.MNIST
+                if step.detector:
+                    reader = pixels.watched(reader, _detector(folder, step.detector))
                 parts.steps.append(_decoding(step, reader))
                 parts.most[step.input] = max(1, min(_MOST_TOGETHER, _MOST_TOGETHER_BYTES // reader.row_bytes))
             case Tokenize() if step.tokenizer:
@@ -258,6 +261,12 @@ def _vocabulary(folder: Path, name: str) -> Vocabulary:
         raise ManifestError(f"{folder / name} is not UTF-8: {error}") from error
 
 
+def _detector(folder: Path, name: str) -> Detector:
+    if Path(name).name != name:
+        raise ManifestError(f"the detector {name!r} must be a file beside the manifest")
+    return Detector.read(folder / name)
+
+
 def _decoding(step: DecodeImage, reader: pixels.Reader) -> _Step:
     def decode(row: Arrays) -> Arrays:
         files = row.get(step.input)
@@ -276,11 +285,19 @@ def _text(raw: bytes) -> str:
         raise InvalidRequest(f"the text is not UTF-8: {error}") from None
 
 
+def _shown(text: str) -> str:
+    """The caller's text as an error shows it."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+
+
 def _tokenizing(step: Tokenize, vocabulary: Vocabulary, length: int | None) -> _Step:
     longest = min(step.max_length, length or step.max_length)
 
     def tokenize(row: Arrays) -> Arrays:
-        ids = vocabulary.encode(_text(row[step.input][0]), longest, step.keep)
+        text = _text(row[step.input][0])
+        ids = vocabulary.encode(text, longest, step.keep)
+        if step.needs_known and not any(number > 1 for number in ids):
+            raise InvalidRequest(f"the text has no word that the model knows: {_shown(text)}")
         return {name: array for name, array in row.items() if name != step.input} | {
             step.output: _of_length(np.array([ids], np.int32), length, 0)
         }
@@ -293,9 +310,8 @@ def _looking_up(step: LookUpWords, vocabulary: Vocabulary, model: str, length: i
         word = _text(raw)
         number = vocabulary.find(word.lower())
         if number is None:
-            shown = word if len(word) <= _SHOWN else f"{word[:_SHOWN]}…"
             raise InvalidRequest(
-                f"unknown word {shown!r}: it is not among the {len(vocabulary)} words of model '{model}'"
+                f"unknown word {_shown(word)}: it is not among the {len(vocabulary)} words of model '{model}'"
             )
         return number
 
