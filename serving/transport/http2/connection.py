@@ -481,7 +481,7 @@ class Http2Connection(asyncio.Protocol):
                 self._await_frame()
 
     def _await_frame(self) -> None:
-        self._frame_ends = min(self._heard + _STALL_S, self._frame_since + self.server.timeout_s)
+        self._frame_ends = min(self._heard + _STALL_S, self._frame_since + max(_STALL_S, self.server.timeout_s))
         self.await_until(self._frame_ends)
 
     def _read(self, reads: bool) -> None:
