@@ -89,8 +89,8 @@ class _Raw(NamedTuple):
     size: int
 
 
-class _Document(NamedTuple):
-    """The JSON of a request, checked in itself."""
+class Document(NamedTuple):
+    """A request, checked in itself. Over gRPC its inputs stand beside it."""
 
     inputs: tuple[tuple[str, Tensor | _Raw], ...]
     wanted: Wanted
@@ -120,20 +120,27 @@ def parse_infer(
         document, binary = _remembered_document(bytes(body[:length]), limits), memoryview(body)[length:]
     else:
         document, binary = _document(bytes(body[:length]), limits), memoryview(body)[length:]
-    return _asked(document, _with_binary(document.inputs, binary, model, limits), model)
+    tensors = _with_binary(document.inputs, binary, model, limits)
+    return _asked(document, document.inputs, tensors, model)
+
+
+def read_document(document: dict[str, Any]) -> Document:
+    """A request whose inputs are read elsewhere: `document` is the rest of it, as in JSON. Raises `InvalidRequest`."""
+    return _checked(document, ())
 
 
 def read_infer(
-    document: dict[str, Any], inputs: Sequence[tuple[str, Tensor]], model: ServedModel
+    document: Document, inputs: Sequence[tuple[str, Tensor]], model: ServedModel
 ) -> tuple[Inference, Wanted]:
-    """As `parse_infer`, for a request whose inputs were read already: `document` is the rest of it, as in JSON."""
-    checked = _checked(document, inputs)
-    return _asked(checked, dict(inputs), model)
+    """As `parse_infer`, for a request that was read already."""
+    return _asked(document, inputs, dict(inputs), model)
 
 
-def _asked(document: _Document, inputs: dict[str, Tensor], model: ServedModel) -> tuple[Inference, Wanted]:
-    if len(inputs) != len(document.inputs):
-        names = [name for name, _ in document.inputs]
+def _asked(
+    document: Document, named: Sequence[tuple[str, object]], inputs: dict[str, Tensor], model: ServedModel
+) -> tuple[Inference, Wanted]:
+    if len(inputs) != len(named):
+        names = [name for name, _ in named]
         again = next(name for i, name in enumerate(names) if name in names[:i])
         raise InvalidRequest(f"input '{again}' already exists in request")
     for name, _, _ in document.wanted.outputs:
@@ -151,7 +158,7 @@ def _json_length(header: bytes, total: int) -> int:
     return int(header)
 
 
-def _document(body: bytes, limits: ReadLimits, reader: json_numbers.NumberReader = json_numbers.READER) -> _Document:
+def _document(body: bytes, limits: ReadLimits, reader: json_numbers.NumberReader = json_numbers.READER) -> Document:
     return _fast(body, reader) or _slow(body, limits)
 
 
@@ -260,7 +267,7 @@ def _timeout_ms(parameters: dict[str, Any]) -> float | None:
     return timeout_us / 1000 if timeout_us else None
 
 
-def _fast(body: bytes, reader: json_numbers.NumberReader) -> _Document | None:
+def _fast(body: bytes, reader: json_numbers.NumberReader) -> Document | None:
     """The document with its numbers read in bulk; None where any part of it needs the slow way."""
     if _TOO_DEEP in body:
         return None
@@ -270,7 +277,7 @@ def _fast(body: bytes, reader: json_numbers.NumberReader) -> _Document | None:
         return None
 
 
-def _read_fast(document: Any, reader: json_numbers.NumberReader) -> _Document | None:
+def _read_fast(document: Any, reader: json_numbers.NumberReader) -> Document | None:
     inputs: list[tuple[str, Tensor | _Raw]] = []
     if len(document["inputs"]) > MAX_NAMED:
         return None
@@ -298,7 +305,7 @@ def _plain(value: Any, reader: json_numbers.NumberReader) -> Any:
     return orjson.loads(text)
 
 
-def _slow(body: bytes, limits: ReadLimits) -> _Document:
+def _slow(body: bytes, limits: ReadLimits) -> Document:
     try:
         document = json_tensors.load(body, limits)
     except InvalidRequest as error:
@@ -312,7 +319,7 @@ def _slow(body: bytes, limits: ReadLimits) -> _Document:
     return _checked(document, [_input(item) for item in inputs])
 
 
-def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw]]) -> _Document:
+def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw]]) -> Document:
     identity, parameters, outputs = document.get("id", ""), document.get("parameters", {}), document.get("outputs", [])
     if not isinstance(identity, str):
         raise InvalidRequest("Unable to parse 'id': attempt to access JSON non-string as string")
@@ -331,7 +338,7 @@ def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw
     wanted = tuple([_wanted_output(output, is_binary=binary) for output in outputs])
     if len(wanted) > 1:
         _check_distinct([output.name for output in wanted])
-    return _Document(
+    return Document(
         inputs=tuple(inputs),
         wanted=Wanted(identity, wanted, binary),
         timeout_ms=_timeout_ms(parameters),
