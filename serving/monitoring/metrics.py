@@ -1,8 +1,8 @@
 """What one API process counts, and Prometheus' format of what all of them counted.
 
 Counting happens several times in every request, on the event loop alone; so it is plain numbers in plain lists, which
-take a fourth of the time of prometheus_client's own (docs/decisions/0006-what-made-the-path-fast.md). What a request was
-is only noted, and sorted into counts and histograms some hundreds at a time.
+take a fourth of the time of prometheus_client's own (docs/decisions/0006-what-made-the-path-fast.md). A request is only
+noted when it ends, and some hundreds at a time are sorted into counts and histograms.
 
 Triton's statistics (`model_statistics.py`) and the metrics that other servers name otherwise (`peer_metrics.py`) are
 read from the same numbers (`counts.py`).

@@ -44,6 +44,9 @@ _MAX_LISTS = 2048  # beside the numbers; with fewer objects a document is read i
 class NumberReader(Protocol):
     """Reads documents; `parse` gives mappings, sequences and scalars that `numbers` and `text` know."""
 
+    def __hash__(self) -> int:
+        """Of the object itself: what a reader has read may be remembered."""
+
     def parse(self, body: bytes, key: str) -> Any:
         """The document, of whose lists under this key only the `numbers` are asked for. Raises `UNREADABLE`."""
 
@@ -58,7 +61,6 @@ class NumberReader(Protocol):
 
         Whether its lists are regular, and whether anything else is in it, is for the caller to compare.
         """
-
 
     def listed(self, text: bytes, kind: Kind) -> npt.NDArray[Any]:
         """The numbers of a text that is one list, nested in any way, flat and in order. Raises `UNREADABLE`."""

@@ -438,7 +438,7 @@ def test_data_that_is_odd_is_answered_alike_with_either_reader(data: str) -> Non
 class _Slow(json_numbers.Orjson):
     """Declines every document, so that each is read the slow way."""
 
-    def parse(self, body: bytes, key: str) -> Any:  # noqa: ARG002 - it reads none
+    def parse(self, body: bytes, key: str) -> Any:
         raise ValueError
 
 

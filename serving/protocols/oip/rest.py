@@ -302,9 +302,7 @@ def _fast(body: bytes, reader: json_numbers.NumberReader) -> _Document | None:
         return None
 
 
-def _read_fast(
-    document: Any, reader: json_numbers.NumberReader, *, are_left_out: bool = False
-) -> _Document | None:
+def _read_fast(document: Any, reader: json_numbers.NumberReader, *, are_left_out: bool = False) -> _Document | None:
     """The document; `are_left_out`: an empty list is in the place of each input's numbers."""
     inputs: list[tuple[str, Tensor | _Raw]] = []
     if len(document["inputs"]) > MAX_NAMED:
