@@ -139,7 +139,6 @@ class PendingRequests:
         self.parts: dict[int, tuple[Pending, int]] = {}
         self._deadlines = Deadlines(self._expire, clock)
         self._none_left: asyncio.Event | None = None
-        self._any_came: asyncio.Event | None = None
 
     def add(
         self,
@@ -156,8 +155,6 @@ class PendingRequests:
         pending.tick = self._deadlines.add(pending, pending.deadline)
         pending.ahead = flow.sent(request.priority, request.rows)
         self.count += 1
-        if self._any_came:
-            self._any_came.set()
         return pending
 
     @property
@@ -229,13 +226,6 @@ class PendingRequests:
         self.count -= 1
         if not self.count and self._none_left:
             self._none_left.set()
-
-    async def wait_until_any(self) -> None:
-        """Wait until there is a request; at once where there is one."""
-        if not self.count:
-            self._any_came = asyncio.Event()
-            await self._any_came.wait()
-            self._any_came = None
 
     async def wait_until_none(self, timeout_s: float) -> None:
         """Wait until every request has ended, at most that long."""

@@ -41,12 +41,7 @@ class Replies:
         self._spawn = spawn
 
     async def read(self) -> None:
-        """Wait for the next reply blocks and answer what they answer. Raises `Unavailable`.
-
-        It asks for them when there is a request. With one caller at a time the response is then written before Redis is
-        asked for more, and Redis is asked as soon as it has the next block, without being woken a second time.
-        """
-        await self._pending.wait_until_any()
+        """Wait for the next reply blocks and answer what they answer. Raises `Unavailable`."""
         for block in await self._link.replies():
             if reference := read_reference(block):
                 self._spawn(self._fetch(reference))
