@@ -1,5 +1,6 @@
 # All images, one target each; any of Python 3.11 to 3.14 will do, on linux/amd64 and linux/arm64 alike:
 #   docker build --target api --tag millrace-api .
+#   docker build --target api --tag millrace-api --build-arg ROLE=serving-extras .         traces and Parquet too
 #   docker build --target worker --tag millrace-worker .
 #   docker build --target worker --tag millrace-worker-gpu --build-arg ROLE=worker-gpu .
 #   docker build --target worker --tag millrace-worker --build-arg ROLE=worker-stores .    for models at a URL
@@ -16,8 +17,9 @@ RUN python -m venv --without-pip /opt/millrace
 ENV INSTALL="pip --python /opt/millrace/bin/python install --require-hashes"
 
 FROM environment AS api-environment
-COPY requirements/serving.txt /requirements/
-RUN --mount=type=cache,target=/root/.cache/pip $INSTALL --requirement /requirements/serving.txt
+ARG ROLE=serving
+COPY requirements/${ROLE}.txt /requirements/
+RUN --mount=type=cache,target=/root/.cache/pip $INSTALL --requirement /requirements/${ROLE}.txt
 
 FROM environment AS worker-environment
 ARG ROLE=worker
@@ -29,10 +31,11 @@ COPY requirements/jobs.txt /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip $INSTALL --requirement /requirements/jobs.txt
 
 FROM environment AS release-environment
+ARG API_ROLE=serving
 ARG ROLE=worker
-COPY requirements/serving.txt requirements/${ROLE}.txt /requirements/
+COPY requirements/${API_ROLE}.txt requirements/${ROLE}.txt /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    $INSTALL --requirement /requirements/serving.txt --requirement /requirements/${ROLE}.txt
+    $INSTALL --requirement /requirements/${API_ROLE}.txt --requirement /requirements/${ROLE}.txt
 
 # The project as a wheel. A wheel holds the folders of the project that are there to be packed, so the roles that are
 # not copied are in neither the wheel nor the image. The build tools stay behind in these stages.

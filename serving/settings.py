@@ -1,10 +1,12 @@
 """The API's settings; each field is also an environment variable with the prefix MILLRACE_SERVING_."""
 
+import importlib.util
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
+from millrace.installing import hint
 from millrace.settings import CommonSettings
 from millrace.stopping import DRAIN_TIMEOUT_S
 from serving.payloads.shares import read_shares
@@ -166,6 +168,11 @@ class ServingSettings(CommonSettings):
         "none is (docs/howto/watch-for-drift.md).",
     )
     payload_folder: Path = Field(Path("payloads"), description="Where logged requests and answers are written to.")
+    payload_format: Literal["jsonl", "parquet"] = Field(
+        "jsonl",
+        description="How logged requests are kept: as JSON Lines, or as Parquet once a file is full or an hour old, "
+        "which needs pyarrow.",
+    )
     payload_leave_out: str = Field(
         "", description="Inputs and outputs that are not logged, separated by commas: `image` or `digits:image`."
     )
@@ -185,6 +192,13 @@ class ServingSettings(CommonSettings):
     def _has_shares(cls, text: str) -> str:
         read_shares(text)  # raises ValueError, which says what is wrong
         return text
+
+    @field_validator("payload_format")
+    @classmethod
+    def _can_be_written(cls, name: str) -> str:
+        if name == "parquet" and importlib.util.find_spec("pyarrow") is None:
+            raise ValueError(f"parquet needs pyarrow, which is not installed; {hint(('payload-log',))}")
+        return name
 
     @field_validator("tls_key")
     @classmethod

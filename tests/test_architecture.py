@@ -146,11 +146,11 @@ def test_imports_are_found_wherever_they_stand() -> None:
 # Each program with the extras that it may be installed with; the first alone must do to import it.
 EXTRAS = {
     "ops": ("serving",),
-    "serving": ("serving", "grpcio", "tracing"),
+    "serving": ("serving", "grpcio", "tracing", "payload-log"),
     "worker": ("worker", "worker-tensorflow", "worker-litert", "worker-tfserving", "worker-tokenizers"),
     "jobs": ("jobs",),
     "training": ("training",),
-    "millrace_client": ("grpc", "load"),
+    "millrace_client": ("grpc", "load", "plots"),
 }
 OWN = {*PROGRAMS, "millrace", "tests", "examples"}
 

@@ -29,6 +29,7 @@ MODELS = {
 }
 COMMANDS = {
     "compare-classical": ("training.classical", "digits read by classical methods and by ours: a table and a plot"),
+    "assets": ("training.assets", "the published models in every format, as files for phones and web pages"),
     "scores": ("training.scores", "measure the published models on the test sets, against what is promised"),
 }
 

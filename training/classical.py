@@ -152,7 +152,7 @@ def _network(
     keras.utils.set_random_seed(1)
     folder.mkdir()
     path = folder / "model.onnx"
-    export.write_onnx(export.exports_of(fit(found, epochs, folder)).onnx_model(), path)
+    export.write_onnx(export.onnx_of(export.exports_of(fit(found, epochs, folder))), path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -55,6 +55,12 @@ def quiet() -> Iterator[None]:
         os.close(saved)
 
 
+def quiet_from_here() -> None:
+    """Drop what the process writes to standard error from now on: libraries tell of their own ends."""
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device, not a file
+        os.dup2(nowhere.fileno(), 2)
+
+
 def _prepare_tensorflow() -> None:
     """Import it, off GPUs, so that no graph depends on one, and let it say what it says of the machine to nobody."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

@@ -37,6 +37,7 @@ _ADVICE = {
 _ANY = "compute the same from simpler operators, or leave that layer out of the exported model"
 
 
+_FLEX = "; or add --allow-flex, for apps that have the Flex delegate (Android and iOS; no browser)"
 _MISSES = "`millrace export --force` writes one that runs all the same"
 _OPERATOR = re.compile(r"\b([A-Z]\w+) \((?:node )?([^()]*)\)")
 
@@ -129,26 +130,34 @@ def _obstacles(row: Any, model: Any) -> Iterator[Obstacle]:
         place = _layers(paths, model), _advice(f"{operator} ({paths[0]}) {reason}")
         together.setdefault(place, []).append(f"{operator} ({paths[0]})")
     for (layers, advice), operators in together.items():
-        what = reason if len(nodes) == 1 else f"no operator for {', '.join(operators)}"
+        what = reason.partition("; --allow-flex")[0] if len(nodes) == 1 else f"no operator for {', '.join(operators)}"
         yield Obstacle(what=what, layers=layers, advice=advice)
 
 
 def _if_written(row: Any) -> str:
-    if row.format == "tflite-int8":
-        return f"take tflite-dynamic, or give typical inputs with --representative and real ones with --data; {_MISSES}"
+    from training.export.formats import CALIBRATED
+
+    if row.format in CALIBRATED:
+        return (
+            "take tflite-dynamic, let --keep-float auto find the layers that spoil it, or give typical inputs with"
+            f" --representative and real ones with --data; {_MISSES}"
+        )
     if row.format in ("savedmodel", "onnx", "tflite"):
         return f"take another format, and see by --data whether real inputs show it too; {_MISSES}"
     return f"give real inputs, with labels, by --data; {_MISSES}"
 
 
 def _advice(reason: str) -> str:
+    if "--shape" in reason or "its size depends on the data" in reason:
+        return "fix the sizes that are free by --shape, or give the model's Input a fixed shape"
     if "calibrated through a loop" in reason:
         return "use tflite-dynamic, or LSTM layers without a mask, which need no loop"
     first = re.match(r"[A-Z]\w+ \(", reason)
+    other = _FLEX if "--allow-flex" in reason else ""
     for begins, advice in _ADVICE.items():
         if re.match(begins, reason) if first else re.search(rf"\b({begins})\w*", reason):
-            return advice
-    return _ANY
+            return advice + other
+    return _ANY + other
 
 
 def _layers(reasons: Sequence[str], model: Any) -> tuple[str, ...]:
@@ -173,6 +182,7 @@ def _nan_notes(row: Any) -> Iterator[str]:
 
 def _notes(name: str, trained: Any) -> Iterator[str]:
     """What works, but not as one might expect."""
+    from training.export.formats import CALIBRATED, FORMATS
     from training.export.keras_model import renamed
 
     model = trained.exports.keras_model
@@ -182,12 +192,12 @@ def _notes(name: str, trained: Any) -> Iterator[str]:
     fixed = [spec.name for spec in specs if spec.shape.rank and spec.shape[0] is not None]
     if fixed and name in ("savedmodel", "onnx"):
         yield f"the first dimension of {', '.join(fixed)} is fixed, so requests cannot be batched"
-    if name.startswith("tflite") and trained.exports.lite_function is not None:
+    if name.startswith("tflite") and trained.exports.lite_function is not None and not FORMATS[name].is_fixed:
         yield "takes one row at a time, since it has recurrent layers"
         yield from _unfused(trained.exports.keras_model)
-    if name == "tflite-int8" and trained.exports.lite_function is not None:
+    if name in CALIBRATED and trained.exports.lite_function is not None:
         yield "LSTMs lose most of their precision in full int8; take tflite-dynamic"
-    if name == "tflite-int8":
+    if name in CALIBRATED:
         yield "give typical inputs with --representative; numbers drawn at random set the wrong ranges"
     if name == "coreml":
         yield "its numbers can be checked on macOS only"

@@ -57,12 +57,44 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--representative", metavar="DATA", help="typical inputs, in the same forms, for full int8")
     parser.add_argument(
+        "--shape",
+        type=_shape,
+        action="append",
+        default=[],
+        metavar="NAME=SIZES",
+        help="fix free sizes of an input, such as image=1,224,224,3; -1 leaves one free; once for each input",
+    )
+    parser.add_argument(
+        "--keep-float",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="full int8 keeps that layer in 32 bits; `auto` finds those that spoil it; may be given several times",
+    )
+    parser.add_argument(
+        "--allow-flex",
+        action="store_true",
+        help="write operators that TFLite lacks as TensorFlow's, for apps with the Flex delegate; not compared",
+    )
+    parser.add_argument(
         "--outputs",
         type=_kinds,
         default={},
         metavar="NAME=KIND,...",
         help="what outputs are for, where it is guessed wrong: numbers, classes, labels, ids or exact",
     )
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """An input's name and sizes, of a text such as `image=1,224,224,3`."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=SIZE,SIZE,...")
+    return name, shape
 
 
 def _kinds(text: str) -> dict[str, Kind]:
@@ -80,6 +112,7 @@ def opened(arguments: argparse.Namespace) -> Any:
     """The `Trained` model that the flags name, with the data that they name. Raises `ExportError`."""
     from training.data import DataFolder
     from training.export import own_data, source
+    from training.export.model import Choices
 
     trained = source_of(arguments).open()
     if getattr(arguments, "data_dir", None) is not None:
@@ -87,7 +120,8 @@ def opened(arguments: argparse.Namespace) -> Any:
         trained = own_data.with_own_data(trained, folder, arguments.limit)
     limit = getattr(arguments, "limit", None)
     trained = source.with_data(trained, arguments.data, arguments.representative, limit)
-    return replace(trained, kinds=arguments.outputs)
+    choices = Choices(keeps_float=arguments.keep_float, allows_flex=arguments.allow_flex)
+    return replace(trained, kinds=arguments.outputs, choices=choices)
 
 
 def source_of(arguments: argparse.Namespace) -> Any:
@@ -101,6 +135,7 @@ def source_of(arguments: argparse.Namespace) -> Any:
         labels=arguments.labels,
         code=arguments.code,
         trusts=arguments.trust,
+        shapes=dict(arguments.shape),
     )
 
 
@@ -128,7 +163,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _formats_help() -> str:
     return (
-        "of savedmodel, onnx, tflite, tflite-fp16, tflite-dynamic, tflite-int8, coreml; or all [savedmodel,onnx,tflite]"
+        "of savedmodel, onnx, tflite, tflite-fp16, tflite-dynamic, tflite-int8, tflite-int8-io, tflite-16x8,"
+        " tflite-compiled, coreml; or all [savedmodel,onnx,tflite]"
     )
 
 

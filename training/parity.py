@@ -4,8 +4,11 @@ Every output is compared, by its kind; see `outputs`, where the bounds are. The 
 where there is one: a format that rounds weights is refused for a score that the sample shows to be lower.
 """
 
+import atexit
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import numpy.typing as npt
 
 from millrace.artifacts.manifest import Parity
 from training import confidence, outputs
-from training.console import quiet
+from training.console import quiet, quiet_from_here
 from training.outputs import Kind, Seen
 
 SCORE_POINTS = 0.3  # what a format with rounded weights may lose of the score, in points of a hundred
@@ -237,24 +240,92 @@ def onnx(path: Path) -> Run:
     return run
 
 
+def compiled(path: Path) -> Run:
+    """The `serving_default` signature of a TFLite model of fixed sizes, run by LiteRT's CompiledModel.
+
+    Android's LiteRT 2 and LiteRT.js have the same interface.
+    """
+    from ai_edge_litert.compiled_model import CompiledModel
+
+    name = "serving_default"
+    with quiet():  # it tells of accelerators that are not there
+        model = CompiledModel.from_file(str(path), environment=_environment())
+        inputs, outputs = model.get_input_tensor_details(name), model.get_output_tensor_details(name)
+        given = {each: model.create_input_buffer_by_name(name, each) for each in inputs}
+        found = {each: model.create_output_buffer_by_name(name, each) for each in outputs}
+        for each, buffer in given.items():
+            buffer.write(np.zeros(inputs[each]["shape"], inputs[each]["dtype"]))  # the first tells of them once more
+
+    def run(batch: Arrays) -> dict[str, npt.NDArray[Any]]:
+        for each, buffer in given.items():
+            if list(batch[each].shape) != inputs[each]["shape"]:
+                raise ValueError(f"'{each}' has shape {list(batch[each].shape)}, not {inputs[each]['shape']}")
+            buffer.write(batch[each])
+        model.run_by_name(name, given, found)
+        return {each: _read(buffer, outputs[each]) for each, buffer in found.items()}
+
+    return run
+
+
+@cache
+def _environment() -> Any:
+    """LiteRT's accelerators, looked for once in a process, at whose end it tells of them again."""
+    from ai_edge_litert.environment import Environment
+
+    atexit.register(quiet_from_here)
+    return Environment.create()
+
+
+def _read(buffer: Any, details: Mapping[str, Any]) -> npt.NDArray[Any]:
+    shape = tuple(details["shape"])
+    return np.array(buffer.read(math.prod(shape), np.dtype(details["dtype"]))).reshape(shape)
+
+
 def tflite(path: Path) -> Run:
     """The `serving_default` signature of a TFLite model, run by LiteRT.
 
-    Its inputs are resized to each batch, or run row by row where the file says one row.
+    Its inputs are resized to each batch, or run row by row where the file says one row. Floats are rounded to the 8-bit
+    integers that a file takes, and made of those that it gives, as its scales say.
     """
+    return tflite_of(path.read_bytes())
+
+
+def tflite_of(content: bytes) -> Run:
+    """The same of a file's content."""
     from ai_edge_litert.interpreter import Interpreter
 
     with quiet():  # it tells of its parts
-        interpreter = Interpreter(model_path=str(path), num_threads=1)
+        interpreter = Interpreter(model_content=content, num_threads=1)
         interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner("serving_default")
-    one_row = all(details["shape_signature"][:1] == [1] for details in runner.get_input_details().values())
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    one_row = all(details["shape_signature"][:1] == [1] for details in inputs.values())
 
     def run(batch: Arrays) -> dict[str, npt.NDArray[Any]]:
         rows = len(next(iter(batch.values())))
         if not one_row or rows == 1:
-            return {name: np.array(output) for name, output in runner(**batch).items()}
+            found = runner(**{name: _rounded(array, inputs[name]) for name, array in batch.items()})
+            return {name: _scaled(np.array(output), outputs[name]) for name, output in found.items()}
         answers = [run({name: array[row : row + 1] for name, array in batch.items()}) for row in range(rows)]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     return run
+
+
+def _rounded(array: Array, details: Mapping[str, Any]) -> Array:
+    """Floats as the integers that an input of a quantised file takes; other values as they are."""
+    scale, zero = details["quantization"]
+    if not scale or array.dtype.kind != "f" or np.dtype(details["dtype"]).kind == "f":
+        return array
+    bounds = np.iinfo(details["dtype"])
+    rounded: Array = np.clip(np.round(array / scale) + zero, bounds.min, bounds.max).astype(details["dtype"])
+    return rounded
+
+
+def _scaled(array: Array, details: Mapping[str, Any]) -> Array:
+    """The floats that the integers of a quantised file's output stand for; other values as they are."""
+    scale, zero = details["quantization"]
+    if not scale or array.dtype.kind == "f":
+        return array
+    scaled: Array = ((array.astype(np.float32) - zero) * scale).astype(np.float32)
+    return scaled

@@ -59,7 +59,7 @@ def model() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_saved_model(exports, folder)
-        export.write_onnx(exports.onnx_model(), folder / "model.onnx")
+        export.write_onnx(export.onnx_of(exports), folder / "model.onnx")
         (folder / "model.tflite").write_bytes(lite.convert(exports, "float32", ()))
         yield folder
 

@@ -1,4 +1,4 @@
-"""The files of the payload log: `<folder>/<model>/<time>-<writer>.jsonl`, bounded together in bytes and age."""
+"""The files of the payload log: `<folder>/<model>/<time>-….jsonl`, bounded together in bytes and age."""
 
 import contextlib
 import os
@@ -13,17 +13,25 @@ _FILE_BYTES = 16 * 1024**2
 _FILE_S = 3600.0
 _SHARE = 8  # a file has at most an eighth of all bytes, so that little is lost when the oldest goes
 _LONGEST = 200
+_SUFFIXES = (".jsonl", ".parquet", ".part")  # the last one is left behind where a writer was killed
 
 
 class PayloadFiles:
     """Appends lines, one file for each model at a time; a file is closed when it is full or an hour old.
 
     `name` tells this writer's files from those of others in the same folder. When all files there have more than
-    `most_bytes`, or one is older than `most_age_s`, the oldest go. `wall` is the time in seconds since 1970.
+    `most_bytes`, or one is older than `most_age_s`, the oldest go. `wall` is the time in seconds since 1970. `closed`
+    is told of each file that is complete.
     """
 
     def __init__(
-        self, folder: Path, name: str, most_bytes: int, most_age_s: float, wall: Callable[[], float] = time.time
+        self,
+        folder: Path,
+        name: str,
+        most_bytes: int,
+        most_age_s: float,
+        wall: Callable[[], float] = time.time,
+        closed: Callable[[Path], None] | None = None,
     ) -> None:
         self._folder = folder
         self._name = name
@@ -31,6 +39,7 @@ class PayloadFiles:
         self._file_bytes = min(_FILE_BYTES, most_bytes // _SHARE)
         self._most_age_s = most_age_s
         self._wall = wall
+        self._closed = closed
         self._open: dict[str, tuple[BinaryIO, float]] = {}
         self._written = 0
         self._number = 0
@@ -39,7 +48,7 @@ class PayloadFiles:
         """Write one line. Raises `OSError`."""
         file, opened_s = self._open.get(model) or self._opened(model)
         if file.tell() and (file.tell() + len(line) > self._file_bytes or self._wall() - opened_s > _FILE_S):
-            file.close()
+            self._close(model)
             file, _ = self._opened(model)
         file.write(line)
         self._written += len(line)
@@ -53,18 +62,23 @@ class PayloadFiles:
 
     def close(self) -> None:
         """Close all files. Raises `OSError`."""
-        for file, _ in self._open.values():
-            file.close()
-        self._open.clear()
+        for model in list(self._open):
+            self._close(model)
 
     def prune(self) -> None:
-        """Remove the oldest files, as far as there is too much or they are too old. Raises `OSError`."""
+        """Close files that are an hour old, and remove the oldest, as far as there is too much or they are too old.
+
+        Raises `OSError`.
+        """
+        for model, (_, opened_s) in list(self._open.items()):
+            if self._wall() - opened_s > _FILE_S:
+                self._close(model)
         self.flush()
         self._written = 0
         found = sorted(
             (status.st_mtime, status.st_size, path)
-            for path in self._folder.glob("*/*.jsonl")
-            if (status := _status(path)) is not None
+            for path in self._folder.glob("*/*")
+            if path.suffix in _SUFFIXES and (status := _status(path)) is not None
         )
         size, too_old_s = sum(size for _, size, _ in found), self._wall() - self._most_age_s
         for changed_s, bytes_, path in found:
@@ -73,6 +87,12 @@ class PayloadFiles:
             path.unlink(missing_ok=True)
             size -= bytes_
             self._forget(path)
+
+    def _close(self, model: str) -> None:
+        file, _ = self._open.pop(model)
+        file.close()
+        if self._closed:
+            self._closed(Path(file.name))
 
     def _forget(self, path: Path) -> None:
         for model, (file, _) in list(self._open.items()):

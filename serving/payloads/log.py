@@ -29,7 +29,7 @@ _SOCKET_BYTES = 4 * 1024**2  # asked for; the system gives what it allows
 # Messages stay whole in both kinds; only the first holds many small ones.
 _KIND = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
 _STOP_TIMEOUT_S = 2.0
-_COMMAND = "import sys; sys.path[:] = sys.argv[5:]; from serving.payloads.writer import main; main(sys.argv[1:5])"
+_COMMAND = "import sys; sys.path[:] = sys.argv[6:]; from serving.payloads.writer import main; main(sys.argv[1:6])"
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -64,6 +64,7 @@ class PayloadLog:
             str(settings.payload_folder.absolute()),
             str(settings.payload_bytes),
             str(settings.payload_age_s),
+            settings.payload_format,
         ]
         self._count = count
         self._chance = chance

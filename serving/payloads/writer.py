@@ -12,6 +12,7 @@ import msgspec
 
 from millrace import logs
 from serving.payloads.files import PayloadFiles
+from serving.payloads.parquet import to_parquet
 from serving.payloads.record import Record, line
 
 _log = logging.getLogger(__name__)
@@ -22,11 +23,15 @@ _LEAST_COMPLAINT_S = 60.0
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write what comes through a socket, given by its descriptor, to a folder of so many bytes and seconds of age."""
+    """Write what comes through a socket, given by its descriptor, to a folder of so many bytes and seconds of age.
+
+    The format is `jsonl` or `parquet`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure("payloads", "warning")
-    descriptor, folder, most_bytes, most_age_s = arguments
-    files = PayloadFiles(Path(folder), str(os.getpid()), int(most_bytes), float(most_age_s))
+    descriptor, folder, most_bytes, most_age_s, file_format = arguments
+    closed = _to_parquet if file_format == "parquet" else None
+    files = PayloadFiles(Path(folder), str(os.getpid()), int(most_bytes), float(most_age_s), closed=closed)
     write_all(socket.socket(fileno=int(descriptor)), files)
 
 
@@ -59,3 +64,10 @@ def write_all(records: socket.socket, files: PayloadFiles) -> None:
                 complaint_s = time.monotonic()
                 _log.error("a payload was not written", extra={"reason": f"{type(error).__name__}: {error}"})
     files.close()
+
+
+def _to_parquet(path: Path) -> None:
+    try:
+        to_parquet(path)
+    except Exception as error:  # pyarrow's own, the disk's, or no memory: the lines are there in any case
+        _log.error("a file of the payload log stays JSON Lines", extra={"file": str(path), "reason": str(error)})

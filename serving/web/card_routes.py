@@ -68,4 +68,5 @@ def _shown(folder: Path, found: Manifest) -> schemas.Card:
         licences=found.licences,
         files={name: path.stat().st_size for name, path in files.items() if path.is_file()},
         plots=[path.name for path in _plots(folder)],
+        example=found.example,
     )

@@ -596,6 +596,7 @@ class Card(Struct):
     licences: Annotated[dict[str, str], Meta(description="Of the training sets.")]
     files: Annotated[dict[str, int], Meta(description="Each file of the version with its size in bytes.")]
     plots: Annotated[list[str], Meta(description="The names of its plots, which are PNG images.")]
+    example: Annotated[dict[str, Any], Meta(description="A body of `:predict`; empty where the manifest has none.")]
 
 
 class Access(Struct):

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from millrace_client.errors import NotSupported
+from millrace_client.exchange import Request, Response
+from millrace_client.load.server_counts import counts
+from millrace_client.load.targets import http_ask
 
 DIGITS = "/v1/models/digits:predict"
 V2_DIGITS = "/v2/models/digits/infer"
@@ -235,6 +240,23 @@ def test_metrics_have_the_names_of_other_servers_too(api: str, seven: list[Any])
         ':tensorflow:serving:runtime_latency_count{model_name="digits",version="1"} ',
     ):
         assert line in tensorflow
+
+
+def test_a_load_test_reads_the_metrics_of_tensorflow_serving(api: str, seven: list[Any]) -> None:
+    def ask(request: Request) -> Response:
+        if request.path.startswith("/v2"):
+            raise NotSupported("as in TensorFlow Serving")
+        return http_ask(api)(request)
+
+    before = counts(ask, ("digits",))
+    started = time.perf_counter()
+    for _ in range(3):
+        post(api, DIGITS, {"instances": [seven]})
+    waited_ms = (time.perf_counter() - started) * 1000 / 3
+    after = counts(ask, ("digits",))
+    assert after
+    means_ms = after.means_ms(before)
+    assert 0 < means_ms["run"] < means_ms["request"] < waited_ms
 
 
 def test_the_configuration_is_told_as_triton_tells_it(api: str) -> None:

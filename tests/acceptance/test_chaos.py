@@ -36,6 +36,7 @@ def test_a_process_that_leaves_or_stands_still_costs_no_request(scenario: Scenar
     assert scenario(tmp_path, 1000).faults() == []
 
 
+@pytest.mark.slow
 def test_an_api_process_that_leaves_answers_what_it_has(tmp_path: Path) -> None:
     result = scenarios.stop_api(tmp_path, 1000)
     assert result.faults() == []
@@ -49,6 +50,7 @@ def test_whatever_redis_does_each_request_is_answered_or_refused_in_time(scenari
     assert result.facts["past its deadline, the worst"].value < 1500
 
 
+@pytest.mark.slow
 def test_a_request_that_breaks_the_model_breaks_no_other(tmp_path: Path) -> None:
     result = scenarios.poison(tmp_path, 1000)
     assert result.faults() == []

@@ -98,6 +98,7 @@ def test_jobs_go_on_after_everything_was_started_again(up: Up, tiny: str) -> Non
     assert ended(second)["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_two_stacks_do_not_share_a_folder_and_jobs_can_be_left_out(up: Up, tiny: str) -> None:
     stack = up("--models", tiny, "--jobs", "1")
     other = up("--models", tiny, "--jobs", "1")

@@ -42,6 +42,7 @@ def test_a_card_says_what_the_manifest_says_and_has_its_plots(stack: Stack) -> N
     assert card["scores"]["imdb_test_accuracy"] > 0.9
     assert card["limits"]
     assert card["files"]["model.onnx"] > 100_000
+    assert len(card["example"]["instances"]) == 2
     for plot in card["plots"]:
         answer = httpx.get(f"{stack.url}/v1/models/sentiment/versions/1/plots/{plot}")
         assert answer.headers["content-type"] == "image/png"

@@ -88,6 +88,7 @@ def test_a_master_that_dies_is_replaced_without_a_restart_of_ours(
     assert [process.pid for process in stack.children()] == processes
 
 
+@pytest.mark.slow
 def test_a_master_that_steps_down_is_followed(start: Callable[[str], Stack], watched: Watched) -> None:
     stack = start(watched.url)
     with Callers(stack) as callers:
@@ -107,6 +108,7 @@ def test_a_cluster_serves_from_several_nodes_at_once(start: Callable[[str], Stac
     assert callers.tally.keys() == {200}, callers.tally
 
 
+@pytest.mark.slow
 def test_slots_that_move_from_node_to_node_cost_no_answer(
     start: Callable[[str], Stack], redis_cluster: Cluster
 ) -> None:
@@ -125,6 +127,7 @@ def test_slots_that_move_from_node_to_node_cost_no_answer(
     assert api.is_running()
 
 
+@pytest.mark.slow
 def test_connections_to_a_cluster_that_are_cut_are_made_again(
     start: Callable[[str], Stack], redis_cluster: Cluster
 ) -> None:

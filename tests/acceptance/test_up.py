@@ -56,6 +56,7 @@ def test_the_line_to_paste_is_a_request_that_is_answered(up: Up) -> None:
     assert "predictions" in answer.json()
 
 
+@pytest.mark.slow
 def test_with_a_models_config_it_waits_for_the_models_that_it_names(
     up: Up, tiny: str, make_onnx: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(up: Up, tiny: str) -> None
     until(lambda: not alive(running), what="the end of all children")
 
 
+@pytest.mark.slow
 def test_the_environment_chooses_what_no_option_does(
     up: Up, tiny: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +180,7 @@ def test_a_port_in_use_is_named(up: Up, tiny: str, option: str) -> None:
     assert line == f"millrace up: port {port} on 127.0.0.1 {why}"
 
 
+@pytest.mark.slow
 def test_grpc_is_named_when_ready_and_can_be_switched_off(up: Up, tiny: str) -> None:
     stack = up("--models", tiny)
     assert f"gRPC at {stack.grpc}" in stack.output

@@ -98,6 +98,7 @@ def test_a_version_published_under_load_takes_over_without_a_failed_request(
     assert set(asking.answered[taken_over + 8 :]) == {2}  # those that were on their way are passed over
 
 
+@pytest.mark.slow
 def test_a_bad_version_is_reported_and_the_old_one_goes_on(parts: Parts, publish: Callable[..., None]) -> None:
     asking = Asking()
     with under_load(parts, asking) as load:
@@ -150,6 +151,7 @@ def test_a_canary_is_tried_widened_and_rolled_back_under_load(parts: Parts, publ
     assert "version 9 of model m, which is not currently available for inference" in refused.json()["error"]
 
 
+@pytest.mark.slow
 def test_a_shadow_gets_copies_that_no_caller_sees(parts: Parts, publish: Callable[..., None]) -> None:
     put(parts, "traffic", {"weights": {"1": 1}})
     publish(2)
@@ -189,6 +191,7 @@ def test_a_model_is_unloaded_and_loaded_as_triton_does(parts: Parts) -> None:
     assert "'file:1/model.onnx' is not supported" in refused.json()["error"]
 
 
+@pytest.mark.slow
 def test_what_is_wanted_outlives_redis_and_every_worker(parts: Parts, publish: Callable[..., None]) -> None:
     put(parts, "labels/stable", {"version": 1})
     publish(2)

@@ -121,6 +121,32 @@ def test_a_pod_has_the_time_that_its_program_takes_to_stop(made: list[Object]) -
         assert pod["terminationGracePeriodSeconds"] >= drain_s + 10
 
 
+@pytest.mark.parametrize(
+    ("chosen", "has_cards"),
+    [
+        (["--set", "models.source=claim"], True),
+        (["--set", "models.source=image", "--set", "models.image=registry.example.org/models:7"], True),
+        (["--set", "models.cards=false"], False),
+        (options("url-and-external-redis.yaml"), False),
+    ],
+    ids=["claim", "image", "off", "url"],
+)
+def test_the_api_reads_the_cards_where_its_pods_can_have_the_models(
+    helm: Helm, chosen: list[str], has_cards: bool
+) -> None:
+    made = helm.template(_CHART, *chosen)
+    api, worker = (of(made, "Deployment", f"-{name}")["spec"]["template"]["spec"] for name in ("api", "worker"))
+    volumes, workers = (
+        {each["name"]: each for each in pod["volumes"] if each["name"] == "models"} for pod in (api, worker)
+    )
+    given = {each["name"]: each.get("value") for each in api["containers"][0]["env"]}
+    assert given.get("MILLRACE_SERVING_MODELS") == ("/models" if has_cards else None)
+    assert volumes == (workers if has_cards else {})
+    assert api.get("initContainers") == (worker.get("initContainers") if has_cards else None)
+    for found in made:
+        check(found)
+
+
 def test_workers_are_scaled_on_the_queue_of_their_own_release(helm: Helm) -> None:
     made = helm.template(_CHART, *options("gpu-and-keda.yaml"))
     scaled = of(made, "ScaledObject")["spec"]

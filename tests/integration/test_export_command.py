@@ -89,6 +89,9 @@ def test_every_format_of_a_keras_file_is_published_with_a_report(dense: Any) -> 
         "tflite-fp16",
         "tflite-dynamic",
         "tflite-int8",
+        "tflite-int8-io",
+        "tflite-16x8",
+        "tflite-compiled",
         "coreml",
     ]
     assert all(rows[name]["max_abs_difference"] <= 1e-4 for name in ("savedmodel", "onnx", "tflite"))
@@ -116,7 +119,8 @@ def test_the_folder_is_a_version_with_a_manifest_read_from_the_graph(dense: Any)
         TensorSpec(name="right_side", datatype="FP32", shape=(-1, 3)),
     )
     assert {spec.name: spec.shape for spec in signature.outputs} == {"kind": (-1, 3), "size": (-1, 2)}
-    assert set(found.parity) == {"saved_model", "onnx", "tflite", "tflite_fp16", "tflite_dynamic", "tflite_int8"}
+    variants = ("fp16", "dynamic", "int8", "int8_io", "16x8", "compiled")
+    assert set(found.parity) == {"saved_model", "onnx", "tflite", *(f"tflite_{variant}" for variant in variants)}
 
 
 def test_the_worker_loads_what_was_exported(dense: Any) -> None:

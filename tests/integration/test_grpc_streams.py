@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,20 @@ def test_streams_whose_messages_stop_in_the_middle_are_given_up_before_memory_en
         assert before + STREAMS * (MESSAGE_BYTES - 2 * MB) > api.own_limit_bytes + 6 * MESSAGE_BYTES
         with api.watched() as peak:
             calls: list[Any] = []
+
+            def is_settled(stopped_before: int) -> bool:
+                return len(stopped) > stopped_before or calls[-1].done()
+
             while len(calls) < STREAMS:
+                settled = partial(is_settled, len(stopped))
                 calls.append(half_sent(stack, relayed, message.SerializeToString()))
-                until(lambda: len(stopped) == len(calls) or calls[-1].done(), 60, "a message to stop")
+                until(settled, 60, "a message to stop")
             until(lambda: any(call.done() for call in calls), 60, "a stream to be given up")
             until(lambda: api.memory_bytes < api.own_limit_bytes, 60, "the memory to come back")
         # Nobody can ask grpc.aio how much it holds: this is what comes until it is looked at again.
         assert peak[0] < api.own_limit_bytes + (5 * MESSAGE_BYTES if server == "grpcio" else 0)
-        given_up = [call for call in calls if call.done()]
+        # On a machine that takes 10 s for this, the first ones end because the rest of their frame did not come.
+        given_up = [call for call in calls if call.done() and call.code() != grpc.StatusCode.UNAVAILABLE]
         assert {call.code() for call in given_up} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert words in given_up[0].details()
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -128,6 +128,7 @@ def test_a_program_that_is_told_to_stop_gives_its_unit_back_at_once(jobs: Jobs) 
     assert is_complete(jobs, jobs.ended(job.id, 120), 20_000)
 
 
+@pytest.mark.slow
 def test_two_programs_share_the_parts_of_a_job(jobs: Jobs) -> None:
     jobs.start()
     jobs.start()
@@ -301,6 +302,7 @@ def test_what_does_not_fit_the_file_or_the_model_fails_the_job_with_the_fields_n
     assert (record.state, record.error) == ("failed", error)
 
 
+@pytest.mark.slow
 def test_jobs_go_on_beside_one_whose_model_is_not_there(jobs: Jobs) -> None:
     jobs.start(MILLRACE_JOBS_MODEL_WAIT_S="5")
     waiting = jobs.submit({"kind": "score", "model": "nobody-has-it"}, csv_of(3))
@@ -450,6 +452,7 @@ def test_jobs_that_ended_expire_with_their_files_and_others_stay(jobs: Jobs) -> 
     assert not jobs.store.job_folder(job.id).exists()
 
 
+@pytest.mark.slow
 def test_a_part_whose_file_is_gone_is_made_again(jobs: Jobs) -> None:
     first = jobs.start()
     job = jobs.submit(TINY, csv_of(2000))
@@ -472,6 +475,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_the_job_in_words_and_retry_goes_on_when_there_is_room(jobs: Jobs, small_disk: Path) -> None:
     """The rows come in, and their scores are larger than what is left."""
     job = jobs.submit({**TINY, "part_rows": 5000}, csv_of(40_000))

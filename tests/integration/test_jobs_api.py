@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -75,7 +76,8 @@ def form(upload: bytes, document: dict[str, Any] | None = None, name: str = "row
 
 
 def uploaded(folder: Path) -> list[Path]:
-    return [path for path in (folder / "uploads").glob("*/*") if path.is_file()]
+    # Walked, not globbed: a folder that is removed meanwhile is no error.
+    return [Path(within, name) for within, _, names in os.walk(folder / "uploads") for name in names]
 
 
 def test_a_job_is_submitted_shown_listed_canceled_and_forgotten(url: str) -> None:

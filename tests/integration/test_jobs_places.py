@@ -1,14 +1,10 @@
 """Where jobs' files may be: below a root and nowhere else, at web servers, and in a store that speaks S3."""
 
-import contextlib
 import http.server
 import importlib
 import io
 import json
 import os
-import shutil
-import socket
-import subprocess
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -30,8 +26,9 @@ from millrace.jobs.documents import ScoreDocument
 from millrace.jobs.records import JobRecord
 from millrace.protocol.errors import InvalidRequest, StorageFull
 from tests.support.jobs import Jobs, model_worker
+from tests.support.objectstores import azure, google
 from tests.support.onnxmodels import FLOAT, info, node, save
-from tests.support.running import RedisServer, ended, free_port, until
+from tests.support.running import RedisServer
 
 Answers = dict[str, tuple[int, dict[str, str], bytes]]
 
@@ -261,49 +258,14 @@ def test_files_and_folders_are_fetched_from_s3_and_results_sent_there(tmp_path: 
 
 @pytest.fixture
 def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server that speaks Google's storage API, with a bucket called `files`."""
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # which asks Google itself, whatever the host
-    gcsfs = pytest.importorskip("gcsfs", reason="gcsfs is not installed")
-    emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
-    port = free_port()
-    server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket="files")
-    server.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    monkeypatch.setitem(importlib.import_module("fsspec.config").conf, "gs", {"token": "anon"})
-    gcsfs.GCSFileSystem.clear_instance_cache()
-    yield
-    gcsfs.GCSFileSystem.clear_instance_cache()
-    server.stop()
+    with google(monkeypatch):
+        yield
 
 
 @pytest.fixture
 def az(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server that speaks Azure's blob API, with a container called `files`."""
-    adlfs = pytest.importorskip("adlfs", reason="adlfs is not installed")
-    program = shutil.which("azurite-blob")
-    if program is None:
-        pytest.skip("azurite-blob is not on the path")
-    port = free_port()
-    where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(tmp_path / "azurite")]
-    options = [*where, "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
-    with ended(subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)):
-        until(lambda: _listens(port), what="Azurite")
-        account = f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={_AZURITE_KEY}"
-        endpoint = f"BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1"
-        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"{account};{endpoint};")
-        adlfs.AzureBlobFileSystem(skip_instance_cache=True).mkdir("files")
+    with azure(monkeypatch, tmp_path):
         yield
-        adlfs.AzureBlobFileSystem.clear_instance_cache()
-
-
-# The key of Azurite's one account is the same for everybody, and public.
-_AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 @pytest.mark.slow

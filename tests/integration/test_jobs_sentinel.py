@@ -50,6 +50,7 @@ def test_the_store_and_the_jobs_program_follow_a_master_that_dies(
         jobs.stop()
 
 
+@pytest.mark.slow
 def test_a_master_that_steps_down_is_followed(watched: Watched, tmp_path: Path) -> None:
     store = JobStore(watched.url, tmp_path, JobLimits())
     _submit_before(watched, store)

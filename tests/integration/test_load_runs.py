@@ -62,6 +62,7 @@ def test_faults_are_counted_apart_over_several_processes(faulty: str, tmp_path: 
     assert document["ok"] == requests - document["refused"] - document["failed"]
     assert document["errors"]["not the answer that the request gets alone"] == document["failed"]
     assert len(document["generator_cpu"]) == 2
+    assert sum(count for _, count in document["raw"]["lag"]["buckets"]) == requests  # none of the warm-up's
     assert document["stages_ms"]["server"]["queue"]["mean"] == pytest.approx(0.02)
     assert set(document["stages_ms"]["client"]) == {"send", "wait", "receive"}
     suite = ET.parse(files["junit"]).getroot()
@@ -99,6 +100,7 @@ def test_a_run_that_shows_nothing_is_invalid(sound: str) -> None:
     assert "INVALID    the generator fell behind its schedule" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_plain_locustfile_runs_distributed(faulty: str, tmp_path: Path) -> None:
     """Locust's own numbers and status, and all that the processes counted in one result."""
     result = tmp_path / "result.json"

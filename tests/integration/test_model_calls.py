@@ -35,10 +35,16 @@ def called(broker: Broker, compute: Callable[[Any], Any], max_batch_size: int = 
     """A model `m` that a worker serves and announces."""
     backend = Scripted(compute)
     model = model_of(backend, max_batch_size)
+    with served(broker, model):
+        yield model, backend
+
+
+@contextmanager
+def served(broker: Broker, model: Model) -> Iterator[None]:
     link = broker.worker()
     link.announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=(model.announcement,)))
     with serving(broker, model):
-        yield model, backend
+        yield
     link.close()
 
 
@@ -50,12 +56,12 @@ def calling(broker: Broker) -> Iterator[QueueModels]:
 
 
 @contextmanager
-def on_behalf(broker: Broker, timeout_s: float = 20.0, via: tuple[str, ...] = ()) -> Iterator[None]:
+def on_behalf(broker: Broker, timeout_s: float = 20.0, via: tuple[str, ...] = (), trace: str = "t") -> Iterator[None]:
     """What is called in the block is called for a request with that deadline."""
     link = broker.worker()
     link.announce(WorkerAnnouncement(worker="clock", expires_ms=0, models=()))
     deadline_ms = int(link.clock.now_ms() + timeout_s * 1000)
-    token = current.set(CurrentRequests(deadline_ms=deadline_ms, trace="t", via=via))
+    token = current.set(CurrentRequests(deadline_ms=deadline_ms, trace=trace, via=via))
     yield
     current.reset(token)
     link.close()
@@ -71,6 +77,19 @@ def test_code_calls_a_model_and_waits_or_not(broker: Broker) -> None:
             return await asyncio.gather(*(models["m"].predict_async(x=[[i]]) for i in (5, 6)))
 
         assert [answer["y"].tolist() for answer in asyncio.run(several())] == [[[10]], [[12]]]
+
+
+def test_the_called_model_is_in_the_trace_of_the_request_that_it_is_called_for(broker: Broker) -> None:
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    backend = Scripted(doubles, passes_traces_on=True)
+    with served(broker, model_of(backend, 8)), calling(broker) as models:
+        with on_behalf(broker, trace=f"id {traceparent}"):
+            models["m"].predict(x=[[1]])
+        with on_behalf(broker, trace="id"):
+            models["m"].predict(x=[[1]])
+    told = [each for each in backend.told if each and each.trace.startswith("id")]
+    assert [each.traceparent for each in told] == [traceparent, ""]
+    assert [each.via for each in told] == [("caller/1",)] * 2
 
 
 def test_more_rows_than_a_batch_are_cut_and_a_large_row_goes_in_fragments(broker: Broker) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 import socket
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +63,14 @@ class Log:
         return lines(self.folder)
 
     def writer(self) -> psutil.Process:
-        (found,) = [child for child in psutil.Process().children() if str(self.folder) in child.cmdline()]
+        (found,) = self._writers()
         return found
+
+    def is_writing(self) -> bool:
+        return bool(self._writers())
+
+    def _writers(self) -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if str(self.folder) in child.cmdline()]
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -213,6 +221,63 @@ def test_a_disk_that_cannot_be_written_costs_records_alone(tmp_path: Path, caplo
     assert not thread.is_alive()
     assert [record.getMessage() for record in caplog.records] == ["a payload was not written"]
     assert log.lines() == []
+
+
+def test_closed_files_become_parquet_with_the_same_content(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    log = Log(tmp_path, payload_format="parquet", payload_share="*=100%")
+    with started(log):
+        log.ask(request(x=_FLOATS, words=string_tensor([b"2026-01-01", b"b"], (1, 2))))
+        log.ask(request(x=Tensor("FP32", (1, 1), b"\0\0\xc0\x3f")), z=_FLOATS)
+        log.ask(request("mixed", words=string_tensor([b"a", b"\xff"], (1, 2))))
+        until(lambda: len(log.lines()) == 3)
+    until(lambda: not [*(tmp_path / "m").glob("*.jsonl")])  # the log does not wait longer than 2 s for its writer
+    (made,) = (tmp_path / "m").glob("*.parquet")
+    assert made.stat().st_mode & 0o077 == 0
+    first, second = parquet.read_table(made).to_pylist()
+    assert first == {
+        "time": datetime(1970, 1, 1, 0, 0, 1, 500_000, UTC),
+        "id": "id",
+        "model": "m",
+        "version": 3,
+        "signature": "s",
+        "inputs": {"x": [[1.0, 2.0]], "words": [["2026-01-01", "b"]]},
+        "outputs": {"y": [[1.0, 2.0]], "z": None},
+    }
+    assert (second["inputs"], second["outputs"]) == ({"x": [[1.5]], "words": None}, {"y": None, "z": [[1.0, 2.0]]})
+    until(lambda: not log.is_writing())
+    assert [path.suffix for path in (tmp_path / "mixed").iterdir()] == [".jsonl"]  # texts and bytes: it stays
+
+
+def test_an_hour_old_file_is_closed_without_another_line(tmp_path: Path) -> None:
+    wall = Wall()
+    closed: list[Path] = []
+    written = PayloadFiles(tmp_path, "w", 8000, math.inf, wall, closed=closed.append)
+    written.append("m", b"line\n")
+    written.prune()
+    assert closed == []
+    wall.now_s += 3601
+    written.prune()
+    assert [path.read_bytes() for path in closed] == [b"line\n"]
+    written.close()
+    assert len(closed) == 1
+
+
+def test_files_of_every_format_count_and_make_way(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for number, suffix in enumerate((".parquet", ".part", ".jsonl")):
+        (folder / f"a{suffix}").write_bytes(bytes(3000))
+        os.utime(folder / f"a{suffix}", (number, number))
+    (folder / "README").write_text("is not the log's")
+    files(tmp_path, Wall(), most_bytes=8000).prune()
+    assert sorted(path.name for path in folder.iterdir()) == ["README", "a.jsonl", "a.part"]
+
+
+def test_parquet_without_pyarrow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SettingsError, match="payload-log"):
+        load(ServingSettings, {"MILLRACE_SERVING_PAYLOAD_FORMAT": "parquet"})
 
 
 # Settings and the API

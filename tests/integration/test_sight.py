@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.support.prometheus import Prometheus, program, prometheus
 from tests.support.running import ROOT, Parts, free_port, until, until_all_say
@@ -140,6 +141,17 @@ def test_promtool_finds_nothing_wrong() -> None:
     for check in (["rules", str(ALERTS)], ["config", str(MONITORING / "prometheus.yml")]):
         checked = subprocess.run([program("promtool"), "check", *check], capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_alert_fires_when_it_should_and_not_else() -> None:
+    file = MONITORING / "alerts_test.yml"
+    alerts = [rule["alert"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    tested = [test["name"] for test in yaml.safe_load(file.read_text())["tests"]]
+    assert sorted(tested) == sorted(f"{alert} {how}" for alert in alerts for how in ("fires", "is silent"))
+    done = subprocess.run(
+        [program("promtool"), "test", "rules", str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_without_workers_503_bear_the_models_name_in_metrics_and_in_the_log_as_errors(stack: tuple[Parts, int]) -> None:

@@ -1,5 +1,6 @@
 """Models in stores: mirrored from a real S3 server and a real web server, and served from there."""
 
+import importlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ import pytest
 from millrace.artifacts import manifest as manifests
 from millrace.artifacts.manifest import Manifest
 from millrace.settings import SettingsError, load
+from tests.support.objectstores import HUB_REPOSITORY, azure, google, hub
 from tests.support.running import Stack, until
 from tests.support.stores import S3, web_server
 from worker.mirroring.cache import Cache, CacheError
@@ -141,6 +143,50 @@ def test_a_file_of_a_web_server_is_a_model(files: Path, web: str, tmp_path: Path
     mirrored = Mirrored(f"{web}/yolo.onnx", tmp_path / "cache")
     assert mirrored.look_twice() == {("yolo", 1)}
     assert mirrored.content("yolo/1/yolo.onnx") == b"one"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # what these libraries warn of is theirs to mend
+@pytest.mark.parametrize("kind", ["gs", "az", "hf"])
+def test_versions_in_other_stores_are_mirrored_and_a_new_one_follows(
+    kind: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's repository is the folder; to the buckets it is uploaded."""
+    servers = {"gs": google(monkeypatch), "az": azure(monkeypatch, tmp_path), "hf": hub(monkeypatch, files)}
+    url = f"hf://{HUB_REPOSITORY}/some/models" if kind == "hf" else f"{kind}://files/some/models"
+
+    def upload() -> None:
+        for path in files.rglob("*") if kind != "hf" else ():
+            if path.is_file():
+                store = importlib.import_module("fsspec").filesystem(kind, skip_instance_cache=True)
+                store.pipe_file(f"files/{path.relative_to(files).as_posix()}", path.read_bytes())
+
+    with servers[kind]:
+        models = files / "some" / "models"
+        put(models / "m" / "1", {"model.onnx": "one", "weights.bin": "w" * 3_000_000}, manifest=True)
+        put(models / "m", {"config.pbtxt": "name: 'm'"})
+        put(files / "some" / "models-of-others" / "n" / "1", {"model.onnx": "other"}, manifest=True)
+        upload()
+        mirrored = Mirrored(url, tmp_path / "cache")
+        assert mirrored.look() == {("m", 1)}
+        assert mirrored.content("m/1/weights.bin") == b"w" * 3_000_000
+        assert mirrored.content("m/config.pbtxt") == b"name: 'm'"
+        put(models / "m" / "2", {"model.onnx": "two"}, manifest=True)
+        put(models / "m" / "1", {"model.onnx": "won"}, manifest=True)
+        upload()
+        assert mirrored.look() == {("m", 1), ("m", 2)}
+        assert mirrored.content("m/2/model.onnx") == b"two"
+        assert mirrored.content("m/1/model.onnx") == b"won"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_repository_that_a_hub_lacks_is_named(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Callable[[], list[str]]
+) -> None:
+    with hub(monkeypatch, files):
+        assert Mirrored("hf://organisation/none", tmp_path / "cache").look() == set()
+    assert events() == ["the model store cannot be read; what is served stays"]
 
 
 @pytest.mark.slow

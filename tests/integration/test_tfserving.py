@@ -16,12 +16,15 @@ import pytest
 
 from millrace import rpc
 from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Unavailable
+from tests.support.remotes import Described, floats_to_threes
 from tests.support.running import Parts, until
 from tests.support.tls import Certificates
 from worker import backends
 from worker.backends.base import Backend, Device, LoadError
+from worker.running.current import CurrentRequests, current
 
 CPU = Device()
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @pytest.fixture(scope="module")
@@ -155,28 +158,6 @@ def test_an_answer_that_cannot_be_read_is_the_remotes_fault(remote: Parts, tmp_p
             backend.run("serving_default", {"x": np.ones((1, 3), np.float32)})
 
 
-class _Described(grpc.GenericRpcHandler):
-    """A remote model that has these SignatureDefs, and answers every Predict alike; `asked` are the requests."""
-
-    def __init__(self, definitions: dict[str, Any], outputs: dict[str, Any]) -> None:
-        metadata = rpc.message("tensorflow.serving.GetModelMetadataResponse")()
-        described = rpc.message("tensorflow.serving.SignatureDefMap")(signature_def=definitions)
-        metadata.metadata["signature_def"].Pack(described)
-        predicted = rpc.message("tensorflow.serving.PredictResponse")(outputs=outputs)
-        self._answers = {"GetModelMetadata": metadata, "Predict": predicted}
-        self.asked: list[Any] = []
-
-    def service(self, handler_call_details: Any) -> Any:
-        method = handler_call_details.method.rpartition("/")[2]
-
-        def answer(request: bytes, _: Any) -> bytes:
-            if method == "Predict":
-                self.asked.append(rpc.message("tensorflow.serving.PredictRequest").FromString(request))
-            return bytes(self._answers[method].SerializeToString())
-
-        return grpc.unary_unary_rpc_method_handler(answer)
-
-
 def test_what_cannot_be_announced_of_a_remote_model_is_left_out_by_name(tmp_path: Path) -> None:
     def info(dtype: int, **more: Any) -> dict[str, Any]:
         return {"name": "x:0", "dtype": dtype, "tensor_shape": {"dim": [{"size": -1}]}, **more}
@@ -184,7 +165,7 @@ def test_what_cannot_be_announced_of_a_remote_model_is_left_out_by_name(tmp_path
     sparse = {"coo_sparse": {"values_tensor_name": "v:0"}, "dtype": 1}
     text = {"name": "e:0", "dtype": 7, "tensor_shape": {"unknown_rank": True}}
     floats, any_rank = info(1), info(1, tensor_shape={"unknown_rank": True})
-    remote = _Described(
+    remote = Described(
         {
             "serving_default": {"inputs": {"x": any_rank}, "outputs": {"y": info(101), "s": sparse}},
             "regress": {
@@ -197,10 +178,7 @@ def test_what_cannot_be_announced_of_a_remote_model_is_left_out_by_name(tmp_path
         },
         {"y": {"dtype": 1, "float_val": [3]}},
     )
-    server = grpc.server(futures.ThreadPoolExecutor(1), handlers=[remote])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
+    with remote as port:
         backend = load(tmp_path / "1", address=f"127.0.0.1:{port}")
         assert backend.notes == [
             "Signature 'complex' is left out: its input 'x' has the type DT_COMPLEX64, which is not carried.",
@@ -212,8 +190,20 @@ def test_what_cannot_be_announced_of_a_remote_model_is_left_out_by_name(tmp_path
         assert backend.signatures["regress"].examples_input == "inputs"
         assert backend.run("serving_default", {"x": np.ones((), np.float32)})["y"].item() == 3
         assert remote.asked[0].output_filter == ["y"]
-    finally:
-        server.stop(None).wait()
+
+
+@pytest.mark.parametrize(("trace", "passed_on"), [(f"id {TRACEPARENT}", [TRACEPARENT]), ("id", []), (None, [])])
+def test_the_trace_of_a_runs_first_request_is_passed_on(
+    tmp_path: Path, trace: str | None, passed_on: list[str]
+) -> None:
+    remote = floats_to_threes()
+    with remote as port:
+        backend = load(tmp_path / "1", address=f"127.0.0.1:{port}")
+        run = CurrentRequests(deadline_ms=0, trace=trace, via=()) if trace is not None else None
+        token = current.set(run)
+        backend.run("serving_default", {"x": np.ones((1, 3), np.float32)})
+        current.reset(token)
+        assert [value for key, value in remote.metadata[0] if key == "traceparent"] == passed_on
 
 
 def test_a_remote_that_takes_too_long_or_goes_away_is_told(remote: Parts, tmp_path: Path) -> None:
@@ -242,6 +232,7 @@ def test_tls_is_spoken_where_it_is_asked_for(remote: Parts, tmp_path: Path, cert
             load(tmp_path / "2", address=f"127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 def test_a_stack_in_front_of_a_remote_follows_its_health(remote: Parts, tmp_path: Path) -> None:
     def ask() -> httpx.Response:
         return httpx.post(f"{front.urls[0]}/v1/models/far:predict", json={"instances": [[1, 0, 0], [0, 0, 1]]})

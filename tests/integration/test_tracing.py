@@ -1,5 +1,6 @@
 """Traces: the W3C header taken, answered and passed on, and spans as a real OTLP receiver has them."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from serving.tracing.errors import TracingError
 from serving.tracing.sampling import sampler_of
 from serving.tracing.tracer import Tracer, tracer_of
 from tests.support.api_process import ApiProcess
+from tests.support.remotes import Described, floats_to_threes
 from tests.support.running import RedisServer, free_port, until
 from tests.support.workers import local_worker
 from worker.settings import WorkerSettings
@@ -205,12 +207,26 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
+def remote() -> Iterator[tuple[Described, int]]:
+    """A TensorFlow Serving elsewhere, and its port."""
+    described = floats_to_threes()
+    with described as port:
+        yield described, port
+
+
+@pytest.fixture(scope="module")
 def api(
-    receiver: Receiver, tmp_path_factory: pytest.TempPathFactory, make_onnx: Callable[..., Path]
+    receiver: Receiver,
+    remote: tuple[Described, int],
+    tmp_path_factory: pytest.TempPathFactory,
+    make_onnx: Callable[..., Path],
 ) -> Iterator[ApiProcess]:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     folder = tmp_path_factory.mktemp("traced")
     make_onnx(folder / "models")
+    there = folder / "models" / "remote" / "1"
+    there.mkdir(parents=True)
+    (there / "tfserving.json").write_text(json.dumps({"address": f"127.0.0.1:{remote[1]}", "model": "m"}))
     redis = RedisServer(folder / "redis.sock")
     redis.start()
     patch = pytest.MonkeyPatch()
@@ -226,7 +242,8 @@ def api(
         ):
             running = pool.submit(worker.run)
             try:
-                until(lambda: process.ask("GET", "/v2/models/tiny/ready")[0] == 200, 60, "the model")
+                paths = [f"/v2/models/{model}/ready" for model in ("tiny", "remote")]
+                until(lambda: all(process.ask("GET", path)[0] == 200 for path in paths), 60, "the models")
                 yield process
             finally:
                 worker.stop()
@@ -292,6 +309,21 @@ def test_grpc_calls_are_traced_too(api: ApiProcess, receiver: Receiver) -> None:
             call(b"\x0a\x04tiny", metadata=(("traceparent", SAMPLED), ("x-request-id", "rpc")), timeout=30)
     root = receiver.of("rpc")["infer tiny"]
     assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, SPAN)
+
+
+def test_a_remote_tensorflow_serving_is_told_the_span_of_the_request(
+    api: ApiProcess, receiver: Receiver, remote: tuple[Described, int]
+) -> None:
+    def ask(request_id: str, **headers: str) -> str:
+        named = {"x-request-id": request_id, **headers}
+        status, _, body = api.ask("POST", "/v1/models/remote:predict", b'{"instances": [[1, 2, 3]]}', named)
+        assert status == 200, body
+        return dict(remote[0].metadata[-1]).get("traceparent", "")
+
+    told = ask("through", traceparent=SAMPLED)
+    root = receiver.of("through")["infer remote"]
+    assert told == f"00-{TRACE}-{root.span_id.hex()}-01"
+    assert ask("alone", traceparent=f"00-{TRACE}-{SPAN}-00") == ""
 
 
 def test_how_many_were_sent_is_counted(api: ApiProcess, receiver: Receiver) -> None:

@@ -22,6 +22,7 @@ from serving.queueing.requests import InferenceRequest, InferenceResponse
 from worker.backends.base import Arrays
 from worker.loading.model import Model
 from worker.preprocessing import preparation
+from worker.running.current import CurrentRequests, current
 from worker.running.loop import Instance
 from worker.running.quarantine import Quarantine
 
@@ -34,7 +35,10 @@ SIGNATURE = Signature(
 
 @dataclass
 class Scripted:
-    """A backend that computes `y` from `x` in Python and remembers the rows of each run."""
+    """A backend that computes `y` from `x` in Python and remembers the rows of each run.
+
+    With `passes_traces_on`, also what it was told of the run's requests.
+    """
 
     compute: Callable[[Any], Any]
     platform: str = "scripted"
@@ -42,14 +46,17 @@ class Scripted:
     notes: Sequence[str] = ()
     keeps_state: str = ""
     labels: Sequence[str] = ()
+    passes_traces_on: bool = False
 
     def __post_init__(self) -> None:
         self.signatures: Mapping[str, Signature] = {"serving_default": SIGNATURE}
         self.mixed_rows: Mapping[str, str] = {}
         self.axes: Mapping[str, Sequence[str]] = {}
         self.runs: list[int] = []
+        self.told: list[CurrentRequests | None] = []
 
     def run(self, signature: str, inputs: Arrays) -> Arrays:
+        self.told.append(current.get())
         self.runs.append(len(inputs["x"]))
         return {"y": self.compute(inputs["x"])}
 

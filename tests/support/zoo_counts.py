@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tests.support import zoo
 
-TARGETS = ("tensorflow", "onnx", "tflite", "tflite-fp16", "coreml")
+TARGETS = ("tensorflow", "onnx", "tflite", "tflite-fp16", "tflite-compiled", "coreml")
 FINE = "equal"
 Answer = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -103,8 +103,9 @@ def _onnx(model: Any) -> str:
     import onnxruntime
 
     from training.export.keras_model import exports_of
+    from training.export.onnx_graph import onnx_of
 
-    content = exports_of(model).onnx_model().SerializeToString()
+    content = onnx_of(exports_of(model)).SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
@@ -134,11 +135,28 @@ def _tflite(variant: str, tolerance: float) -> Callable[[Any], str]:
     return check
 
 
+def _compiled(model: Any) -> str:
+    from millrace.artifacts.manifest import Manifest
+    from training import parity
+    from training.export import lite, shapes
+    from training.export.keras_model import answers_of, exports_of, named_inputs
+    from training.export.model import Trained
+
+    trained = Trained(description=Manifest(name="zoo", version=1), exports=exports_of(model), answer=answers_of(model))
+    rows = dict(zip(named_inputs(model), zoo.rows(model, 1), strict=True))
+    fixed = shapes.sized(trained, {name: array.shape for name, array in rows.items()}, fuses=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        path.write_bytes(lite.convert(fixed.exports))
+        return _compared(model, parity.compiled(path), (1,), _tolerance(model))
+
+
 def _coreml(model: Any) -> str:
     from training.export import coreml
     from training.export.keras_model import exports_of
+    from training.export.onnx_graph import onnx_of
 
-    coreml.converted(exports_of(model).onnx_model())
+    coreml.converted(onnx_of(exports_of(model)))
     return ""  # its numbers are checked on macOS only
 
 
@@ -147,5 +165,6 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "onnx": _onnx,
     "tflite": _tflite("float32", 1e-4),
     "tflite-fp16": _tflite("float16", 0.03),
+    "tflite-compiled": _compiled,
     "coreml": _coreml,
 }

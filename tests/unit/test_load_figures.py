@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from millrace_client.load import capacity, results
+from millrace_client.load.command import main
 from millrace_client.load.comparing import compare
 from millrace_client.load.histogram import Histogram
 from millrace_client.load.objectives import Objective
 from millrace_client.load.reports import plain
 from millrace_client.load.reports.junit import junit
 from millrace_client.load.reports.page import page
+from millrace_client.load.reports.plots import write_plots
 from millrace_client.load.schedules import Profile, arrivals, trace
 from millrace_client.load.tally import Tally
+from PIL import Image
 
 TIMES = st.lists(st.integers(0, 10**9), min_size=1, max_size=200)
 
@@ -275,3 +279,27 @@ def test_a_page_of_a_search_shows_the_curve() -> None:
     html = page(found.runs, (), {**found.document(), "objective_ms": 50.0})
     assert "Latency over load" in html
     assert "requests/s at p99 ≤ 50 ms" in html
+
+
+def test_the_charts_are_pictures_too(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run = run_document(answered([1000 + number for number in range(2000)]))
+    written = write_plots(tmp_path / "new", [run, run], {"objective_ms": 2.0})
+    assert [file.name for file in written] == ["latency-over-time.png", "latencies.png", "latency-over-load.png"]
+    blue = np.array([0x0B, 0x6B, 0xCB])  # of the p50 and the bars
+    for file in written:
+        pixels = np.asarray(Image.open(file).convert("RGB"))
+        assert pixels.shape[1] >= 1000
+        assert (pixels == blue).all(axis=2).sum() > 100
+    nothing = run_document(Tally())
+    assert write_plots(tmp_path, [nothing]) == []
+
+
+def test_pictures_without_matplotlib_are_refused_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["digits", "--png", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "pip install './client[plots]'" in capsys.readouterr().err

@@ -60,3 +60,26 @@ def test_the_images_of_a_request_that_runs_as_a_whole_are_counted(tmp_path: Path
     prepared.check({"image": Tensor("BYTES", (1, 5), b"")})
     with pytest.raises(InvalidRequest, match="has 6 strings a row: at most 5 are taken"):
         prepared.check({"image": Tensor("BYTES", (1, 6), b"")})
+
+
+def test_rows_are_as_long_as_the_model_s_file_says(tmp_path: Path) -> None:
+    Vocabulary(["<pad>", "<unk>", "good", "film"]).write(tmp_path / "vocabulary.txt")
+    graph = {
+        name: TensorSpec(name=name, datatype=kind, shape=(-1, 3))
+        for name, kind in (("ids", "INT32"), ("word_ids", "INT32"), ("weights", "FP32"))
+    }
+    prepared = preparation.load(tmp_path, Manifest(name="m", version=1, preprocessing=(TEXT, WORDS)), graph)
+
+    row = prepared.before({"text": np.array([b"good"], object), "tokens": np.array([[b"film", b"good"]], object)})
+    longer = prepared.before(
+        {"text": np.array([b"good film good film"], object), "tokens": np.array([[b"film"]], object)}
+    )
+
+    assert {name: array.tolist() for name, array in row.items()} == {
+        "ids": [[2, 0, 0]],
+        "word_ids": [[3, 2, 2]],
+        "weights": [[1, 1, 0]],
+    }
+    assert longer["ids"].tolist() == [[2, 3, 2]]
+    with pytest.raises(InvalidRequest, match="at most 3 are taken"):
+        prepared.check({"tokens": Tensor("BYTES", (1, 4), b"")})

@@ -8,7 +8,7 @@ import pytest
 from tests.support.running import ROOT
 
 _FOLDER = ROOT / "requirements"
-_ROLES = ["build", "serving", "training", "up", "worker"]
+_ROLES = ["build", "serving", "serving-extras", "training", "up", "worker"]
 
 
 def _pins(name: str) -> set[str]:

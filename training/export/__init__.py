@@ -18,7 +18,7 @@ from training import cards, parity
 from training.export import exporting
 from training.export.keras_model import answers_of, exports_of
 from training.export.model import ExportError, Exports, Trained
-from training.export.onnx_graph import onnx_from_nodes, onnx_from_tensorflow, write_onnx
+from training.export.onnx_graph import onnx_from_nodes, onnx_from_tensorflow, onnx_of, write_onnx
 from training.export.preparation import with_raw_inputs
 from training.export.report import Report
 
@@ -34,6 +34,7 @@ __all__ = [
     "exports_of",
     "onnx_from_nodes",
     "onnx_from_tensorflow",
+    "onnx_of",
     "publish",
     "write_onnx",
 ]

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from millrace.artifacts.manifest import Parity
 from training import outputs, parity
-from training.export import report, trials
-from training.export.formats import FORMATS, Format
-from training.export.model import ExportError, Trained
+from training.export import report, shapes, trials
+from training.export.formats import CALIBRATED, FORMATS, Format
+from training.export.model import ExportError, Shapes, Trained, Written
 from training.export.report import Report, Row
 from training.outputs import Kind
 
@@ -38,7 +38,7 @@ def tried(
     tf.config.experimental.enable_tensor_float_32_execution(False)  # on a GPU it rounds by more than the tolerance
     unanswered = ""
     try:
-        trained = trials.with_trials(trained, calibrates="tflite-int8" in formats)
+        trained = trials.with_trials(trained, calibrates=not CALIBRATED.isdisjoint(formats))
         compared = replace(trained, answer=_remembering(trained.answer, trained.batches))
     except ExportError as error:
         compared, unanswered = trained, str(error)
@@ -144,12 +144,11 @@ def _exported(
     row = Row(format=name, title=form.title, file=form.file or "saved_model.pb")
     path = folder / form.file
     try:
-        _write(form, trained, path)
+        written = _write(form, trained, path)
+        row.note = written.note
         row.size_bytes = form.size_bytes(folder)
-        if form.open is None:
-            row.note = "written and its structure checked; its numbers can be checked on macOS only"
-        else:
-            compare(row, partial(form.open, path), form)
+        if written.runs_here:
+            compare(row, partial(_opened, form.open, path, form.shapes(trained), trained), form)
     except (ExportError, parity.ParityError) as error:
         row.missed, row.is_published = str(error), False
     if row.missed and row.is_published and not force:
@@ -159,14 +158,18 @@ def _exported(
     return row
 
 
-def _write(form: Format, trained: Trained, path: Path) -> None:
+def _write(form: Format, trained: Trained, path: Path) -> Written:
     """Raises `ExportError`, for whatever a converter stumbles over: the other formats may do all the same."""
     try:
-        form.write(trained, path)
+        return form.write(form.sized(trained), path)
     except ExportError:
         raise
     except Exception as error:  # converters raise anything
         raise ExportError(f"{form.title}: {_line(error)}") from error
+
+
+def _opened(open_: Callable[[Path], parity.Run], path: Path, sizes: Shapes, trained: Trained) -> parity.Run:
+    return shapes.fitted(open_(path), sizes, shapes.filling(trained.description))
 
 
 def _line(error: Exception) -> str:

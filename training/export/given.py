@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from training.export.keras_model import identifiers, renamed
 from training.export.model import ExportError, Trained
+from training.export.shapes import most
 from training.parity import Arrays
 
 LABELS = ("labels", "label")
@@ -220,10 +221,14 @@ def _by_name(place: str, found: Mapping[str, Any], trained: Trained) -> dict[str
 
 
 def _inputs(place: str, found: Mapping[str, Array], trained: Trained) -> dict[str, Array]:
-    return {
+    inputs = {
         spec.name: _as_input(place, np.asarray(found[spec.name]), spec)
         for spec in trained.exports.function.input_signature
     }
+    for name, array in inputs.items():
+        if (longest := most(trained, name)) is not None and array.shape[-1] > longest:
+            raise ExportError(f"{place}: rows of '{name}' are up to {array.shape[-1]} long; {longest} are taken")
+    return inputs
 
 
 def _as_input(place: str, array: Array, spec: Any) -> Array:

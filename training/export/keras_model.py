@@ -13,7 +13,6 @@ import tensorflow as tf
 from training import parity
 from training.export import fused_lstm
 from training.export.model import ExportError, Exports, traced
-from training.export.onnx_graph import onnx_from_tensorflow
 
 
 def exports_of(model: keras.Model) -> Exports:
@@ -31,7 +30,6 @@ def exports_of(model: keras.Model) -> Exports:
     return Exports(
         function=function,
         variables=[*(variable.value for variable in model.variables), *_tables(model)],
-        onnx_model=lambda: onnx_from_tensorflow(function),
         lite_function=_one_row(model, inputs) if recurrent_layers(model) else None,
         keras_model=model,
     )

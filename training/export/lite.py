@@ -2,49 +2,81 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from training.console import quiet as quiet
-from training.export import precision
-from training.export.model import ExportError, Exports
+from training.export import kept_float, precision
+from training.export.model import Choices, ExportError, Exports
 from training.export.portable import Rules, portable
 from training.export.replacements import FOR_TFLITE
 from training.export.saved_model import write_saved_model
 from training.parity import Arrays
 
 _RULES = Rules(replacements=FOR_TFLITE, narrowed=precision.WIDE, sees_compiled=True)
-VARIANTS = ("float32", "float16", "dynamic", "int8")
+_INT8, _16X8 = (
+    tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+    tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+)
+_NEEDS_FLEX = "ERROR_NEEDS_FLEX_OPS"
+_CALIBRATED = {"int8": _INT8, "int8-io": _INT8, "16x8": _16X8}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted:
+    """A TFLite file's content, the layers that int8 kept in 32 bits, and TensorFlow's operators in it."""
+
+    content: bytes
+    kept: Sequence[str] = ()
+    flex: Sequence[str] = ()
 
 
 def convert(exports: Exports, variant: str = "float32", representative: Sequence[Arrays] = ()) -> bytes:
+    """The TFLite file of one variant, of TFLite's own operators. Raises `ExportError`; see `chosen`."""
+    return chosen(exports, variant, representative, Choices()).content
+
+
+def chosen(exports: Exports, variant: str, representative: Sequence[Arrays], choices: Choices) -> Converted:
     """The TFLite file of one variant; its signature `serving_default` keeps the tensors' names. Raises `ExportError`.
 
-    `float16` stores weights as such; `dynamic` stores them as 8-bit integers; `int8` computes in 8-bit integers, whose
-    ranges are those met while the representative rows run. Inputs and outputs keep their types in every variant.
+    `float16` stores weights as such; `dynamic` stores them as 8-bit integers. `int8` computes in 8-bit integers, whose
+    ranges are those met while the representative rows run, `16x8` in 16-bit ones with 8-bit weights. Inputs and outputs
+    keep their types, but for `int8-io`, where those of floats are 8-bit integers too.
     """
     function = portable(exports.lite_function or exports.function, _RULES)
-    alone = Exports(function=function, variables=_read(exports.variables, function), onnx_model=exports.onnx_model)
+    alone = Exports(function=function, variables=_read(exports.variables, function))
     with tempfile.TemporaryDirectory() as folder:
         write_saved_model(alone, Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if choices.allows_flex and variant not in _CALIBRATED:
+            converter.target_spec.supported_ops.append(tf.lite.OpsSet.SELECT_TF_OPS)
         if variant != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if variant == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if variant == "int8":
+        if variant in _CALIBRATED:
             _check_calibration(exports)
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.target_spec.supported_ops = [_CALIBRATED[variant]]
             converter.representative_dataset = lambda: iter([("serving_default", dict(row)) for row in representative])
+        if variant == "int8-io":
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        keeps = bool(choices.keeps_float) and variant in ("int8", "int8-io")
+        converter._experimental_calibrate_only = keeps
         try:
             with quiet():
                 content: bytes = converter.convert()
         except Exception as error:  # the converter's own class, or whatever its calibration raises
             raise ExportError(f"TFLite: {reason(error)}") from error
-    return content
+    if keeps:
+        ends = variant == "int8"
+        content, kept = kept_float.quantised(content, representative, choices.keeps_float, has_float_ends=ends)
+        return Converted(content=content, kept=kept)
+    flex = [name.removeprefix("Flex") for name in operators(content) if name.startswith("Flex")]
+    return Converted(content=content, flex=list(dict.fromkeys(flex)))
 
 
 def _read(variables: Sequence[Any], function: Any) -> list[Any]:
@@ -80,7 +112,8 @@ def reason(error: Exception) -> str:
     }
     if not found:
         return str(error).strip().partition("\n")[0]  # the rest is the whole graph
-    return "has no operator for " + ", ".join(found)
+    allowed = "; --allow-flex writes them as TensorFlow's, for apps with the Flex delegate"
+    return "has no operator for " + ", ".join(found) + (allowed if _NEEDS_FLEX in str(error) else "")
 
 
 def _node(failure: Any) -> str:

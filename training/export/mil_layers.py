@@ -112,16 +112,17 @@ _PLACES = ("recurrent_activation", "cell_activation", "activation")  # in ONNX's
 def _lstm(attributes: Attributes, inputs: Sequence[Value]) -> Value:
     """Sequences [steps, rows, size] to states [steps, directions, rows, units], and the last ones.
 
-    MIL puts both directions' units side by side and knows no lengths: forwards, states after a row's end are zeroed
-    here, as ONNX says, and the last ones cannot be had; backwards it would begin too late.
+    MIL puts both directions' units side by side and knows no lengths. Where there are any, each direction is a layer of
+    its own: backwards, rows are turned around within their lengths before and after it. States after a row's end are
+    zeroed, as ONNX says, and the last ones cannot be had.
     """
     value, kernel, recurrent, bias, lengths, hidden, cell = [*inputs, *[None] * 5][:7]
     units, direction = attributes["hidden_size"], attributes.get("direction", b"forward").decode()
-    activations = attributes.get("activations", [b"Sigmoid", b"Tanh", b"Tanh"])
+    activations = _activations(attributes)
     if set(activations) - _ACTIVATIONS.keys() or activations[:3] != activations[-3:]:
         raise NotInMil(f"its activations are {', '.join(name.decode() for name in activations)}")
     if lengths is not None and direction != "forward":
-        raise NotInMil("rows of their own length are read backwards")
+        return _each_way(attributes, inputs, direction), None, None
     if direction == "reverse":
         value = mb.reverse(x=value, axes=[0])
     sides = len(kernel)
@@ -147,6 +148,38 @@ def _lstm(attributes: Attributes, inputs: Sequence[Value]) -> Value:
     if lengths is not None:
         return _by_direction(_zeroed(states, lengths), sides, axis=1), None, None
     return (_by_direction(states, sides, axis=1), *(_by_direction(state, sides, axis=0) for state in last))
+
+
+def _each_way(attributes: Attributes, inputs: Sequence[Value], direction: str) -> Value:
+    """The states of rows of their own length, where a direction is backwards: one layer forwards for each of both."""
+    value, kernel, recurrent, bias, lengths, hidden, cell = [*inputs, *[None] * 5][:7]
+    found = []
+    for side in range(len(kernel)):
+        is_backwards = direction == "reverse" or side == 1
+        of_side = [None if part is None else part[side : side + 1] for part in (kernel, recurrent, bias)]
+        first = [_of_side(state, side) for state in (hidden, cell)]
+        one = {**attributes, "direction": b"forward", "activations": _activations(attributes)[:3]}
+        given = _turned(value, lengths) if is_backwards else value
+        states, _, _ = _lstm(one, [given, *of_side, lengths, *first])
+        states = mb.squeeze(x=states, axes=[1])
+        found.append(_turned(states, lengths) if is_backwards else states)
+    return mb.stack(values=found, axis=1)
+
+
+def _turned(value: Value, lengths: Value) -> Value:
+    """Sequences [steps, rows, size] from the last step of each row to its first; what is behind it stays."""
+    return mb.reverse_sequence(x=value, lengths=lengths, seq_axis=0, batch_axis=1)
+
+
+def _of_side(state: Value, side: int) -> Value:
+    """One direction of a state [directions, rows, units]."""
+    if state is None or isinstance(state, np.ndarray):
+        return None if state is None else state[side : side + 1]
+    return mb.slice_by_index(x=state, begin=[side, 0, 0], end=[side + 1, 0, 0], end_mask=[False, True, True])
+
+
+def _activations(attributes: Attributes) -> list[bytes]:
+    return list(attributes.get("activations", [b"Sigmoid", b"Tanh", b"Tanh"]))
 
 
 def _gates(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

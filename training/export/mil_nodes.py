@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from coremltools.converters.mil import Builder as mb  # noqa: N813 - its own name everywhere
 from coremltools.converters.mil.mil import types
 from onnx import TensorProto, numpy_helper
@@ -334,14 +335,47 @@ def _tile(attributes: Attributes, inputs: Sequence[Value]) -> Value:
 
 @node("Pad")
 def _pad(attributes: Attributes, inputs: Sequence[Value]) -> Value:
+    """What is added at either end; widths below 0, which MIL has not, are cut off."""
     mode = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate"}[attributes.get("mode", b"constant")]
     rank = len(inputs[0].shape)
+    value = inputs[0]
     if isinstance(inputs[1], np.ndarray):
-        pads = inputs[1].reshape(2, rank).T.ravel()  # first all widths in front, then all behind
+        widths = inputs[1].reshape(2, rank)  # first all in front, then all behind
+        value = _cropped(value, np.minimum(widths, 0))
+        widths = np.maximum(widths, 0)
+        if is_of(value, types.int32) and mode == "constant":
+            return _filled(value, widths, _fill(inputs))
+        pads = widths.T.ravel()
     else:
         pads = mb.reshape(x=mb.transpose(x=mb.reshape(x=inputs[1], shape=[2, rank]), perm=[1, 0]), shape=[2 * rank])
-    fill = inputs[2] if len(inputs) > 2 and inputs[2] is not None else np.zeros(1, np.float32)
-    return mb.pad(x=inputs[0], pad=pads, mode=mode, constant_val=np.float32(fill.ravel()[0]))
+    return mb.pad(x=value, pad=pads, mode=mode, constant_val=np.float32(_fill(inputs)))
+
+
+def _fill(inputs: Sequence[Value]) -> Any:
+    return inputs[2].ravel()[0] if len(inputs) > 2 and inputs[2] is not None else 0
+
+
+def _filled(value: Value, widths: npt.NDArray[Any], fill: Any) -> Value:
+    """Whole numbers with others in front and behind, which MIL's own operator does for floats only."""
+    rank = widths.shape[1]
+    for axis in np.flatnonzero(widths.any(axis=0)).tolist():
+        along = np.eye(rank, dtype=np.int32)[axis]
+        first = mb.slice_by_index(x=value, begin=[0] * rank, end=[1] * rank, end_mask=(along == 0).tolist())
+        one = mb.add(x=mb.mul(x=first, y=np.int32(0)), y=np.int32(fill))
+        before, behind = (
+            [mb.tile(x=one, reps=np.where(along, count, 1).astype(np.int32))] if count else []
+            for count in widths[:, axis]
+        )
+        value = mb.concat(values=[*before, value, *behind], axis=axis)
+    return value
+
+
+def _cropped(value: Value, widths: npt.NDArray[Any]) -> Value:
+    """The value less what `widths` [2, rank] say, as numbers up to 0, in front and behind."""
+    if not widths.any():
+        return value
+    begin, end = -widths[0], widths[1]
+    return mb.slice_by_index(x=value, begin=begin, end=end, end_mask=(end == 0).tolist())
 
 
 # Along axes

@@ -13,6 +13,8 @@ from millrace.artifacts.manifest import Manifest
 from millrace.artifacts.vocabulary import Vocabulary
 from training import parity
 
+Shapes = Mapping[str, tuple[int, ...]]  # of inputs by their names, -1 where a size is free
+
 
 class ExportError(Exception):
     """A model cannot be written in one of the formats; the message names the operator and the layer where it can."""
@@ -22,18 +24,39 @@ class ExportError(Exception):
 class Exports:
     """One model for every format. `function` is a `tf.function` with named inputs that returns named outputs.
 
-    `variables` are those that it reads (`tf.Variable`, look-up tables). The ONNX model has the same names, and the
-    first dimension of every tensor is free. `lite_function` is what TFLite is made of where `function` will not do: one
-    row at a time, its LSTMs as `fused_lstm` writes them. `keras_model` is kept beside the formats, as `model.keras`, so
-    that the version can be exported again. `more_signatures` are the SavedModel's beside `serving_default`.
+    `variables` are those that it reads (`tf.Variable`, look-up tables). `onnx_model` makes the ONNX model where it is
+    written by hand, of the same names; see `onnx_graph.onnx_of`. `lite_function` is what TFLite is made of where
+    `function` will not do: one row at a time, its LSTMs as `fused_lstm` writes them. `keras_model` is kept beside the
+    formats, as `model.keras`, so that the version can be exported again. `more_signatures` are the SavedModel's beside
+    `serving_default`.
     """
 
     function: Any
     variables: Sequence[Any]
-    onnx_model: Callable[[], onnx.ModelProto]
+    onnx_model: Callable[[], onnx.ModelProto] | None = None
     lite_function: Any = None
     keras_model: Any = None
     more_signatures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What a user allows or asks of TFLite files.
+
+    `keeps_float` are layers that full int8 leaves in 32 bits, see `kept_float`. `allows_flex` lets files hold operators
+    of TensorFlow's, which only apps with the Flex delegate run.
+    """
+
+    keeps_float: Sequence[str] = ()
+    allows_flex: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What is to be said of a file that was written, and whether a runtime here runs it."""
+
+    note: str = ""
+    runs_here: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +66,8 @@ class Trained:
     `answer` runs the trained model itself. Formats are compared with it on `batches`, which are, in words,
     `compared_on`; and by their score on `tested`, batches with their labels, where there are any. The rows of
     `representative`, one in each, tell full int8 the ranges of numbers; they are, in words, `representative_from`.
-    `kinds` says of outputs what their values are for.
+    `kinds` says of outputs what their values are for, `shapes` which sizes of inputs formats are written for,
+    `choices` what TFLite files may be like.
     """
 
     description: Manifest
@@ -56,6 +80,8 @@ class Trained:
     representative: Sequence[parity.Arrays] = ()
     representative_from: str = "none"
     kinds: parity.Kinds = field(default_factory=dict)
+    shapes: Shapes = field(default_factory=dict)
+    choices: Choices = field(default_factory=Choices)
 
 
 def traced(call: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:

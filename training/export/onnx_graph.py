@@ -9,7 +9,7 @@ import onnx
 import tf2onnx
 
 from training.export import precision
-from training.export.model import ExportError
+from training.export.model import ExportError, Exports
 from training.export.portable import Rules, portable, tables_of
 from training.export.replacements import FOR_ONNX
 
@@ -17,6 +17,22 @@ _OPSET, _TABLES_OPSET = 17, 2
 _RULES = Rules(replacements=FOR_ONNX, narrowed=precision.HALF, sees_compiled=False)
 _OF_TABLE = {"S": ("strings", "string"), "O": ("strings", "string"), "i": ("int64s", "int64"), "f": ("floats", "float")}
 _IR_VERSION = 8  # what runtimes of the last years read; the onnx package would write its newest
+
+
+def onnx_of(exports: Exports) -> onnx.ModelProto:
+    """The model's ONNX form: the one written by hand, in the sizes of the function, or the function's. Raises
+    `ExportError`."""
+    if exports.onnx_model is None:
+        return onnx_from_tensorflow(exports.function)
+    model, function = exports.onnx_model(), exports.function
+    shapes = {spec.name: spec.shape for spec in function.input_signature}
+    shapes |= {name: made.shape for name, made in function.get_concrete_function().structured_outputs.items()}
+    for value in (*model.graph.input, *model.graph.output):
+        dimensions = value.type.tensor_type.shape.dim
+        for dimension, size in zip(dimensions, shapes[value.name], strict=True):
+            if size is not None:
+                dimension.dim_value = size
+    return model
 
 
 def onnx_from_tensorflow(function: Any) -> onnx.ModelProto:
@@ -34,6 +50,7 @@ def onnx_from_tensorflow(function: Any) -> onnx.ModelProto:
     except Exception as error:  # tf2onnx raises whatever its handlers stumble over
         raise ExportError(f"ONNX: tf2onnx: {str(error).strip().partition(chr(10))[0]}") from error
     _look_up(model, tables)
+    _resize_to_the_nearest(model)
     check(model)
     for value, wanted in zip(model.graph.output, concrete.structured_outputs, strict=True):
         if value.name != wanted:
@@ -65,6 +82,15 @@ def _look_up(model: onnx.ModelProto, tables: Mapping[str, tuple[Any, Any, Any]])
             model.graph.input.remove(given)
     if found:
         model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", _TABLES_OPSET))
+
+
+def _resize_to_the_nearest(model: onnx.ModelProto) -> None:
+    """Write TensorFlow's nearest pixel, floor((x + 0.5) / scale), as ONNX's newer versions do: round(half pixel)."""
+    for node in model.graph.node:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == "Resize" and attributes["coordinate_transformation_mode"].s == b"tf_half_pixel_for_nn":
+            attributes["coordinate_transformation_mode"].s = b"half_pixel"
+            attributes["nearest_mode"].s = b"round_prefer_ceil"
 
 
 def _name_free_dimensions(value: onnx.ValueInfoProto, shape: Any) -> None:

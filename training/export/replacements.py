@@ -162,6 +162,13 @@ def _reshaped(node: Node) -> Computation | None:
     return compute, (0, 1)
 
 
+def _biased(node: Node) -> Computation | None:
+    """Keras adds whole numbers of known shapes as a bias, which TFLite does with floats only."""
+    if node.attribute("T").is_floating or node.attribute("data_format") != b"NHWC":
+        return None
+    return lambda value, bias: value + bias, (0, 1)
+
+
 def _rolled(node: Node) -> Computation | None:
     shift, axis = node.known(1), node.known(2)
     if shift is None or axis is None:
@@ -218,6 +225,7 @@ FOR_ONNX: Mapping[str, Replacement] = {
 FOR_TFLITE: Mapping[str, Replacement] = {
     **_EVERYWHERE,
     "AvgPool3D": _pooled_3d(tf.nn.avg_pool2d),
+    "BiasAdd": _biased,
     "MaxPool3D": _pooled_3d(tf.nn.max_pool2d),
     "Reshape": _reshaped,
     "Roll": _rolled,

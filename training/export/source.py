@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ from millrace.artifacts.repository import ModelRepository, RepositoryError
 from millrace.artifacts.vocabulary import Vocabulary
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec, datatype_of
 from training import parity
-from training.export import given
+from training.export import given, shapes
 from training.export.keras_model import answers_of, exports_of
-from training.export.model import ExportError, Exports, Trained, traced
-from training.export.onnx_graph import onnx_from_tensorflow
+from training.export.model import ExportError, Exports, Shapes, Trained, traced
 from training.export.preparation import with_raw_inputs
 
 REOPENED = {"sentiment": "training.sentiment", "word2vec": "training.word2vec"}  # from their ONNX file's weights
@@ -37,7 +36,7 @@ class Source:
     """Where a model is and what is known of it beside its file; paths and texts as the command's flags take them.
 
     `code` is a Python file that registers a Keras model's own classes. `trusts` allows `Lambda` layers, whose Python
-    code is in the model's file and runs when it is opened.
+    code is in the model's file and runs when it is opened. `shapes` are the sizes that formats are written for.
     """
 
     model: str
@@ -46,6 +45,7 @@ class Source:
     labels: Path | None = None
     code: Path | None = None
     trusts: bool = False
+    shapes: Shapes = field(default_factory=dict)
 
     def open(self) -> Trained:
         """The model, without examples yet (see `with_data` and `trials`). Raises `ExportError`."""
@@ -62,7 +62,7 @@ class Source:
             labels = tuple(self.labels.read_text(encoding="utf-8").splitlines())
             description = msgspec.structs.replace(trained.description, labels=labels)
             trained = replace(trained, description=description)
-        return trained
+        return shapes.with_shapes(trained, self.shapes)
 
     def folder(self) -> Path | None:
         """The folder of a SavedModel or published model, None for a file."""
@@ -85,7 +85,8 @@ class Source:
     def _of_keras(self, path: Path) -> Trained:
         model = self.load_keras(path)
         exports = exports_of(model)
-        return Trained(description=_description(path.stem, exports), exports=exports, answer=answers_of(model))
+        description = _description(path.stem, shapes.for_data(exports, self.shapes))
+        return Trained(description=description, exports=exports, answer=answers_of(model))
 
     def load_keras(self, path: Path) -> keras.Model:
         """The Keras model in a file. Raises `ExportError` for classes not known and code not trusted."""
@@ -121,7 +122,6 @@ class Source:
         exports = Exports(
             function=serve,
             variables=[model],  # which keeps its variables, tables and files
-            onnx_model=lambda: onnx_from_tensorflow(serve),
             more_signatures={
                 name: other
                 for name, other in model.signatures.items()
@@ -181,7 +181,7 @@ def _answers(signature: Any, function: Any) -> parity.Run:
 def _description(name: str, exports: Exports) -> Manifest:
     """A manifest that says what can be read from the graph."""
     inputs = {spec.name: spec for spec in exports.function.input_signature}
-    outputs = exports.function.get_concrete_function().structured_outputs
+    outputs = _outputs(exports)
     signature = Signature(inputs=tuple(_specs(inputs)), outputs=tuple(_specs(outputs)))
     is_batched = all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))
     return Manifest(
@@ -191,6 +191,21 @@ def _description(name: str, exports: Exports) -> Manifest:
         signatures={DEFAULT_SIGNATURE: signature},
         batching=Batching() if is_batched else Batching(max_batch_size=0),
     )
+
+
+def _outputs(exports: Exports) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = exports.function.get_concrete_function().structured_outputs
+    except Exception as error:  # whatever a layer raises for what it cannot be traced with
+        free = [
+            spec for spec in exports.function.input_signature if None in (spec.shape[1:] if spec.shape.rank else ())
+        ]
+        sizes = [",".join(["-1", *("SIZE" if n is None else str(n) for n in spec.shape[1:])]) for spec in free]
+        flags = " ".join(f"--shape {spec.name}={size}" for spec, size in zip(free, sizes, strict=True))
+        fix = f"; fix its free sizes: {flags}" if free else ""
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ExportError(f"the model cannot be written as a graph: {reason}{fix}") from error
+    return found
 
 
 def _specs(tensors: Mapping[str, Any]) -> Iterator[TensorSpec]:

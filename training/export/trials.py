@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from millrace.protocol.tensors import DEFAULT_SIGNATURE
 from training import parity
 from training.export import lookups
 from training.export.keras_model import named_inputs
 from training.export.model import ExportError, Trained
+from training.export.shapes import most
 
 _ROWS = (1, 3, 32, 164)  # of the batches that formats are compared on
 _MOST_VALUES = 4_000_000  # of all inputs of a batch; fewer rows are taken of large ones
@@ -66,6 +68,16 @@ def with_trials(trained: Trained, *, calibrates: bool = True) -> Trained:
         said = f"{drawn}; real data (`--representative`) say the ranges better"
         trained = replace(trained, representative=rows, representative_from=said)
     return trained
+
+
+def images(trained: Trained) -> list[str]:
+    """The inputs of pixels from 0 to 255, grey or in colours: by the manifest, or by the `Rescaling` layer behind."""
+    model, signature = trained.exports.keras_model, trained.description.signatures.get(DEFAULT_SIGNATURE)
+    said = {spec.name for spec in signature.inputs if spec.media == "image"} if signature else set()
+    first = _first_layers(model) if model is not None else {}
+    said |= {name for name, layer in first.items() if isinstance(layer, keras.layers.Rescaling)}
+    specs = trained.exports.function.input_signature
+    return [spec.name for spec in specs if spec.name in said and spec.shape.rank == 4 and spec.shape[-1] in (1, 3)]
 
 
 def _calibrated_on_batches(trained: Trained) -> Trained:
@@ -183,7 +195,7 @@ def _surviving(trained: Trained, values: dict[str, _Values]) -> Iterator[dict[st
     for rows, *wanted in zip(_ROWS, _LENGTHS, _SIDES, strict=True):
         sizes = (wanted[free > 1], *_LARGER) if free else (1,)
         for size in sizes:
-            shape = {spec.name: [size if side is None else side for side in spec.shape] for spec in specs}
+            shape = {spec.name: _sizes(spec, size, most(trained, spec.name)) for spec in specs}
             shape = _with_rows(shape, rows) if is_batched else shape
             error = _error(trained, values, _with_rows(shape, 1) if is_batched else shape)
             if not error:
@@ -192,6 +204,11 @@ def _surviving(trained: Trained, values: dict[str, _Values]) -> Iterator[dict[st
                 break
         if not found:
             raise ExportError(f"the model fails on inputs drawn at random; give real ones with --data: {error}")
+
+
+def _sizes(spec: Any, size: int, longest: int | None) -> list[int]:
+    free = size if longest is None else min(size, longest)
+    return [free if side is None else side for side in spec.shape]
 
 
 def _is_batched(trained: Trained) -> bool:

@@ -172,13 +172,17 @@ def load(folder: Path, manifest: Manifest | None, graph: Mapping[str, TensorSpec
                 _add_tokenizer(parts, tokenizing.load(step, folder, graph or {}))
             case Tokenize():
                 vocabulary = _vocabulary(folder, step.vocabulary)
-                parts.steps.append(_tokenizing(step, vocabulary))
-                parts.pad({step.output: 0}, {step.output: range(1, max(2, len(vocabulary)))}, step.max_length)
+                length = _fixed_length(graph, step.output)
+                ids = {step.output: range(1, max(2, len(vocabulary)))}
+                parts.steps.append(_tokenizing(step, vocabulary, length))
+                parts.make({step.output: 0}, ids, min(step.max_length, length or step.max_length), length)
             case LookUpWords():
                 vocabulary = _vocabulary(folder, step.vocabulary)
-                parts.most[step.input] = MAX_WORDS
-                parts.steps.append(_looking_up(step, vocabulary, manifest.name or folder.parent.name))
-                parts.pad({step.output: "edge", step.weights: 0}, {step.output: range(max(1, len(vocabulary)))})
+                length = _fixed_length(graph, step.output)
+                parts.most[step.input] = length or MAX_WORDS
+                parts.steps.append(_looking_up(step, vocabulary, manifest.name or folder.parent.name, length))
+                ids = {step.output: range(max(1, len(vocabulary)))}
+                parts.make({step.output: "edge", step.weights: 0}, ids, length or sys.maxsize, length)
     return Preparation(
         parts.steps,
         [_naming(step, _vocabulary(folder, step.vocabulary)) for step in manifest.postprocessing],
@@ -206,12 +210,31 @@ class _Parts:
     max_length: int = sys.maxsize
     pads_left: bool = False
 
+    def make(
+        self, padding: Mapping[str, Padding], ids: Mapping[str, range], max_length: int, length: int | None
+    ) -> None:
+        """Inputs that one step makes: of the `length` that the graph takes, or padded to the longest of a batch."""
+        if length is None:
+            self.pad(padding, ids, max_length)
+        else:
+            self.ids |= ids
+
     def pad(self, padding: Mapping[str, Padding], ids: Mapping[str, range], max_length: int = sys.maxsize) -> None:
         """Inputs that one step makes, which are as long as one another."""
         self.padding |= padding
         self.together.append(tuple(padding))
         self.ids |= ids
         self.max_length = min(self.max_length, max_length)
+
+
+def _fixed_length(graph: Mapping[str, TensorSpec] | None, name: str) -> int | None:
+    """How long every row of that input is, where the model's file says so."""
+    spec = (graph or {}).get(name)
+    return spec.shape[-1] if spec is not None and spec.shape and spec.shape[-1] > 0 else None
+
+
+def _of_length(row: npt.NDArray[Any], length: int | None, padding: Padding) -> npt.NDArray[Any]:
+    return row if length is None else _padded([row], length, padding, at_start=False)
 
 
 def _add_tokenizer(parts: _Parts, found: tokenizing.Tokenizing) -> None:
@@ -253,17 +276,19 @@ def _text(raw: bytes) -> str:
         raise InvalidRequest(f"the text is not UTF-8: {error}") from None
 
 
-def _tokenizing(step: Tokenize, vocabulary: Vocabulary) -> _Step:
+def _tokenizing(step: Tokenize, vocabulary: Vocabulary, length: int | None) -> _Step:
+    longest = min(step.max_length, length or step.max_length)
+
     def tokenize(row: Arrays) -> Arrays:
-        ids = vocabulary.encode(_text(row[step.input][0]), step.max_length, step.keep)
+        ids = vocabulary.encode(_text(row[step.input][0]), longest, step.keep)
         return {name: array for name, array in row.items() if name != step.input} | {
-            step.output: np.array([ids], np.int32)
+            step.output: _of_length(np.array([ids], np.int32), length, 0)
         }
 
     return tokenize
 
 
-def _looking_up(step: LookUpWords, vocabulary: Vocabulary, model: str) -> _Step:
+def _looking_up(step: LookUpWords, vocabulary: Vocabulary, model: str, length: int | None) -> _Step:
     def find(raw: bytes) -> int:
         word = _text(raw)
         number = vocabulary.find(word.lower())
@@ -283,7 +308,8 @@ def _looking_up(step: LookUpWords, vocabulary: Vocabulary, model: str) -> _Step:
                 f"inputs '{step.input}' and '{step.weights}' of model '{model}' must have the same shape, "
                 f"got {len(ids)} and {weights.shape[-1]} a row"
             )
-        return {name: a for name, a in row.items() if name != step.input} | {step.output: found, step.weights: weights}
+        made = {step.output: _of_length(found, length, "edge"), step.weights: _of_length(weights, length, 0)}
+        return {name: array for name, array in row.items() if name != step.input} | made
 
     return look_up
 

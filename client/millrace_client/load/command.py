@@ -21,6 +21,7 @@ from millrace_client.load.options import DEFAULT_SECONDS, RunOptions, declare_ru
 from millrace_client.load.reports import plain
 from millrace_client.load.reports.junit import junit
 from millrace_client.load.reports.page import page
+from millrace_client.load.reports.plots import require_matplotlib, write_plots
 from millrace_client.load.results import MAX_SEND_LAG_MS
 from millrace_client.load.running import Generator, require_locust
 
@@ -85,9 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--find-capacity", action="store_true", help="search the highest rate that holds --p99-ms (default: 100)")
     add("--p99-ms", type=float, metavar="MS", help="the objective: for --find-capacity, and for goodput")
     add("--max-send-lag", type=float, default=MAX_SEND_LAG_MS, metavar="MS", help="valid up to this (default: 5)")
+    add("--server-counts", default="", metavar="URL", help="where its statistics or metrics are, if not at --host")
     add("--fail", action="append", default=[], metavar="OBJECTIVE", help='"p99<50ms", "errors<0.1%%", "goodput>0.95"')
     for name, what in (("json", "all figures"), ("csv", "one line a run"), ("md", "Markdown"), ("html", "a page")):
         add(f"--{name}", type=Path, metavar="FILE", help=f"write {what} to this file")
+    add("--png", type=Path, metavar="DIR", help="write the charts of the page into this folder, as PNG files")
     add("--junit", type=Path, metavar="FILE", help="write the objectives as test cases to this file")
     return parser
 
@@ -98,6 +101,8 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _check(options: argparse.Namespace, run: RunOptions) -> None:
+    if options.png:
+        require_matplotlib()
     if options.users is not None and run.is_open:
         raise ValueError("--users wait for their answers, and a schedule does not: give --users or --rate")
     if options.step is not None and ".." not in (run.rate or ""):
@@ -120,6 +125,7 @@ def _run(
         processes=options.processes,
         objective_ms=options.p99_ms,
         max_send_lag_ms=options.max_send_lag,
+        counts_url=options.server_counts,
         extra=extra,
         command=command,
     )
@@ -177,6 +183,8 @@ def _write(
         options.md.write_text(plain.markdown(runs, verdicts, answer), encoding="utf-8")
     if options.html:
         options.html.write_text(page(runs, verdicts, answer), encoding="utf-8")
+    if options.png:
+        write_plots(options.png, runs, answer)
     if options.junit:
         options.junit.write_text(junit(runs[-1], verdicts), encoding="utf-8")
 

@@ -45,7 +45,7 @@ class OpenPace:
     That is until a user has it; or, where all users wait for answers, until the generator noticed that it is due.
     """
 
-    def __init__(self, times: Times, late: Callable[[float], None]) -> None:
+    def __init__(self, times: Times, late: Callable[[Due, float], None]) -> None:
         self._times = times.tolist()
         self._late = late
         self._idle: list[Waiter] = []
@@ -74,7 +74,7 @@ class OpenPace:
                 self._idle.remove(waiter)
             raise
         if due is not None:
-            self._late(time.perf_counter() - due.at_s)
+            self._late(due, time.perf_counter() - due.at_s)
         return due
 
     def stop(self) -> None:
@@ -99,7 +99,7 @@ class OpenPace:
         if self._idle:
             get_hub().loop.run_callback(self._idle.pop().switch, due)
         else:
-            self._late(time.perf_counter() - due.at_s)
+            self._late(due, time.perf_counter() - due.at_s)
             self._waiting.append(due)
 
     def _end(self) -> None:

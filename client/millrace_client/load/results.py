@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from millrace_client.load.histogram import Histogram
@@ -33,12 +33,16 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """What the generator's processes counted together. `cpu` is the share of a core that each of them used."""
+    """What the generator's processes counted together. `cpu` is the share of a core that each of them used.
+
+    `server_ms` are the means of the stages that the server counted itself, and `server_source` says where.
+    """
 
     tally: Tally
     cpu: tuple[float, ...]
     outstanding: int = 0
-    statistics_ms: Mapping[str, float] | None = None
+    server_ms: Mapping[str, float] = field(default_factory=dict)
+    server_source: str = ""
 
 
 def result(setting: Setting, counted: Counted) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def _goodput(setting: Setting, tally: Tally) -> dict[str, float] | None:
 
 
 def _stages(counted: Counted) -> dict[str, Any]:
-    """The client's parts and the server's: its own header's, or else its statistics' means over the run."""
+    """The client's parts and the server's: its own header's, or else its own counts' means over the run."""
     tally = counted.tally
     split: dict[str, dict[str, Any]] = {"client": {}, "server": {}}
     for name, histogram in tally.stages.items():
@@ -117,10 +121,10 @@ def _stages(counted: Counted) -> dict[str, Any]:
             "p99": ms(histogram.percentile_us(99)),
         }
     source = "Server-Timing" if split["server"] else None
-    if source is None and counted.statistics_ms:
-        source = "statistics"
+    if source is None and counted.server_ms:
+        source = counted.server_source
         split["server"] = {
-            name: {"mean": round(mean, 4), "p50": None, "p99": None} for name, mean in counted.statistics_ms.items()
+            name: {"mean": round(mean, 4), "p50": None, "p99": None} for name, mean in counted.server_ms.items()
         }
     return {**split, "source": source}
 

@@ -5,17 +5,16 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from millrace_client.load import statistics_endpoint
 from millrace_client.load.environment import environment
 from millrace_client.load.faults import CannotRun
 from millrace_client.load.options import RunOptions, run_arguments
 from millrace_client.load.results import MAX_SEND_LAG_MS, Counted, Setting, result
+from millrace_client.load.server_counts import Counts, counts
 from millrace_client.load.tally import Tally
 from millrace_client.load.targets import http_ask, target
 
@@ -25,13 +24,18 @@ LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generator:
-    """Who sends: `users` in all, each with one connection, in that many processes. `extra` goes to Locust as it is."""
+    """Who sends: `users` in all, each with one connection, in that many processes.
+
+    `counts_url` is where the server's statistics or metrics are read, if not at the host; `extra` goes to Locust as it
+    is.
+    """
 
     host: str
     users: int
     processes: int
     objective_ms: float | None = None
     max_send_lag_ms: float = MAX_SEND_LAG_MS
+    counts_url: str = ""
     extra: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
 
@@ -51,11 +55,11 @@ class Generator:
             objective_ms=self.objective_ms,
             max_send_lag_ms=self.max_send_lag_ms,
         )
-        statistics = self._statistics(options)
-        before = statistics()
+        before = self._server_counts(options)
         counted = self._counted(options)
-        means = statistics_endpoint.means_ms(before, statistics())
-        return result(setting, replace(counted, statistics_ms=means))
+        if after := self._server_counts(options):
+            counted = replace(counted, server_ms=after.means_ms(before), server_source=after.source)
+        return result(setting, counted)
 
     def at(self, options: RunOptions, rate: float, seconds: float) -> dict[str, Any]:
         """A run at another rate."""
@@ -97,11 +101,10 @@ class Generator:
             "batch": options.payload.batch,
         }
 
-    def _statistics(self, options: RunOptions) -> Callable[[], statistics_endpoint.Totals | None]:
-        if options.protocol.endswith("grpc"):
-            return lambda: None
-        ask = http_ask(target(self.host, options.protocol, options.models[0]).url)
-        return lambda: statistics_endpoint.totals(ask, options.models)
+    def _server_counts(self, options: RunOptions) -> Counts | None:
+        if not self.counts_url and options.protocol.endswith("grpc"):
+            return None
+        return counts(http_ask(target(self.counts_url or self.host, "oip-json", options.models[0]).url), options.models)
 
 
 def require_locust() -> None:

@@ -106,7 +106,11 @@ class Session:
             times = self.options.times()
         except (ValueError, OSError) as error:
             raise CannotRun(str(error)) from error
-        return OpenPace(times[part.index :: part.of], lambda late_s: self.tally.lag.record(round(late_s * 1e6)))
+        return OpenPace(times[part.index :: part.of], self._note_lag)
+
+    def _note_lag(self, due: Due, late_s: float) -> None:
+        if due.at_s >= self._begin_s:
+            self.tally.lag.record(round(late_s * 1e6))
 
     def _learn(self, asked: Target) -> list[tuple[Question, Judge]]:
         ask = grpc_ask(asked.url) if asked.is_grpc else http_ask(asked.url)

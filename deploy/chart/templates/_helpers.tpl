@@ -90,6 +90,36 @@ topologySpreadConstraints:
 {{ .Values.jobs.filesClaim | default (printf "%s-jobs" (include "millrace.name" .)) }}
 {{- end }}
 
+{{/* The container that copies the models of an image into the pod's volume. */}}
+{{- define "millrace.models-init" -}}
+{{- $models := .Values.models }}
+{{- if eq $models.source "image" }}
+initContainers:
+  - name: models
+    image: {{ required "models.image is needed with models.source: image" $models.image | quote }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    {{- include "millrace.container" . | nindent 4 }}
+    command: [cp, -R, /models/., /repository/]
+    resources: {requests: {cpu: 100m, memory: 64Mi}, limits: {memory: 256Mi}}
+    volumeMounts:
+      - {name: models, mountPath: /repository}
+{{- end }}
+{{- end }}
+
+{{- define "millrace.models-volume" -}}
+{{- $models := .Values.models }}
+{{- if eq $models.source "claim" -}}
+- {name: models, persistentVolumeClaim: {claimName: {{ required "models.claim is needed with models.source: claim" $models.claim }}, readOnly: true}}
+{{- else -}}
+- {name: models, emptyDir: {sizeLimit: {{ $models.cacheSize }}}}
+{{- end }}
+{{- end }}
+
+{{/* Whether the API reads the models' cards: those of a URL are in the workers' caches alone. */}}
+{{- define "millrace.has-cards" -}}
+{{- if and .Values.models.cards (ne .Values.models.source "url") }}yes{{ end }}
+{{- end }}
+
 {{/* Whether anything that the programs need is outside of this release. */}}
 {{- define "millrace.is-external" -}}
 {{- if or .Values.redis.urlSecret (and .Values.jobs.enabled .Values.jobs.urlSecret) (eq .Values.models.source "url") }}yes{{ end }}

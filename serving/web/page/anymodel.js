@@ -2,6 +2,7 @@
 
 import { ask, path, request, send } from "./api.js";
 import { errorLine, field, guarded, h } from "./dom.js";
+import { exampleOf } from "./examples.js";
 import { inputField } from "./inputs.js";
 import { outputView } from "./outputs.js";
 import { RequestView } from "./requests.js";
@@ -19,7 +20,7 @@ export class AnyModel {
     this.chosen = null;
     this.element = h("section", { "aria-labelledby": "model-title" },
       h("h2", { id: "model-title" }, "Any model"),
-      h("p", { class: "hint" }, "The form comes from the model's metadata, filled in with values that it takes."),
+      h("p", { class: "hint" }, "The form comes from the model's metadata, filled in with the manifest's example, or with values that it takes."),
       field("Model", this.names),
       h("div", { class: "columns" }, h("div", {}, this.about, this.form), h("div", {}, this.status, this.error, this.outputs)),
       this.request.element);
@@ -37,7 +38,10 @@ export class AnyModel {
   async choose() {
     this.outputs.replaceChildren();
     this.status.textContent = "";
-    const found = await guarded(this.error, () => ask("GET", `/v2/models/${path(this.names.value)}`));
+    const name = this.names.value;
+    const found = await guarded(this.error, () => ask("GET", `/v2/models/${path(name)}`));
+    const given = found ? await exampleOf(found) : {};
+    if (this.names.value !== name) return; // another one was chosen meanwhile
     this.chosen = found;
     this.fields = [];
     if (!found) {
@@ -48,7 +52,7 @@ export class AnyModel {
     const parameters = found.parameters ?? {};
     this.fields = found.inputs.map((spec) => [spec.name, inputField(spec, {
       media: parameters.media?.[spec.name], optional: parameters.optional_inputs?.includes(spec.name) ?? false,
-    })]);
+    }, given[spec.name])]);
     this.about.replaceChildren(
       h("p", {}, parameters.description ?? "", ` Versions: ${found.versions.join(", ")}.`),
       ...(parameters.notes ?? []).map((note) => h("p", { class: "hint" }, note)));

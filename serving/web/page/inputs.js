@@ -2,15 +2,28 @@
 
 import { ApiError } from "./api.js";
 import { field, h } from "./dom.js";
-import { count, example, imageNumbers, imageShape, nested, someShape } from "./tensors.js";
+import { count, example, imageNumbers, imageShape, nested, shapeOf, someShape } from "./tensors.js";
 
 const MANY = 2000; // numbers that nobody wants to read in a text field
 
-/** A field. `value()` gives what is sent in TensorFlow Serving's column form, undefined where it is left out. */
-export function inputField(spec, { media, optional }) {
-  if (media) return new FileField(spec, media, optional);
-  if (spec.datatype === "BYTES" && spec.shape.length <= 2 && spec.shape.slice(1).every((size) => size === 1)) return new TextField(spec, optional);
-  return new ArrayField(spec, optional);
+/**
+ * A field, filled in with the values that are `given` for it in TensorFlow Serving's column form, undefined for none.
+ * `value()` gives what is sent in that form, undefined where it is left out.
+ */
+export function inputField(spec, { media, optional }, given) {
+  if (media) return new FileField(spec, media, optional, given);
+  if (isText(spec) && (given === undefined || lines(given) !== null)) return new TextField(spec, optional, given);
+  return new ArrayField(spec, optional, given);
+}
+
+function isText(spec) {
+  return spec.datatype === "BYTES" && spec.shape.length <= 2 && spec.shape.slice(1).every((size) => size === 1);
+}
+
+/** The rows as lines of a text field; null where one is no text, or has several lines. */
+function lines(given) {
+  const rows = [given].flat(2);
+  return rows.every((row) => typeof row === "string" && !row.includes("\n")) ? rows.join("\n") : null;
 }
 
 function title(spec, optional) {
@@ -18,14 +31,16 @@ function title(spec, optional) {
 }
 
 class FileField {
-  constructor(spec, media, optional) {
+  constructor(spec, media, optional, given) {
     this.optional = optional;
+    this.given = given;
     this.input = h("input", { type: "file", accept: media === "image" ? "image/*" : null });
     this.element = field(`${title(spec, optional)} (a file: ${media})`, this.input);
   }
 
   async value() {
     const file = this.input.files[0];
+    if (!file && this.given) return this.given;
     if (!file && this.optional) return undefined;
     if (!file) {
       const blob = await blankImage();
@@ -35,16 +50,17 @@ class FileField {
   }
 
   hint() {
-    return this.input.files[0] || this.optional ? "" : "No file was chosen: a grey image was sent.";
+    if (this.input.files[0] || (this.optional && !this.given)) return "";
+    return `No file was chosen: ${this.given ? "the manifest's example" : "a grey image"} was sent.`;
   }
 }
 
 class TextField {
-  constructor(spec, optional) {
+  constructor(spec, optional, given) {
     this.spec = spec;
     this.optional = optional;
     this.input = h("textarea", { rows: "2" });
-    this.input.value = optional ? "" : example("BYTES");
+    this.input.value = given !== undefined ? lines(given) : optional ? "" : example("BYTES");
     this.element = field(`${title(spec, optional)}, one row a line`, this.input);
   }
 
@@ -60,14 +76,17 @@ class TextField {
 }
 
 class ArrayField {
-  constructor(spec, optional) {
+  constructor(spec, optional, given) {
     this.spec = spec;
     this.optional = optional;
     this.shape = someShape(spec.shape);
     this.image = imageShape(spec.shape);
     this.input = h("textarea", { rows: "4", spellcheck: "false" });
-    const isLarge = count(this.shape) > MANY;
-    if (isLarge) this.input.placeholder = `Empty: ${count(this.shape)} equal values are sent.`;
+    const isLarge = count(given === undefined ? this.shape : shapeOf(given)) > MANY;
+    this.given = isLarge ? given : undefined; // what an empty field stands for
+    if (this.given !== undefined) this.input.placeholder = "Empty: the manifest's example is sent.";
+    else if (given !== undefined) this.input.value = JSON.stringify(given);
+    else if (isLarge) this.input.placeholder = `Empty: ${count(this.shape)} equal values are sent.`;
     else if (!optional) this.input.value = JSON.stringify(nested(this.shape, () => example(spec.datatype)));
     const parts = [field(`${title(spec, optional)}, as JSON`, this.input)];
     if (this.image && spec.datatype !== "BYTES" && spec.datatype !== "BOOL") parts.push(this.imageChoice());
@@ -87,6 +106,7 @@ class ArrayField {
       return this.spec.shape.length === 4 ? [numbers] : numbers;
     }
     const text = this.input.value.trim();
+    if (!text && this.given !== undefined) return this.given;
     if (!text && this.optional) return undefined;
     if (!text) return nested(this.shape, () => example(this.spec.datatype));
     try {

@@ -23,7 +23,7 @@ export class Jobs {
     takeDrops(form, (file) => this.submit(file));
     this.element = h("section", { "aria-labelledby": "jobs-title" },
       h("h2", { id: "jobs-title" }, "Jobs"), form, this.status, this.error,
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Jobs" },
+      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The newest jobs" },
         h("table", {}, h("caption", {}, "The newest jobs"),
           h("thead", {}, h("tr", {}, ["Job", "State", "Progress", "Rows", "Errors", "Actions"].map((text) => h("th", { scope: "col" }, text)))), this.list)),
       this.request.element);

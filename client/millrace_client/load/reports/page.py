@@ -6,14 +6,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from millrace_client.load.histogram import Histogram
 from millrace_client.load.objectives import Verdict
-from millrace_client.load.reports.charts import Chart
+from millrace_client.load.reports.charts import Chart, over_load, over_time, spread
 from millrace_client.load.reports.plain import capacity_text
+from millrace_client.load.reports.svg import svg
 
 Document = Mapping[str, Any]
 _STYLE = Path(__file__).with_name("page.css")
-_BARS = 60
+_NO_ANSWER = "No request was answered."
+_BAND = "The band reaches from the p50 to the p99 of the requests due in each second."
 
 
 def page(runs: Sequence[Document], verdicts: Sequence[Verdict] = (), capacity: Document | None = None) -> str:
@@ -25,12 +26,13 @@ def page(runs: Sequence[Document], verdicts: Sequence[Verdict] = (), capacity: D
     if capacity:
         parts.append(f'<p class="answer">{escape(capacity_text(capacity))}</p>')
     if len(runs) > 1:
-        parts += ["<h2>Latency over load</h2>", _over_load(runs, capacity), _runs_table(runs)]
+        curve = _figure(over_load(runs, capacity), "No valid run.", "Values above the axis are drawn at its end.")
+        parts += ["<h2>Latency over load</h2>", curve, _runs_table(runs)]
         parts.append(f"<h2>The last run: {escape(_rate(last))}</h2>")
     parts += [_tiles(last), _verdicts(verdicts)]
     if last["windows"]:
-        parts += ["<h2>Latency over time</h2>", _over_time(last)]
-        parts += ["<h2>How the latencies are spread</h2>", _spread(last)]
+        parts += ["<h2>Latency over time</h2>", _figure(over_time(last), _NO_ANSWER, _BAND)]
+        parts += ["<h2>How the latencies are spread</h2>", _figure(spread(last), _NO_ANSWER)]
     parts += ["<h2>Where the time went</h2>", _stages(last), "<h2>Errors by kind</h2>", _errors(last)]
     parts += ["<h2>Where and how it was measured</h2>", _environment(last)]
     style = _STYLE.read_text(encoding="utf-8")
@@ -73,58 +75,6 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
         for each in verdicts
     ]
     return "<h2>Objectives</h2>" + _table(("objective", "value", ""), rows)
-
-
-def _over_time(run: Document) -> str:
-    windows = [window for window in run["windows"] if window["p50"] is not None]
-    if not windows:
-        return "<p>No request was answered.</p>"
-    highest = max(window["p99"] for window in windows)
-    last = max(windows[-1]["second"], 1)
-    chart = Chart("latency over time", (0, last), (0, highest * 1.05), ("second of the run", "ms"))
-    p50, p99 = ([(window["second"], window[name]) for window in windows] for name in ("p50", "p99"))
-    chart.band(p50, p99)
-    chart.line(p50, "p50")
-    chart.line(p99, "p99")
-    return _figure(
-        chart, ("p50", "p99"), "The band reaches from the p50 to the p99 of the requests due in each second."
-    )
-
-
-def _over_load(runs: Sequence[Document], capacity: Document | None) -> str:
-    valid = [run for run in runs if run["latency_ms"]["p99"] is not None and run["valid"]]
-    measured = sorted(((run["requests_per_s"], run) for run in valid), key=lambda each: each[0])
-    if not measured:
-        return "<p>No valid run.</p>"
-    highest = max(run["latency_ms"]["p99"] for _, run in measured)
-    if capacity:
-        highest = min(highest, capacity["objective_ms"] * 4)
-    chart = Chart("latency over load", (0, measured[-1][0] * 1.05), (0, highest * 1.05), ("requests a second", "ms"))
-    for name in ("p50", "p99"):
-        chart.line([(rate, run["latency_ms"][name]) for rate, run in measured], name)
-    if capacity:
-        chart.level(capacity["objective_ms"], f"objective: {capacity['objective_ms']:g} ms")
-    return _figure(chart, ("p50", "p99"), "Values above the axis are drawn at its end.")
-
-
-def _spread(run: Document) -> str:
-    bars = Histogram.of(run["raw"]["latency"]).bars()
-    if not bars:
-        return "<p>No request was answered.</p>"
-    low, high = max(bars[0][0] * 0.9, 1.0), max(bars[-1][0] * 1.1, 2.0)
-    step = (high / low) ** (1 / _BARS)
-    counts = [0] * _BARS
-    edges = [low * step**index for index in range(_BARS + 1)]
-    index = 0
-    for us, count in bars:
-        while index < _BARS - 1 and us >= edges[index + 1]:
-            index += 1
-        counts[index] += count
-    chart = Chart("latencies", (low / 1000, high / 1000), (0, max(counts)), ("ms", "requests"), log_x=True)
-    for left, right, count in zip(edges, edges[1:], counts, strict=False):
-        if count:
-            chart.bar(left / 1000, right / 1000, count)
-    return _figure(chart, (), "")
 
 
 def _stages(run: Document) -> str:
@@ -173,9 +123,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _figure(chart: Chart, names: Sequence[str], caption: str) -> str:
-    legend = "".join(f'<span class="key {name}">{name}</span> ' for name in names)
-    return f"<figure>{chart.svg()}<figcaption>{legend}{escape(caption)}</figcaption></figure>"
+def _figure(chart: Chart | None, otherwise: str, caption: str = "") -> str:
+    if chart is None:
+        return f"<p>{escape(otherwise)}</p>"
+    legend = "".join(f'<span class="key {name}">{name}</span> ' for name in chart.lines)
+    return f"<figure>{svg(chart)}<figcaption>{legend}{escape(caption)}</figcaption></figure>"
 
 
 def _rate(run: Document) -> str:
