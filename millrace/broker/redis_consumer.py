@@ -168,7 +168,8 @@ class RedisConsumerLink:
             (gone if block is None else whole).append(
                 replace(delivery, block=block or b"", gone_bytes=0 if block else reference.size, fragments=key)
             )
-        self._execute(*self._finish(gone))
+        if gone:
+            self._execute(*self._finish(gone))
         return whole
 
     def _fetched(self, key: str, reference: Reference) -> bytes | None:
