@@ -364,3 +364,4 @@ LATER = _reviews(_LATER_OF_BLAME, _LATER_OF_PRAISE)
 FRESH = _reviews(_FRESH_OF_BLAME, _FRESH_OF_PRAISE)
 # Words that elsewhere deny, in sentences whose other words mean what they say.
 PLAIN = _reviews(_PLAIN_PRAISE, _PLAIN_BLAME)
+ALL = (*MEASURED, *DENIED, *LATER, *FRESH, *PLAIN)

@@ -39,7 +39,7 @@ from sklearn.linear_model import LogisticRegression
 from millrace.artifacts.manifest import Batching, Manifest, Tokenize
 from millrace.artifacts.vocabulary import PAD, UNKNOWN, Vocabulary, words
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
-from training import data, export, fitting, negated, negation, parity, plots
+from training import data, denials, export, fitting, negated, negation, parity, plots
 from training.calibration import expected_calibration_error
 from training.runs import Run
 
@@ -80,7 +80,8 @@ class Settings:
     batch_texts: int = 256  # texts in a batch at most
     validation: int = 2_000  # reviews held out of the training set
     validation_sentences: int = 500  # sentences of at least ten words, likewise
-    made_sentences: int = 40_000  # negated ones and their like, see `negation`
+    made_sentences: int = 120_000  # negated ones and their like, see `negation`
+    varied_sentences: int = 50_000  # the reviews' own with other words in them, see `denials`
     pairs: int = 2**18  # places for the scores of pairs of words, see `scores_of_words`
     penalty: float = 0.1  # on large scores
     seed: int = 1
@@ -119,7 +120,9 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target, ru
     held_out, reviews = reviews[: settings.validation], reviews[settings.validation :]
     held_out_sentences, sentences = hold_out(joined(data.sentences(folder)), settings.validation_sentences)
     vocabulary = build_vocabulary([*reviews, *sentences], settings.vocabulary_size)
-    made = negation.sentences(settings.made_sentences, settings.seed)
+    found = denials.find(reviews, sentences)
+    varied = denials.varied(found, settings.varied_sentences, settings.seed)
+    made = [*negation.sentences(settings.made_sentences, settings.seed), *found.sentences, *varied]
     print(f"{len(reviews):,} reviews, {len(sentences):,} sentences, {len(made):,} made ones, {len(vocabulary):,} words")
     validation = encoded({"reviews": held_out, "sentences": held_out_sentences}, vocabulary)
     model = fit(settings, run, len(vocabulary), encode([*reviews, *sentences, *made], vocabulary), validation)
