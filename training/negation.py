@@ -24,13 +24,7 @@ _BETWEEN = (". ", " and ", ", ", " ; ")
 def sentences(count: int, seed: int) -> list[Review]:
     """So many made sentences, as many positive as negative; the same seed makes the same ones."""
     maker = _Maker(seed)
-    measured = {tuple(words(review.text)) for review in negated.ALL}
-    made: list[Review] = []
-    while len(made) < count:
-        review = Review(text=maker.text(len(made) % 2), label=len(made) % 2)
-        if tuple(words(review.text)) not in measured:
-            made.append(review)
-    return made
+    return [Review(text=maker.text(number % 2), label=number % 2) for number in range(count)]
 
 
 class _Maker:
@@ -38,6 +32,7 @@ class _Maker:
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng(seed)
+        self._measured = {tuple(words(review.text)) for review in negated.ALL}
 
     def text(self, label: int) -> str:
         """One sentence of that label, or two."""
@@ -47,6 +42,10 @@ class _Maker:
         return first + self._one_of(_BETWEEN) + self._sentence(label)
 
     def _sentence(self, label: int) -> str:
+        text = self._any_sentence(label)
+        return self._sentence(label) if tuple(words(text)) in self._measured else text
+
+    def _any_sentence(self, label: int) -> str:
         if self._random.random() < _REVERSED_SHARE:
             return self._filled(self._one_of(REVERSED), 1 - label)
         return self._filled(self._one_of(IDIOMS[label] if self._random.random() < _IDIOM_SHARE else KEPT), label)

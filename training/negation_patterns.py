@@ -620,8 +620,6 @@ IDIOMS = (  # of blame, of praise; words in them are of the same kind
         "you can't go wrong",
         "can't go wrong with {it}",
         "i wouldn't miss it for the world",
-        "not to be missed",
-        "don't miss {it}",
         "do not miss it",
         "you can't miss {it}",
         "nobody should miss {it}",
