@@ -165,9 +165,9 @@ def _sides(reviews: Sequence[Review], phrases: Sequence[Review]) -> Sides:
 
 def _alike(reviews: Sequence[Review], sides: Sides) -> dict[str, tuple[list[str], list[str]]]:
     """For each word that speaks for a side, those of each side that have the same words around them."""
-    names, used = _uses(reviews, sides)
-    if not names:
+    if not sides:
         return {}
+    names, used = _uses(reviews, sides)
     closeness = used @ used.T
     found = {}
     for row, word in enumerate(names):
