@@ -28,6 +28,7 @@ from jobs.settings import JobsSettings
 from jobs.sweeper import Sweeper
 from jobs.units import UnitRunner
 from jobs.webhooks import Webhooks
+from millrace import yielding
 from millrace.jobs import units
 from millrace.jobs.keys import RQ_QUEUE
 from millrace.jobs.store import open_store
@@ -183,6 +184,8 @@ class Program:
 
     def _run_unit(self, job: str, unit: str) -> None:
         """What RQ calls, in the process that it forked: with connections of its own, and a bound on its memory."""
+        if self._settings.gives_way:
+            yielding.give_way()
         limit_memory(self._settings.max_memory_bytes)
         worker = self._worker
         runner = UnitRunner(open_store(self._settings), self._settings)

@@ -25,7 +25,7 @@ from millrace.protocol.tensors import Tensor, concatenate_rows, split_rows
 
 _ANSWER_MS = 60_000
 _FIRST_AGAIN_S, _LONGEST_AGAIN_S = 0.02, 1.0
-_PER_WORKER = 16  # batches on their way: what its instances work on, what waits, and time to read, write and be late
+_PER_WORKER = 32  # batches on their way: what its instances work on, what waits, and time to read, write and be late
 _AHEAD, _AHEAD_BYTES = 4, 64 * 2**20  # times as many, in so many bytes, may be on their way or not asked for yet
 _LIMITS = Limits(rows=8192, bytes=256 * 2**20)  # what all jobs together may have in one queue
 
@@ -182,7 +182,6 @@ class Rows:
             rows=len(block.rows),
             max_batch_size=self._model.max_batch_size,
             is_whole=self._model.has_whole_requests,
-            item_rows=self._model.bulk_rows,
             deadline_ms=int(self._caller.now_ms() + _ANSWER_MS),
             trace=self._trace,
             priority=BULK,

@@ -60,9 +60,8 @@ class ModelRows:
         self._job = job
         self._document = document
         self._place = places.input_path(job, document.input)
-        is_whole = self.model.has_whole_requests
-        most = (is_whole and self.model.bulk_rows) or self.model.max_batch_size
-        self._inputs = Inputs(self.signature, plan.facts["mapping"], most, is_cut=not is_whole)
+        is_cut = not self.model.has_whole_requests
+        self._inputs = Inputs(self.signature, plan.facts["mapping"], self.model.max_batch_size, is_cut=is_cut)
 
     async def read(self, part: Part) -> AsyncGenerator[Scored, None]:
         """Each batch of the part, in order, with the answers to its rows and the errors of those that have one.

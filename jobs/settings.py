@@ -36,6 +36,11 @@ class JobsSettings(JobStoreSettings):
         description="What the process that runs a part of a job may allocate; a file that needs more fails its job. "
         "Linux only.",
     )
+    gives_way: bool = Field(
+        True,
+        description="Whether the processes that run parts of jobs take only the processor time that nobody else on the "
+        "machine wants; false for a machine that is there for jobs.",
+    )
     model_wait_s: float = Field(
         600.0, gt=0, description="How long a job waits for a worker that has its model before it fails."
     )

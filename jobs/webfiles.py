@@ -4,6 +4,7 @@ Each redirect is checked as the first URL is. No proxy is asked, and no credenti
 """
 
 import http.client
+import socket
 import ssl
 import time
 import urllib.error
@@ -15,6 +16,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from jobs.addresses import connected
+from jobs.patience import Patience
 from millrace.protocol.errors import InvalidRequest
 
 _TIMEOUT_S = 30.0
@@ -27,7 +29,8 @@ _TRIES, _AGAIN_S = 3, 0.5
 class WebFiles:
     """Fetches files. `protocols` are those of "http" and "https" that may be used.
 
-    `wait` waits so many seconds, and `clock` counts them.
+    A server that sends nothing of a head or of a body for `patience_s` is hung up on. `wait` waits so many seconds, and
+    `clock` counts them.
     """
 
     def __init__(
@@ -35,15 +38,17 @@ class WebFiles:
         protocols: Collection[str],
         *,
         allow_private: bool,
+        patience_s: float = _TIMEOUT_S,
         wait: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wait = wait
         self._clock = clock
+        self._patience = Patience(patience_s)
         self._opener = urllib.request.OpenerDirector()
         for handler in (
-            _Http(allow_private),
-            _Https(allow_private),
+            _Http(allow_private, self._patience),
+            _Https(allow_private, self._patience),
             _Redirects(protocols),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.HTTPDefaultErrorHandler(),
@@ -55,7 +60,8 @@ class WebFiles:
         host = urlsplit(url).hostname
         for attempt in range(1, _TRIES + 1):
             try:
-                self._once(url, path, check_room)
+                with self._patience:
+                    self._once(url, path, check_room)
                 return
             except InvalidRequest as error:
                 problem = str(error)
@@ -66,6 +72,9 @@ class WebFiles:
                     break
             except (OSError, http.client.HTTPException) as error:
                 problem = f"{host} cannot be read: {getattr(error, 'reason', None) or error}"
+            except ValueError as error:
+                problem = f"{host} redirects to what is no URL: {error}"
+                break
             if attempt < _TRIES:
                 self._wait(_AGAIN_S * attempt)
         raise InvalidRequest(f"input: {problem}")
@@ -75,46 +84,50 @@ class WebFiles:
         with self._opener.open(request, timeout=_TIMEOUT_S) as response, path.open("wb") as file:
             began = self._clock()
             while piece := response.read1(_PIECE):
+                self._patience.renew()
                 check_room(len(piece))
                 file.write(piece)
                 taken_s = self._clock() - began
                 if taken_s > _TIMEOUT_S and file.tell() < _FEWEST_BYTES_S * taken_s:
                     raise InvalidRequest(f"{urlsplit(url).hostname} sends fewer than {_FEWEST_BYTES_S} bytes a second")
-            announced = response.headers.get("Content-Length")
-            if announced is not None and int(announced) != file.tell():
-                raise http.client.IncompleteRead(b"", int(announced) - file.tell())
+            if response.length:  # what is missing of the announced length
+                raise http.client.IncompleteRead(b"", response.length)
 
 
 class _HttpConnection(http.client.HTTPConnection):
-    def __init__(self, *args: Any, allow_private: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, allow_private: bool, patience: Patience, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._allow_private = allow_private
+        self._patience = patience
 
     def connect(self) -> None:
-        self.sock = connected(self.host, self.port, self._allow_private, _TIMEOUT_S)
+        self.sock = self._secured(connected(self.host, self.port, self._allow_private, _TIMEOUT_S))
+        self._patience.watch(self.sock)
+
+    def _secured(self, opened: socket.socket) -> socket.socket:
+        return opened
 
 
 class _HttpsConnection(_HttpConnection):
     default_port = 443
 
-    def connect(self) -> None:
-        super().connect()
-        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+    def _secured(self, opened: socket.socket) -> socket.socket:
+        return ssl.create_default_context().wrap_socket(opened, server_hostname=self.host)
 
 
 class _Http(urllib.request.HTTPHandler):
-    def __init__(self, allow_private: bool) -> None:
+    def __init__(self, allow_private: bool, patience: Patience) -> None:
         super().__init__()
-        self._connection = partial(_HttpConnection, allow_private=allow_private)
+        self._connection = partial(_HttpConnection, allow_private=allow_private, patience=patience)
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self._connection, req)
 
 
 class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, allow_private: bool) -> None:
+    def __init__(self, allow_private: bool, patience: Patience) -> None:
         super().__init__()
-        self._connection = partial(_HttpsConnection, allow_private=allow_private)
+        self._connection = partial(_HttpsConnection, allow_private=allow_private, patience=patience)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self._connection, req)
@@ -130,4 +143,5 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         protocol = urlsplit(newurl).scheme
         if protocol not in self._protocols:
             raise InvalidRequest(f"it was redirected to {protocol}://, which is not allowed")
+        fp.close()  # else its body would be read into memory, however long it is
         return super().redirect_request(req, fp, code, msg, headers, newurl)

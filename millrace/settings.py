@@ -7,6 +7,7 @@ NAME_FILE: the path of a file with the value, as Docker and Kubernetes mount sec
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
@@ -20,6 +21,8 @@ _PROGRAMS = ("MILLRACE_SERVING_", "MILLRACE_WORKER_", "MILLRACE_JOBS_")
 _OF_THE_CLIENT = ("MILLRACE_URL", "MILLRACE_API_KEY", "MILLRACE_CA_FILE", "MILLRACE_CLIENT_")
 _FILE = "_FILE"
 _MOST_SECRET_BYTES = 65_536
+# What may be a password or a signature in a URL: all before an @, and all behind a question mark.
+_CREDENTIALS = re.compile(r"(?<=://).*(?=@)|(?<=\?).+", re.DOTALL)
 
 
 class SettingsError(Exception):
@@ -88,7 +91,7 @@ def load(settings: type[_S], environ: Mapping[str, str], **given: object) -> _S:
     except ValidationError as error:
         first = error.errors()[0]
         name = next((name for name, field in known.items() if field == first["loc"][0]), str(first["loc"]))
-        got = "" if known.get(name) in _secrets(settings) else f", got {first['input']!r}"
+        got = "" if known.get(name) in _secrets(settings) else f", got {_shown(first['input'])}"
         raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}{got}") from None
 
 
@@ -124,6 +127,11 @@ def _check_names(settings: type[CommonSettings], environ: Mapping[str, str], kno
         if name.startswith("MILLRACE_") and not name.startswith((*others, *_OF_THE_CLIENT)) and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
             raise SettingsError(f"{name} is no setting of this program; did you mean {near[0]}?")
+
+
+def _shown(value: object) -> str:
+    """The value for an error, without the credentials of a URL."""
+    return repr(_CREDENTIALS.sub("…", value) if isinstance(value, str) and "://" in value else value)
 
 
 def _secrets(settings: type[CommonSettings]) -> set[str]:

@@ -26,7 +26,7 @@ roles="$up --constraints requirements/training.txt"
   pin worker-gpu pyproject.toml $(extras worker-gpu) $up
   pin build requirements/build.in $up
   pin test pyproject.toml client/pyproject.toml requirements/build.in \
-    $(extras up serving worker worker-tensorflow worker-litert worker-tokenizers jobs tracing training loadtest bench test) $roles
+    $(extras up serving worker worker-tensorflow worker-litert worker-tokenizers worker-heif jobs tracing training loadtest bench test) $roles
   pin serving-extras pyproject.toml $(extras serving tracing payload-log) $up --constraints requirements/test.txt
   pin load client/pyproject.toml $(extras load) $up --constraints requirements/test.txt
 }

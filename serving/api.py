@@ -237,7 +237,7 @@ async def serve(
     if not settings.keys_file:
         _log.log(*_open(settings))
     if member:
-        _report(member, Started(limit=limit, connections=connections), stopping)
+        _report(member, Started(limit=limit, connections=connections), stopping, service.siblings.left_alone)
     else:
         parts = {"memory_limit_bytes": limit.bytes, "offload_limit_bytes": limit.offload_bytes}
         _log.info(f"serving with {limit}", extra={**parts, "connections": connections})
@@ -247,7 +247,7 @@ async def serve(
     await _stop(service, servers)
 
 
-def _report(member: Member, started: Started, stopping: asyncio.Event) -> None:
+def _report(member: Member, started: Started, stopping: asyncio.Event, left_alone: Callable[[], None]) -> None:
     """Tell whoever started this process that it listens; when they are gone, it is to stop."""
     channel = socket.socket(fileno=member.channel)
     channel.sendall(msgspec.json.encode(started))
@@ -255,6 +255,7 @@ def _report(member: Member, started: Started, stopping: asyncio.Event) -> None:
     def gone() -> None:
         loop.remove_reader(channel)
         channel.close()
+        left_alone()
         stopping.set()
 
     loop = asyncio.get_running_loop()

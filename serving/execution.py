@@ -241,7 +241,6 @@ class Execution:
     def _respond(self, response: InferenceResponse) -> None:
         call, service = self.call, self._service
         call.timings, call.outputs = response.timings, response.outputs
-        service.metrics.request_answered(call.model, call.version, call.parse_ms, response.timings)
         if self._comparison:
             self._comparison.answered(response.outputs)
         if self._sample and service.payloads:

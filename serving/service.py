@@ -168,7 +168,9 @@ class Service:
         """A call has its response, or nobody waits for it any more: what is counted and logged of it is so here."""
         if call.status == 503 and not call.model:
             call.model, call.version = self.models.expected(call.target_model, call.target_version)
-        self.metrics.request_ended(call.model, call.version, call.protocol, call.status, call.seconds)
+        self.metrics.request_ended(
+            call.model, call.version, call.protocol, call.status, call.seconds, call.parse_ms, call.timings
+        )
         if call.trace and call.trace.is_sampled and self.tracer:
             self.tracer.end(call.trace, call)
         if call.seconds > self.slow.least_s:

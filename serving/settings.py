@@ -125,6 +125,13 @@ class ServingSettings(CommonSettings):
     keep_alive_timeout_s: float = Field(
         75.0, gt=0, description="How long a connection may be idle between two requests before it is closed."
     )
+    max_connection_age_s: float = Field(
+        0.0,
+        ge=0,
+        description="How long a connection of HTTP/2 or gRPC is used, give or take a tenth: then the caller is told to "
+        "open another one, and this one is closed once its calls have ended. So a balancer can spread callers anew. "
+        "0: for ever.",
+    )
     drain_timeout_s: float = Field(
         DRAIN_TIMEOUT_S, ge=0, description="How long to wait for open requests when told to stop."
     )

@@ -6,9 +6,11 @@ secrets. All three show in what `stat` says of the path.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+_log = logging.getLogger(__name__)
 LOOK_S = 1.0
 _State = tuple[object, ...]
 
@@ -16,7 +18,8 @@ _State = tuple[object, ...]
 class WatchedFiles:
     """Calls `changed` in a thread when any of the files is another one than before, looking every `look_s` seconds.
 
-    `start` and `stop` on the event loop. What is known before `start` is how the files were when this was made.
+    What fails in it is logged and tried again. `start` and `stop` on the event loop. What is known before `start` is
+    how the files were when this was made.
     """
 
     def __init__(self, paths: Sequence[Path], changed: Callable[[], None], look_s: float = LOOK_S) -> None:
@@ -42,13 +45,16 @@ class WatchedFiles:
         """Look now."""
         found = self._states()
         if found != self._known:
-            self._known = found
             self._changed()
+            self._known = found
 
     async def _look_on(self) -> None:
         while True:
             await asyncio.sleep(self._look_s)
-            await asyncio.to_thread(self.look)
+            try:
+                await asyncio.to_thread(self.look)
+            except Exception:  # of `changed`, or because no thread can be had now
+                _log.exception("files could not be looked at; they are looked at again")
 
     def _states(self) -> list[_State]:
         return [_state(path) for path in self._paths]

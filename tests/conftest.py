@@ -28,6 +28,10 @@ hypothesis.settings.register_profile("millrace", deadline=None)
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("millrace")
 
+# Programs that tests start: their jobs would wait for whatever else runs on the machine, other tests among it. Tests of
+# who gives way say so themselves.
+os.environ |= {"MILLRACE_JOBS_GIVES_WAY": "false", "MILLRACE_WORKER_BULK_PROCESS": "false"}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

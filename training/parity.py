@@ -260,7 +260,7 @@ def compiled(path: Path) -> Run:
         for each, buffer in given.items():
             if list(batch[each].shape) != inputs[each]["shape"]:
                 raise ValueError(f"'{each}' has shape {list(batch[each].shape)}, not {inputs[each]['shape']}")
-            buffer.write(batch[each])
+            buffer.write(batch[each].astype(inputs[each]["dtype"]))  # of 32 bits
         model.run_by_name(name, given, found)
         return {each: _read(buffer, outputs[each]) for each, buffer in found.items()}
 

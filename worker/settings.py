@@ -77,6 +77,12 @@ class WorkerSettings(CommonSettings):
         description="Whether models may be Python code (`model.py`, or MLflow's `MLmodel`), which can do all that the "
         "worker's user can.",
     )
+    bulk_process: bool | None = Field(
+        None,
+        description="Whether what background jobs send runs in a process of its own, which takes only the processor "
+        "time that callers leave; it has the model a second time while there are jobs. By default with `cpu` alone. "
+        "Without it, a caller may wait for a batch of a job.",
+    )
     load_timeout_s: float = Field(
         300.0, gt=0, description="How long a model's own code may take to load before its process is ended."
     )

@@ -8,17 +8,19 @@ Where it stands is kept by the server, beside the traffic (`PUT /v1/models/<mode
 roll-out again goes on with the step that was reached. Whoever sets the traffic otherwise ends it.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from millrace_client.errors import InvalidRequest, MillraceError
+from millrace_client.errors import InvalidRequest, MillraceError, NotAllowed, NotAuthenticated
 from millrace_client.rolloutnumbers import Growth
 from millrace_client.rolloutplan import Condition, Plan
 
 _LOOKS = 20  # within one step
 _SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.05, 10.0
 _LONGEST_REASON = 500
+_AGAIN_S = 1.0
 
 
 class RolloutServer(Protocol):
@@ -63,6 +65,7 @@ class Rollout:
         self._growth = Growth(model, plan.version)
         self._record: dict[str, Any] = {}
         self._generation = 0
+        self._has_begun = False
 
     def run(self) -> bool:
         """Promote the version, or go back; whether it was promoted. Raises `InvalidRequest` for what cannot begin."""
@@ -85,7 +88,7 @@ class Rollout:
         if record.get("state") == "running" and record.get("version") == plan.version:
             if tuple(record["steps"]) != plan.steps:
                 raise InvalidRequest(f"version {plan.version} is rolled out already, in the steps {record['steps']}")
-            self._record = record
+            self._record, self._has_begun = record, True
             self._say(f"goes on with step {record['step'] + 1} of {len(plan.steps)}")
             return int(record["step"])
         if record.get("state") == "running":
@@ -122,13 +125,21 @@ class Rollout:
         weights = {version: weight / total * (100 - share) for version, weight in before.items()}
         compares = self._plan.compares and share < 100
         shadow = {"version": self._plan.version, "percent": self._plan.shadow_percent} if compares else None
-        try:
-            self._set({str(self._plan.version): share, **weights}, shadow)
-        except InvalidRequest as error:
-            if not number:
+        weights[str(self._plan.version)] = share
+        while True:
+            try:
+                self._set(weights, shadow)
+                return ""
+            except (NotAllowed, NotAuthenticated):
                 raise
-            return str(error)
-        return ""
+            except InvalidRequest as error:
+                if not self._has_begun:
+                    raise
+                return str(error)
+            except MillraceError as error:
+                if not self._has_begun:
+                    raise
+                self._wait_for_an_answer(error)
 
     def _watch(self, number: int) -> str:
         """Why to go back; "" where all held for the step's time. Without enough requests it waits for more."""
@@ -140,7 +151,7 @@ class Rollout:
         while True:
             self._sleep(look_s)
             try:
-                self._check_still_ours(number)
+                self._check_still_ours()
                 self._growth.feed(self._server.metrics())
                 is_available = plan.version in self._server.available(self._model)
             except MillraceError as error:
@@ -164,7 +175,7 @@ class Rollout:
         for condition in self._conditions(share):
             value = condition.value(numbers, self._plan.least)
             if value is None:
-                seen = numbers.compared if condition.name == "agreement" else numbers.requests
+                seen = condition.seen(numbers)
                 waiting = waiting or f"{condition.name} is known of {seen:.0f}, and {self._plan.least} are needed"
             elif not condition.holds(value):
                 return "", f"{condition.text} does not hold: it is {condition.shown(value)}"
@@ -174,12 +185,12 @@ class Rollout:
         """With all requests at the version, there is nothing to compare its answers with."""
         return [each for each in self._plan.conditions if share < 100 or each.name != "agreement"]
 
-    def _check_still_ours(self, number: int) -> None:
+    def _check_still_ours(self) -> None:
         now = self._server.traffic(self._model)
         if now["generation"] <= self._generation:  # another API process may be a heartbeat behind
             return
-        record = now.get("rollout") or {}
-        if (record.get("state"), record.get("version"), record.get("step")) != ("running", self._plan.version, number):
+        record, step = now.get("rollout") or {}, self._record["step"]
+        if (record.get("state"), record.get("version"), record.get("step")) != ("running", self._plan.version, step):
             raise _Over
 
     # The end
@@ -199,19 +210,27 @@ class Rollout:
         return None if shadow and shadow["version"] == self._plan.version else shadow
 
     def _insist(self, weights: dict[str, float], shadow: dict[str, Any] | None) -> None:
-        """Set what was decided, as soon as the server answers."""
+        """Set what was decided, as soon as the server can. Versions that are gone meanwhile are left out."""
+        wanted = weights
         while True:
             try:
-                self._set(weights, shadow)
+                self._set(wanted, shadow)
                 return
-            except InvalidRequest:
-                if shadow is None:
-                    raise
-                shadow = None  # what was a shadow before may be gone
+            except (NotAllowed, NotAuthenticated):
+                raise
             except MillraceError as error:
-                self._say(f"the server does not answer, and is asked again: {error}")
-                self._sleep(1.0)
+                self._wait_for_an_answer(error)
+            with contextlib.suppress(MillraceError):
+                self._check_still_ours()
+                available = self._server.available(self._model)
+                wanted = {version: weights[version] for version in weights if int(version) in available} or weights
+                shadow = shadow if shadow and shadow["version"] in available else None
+
+    def _wait_for_an_answer(self, error: MillraceError) -> None:
+        self._say(f"the server does not do it, and is asked again: {error}")
+        self._sleep(_AGAIN_S)
 
     def _set(self, weights: dict[str, float], shadow: dict[str, Any] | None) -> None:
         document = {"weights": weights, "shadow": shadow, "rollout": self._record}
         self._generation = self._server.set_traffic(self._model, document)["generation"]
+        self._has_begun = True

@@ -9,7 +9,7 @@ from millrace_client.client import Client
 from millrace_client.connectionoptions import client_of
 from millrace_client.errors import InvalidRequest, MillraceError
 from millrace_client.rollout import Rollout
-from millrace_client.rolloutplan import Plan, conditions_of, percent_of, seconds_of, starting_with, steps_of
+from millrace_client.rolloutplan import Plan, conditions_of, least_of, percent_of, seconds_of, starting_with, steps_of
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     copied = "the share of the other versions' requests that are copied to compare answers (default: %(default)s)"
     _add(parser, "--shadow", percent_of, "10%", "PERCENT", copied)
     least = "requests, or rows that were compared, to decide by (default: %(default)s)"
-    _add(parser, "--least", int, "50", "N", least)
+    _add(parser, "--least", least_of, "50", "N", least)
     parser.add_argument(
         "--metrics",
         action="append",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from millrace_client.rolloutnumbers import Numbers
 
-_CONDITION = re.compile(r"\s*(p\d{2,3}|errors|agreement)\s*([<>])\s*(\d+(?:\.\d+)?)\s*(ms|s|%)?\s*")
+_CONDITION = re.compile(r"\s*(p[1-9]\d(?:(?<!10)\d)?|errors|agreement)\s*([<>])\s*(\d+(?:\.\d+)?)\s*(ms|s|%)?\s*")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -20,13 +20,18 @@ class Condition:
     is_below: bool
     bound: float
 
+    def seen(self, numbers: Numbers) -> float:
+        """How many requests, answers or rows that were compared say what is measured."""
+        known = {"agreement": numbers.compared, "errors": numbers.requests}
+        return known.get(self.name, numbers.answered)
+
     def value(self, numbers: Numbers, least: int) -> float | None:
-        """What was measured, None where fewer than `least` requests, or rows that were compared, say so."""
+        """What was measured, None where fewer than `least` say so."""
+        if self.seen(numbers) < least:
+            return None
         if self.name == "agreement":
-            return numbers.agreement if numbers.compared >= least else None
-        if self.name == "errors":
-            return numbers.errors if numbers.requests >= least else None
-        return numbers.percentile(float(f"0.{self.name[1:]}")) if numbers.answered >= least else None
+            return numbers.agreement
+        return numbers.errors if self.name == "errors" else numbers.percentile(float(f"0.{self.name[1:]}"))
 
     def holds(self, value: float) -> bool:
         """Whether it holds for what was measured."""
@@ -88,6 +93,13 @@ def steps_of(text: str) -> tuple[float, ...]:
     if list(steps) != sorted(set(steps)) or steps[-1] != 100:
         raise ValueError("the steps grow, and the last one is 100")
     return steps
+
+
+def least_of(text: str) -> int:
+    """The number of requests to decide by, in `50`. Raises `ValueError`."""
+    if not text.strip().isdecimal() or not int(text):
+        raise ValueError(f"a roll-out decides by 1 request or more, got {text.strip()}")
+    return int(text)
 
 
 def percent_of(text: str) -> float:

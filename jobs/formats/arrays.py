@@ -20,6 +20,7 @@ from millrace.protocol.errors import InvalidRequest
 
 _Array = npt.NDArray[Any]
 _KINDS = "biufUSM"
+_WHOLE = 256  # rows of which a batch has a multiple, so that it is cut into full batches of most models
 _LOCAL_HEADER = 30  # bytes of a member's header in a zip file, before its name
 
 
@@ -45,7 +46,8 @@ class ArraysReader:
         indexed(path, options, lambda: _stamp(path))
         self.schema = pa.schema([(name, _column(array[:0]).type) for name, array in self._arrays.items()])
         row_bytes = sum(array.itemsize * int(np.prod(array.shape[1:])) for array in self._arrays.values())
-        self._batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+        most = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
+        self._batch_rows = most - most % _WHOLE if most > _WHOLE else most
 
     def read(self, first: int, count: int) -> Iterator[pa.RecordBatch]:
         """See `jobs.formats.Reader`."""

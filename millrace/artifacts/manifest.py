@@ -20,6 +20,7 @@ import msgspec
 from millrace.protocol.tensors import Signature
 
 FILE_NAME = "manifest.json"
+MOST_BYTES = 16 * 2**20
 MAX_SIDE = 8192  # pixels of an image that a graph takes
 _FRACTION = re.compile(r"(\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?))?")
 _Number = TypeVar("_Number", int, float)
@@ -246,11 +247,14 @@ def read(folder: Path) -> Manifest | None:
     """The manifest in a version's folder, None where there is none. Raises `ManifestError`."""
     path = folder / FILE_NAME
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ManifestError(f"{path}: {error}") from error
+    if len(text) > MOST_BYTES:
+        raise ManifestError(f"{path} has more than {MOST_BYTES} bytes")
     try:
         manifest = msgspec.json.decode(text, type=Manifest)
         return _with_labels(folder, manifest) if manifest.labels_file else manifest
@@ -283,8 +287,22 @@ def verify(folder: Path, manifest: Manifest) -> None:
     """
     for name, expected in manifest.files.items():
         path = folder / name
-        if path.exists() and file_hash(path) != expected:
+        if _is_there(folder, name) and file_hash(path) != expected:
             raise ManifestError(f"{path} was changed after it was published: its SHA-256 is not the manifest's")
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    """Whether the folder has that file. Raises `ManifestError` for what would lead out of it, and for what is no file.
+
+    The hash of a device, for one, has no end.
+    """
+    path = folder / name
+    try:
+        if not Path(name).is_absolute() and ".." not in Path(name).parts and path.is_file() == path.exists():
+            return path.is_file()
+    except OSError:  # a name that is too long, for one
+        pass
+    raise ManifestError(f"{folder / FILE_NAME} names {name[:300]!r}, which is no file of its folder")
 
 
 def file_hash(path: Path) -> str:

@@ -1,6 +1,6 @@
 """URLs in the place of a repository's folder: models that lie in an object store, on a web server or on a hub."""
 
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 # What to install beside fsspec for each.
 LIBRARIES = {
@@ -15,6 +15,7 @@ LIBRARIES = {
     "https": "aiohttp",
     "hf": "huggingface_hub",
 }
+_WEB = ("http", "https")
 
 
 def is_url(text: str) -> bool:
@@ -30,6 +31,17 @@ def protocol(url: str) -> str:
         raise ValueError(f"models are read from {', '.join(LIBRARIES)} URLs and from folders")
     if parts.username is not None or parts.password is not None:
         raise ValueError("a store's URL must not carry credentials: they come from the environment")
+    if found in _WEB and not _has_port_or_none(parts):
+        raise ValueError("the URL's port is no number")
+    if parts.query and found in _WEB:  # a signature, most often: errors and logs name the URL
+        raise ValueError("the URL of a web server's folder or file must have no query")
     if not parts.netloc:
         raise ValueError("the URL names no bucket or host")
     return found
+
+
+def _has_port_or_none(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:  # whose text may hold half of a password
+        return False

@@ -21,7 +21,7 @@ from millrace.broker.clock import BrokerClock as BrokerClock
 from millrace.broker.clock import Clock
 from millrace.broker.depth import QueueDepth
 from millrace.broker.fragments import Reference
-from millrace.broker.keys import BULK, Queue
+from millrace.broker.keys import BULK, PRIORITIES, Queue
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
 
@@ -205,11 +205,12 @@ class ConsumerLink(Protocol):
     `cancelled_count` is how many of the queue's items were cancelled when blocks were taken or claimed last; while it
     is 0, `cancelled` need not be asked. `losses` counts how often the link took a new name (`keys.consumer_name`): what
     was on its way to it when the connection was lost is nobody's, and must not be renewed with what it takes
-    afterwards.
+    afterwards. `has_bulk` is whether the queue held bulk, waiting or in work, when blocks were taken last.
     """
 
     cancelled_count: int
     losses: int
+    has_bulk: bool
 
     def exchange(
         self,
@@ -218,20 +219,21 @@ class ConsumerLink(Protocol):
         *,
         count: int,
         block_ms: int,
-        takes_bulk: bool = True,
+        priorities: Sequence[str] = PRIORITIES,
     ) -> list[Delivery]:
         """Send replies, finish their blocks and wait for the next, in one round trip.
 
         Waits up to `block_ms` for at least one block and returns up to `count` of high and of normal priority, the
-        higher first. Where neither of them waits, and it `takes_bulk`, one block of bulk is returned. One more may come
-        together with others that arrive while it waits. `block_ms` 0 does not wait, and `count` 0 takes nothing.
+        higher first. Where neither of them waits, one block of bulk is returned. One more may come together with others
+        that arrive while it waits. `block_ms` 0 does not wait, and `count` 0 takes nothing. `priorities` are all three,
+        those of callers (`keys.URGENT`), or bulk alone (`keys.ONLY_BULK`): nothing of others is taken.
         """
 
     def cancelled(self, items: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         """Those of the items, (reply stream, id) each, that nobody waits for any more."""
 
-    def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
-        """Take over blocks whose lease ran out, of any consumer.
+    def claim(self, *, lease_ms: int, count: int, priorities: Sequence[str] = PRIORITIES) -> list[Delivery]:
+        """Take over blocks of these priorities (see `exchange`) whose lease ran out, of any consumer.
 
         One that was claimed before comes alone, and so does one of bulk, when there is no other.
         """

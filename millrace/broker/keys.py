@@ -7,7 +7,7 @@ every character but letters, digits and "-._~" is escaped as in a URL (caf%C3%A9
     key                                          type    holds
     millrace:{MODEL/VERSION}:requests:high       stream  request blocks "b" and their rows "r"; consumer group "workers"
     millrace:{MODEL/VERSION}:requests:normal     stream  the same, taken after "high"
-    millrace:{MODEL/VERSION}:requests:bulk       stream  the same, taken where none of the others waits
+    millrace:{MODEL/VERSION}:requests:bulk       stream  the same of jobs, which take what callers leave
     millrace:{MODEL/VERSION}:held                hash    "rows" and "bytes" of high, normal: waiting, in work or kept
     millrace:{MODEL/VERSION}:held:bulk           hash    the same of bulk
     millrace:{MODEL/VERSION}:kept                zset    room for the rest of large requests, by when it is given up
@@ -39,7 +39,8 @@ DEAD_LETTERS_KEPT = 1000
 DEAD_LETTERS_BYTES = 100_000_000  # as many as fit, were all as large as the newest
 BULK = "bulk"
 URGENT = ("high", "normal")
-PRIORITIES = (*URGENT, BULK)
+ONLY_BULK = (BULK,)
+PRIORITIES = (*URGENT, *ONLY_BULK)
 DEAD_LETTERS = "millrace:{*}:dead"  # what SCAN finds them by
 _DEAD = re.compile(r"millrace:\{(.+)/(\d+)\}:dead")
 

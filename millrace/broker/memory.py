@@ -28,7 +28,7 @@ from millrace.broker.base import (
 from millrace.broker.clock import Clock
 from millrace.broker.depth import QueueDepth, StreamDepth, entry_ms
 from millrace.broker.fragments import Reference, read_reference
-from millrace.broker.keys import BULK, PRIORITIES, URGENT, Queue, replies
+from millrace.broker.keys import BULK, PRIORITIES, Queue, replies
 from millrace.protocol.desired_state import DesiredState
 from millrace.protocol.messages import WorkerAnnouncement
 
@@ -170,14 +170,15 @@ class MemoryBroker:
             return None
         return replace(delivery, block=b"".join(fragments), fragments=reference.id)
 
-    def _take(self, queue: Queue, consumer: str, count: int, block_ms: int, takes_bulk: bool) -> list[Delivery]:
+    def _take(
+        self, queue: Queue, consumer: str, count: int, block_ms: int, priorities: Sequence[str]
+    ) -> list[Delivery]:
         with self._changed:
             state = self._queues[queue]
-            looked_at = PRIORITIES if takes_bulk else URGENT
             if block_ms:
-                self._changed.wait_for(lambda: any(state.waiting[name] for name in looked_at), block_ms / 1000)
-            counts = dict.fromkeys(URGENT, count)
-            if takes_bulk and not any(state.waiting[name] for name in URGENT):
+                self._changed.wait_for(lambda: any(state.waiting[name] for name in priorities), block_ms / 1000)
+            counts = {name: count for name in priorities if name != BULK}
+            if BULK in priorities and not any(state.waiting[name] for name in counts):
                 counts = {BULK: 1}
             waiting = [delivery for name, most in counts.items() for delivery in state.waiting[name][:most]]
             taken = [whole for delivery in waiting if (whole := self._whole(state, delivery))]
@@ -194,11 +195,17 @@ class MemoryBroker:
                 state.counted(delivery.priority).add(-delivery.rows, -delivery.size)
                 state.fragments.pop(delivery.fragments, None)
 
-    def _claim(self, queue: Queue, consumer: str, lease_ms: int, count: int) -> list[Delivery]:
+    def _claim(
+        self, queue: Queue, consumer: str, lease_ms: int, count: int, priorities: Sequence[str]
+    ) -> list[Delivery]:
         with self._changed:
             now_ms = self._now_ms()
             state = self._queues[queue]
-            lost = [held for held in state.held.values() if now_ms - held.renewed_ms >= lease_ms]
+            lost = [
+                held
+                for held in state.held.values()
+                if now_ms - held.renewed_ms >= lease_ms and held.delivery.priority in priorities
+            ]
             lost = sorted(lost, key=lambda held: PRIORITIES.index(held.delivery.priority))[:count]
             alone = (i for i, held in enumerate(lost) if held.delivery.deliveries > 1 or held.delivery.is_bulk)
             lost = lost[: max(1, next(alone, len(lost)))]
@@ -388,6 +395,7 @@ class MemoryConsumerLink:
         self._broker, self._queue, self._consumer = broker, queue, consumer
         self.cancelled_count = 0
         self.losses = 0
+        self.has_bulk = False
 
     def exchange(
         self,
@@ -396,7 +404,7 @@ class MemoryConsumerLink:
         *,
         count: int,
         block_ms: int,
-        takes_bulk: bool = True,
+        priorities: Sequence[str] = PRIORITIES,
     ) -> list[Delivery]:
         """See `ConsumerLink`."""
         for reply in replies:
@@ -405,7 +413,8 @@ class MemoryConsumerLink:
             self._broker._finish(self._queue, delivery)
         if not count:
             return []
-        taken = self._broker._take(self._queue, self._consumer, count, block_ms, takes_bulk)
+        taken = self._broker._take(self._queue, self._consumer, count, block_ms, priorities)
+        self.has_bulk = self._broker._queues[self._queue].bulk.rows > 0
         self.cancelled_count = len(self._broker._queues[self._queue].cancelled)
         return taken
 
@@ -413,9 +422,9 @@ class MemoryConsumerLink:
         """See `ConsumerLink`."""
         return self._broker._queues[self._queue].cancelled.keys() & set(items)
 
-    def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
+    def claim(self, *, lease_ms: int, count: int, priorities: Sequence[str] = PRIORITIES) -> list[Delivery]:
         """See `ConsumerLink`."""
-        claimed = self._broker._claim(self._queue, self._consumer, lease_ms, count)
+        claimed = self._broker._claim(self._queue, self._consumer, lease_ms, count, priorities)
         self.cancelled_count = len(self._broker._queues[self._queue].cancelled)
         return claimed
 

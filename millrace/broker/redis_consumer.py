@@ -1,8 +1,9 @@
 """A worker thread's side of one queue on Redis: it takes blocks, replies and finishes them.
 
-Two ways to take, each in the round trip that delivers what is done:
+What is taken comes in the round trip that delivers what is done. Who takes what callers send, or bulk, waits for it in
+one blocking read. Who takes both has two ways:
 
-- where no bulk is in the queue, one blocking read of the high and the normal stream. Bulk is counted on the way;
+- where no bulk is in the queue, the blocking read of what callers send. Bulk is counted on the way;
 - where there is some, or nothing came last time, a script (`lua/take.lua`), which sees all three streams at once. When
   all are empty, and only then, a blocking read of all three follows.
 """
@@ -22,6 +23,7 @@ from millrace.broker.keys import (
     DEAD_LETTERS_BYTES,
     DEAD_LETTERS_KEPT,
     GROUP,
+    ONLY_BULK,
     PRIORITIES,
     URGENT,
     Queue,
@@ -55,6 +57,7 @@ class RedisConsumerLink:
         self._has_lost_connection = False
         self.cancelled_count = 0
         self.losses = 0
+        self.has_bulk = False
 
     def exchange(
         self,
@@ -63,7 +66,7 @@ class RedisConsumerLink:
         *,
         count: int,
         block_ms: int,
-        takes_bulk: bool = True,
+        priorities: Sequence[str] = PRIORITIES,
     ) -> list[Delivery]:
         """See `ConsumerLink`. Replies travel before their blocks are finished; one whose reader is gone is dropped.
 
@@ -79,7 +82,9 @@ class RedisConsumerLink:
             return []
         if self._has_lost_connection:
             self._has_lost_connection, self.losses = False, self.losses + 1
-        if not takes_bulk or (block_ms and not self._looks_for_bulk):
+        if priorities == ONLY_BULK:
+            return self._taken(commands, self._waiting(self._streams[-1:], 1, block_ms), block_ms)
+        if priorities == URGENT or (block_ms and not self._looks_for_bulk):
             return self._taken(commands, self._waiting(self._urgent, count, block_ms), block_ms)
         take = call("take", self._streams, GROUP, self._consumer, count)
         taken = self._taken(commands, take, 0)
@@ -99,7 +104,8 @@ class RedisConsumerLink:
         if not answers:
             return []
         taken, self.cancelled_count, held_bulk = answers[-3:]
-        self._looks_for_bulk = bool(held_bulk) or not taken
+        self.has_bulk = bool(held_bulk)
+        self._looks_for_bulk = self.has_bulk or not taken
         return self._whole(self._deliveries(taken or ()))
 
     def cancelled(self, items: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
@@ -110,9 +116,10 @@ class RedisConsumerLink:
         (scores,) = self._execute((key, ("ZMSCORE", key, *(f"{reply_to} {number}" for reply_to, number in items))))
         return {item for item, score in zip(items, scores, strict=True) if score is not None}
 
-    def claim(self, *, lease_ms: int, count: int) -> list[Delivery]:
+    def claim(self, *, lease_ms: int, count: int, priorities: Sequence[str] = PRIORITIES) -> list[Delivery]:
         """See `ConsumerLink`."""
-        claim = call("claim", self._streams, GROUP, self._consumer, lease_ms, count)
+        first, last = PRIORITIES.index(priorities[0]) + 1, PRIORITIES.index(priorities[-1]) + 1
+        claim = call("claim", self._streams, GROUP, self._consumer, lease_ms, count, first, last)
         answers = self._execute(claim, self._counts[0])
         if not answers or not answers[0]:
             return []
@@ -161,7 +168,8 @@ class RedisConsumerLink:
             (gone if block is None else whole).append(
                 replace(delivery, block=block or b"", gone_bytes=0 if block else reference.size, fragments=key)
             )
-        self._execute(*self._finish(gone))
+        if gone:
+            self._execute(*self._finish(gone))
         return whole
 
     def _fetched(self, key: str, reference: Reference) -> bytes | None:

@@ -135,7 +135,7 @@ class RedisProducerLink:
         live, gone = {}, []
         for name, value in zip(found[::2], found[1::2], strict=True):
             expires_ms, _, content = value.partition(b" ")
-            if int(expires_ms) < now_ms:
+            if not expires_ms.isdigit() or int(expires_ms) < now_ms:  # the first is of another version's form
                 gone.append(name)
             else:
                 live[name.decode()] = content

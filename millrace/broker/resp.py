@@ -96,6 +96,7 @@ class BlockingConnection:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
+        self._timeout_s = connected.gettimeout()
         self._reader = hiredis.Reader()
 
     def send(self, commands: Sequence[tuple[Argument, ...]]) -> None:
@@ -104,7 +105,9 @@ class BlockingConnection:
 
     def receive(self, count: int, timeout_s: float) -> list[Any]:
         """The next answers, Redis' own errors (`hiredis.ReplyError`) among them; each may take up to `timeout_s`."""
-        self._socket.settimeout(timeout_s)
+        if timeout_s != self._timeout_s:  # setting it is a system call
+            self._socket.settimeout(timeout_s)
+            self._timeout_s = timeout_s
         answers: list[Any] = []
         while len(answers) < count:
             answer = self._reader.gets()

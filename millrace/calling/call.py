@@ -10,6 +10,7 @@ from millrace.protocol.messages import RequestBlock, RequestItem
 from millrace.protocol.tensors import Tensor, split_rows
 
 BLOCK_BYTES = 1_000_000  # of tensors, unless one row is larger
+_BULK_ITEMS = 4  # most items of a block of bulk
 LIMITS = Limits(rows=4096, bytes=256 * 2**20)  # what the API lets a queue hold unless it is set otherwise
 Outputs = dict[str, Tensor]
 
@@ -19,7 +20,6 @@ class Call:
     """Rows for one model version, and whom they are for.
 
     `max_batch_size` rows at most go together in a block, 0 where the model has no rows; `is_whole` forbids to cut them.
-    `item_rows` at most make one item, which is what a worker runs at once of bulk; 0 for a block.
     `deadline_ms` is on the broker's clock. `needs_worker`: it fails as soon as no live worker has the version.
     """
 
@@ -30,7 +30,6 @@ class Call:
     max_batch_size: int
     deadline_ms: int
     is_whole: bool = False
-    item_rows: int = 0
     trace: str = ""
     via: tuple[str, ...] = ()
     priority: str = "normal"
@@ -44,12 +43,14 @@ class Call:
 
     @property
     def items(self) -> list[list[int]]:
-        """The rows of each block's items."""
+        """The rows of each block's items: what a worker runs at once. Of bulk, a block has a few, which costs less."""
         if self.is_whole or not self.max_batch_size:
             return [[self.rows]]
-        size = sum([len(tensor.data) for tensor in self.tensors.values()])
-        most = max(1, min(self.max_batch_size, BLOCK_BYTES * self.rows // max(1, size)))
-        return [_cut(rows, self.item_rows or rows) for rows in _cut(self.rows, most)]
+        size = max(1, sum([len(tensor.data) for tensor in self.tensors.values()]))
+        most = max(1, min(self.max_batch_size, BLOCK_BYTES * self.rows // size))
+        counts = [min(most, self.rows - first) for first in range(0, self.rows, most)]
+        together = max(1, min(_BULK_ITEMS, BLOCK_BYTES * self.rows // (size * most))) if self.is_bulk else 1
+        return [counts[first : first + together] for first in range(0, len(counts), together)]
 
     def blocks(self, numbers: Iterator[int], reply_to: str, now_ms: float) -> list[tuple[int, bytes]]:
         """The encoded blocks, each with its rows; their items get the numbers, in order."""
@@ -75,7 +76,3 @@ class Call:
             )
             for place, rows in enumerate(items)
         ]
-
-
-def _cut(rows: int, most: int) -> list[int]:
-    return [min(most, rows - first) for first in range(0, rows, most)]

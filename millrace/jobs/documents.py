@@ -33,8 +33,7 @@ class JobDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def check(self) -> None:
         """Raises `InvalidRequest`, with the field's name, for what the types do not say."""
-        parts = urlsplit(self.callback_url)
-        if self.callback_url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        if self.callback_url and not _is_web(self.callback_url):
             raise InvalidRequest("callback_url: must be an http:// or https:// URL with a host")
 
 
@@ -157,6 +156,15 @@ def read_document(raw: bytes | str | Mapping[str, Any], kinds: Collection[str] =
 def encode_document(document: JobDocument) -> bytes:
     """The document as JSON that `read_document` reads; equal documents give equal bytes."""
     return msgspec.json.encode({"kind": document.kind} | msgspec.to_builtins(document), order="sorted")
+
+
+def _is_web(url: str) -> bool:
+    """Whether it is a URL of the web, with a host and without a port that is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _object(raw: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -261,6 +261,8 @@ class JobStore:
 
         Returns None where there is no such job.
         """
+        if not _ID.fullmatch(id):  # which could name another key of a job
+            return None
         if state in FINAL:
             fields = {"ended_s": repr(self.clock())} | fields
         with in_words():

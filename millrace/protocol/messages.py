@@ -89,8 +89,7 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
     `labels` are the names of classes, `version_labels` those that the configuration gives to this version.
     `available_ms` is since when it is AVAILABLE there. `has_whole_requests` says that a request's rows must run in one
-    batch: its outputs are as long as the longest of them. `bulk_rows` is how many rows of bulk should run at once, 0
-    where the worker does not know (`worker/loading/bulk.py`). `warmed` is False where its first run is a caller's.
+    batch: its outputs are as long as the longest of them. `warmed` is False where its first run is a caller's.
     `instances` are the threads that run it there, 0 where the worker does not say.
     `notes` are sentences: what of its files is left out or special, why its rows are not batched, or it is not warmed
     up.
@@ -106,7 +105,6 @@ class ModelAnnouncement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     signatures: dict[str, Signature] = {}
     labels: tuple[str, ...] = ()
     max_batch_size: int = 0
-    bulk_rows: int = 0
     version_labels: tuple[str, ...] = ()
     available_ms: int = 0
     has_whole_requests: bool = False

@@ -9,6 +9,7 @@ import itertools
 import math
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -46,6 +47,7 @@ _FEW = 16
 _LAYOUT_FROM = 256  # elements; walking over fewer again costs less than keeping where they end
 
 
+@lru_cache(maxsize=64)
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """The datatype's name for a numpy type; text and object arrays are BYTES. Raises `InvalidRequest` for the rest."""
     if dtype.kind in "OSU":

@@ -4,6 +4,7 @@ A message is its fields one after the other, so fields written here may follow f
 fixed size that are `packed`, and `bytes`, are on the wire as they are in memory.
 """
 
+from functools import lru_cache
 from typing import Any
 
 _LENGTH_DELIMITED = 2
@@ -21,6 +22,7 @@ def varint(value: int) -> bytes:
     return bytes(parts)
 
 
+@lru_cache(maxsize=4096)
 def delimited(number: int, size: int) -> bytes:
     """The head of a field of that number, whose `size` bytes follow: a message, a string, bytes or packed numbers."""
     return varint(number << 3 | _LENGTH_DELIMITED) + varint(size)

@@ -29,8 +29,12 @@ _SETTING = "MILLRACE_SERVING_MODEL_CONTROL"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::\d{1,5})?")
 # What browsers send for pages, and gRPC-Web's clients; old browsers have only the second.
 _OF_PAGES = (b"origin", b"referer", b"x-grpc-web")
-# Who has one of these is spoken for by a proxy: the connection's address is the proxy's.
-_FORWARDED = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")
+# Who has one of these is spoken for by a proxy: the connection's address is the proxy's. Some proxies send no more than
+# the scheme that they were asked in, or headers of their own.
+_FORWARDED = re.compile(
+    rb"forwarded|via|cdn-loop|x-scheme|cf-.+|x-(?:forwarded|original|envoy|amzn)(?:-.+)?"
+    rb"|(?:x-real|x-client|x-cluster-client|true-client|fastly-client)-ip"
+)
 
 
 class ControlRefused(NotAllowed):
@@ -72,7 +76,7 @@ class ControlAccess:
             return ""
         if not is_local(address):
             return _elsewhere("this request came from another one")
-        if any(name in headers for name in _FORWARDED):
+        if any(map(_FORWARDED.fullmatch, headers)):
             return _elsewhere("this request came through a proxy")
         if (has_host or b"host" in headers) and not self._is_ours(headers.get(b"host", b"")):
             return (

@@ -35,6 +35,8 @@ class UsageExchange:
                     await self.once()
                 except MillraceError as error:
                     _log.debug("limits were not shared out", extra={"reason": str(error)})
+                except Exception:  # shares that are never renewed would run out, and all be refused
+                    _log.exception("limits could not be shared out; they are shared out again")
 
     async def once(self) -> None:
         """Tell what was asked, and take our shares. Raises `Unavailable`."""

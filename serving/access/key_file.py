@@ -133,13 +133,13 @@ def _give_to_the_owner(fd: int, path: Path) -> None:
 
 
 def _check(path: Path, keys: Sequence[StoredKey]) -> None:
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for key in keys:
         if why := _why_wrong(key):
             raise KeyFileError(f"{path}: key {key.name[:64]!r}: {why}")
-        for known in (f"name {key.name}", f"hash {key.sha256}", f"certificate {key.certificate}"):
-            if known in seen and not known.endswith(" "):
-                raise KeyFileError(f"{path}: key {key.name!r}: there are two with the same {known.partition(' ')[0]}")
+        for known in (("name", key.name), ("hash", key.sha256), ("certificate", key.certificate)):
+            if known in seen and known[1]:
+                raise KeyFileError(f"{path}: key {key.name!r}: there are two with the same {known[0]}")
             seen.add(known)
 
 

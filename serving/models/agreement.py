@@ -4,7 +4,8 @@
     other floats                            no further apart than a hundredth, or 0.001 near 0
     all else                                equal
 
-A row agrees where all its outputs do. Answers that are large, or come while many are compared, are left out.
+A row agrees where all its outputs do. The rows of a copy that its version refuses, or fails with, differ where the
+caller's request is answered. Answers that are large, or come while many are compared, are left out.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from millrace.protocol.errors import DeadlineExceeded, MillraceError, QueueFull, Unavailable
 from millrace.protocol.tensors import Tensor
 from serving.models.registry import ServedModel
 from serving.queueing.requests import size_of
@@ -24,6 +26,7 @@ Count = Callable[[int, int], None]  # of the rows that agree, and of those that 
 _log = logging.getLogger(__name__)
 _LARGEST_BYTES = 1_000_000
 _MOST_AT_ONCE = 16
+_OF_THE_LOAD = (QueueFull.status, Unavailable.status, DeadlineExceeded.status)
 _RELATIVE, _ABSOLUTE = 0.01, 0.001
 _Array = npt.NDArray[Any]
 
@@ -35,9 +38,9 @@ class Comparisons:
         self.left_out = 0
         self._running = 0
 
-    def begin(self, model: ServedModel, count: Count) -> "Comparison":
-        """Of one request and its copy for that shadow."""
-        return Comparison(self, model, count)
+    def begin(self, model: ServedModel, rows: int, count: Count) -> "Comparison":
+        """Of one request, of so many rows, and its copy for that shadow."""
+        return Comparison(self, model, rows, count)
 
     def compare(self, model: ServedModel, mine: Outputs, copied: Outputs, count: Count) -> None:
         """Compare two answers, and tell the rows that agree and differ later, on the event loop."""
@@ -60,13 +63,15 @@ class Comparisons:
 
 
 class Comparison:
-    """One request's answer and its copy's, in whichever order they come; one that fails ends it."""
+    """One request's answer and its copy's, in whichever order they come; a request that fails ends it."""
 
-    __slots__ = ("_comparisons", "_copied", "_count", "_mine", "_model")
+    __slots__ = ("_comparisons", "_copied", "_count", "_has_failed", "_mine", "_model", "_rows")
 
-    def __init__(self, comparisons: Comparisons, model: ServedModel, count: Count) -> None:
+    def __init__(self, comparisons: Comparisons, model: ServedModel, rows: int, count: Count) -> None:
         self._comparisons = comparisons
         self._model = model
+        self._rows = rows if model.max_batch_size else 1
+        self._has_failed = False
         self._count = count
         self._mine: Outputs | None = None
         self._copied: Outputs | None = None
@@ -81,8 +86,15 @@ class Comparison:
         self._copied = outputs
         self._look()
 
+    def copy_failed(self, error: MillraceError) -> None:
+        """The copy has an error in the place of an answer. One of the load says nothing of the version."""
+        self._has_failed = error.status not in _OF_THE_LOAD
+        self._look()
+
     def _look(self) -> None:
-        if self._mine is not None and self._copied is not None:
+        if self._mine is not None and self._has_failed:
+            self._count(0, self._rows)
+        elif self._mine is not None and self._copied is not None:
             self._comparisons.compare(self._model, self._mine, self._copied, self._count)
 
 

@@ -70,25 +70,32 @@ class Shadows:
         ):
             self._count(shadow.model, "shed")
             return None
+        model = shadow.model
+        counted = partial(self._metrics.shadow_compared, model.name, model.version)
+        comparison = self._comparisons.begin(model, request.rows, counted)
         try:
-            return self._send(shadow.model, inference, request)
+            return comparison if self._send(model, inference, request, comparison) else None
         except MillraceError as error:  # it takes other inputs than the version that answers, perhaps
-            self._log_failure(shadow.model, error)
-            self._count(shadow.model, "failed")
+            self._log_failure(model, error)
+            self._count(model, "failed")
+            comparison.copy_failed(error)
+            return comparison
         except Exception:
             _log.exception("a copy for a shadow could not be made", extra={"model": request.model})
-            self._count(shadow.model, "failed")
+            self._count(model, "failed")
         return None
 
-    def _send(self, model: ServedModel, inference: Inference, request: InferenceRequest) -> Comparison | None:
+    def _send(
+        self, model: ServedModel, inference: Inference, request: InferenceRequest, comparison: Comparison
+    ) -> bool:
+        """Whether the copy is under way; there may be no room for it."""
         deadline = time.perf_counter() + request.timeout_s
         copied = replace(inference, model=model, priority="normal")
         copy = admit(copied, trace=request.trace, deadline=deadline, max_queue_rows=request.rows)
         reservation = self._budget.reserve(size_of(copy.inputs)) if self._budget else None
         if self._budget and not reservation:
             self._count(model, "shed")
-            return None
-        comparison = self._comparisons.begin(model, partial(self._metrics.shadow_compared, model.name, model.version))
+            return False
         number = next(self._numbers)
 
         def end(outcome: str) -> None:
@@ -98,6 +105,7 @@ class Shadows:
         def fail(error: MillraceError) -> None:
             self._log_failure(model, error)
             end("failed")
+            comparison.copy_failed(error)
 
         def answered(response: InferenceResponse) -> None:
             end("answered")
@@ -111,7 +119,7 @@ class Shadows:
             raise
         if not pending.is_done:
             self._open[number] = pending
-        return comparison
+        return True
 
     def _log_failure(self, model: ServedModel, error: MillraceError) -> None:
         _log.info("a shadow failed", extra={"model": model.name, "version": model.version, "reason": str(error)[:300]})

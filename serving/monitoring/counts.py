@@ -171,7 +171,7 @@ def slowest(requests: Iterable[SlowRequest]) -> list[SlowRequest]:
 class Counts(msgspec.Struct):
     """All that is counted: by model and version, and copies for shadows by model, version and outcome.
 
-    `compared` are rows that a shadow answered, by model, version and whether its answers "agreed" or "differed".
+    `compared` are rows that were copied to a shadow, by model, version and whether its answers "agreed" or "differed".
     `cpu_s` is processor time. The model "" of version 0 is of requests for models that are not known. `processes` is
     how many API processes counted it, and `queue_up` whether the queue answers all of them. `keys` are requests for
     inference by API key and HTTP status, `unknown_keys` requests without one that is known. `payloads` are requests for

@@ -1,14 +1,15 @@
 """What one API process counts, and Prometheus' format of what all of them counted.
 
 Counting happens several times in every request, on the event loop alone; so it is plain numbers in plain lists, which
-take a fourth of the time of prometheus_client's own (docs/decisions/0006-what-made-the-path-fast.md). Times are only
-noted, and sorted into histograms some hundreds at a time.
+take a fourth of the time of prometheus_client's own (docs/decisions/0006-what-made-the-path-fast.md). A request is only
+noted when it ends, and some hundreds at a time are sorted into counts and histograms.
 
 Triton's statistics (`model_statistics.py`) and the metrics that other servers name otherwise (`peer_metrics.py`) are
 read from the same numbers (`counts.py`).
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -22,7 +23,7 @@ from serving.monitoring.counts import Counts, Distribution, Runs, VersionCounts
 from serving.queueing.replies import BlockObserver
 from serving.queueing.requests import Timings
 
-_TOGETHER = 256  # times that are sorted into histograms at once
+_TOGETHER = 256  # requests that are sorted into counts at once
 _LABELS = ("model", "version")
 _HISTOGRAMS = {
     "latency": ("request_duration_seconds", "From the request's arrival to its answer"),
@@ -35,26 +36,32 @@ _HISTOGRAMS = {
 
 
 class _Noted:
-    """Times of one model version that are not in its counts yet."""
+    """Requests of one model version that have ended and are not in its counts yet.
 
-    __slots__ = ("counts", "seconds", "stages_ms")
+    Of each one the protocol, the status, the seconds that it took, the ms of reading it, and its timings if it has any.
+    """
+
+    __slots__ = ("counts", "ended")
 
     def __init__(self, counts: VersionCounts) -> None:
         self.counts = counts
-        self.seconds: list[float] = []
-        self.stages_ms: list[tuple[float, ...]] = []
+        self.ended: list[tuple[str, int, float, float, Timings | None]] = []
 
     def sort(self) -> None:
         """Take them into the counts."""
-        counts = self.counts
-        if seconds := self.seconds:
+        counts, ended = self.counts, self.ended
+        if not ended:
+            return
+        self.ended = []
+        for key, count in Counter([(protocol, status) for protocol, status, *_ in ended]).items():
+            counts.ended[key] = counts.ended.get(key, 0) + count
+        if seconds := [seconds for _, status, seconds, *_ in ended if status == 200]:
             counts.latency.observe(seconds)
-            self.seconds = []
-        if rows := self.stages_ms:
+        counts.failed_s += sum([seconds for _, status, seconds, *_ in ended if status != 200])
+        if rows := [(ms, t.queue_ms, t.batch_ms, t.compute_ms, t.reply_ms) for *_, ms, t in ended if t]:
             stages = counts.parse, counts.queue, counts.batch, counts.compute, counts.reply
             for stage, values in zip(stages, np.array(rows).T / 1000, strict=True):
                 stage.observe(values)
-            self.stages_ms = []
 
 
 class Metrics(BlockObserver, KeyObserver):
@@ -85,23 +92,23 @@ class Metrics(BlockObserver, KeyObserver):
         of.rows += next(iter(block.tensors.values())).shape[0] if block.tensors else 0
         of.last_run_ms = int(time.time() * 1000)
 
-    def request_ended(self, model: str, version: int, protocol: str, status: int, seconds: float) -> None:
-        """Count a request of a hot verb; `model` is "" and `version` 0 where no such model is known."""
-        noted = self._of(model, version)
-        of = noted.counts
-        of.ended[protocol, status] = of.ended.get((protocol, status), 0) + 1
-        if status == 200:
-            noted.seconds.append(seconds)
-            if len(noted.seconds) >= _TOGETHER:
-                noted.sort()
-        else:
-            of.failed_s += seconds
+    def request_ended(
+        self,
+        model: str,
+        version: int,
+        protocol: str,
+        status: int,
+        seconds: float,
+        parse_ms: float = 0.0,
+        timings: Timings | None = None,
+    ) -> None:
+        """Count a request of a hot verb; `model` is "" and `version` 0 where no such model is known.
 
-    def request_answered(self, model: str, version: int, parse_ms: float, timings: Timings) -> None:
-        """Take in the stages of a request that a worker answered."""
-        noted, t = self._of(model, version), timings
-        noted.stages_ms.append((parse_ms, t.queue_ms, t.batch_ms, t.compute_ms, t.reply_ms))
-        if len(noted.stages_ms) >= _TOGETHER:
+        `timings` are its stages behind the parsing, where a worker answered it.
+        """
+        noted = self._of(model, version)
+        noted.ended.append((protocol, status, seconds, parse_ms, timings))
+        if len(noted.ended) >= _TOGETHER:
             noted.sort()
 
     def shadow_ended(self, model: str, version: int, outcome: str) -> None:

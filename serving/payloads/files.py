@@ -1,12 +1,13 @@
 """The files of the payload log: `<folder>/<model>/<time>-….jsonl`, bounded together in bytes and age."""
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import quote
 
 _FILE_BYTES = 16 * 1024**2
@@ -40,25 +41,20 @@ class PayloadFiles:
         self._most_age_s = most_age_s
         self._wall = wall
         self._closed = closed
-        self._open: dict[str, tuple[BinaryIO, float]] = {}
+        self._open: dict[str, tuple[FileIO, float]] = {}
         self._written = 0
         self._number = 0
 
     def append(self, model: str, line: bytes) -> None:
-        """Write one line. Raises `OSError`."""
+        """Write one line, where others can read it at once, or nothing of it. Raises `OSError`."""
         file, opened_s = self._open.get(model) or self._opened(model)
         if file.tell() and (file.tell() + len(line) > self._file_bytes or self._wall() - opened_s > _FILE_S):
             self._close(model)
             file, _ = self._opened(model)
-        file.write(line)
+        _write(file, line)
         self._written += len(line)
         if self._written >= self._file_bytes:
             self.prune()
-
-    def flush(self) -> None:
-        """Have the lines where others can read them. Raises `OSError`."""
-        for file, _ in self._open.values():
-            file.flush()
 
     def close(self) -> None:
         """Close all files. Raises `OSError`."""
@@ -73,7 +69,6 @@ class PayloadFiles:
         for model, (_, opened_s) in list(self._open.items()):
             if self._wall() - opened_s > _FILE_S:
                 self._close(model)
-        self.flush()
         self._written = 0
         found = sorted(
             (status.st_mtime, status.st_size, path)
@@ -100,15 +95,24 @@ class PayloadFiles:
                 del self._open[model]
                 file.close()
 
-    def _opened(self, model: str) -> tuple[BinaryIO, float]:
+    def _opened(self, model: str) -> tuple[FileIO, float]:
         now_s = self._wall()
         folder = self._folder / quote(model, safe=" ")[:_LONGEST]  # no model's name has a slash
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._number += 1
         began = datetime.fromtimestamp(now_s, UTC).strftime("%Y%m%dT%H%M%SZ")
         path = folder / f"{began}-{self._name}-{self._number}.jsonl"
-        self._open[model] = opened = (open(path, "xb", opener=_private), now_s)  # noqa: SIM115
+        self._open[model] = opened = (open(path, "xb", buffering=0, opener=_private), now_s)  # noqa: SIM115
         return opened
+
+
+def _write(file: FileIO, line: bytes) -> None:
+    """Write all of it or nothing. Raises `OSError`."""
+    begin = file.tell()
+    if file.write(line) < len(line):  # a disk that is full takes a part
+        file.truncate(begin)
+        file.seek(begin)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _private(path: str, flags: int) -> int:

@@ -54,8 +54,6 @@ def write_all(records: socket.socket, files: PayloadFiles) -> None:
             if message:
                 record = decode(message)
                 files.append(record.model, line(record))
-            else:
-                files.flush()  # nothing comes just now
             if time.monotonic() - pruned_s >= _PRUNE_S:
                 pruned_s = time.monotonic()
                 files.prune()

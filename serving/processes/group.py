@@ -7,6 +7,7 @@ waits until they have answered what they have.
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 _LOOK_S = 0.1
 _LAST_WORDS_S = 1.0  # for ourselves, before whoever waits for us loses patience
 _LARGEST_REPORT = 65_536
+_LONGEST_PLACE = 64
 _PYTHON = (sys.executable, *(("-P",) if sys.flags.safe_path else ()), "-m", "serving")
 
 
@@ -69,7 +71,7 @@ class ProcessGroup:
                 ports.append(kept.enter_context(contextlib.closing(SharedPort(host, grpc_port))))
             elif grpc_port and sys.platform == "linux":  # grpc.aio binds it by itself; here it is kept from others
                 kept.enter_context(contextlib.closing(SharedPort(host, grpc_port)))
-            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-"))
+            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-", dir=_place()))
             try:
                 for number in self._numbers:
                     launch = partial(self._launch, number, ports, folder)
@@ -98,7 +100,7 @@ class ProcessGroup:
             self._read_reports()
             for number, process in self._processes.items():
                 if number not in self._started and process.end and not self._stopping.is_set():
-                    extra = {"process": number, "end": process.end}
+                    extra = {"number": number, "end": process.end}
                     _log.error("an API process could not start, so all end", extra=extra)
                     return 1
                 if news := process.revive(self._clock()):
@@ -135,6 +137,12 @@ class ProcessGroup:
             process.kill()
         for channel in self._channels.values():
             channel.close()
+
+
+def _place() -> str:
+    """Where the folder of the processes is made: paths of sockets may have 103 bytes on every system."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= _LONGEST_PLACE else "/tmp"  # noqa: S108  # only we can read what is made
 
 
 def run_group(settings: ServingSettings, arguments: Sequence[str], environ: Mapping[str, str]) -> int:

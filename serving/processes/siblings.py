@@ -55,6 +55,7 @@ class Siblings:
         self._server: asyncio.Server | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._written = b""
+        self._is_left_alone = False
 
     def counted_before(self) -> Counts:
         """What the process counted whose place this one has taken, if there was one."""
@@ -68,14 +69,23 @@ class Siblings:
             self._server = await asyncio.start_unix_server(self._answer, path)
             self._write_now_and_then()
 
+    def left_alone(self) -> None:
+        """Whoever started this process is gone: nobody goes on from its file, and nobody else removes the folder."""
+        self._is_left_alone = True
+
     def stop(self) -> None:
-        """Listen to nobody any more; what was counted is in the file."""
+        """Listen to nobody any more; what was counted is in the file, as long as somebody reads it."""
         if self._writing:
             self._writing.cancel()
         if self._server:
             self._server.close()
             self._socket(self._number).unlink(missing_ok=True)
-        self._write()
+        if self._folder and self._is_left_alone:
+            self._file(self._number).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the last one finds it empty
+                self._folder.rmdir()
+        else:
+            self._write()
 
     async def refresh(self) -> None:
         """Return when the others have read what was changed, as far as they answer."""

@@ -115,9 +115,9 @@ def hot(service: Service, question: Question, words: Words) -> Begin:
     def begin(message: Message, head: CallHead, done: Done) -> Withdraw | None:
         try:
             asked = question(contents(message.body))
-        except MillraceError as error:
+        except Exception as error:
             message.close()
-            done(failure(service.refused(head.headers, error, "grpc"), error, words))
+            done(_refused(service, head, error, words))
             return None
 
         def finish(
@@ -126,7 +126,11 @@ def hot(service: Service, question: Question, words: Words) -> Begin:
             spooled: SpooledBody | None = None,
             held: Reservation | None = None,
         ) -> None:
-            done(_answer(service, CallResult(call, rendered, spooled, held), words))
+            if call.error or rendered is None:
+                done(failure(service.rest.refusal(call), call.error or Internal("no answer"), words))
+            else:
+                body = rendered.body if spooled is None else spooled
+                done(Answer(body, Status.OK, "", (("x-request-id", call.request_id),), held))
 
         execution = _begin(service, asked, head, message, finish)
         return execution.withdraw if execution else None
@@ -155,12 +159,13 @@ class CallResult(NamedTuple):
         return body
 
 
-def _answer(service: Service, result: CallResult, words: Words) -> Answer:
-    call, rendered, spooled, held = result
-    if call.error or rendered is None:
-        return failure(service.rest.refusal(call), call.error or Internal("no answer"), words)
-    body = rendered.body if spooled is None else spooled
-    return Answer(body, trailers=(("x-request-id", call.request_id),), reservation=held)
+def _refused(service: Service, head: CallHead, raised: Exception, words: Words) -> Answer:
+    """The answer to a call that failed before anything was asked of a model."""
+    error = raised
+    if not isinstance(error, MillraceError):
+        _log.error("a call failed", exc_info=raised)
+        error = Internal("internal error; the server's log has it")
+    return failure(service.refused(head.headers, error, "grpc"), error, words)
 
 
 async def ask(service: Service, asked: Asked, head: CallHead, message: Message) -> CallResult:
@@ -299,12 +304,8 @@ async def _settled(
 ) -> Answer:
     try:
         return await answer(message, head)
-    except MillraceError as error:
-        return failure(service.refused(head.headers, error, "grpc"), error, words)
-    except Exception:
-        _log.exception("a call failed")
-        broken = Internal("internal error; the server's log has it")
-        return failure(service.refused(head.headers, broken, "grpc"), broken, words)
+    except Exception as error:
+        return _refused(service, head, error, words)
 
 
 # Who may call

@@ -44,6 +44,9 @@ _MAX_LISTS = 2048  # beside the numbers; with fewer objects a document is read i
 class NumberReader(Protocol):
     """Reads documents; `parse` gives mappings, sequences and scalars that `numbers` and `text` know."""
 
+    def __hash__(self) -> int:
+        """Of the object itself: what a reader has read may be remembered."""
+
     def parse(self, body: bytes, key: str) -> Any:
         """The document, of whose lists under this key only the `numbers` are asked for. Raises `UNREADABLE`."""
 
@@ -58,6 +61,9 @@ class NumberReader(Protocol):
 
         Whether its lists are regular, and whether anything else is in it, is for the caller to compare.
         """
+
+    def listed(self, text: bytes, kind: Kind) -> npt.NDArray[Any]:
+        """The numbers of a text that is one list, nested in any way, flat and in order. Raises `UNREADABLE`."""
 
 
 class Simdjson:
@@ -82,6 +88,10 @@ class Simdjson:
     def rows(self, body: bytes, key: str, kind: Kind) -> npt.NDArray[Any]:
         """See `NumberReader`."""
         return self.numbers(self.parse(body, key)[key], kind)
+
+    def listed(self, text: bytes, kind: Kind) -> npt.NDArray[Any]:
+        """See `NumberReader`."""
+        return self.numbers(simdjson.Parser().parse(text), kind)
 
 
 class Orjson:
@@ -117,6 +127,24 @@ class Orjson:
         nested = body[start:end]
         _check_neighbours(nested.translate(_MARKS, _BLANKS))
         return _numbers_of(nested.translate(_NO_BRACKETS), kind)
+
+    def listed(self, text: bytes, kind: Kind) -> npt.NDArray[Any]:
+        """See `NumberReader`."""
+        return _array(orjson.loads(_flat(text)), kind)
+
+
+def around_numbers(body: bytes, quoted: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """The text before the list under the quoted key, the list, and the text behind it; None where there is none.
+
+    None, too, where the key comes again. Only as the text of a JSON document the three together mean what they seem to.
+    """
+    at = body.find(quoted) + len(quoted)
+    if at < len(quoted) or not (found := _BEFORE_A_LIST.match(body, at)):
+        return None
+    start = found.end()
+    numbers = _list_of_numbers(body, start)
+    end = start + len(numbers)
+    return None if body.find(quoted, end) >= 0 else (body[:start], numbers, body[end:])
 
 
 def _with_flat_lists(body: bytes, quoted: bytes) -> bytes:

@@ -123,6 +123,17 @@ def numbers(array: object, datatype: str, reader: NumberReader = READER) -> npt.
         return None
 
 
+def numbers_of(text: bytes, datatype: str, reader: NumberReader = READER) -> npt.NDArray[Any] | None:
+    """The same for the text of a nested array."""
+    kind = buffer_kind(datatype)
+    if not kind:
+        return None
+    try:
+        return _narrow(reader.listed(text, kind), datatype)
+    except UNREADABLE:
+        return None
+
+
 def _narrow(wide: npt.NDArray[Any], datatype: str) -> npt.NDArray[Any] | None:
     """The numbers as that datatype's; None where whole numbers do not fit."""
     with np.errstate(over="ignore"):

@@ -4,7 +4,8 @@ import math
 import time
 from collections.abc import Callable
 
-_COLD_ROWS = 128  # that may be in flight before anything was answered, or two batches
+_COLD_ROWS = 128  # that may be in flight before anything was answered, or two batches,
+_COLD_ROWS_PER_S = 50  # or what a model that answers so many has answered in half of the deadline
 _COLD_SHARE = 1 / 8  # of the deadline: for so long may the first answer take before others are refused
 _WINDOW_ROWS = 16  # a window with so many rows may end after one run of a batch
 _WINDOW_SHARE = 0.25  # of the time that a request takes: how long a window with fewer rows lasts
@@ -36,7 +37,8 @@ class Flow:
     nothing in flight is always let in: its answer shows what the workers can do now. Goodput stays near the peak where
     the deadline is five runs of a full batch or more; with less, fewer requests are let in, and not more of them late.
 
-    Before the first answer nothing is known: two batches (at least 128 rows) are let in, for an eighth of the deadline.
+    Before the first answer nothing is known: two batches (at least 128 rows) are let in, or as many as a model that
+    answers 50 rows a second would answer in half of the deadline; for an eighth of the deadline.
     The first answer counts as if a full batch took √(batch size) times as long as one row, until batches have run.
     """
 
@@ -143,7 +145,8 @@ class Flow:
         row_s = self._row_s
         if row_s is None:
             is_early = self._clock() - self._window_began < _COLD_SHARE * timeout_s
-            return 0.0 if is_early and ahead + rows <= max(_COLD_ROWS, 2 * self._batch) else 1.0
+            most = max(_COLD_ROWS, 2 * self._batch, _SPEED_RESERVE * timeout_s * _COLD_ROWS_PER_S)
+            return 0.0 if is_early and ahead + rows <= most else 1.0
         if row_s * (ahead + rows) + self._run_s <= _SPEED_RESERVE * timeout_s:  # almost always
             return 0.0
         queue_s = max(_SPEED_RESERVE * timeout_s, _LEAST_RUNS * self._run_s)

@@ -76,7 +76,8 @@ class Certificates:
             ) from None
         if authority is not None:
             try:
-                context.load_verify_locations(cadata=authority.decode("ascii"))
+                # Between certificates there may be comments in any language.
+                context.load_verify_locations(cadata=authority.decode("ascii", "ignore"))
             except (OSError, ValueError) as error:
                 raise CertificateError(f"{self._authority} holds no certificates: {_why(error)}") from None
             context.verify_mode = ssl.CERT_REQUIRED if self.client_auth == "required" else ssl.CERT_OPTIONAL

@@ -121,6 +121,7 @@ def _options(settings: ServingSettings, largest_bytes: int) -> tuple[tuple[str, 
         ("grpc.max_allowed_incoming_connections", grpc_connections(settings.max_grpc_connections)),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.max_connection_idle_ms", int(settings.keep_alive_timeout_s * 1000)),
+        ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000) or _MANY),
         ("grpc.keepalive_time_ms", _PING_MS),
         ("grpc.keepalive_timeout_ms", _PING_ANSWER_MS),
     )

@@ -28,10 +28,12 @@ class Pacer:
 
     def _run(self) -> None:
         ends = time.perf_counter() + _TURN_S  # the loop's own clock stands still within a turn
-        while self._pieces:
-            self._pieces.popleft()()
-            if time.perf_counter() > ends:
-                break
-        self._is_scheduled = False
-        if self._pieces:
-            self._schedule()
+        try:
+            while self._pieces:
+                self._pieces.popleft()()
+                if time.perf_counter() > ends:
+                    break
+        finally:  # the others go on, even where one failed, of which the loop tells
+            self._is_scheduled = False
+            if self._pieces:
+                self._schedule()

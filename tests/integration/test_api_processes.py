@@ -273,10 +273,27 @@ def test_a_process_that_cannot_start_ends_all_with_the_reason(queue: RedisServer
     assert f"port {port} on 127.0.0.1 cannot be used" in ran.stderr
 
 
+def test_processes_that_cannot_start_end_with_their_reason_and_no_trace(queue: RedisServer, tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{")
+    environment = os.environ | {
+        "MILLRACE_REDIS_URL": queue.url,
+        "MILLRACE_SERVING_KEYS_FILE": str(tmp_path / "keys.json"),
+    }
+    command = [sys.executable, "-m", "serving", "--processes=2", f"--port={free_port()}", f"--grpc-port={free_port()}"]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert "keys.json is no file of keys" in ran.stderr
+    assert "an API process could not start, so all end" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_all_stop_when_the_one_that_started_them_is_told_to_or_is_gone(
-    queue: RedisServer, tmp_path: Path, number: signal.Signals
+    queue: RedisServer, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    place = tmp_path / ("long" * 25)  # longer than the path of a socket can be
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
     with ApiProcess(queue.url, tmp_path / "log", processes=COUNT, drain_timeout_s=1) as api:
         folder = Path(json.loads(members(api)[0].cmdline()[-1])["folder"])
         all_of_them = psutil.Process(api.process.pid).children(recursive=True)
@@ -285,7 +302,7 @@ def test_all_stop_when_the_one_that_started_them_is_told_to_or_is_gone(
         until(lambda: not any(map(is_alive, all_of_them)), 30, "the end of all")
         if number == signal.SIGTERM:
             assert api.process.wait(10) == 0
-            assert not folder.exists()
+        assert not folder.exists()
 
 
 class Load:

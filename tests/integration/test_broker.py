@@ -13,7 +13,7 @@ import redis
 from millrace.broker.base import Append, Broker, Delivery, Held, Limits, Reply, Room
 from millrace.broker.depth import QueueDepth, StreamDepth
 from millrace.broker.fragments import Reference, read_reference
-from millrace.broker.keys import DEAD_LETTERS_BYTES, PRIORITIES, Queue, consumer_name
+from millrace.broker.keys import DEAD_LETTERS_BYTES, ONLY_BULK, PRIORITIES, URGENT, USAGE, Queue, consumer_name
 from millrace.broker.memory import MemoryBroker
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.desired_state import DesiredState
@@ -84,10 +84,46 @@ def test_bulk_is_taken_one_block_at_a_time_and_only_where_nothing_else_waits(bro
 def test_a_consumer_that_wants_no_bulk_gets_none(broker: Broker) -> None:
     appended(broker, one(b"b", priority="bulk"))
     consumer = broker.consumer(QUEUE, "c")
-    assert [consumer.exchange([], [], count=9, block_ms=ms, takes_bulk=False) for ms in (0, 20)] == [[], []]
+    assert [consumer.exchange([], [], count=9, block_ms=ms, priorities=URGENT) for ms in (0, 20)] == [[], []]
     appended(broker, one(b"n"))
-    assert blocks(consumer.exchange([], [], count=9, block_ms=0, takes_bulk=False)) == [b"n"]
+    assert blocks(consumer.exchange([], [], count=9, block_ms=0, priorities=URGENT)) == [b"n"]
     assert blocks(consumer.exchange([], [], count=9, block_ms=0)) == [b"b"]
+
+
+def test_a_consumer_of_bulk_takes_nothing_else_and_waits_for_it(broker: Broker) -> None:
+    consumer, taken = broker.consumer(QUEUE, "c"), list[Delivery]()
+    appended(broker, one(b"n"))
+
+    def take(block_ms: int) -> list[Delivery]:
+        return consumer.exchange([], [], count=9, block_ms=block_ms, priorities=ONLY_BULK)
+
+    assert take(20) == []
+    waiting = threading.Thread(target=lambda: taken.extend(take(20_000)))
+    waiting.start()
+    appended(broker, one(b"b1", priority="bulk"), one(b"b2", priority="bulk"))
+    waiting.join()
+    assert blocks(taken) == [b"b1"]
+
+
+def test_whoever_takes_nothing_of_bulk_learns_that_there_is_some(broker: Broker) -> None:
+    consumer, seen = broker.consumer(QUEUE, "c"), []
+    for block in (one(b"n"), one(b"b", priority="bulk")):
+        appended(broker, block)
+        consumer.exchange([], [], count=9, block_ms=20, priorities=URGENT)
+        seen.append(consumer.has_bulk)
+    assert seen == [False, True]
+
+
+def test_lost_blocks_are_claimed_by_who_takes_their_priority(broker: Broker) -> None:
+    appended(broker, one(b"n"), one(b"b", priority="bulk"))
+    dead = broker.consumer(QUEUE, "dead")
+    assert [blocks(dead.exchange([], [], count=9, block_ms=0)) for _ in range(2)] == [[b"n"], [b"b"]]
+    consumer = broker.consumer(QUEUE, "c")
+    claimed = [
+        [blocks(consumer.claim(lease_ms=0, count=9, priorities=priorities)) for _ in range(2)]
+        for priorities in (ONLY_BULK, URGENT)
+    ]
+    assert [found[0] for found in claimed] == [[b"b"], [b"n"]]
 
 
 def test_a_consumer_that_serves_others_finds_bulk_that_came_meanwhile(broker: Broker) -> None:
@@ -1118,5 +1154,21 @@ def test_api_processes_tell_each_other_what_they_were_asked(broker: Broker) -> N
         finally:
             await one.close()
             await two.close()
+
+    asyncio.run(run())
+
+
+def test_what_another_version_told_of_its_usage_keeps_no_process_from_telling(redis_server: RedisServer) -> None:
+    async def run() -> None:
+        link = RedisBroker(redis_server.url).producer("one")
+        try:
+            await link.heartbeat()
+            with redis.Redis.from_url(redis_server.url) as client:
+                client.hset(USAGE, mapping={"old": b"a form of its own", "older": b""})
+                for _ in range(2):
+                    assert await link.exchange_usage(b"1 a") == {"one": b"1 a"}
+                assert client.hkeys(USAGE) == [b"one"]
+        finally:
+            await link.close()
 
     asyncio.run(run())

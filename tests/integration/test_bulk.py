@@ -1,10 +1,9 @@
-"""Bulk at a worker: item by item, callers in between, and the same items whatever happens."""
+"""Bulk at a worker: the same items whatever happens, and how it gets there."""
 
 import asyncio
-import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from jobs.rows import Answer, Block, Rows
-from millrace.broker.base import Broker, Delivery, Limits
-from millrace.broker.memory import MemoryBroker, MemoryConsumerLink
+from millrace.broker.base import Broker, Limits
+from millrace.broker.keys import ONLY_BULK
 from millrace.calling.call import Call
 from millrace.calling.caller import QueueCaller
 from millrace.protocol.errors import NoWorker, PayloadTooLarge, QueueFull
@@ -24,7 +23,6 @@ from serving.queueing.requests import InferenceResponse
 from tests.support.running import until
 from tests.support.working import (
     QUEUE,
-    SIGNATURE,
     Scripted,
     ask,
     block_of,
@@ -37,14 +35,9 @@ from tests.support.working import (
     request_of,
     serving,
 )
-from worker.loading.budget import Budget
-from worker.loading.bulk import cheapest, measured_rows
 from worker.loading.model import Model
-from worker.loading.samples import Subject
-from worker.preprocessing.preparation import Preparation
-from worker.running.cores import Spent
 from worker.running.loop import Instance
-from worker.running.turns import BulkTurns
+from worker.running.status import InstanceStatus
 
 
 class Stopping:
@@ -85,21 +78,26 @@ def put_bulk(broker: Broker, rows: list[float], items: list[int]) -> None:
     asyncio.run(run())
 
 
-def seconds() -> Callable[[], float]:
-    """A clock that goes on by a second whenever it is read."""
-    count = itertools.count()
-    return lambda: float(next(count))
-
-
 def test_callers_come_between_the_items_of_a_block_of_bulk(broker: Broker) -> None:
     compute = Stopping()
     put_bulk(broker, [1, 1, 2, 2, 3], [2, 2, 1])
-    with instance_of(broker, model_of(Scripted(compute)), monotonic=seconds()):
+    with instance_of(broker, model_of(Scripted(compute))):
         assert compute.has_begun.wait(30)
         put(broker, request_of([[10]]), request_of([[11]]))
         compute.go_on.set()
         until(lambda: len(compute.seen) == 4)
     assert compute.seen == [1, 10, 2, 3]
+
+
+def test_an_instance_for_bulk_leaves_callers_to_others(broker: Broker) -> None:
+    backend, status = Scripted(doubles), InstanceStatus()
+    status.takes = ONLY_BULK
+    put(broker, request_of([[7]]))
+    put_bulk(broker, [1, 1, 1], [2, 1])
+    with instance_of(broker, model_of(backend), status=status):
+        until(lambda: len(backend.runs) == 2)
+    assert backend.runs == [2, 1]
+    assert not is_empty(broker)
 
 
 def test_bulk_never_shares_a_run_with_others_and_keeps_its_items_when_it_is_lost(broker: Broker) -> None:
@@ -129,78 +127,6 @@ def test_what_callers_wait_for_bulk_is_no_sign_of_a_long_queue(broker: Broker) -
     (answer,) = answers
     assert isinstance(answer, InferenceResponse)
     assert answer.timings.batch_ms > 50 > answer.timings.queue_ms
-
-
-class Waits(MemoryConsumerLink):
-    """Notes how long each exchange waits for callers alone."""
-
-    def __init__(self, broker: MemoryBroker) -> None:
-        super().__init__(broker, QUEUE, "w")
-        self.rests: list[int] = []
-
-    def exchange(self, *args: Any, block_ms: int, takes_bulk: bool = True, **options: Any) -> list[Delivery]:
-        if options["count"] and not takes_bulk:
-            self.rests.append(block_ms)
-        return super().exchange(*args, block_ms=block_ms, takes_bulk=takes_bulk, **options)
-
-
-@pytest.mark.parametrize(("has_callers", "rests"), [(True, [40, 40]), (False, [])])
-def test_bulk_rests_where_it_has_to_wait_for_a_processor_and_callers_use_the_model(
-    has_callers: bool, rests: list[int]
-) -> None:
-    broker = MemoryBroker()
-    link, backend, stood_still = Waits(broker), Scripted(doubles), time.monotonic()
-    waited = itertools.count()  # each item runs for 10 ms and waits for 20 ms
-    instance = Instance(
-        model_of(backend),
-        link,
-        worker="w",
-        clock=broker.worker().clock,
-        lease_ms=60_000,
-        monotonic=lambda: stood_still,
-        times=lambda: Spent(n := next(waited) / 100, 2 * n),
-    )
-    if has_callers:
-        put(broker, request_of([[1]]))
-    put_bulk(broker, [2, 3, 4], [1, 1, 1])
-    thread = threading.Thread(target=instance.run)
-    thread.start()
-    until(lambda: len(backend.runs) == 3 + has_callers)
-    instance.drain()
-    thread.join()
-    assert link.rests == rests
-
-
-def test_while_callers_use_a_model_one_of_its_instances_takes_no_bulk() -> None:
-    now_s = 0.0
-    turns = BulkTurns(3, lambda: now_s)
-    assert [turns.begin() for _ in range(3)] == [True, True, True]
-    turns.callers_came()
-    turns.end()
-    assert not turns.begin()
-    turns.end()
-    assert turns.begin()
-    now_s = 2.0
-    assert turns.begin()
-    alone = BulkTurns()
-    alone.callers_came()
-    assert alone.begin()
-
-
-def test_an_instance_without_a_turn_leaves_bulk_to_others_and_answers_callers(broker: Broker) -> None:
-    turns = BulkTurns(2, lambda: 0.0)
-    turns.callers_came()
-    assert turns.begin()  # the other instance has bulk in hand
-    backend = Scripted(doubles)
-    put_bulk(broker, [1, 1], [2])
-    put(broker, request_of([[7]]))
-    with instance_of(broker, model_of(backend), turns=turns):
-        until(lambda: is_empty(broker))
-        assert backend.runs == [1]
-        turns.end()
-        put(broker, request_of([[7]]))  # which ends its waiting for callers
-        until(lambda: len(backend.runs) == 3)
-    assert backend.runs == [1, 1, 2]
 
 
 # Calls
@@ -233,8 +159,8 @@ def test_a_call_of_bulk_is_cut_into_blocks_and_items_and_answered_in_order(broke
     async def run() -> list[Any]:
         caller = QueueCaller(broker.producer("caller"))
         await caller.refresh()
-        parts = await caller.answers(call_of(caller, 21, priority="bulk", item_rows=3))
-        large = await caller.answers(call_of(caller, 5, 300_000, priority="bulk", item_rows=2))
+        parts = await caller.answers(call_of(caller, 21, priority="bulk"))
+        large = await caller.answers(call_of(caller, 5, 300_000, priority="bulk"))
         await caller.close()
         assert all(
             (2 * np.arange(1_500_000).reshape(5, -1)[i] == part["y"].to_numpy()).all() for i, part in enumerate(large)
@@ -243,7 +169,7 @@ def test_a_call_of_bulk_is_cut_into_blocks_and_items_and_answered_in_order(broke
 
     with serving(broker, model):
         assert asyncio.run(run()) == [2 * value for value in range(21)]
-    assert backend.runs[:8] == [3, 3, 2, 3, 3, 2, 3, 2]
+    assert backend.runs == [8, 8, 5, 1, 1, 1, 1, 1]
 
 
 def test_calls_of_bulk_have_limits_of_their_own_and_say_so(broker: Broker) -> None:
@@ -301,50 +227,3 @@ def test_a_jobs_rows_are_answered_in_order_and_wait_where_other_jobs_have_all_ro
     found = [value for answer in answers if answer.outputs for (value,) in answer.outputs["y"].to_numpy()]
     assert found == [2.0 * number for number in range(640, 840) if number != 666]
     assert is_empty(broker)
-
-
-# How many rows run at once
-
-
-class Timed:
-    """A backend whose runs take `fixed_s` and `row_s` for each row, on a clock of their own."""
-
-    def __init__(self, fixed_s: float, row_s: float) -> None:
-        self.now_s = 0.0
-        self._fixed_s, self._row_s = fixed_s, row_s
-
-    def __call__(self, x: Any) -> Any:
-        self.now_s += self._fixed_s + self._row_s * len(x)
-        return x * 2
-
-
-@pytest.mark.parametrize(("row_s", "rows"), [(0.01, 1), (0.0, 8)])
-def test_how_many_rows_of_bulk_run_at_once_is_measured_when_a_model_is_loaded(row_s: float, rows: int) -> None:
-    timed = Timed(0.0001, row_s)
-    subject = Subject(signature=SIGNATURE, preparation=Preparation(), axes={})
-    budget = Budget(peak=lambda: 0)
-    found = measured_rows(Scripted(timed), {"serving_default": subject}, 8, budget, lambda: timed.now_s)
-    assert found == rows
-
-
-def test_where_there_is_no_time_to_measure_a_full_batch_runs_at_once() -> None:
-    timed = Timed(1.0, 1.0)
-    subject = Subject(signature=SIGNATURE, preparation=Preparation(), axes={})
-    budget = Budget(seconds=3, peak=lambda: 0, monotonic=lambda: timed.now_s)
-    assert measured_rows(Scripted(timed), {"serving_default": subject}, 8, budget, lambda: timed.now_s) == 8
-
-
-@pytest.mark.parametrize(
-    ("one_ms", "full_ms", "rows"),
-    [
-        (0.35, 10.0, 8),  # a small CNN: a batch gains little
-        (30.0, 950.0, 1),  # a large one: nothing
-        (5.0, 8.0, 32),  # an accelerator: all
-        (0.02, 0.5, 32),  # tiny: what is around a run costs more than the run
-        (3.0, 3.0, 32),
-    ],
-)
-def test_as_few_rows_of_bulk_run_at_once_as_cost_little_more_than_a_batch(
-    one_ms: float, full_ms: float, rows: int
-) -> None:
-    assert cheapest(one_ms / 1000, full_ms / 1000, 32) == rows

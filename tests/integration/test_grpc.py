@@ -638,6 +638,59 @@ async def test_an_idle_connection_is_closed_and_the_next_call_opens_another() ->
 
 
 @run
+async def test_connections_end_by_their_age_and_no_call_notices() -> None:
+    async with running(max_connection_age_s=0.3) as b:
+        ended = 0
+        slow = b.infer(1, timeout=20)
+        await b.until(lambda: b.queued() == 1)
+        state = b.channel.get_state()
+        async with asyncio.timeout(20):
+            while ended < 3:
+                await b.call(LIVE, rpc.message("inference.ServerLiveRequest")())
+                before, state = state, b.channel.get_state()
+                ended += before == grpc.ChannelConnectivity.READY != state
+        assert infer_response(await b.answered(slow))[1] == [2]
+
+
+@run
+async def test_a_client_that_may_try_again_does_so_where_the_server_is_unavailable() -> None:
+    policy = {
+        "maxAttempts": 5,
+        "initialBackoff": "0.6s",
+        "maxBackoff": "0.6s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    config = json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}]})
+    async with running(ready=False) as b:
+        target = f"127.0.0.1:{b.settings.grpc_port}"
+        async with grpc.aio.insecure_channel(target, options=[("grpc.service_config", config)]) as channel:
+            call = channel.unary_unary(INFER)(infer_request(3).SerializeToString(), timeout=20)
+            await b.until(lambda: b.counted(503))
+            b.announce()
+            assert infer_response(await b.answered(call))[1] == [6]
+        assert (await refused(b.infer(1, timeout=1e-3)))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@run
+async def test_a_client_may_ask_for_a_sign_of_life_again_and_again() -> None:
+    options = [
+        ("grpc.keepalive_time_ms", 20),
+        ("grpc.keepalive_timeout_ms", 2000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    async with running() as b:
+        target = f"127.0.0.1:{b.settings.grpc_port}"
+        async with grpc.aio.insecure_channel(target, options=options) as channel:
+            call = channel.unary_unary(INFER)(infer_request(3).SerializeToString(), timeout=20)
+            await b.until(lambda: b.queued() == 1)
+            await asyncio.sleep(0.5)  # in which pings come
+            assert infer_response(await b.answered(call))[1] == [6]
+            assert channel.get_state() == grpc.ChannelConnectivity.READY
+
+
+@run
 async def test_a_port_that_is_taken_is_an_error() -> None:
     async with running() as b:
         (*_, other) = servers_of(b.service, Api(b.service), asyncio.Event())

@@ -1,6 +1,7 @@
 """Open gRPC streams whose callers mean no good: an API process stays within the memory that it printed."""
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def half_sent(stack: ExitStack, port: int, message: bytes) -> Any:
 @pytest.mark.parametrize(
     ("server", "words"),
     [
-        ("own", "the server holds all the bytes that it may"),
+        ("own", "holds all the bytes that it may|others need its room"),  # of one that took more than a second
         pytest.param("grpcio", "the stream waited for a message", marks=pytest.mark.slow),
     ],
 )
@@ -98,7 +99,7 @@ def test_streams_whose_messages_stop_in_the_middle_are_given_up_before_memory_en
         # On a machine that takes 10 s for this, the first ones end because the rest of their frame did not come.
         given_up = [call for call in calls if call.done() and call.code() != grpc.StatusCode.UNAVAILABLE]
         assert {call.code() for call in given_up} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert words in given_up[0].details()
+        assert re.search(words, given_up[0].details())
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             live = channel.unary_unary(f"{SERVICE}/ServerLive")(b"", timeout=30)
         assert rpc.message("inference.ServerLiveResponse").FromString(live).live

@@ -21,6 +21,7 @@ from serving.settings import ServingSettings
 from serving.transport.budget import Budget
 from serving.transport.handler import Done
 from serving.transport.http2 import frames
+from serving.transport.http2.exchange import SPARE_BYTES
 from serving.transport.http2.frames import ErrorCode
 from serving.transport.http_server import HttpServer
 from serving.transport.request_head import RequestHead
@@ -422,11 +423,39 @@ async def test_answers_behind_a_full_socket_wait_counted_and_go_on() -> None:
 
 
 @run
+async def test_the_end_of_a_body_finds_an_open_window() -> None:
+    hello = frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: MB}) + frames.window_update(0, 2**30)
+    async with running() as b, connected(b.settings.port, hello) as client:
+        call = message(wide_request(1, 50_000).SerializeToString())
+        exact = wide_request(1, 16_370)  # all that a window holds that is not opened
+        exact.id = "x" * (frames.DEFAULT_WINDOW - 5 - 2 - exact.ByteSize())
+        assert len(message(exact.SerializeToString())) == frames.DEFAULT_WINDOW
+        document = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}).encode()
+        for stream, fields, body in (
+            (1, CALL, call),
+            (3, CALL, message(exact.SerializeToString())),
+            (5, rest("POST", "/v2/models/m/infer", ("content-length", "100000")), document.ljust(100_000)),
+        ):
+            client.send(headers(stream, fields))
+            sent, window = 0, frames.DEFAULT_WINDOW
+            while sent < len(body) or not window:
+                if count := min(window, frames.MAX_FRAME_BYTES, len(body) - sent):
+                    client.send(data(stream, body[sent : sent + count], ends=False))
+                    sent, window = sent + count, window - count
+                if not window:
+                    update = await client.until(lambda f, s=stream: f.kind == frames.WINDOW_UPDATE and f.stream == s)  # type: ignore[misc]
+                    client.frames.remove(update)
+                    window += frames.number(update.payload)
+            client.send(data(stream, b""))
+            assert await b.answered(client.body(stream))
+
+
+@run
 async def test_what_a_message_announces_is_counted_and_a_slow_one_is_given_up() -> None:
     async with running(request_timeout_ms=700) as b, connected(b.settings.grpc_port) as client:
         client.send(headers(1, CALL), data(1, b"\0" + (5 * MB).to_bytes(4, "big") + b"x", ends=False))
         opened = await client.until(lambda f: f.kind == frames.WINDOW_UPDATE and f.stream == 1)
-        assert frames.number(opened.payload) + frames.DEFAULT_WINDOW == 5 * MB + 5
+        assert frames.number(opened.payload) + frames.DEFAULT_WINDOW == 5 * MB + 5 + SPARE_BYTES
         assert b.service.budget.used == 5 * MB
         assert (await client.fields(1))["grpc-status"] == "4"
         assert b.service.budget.used == 0

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import io
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -95,6 +96,21 @@ def test_a_scored_file_has_every_row_in_order(jobs: Jobs) -> None:
     assert is_complete(jobs, jobs.ended(job.id), 1050)
     until(lambda: not (jobs.store.job_folder(job.id) / "parts").exists(), 10, "the end of the parts")
     assert {"started", "finished"} <= {line.text for line in jobs.store.logs(job.id)}
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the system has no SCHED_IDLE")
+def test_the_process_that_runs_a_part_gives_way_to_everybody_and_the_program_does_not(jobs: Jobs) -> None:
+    program = psutil.Process(jobs.start(MILLRACE_JOBS_GIVES_WAY="true").pid)
+    job = jobs.submit(TINY, csv_of(20_000))
+
+    def gives_way() -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            return any(os.sched_getscheduler(each.pid) == os.SCHED_IDLE for each in program.children())
+        return False
+
+    until(gives_way)
+    assert os.sched_getscheduler(program.pid) == os.SCHED_OTHER
+    jobs.store.cancel(job.id)
 
 
 def test_a_job_whose_program_is_killed_again_and_again_goes_on_within_10_s_with_the_same_bytes(jobs: Jobs) -> None:

@@ -1,11 +1,14 @@
 """Where jobs' files may be: below a root and nowhere else, at web servers, and in a store that speaks S3."""
 
+import contextlib
 import http.server
 import importlib
 import io
 import json
 import os
+import socket
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,6 +180,8 @@ def test_a_file_of_a_web_server_is_fetched_once(tmp_path: Path) -> None:
         ((HTTPStatus.BAD_GATEWAY, {}, b""), "127.0.0.1 answered 502 Bad Gateway", 3),
         ((HTTPStatus.FOUND, {"Location": "file:///etc/passwd"}, b""), "'file:///etc/passwd' is not allowed", 1),
         ((HTTPStatus.FOUND, {"Location": "https://127.0.0.1/"}, b""), "redirected to https://, which is not", 1),
+        ((HTTPStatus.FOUND, {"Location": "http://[::1"}, b""), "127.0.0.1 redirects to what is no URL", 1),
+        ((HTTPStatus.FOUND, {"Location": "http://a..b/"}, b""), "'a..b' is no name of a host", 1),
     ],
 )
 def test_a_file_that_a_web_server_does_not_give_is_the_callers_to_know(
@@ -196,6 +201,68 @@ def test_a_web_server_that_sends_hardly_anything_is_given_up(tmp_path: Path) -> 
         slow = WebFiles(["http"], allow_private=True, clock=lambda: float(next(times)))
         with pytest.raises(InvalidRequest, match=r"127\.0\.0\.1 sends fewer than 16384 bytes a second"):
             slow.fetch(f"{url}/a.csv", tmp_path / "a.csv", lambda _: None)
+
+
+def test_a_length_that_is_no_number_is_passed_over(tmp_path: Path) -> None:
+    with web_server({"/a.csv": (HTTPStatus.OK, {"Content-Length": "many"}, b"a\n1\n")}) as (url, _):
+        here = job(tmp_path, protocols="http", url_private=True)
+        assert places.input_path(here, f"{url}/a.csv").read_bytes() == b"a\n1\n"
+
+
+@contextmanager
+def raw_server(begin: bytes, more: bytes, most: int) -> Iterator[tuple[str, list[int]]]:
+    """Sends each caller `begin` and then `more` again and again, `most` times in all.
+
+    Its URL, and how many bytes its callers took.
+    """
+    taken: list[int] = []
+    left = threading.Event()
+
+    def answer(listening: socket.socket) -> None:
+        while not left.is_set():
+            opened, _ = listening.accept()
+            with opened, contextlib.suppress(OSError):
+                opened.sendall(begin)
+                while len(taken) < most and not left.wait(0.01):
+                    taken.append(opened.send(more))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        yield f"http://127.0.0.1:{address[1]}/a.csv", taken
+        left.set()
+        socket.create_connection(address).close()
+        thread.join()
+
+
+@pytest.mark.parametrize("begin", ["HTTP/1.1 200 OK\r\nX: ", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;"])
+def test_a_web_server_whose_lines_never_end_is_hung_up_on(tmp_path: Path, begin: str) -> None:
+    with raw_server(begin.encode(), b"x", 10_000) as (url, _):
+        web = WebFiles(["http"], allow_private=True, patience_s=0.1, wait=lambda _: None)
+        with pytest.raises(InvalidRequest, match=r"127\.0\.0\.1 cannot be read: it sends nothing for 0\.1 s"):
+            web.fetch(url, tmp_path / "a.csv", lambda _: None)
+
+
+def test_the_body_of_a_redirect_is_not_read(tmp_path: Path) -> None:
+    with raw_server(b"HTTP/1.1 302 Found\r\nLocation: /a.csv\r\n\r\n", bytes(8_000_000), 8) as (url, taken):
+        web = WebFiles(["http"], allow_private=True, wait=lambda _: None)
+        with pytest.raises(InvalidRequest, match="answered 302"):
+            web.fetch(url, tmp_path / "a.csv", lambda _: None)
+        assert sum(taken) < 40_000_000
+
+
+def test_a_name_of_many_addresses_takes_no_longer_than_one() -> None:
+    with contextlib.ExitStack() as opened:
+        full = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = full.getsockname()[1]
+        with contextlib.suppress(TimeoutError):
+            while True:  # until nobody is let in any more
+                opened.enter_context(socket.create_connection(("127.0.0.1", port), 0.1))
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            addresses.reached(["127.0.0.1"] * 40, port, 0.25)
+        assert time.monotonic() - began < 5
 
 
 def test_what_is_fetched_counts_as_what_jobs_keep(tmp_path: Path) -> None:

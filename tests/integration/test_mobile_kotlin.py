@@ -105,6 +105,7 @@ def _images() -> dict[str, Image.Image]:
         "light on dark in a shadow": Image.fromarray(255 - np.asarray(_sheet(shadow))),
         "blank": Image.new("L", (100, 90), 230),
         "noise": _sheet(extra="blank"),
+        "light that falls off": Image.fromarray((230 - 150 * np.exp(-9 * (rows**2 + columns**2))).astype(np.uint8)),
         "narrow": Image.new("L", (3, 200), 9),
         "thumbnail": _sheet().resize((26, 30), Image.Resampling.BOX),
         "enlarged": _sheet(vignette).resize((910, 1050), Image.Resampling.BICUBIC),

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import socket
 import sys
 import threading
@@ -204,6 +205,27 @@ def test_a_file_is_closed_after_an_hour(tmp_path: Path) -> None:
         wall.now_s += 2000
     written.close()
     assert len(list(tmp_path.glob("a model/*.jsonl"))) == 2
+
+
+def test_a_disk_that_was_full_costs_no_line_but_those_that_came_meanwhile(tmp_path: Path) -> None:
+    written = files(tmp_path, Wall(), most_bytes=80_000)
+    written.append("m", b"a" * 7999 + b"\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9500, before[1]))
+    try:
+        for line in (b"b" * 4999 + b"\n", b"c" * 3999 + b"\n"):
+            written.append("m", line)
+        with pytest.raises(OSError, match=r"large|left"):
+            written.append("m", b"d" * 999 + b"\n")
+        written.append("m", b"e" * 1999 + b"\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    written.append("m", b"f" * 9999 + b"\n")
+    written.prune()
+    written.append("m", b"g\n")
+    assert sorted(line[0] for line in lines_of(tmp_path)) == ["a", "b", "c", "e", "f", "g"]
+    assert {len(line) for line in lines_of(tmp_path)} == {7999, 4999, 3999, 1999, 9999, 1}
+    written.close()
 
 
 def test_a_disk_that_cannot_be_written_costs_records_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

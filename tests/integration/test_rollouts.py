@@ -82,13 +82,19 @@ def traffic(stack: Parts) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("version", "reason"), [(SLOW, "p90<90ms"), (FAILING, "errors<5%"), (DISAGREEING, "agreement>0.95")]
+    ("version", "reason", "promote_if"),
+    [
+        (SLOW, "p90<90ms", "p90<90ms, errors<5%, agreement>0.95"),
+        (FAILING, "errors<5%", "p90<90ms, errors<5%"),
+        (FAILING, "agreement>0.95", "agreement>0.95"),  # of copies that have no answer, too
+        (DISAGREEING, "agreement>0.95", "p90<90ms, errors<5%, agreement>0.95"),
+    ],
 )
 def test_a_version_that_is_worse_goes_back_and_the_record_says_why(
-    version: int, reason: str, stack: Parts, load: list[int], capsys: pytest.CaptureFixture[str]
+    version: int, reason: str, promote_if: str, stack: Parts, load: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        roll_out(stack, version)
+        roll_out(stack, version, "--promote-if", promote_if)
     assert end.value.code == 1
     assert f"went back from version {version} of m: {reason} does not hold" in capsys.readouterr().out
     after = traffic(stack)

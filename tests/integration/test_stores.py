@@ -19,7 +19,7 @@ from worker.mirroring.cache import Cache, CacheError
 from worker.mirroring.layout import Key, layout
 from worker.mirroring.mirror import Mirror
 from worker.mirroring.selection import select
-from worker.mirroring.store import Store, StoredFile, model_name
+from worker.mirroring.store import Store, StoredFile, StoreError, model_name
 from worker.settings import WorkerSettings
 
 MakeModel = Callable[..., Path]
@@ -336,6 +336,15 @@ def test_a_folder_that_cannot_be_read_is_not_one_that_is_gone(files: Path, tmp_p
         assert mirrored.look_twice() == {("m", 1), ("n", 1)}
 
 
+def test_a_web_server_whose_folders_have_no_end_is_left(files: Path) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    put(files / "m" / "1", {"model.onnx": "one"})
+    for name in ("a", "b"):
+        (files / "m" / name).symlink_to(files / "m")
+    with web_server(files) as web, pytest.raises(StoreError, match="it has more than 60 files; name the folder"):
+        Store(web, most=60).files()
+
+
 def test_an_empty_store_leaves_all(files: Path, web: str, tmp_path: Path) -> None:
     put(files / "m" / "1", {"model.onnx": "one"}, manifest=True)
     mirrored = Mirrored(web, tmp_path / "cache")
@@ -363,6 +372,14 @@ def test_a_name_that_leads_elsewhere_refuses_its_version(path: str) -> None:
     found = layout({"m/1/model.onnx": file, path: file, "n/1/model.onnx": file}, "store")
     assert found.versions["m", 1].refused
     assert not found.versions["n", 1].refused
+
+
+def test_a_file_of_unknown_length_is_not_fetched(files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(files / "m" / "1", {"model.onnx": "one"})
+    with web_server(files, says_lengths=False) as web:
+        assert Mirrored(web, tmp_path / "cache").look_twice() == set()
+    reasons = [vars(record)["reason"] for record in caplog.records if record.getMessage().endswith("is refused")]
+    assert reasons == ["the store does not say how long 'm/1/model.onnx' is, so there may be no room for it"]
 
 
 @pytest.mark.slow
@@ -423,11 +440,16 @@ def test_what_a_killed_process_left_is_removed(files: Path, web: str, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://key:secret@bucket", "ftp://host/models", "simplecache::s3://b", "s3://", "a://b"]
-)
-def test_a_url_that_is_no_stores_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match="MILLRACE_WORKER_MODELS"):
+    "url",
+    [
+        "s3://key:secret@bucket", "ftp://host/models", "ftp://key:secret@host/models?secret", "simplecache::s3://b",
+        "s3://", "a://b", "https://host/models?sig=secret", "https://key:se/cret@host/m.onnx",
+    ],
+)  # fmt: skip
+def test_a_url_that_is_no_stores_is_refused_and_its_credentials_are_not_shown(url: str) -> None:
+    with pytest.raises(SettingsError, match="MILLRACE_WORKER_MODELS") as refused:
         load(WorkerSettings, {"MILLRACE_WORKER_MODELS": url})
+    assert "secret" not in str(refused.value)
 
 
 def test_a_cache_that_cannot_be_made_is_an_error_that_names_the_setting(tmp_path: Path) -> None:

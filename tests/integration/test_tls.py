@@ -207,10 +207,12 @@ def test_a_clients_certificate_names_it(
     files: dict[str, Path], certificates: Certificates, trusting: ssl.SSLContext
 ) -> None:
     trusting.load_cert_chain(certificates.file("client.crt"), certificates.file("client.key"))
+    authority = Path(certificates.file("commented.crt"))
+    authority.write_bytes("# Autorité de certification\n".encode() + Path(certificates.file("ca.crt")).read_bytes())
 
     @served
     async def test() -> None:
-        async with running(trusting, tls_client_ca=Path(certificates.file("ca.crt")), **files) as r:
+        async with running(trusting, tls_client_ca=authority, **files) as r:
             assert (await (await r.asked(GET)).answer())[0] == 200
             peer = r.echo.peers[-1]
             assert isinstance(peer, Peer)

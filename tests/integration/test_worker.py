@@ -205,15 +205,15 @@ def test_nothing_waits_while_there_is_something_to_do(broker: Broker) -> None:
         link = consumer(queue, name)
         exchange = link.exchange
 
-        def recorded(replies: Any, finished: Any, *, count: int, block_ms: int, takes_bulk: bool) -> Any:
+        def recorded(replies: Any, finished: Any, *, count: int, block_ms: int, **options: Any) -> Any:
             nonlocal in_hand
             in_hand -= len(finished)
             waits.append((in_hand, block_ms))
-            taken = exchange(replies, finished, count=count, block_ms=block_ms, takes_bulk=takes_bulk)
+            taken = exchange(replies, finished, count=count, block_ms=block_ms, **options)
             in_hand += len(taken)
             return taken
 
-        link.exchange = recorded  # type: ignore[method-assign, assignment]
+        link.exchange = recorded  # type: ignore[method-assign]
         return link
 
     broker.consumer = watched  # type: ignore[method-assign, assignment]

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from serving.queueing.requests import InferenceRequest
 from tests.support.offspring import Offspring
 from tests.support.running import is_alive, until
 from worker.process import Worker
-from worker.processes.host import MODULES, ModelProcesses, Parking
+from worker.processes.host import MODULES, ModelProcesses
 from worker.settings import WorkerSettings
 
 LEASE_MS = 400
@@ -109,15 +108,15 @@ class Running:
 
     def __init__(self, url: str, models: Path, **options: Any) -> None:
         self._offspring = Offspring()
-        parking = options.pop("parking", Parking())
+        own: dict[str, Any] = {name: options.pop(name) for name in ("parking", "bulk_idle_s") if name in options}
         modules = (*MODULES, *options.pop("modules", ("tests.support.breaking_format",)))
         settings = WorkerSettings(
             **{"redis_url": url, "models": models, "lease_ms": LEASE_MS, "poll_s": 0.1, "log_level": "error"} | options
         )
-        make = partial(ModelProcesses, environ=os.environ, modules=modules, parking=parking)
 
         def make_host(context: Any) -> ModelProcesses:
-            self.host = make(settings, RedisBroker(url), context)
+            broker = RedisBroker(url)
+            self.host = ModelProcesses(settings, broker, context, environ=os.environ, modules=modules, **own)
             return self.host
 
         self.worker = Worker(settings, RedisBroker(url), make_host, unload_grace_s=0.3)

@@ -51,7 +51,9 @@ class S3:
 
 
 @contextlib.contextmanager
-def web_server(folder: Path, refuses: Callable[[str], bool] = lambda path: False) -> Iterator[str]:
+def web_server(
+    folder: Path, refuses: Callable[[str], bool] = lambda path: False, *, says_lengths: bool = True
+) -> Iterator[str]:
     """The URL of a server of a folder's files; it answers 503 to the paths that it `refuses`."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -60,6 +62,10 @@ def web_server(folder: Path, refuses: Callable[[str], bool] = lambda path: False
                 self.send_error(503)
                 return None
             return super().send_head()
+
+        def send_header(self, keyword: str, value: str) -> None:
+            if says_lengths or keyword != "Content-Length":
+                super().send_header(keyword, value)
 
         def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002
 

@@ -138,7 +138,8 @@ def _tflite(variant: str, tolerance: float) -> Callable[[Any], str]:
 def _compiled(model: Any) -> str:
     from millrace.artifacts.manifest import Manifest
     from training import parity
-    from training.export import lite, shapes
+    from training.export import shapes
+    from training.export.formats import FORMATS
     from training.export.keras_model import answers_of, exports_of, named_inputs
     from training.export.model import Trained
 
@@ -147,7 +148,7 @@ def _compiled(model: Any) -> str:
     fixed = shapes.sized(trained, {name: array.shape for name, array in rows.items()}, fuses=False)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
-        path.write_bytes(lite.convert(fixed.exports))
+        FORMATS["tflite-compiled"].write(fixed, path)
         return _compared(model, parity.compiled(path), (1,), _tolerance(model))
 
 

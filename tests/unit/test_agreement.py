@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from millrace.protocol.errors import DeadlineExceeded, InvalidRequest, ModelFailed, NoWorker, QueueFull
 from millrace.protocol.messages import ModelAnnouncement
 from millrace.protocol.tensors import Tensor, encode_strings
 from serving.models.agreement import Comparisons, agreeing
@@ -54,7 +55,7 @@ def test_answers_are_compared_in_whichever_order_they_come_and_large_ones_not_at
         def count(agreed: int, differed: int) -> None:
             counted.append((agreed, differed))
 
-        first, second, failed, large = (comparisons.begin(model(), count) for _ in range(4))
+        first, second, failed, large = (comparisons.begin(model(), 2, count) for _ in range(4))
         first.answered(floats(1.0, 2.0))
         first.copy_answered(floats(1.0, 3.0))
         second.copy_answered(floats(1.0))
@@ -71,3 +72,22 @@ def test_answers_are_compared_in_whichever_order_they_come_and_large_ones_not_at
     counted, left_out = asyncio.run(run())
     assert sorted(counted) == [(1, 0), (1, 1)]
     assert left_out == 1
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_rows_of_a_copy_that_fails_differ_where_the_request_is_answered_and_the_load_is_not_why(
+    is_first: bool,
+) -> None:
+    counted: list[tuple[int, int]] = []
+    errors = (InvalidRequest("no"), ModelFailed("broken"), QueueFull("load", 1.0), NoWorker("gone"), DeadlineExceeded())
+    for error in errors:
+        comparison = Comparisons().begin(model(), 3, lambda agreed, differed: counted.append((agreed, differed)))
+        if is_first:
+            comparison.copy_failed(error)
+            comparison.answered(floats(1.0, 2.0, 3.0))
+        else:
+            comparison.answered(floats(1.0, 2.0, 3.0))
+            comparison.copy_failed(error)
+    assert counted == [(0, 3), (0, 3)]
+    Comparisons().begin(model(), 3, lambda *_: counted.append((9, 9))).copy_failed(InvalidRequest("no"))
+    assert counted == [(0, 3), (0, 3)]

@@ -300,3 +300,17 @@ def test_of_two_who_publish_one_version_the_first_is_not_overwritten(tmp_path: P
         slow.__exit__(None, None, None)
     assert (tmp_path / "m" / "1" / "model.onnx").read_text() == "quick"
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../" * 30 + "dev/zero", "zero", "folder"])
+def test_a_manifest_that_names_what_is_no_file_of_its_folder_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ManifestError, match="is no file of its folder"):
+        manifests.verify(tmp_path, Manifest(files={name: "0" * 64}))
+
+
+def test_a_manifest_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").symlink_to("/dev/zero")
+    with pytest.raises(ManifestError, match="has more than 16777216 bytes"):
+        manifests.read(tmp_path)

@@ -143,7 +143,13 @@ def test_without_the_page_no_page_may() -> None:
         assert not allows(own_page(page, b"localhost:8000"), playground=False)
 
 
-@pytest.mark.parametrize("name", ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-real-ip",
+        "x-original-uri", "x-envoy-expected-rq-timeout-ms", "x-amzn-trace-id", "cf-ray", "true-client-ip", "cdn-loop",
+    ],
+)  # fmt: skip
 def test_who_comes_through_a_proxy_is_not_on_this_machine(name: str) -> None:
     assert not allows(LOCAL | {name.encode(): b"10.0.0.1"})
     assert allows(LOCAL | {name.encode(): b"10.0.0.1"}, model_control="explicit")

@@ -123,11 +123,19 @@ def test_nothing_in_flight_is_always_let_in(clock: Clock) -> None:
 def test_before_the_first_answer_two_batches_are_let_in_for_an_eighth_of_the_deadline(clock: Clock) -> None:
     flow = Flow(64, clock)
     flow.sent("normal", 127)
-    assert flow.seconds_too_late("normal", 8.0) == 0
-    assert flow.seconds_too_late("normal", 8.0, rows=2) == 1.0
-    clock.now += 1.1
-    assert flow.seconds_too_late("normal", 8.0) == 1.0
-    assert flow.seconds_too_late("normal", 10.0) == 0
+    assert flow.seconds_too_late("normal", 4.0) == 0
+    assert flow.seconds_too_late("normal", 4.0, rows=2) == 1.0
+    clock.now += 0.6
+    assert flow.seconds_too_late("normal", 4.0) == 1.0
+    assert flow.seconds_too_late("normal", 5.0) == 0
+
+
+def test_a_first_burst_with_much_time_is_let_in_before_anything_is_known(clock: Clock) -> None:
+    flow = Flow(64, clock)
+    for _ in range(750):
+        assert flow.seconds_too_late("normal", 30.0) == 0
+        flow.sent("normal", 1)
+    assert flow.seconds_too_late("normal", 30.0) == 1.0
     assert flow.seconds_until(10**6) == 1.0
 
 

@@ -104,6 +104,7 @@ def test_fields_that_differ_in_each_call_are_read_one_by_one(huffman: bool) -> N
 
 # What breaks the rules of the connection, and the code of the GOAWAY
 
+BEGUN = frames.frame(frames.HEADERS, 0, 1, block())  # a block of headers that goes on
 BAD_FRAMES = {
     "window update of nothing": (frames.window_update(0, 0), ErrorCode.PROTOCOL_ERROR),
     "window beyond its bounds": (frames.window_update(0, 2**31 - 1), ErrorCode.FLOW_CONTROL_ERROR),
@@ -146,6 +147,72 @@ BAD_FRAMES = {
     "goaway of a stream": (frames.frame(frames.GOAWAY, 0, 1, b"x" * 8), ErrorCode.PROTOCOL_ERROR),
     "short goaway": (frames.frame(frames.GOAWAY, 0, 0, b"x"), ErrorCode.FRAME_SIZE_ERROR),
     "priority of stream 0": (frames.frame(frames.PRIORITY, 0, 0, b"x" * 5), ErrorCode.PROTOCOL_ERROR),
+    "short priority of an idle stream": (frames.frame(frames.PRIORITY, 0, 9, b"x" * 4), ErrorCode.FRAME_SIZE_ERROR),
+    "idle stream that depends on itself": (
+        frames.frame(frames.PRIORITY, 0, 9, b"\0\0\0\x09x"),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    "headers that depend on their stream": (
+        frames.frame(frames.HEADERS, 0x24, 1, b"\0\0\0\1x" + block()),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    "headers too short for their priority": (frames.frame(frames.HEADERS, 0x24, 1, b"x"), ErrorCode.FRAME_SIZE_ERROR),
+    "headers too short for their padding": (frames.frame(frames.HEADERS, 0xC, 1), ErrorCode.FRAME_SIZE_ERROR),
+    "headers with more padding than bytes": (frames.frame(frames.HEADERS, 0xC, 1, b"\x09x"), ErrorCode.PROTOCOL_ERROR),
+    "priority in a block of headers": (
+        BEGUN + frames.frame(frames.PRIORITY, 0, 1, b"\0\0\0\0x"),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    "an unknown frame in a block of headers": (BEGUN + frames.frame(77, 0, 1, b"x"), ErrorCode.PROTOCOL_ERROR),
+    "another stream in a block of headers": (BEGUN + headers(3), ErrorCode.PROTOCOL_ERROR),
+    "continuation of another stream": (BEGUN + frames.frame(frames.CONTINUATION, 4, 3), ErrorCode.PROTOCOL_ERROR),
+    "continuation of stream 0": (BEGUN + frames.frame(frames.CONTINUATION, 4, 0), ErrorCode.PROTOCOL_ERROR),
+    "continuation behind the end of a block": (
+        headers(1) + frames.frame(frames.CONTINUATION, 4, 1, block()),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    "headers on a stream that the client has reset": (
+        headers(1) + frames.rst_stream(1, ErrorCode.CANCEL) + headers(1, ends=True),
+        ErrorCode.STREAM_CLOSED,
+    ),
+    "reset of stream 0": (frames.rst_stream(0, ErrorCode.CANCEL), ErrorCode.PROTOCOL_ERROR),
+    "headers of 16 MB": (b"\xff\xff\xff\1\4\0\0\0\1", ErrorCode.FRAME_SIZE_ERROR),
+    "an unknown frame of 16 MB": (b"\xff\xff\xff\x4d\0\0\0\0\0", ErrorCode.FRAME_SIZE_ERROR),
+    "a bad setting before a good one": (
+        frames.frame(frames.SETTINGS, 0, 0, b"\0\5\0\0\0\x64" + b"\0\5\0\0\x40\0"),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    "a frame size beyond its bounds": (frames.settings({frames.MAX_FRAME_SIZE: 2**24}), ErrorCode.PROTOCOL_ERROR),
+    "a setting that moves a stream's window beyond its bounds": (
+        headers(1) + frames.window_update(1, 2**31 - 70_000) + frames.settings({frames.INITIAL_WINDOW_SIZE: 80_000}),
+        ErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    "index 0 of the table": (frames.frame(frames.HEADERS, 4, 1, b"\x80"), ErrorCode.COMPRESSION_ERROR),
+    "an index behind the table": (frames.frame(frames.HEADERS, 4, 1, b"\xff\x7f"), ErrorCode.COMPRESSION_ERROR),
+    "a table that is too large": (
+        frames.frame(frames.HEADERS, 4, 1, b"\x3f\xe2\x1f" + block()),
+        ErrorCode.COMPRESSION_ERROR,
+    ),
+    "a table behind one of no size": (
+        headers(1) + frames.frame(frames.HEADERS, 4, 3, b"\x3f\x01" + block()),
+        ErrorCode.COMPRESSION_ERROR,
+    ),
+    "a string of Huffman with EOS": (
+        frames.frame(frames.HEADERS, 4, 1, b"\0\x84\xff\xff\xff\xff\1x"),
+        ErrorCode.COMPRESSION_ERROR,
+    ),
+    "a string of Huffman with a byte of padding": (
+        frames.frame(frames.HEADERS, 4, 1, b"\0\x82\x1f\xff\1x"),
+        ErrorCode.COMPRESSION_ERROR,
+    ),
+    "a string of Huffman that is padded with zeros": (
+        headers(1) + frames.frame(frames.HEADERS, 4, 3, b"\0\x81\x18\1x"),
+        ErrorCode.COMPRESSION_ERROR,
+    ),
+    "trailers that cannot be decoded": (
+        headers(1) + frames.frame(frames.HEADERS, 5, 1, b"\xff" * 6),
+        ErrorCode.COMPRESSION_ERROR,
+    ),
 }
 
 
@@ -173,6 +240,37 @@ def test_the_first_frame_is_settings() -> None:
     assert goaway_code(parsed(session.take_output())) == ErrorCode.PROTOCOL_ERROR
 
 
+# What looks odd, and is allowed
+
+ODD = {
+    "an unknown frame": frames.frame(77, 0xFF, 0, b"x" * 100) + frames.frame(77, 0, 9),
+    "unknown flags": frames.frame(frames.PING, 0xFE, 0, bytes(8)),
+    "the reserved bit of a stream": frames.frame(frames.PING, 0, 1 << 31, bytes(8)),
+    "an unknown setting": frames.settings({0xFFFF: 7}),
+    "an unknown reason of a reset": headers(1) + frames.frame(frames.RST_STREAM, 0, 1, b"\0\0\xff\0"),
+    "an unknown reason of a goaway": frames.frame(frames.GOAWAY, 0, 0, b"\0\0\0\0\0\0\xff\0why"),
+    "the priority of an idle stream": frames.frame(frames.PRIORITY, 0, 9, b"\0\0\0\0x"),
+    "a window of no size": frames.settings({frames.INITIAL_WINDOW_SIZE: 0}),
+    "padded headers with a priority": frames.frame(frames.HEADERS, 0x2D, 1, b"\3\0\0\0\0x" + block() + bytes(3)),
+    "a window update for a stream that is closed": (
+        headers(1) + frames.rst_stream(1, ErrorCode.CANCEL) + frames.window_update(1, 5000)
+    ),
+    "a block of headers in many frames": (
+        frames.frame(frames.HEADERS, 1, 1)
+        + b"".join(frames.frame(frames.CONTINUATION, 0, 1, block()[i : i + 1]) for i in range(20))
+        + frames.frame(frames.CONTINUATION, 4, 1, block()[20:])
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_looks_odd_and_is_allowed_disturbs_no_call(case: str) -> None:
+    session, _, answers = after_hello(ODD[case])
+    assert session.fault is None
+    assert not [frame for frame in answers if frame.kind in (frames.GOAWAY, frames.RST_STREAM)]
+    assert fed(session, headers(3) + data(3, b"x"))[-1] == Received(3, b"x", ends=True)
+
+
 # What breaks the rules of a stream alone
 
 BAD_HEADS: dict[str, list[tuple[str, str]]] = {
@@ -183,6 +281,15 @@ BAD_HEADS: dict[str, list[tuple[str, str]]] = {
     "upper case": [*GRPC, ("Big", "x")],
     "a header of connections": [*GRPC, ("connection", "close")],
     "another te": [*GRPC, ("te", "gzip")],
+    "no method": [field for field in GRPC if field[0] != ":method"],
+    "no scheme": [field for field in GRPC if field[0] != ":scheme"],
+    "an empty path": [(name, "" if name == ":path" else value) for name, value in GRPC],
+    "two methods": [GRPC[0], *GRPC],
+    "two schemes": [GRPC[1], *GRPC],
+    "a name that is empty": [*GRPC, ("", "x")],
+    "a value that begins with a space": [*GRPC, ("x", " y")],
+    "an upgrade": [*GRPC, ("upgrade", "h2c")],
+    "a coding of the transfer": [*GRPC, ("transfer-encoding", "chunked")],
     "a method with a line break": [(":method", "GET\r\n"), *GRPC[1:]],
     "a line break": [*GRPC, ("x", "a\r\nb: c")],
     "connect": [(":method", "CONNECT"), *GRPC[1:]],
@@ -205,7 +312,9 @@ def test_a_head_that_is_no_request_resets_its_stream_and_no_other(case: str) -> 
         (frames.window_update(1, 0), ErrorCode.PROTOCOL_ERROR),
         (frames.window_update(1, 2**31 - 1), ErrorCode.FLOW_CONTROL_ERROR),
         (b"".join(data(1, bytes(16_384), ends=False) for _ in range(5)), ErrorCode.FLOW_CONTROL_ERROR),
-        (headers(1), ErrorCode.PROTOCOL_ERROR),  # trailers that do not end the request
+        (headers(1, [("a", "b")]), ErrorCode.PROTOCOL_ERROR),  # trailers that do not end the request
+        (headers(1, [(":path", "/")], ends=True), ErrorCode.PROTOCOL_ERROR),  # trailers with a pseudo-header
+        (frames.frame(frames.PRIORITY, 0, 1, b"\0\0\0\1x"), ErrorCode.PROTOCOL_ERROR),  # depends on itself
         (frames.frame(frames.PRIORITY, 0, 1, b"x" * 4), ErrorCode.FRAME_SIZE_ERROR),
     ],
 )
@@ -217,16 +326,28 @@ def test_a_broken_rule_of_a_stream_resets_it(content: bytes, code: ErrorCode) ->
 
 
 def test_data_behind_the_end_of_a_request_is_refused() -> None:
-    _, events, answers = after_hello(headers(1) + data(1, b"x") + data(1, b"y"))
-    assert events[1:] == [Received(1, b"x", ends=True)]
-    assert Frame(frames.RST_STREAM, 0, 1, int(ErrorCode.STREAM_CLOSED).to_bytes(4, "big")) in answers
+    for late in (data(1, b"y"), headers(1, [("a", "b")], ends=True)):
+        session, events, answers = after_hello(headers(1) + data(1, b"x") + late)
+        assert events[1:] == [Received(1, b"x", ends=True), Reset(1)]
+        assert answers == [Frame(frames.RST_STREAM, 0, 1, int(ErrorCode.STREAM_CLOSED).to_bytes(4, "big"))]
+        session.send_small(1, b"", b"an answer", b"")  # which nobody may send any more
+        assert session.take_output() == b""
+
+
+def test_trailers_end_a_request() -> None:
+    session, events, _ = after_hello(
+        headers(1) + data(1, b"x", ends=False) + headers(1, [("a", "b")], ends=True) + headers(3, ends=True)
+    )
+    assert events[1:3] == [Received(1, b"x", ends=False), Received(1, b"", ends=True)]
+    assert session.fault is None
 
 
 def test_what_comes_for_a_stream_that_we_have_reset_is_dropped_in_silence() -> None:
     session, _, _ = after_hello(headers(1))
     session.reset(1, ErrorCode.CANCEL)
     session.take_output()
-    assert fed(session, data(1, b"late", ends=False) + frames.window_update(1, 9) + headers(1, ends=True)) == []
+    late = headers(1, [("a", "b")], ends=True)
+    assert fed(session, data(1, b"late", ends=False) + frames.window_update(1, 9) + late) == []
     assert session.take_output() == b""
     assert session.fault is None
 

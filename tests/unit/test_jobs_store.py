@@ -15,7 +15,7 @@ from rq.job import Job
 from jobs.expiry import drop_orphans
 from millrace.jobs import units
 from millrace.jobs.documents import CustomDocument, encode_document, read_document
-from millrace.jobs.keys import RQ_QUEUE
+from millrace.jobs.keys import RQ_QUEUE, JobKeys
 from millrace.jobs.settings import JobStoreSettings
 from millrace.jobs.store import JobLimits, JobStore
 from millrace.jobs.uploads import Upload, safe_name
@@ -58,7 +58,10 @@ def uploaded(store: JobStore, data: bytes = b"x\n1\n", name: str = "a.csv") -> U
         (SCORE | {"top_k": 0}, "top_k: Expected `int` >= 1"),
         (SCORE | {"column": "x", "columns": {"x": "y"}}, "column: use either column or columns"),
         (SCORE | {"version": 1, "label": "x"}, "label: use either version or label"),
-        (SCORE | {"callback_url": "file:///x"}, "callback_url: must be an http:// or https:// URL with a host"),
+        *(
+            (SCORE | {"callback_url": url}, "callback_url: must be an http:// or https:// URL with a host")
+            for url in ("file:///x", "http:///x", "http://[::1", "http://[name]/", "https://a.example:70000/")
+        ),
         ({"kind": "evaluate", "model": "m"}, "target: Object missing required field `target`"),
         ({"kind": "export", "model": "../m"}, "model: must be the name of a published model"),
         ({"kind": "export", "formats": ["exe"]}, "formats[0]: Invalid enum value 'exe'"),
@@ -237,6 +240,18 @@ def test_jobs_are_counted_as_they_change_and_never_by_reading_them_all(
 def redis_commands(store: JobStore) -> int:
     found: Any = store.client.info("stats")
     return int(found["total_commands_processed"])
+
+
+@pytest.mark.parametrize("other", ["a:plan", "a:logs", "a:done", "a ", "", "*"])
+def test_an_id_that_is_none_names_no_other_key(redis_server: RedisServer, tmp_path: Path, other: str) -> None:
+    store = JobStore(redis_server.url, tmp_path, JobLimits())
+    store.submit(read_document(SCORE), id="a")
+    store.log("a", "a line")
+    store.client.set(JobKeys("a").plan, "{}")
+    for use in (store.get, store.logs, store.cancel, store.retry, store.delete, store.open_result):
+        with pytest.raises(NotFound):
+            use(other)
+    assert store.get("a").state == "queued"
 
 
 def test_a_callback_goes_to_hosts_that_are_allowed(redis_server: RedisServer, tmp_path: Path) -> None:

@@ -435,6 +435,46 @@ def test_data_that_is_odd_is_answered_alike_with_either_reader(data: str) -> Non
     assert theirs == ours
 
 
+class _Slow(json_numbers.Orjson):
+    """Declines every document, so that each is read the slow way."""
+
+    def parse(self, body: bytes, key: str) -> Any:
+        raise ValueError
+
+
+X = '"name": "x", "datatype": "FP32"'
+
+
+@pytest.mark.parametrize("reader", [pytest.param(SIMDJSON, marks=needs_simdjson), ORJSON], ids=["simdjson", "orjson"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"inputs": [{{{X}, "shape": [2], "data": DATA}}]}}',
+        f'{{"inputs": [{{{X}, "shape": [1, 2], "data": [DATA]}}], "id": "data"}}',
+        f'{{"id": "7", "inputs": [{{{X}, "data": DATA, "shape": [2]}}], "outputs": [{{"name": "y"}}]}}',
+        f'{{"parameters": {{"timeout": 5}}, "inputs": [{{{X}, "shape": [2], "data" : DATA }}]}}',
+        f'{{"parameters": {{"data": DATA}}, "inputs": [{{{X}, "shape": [2]}}]}}',
+        f'{{"inputs": [{{{X}, "shape": [2], "d\\u0061ta": DATA}}]}}',
+        f'{{"id": "\\"data\\": [5]", "inputs": [{{{X}, "shape": [2], "data": DATA}}]}}',
+        f'{{"id\\"data": DATA, "inputs": [{{{X}, "shape": [0], "d\\u0061ta": []}}]}}',
+        f'{{"inputs": [{{{X}, "shape": [3], "data": DATA}}]}}',
+        f'{{"inputs": [{{{X}, "shape": [2], "data": DATA]}}]}}',
+        f'{{"inputs": [{{{X}, "shape": [2], "data": DATA, DATA}}]}}',
+        f'{{"inputs": [{{{X}, "shape": [2], "data": DATA}}]}} DATA',
+        f'{{"inputs": [{{{X}, "shape": [2], "parameters": {{}}, "data": DATA}}]}}',
+        f'{{"inputs": [{{{X}, "shape": [2], "data": DATA}}, {{{X}, "shape": [2], "data": DATA}}]}}',
+        f'\ufeff{{"inputs": [{{{X}, "shape": [2], "data": DATA}}]}}',
+        f'{{"inputs": [{{{X}, "shape": [2], "data": {"[" * 101}DATA{"]" * 101}}}]}}',
+    ],
+)
+def test_requests_that_differ_in_their_numbers_alone_each_have_their_own(
+    text: str, reader: json_numbers.NumberReader
+) -> None:
+    for numbers in ("[1, 2.5]", "[3, 4]", "[3, 1e999]", "[3, NaN]", '[3, "4"]', "[[3], 4]"):
+        body = text.replace("DATA", numbers).encode()
+        assert _read_infer(body, reader) == _read_infer(body, _Slow())
+
+
 def test_nested_numbers_stay_on_the_fast_path_without_simdjson() -> None:
     body = b'{"inputs": [{"name": "data", "datatype": "INT64", "shape": [5], "data": [[[1], [2]], [3, [4]], 500]}]}'
     document = ORJSON.parse(body, "data")

@@ -95,6 +95,7 @@ def test_a_link_stays_a_link_and_its_target_is_written(tmp_path: Path) -> None:
 
 
 GOOD = {"name": "a", "roles": ["read"], "sha256": "0" * 64}
+NAMED = {"name": "a", "roles": ["infer"], "certificate": "a phone "}
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,7 @@ GOOD = {"name": "a", "roles": ["read"], "sha256": "0" * 64}
         (json.dumps({"keys": [GOOD | {"certificate": "x"}]}), "a sha256 or a certificate"),
         (json.dumps({"keys": [GOOD, GOOD]}), "two with the same name"),
         (json.dumps({"keys": [GOOD, GOOD | {"name": "b"}]}), "two with the same hash"),
+        (json.dumps({"keys": [NAMED, NAMED | {"name": "b"}]}), "two with the same certificate"),
     ],
 )
 def test_a_file_that_says_what_cannot_be_meant_is_an_error(content: str, words: str, tmp_path: Path) -> None:

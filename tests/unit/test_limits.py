@@ -127,19 +127,19 @@ def test_raw_tensors_over_grpc_are_not_copied() -> None:
     message = infer_messages.InferRequest(model_name="m", raw_input_contents=[bytes(4_000_000)])
     message.inputs.add(name="x", datatype="FP32", shape=[1, 1_000_000])
     data = message.SerializeToString()
-    head, whole = infer_messages.read_request(data)
-    assert head.model_name == "m"
-    inference, _ = infer_messages.INFER.parse(Body(data, message=whole), NUMBERS, QUICK)
-    tensor = inference.inputs["x"].data
-    assert isinstance(tensor, memoryview)
-    assert tensor.obj is data
+    for _ in range(2):  # a message that is new, and one of a known form
+        model, _, whole = infer_messages.read_request(data)
+        assert model == "m"
+        inference, _ = infer_messages.INFER.parse(Body(data, message=whole), NUMBERS, QUICK)
+        tensor = inference.inputs["x"].data
+        assert isinstance(tensor, memoryview)
+        assert tensor.obj is data
 
 
 def test_who_is_asked_is_known_without_reading_the_rest() -> None:
     message = infer_messages.InferRequest(model_name="m")
     message.inputs.add(name="x", datatype="BYTES", shape=[1, 3000]).contents.bytes_contents.extend([b"abcdef"] * 3000)
-    head, whole = infer_messages.read_request(message.SerializeToString())
-    assert (head.model_name, len(head.inputs), whole) == ("m", 0, None)
+    assert infer_messages.read_request(message.SerializeToString()) == ("m", "", None)
 
 
 @pytest.mark.parametrize("behind", [b"\x32\x00" * 9000, b"\x22\x00" * 9000, b"\x0a\x02mm" * 9000])

@@ -42,8 +42,8 @@ def metrics() -> Metrics:
     counted.block_answered("m", 1, _block(4, batch_rows=4, compute_ms=2.0, batch_ms=0.5))
     counted.block_answered("m", 1, _block(2, batch_rows=8, compute_ms=3.0, batch_ms=1.0))
     for compute_ms in (2.0, 2.0, 3.0):
-        counted.request_answered("m", 1, 0.25, Timings(queue_ms=1.0, batch_ms=0.5, compute_ms=compute_ms, reply_ms=0.1))
-        counted.request_ended("m", 1, "oip", 200, 0.010)
+        timings = Timings(queue_ms=1.0, batch_ms=0.5, compute_ms=compute_ms, reply_ms=0.1)
+        counted.request_ended("m", 1, "oip", 200, 0.010, 0.25, timings)
     for status in (400, 429, 499, 500):
         counted.request_ended("m", 1, "tfs", status, 0.001)
     counted.request_ended("", 0, "tfs", 404, 0.001)

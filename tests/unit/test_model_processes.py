@@ -1,8 +1,12 @@
 """What decides about a model's process that ended, without one: statuses, verdicts, pauses, who works beside whom."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -237,3 +241,35 @@ def test_a_long_row_of_suspects_lets_others_work_in_between() -> None:
     row.join(20)
     beside.join(20)
     assert order == ["first", "other", "second"]
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the system does not say how long a process waits")
+def test_a_process_for_bulk_that_waits_for_a_processor_is_starved_and_no_other() -> None:
+    clock = Clock()
+    bulk, other = ModelProcess(is_for_bulk=True, monotonic=clock), ModelProcess(monotonic=clock)
+    command = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(command) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        for process in (bulk, other):
+            process.has_started(busy[0].pid)
+        assert not bulk.is_starved()
+        until(bulk.is_starved)
+        assert not other.is_starved()
+        busy[0].send_signal(signal.SIGSTOP)
+        until(lambda: psutil.Process(busy[0].pid).status() == psutil.STATUS_STOPPED)
+        bulk.is_starved()
+        clock.now += 5
+        assert bulk.is_starved()
+        clock.now += 6
+        assert not bulk.is_starved()
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the system has no SCHED_IDLE")
+def test_who_leads_a_group_of_processes_gives_way_too_in_a_session_of_its_own() -> None:
+    code = "import os; os.setpgrp(); from millrace.yielding import give_way; give_way(); give_way()"
+    code += "; print(os.sched_getscheduler(0) == os.SCHED_IDLE, os.getsid(0) == os.getpid())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True True\n"

@@ -8,7 +8,7 @@ import pytest
 from millrace_client.errors import ConnectionFailed, InvalidRequest
 from millrace_client.rollout import Rollout
 from millrace_client.rolloutnumbers import Growth
-from millrace_client.rolloutplan import Plan, conditions_of, percent_of, seconds_of, starting_with, steps_of
+from millrace_client.rolloutplan import Plan, conditions_of, least_of, percent_of, seconds_of, starting_with, steps_of
 
 BOUNDS = ("0.01", "0.05", "+Inf")
 
@@ -71,12 +71,15 @@ def test_conditions_steps_and_times_are_read() -> None:
     ("read", "text"),
     [
         *((conditions_of, text) for text in ("p99>20ms", "p99<20", "p99<20%", "errors>1%", "agreement<0.9", "speed<1")),
+        *((conditions_of, text) for text in ("p100<20ms", "p05<1s", "p000<1s", "errors<nan", "p99<1e9ms", "")),
+        *((least_of, text) for text in ("0", "-1", "many")),
+        (percent_of, "nan"),
         *((steps_of, text) for text in ("5,25", "25,5,100", "0,100", "5,500", "five")),
         *((seconds_of, text) for text in ("2", "2 days", "")),
     ],
 )
 def test_what_cannot_be_meant_is_refused(read: Callable[[str], object], text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no|above 0|grow|could not convert"):
+    with pytest.raises(ValueError, match=r"is no|above 0|grow|or more|could not convert"):
         read(text)
 
 
@@ -90,12 +93,16 @@ class Server:
         self.shares: list[float] = []
         self.each_look = each_look
         self.now = 0.0
+        self.is_away = False
         self.before_look: Callable[[], None] = lambda: None
 
     def traffic(self, model: str) -> dict[str, Any]:
         return self.document
 
     def set_traffic(self, model: str, document: dict[str, Any]) -> dict[str, Any]:
+        if self.is_away:
+            self.is_away = False
+            raise ConnectionFailed("refused")
         if not {int(version) for version in document["weights"]} <= {*self.versions}:
             raise InvalidRequest("requests cannot be sent to version 2")
         self.document = {**document, "generation": self.document["generation"] + 1}
@@ -223,6 +230,57 @@ def test_a_server_that_does_not_answer_is_asked_again() -> None:
     was_promoted, said = server.roll_out()
     assert was_promoted
     assert [text for text in said if "asked again" in text]
+
+
+def test_a_server_that_is_away_when_a_step_ends_is_asked_again() -> None:
+    server = Server(fine)
+
+    def away_at_the_end_of_a_step() -> None:
+        server.is_away = len(server.shares) == 1 and 100 < server.now < 121
+
+    server.before_look = away_at_the_end_of_a_step
+    was_promoted, said = server.roll_out()
+    assert was_promoted
+    assert [text for text in said if "asked again: refused" in text]
+    assert server.shares == [5, 25, 100, 1]
+
+
+def test_it_goes_back_when_all_versions_were_gone_for_a_while() -> None:
+    server = Server(fine)
+    looks = 0
+
+    def lose_all_and_get_one_back() -> None:
+        nonlocal looks
+        looks += 1
+        server.versions = [1, 2] if looks < 3 else [] if looks < 10 else [1]
+
+    server.before_look = lose_all_and_get_one_back
+    server.document["weights"] = {"1": 1.0, "3": 1.0}
+    server.versions = [1, 2, 3]
+    server.set_traffic("m", server.document)
+    was_promoted, _ = server.roll_out()
+    assert not was_promoted
+    assert server.document["weights"] == {"1": 1.0}
+    assert server.document["rollout"]["state"] == "went back"
+
+
+def test_one_that_was_left_at_its_first_step_goes_back_when_its_version_is_gone() -> None:
+    server = Server(fine)
+
+    class Killed(Exception):
+        pass
+
+    def kill() -> None:
+        raise Killed
+
+    server.before_look = kill
+    with pytest.raises(Killed):
+        server.roll_out()
+    server.versions, server.before_look = [1], lambda: None
+    was_promoted, said = server.roll_out()
+    assert not was_promoted
+    assert "cannot be sent to version 2" in said[-1]
+    assert server.document["rollout"]["state"] == "went back"
 
 
 def test_what_cannot_begin_says_why_and_changes_nothing() -> None:

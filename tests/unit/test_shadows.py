@@ -67,7 +67,8 @@ class Bench:
             priority="high",
         )
         self.callers.append(self.producer.send(request, lambda _: None, self.errors.append))
-        self.shadows.send_copy(ServedShadow(shadow or version(2), share), inference, request)
+        if comparison := self.shadows.send_copy(ServedShadow(shadow or version(2), share), inference, request):
+            comparison.answered({"y": tensor})
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -79,8 +80,11 @@ class Bench:
         """The blocks on the queue of a version."""
         return [codec.decode_request(delivery.block) for delivery in self.delivered(number)]
 
+    def metrics_text(self) -> str:
+        return render(self.metrics.counts, {}).decode()
+
     def counted(self, outcome: str) -> float:
-        text = render(self.metrics.counts, {}).decode()
+        text = self.metrics_text()
         line = f'millrace_shadow_requests_total{{model="m",outcome="{outcome}",version="2"}} '
         return sum(float(found.split()[-1]) for found in text.splitlines() if found.startswith(line))
 
@@ -135,11 +139,12 @@ def test_copies_are_shed_first_when_the_callers_requests_pile_up() -> None:
     assert bench.counted("shed") == 1
 
 
-def test_a_shadow_that_takes_other_inputs_fails_alone() -> None:
-    bench = run(lambda bench: bench.ask(shadow=version(2, "INT32")))
+def test_a_shadow_that_takes_other_inputs_fails_alone_and_its_rows_differ() -> None:
+    bench = run(lambda bench: bench.ask(rows=3, shadow=version(2, "INT32")))
     assert bench.taken(2) == []
     assert len(bench.taken(1)) == 1
     assert bench.counted("failed") == 1
+    assert 'millrace_shadow_rows_total{model="m",outcome="differed",version="2"} 3.0' in bench.metrics_text()
 
 
 def test_copies_without_an_answer_do_not_hold_a_drain() -> None:

@@ -2,14 +2,16 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from training import parity
-from training.export import lite, metadata, shapes, trials
-from training.export.model import ExportError, Shapes, Trained, Written
+from training.export import lite, metadata, precision, shapes, trials
+from training.export.model import Choices, ExportError, Shapes, Trained, Written
 from training.export.onnx_graph import onnx_of, write_onnx
 from training.export.saved_model import write_saved_model
 from training.export.tflite_metadata import with_metadata
@@ -68,6 +70,16 @@ def _tflite(variant: str, trained: Trained, path: Path) -> Written:
     return Written(note=f"in 32 bits: {', '.join(model.kept)}" if model.kept else "")
 
 
+def _compiled(trained: Trained, path: Path) -> Written:
+    """Runtimes of fixed sizes take 32 bits at both ends, and no operators of TensorFlow's."""
+    function = trained.exports.function
+    kinds = {tf.int64: tf.int32, tf.float64: tf.float32}
+    if any(spec.dtype == tf.string for spec in function.input_signature):
+        raise ExportError("CompiledModel and LiteRT.js take no texts: let the model take ids")
+    exports = replace(trained.exports, function=precision.at_the_ends(function, kinds))
+    return _tflite("float32", replace(trained, exports=exports, choices=Choices()), path)
+
+
 def _coreml(trained: Trained, path: Path) -> Written:
     with lite.quiet():
         coreml: Any = importlib.import_module("training.export.coreml")  # coremltools takes seconds to import
@@ -103,7 +115,7 @@ FORMATS: Mapping[str, Format] = {
         title="TFLite, fixed sizes",
         file="model.compiled.tflite",
         exact=True,
-        write=partial(_tflite, "float32"),
+        write=_compiled,
         open=parity.compiled,
         is_fixed=True,
     ),

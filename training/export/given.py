@@ -226,7 +226,8 @@ def _inputs(place: str, found: Mapping[str, Array], trained: Trained) -> dict[st
         for spec in trained.exports.function.input_signature
     }
     for name, array in inputs.items():
-        if (longest := most(trained, name)) is not None and array.shape[-1] > longest:
+        longest = most(trained, name) if name in trained.shapes else None
+        if longest is not None and array.shape[-1] > longest:
             raise ExportError(f"{place}: rows of '{name}' are up to {array.shape[-1]} long; {longest} are taken")
     return inputs
 

@@ -48,35 +48,45 @@ def chosen(exports: Exports, variant: str, representative: Sequence[Arrays], cho
     """
     function = portable(exports.lite_function or exports.function, _RULES)
     alone = Exports(function=function, variables=_read(exports.variables, function))
+    if variant in _CALIBRATED and _has_loops(function):
+        _check_calibration(exports)
     with tempfile.TemporaryDirectory() as folder:
         write_saved_model(alone, Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        if choices.allows_flex and variant not in _CALIBRATED:
-            converter.target_spec.supported_ops.append(tf.lite.OpsSet.SELECT_TF_OPS)
-        if variant != "float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if variant == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if variant in _CALIBRATED:
-            _check_calibration(exports)
-            converter.target_spec.supported_ops = [_CALIBRATED[variant]]
-            converter.representative_dataset = lambda: iter([("serving_default", dict(row)) for row in representative])
-        if variant == "int8-io":
-            converter.inference_input_type = converter.inference_output_type = tf.int8
-        keeps = bool(choices.keeps_float) and variant in ("int8", "int8-io")
-        converter._experimental_calibrate_only = keeps
+        _set(converter, variant, representative, choices)
         try:
             with quiet():
                 content: bytes = converter.convert()
         except Exception as error:  # the converter's own class, or whatever its calibration raises
             raise ExportError(f"TFLite: {reason(error)}") from error
-    if keeps:
-        ends = variant == "int8"
+    if _keeps_layers(variant, choices):
+        ends = variant != "int8-io"
         content, kept = kept_float.quantised(content, representative, choices.keeps_float, has_float_ends=ends)
         return Converted(content=content, kept=kept)
     flex = [name.removeprefix("Flex") for name in operators(content) if name.startswith("Flex")]
     return Converted(content=content, flex=list(dict.fromkeys(flex)))
+
+
+def _set(converter: Any, variant: str, representative: Sequence[Arrays], choices: Choices) -> None:
+    """Set what the variant needs. Where layers are kept in 32 bits, the converter only measures ranges."""
+    operators_of = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if choices.allows_flex:
+        operators_of.append(tf.lite.OpsSet.SELECT_TF_OPS)
+    if variant != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if variant == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if variant in _CALIBRATED:
+        operators_of = [_CALIBRATED[variant]]
+        converter.representative_dataset = lambda: iter([("serving_default", dict(row)) for row in representative])
+    if variant == "int8-io":
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    converter.target_spec.supported_ops = operators_of
+    converter._experimental_calibrate_only = _keeps_layers(variant, choices)
+
+
+def _keeps_layers(variant: str, choices: Choices) -> bool:
+    return bool(choices.keeps_float) and variant in ("int8", "int8-io")
 
 
 def _read(variables: Sequence[Any], function: Any) -> list[Any]:
@@ -93,6 +103,13 @@ def operators(content: bytes) -> list[str]:
     from ai_edge_litert.interpreter import Interpreter
 
     return [operator["op_name"] for operator in Interpreter(model_content=content)._get_ops_details()]
+
+
+def _has_loops(function: Any) -> bool:
+    """Whether the graph has loops; those of LSTMs may become one operator all the same."""
+    definition = function.get_concrete_function().graph.as_graph_def()
+    functions = (node for each in definition.library.function for node in each.node_def)
+    return any(node.op in ("While", "StatelessWhile") for node in (*definition.node, *functions))
 
 
 def _check_calibration(exports: Exports) -> None:

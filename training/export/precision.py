@@ -1,10 +1,12 @@
 """Graphs in float32: models trained in mixed precision compute in 16 bits, and some in 64; other formats do not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from training.export.model import traced
 
 HALF = frozenset({tf.float16, tf.bfloat16})
 WIDE = HALF | {tf.float64}
@@ -23,6 +25,17 @@ def narrow(definition: Any, types: frozenset[Any]) -> None:
         for argument in (*function.signature.input_arg, *function.signature.output_arg):
             if argument.type in numbers:
                 argument.type = tf.float32.as_datatype_enum
+
+
+def at_the_ends(function: Any, kinds: Mapping[Any, Any]) -> Any:
+    """The `tf.function` with inputs and outputs of other types, for formats that take fewer."""
+    specs = {spec.name: spec for spec in function.input_signature}
+
+    def call(**tensors: Any) -> dict[str, Any]:
+        found = function(*(tf.cast(tensor, specs[name].dtype) for name, tensor in tensors.items()))
+        return {name: tf.cast(tensor, kinds.get(tensor.dtype, tensor.dtype)) for name, tensor in found.items()}
+
+    return traced(call, {n: tf.TensorSpec(spec.shape, kinds.get(spec.dtype, spec.dtype)) for n, spec in specs.items()})
 
 
 def entered(tensor: Any, types: frozenset[Any]) -> Any:

@@ -15,7 +15,7 @@ from millrace.protocol.errors import DeadlineExceeded, Unavailable
 from millrace.protocol.tensors import Signature
 from worker.backends.base import Backend, Device, LoadError, ends_the_program
 from worker.backends.texts import reason_of
-from worker.loading import bulk, trial, warmup
+from worker.loading import trial, warmup
 from worker.loading.budget import Budget
 from worker.loading.samples import Subject
 from worker.preprocessing.preparation import Preparation
@@ -30,8 +30,7 @@ class FirstRuns:
     """What the first runs showed. `not_batched` says why rows must not run together, "" where they may.
 
     `rows` is the largest batch that ran; `lacked` says what larger ones do, "" where there are none.
-    `not_warmed` says why callers' requests are the first runs, "" where they are not. `bulk_rows`: see `bulk.py`; 0
-    where that is not known.
+    `not_warmed` says why callers' requests are the first runs, "" where they are not.
     """
 
     not_batched: str = ""
@@ -40,7 +39,6 @@ class FirstRuns:
     lacked: str = ""
     not_warmed: str = ""
     cost: Cost = field(default_factory=Cost)
-    bulk_rows: int = 0
 
 
 def first_runs(
@@ -74,7 +72,6 @@ def first_runs(
         if not rows or any(signature.examples_input for signature in signatures.values()):
             rows, lacked, failed = warmup.run(backend, subjects, batches, budget)
         cost = _cost(backend, signatures, preparation, batches, budget)
-        bulk_rows = _bulk_rows(backend, subjects, min(rows, batches), budget)
     except (Unavailable, DeadlineExceeded):
         raise
     except BaseException as error:  # `sys.exit` in a model's code, or no memory
@@ -90,7 +87,6 @@ def first_runs(
         lacked=lacked,
         not_warmed=failed,
         cost=cost,
-        bulk_rows=bulk_rows,
     )
 
 
@@ -146,16 +142,3 @@ def _cost(
     except Exception as error:
         _log.info("the cost of a model's runs was not measured", extra={"reason": reason_of(error)})
         return Cost()
-
-
-def _bulk_rows(backend: Backend, subjects: Mapping[str, Subject], largest: int, budget: Budget) -> int:
-    """How many rows of bulk are to run at once; 0 where that cannot be found out."""
-    if largest < 2 or budget.is_spent:
-        return 0
-    try:
-        return bulk.measured_rows(backend, subjects, largest, budget)
-    except (Unavailable, DeadlineExceeded):
-        raise
-    except Exception as error:
-        _log.info("how long rows take was not measured", extra={"reason": reason_of(error)})
-        return 0

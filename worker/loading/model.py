@@ -225,7 +225,6 @@ def load(
         signatures=signatures,
         labels=(manifest and manifest.labels) or declared.labels(folder.parent, config) or tuple(runtime.labels),
         max_batch_size=batching.max_batch_size,
-        bulk_rows=min(shown.bulk_rows, batching.max_batch_size),
         has_whole_requests=bool(shown.length_axes),
         triton_config=config.message,
         warmed=not shown.not_warmed,

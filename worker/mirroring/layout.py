@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from millrace.artifacts.repository import version_of
 from millrace.protocol import names
-from worker.mirroring.store import StoredFile
+from worker.mirroring.store import UNKNOWN_SIZE, StoredFile
 
 Key = tuple[str, int]
 _MOST_NAME_BYTES = 255
@@ -69,7 +69,11 @@ def layout(files: Mapping[str, StoredFile], name: str) -> Layout:
         version = found.versions.setdefault(key, StoredVersion())
         if why := _unsafe(below):
             version.refused = f"{path!r} {why}"
-        elif not any(part.startswith(".") for part in below):
+        elif any(part.startswith(".") for part in below):
+            continue
+        elif file.size == UNKNOWN_SIZE:
+            version.refused = f"the store does not say how long {path!r} is, so there may be no room for it"
+        else:
             version.files["/".join(below)] = file
     return found
 

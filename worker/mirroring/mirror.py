@@ -125,7 +125,7 @@ class Mirror:
         here = self._cache.beside()
         for (model, name), file in files.items():
             is_known = (model, name) in here and self._beside.get((model, name)) == file.stamp
-            if not is_known and file.size <= _MOST_BESIDE_BYTES:
+            if not is_known and 0 <= file.size <= _MOST_BESIDE_BYTES:
                 try:
                     self._cache.put_beside(model, name, self._read(file))
                     self._beside[model, name] = file.stamp
@@ -174,7 +174,8 @@ class Mirror:
 
     def _has_all_of_its_manifest(self, version: StoredVersion) -> bool:
         """Whether it has a manifest with hashes, and every file that this names."""
-        if not (file := version.files.get(manifests.FILE_NAME)):
+        file = version.files.get(manifests.FILE_NAME)
+        if not file or file.size > manifests.MOST_BYTES:
             return False
         try:
             manifest = msgspec.json.decode(self._read(file), type=Manifest)

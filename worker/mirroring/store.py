@@ -5,7 +5,7 @@ Credentials are those that each library finds by itself: variables of the enviro
 
 import email.utils
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 from millrace.artifacts.repository import version_of
 from millrace.artifacts.storeurl import LIBRARIES, protocol
 
+UNKNOWN_SIZE = -1
+_MOST = 100_000
 _WEB = ("http", "https")
 _MODEL_FILES = (".onnx", ".ort", ".tflite")
 # Each library calls these otherwise: what changes with a file's bytes, and when it was written.
@@ -31,7 +33,7 @@ class StoreError(Exception):
 class StoredFile:
     """One file: its `name` in the store, its size in bytes, a `stamp` that changes with it, when it was written.
 
-    `changed_s` is in seconds since 1970, None where the store does not say.
+    `size` is `UNKNOWN_SIZE`, and `changed_s`, in seconds since 1970, None, where the store does not say.
     """
 
     name: str
@@ -41,9 +43,10 @@ class StoredFile:
 
 
 class Store:
-    """The files below a URL. Raises `ValueError` for a URL that is no store's."""
+    """The `most` files and folders below a URL. Raises `ValueError` for a URL that is no store's."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, most: int = _MOST) -> None:
+        self._most = most
         self._protocol = protocol(url)
         self.url = url if self._is_file(url) or self._protocol not in _WEB else url.rstrip("/") + "/"
         self.name = model_name(url)
@@ -74,10 +77,11 @@ class Store:
         files, root = self._system()
         files.invalidate_cache()  # they remember listings
         if self._protocol in _WEB:
-            names = [root] if self._is_file(root) else list(_walked(files, root))
+            names = [root] if self._is_file(root) else self._walked(files, root)
             found: Mapping[str, Mapping[str, Any]] = {name: files.info(name) for name in names}
         else:
             found = files.find(root, detail=True)
+            self._check_number(len(found))
         listed = {}
         for name, info in found.items():
             if info.get("type") == "directory" or name.endswith("/"):  # consoles mark folders by empty objects
@@ -85,6 +89,27 @@ class Store:
             relative = name.removeprefix(root.rstrip("/")).removeprefix("/") or root.rpartition("/")[2]
             listed[unquote(relative) if self._protocol in _WEB else relative] = _file(name, info)
         return listed
+
+    def _walked(self, files: Any, root: str) -> list[str]:
+        """The files that web pages list: fsspec's own walk passes over a folder that cannot be read, this one raises.
+
+        Pages may lead in circles, which have no end.
+        """
+        folders, found, seen = [root], [], 0
+        while folders:
+            folder = folders.pop()
+            for entry in files.ls(folder, detail=True):
+                seen += 1
+                self._check_number(seen)
+                if entry["type"] != "directory":
+                    found.append(entry["name"])
+                elif entry["name"].startswith(folder) and entry["name"] != folder:
+                    folders.append(entry["name"])
+        return found
+
+    def _check_number(self, number: int) -> None:
+        if number > self._most:
+            raise StoreError(f"it has more than {self._most} files; name the folder that holds models and nothing else")
 
     def _in_words(self, do: Callable[[], _T]) -> _T:
         """What `do` gives. Each library raises errors of its own, and all of them say that the store is not read."""
@@ -110,19 +135,11 @@ def model_name(url: str) -> str:
     return parts[-1] if parts else "model"
 
 
-def _walked(files: Any, folder: str) -> Iterator[str]:
-    """The files that web pages list: fsspec's own walk passes over a folder that cannot be read, this one raises."""
-    for entry in files.ls(folder, detail=True):
-        if entry["type"] != "directory":
-            yield entry["name"]
-        elif entry["name"].startswith(folder) and entry["name"] != folder:
-            yield from _walked(files, entry["name"])
-
-
 def _file(name: str, info: Mapping[str, Any]) -> StoredFile:
     changed_s = next((_seconds(info[key]) for key in _TIMES if info.get(key)), None)
     stamps = [str(info[key]) for key in _STAMPS if info.get(key)]
-    return StoredFile(name, int(info.get("size") or 0), "|".join(stamps) or str(changed_s), changed_s)
+    size = info.get("size")
+    return StoredFile(name, UNKNOWN_SIZE if size is None else int(size), "|".join(stamps) or str(changed_s), changed_s)
 
 
 def _seconds(when: object) -> float | None:

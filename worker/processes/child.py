@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from millrace import logs
+from millrace import logs, yielding
 from millrace.broker.keys import Queue
 from millrace.broker.redis import RedisBroker
 from worker.backends.base import Device, LoadError
 from worker.calls.models import QueueModels
 from worker.loading import model as models
 from worker.loading.budget import MEMORY_BYTES
-from worker.processes.forkserver import end_with_parent, prefer_for_oom
+from worker.processes.forkserver import BULK_OOM_SCORE, OOM_SCORE, end_with_parent, prefer_for_oom
 from worker.processes.limits import limit_memory
 from worker.processes.memory import ProcessMemory, SharedClock
 from worker.processes.messages import Channel, Fault, Load, Loaded, LoadFailed, Serve, Setup, Stop, Stopped, ToProcess
@@ -87,6 +87,9 @@ class ModelProcess:
 
     def _set_up(self, setup: Setup) -> None:
         logs.configure("model", setup.log_level, self._log)
+        if setup.gives_way:
+            yielding.give_way()  # and so does every thread: this one starts them all
+            prefer_for_oom(BULK_OOM_SCORE)
         if setup.memory_mb:
             limit_memory(setup.memory_mb)
         broker = RedisBroker(setup.redis_url)
@@ -183,7 +186,7 @@ def _first_runs_bytes(setup: Setup) -> int:
 
 def run(channel_fd: int, memory_fd: int, log_fd: int | None = None) -> int:
     """Serve the worker at the other end of the first file descriptor; its exit status."""
-    prefer_for_oom()
+    prefer_for_oom(OOM_SCORE)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     log = None if log_fd is None else os.fdopen(log_fd, "w", buffering=1, encoding="utf-8")

@@ -36,7 +36,8 @@ STARTED, ENDED = 1, 2
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _FAILED = 70  # exit status: a fault of ours
 _THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_OOM_SCORE = 500  # so that the kernel, out of memory, ends a model before its worker
+# So that the kernel, out of memory, ends a model before its worker, and one for bulk before one for callers.
+OOM_SCORE, BULK_OOM_SCORE = 500, 900
 
 
 class ForkServer:
@@ -175,10 +176,10 @@ def end_with_parent(parent: int) -> None:
         os._exit(0)
 
 
-def prefer_for_oom() -> None:
+def prefer_for_oom(score: int) -> None:
     """Let the kernel end this process before its worker when memory ends."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+        Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
 def thread_count() -> int:

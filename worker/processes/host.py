@@ -23,7 +23,7 @@ import msgspec
 
 from millrace.artifacts.configs import TritonConfig
 from millrace.broker.base import Broker, Reply, WorkerLink
-from millrace.broker.keys import Queue, consumer_name
+from millrace.broker.keys import ONLY_BULK, PRIORITIES, URGENT, Queue, consumer_name
 from millrace.protocol import codec
 from millrace.protocol.errors import ModelFailed, Unavailable
 from millrace.protocol.messages import ReplyBlock, ReplyItem
@@ -51,6 +51,7 @@ _MB = 1_000_000
 _CROWD, _CROWD_LOADS = 4, 32
 _FLUSH_S = 0.01
 _LISTEN_MS, _LISTEN_SHORTLY_MS = 500, 50
+_BULK_IDLE_S, _NO_BULK_S = 60.0, 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class ModelProcesses:
         modules: Sequence[str] = MODULES,
         starter: ProcessStarter | None = None,
         parking: Parking = Parking(),
+        bulk_idle_s: float = _BULK_IDLE_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.loads_at_once = os.cpu_count() or 1
@@ -85,6 +87,7 @@ class ModelProcesses:
         self._environ = environ
         self._modules = modules
         self._parking = parking
+        self._bulk_idle_s = bulk_idle_s
         self._monotonic = monotonic
         self._setup = Setup(
             redis_url=settings.redis_url.get_secret_value(),
@@ -100,6 +103,9 @@ class ModelProcesses:
             memory_mb=settings.model_memory_mb,
             log_level=settings.log_level,
             allow_code=settings.allow_code,
+        )
+        self._has_bulk_processes = (
+            settings.bulk_process if settings.bulk_process is not None else settings.device == "cpu"
         )
         self._most = self._most_ever = settings.model_processes or (8 if settings.device == "cpu" else 1)
         self._numbers = itertools.count(1)  # no name comes twice
@@ -153,16 +159,21 @@ class ModelProcesses:
             return refused
         with self._changed:
             process = self._place(f"{model.name}/{version}" if runs_code else "")
-            loading: RemoteVersion
-            loading = RemoteVersion(load, process, lambda: self._serve(loading), lambda: self._drain(loading))
-            process.versions[load.number] = loading
-            if self._is_draining:
-                self._fail(loading, LoadError("the worker is stopping"))
-            elif process.token is None:
-                self._begin(process)
-            else:
-                process.send(load)
-            return loading.future
+            takes = URGENT if self._has_bulk_processes else PRIORITIES
+            return self._load(load, process, takes).future
+
+    def _load(self, load: Load, process: ModelProcess, takes: Sequence[str]) -> RemoteVersion:
+        loading: RemoteVersion
+        loading = RemoteVersion(load, process, lambda: self._serve(loading), lambda: self._drain(loading))
+        loading.takes = takes
+        process.versions[load.number] = loading
+        if self._is_draining:
+            self._fail(loading, LoadError("the worker is stopping"))
+        elif process.token is None:
+            self._begin(process)
+        else:
+            process.send(load)
+        return loading
 
     def consumers(self) -> list[tuple[Queue, str]]:
         """See `ModelHost`."""
@@ -185,6 +196,7 @@ class ModelProcesses:
                     process.memory.clock_offset_ms = now_ms - now_s * 1000
                     self._check(process, now_ms)
             self._park_the_idle(now_s)
+            self._look_after_bulk(now_s)
 
     def drain(self) -> None:
         """See `ModelHost`."""
@@ -225,12 +237,12 @@ class ModelProcesses:
 
     # One version
 
-    def _place(self, code: str) -> ModelProcess:
-        """A process of its own while there may be more, and for `code` always; else the emptiest of the others."""
-        shared = [process for process in self._processes if not process.code]
+    def _place(self, code: str, *, is_for_bulk: bool = False) -> ModelProcess:
+        """A process of its own while there may be more, and for `code` always; else the emptiest of its kind."""
+        shared = [process for process in self._processes if not process.code and process.is_for_bulk == is_for_bulk]
         if not code and len(shared) >= self._most:
             return min(shared, key=lambda process: len(process.versions))
-        process = ModelProcess(code=code, monotonic=self._monotonic)
+        process = ModelProcess(code=code, is_for_bulk=is_for_bulk, monotonic=self._monotonic)
         self._processes.append(process)
         return process
 
@@ -242,14 +254,14 @@ class ModelProcesses:
 
     def _open(self, version: RemoteVersion) -> None:
         """Give it instances, or park it for a start."""
-        if self._can_park and len(self._versions()) > self._parking.beyond:
+        if self._can_park and len(self._versions()) > self._parking.beyond and not version.is_for_bulk:
             self._has_parked.set()
         else:
             self._seat(version)
 
     def _seat(self, version: RemoteVersion) -> None:
         names = [f"{self._context.worker}-{next(self._numbers)}" for _ in range(version.instances)]
-        version.seats = dict(map(version.process.take_seat, names))
+        version.seats = dict(version.process.take_seat(name, version.takes) for name in names)
         version.is_parking = False
         seats = tuple((seat.consumer, slot) for slot, seat in version.seats.items())
         version.process.send(Serve(number=version.load.number, seats=seats))
@@ -259,6 +271,8 @@ class ModelProcesses:
             if version.is_leaving or version.is_gone:
                 return
             version.is_wanted, version.is_leaving = False, True
+            if version.bulk:
+                self._drain(version.bulk)
             if version.is_loaded:
                 version.process.send(Stop(number=version.load.number, unloads=True))
             else:
@@ -270,6 +284,9 @@ class ModelProcesses:
         process = version.process
         process.leave_seats(version)
         process.versions.pop(version.load.number, None)
+        for other in self._versions():
+            if other.bulk is version:
+                other.bulk = None
         if not process.versions and process in self._processes:
             self._processes.remove(process)
             process.cause = "stopped"
@@ -310,14 +327,17 @@ class ModelProcesses:
         if process.cause != "itself" or process.token is None:
             return
         most = self._settings.model_memory_mb
+        if most and process.own_bytes() > most * _MB:
+            self._kill(process, "memory")
+            return
+        if process.is_starved():
+            return
         first_runs_s = process.memory.first_runs_since_s if process.memory else 0.0
         if first_runs_s and self._monotonic() - first_runs_s > self._settings.warmup_timeout_s:
             self._kill(process, "slow")
             return
         if any(seat.status.overdue_ms(now_ms) > self._settings.lease_ms for seat in process.seats):
             self._kill(process, "stuck")
-        elif most and process.own_bytes() > most * _MB:
-            self._kill(process, "memory")
         elif process.code and process.memory and self._loads_too_long(process.memory):
             self._kill(process, "loading")
 
@@ -558,6 +578,39 @@ class ModelProcesses:
         version.reload_at = self._monotonic() + _RELOAD_S
         self._context.on_change()
 
+    # Bulk
+
+    def _look_after_bulk(self, now_s: float) -> None:
+        """Have a process for the bulk of each version that has some, until there was none for a while."""
+        for version in [version for version in self._versions() if version.is_wanted]:
+            if version.is_for_bulk:
+                if version.seats and self._is_idle(version.seats.values(), now_s, self._bulk_idle_s):
+                    self._drain(version)
+            elif self._needs_bulk_process(version, now_s):
+                self._load_for_bulk(version)
+
+    def _needs_bulk_process(self, version: RemoteVersion, now_s: float) -> bool:
+        if not self._has_bulk_processes or version.bulk or now_s < version.no_bulk_until:
+            return False
+        return any(seat.status.sees_bulk for seat in version.seats.values())
+
+    def _load_for_bulk(self, version: RemoteVersion) -> None:
+        """Load it once more; where that fails, the one that callers use takes bulk, too, for some time."""
+        process = self._place(version.process.code, is_for_bulk=True)
+        load = msgspec.structs.replace(version.load, number=next(self._numbers))
+        version.bulk = bulk = self._load(load, process, ONLY_BULK)
+
+        def take_over(future: "Future[ServedVersion]") -> None:
+            if error := future.exception():
+                _log.warning("a model has no process for bulk", extra={"model": load.name, "reason": str(error)})
+                version.bulk, version.no_bulk_until = None, self._monotonic() + _NO_BULK_S
+                version.take(PRIORITIES)
+            else:
+                version.take(URGENT)
+                self._serve(bulk)
+
+        bulk.future.add_done_callback(take_over)
+
     # Parked versions
 
     def _park_the_idle(self, now_s: float) -> None:
@@ -568,14 +621,16 @@ class ModelProcesses:
             if (
                 version.seats
                 and version.is_wanted
+                and not version.is_for_bulk
                 and not version.is_parking
-                and self._is_idle(version.seats.values(), now_s)
+                and self._is_idle(version.seats.values(), now_s, self._parking.idle_s)
             ):
                 version.is_parking = True
                 version.process.send(Stop(number=version.load.number, unloads=False))
 
-    def _is_idle(self, seats: Iterable[Seat], now_s: float) -> bool:
-        return all(seat.status.is_idle and now_s - seat.status.since_s > self._parking.idle_s for seat in seats)
+    @staticmethod
+    def _is_idle(seats: Iterable[Seat], now_s: float, idle_s: float) -> bool:
+        return all(seat.status.is_idle and now_s - seat.status.since_s > idle_s for seat in seats)
 
     def _listen(self) -> None:
         """Watch the queues of parked versions with one connection, and give instances to those that have blocks."""
@@ -604,12 +659,17 @@ class ModelProcesses:
     def usage(self) -> HostUsage:
         """See `ModelHost`."""
         with self._changed:
+            versions = [version for version in self._versions() if not version.is_for_bulk]
             return HostUsage(
-                versions=[usage_of(version.queue, version.seats.values()) for version in self._versions()],
+                versions=[usage_of(version.queue, _all_seats(version)) for version in versions],
                 processes=len(self._processes),
                 ends=self._ends,
                 memory_bytes=sum(process.memory_bytes for process in self._processes),
             )
+
+
+def _all_seats(version: RemoteVersion) -> list[Seat]:
+    return [*version.seats.values(), *(version.bulk.seats.values() if version.bulk else ())]
 
 
 def _release(queue: Queue, consumer: str, *, is_suspect: bool) -> Callable[[WorkerLink], None]:

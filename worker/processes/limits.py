@@ -1,4 +1,4 @@
-"""How much memory a model process may take, and how much it has."""
+"""How much memory a model process may take and has, and how long it waits for a processor."""
 
 import contextlib
 import re
@@ -19,6 +19,15 @@ def limit_memory(megabytes: int) -> None:
 def own_memory(pid: int) -> int:
     """The bytes that a process has for itself, not as the mapping of a file; 0 where the system does not say."""
     return _field(str(pid), "RssAnon") + _field(str(pid), "RssShmem")
+
+
+def waited_s(pid: int) -> float:
+    """For how long the threads of a process were ready to run and waited, together; 0 where the system does not say."""
+    waited_ns = 0
+    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # the thread has ended
+            waited_ns += int(file.read_text().split()[1])
+    return waited_ns / 1e9
 
 
 def _field(pid: str, name: str) -> int:

@@ -30,6 +30,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     memory_mb: int
     log_level: str
     allow_code: bool
+    gives_way: bool = False
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):

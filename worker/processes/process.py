@@ -4,10 +4,12 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from msgspec import structs
 
 from worker.processes import memory
-from worker.processes.limits import own_memory
+from worker.processes.limits import own_memory, waited_s
 from worker.processes.memory import SLOTS, ProcessMemory
 from worker.processes.messages import Channel, Setup, ToProcess, ToWorker
 from worker.processes.output import PrintedLines
@@ -19,18 +21,23 @@ from worker.running.seats import Seat
 _FORGOTTEN_S = 60.0  # after so long without an end, the next is the first again
 _EXPLAINED_PAUSE_S = 0.02
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_WAITING, _CALM_S = 0.1, 10.0  # of the time it waits for a processor; so long after that it may not be judged
 _MISSED_S = 2.0  # for so long a process may be away before its versions count as unable to serve
 
 
 class ModelProcess:
     """The process that serves some versions; for its host's lock, and not for several threads.
 
-    `token` is the number of its present run, None while it does not run. `code` names the model, with its version,
+    `token` is the number of its present run, None while it does not run. `is_for_bulk`: it takes only the processor
+    time that others leave. `code` names the model, with its version,
     whose own code the process runs: it serves nothing else, and what it prints is logged (`printed`).
     """
 
-    def __init__(self, *, code: str = "", monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, code: str = "", is_for_bulk: bool = False, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.code = code
+        self.is_for_bulk = is_for_bulk
         self.printed: PrintedLines | None = None
         self.versions: dict[int, RemoteVersion] = {}
         self.token: int | None = None
@@ -44,6 +51,8 @@ class ModelProcess:
         self._base_bytes = 0
         self._ends: list[float] = []
         self._away_since: float | None = None
+        self._waited = (0.0, 0.0)
+        self._waited_until = -_CALM_S
         self._free: list[int] = []
 
     @property
@@ -71,7 +80,7 @@ class ModelProcess:
         self.token, self.channel, self.cause = token, Channel(mine, ToWorker, waits=False), "itself"
         self.restart_at = None
         self._free = list(range(SLOTS - 1, -1, -1))
-        self.send(setup)
+        self.send(structs.replace(setup, gives_way=self.is_for_bulk))
 
     def _start(self, starter: ProcessStarter, token: int, setup: Setup, channel_fd: int, memory_fd: int) -> None:
         if not self.code:
@@ -137,16 +146,31 @@ class ModelProcess:
         """How much memory it has that no other process shares."""
         return own_memory(self.pid) if self.pid else 0
 
+    def is_starved(self) -> bool:
+        """Whether others took the processors away from it in the last seconds, at one look or another.
+
+        What lasts long in it then says nothing of its models.
+        """
+        if not self.is_for_bulk:
+            return False
+        now_s, waited = self._monotonic(), waited_s(self.pid)
+        last_s, last_waited = self._waited
+        if waited - last_waited > _WAITING * (now_s - last_s):
+            self._waited_until = now_s
+        self._waited = now_s, waited
+        return now_s - self._waited_until < _CALM_S
+
     def own_bytes(self) -> int:
         """How much memory it took since it started."""
         return own_memory(self.pid) - self._base_bytes if self.pid else 0
 
-    def take_seat(self, consumer: str) -> tuple[int, Seat]:
-        """A free slot of its memory for an instance of that name."""
+    def take_seat(self, consumer: str, takes: Sequence[str]) -> tuple[int, Seat]:
+        """A free slot of its memory for an instance of that name, which takes these priorities."""
         assert self.memory  # noqa: S101 - it runs
         slot = self._free.pop()
         status = self.memory.status(slot)
         status.clear()
+        status.takes = takes
         return slot, Seat(consumer, status)
 
     def leave_seats(self, version: RemoteVersion) -> None:

@@ -9,11 +9,11 @@ loading ──► loaded ──► serving ◄──► parked (no threads, no c
 drained, in any of these ──► leaving ──► gone
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from millrace.broker.keys import Queue
+from millrace.broker.keys import ONLY_BULK, PRIORITIES, Queue
 from millrace.protocol.messages import ModelAnnouncement
 from worker.processes.messages import Load
 from worker.reconciling.hosts import ServedVersion
@@ -27,7 +27,8 @@ class RemoteVersion:
     """A version in a model process; all but what `ServedVersion` says is for its host, under the host's lock.
 
     `is_wanted` from `serve` until `drain`; `is_loaded` in the process that runs now. `seats` are those of its running
-    instances, by slot.
+    instances, by slot. `takes` are the priorities of what they serve. `bulk` is the same version in a process that
+    takes bulk alone, while it has one, and `no_bulk_until` when it may get one, after that could not be loaded.
     """
 
     def __init__(
@@ -43,6 +44,9 @@ class RemoteVersion:
         self.is_loaded = False
         self.is_leaving = False
         self.is_gone = False
+        self.takes: Sequence[str] = PRIORITIES
+        self.bulk: RemoteVersion | None = None
+        self.no_bulk_until = 0.0
         self.seats: dict[int, Seat] = {}
         self.is_parking = False
         self.own_fault = ""
@@ -67,9 +71,20 @@ class RemoteVersion:
         return not self.is_gone
 
     @property
+    def is_for_bulk(self) -> bool:
+        """Whether it takes bulk alone, beside one that takes the rest."""
+        return self.takes == ONLY_BULK
+
+    def take(self, priorities: Sequence[str]) -> None:
+        """Have its instances take these from now on."""
+        self.takes = priorities
+        for seat in self.seats.values():
+            seat.status.takes = priorities
+
+    @property
     def is_parked(self) -> bool:
         """Whether it is to serve and has no instances at present."""
-        return self.is_wanted and self.is_loaded and not self.seats
+        return self.is_wanted and self.is_loaded and not self.seats and not self.is_for_bulk
 
     def serve(self) -> None:
         """See `ServedVersion`."""

@@ -38,6 +38,8 @@ def form_batches(
 
     Batches come in the order of their first pieces, so that what is urgent stays in front.
     """
+    if len(pieces) == 1:  # as long as one block at a time comes
+        return [_batch([*pieces])]
     places: dict[Hashable, list[int]] = {}
     for place, piece in enumerate(pieces):
         places.setdefault(_key(piece, may_pad), []).append(place)

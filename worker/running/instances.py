@@ -11,7 +11,6 @@ from worker.loading.model import Model
 from worker.running.loop import Instance
 from worker.running.quarantine import Quarantine
 from worker.running.seats import Seat
-from worker.running.turns import BulkTurns
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +54,6 @@ class InstanceGroup:
 
     def start(self, seats: Sequence[Seat]) -> None:
         """Serve in as many threads as there are seats."""
-        turns = BulkTurns(len(seats))
         for seat in seats:
             instance = Instance(
                 self.model,
@@ -65,7 +63,6 @@ class InstanceGroup:
                 lease_ms=self._lease_ms,
                 status=seat.status,
                 quarantine=self._quarantine,
-                turns=turns,
             )
             name = f"{self.queue.model}/{self.queue.version}-{seat.consumer.rpartition('-')[2]}"
             # A daemon: a model that never returns must not keep the process alive.

@@ -5,7 +5,7 @@
      │         │         │             │             └─ each item alone; what fails alone is answered with its error
      │         └─────────┴─────────────┴─ expired or cancelled: dropped
      ├─ claimed blocks of a process that died run item by item; after MAX_DELIVERIES they go to the dead letters
-     └─ bulk runs item by item, and before each next item whatever came of callers' runs
+     └─ an item of bulk shares no run with others: the same rows always run together, and give the same bits
 
 A worker has several such threads for each model (`instances`): while one computes, another reads and prepares.
 
@@ -13,7 +13,6 @@ A worker has several such threads for each model (`instances`): while one comput
     block.py    a block until it is finished       batcher.py    which pieces run together
     outbox.py   what the next exchange delivers    running.py    batches, and requests alone
     status.py   what the instance is doing         suspects.py   blocks that were delivered before
-    bulk.py     background work, between callers'  turns.py      which instances may have some in hand
 """
 
 import threading
@@ -25,8 +24,6 @@ from millrace.protocol.messages import RequestBlock
 from worker.loading.model import Model
 from worker.running.batcher import form_batches
 from worker.running.block import Blocks
-from worker.running.bulk import Bulk
-from worker.running.cores import Spent, ThreadTimes
 from worker.running.outbox import Outbox
 from worker.running.piece import Piece, TakenBlock
 from worker.running.preparing import Preparer
@@ -35,14 +32,12 @@ from worker.running.runner import Runner
 from worker.running.status import InstanceStatus
 from worker.running.suspects import Suspects
 from worker.running.taking import Taking
-from worker.running.turns import BulkTurns
 
 
 class Instance:
     """One thread's loop over one model's queue. `run` it in a thread; `drain` from any other.
 
-    `status` says what it is doing; `quarantine` is that of its process. `times` and
-    `turns`: see `Bulk`.
+    `status` says what it is doing, and what it is to take; `quarantine` is that of its process.
     """
 
     def __init__(
@@ -56,8 +51,6 @@ class Instance:
         status: InstanceStatus | None = None,
         quarantine: Quarantine | None = None,
         monotonic: Callable[[], float] = time.monotonic,
-        times: Callable[[], Spent] | None = None,
-        turns: BulkTurns | None = None,
     ) -> None:
         name, outbox = model.announcement.name, Outbox(worker)
         self._model = model
@@ -76,19 +69,6 @@ class Instance:
         self._blocks = Blocks(name, link, outbox, clock=clock, monotonic=monotonic)
         self._preparer = Preparer(model, self._blocks, self._status)
         self._runner = Runner(model, self._blocks, outbox, status=self._status, monotonic=monotonic)
-        self._times = ThreadTimes()
-        self._turns = turns or BulkTurns(monotonic=monotonic)
-        self._bulk = Bulk(
-            model,
-            self._blocks,
-            self._preparer,
-            self._runner,
-            self._serve_callers,
-            quarantine=self._quarantine,
-            turns=self._turns,
-            monotonic=monotonic,
-            times=times or self._times,
-        )
         self._suspects = Suspects(
             model,
             self._blocks,
@@ -106,23 +86,10 @@ class Instance:
     def run(self) -> None:
         """Serve until `drain`. The queue's being out of reach is waited out; any other error is raised."""
         while not self._draining.is_set():
-            self._take_and_serve()
-        self._taking.close()
-        self._times.close()
-        self._status.idle()
-
-    def _take_and_serve(self) -> None:
-        has_turn = self._turns.begin()
-        try:
-            deliveries = self._taking.take(takes_bulk=has_turn)
-            if has_turn and not any(delivery.is_bulk for delivery in deliveries):
-                has_turn = False
-                self._turns.end()
-            if deliveries:
+            if deliveries := self._taking.take():
                 self._serve(deliveries)
-        finally:
-            if has_turn:
-                self._turns.end()
+        self._taking.close()
+        self._status.idle()
 
     def _serve(self, deliveries: Iterable[Delivery]) -> None:
         """Answer the deliveries; the last answers are left in the outbox."""
@@ -132,20 +99,20 @@ class Instance:
         for taken, block in self._blocks.opened(deliveries):
             of_its_kind = bulk if taken.delivery.is_bulk else fresh
             (of_its_kind if taken.delivery.deliveries == 1 else suspects).append((taken, block))
-        if fresh:
-            self._turns.callers_came()
-            with self._quarantine.together:
-                self._run_batches([piece for taken, block in fresh for piece in self._preparer.pieces(taken, block)])
+        self._run_together(fresh)
         for taken, block in suspects:
             self._suspects.run(taken, block)
         for taken, block in bulk:
-            self._bulk.run(taken, block)
+            for number, item in enumerate(self._blocks.apart(taken, block, self._model.failure)):
+                if number and (of_callers := self._taking.take_callers()):
+                    self._serve(of_callers)
+                self._blocks.bulk_begins()
+                self._run_together([(taken, item)])
 
-    def _serve_callers(self, wait_ms: int) -> None:
-        """Answer what callers sent, or send within `wait_ms`, until nothing of theirs waits."""
-        while not self._draining.is_set() and (deliveries := self._taking.take_urgent(wait_ms)):
-            self._serve(deliveries)
-            wait_ms = 0
+    def _run_together(self, blocks: Sequence[tuple[TakenBlock, RequestBlock]]) -> None:
+        if blocks:
+            with self._quarantine.together:
+                self._run_batches([piece for taken, block in blocks for piece in self._preparer.pieces(taken, block)])
 
     def _run_batches(self, pieces: Sequence[Piece]) -> None:
         preparation = self._model.preparation

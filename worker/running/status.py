@@ -9,14 +9,17 @@ deadline decides whether an instance is stuck; it is written first and taken bac
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from millrace.broker.keys import ONLY_BULK, PRIORITIES, URGENT
+
 SLOT_BYTES = 512
-_NUMBERS_BYTES = 64
+_NUMBERS_BYTES = 80
 _TEXT_LIMIT = SLOT_BYTES - _NUMBERS_BYTES
-_DEADLINE, _STATE, _SINCE, _LOSSES, _ITEM, _ITEM_DEADLINE, _DELIVERIES, _TEXT_BYTES = range(8)
+_DEADLINE, _STATE, _SINCE, _LOSSES, _ITEM, _ITEM_DEADLINE, _DELIVERIES, _TEXT_BYTES, _TAKES, _SEES_BULK = range(10)
 _IDLE, _HOLDING, _WORKING = 0.0, 1.0, 2.0
+_TAKEN = (PRIORITIES, URGENT, ONLY_BULK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,25 @@ class InstanceStatus:
         numbers[_TEXT_BYTES] = 0.0
         numbers[_DEADLINE] = 0.0
 
+    def see_bulk(self, has_bulk: bool) -> None:
+        """Whether bulk waits in its queue, or is in work."""
+        self._numbers[_SEES_BULK] = has_bulk
+
     # Read by whoever watches over it
+
+    @property
+    def takes(self) -> Sequence[str]:
+        """The priorities that the instance takes: all, those of callers, or bulk. Whoever watches over it sets them."""
+        return _TAKEN[int(self._numbers[_TAKES])]
+
+    @takes.setter
+    def takes(self, priorities: Sequence[str]) -> None:
+        self._numbers[_TAKES] = _TAKEN.index(tuple(priorities))
+
+    @property
+    def sees_bulk(self) -> bool:
+        """Whether bulk was in its queue when it looked last."""
+        return bool(self._numbers[_SEES_BULK])
 
     @property
     def is_idle(self) -> bool:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from millrace.broker.base import ConsumerLink, Delivery
+from millrace.broker.keys import ONLY_BULK, URGENT
 from millrace.protocol.errors import Unavailable
 from worker.loading.model import Model
 from worker.running.outbox import Outbox
@@ -45,13 +46,14 @@ class Taking:
         self._next_claim = 0.0
         self._rows_per_block = 1.0
 
-    def take(self, *, takes_bulk: bool = True) -> Sequence[Delivery]:
+    def take(self) -> Sequence[Delivery]:
         """Deliver the outbox and take blocks; none when nothing came, or when `draining` was set meanwhile.
 
-        What is taken is joined by what comes within the model's queue delay, and by blocks of a worker that died.
+        The status says of which priorities. What is taken is joined by what comes within the model's queue delay, and
+        by blocks of a worker that died.
         """
         self._status.idle()
-        taken = self._exchange(takes_bulk=takes_bulk)
+        taken = self._exchange(priorities=self._status.takes)
         if taken is None:
             return []
         has_taken = bool(taken)
@@ -69,12 +71,11 @@ class Taking:
             self._note_sizes(taken)
         return taken
 
-    def take_urgent(self, wait_ms: int) -> Sequence[Delivery]:
-        """Deliver the outbox and take what waits of high or normal priority, or comes within that time.
-
-        It is for an instance that has bulk in hand already.
-        """
-        taken = self._exchange(wait_ms=wait_ms) or []
+    def take_callers(self) -> Sequence[Delivery]:
+        """Deliver the outbox and take what waits of callers, for an instance that has bulk in hand and serves both."""
+        if self._status.takes == ONLY_BULK:
+            return []
+        taken = self._exchange(priorities=URGENT, wait_ms=0) or []
         if taken:
             self._status.hold(self._link.losses)
             self._note_sizes(taken)
@@ -83,28 +84,35 @@ class Taking:
     def deliver(self) -> None:
         """Deliver the outbox, if it holds anything, and take nothing."""
         if not self._outbox.is_empty:
-            self._exchange(takes=False)
+            self._exchange()
 
     def close(self) -> None:
         """Deliver what is left and give the queue up; blocks that were not finished go to whoever claims them."""
-        self._exchange(takes=False)
+        self._exchange()
         try:
             self._link.close()
         except Unavailable as error:
             _log.info("left the queue without a word", extra={"reason": str(error)})
 
-    def _exchange(
-        self, *, takes: bool = True, takes_bulk: bool = False, wait_ms: int = _BLOCK_MS
-    ) -> list[Delivery] | None:
-        """Exchange, trying again while the queue is out of reach; while draining, try once, None where that fails."""
+    def _exchange(self, *, priorities: Sequence[str] = (), wait_ms: int = _BLOCK_MS) -> list[Delivery] | None:
+        """Exchange, trying again while the queue is out of reach; while draining, try once, None where that fails.
+
+        What is taken is of these priorities; nothing where there are none.
+        """
         backoff_s, outbox = _FIRST_BACKOFF_S, self._outbox
         while True:
             try:
-                count = self._count() if takes else 0
-                block_ms = self._wait_ms(wait_ms) if takes else 0
-                taken = self._link.exchange(
-                    outbox.replies, outbox.finished, count=count, block_ms=block_ms, takes_bulk=takes_bulk
-                )
+                if priorities:
+                    taken = self._link.exchange(
+                        outbox.replies,
+                        outbox.finished,
+                        count=self._count(),
+                        block_ms=self._wait_ms(wait_ms),
+                        priorities=priorities,
+                    )
+                    self._status.see_bulk(self._link.has_bulk)
+                else:
+                    taken = self._link.exchange(outbox.replies, outbox.finished, count=0, block_ms=0)
             except Unavailable as error:
                 _log.warning("the queue does not answer", extra={"reason": str(error), "retry_s": backoff_s})
                 if self._draining.wait(backoff_s):
@@ -141,14 +149,15 @@ class Taking:
             missing = self._model.batching.max_batch_size - sum(delivery.rows for delivery in taken)
             if missing <= 0:
                 break
-            taken += self._link.exchange([], [], count=missing, block_ms=left_ms, takes_bulk=False)
+            taken += self._link.exchange([], [], count=missing, block_ms=left_ms, priorities=URGENT)
         return taken
 
     def _claimed(self) -> list[Delivery]:
         if self._monotonic() < self._next_claim:
             return []
         self._next_claim = self._monotonic() + self._lease_ms / 4000
-        claimed = self._link.claim(lease_ms=self._lease_ms, count=self._count())
+        priorities = self._status.takes
+        claimed = self._link.claim(lease_ms=self._lease_ms, count=self._count(), priorities=priorities)
         if claimed:
             self._next_claim = 0.0  # whoever left these left more, perhaps
             _log.warning("took over blocks", extra={"model": self._model.announcement.name, "blocks": len(claimed)})

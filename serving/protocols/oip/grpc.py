@@ -214,10 +214,8 @@ class OpenInference:
 
 def question(request: bytes | memoryview) -> calls.Asked:
     """What a ModelInferRequest asks for. Raises `InvalidRequest`, `PayloadTooLarge`."""
-    message, whole = infer.read_request(request)
-    return calls.Asked(
-        infer.INFER, message.model_name, version_of(message.model_version), None, Body(request, message=whole)
-    )
+    model, version, whole = infer.read_request(request)
+    return calls.Asked(infer.INFER, model, version_of(version), None, Body(request, message=whole))
 
 
 def version_of(text: str) -> int | None:

@@ -14,6 +14,7 @@ from serving.models.registry import ServedModel
 from serving.protocols import counted_messages, json_tensors
 from serving.protocols.limits import MAX_NAMED, MAX_RANK, ReadLimits, check_count
 from serving.protocols.oip import rest as oip
+from serving.protocols.oip.known_messages import Described, KnownMessage, KnownMessages
 from serving.protocols.oip.rest import Wanted
 from serving.protocols.verb import Body, Rendered, Verb
 from serving.queueing.admission import Inference
@@ -30,6 +31,7 @@ _InferResponse = rpc.message("inference.ModelInferResponse")
 _ID = wire.number_of(_InferResponse, "id")
 _RAW_OUTPUT = wire.number_of(_InferResponse, "raw_output_contents")
 _RAW_INPUT = wire.number_of(InferRequest, "raw_input_contents")
+_KNOWN = KnownMessages(_RAW_INPUT, wire.number_of(InferRequest, "id"))
 _WIDE = {
     **dict.fromkeys(("INT8", "INT16"), np.dtype(np.int32)),
     **dict.fromkeys(("UINT8", "UINT16"), np.dtype(np.uint32)),
@@ -47,32 +49,46 @@ class _Request(NamedTuple):
     message: Any
     raw: Sequence[bytes | memoryview]
 
+    @property
+    def id(self) -> str:
+        identity: str = self.message.id
+        return identity
 
-def read_request(data: bytes | memoryview) -> tuple[Any, _Request | None]:
-    """What of a ModelInferRequest says who is asked for what; and all of it, where it is read in no time.
+
+_Read = _Request | KnownMessage
+
+
+def read_request(data: bytes | memoryview) -> tuple[str, str, _Read | None]:
+    """The model that a ModelInferRequest asks for and its version as text; and all of it, where it is read in no time.
 
     Raw contents are not copied. Raises `InvalidRequest`, `PayloadTooLarge`.
     """
+    if known := _KNOWN.find(data):
+        return known.form.model, known.form.version, known
     if len(data) <= counted_messages.SMALL_BYTES:
         message = counted_messages.read(InferRequest, data)
-        return message, _Request(message, message.raw_input_contents)
+        return message.model_name, message.model_version, _Request(message, message.raw_input_contents)
     try:
         light = counted_messages.without(InferRequest, data, (_RAW_INPUT,))
-        return light.message, _Request(*light)
+        return light.message.model_name, light.message.model_version, _Request(*light)
     except PayloadTooLarge:  # its inputs carry their elements, which others than the event loop have time for
-        return counted_messages.without(InferRequest, data, _HEAVY).message, None
+        message = counted_messages.without(InferRequest, data, _HEAVY).message
+        return message.model_name, message.model_version, None
 
 
 def identity_of(body: Body, data: bytes | memoryview) -> str:
     """The id that a request gives itself."""
-    message = body.message.message if body.message else counted_messages.without(InferRequest, data, _HEAVY).message
-    identity: str = message.id
-    return identity
+    read: _Read | None = body.message
+    if read is None:
+        read = _Request(counted_messages.without(InferRequest, data, _HEAVY).message, ())
+    return read.id
 
 
 def _infer(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
     """What a ModelInferRequest asks for, and how its answer is written. Raises `InvalidRequest`, `NotSupported`."""
-    request = body.message
+    request: _Read | None = body.message
+    if isinstance(request, KnownMessage):
+        return _known(request, model, limits)
     if request is None:
         whole = counted_messages.counted(InferRequest, body.data, _MOST, limits)
         request = _Request(whole, whole.raw_input_contents)
@@ -80,12 +96,24 @@ def _infer(body: Body, model: ServedModel, limits: ReadLimits) -> tuple[Inferenc
     check_count("inputs", len(message.inputs))
     check_count("outputs", len(message.outputs))
     check_count("parameters", len(message.parameters))
-    document = {
-        "id": message.id,
-        "parameters": _parameters(message),
-        "outputs": [{"name": output.name, "parameters": _parameters(output)} for output in message.outputs],
-    }
-    return oip.read_infer(document, _inputs(request, model, limits), model)
+    document = oip.read_document(
+        {
+            "id": message.id,
+            "parameters": _parameters(message),
+            "outputs": [{"name": output.name, "parameters": _parameters(output)} for output in message.outputs],
+        }
+    )
+    described = [_described(item) for item in message.inputs]
+    asked = oip.read_infer(document, _inputs(request, described, model, limits), model)
+    if request.raw:
+        _KNOWN.remember(body.data, message.model_name, message.model_version, document, described)
+    return asked
+
+
+def _known(request: KnownMessage, model: ServedModel, limits: ReadLimits) -> tuple[Inference, Wanted]:
+    form = request.form
+    inference, wanted = oip.read_infer(form.document, _raw_tensors(form.inputs, request.raw, model, limits), model)
+    return inference, wanted if wanted.identity == request.id else wanted._replace(identity=request.id)
 
 
 def _parameters(message: Any) -> dict[str, Any]:
@@ -97,9 +125,10 @@ def _parameters(message: Any) -> dict[str, Any]:
     }
 
 
-def _inputs(request: _Request, model: ServedModel, limits: ReadLimits) -> list[tuple[str, Tensor]]:
+def _inputs(
+    request: _Request, described: Sequence[Described], model: ServedModel, limits: ReadLimits
+) -> list[tuple[str, Tensor]]:
     message, raw = request
-    described = [_described(item) for item in message.inputs]
     if not raw:
         return [(d.name, _typed_tensor(d, item, limits)) for d, item in zip(described, message.inputs, strict=True)]
     for item in message.inputs:
@@ -113,22 +142,19 @@ def _inputs(request: _Request, model: ServedModel, limits: ReadLimits) -> list[t
             f"expected {len(described)} raw_input_contents, one for each input of the request, got {len(raw)}, "
             f"for model '{model.name}'"
         )
+    return _raw_tensors(described, raw, model, limits)
+
+
+def _raw_tensors(
+    inputs: Sequence[Described], raw: Sequence[bytes | memoryview], model: ServedModel, limits: ReadLimits
+) -> list[tuple[str, Tensor]]:
     return [
-        (d.name, oip.binary_tensor(d.name, d.datatype, d.shape, data, model, limits))
-        for d, data in zip(described, raw, strict=True)
+        (name, oip.binary_tensor(name, datatype, shape, data, model, limits))
+        for (name, datatype, shape, _), data in zip(inputs, raw, strict=True)
     ]
 
 
-class _Described(NamedTuple):
-    """An input without its values; `elements` is how many there must be."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    elements: int
-
-
-def _described(item: Any) -> _Described:
+def _described(item: Any) -> Described:
     name, datatype = item.name, item.datatype
     check_count(f"dimensions in the shape of input '{name}'", len(item.shape), MAX_RANK)
     shape = list(item.shape)
@@ -136,10 +162,10 @@ def _described(item: Any) -> _Described:
         raise InvalidRequest(f"invalid datatype for input '{name}': {json_tensors.quote(datatype)}")
     if "shared_memory_region" in item.parameters:
         raise NotSupported("tensors in shared memory are not supported; send them with the request")
-    return _Described(name, datatype, tuple(shape), json_tensors.element_count(name, shape, datatype))
+    return Described(name, datatype, tuple(shape), json_tensors.element_count(name, shape, datatype))
 
 
-def _typed_tensor(described: _Described, item: Any, limits: ReadLimits) -> Tensor:
+def _typed_tensor(described: Described, item: Any, limits: ReadLimits) -> Tensor:
     """The tensor in an input's `contents`."""
     name, datatype, shape, count = described
     if datatype not in _CONTENTS:

@@ -89,8 +89,8 @@ class _Raw(NamedTuple):
     size: int
 
 
-class _Document(NamedTuple):
-    """The JSON of a request, checked in itself."""
+class Document(NamedTuple):
+    """A request, checked in itself. Over gRPC its inputs stand beside it."""
 
     inputs: tuple[tuple[str, Tensor | _Raw], ...]
     wanted: Wanted
@@ -120,20 +120,27 @@ def parse_infer(
         document, binary = _remembered_document(bytes(body[:length]), limits), memoryview(body)[length:]
     else:
         document, binary = _document(bytes(body[:length]), limits), memoryview(body)[length:]
-    return _asked(document, _with_binary(document.inputs, binary, model, limits), model)
+    tensors = _with_binary(document.inputs, binary, model, limits)
+    return _asked(document, document.inputs, tensors, model)
+
+
+def read_document(document: dict[str, Any]) -> Document:
+    """A request whose inputs are read elsewhere: `document` is the rest of it, as in JSON. Raises `InvalidRequest`."""
+    return _checked(document, ())
 
 
 def read_infer(
-    document: dict[str, Any], inputs: Sequence[tuple[str, Tensor]], model: ServedModel
+    document: Document, inputs: Sequence[tuple[str, Tensor]], model: ServedModel
 ) -> tuple[Inference, Wanted]:
-    """As `parse_infer`, for a request whose inputs were read already: `document` is the rest of it, as in JSON."""
-    checked = _checked(document, inputs)
-    return _asked(checked, dict(inputs), model)
+    """As `parse_infer`, for a request that was read already."""
+    return _asked(document, inputs, dict(inputs), model)
 
 
-def _asked(document: _Document, inputs: dict[str, Tensor], model: ServedModel) -> tuple[Inference, Wanted]:
-    if len(inputs) != len(document.inputs):
-        names = [name for name, _ in document.inputs]
+def _asked(
+    document: Document, named: Sequence[tuple[str, object]], inputs: dict[str, Tensor], model: ServedModel
+) -> tuple[Inference, Wanted]:
+    if len(inputs) != len(named):
+        names = [name for name, _ in named]
         again = next(name for i, name in enumerate(names) if name in names[:i])
         raise InvalidRequest(f"input '{again}' already exists in request")
     for name, _, _ in document.wanted.outputs:
@@ -151,8 +158,8 @@ def _json_length(header: bytes, total: int) -> int:
     return int(header)
 
 
-def _document(body: bytes, limits: ReadLimits, reader: json_numbers.NumberReader = json_numbers.READER) -> _Document:
-    return _fast(body, reader) or _slow(body, limits)
+def _document(body: bytes, limits: ReadLimits, reader: json_numbers.NumberReader = json_numbers.READER) -> Document:
+    return _like_remembered(body, reader) or _fast(body, reader) or _slow(body, limits)
 
 
 _remembered_document = lru_cache(maxsize=256)(_document)  # of a client's requests only the binary part differs
@@ -260,7 +267,41 @@ def _timeout_ms(parameters: dict[str, Any]) -> float | None:
     return timeout_us / 1000 if timeout_us else None
 
 
-def _fast(body: bytes, reader: json_numbers.NumberReader) -> _Document | None:
+def _like_remembered(body: bytes, reader: json_numbers.NumberReader) -> Document | None:
+    """The document of one input whose JSON, but for its numbers, is remembered; None where it may be another.
+
+    Requests of one client differ in nothing else. What is around the numbers is read with an empty list in their place.
+    Without a backslash every quote begins or ends a string, so there the key is what it seems to be.
+    """
+    if len(body) > QUICK_BYTES or _TOO_DEEP in body:  # of a long one the numbers take nearly all the time
+        return None
+    parts = json_numbers.around_numbers(body, b'"data"')
+    if parts is None:
+        return None
+    before, numbers, behind = parts
+    around = b"%b[]%b" % (before, behind)
+    if len(around) > _MAX_REMEMBERED_BYTES or b"\\" in around:
+        return None
+    document = _remembered_frame(around, reader)
+    if document is None or len(document.inputs) != 1:
+        return None
+    ((name, expected),) = document.inputs
+    flat = json_tensors.numbers_of(numbers, expected.datatype, reader)
+    if flat is None or flat.size != math.prod(expected.shape):
+        return None
+    return document._replace(inputs=((name, Tensor(expected.datatype, expected.shape, flat.view(np.uint8).data)),))
+
+
+@lru_cache(maxsize=256)
+def _remembered_frame(around: bytes, reader: json_numbers.NumberReader) -> Document | None:
+    """The document with empty lists in the place of numbers; its inputs have shapes and no elements."""
+    try:
+        return _read_fast(reader.parse(around, "data"), reader, are_left_out=True)
+    except json_numbers.UNREADABLE:
+        return None
+
+
+def _fast(body: bytes, reader: json_numbers.NumberReader) -> Document | None:
     """The document with its numbers read in bulk; None where any part of it needs the slow way."""
     if _TOO_DEEP in body:
         return None
@@ -270,7 +311,8 @@ def _fast(body: bytes, reader: json_numbers.NumberReader) -> _Document | None:
         return None
 
 
-def _read_fast(document: Any, reader: json_numbers.NumberReader) -> _Document | None:
+def _read_fast(document: Any, reader: json_numbers.NumberReader, *, are_left_out: bool = False) -> Document | None:
+    """The document; `are_left_out`: an empty list is in the place of each input's numbers."""
     inputs: list[tuple[str, Tensor | _Raw]] = []
     if len(document["inputs"]) > MAX_NAMED:
         return None
@@ -279,6 +321,11 @@ def _read_fast(document: Any, reader: json_numbers.NumberReader) -> _Document | 
         if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DTYPES or "parameters" in item:
             return None
         count = json_tensors.element_count(name, shape, datatype)
+        if are_left_out:
+            if len(item["data"]):
+                return None
+            inputs.append((name, _Raw(datatype, tuple(shape), 0)))
+            continue
         flat = json_tensors.numbers(item["data"], datatype, reader)
         if flat is None or flat.size != count:
             return None
@@ -298,7 +345,7 @@ def _plain(value: Any, reader: json_numbers.NumberReader) -> Any:
     return orjson.loads(text)
 
 
-def _slow(body: bytes, limits: ReadLimits) -> _Document:
+def _slow(body: bytes, limits: ReadLimits) -> Document:
     try:
         document = json_tensors.load(body, limits)
     except InvalidRequest as error:
@@ -312,7 +359,7 @@ def _slow(body: bytes, limits: ReadLimits) -> _Document:
     return _checked(document, [_input(item) for item in inputs])
 
 
-def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw]]) -> _Document:
+def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw]]) -> Document:
     identity, parameters, outputs = document.get("id", ""), document.get("parameters", {}), document.get("outputs", [])
     if not isinstance(identity, str):
         raise InvalidRequest("Unable to parse 'id': attempt to access JSON non-string as string")
@@ -331,7 +378,7 @@ def _checked(document: dict[str, Any], inputs: Iterable[tuple[str, Tensor | _Raw
     wanted = tuple([_wanted_output(output, is_binary=binary) for output in outputs])
     if len(wanted) > 1:
         _check_distinct([output.name for output in wanted])
-    return _Document(
+    return Document(
         inputs=tuple(inputs),
         wanted=Wanted(identity, wanted, binary),
         timeout_ms=_timeout_ms(parameters),
@@ -429,35 +476,29 @@ def render_infer(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Want
     Binary outputs follow the JSON, whose length is then in the header Inference-Header-Content-Length.
     """
     shown = wanted_tensors(model, outputs, wanted)
+    described = b",".join([_output(*each) for each in shown])
+    document = b'%b,"outputs":[%b]}' % (_beginning(model.name, model.version, wanted.identity), described)
     buffers = [tensor.data for _, tensor, is_binary in shown if is_binary]
-    if not wanted.identity and len(buffers) == len(shown):  # then the JSON is the same for all answers of one shape
-        described = tuple([(name, tensor.datatype, tensor.shape, len(tensor.data)) for name, tensor, _ in shown])
-        document, headers = _remembered_head(model.name, model.version, described)
-    else:
-        document, headers = _head(model.name, model.version, [_output(*each) for each in shown], wanted.identity)
-    return Rendered(b"".join([document, *buffers]), headers) if buffers else Rendered(document)
+    if not buffers:
+        return Rendered(document)
+    return Rendered(b"".join([document, *buffers]), _binary_headers(len(document)))
 
 
-def _head(name: str, version: int, outputs: Sequence[Mapping[str, Any]], identity: str) -> tuple[bytes, _HeaderFields]:
-    """The JSON of an answer, and the headers of one that has binary outputs behind it."""
-    head: dict[str, Any] = {"id": identity} if identity else {}
-    document = orjson.dumps(head | {"model_name": name, "model_version": str(version), "outputs": outputs})
-    return document, (
-        ("content-type", "application/octet-stream"),
-        ("inference-header-content-length", str(len(document))),
-    )
+def _beginning(name: str, version: int, identity: str) -> bytes:
+    """The JSON of an answer up to its outputs."""
+    if identity:
+        return b'{"id":%b,%b' % (orjson.dumps(identity), _remembered_beginning(name, version)[1:])
+    return _remembered_beginning(name, version)
 
 
 @lru_cache(maxsize=256)
-def _remembered_head(
-    name: str, version: int, described: tuple[tuple[str, str, tuple[int, ...], int], ...]
-) -> tuple[bytes, _HeaderFields]:
-    """The same for binary outputs alone: the name, datatype, shape and size of each."""
-    return _head(name, version, [_described(*each) for each in described], "")
+def _remembered_beginning(name: str, version: int) -> bytes:
+    return orjson.dumps({"model_name": name, "model_version": str(version)})[:-1]
 
 
-def _described(name: str, datatype: str, shape: tuple[int, ...], size: int) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+@lru_cache(maxsize=256)
+def _binary_headers(json_length: int) -> _HeaderFields:
+    return ("content-type", "application/octet-stream"), ("inference-header-content-length", str(json_length))
 
 
 def wanted_tensors(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Wanted) -> list[tuple[str, Tensor, bool]]:
@@ -477,14 +518,25 @@ def _classes(model: ServedModel, tensor: Tensor, count: int) -> Tensor:
     return top_classes(tensor, count, model.announcement.labels, has_rows=bool(model.max_batch_size))
 
 
-def _output(name: str, tensor: Tensor, is_binary: bool) -> dict[str, Any]:
+def _output(name: str, tensor: Tensor, is_binary: bool) -> bytes:
+    """One output as JSON, the same for all answers of one shape but for its elements."""
     if is_binary:
-        return _described(name, tensor.datatype, tensor.shape, len(tensor.data))
-    described = {"name": name, "datatype": tensor.datatype, "shape": tensor.shape}
+        return _remembered_description(name, tensor.datatype, tensor.shape, len(tensor.data))
     flat = tensor.to_numpy().ravel()
     if tensor.datatype == BYTES:
-        return described | {"data": [value.decode("utf-8", "replace") for value in flat.tolist()]}
-    return described | {"data": orjson.Fragment(json_tensors.dumps_array(flat))}
+        elements = orjson.dumps([value.decode("utf-8", "replace") for value in flat.tolist()])
+    else:
+        elements = json_tensors.dumps_array(flat)
+    return b'%b,"data":%b}' % (_remembered_description(name, tensor.datatype, tensor.shape), elements)
+
+
+@lru_cache(maxsize=256)
+def _remembered_description(name: str, datatype: str, shape: tuple[int, ...], binary_bytes: int = -1) -> bytes:
+    """What is said of an output: up to its elements, or all of it where so many bytes of them follow the JSON."""
+    described = {"name": name, "datatype": datatype, "shape": shape}
+    if binary_bytes < 0:
+        return orjson.dumps(described)[:-1]
+    return orjson.dumps(described | {"parameters": {"binary_data_size": binary_bytes}})
 
 
 def render_server() -> dict[str, Any]:

@@ -19,7 +19,8 @@ class Allowance:
 
     def earn(self, tokens: float) -> None:
         """The client did something useful."""
-        self._left = min(self._burst, self._left + tokens)
+        left = self._left + tokens
+        self._left = left if left < self._burst else self._burst
 
     def spend(self, tokens: float = 1.0) -> bool:
         """Take a token; False where none is left."""

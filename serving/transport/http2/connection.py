@@ -1,6 +1,7 @@
 """One connection of HTTP/2: its session's events go to the streams, and what these send goes to the socket.
 
-    preface ──► streams come and go ──► idle ──► closed           the server stops: GOAWAY, the rest is answered, closed
+    preface ──► streams come and go ──► idle ──► closed           the server stops, or the connection is old: GOAWAY,
+                  │                                               the rest is answered, closed
                   │
                   └─ a fault, or no sign of life: GOAWAY, closed
 
@@ -9,9 +10,11 @@ socket takes no more, nothing is read, and answers wait, counted. For small call
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from functools import partial
+from random import uniform
 from typing import cast
 
 from millrace.protocol.errors import MillraceError, QueueFull
@@ -32,7 +35,8 @@ from serving.transport.http2.session import FrameSession
 from serving.transport.intake import no_room
 from serving.transport.server_parts import ServerParts
 
-_FRAME_S = 10.0  # the rest of a frame, or of a block of headers
+_log = logging.getLogger(__name__)
+_STALL_S = 10.0  # without a byte of the rest of a frame, or of a block of headers
 _LINGER_S = 0.5
 _DISCARD_S = 3.0
 _LIFE_S, _LIFE_ANSWER_S = 60.0, 20.0  # of silence, after which a caller is asked whether it is there
@@ -45,9 +49,10 @@ class Http2Connection(asyncio.Protocol):
     """One connection; see `connection_table.OpenConnection` and `exchange.Link`."""
 
     __slots__ = (
-        "_buffered", "_busy", "_drain_ends", "_frame_ends", "_full_ends", "_has_pinged", "_heard", "_is_draining",
-        "_is_flushing", "_is_last", "_is_over", "_is_paused", "_large_heads", "_opened", "_outflows", "_since",
-        "_slowest", "_streams", "_table", "_transport", "_unsent", "ends", "is_full", "peer", "server", "session",
+        "_age_ends", "_buffered", "_busy", "_drain_ends", "_frame_ends", "_frame_since", "_full_ends", "_has_pinged",
+        "_heard", "_is_draining", "_is_flushing", "_is_last", "_is_over", "_is_paused", "_large_heads", "_opened",
+        "_outflows", "_since", "_slowest", "_streams", "_table", "_transport", "_unsent", "ends", "is_full", "peer",
+        "server", "session",
     )  # fmt: skip
 
     def __init__(self, server: ServerParts) -> None:
@@ -67,9 +72,11 @@ class Http2Connection(asyncio.Protocol):
         self._opened: list[Exchange] = []  # by the frames that are being handled
         self._is_paused = self._is_flushing = self._is_over = False
         self._is_draining = self._is_last = self._has_pinged = False
-        self._since = self._heard = server.loop.time()
-        self._frame_ends = self._full_ends = self._drain_ends = NEVER
-        self.ends = self._since + _FRAME_S
+        self._since = self._heard = self._frame_since = server.loop.time()
+        self._frame_ends = self._full_ends = self._drain_ends = self._age_ends = NEVER
+        if age_s := server.settings.max_connection_age_s:
+            self._age_ends = self._since + age_s * uniform(0.9, 1.1)  # noqa: S311 - not all at once
+        self.ends = min(self._since + _STALL_S, self._age_ends)
 
     # The socket
 
@@ -157,7 +164,8 @@ class Http2Connection(asyncio.Protocol):
             pace = outflow.pace(now) if outflow.age_s(now) > GRACE_S and stream != self._busy else None
             if pace is not None and (slowest is None or pace < slowest):
                 slowest, self._slowest = pace, stream
-        if slowest is None and self._unsent and now - self._heard > GRACE_S:
+        holds = self._unsent or (self._buffered and not self._is_paused)  # else it is we who are slow
+        if slowest is None and holds and now - self._heard > GRACE_S:
             return 0.0
         return slowest
 
@@ -175,16 +183,23 @@ class Http2Connection(asyncio.Protocol):
 
     def linger(self) -> None:
         """See `OpenConnection`: no new streams, and what came is answered."""
-        if self._is_draining or self._is_over:
+        if self._is_over:
+            return
+        for exchange in tuple(self._streams.values()):
+            exchange.linger()
+        self._drain()
+        self.flush()
+
+    def _drain(self) -> None:
+        """Tell the caller to open no more streams here, and leave once it knows."""
+        self._age_ends = NEVER
+        if self._is_draining:
             return
         self._is_draining = True
         self.session.go_away(is_last=False)
         self.session.ping(_DRAIN)  # what the caller sent before it knew comes before the answer
         self._drain_ends = self.server.loop.time() + _LINGER_S
         self.await_until(self._drain_ends)
-        for exchange in tuple(self._streams.values()):
-            exchange.linger()
-        self.flush()
 
     def count_unsent(self) -> None:
         """See `OpenConnection`: `pause_writing` counts."""
@@ -206,8 +221,10 @@ class Http2Connection(asyncio.Protocol):
             self.abort()
             return
         if now >= self._frame_ends:
-            self._fault(ErrorCode.PROTOCOL_ERROR, f"the rest of a frame did not come within {_FRAME_S:.0f} s")
+            self._fault(ErrorCode.PROTOCOL_ERROR, "the rest of a frame did not come in time")
             return
+        if now >= self._age_ends:
+            self._drain()
         if now >= self._drain_ends:
             self._leave()
         self._expire_streams(now)
@@ -238,9 +255,8 @@ class Http2Connection(asyncio.Protocol):
         if self._is_over:
             return
         timeout_s = self.server.timeout_s
-        ends = [self._frame_ends, self._full_ends, self._drain_ends, self._heard + _LIFE_S, now + _LIFE_S]
-        if self._has_pinged:
-            ends = [self._frame_ends, self._full_ends, self._drain_ends, self._heard + _LIFE_S + _LIFE_ANSWER_S]
+        ends = [self._frame_ends, self._full_ends, self._drain_ends, self._age_ends]
+        ends += [self._heard + _LIFE_S + _LIFE_ANSWER_S] if self._has_pinged else [self._heard + _LIFE_S, now + _LIFE_S]
         ends += [each.arrival.ends for each in self._streams.values() if each.arrival]
         ends += [outflow.ends(now, timeout_s) for outflow, _ in self._outflows.values()]
         if not self._streams and not self._outflows:
@@ -254,12 +270,12 @@ class Http2Connection(asyncio.Protocol):
         if self._is_over:
             return
         session = self.session
-        for event in session.events(self.server.loop.time()):
-            self._on_event(event)
-        self._busy = 0
-        for exchange in self._opened:
-            exchange.await_body()
-        self._opened.clear()
+        try:
+            self._handle(session.events(self.server.loop.time()))
+        except Exception:
+            _log.exception("a connection failed")
+            self._fault(ErrorCode.INTERNAL_ERROR, "internal error; the server's log has it")
+            return
         if session.fault is not None:
             self._close()
             return
@@ -272,23 +288,28 @@ class Http2Connection(asyncio.Protocol):
             self._hold(session.pending_bytes)
         self.flush()
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, Received):
-            self._busy = event.stream
-            if exchange := self._streams.get(event.stream):
-                exchange.received(event.data, ends=event.ends)
-        elif isinstance(event, Opened):
-            self._busy = event.stream
-            self._open(event)
-        elif isinstance(event, Reset):
-            self._lost(event.stream)
-        elif isinstance(event, Room):
-            self._made_room(event.stream)
-        else:
-            self._answered(event)
+    def _handle(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Received):
+                stream, data, ends = event
+                self._busy = stream
+                if exchange := self._streams.get(stream):
+                    exchange.received(data, ends=ends)
+            elif isinstance(event, Opened):
+                self._busy = event.stream
+                self._open(*event)
+            elif isinstance(event, Reset):
+                self._lost(event.stream)
+            elif isinstance(event, Room):
+                self._made_room(event.stream)
+            else:
+                self._answered(event)
+        self._busy = 0
+        for exchange in self._opened:
+            exchange.await_body()
+        self._opened.clear()
 
-    def _open(self, event: Opened) -> None:
-        stream, fields, ends = event
+    def _open(self, stream: int, fields: Fields | None, ends: bool) -> None:
         if fields is None:
             refuse_head(self, stream, HeadTooLarge("the request's headers are too large, or too many"))
             return
@@ -311,7 +332,7 @@ class Http2Connection(asyncio.Protocol):
         calls = server.calls
         if calls is None:
             return
-        path = fields.path.decode("latin-1")
+        path = fields.path_text
         head = CallHead(path, fields.headers, self.peer, None)
         method = calls.methods.get(path)
         if method is None:
@@ -454,15 +475,25 @@ class Http2Connection(asyncio.Protocol):
             if self._buffered is None:
                 self._fault(ErrorCode.ENHANCE_YOUR_CALM, "the server holds all the bytes that it may; try again")
                 return
-            self._frame_ends = self._heard + _FRAME_S
-            self.await_until(self._frame_ends)
+            if self.session.has_progressed:
+                self._frame_since = self._heard
+            if not self._is_paused:
+                self._await_frame()
+
+    def _await_frame(self) -> None:
+        self._frame_ends = min(self._heard + _STALL_S, self._frame_since + max(_STALL_S, self.server.timeout_s))
+        self.await_until(self._frame_ends)
 
     def _read(self, reads: bool) -> None:
         if reads == self._is_paused and not self._transport.is_closing():
             self._is_paused = not reads
             if reads:
+                self._heard = self._frame_since = self.server.loop.time()  # what came before then was not read
+                if self._buffered:
+                    self._await_frame()
                 self._transport.resume_reading()
             else:
+                self._frame_ends = NEVER
                 self._transport.pause_reading()
 
     def _fault(self, code: ErrorCode, text: str) -> None:

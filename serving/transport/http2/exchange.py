@@ -13,6 +13,7 @@ from serving.transport.server_parts import ServerParts
 NEVER = float("inf")
 STALL_S = 10.0
 GRACE_S = 1.0
+SPARE_BYTES = 1024  # of a window, more than is awaited: nghttp2 looks for the end of a body only where there is room
 
 
 class Exchange(Protocol):

@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 _STATUS_IN_TABLE = {200: 8, 204: 9, 206: 10, 304: 11, 400: 12, 404: 13, 500: 14}
+_SHORT = [bytes((length,)) for length in range(127)]
 _STATUS_NAME = 8  # the static table's first entry with that name
 
 
 def length_prefix(length: int) -> bytes:
     """The length of a string that is not Huffman coded."""
     if length < 127:
-        return bytes((length,))
+        return _SHORT[length]
     parts = bytearray((127,))
     length -= 127
     while length >= 128:

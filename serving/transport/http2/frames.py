@@ -1,6 +1,7 @@
 """HTTP/2's frames as bytes (RFC 9113): their types, flags, settings and error codes."""
 
 import struct
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final
 
@@ -64,9 +65,9 @@ def settings(values: dict[int, int]) -> bytes:
     return frame(SETTINGS, 0, 0, b"".join([_SETTING.pack(key, value) for key, value in values.items()]))
 
 
-def read_settings(payload: bytes) -> dict[int, int]:
-    """The settings in a payload whose length is a multiple of six; of a repeated one the last value."""
-    return dict(_SETTING.iter_unpack(payload))
+def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
+    """The settings in a payload whose length is a multiple of six, in their order."""
+    return _SETTING.iter_unpack(payload)
 
 
 def window_update(stream: int, bytes_: int) -> bytes:

@@ -28,13 +28,14 @@ _OK = field_encoding.field("grpc-status", "0")
 def trailers(answer: Answer) -> bytes:
     """The block of fields that ends a call; `grpc-message` is percent-encoded."""
     if not answer.status:
-        return _OK + field_encoding.fields(answer.trailers)
+        return b"".join([_OK, *[field_encoding.field(name, value) for name, value in answer.trailers]])
     status = [("grpc-status", str(int(answer.status)))]
     if answer.text:
         status.append(("grpc-message", quote(answer.text, safe=_AS_IT_IS)))
     return field_encoding.fields([*status, *answer.trailers])
 
 
+@lru_cache(maxsize=4096)
 def prefix(size: int) -> bytes:
     """The five bytes before a message that is not packed."""
     return b"\0" + size.to_bytes(4, "big")

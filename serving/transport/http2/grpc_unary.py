@@ -11,7 +11,7 @@ from serving.transport.budget import Reservation
 from serving.transport.grpc_method import NO_ROOM, Answer, CallHead, Message, UnaryMethod
 from serving.transport.handler import Withdraw
 from serving.transport.http2 import grpc_framing as framing
-from serving.transport.http2.exchange import Arrival, Link
+from serving.transport.http2.exchange import SPARE_BYTES, Arrival, Link
 from serving.transport.http2.frames import DEFAULT_WINDOW, MAX_FRAME_BYTES
 from serving.transport.http2.grpc_framing import PREFIX_BYTES, Framed, MessageReader
 from serving.transport.http2.outflow import OVERHEAD_BYTES, Outflow
@@ -115,9 +115,9 @@ class UnaryCall:
             return
         if ends:
             self._take()
-        elif (missing := self._reader.missing_bytes - self._window) > 0:
-            self._window += missing
-            link.session.open_window(self._stream, missing)
+        elif (more := self._reader.missing_bytes + SPARE_BYTES - self._window) > 0:
+            self._window += more
+            link.session.open_window(self._stream, more)
 
     def _take(self) -> None:
         """The message is here: unpack it where it is packed."""
@@ -178,10 +178,11 @@ def respond(link: Link, stream: int, head: CallHead, answer: Answer) -> None:
     """Send an answer that is the only one of its call."""
     session, server = link.session, link.server
     trailers = framing.trailers(answer)
+    body = answer.body
     if answer.status:
         session.send_headers(stream, framing.OPENING + trailers, ends=True)
         answer.close()
-    elif isinstance(body := answer.body, bytes) and _fits(link, stream, len(body) + PREFIX_BYTES):
+    elif isinstance(body, bytes) and _fits(link, stream, len(body) + PREFIX_BYTES):
         session.send_small(stream, framing.OPENING, framing.prefix(len(body)) + body, trailers)
         if answer.reservation:
             answer.reservation.release()

@@ -46,11 +46,12 @@ class HeadTooLarge(Exception):
 class Fields(NamedTuple):
     """A request's header fields, not to be changed. Those of one name are joined by commas, cookies by semicolons.
 
-    `size` is how many bytes they are as a list (RFC 9113, 6.5.2).
+    `size` is how many bytes they are as a list (RFC 9113, 6.5.2). `path_text` is the path as Latin-1.
     """
 
     method: bytes
     path: bytes
+    path_text: str
     authority: bytes
     headers: dict[bytes, bytes]
     size: int = 0
@@ -59,29 +60,35 @@ class Fields(NamedTuple):
 class HeaderReader:
     """Reads the blocks of one connection. `remembered` may be shared by all connections of a process."""
 
-    __slots__ = ("_decoder", "_remembered")
+    __slots__ = ("_decoder", "_has_table", "_remembered")
 
     def __init__(self, remembered: "RememberedBlocks") -> None:
         self._decoder = Decoder(_HARD_LIST_BYTES)
+        self._has_table = True  # until the client has none, as we ask for; it cannot have one again
         self._remembered = remembered
 
     def read(self, block: bytes) -> Fields:
         """The fields of a request. Raises `MalformedHead`, `HeadTooLarge` or `ConnectionFault`."""
-        if self._decoder.header_table_size:
+        if self._has_table:
             return checked(self._decoded(block))
         return self._remembered.read(block)
 
-    def skip(self, block: bytes) -> None:
-        """Read trailers, or a block of a stream that is closed: only the table matters. Raises `ConnectionFault`."""
-        if self._decoder.header_table_size:
-            self._decoded(block)
+    def are_trailers(self, block: bytes) -> bool:
+        """Whether the fields may stand behind a body: they have no pseudo-header. Raises `ConnectionFault`."""
+        try:
+            pairs = self._decoded(block) if self._has_table else self._remembered.decoded(block)
+        except HeadTooLarge:
+            return False
+        return not any(name[:1] == b":" for name, _ in pairs)
 
     def _decoded(self, block: bytes) -> Sequence[_Pair]:
         try:
             _beginning(block)
-            return self._decoder.decode(block, raw=True)  # type: ignore[return-value]
+            pairs: Sequence[_Pair] = self._decoder.decode(block, raw=True)  # type: ignore[assignment]
         except (HPACKError, IndexError) as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "the header block cannot be decoded") from error
+        self._has_table = bool(self._decoder.header_table_size)
+        return pairs
 
 
 class RememberedBlocks:
@@ -103,14 +110,15 @@ class RememberedBlocks:
         """The fields of a request; raises as `HeaderReader.read` does."""
         found = self._blocks.get(block)
         if found is None:
-            found = checked(self._decoded(block))
+            found = checked(self.decoded(block))
             if len(block) <= _REMEMBERED_BLOCK_BYTES:
                 if len(self._blocks) >= _REMEMBERED_BLOCKS:
                     self._blocks.clear()
                 self._blocks[block] = found
         return found
 
-    def _decoded(self, block: bytes) -> list[_Pair]:
+    def decoded(self, block: bytes) -> list[_Pair]:
+        """The fields, whatever they stand for. Raises `HeadTooLarge` or `ConnectionFault`."""
         try:
             pairs, size = list[_Pair](), 0
             at = _beginning(block)
@@ -220,4 +228,4 @@ def _request(pseudo: dict[bytes, bytes], headers: dict[bytes, bytes], size: int)
         raise MalformedHead("a request has a method, a scheme and a path")
     if not _METHOD.fullmatch(method):
         raise MalformedHead("the method has a letter that it may not have")
-    return Fields(method, path, pseudo.get(b":authority", b""), headers, size)
+    return Fields(method, path, path.decode("latin-1"), pseudo.get(b":authority", b""), headers, size)

@@ -10,7 +10,7 @@ from serving.transport.event_stream import Pieces
 from serving.transport.handler import Withdraw
 from serving.transport.head_errors import FramingNotSupported, LengthRequired, RequestHeadError
 from serving.transport.http2 import field_encoding
-from serving.transport.http2.exchange import NEVER, Arrival, Link
+from serving.transport.http2.exchange import NEVER, SPARE_BYTES, Arrival, Link
 from serving.transport.http2.frames import DEFAULT_WINDOW, ErrorCode
 from serving.transport.http2.header_blocks import Fields
 from serving.transport.http2.inflow import Inflow
@@ -172,7 +172,7 @@ class RestExchange:
         self._window -= came
         more = DEFAULT_WINDOW - self._window
         if self._head.length >= 0:
-            more = self._head.length - inflow.size - self._window
+            more = self._head.length + SPARE_BYTES - inflow.size - self._window
         if more > 0:
             self._window += more
             self._link.session.open_window(self._stream, more)

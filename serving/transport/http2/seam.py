@@ -63,6 +63,9 @@ class Session(Protocol):
     def has_more(self) -> bool:
         """Whether `events` has more to look at right now."""
 
+    has_progressed: bool
+    """Whether what waits for its rest is another frame, or block of headers, than before the last `events`."""
+
     @property
     def pending_bytes(self) -> int:
         """How many bytes wait for the rest of their frame, or of their block of headers."""

@@ -9,6 +9,7 @@ window allows, which the owner opens as it has room. Frames that bring nothing a
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from serving.transport.http2 import frames
 from serving.transport.http2.allowance import Allowance
@@ -42,7 +43,7 @@ class _Stream:
 
     __slots__ = ("credit", "is_received", "window")
 
-    def __init__(self, *, is_received: bool) -> None:
+    def __init__(self, is_received: bool) -> None:
         self.credit = 0
         self.window = frames.DEFAULT_WINDOW
         self.is_received = is_received
@@ -54,13 +55,13 @@ class FrameSession:
     __slots__ = (
         "_at", "_block", "_buffer", "_has_paused", "_headers", "_idle", "_initial_window", "_is_greeted",
         "_is_leaving", "_is_set", "_most_streams", "_output", "_output_bytes", "_peer_frame", "_received", "_reset",
-        "_resets", "_send_window", "_streams", "_window", "fault", "has_more", "last_stream",
+        "_resets", "_send_window", "_streams", "_window", "fault", "has_more", "has_progressed", "last_stream",
     )  # fmt: skip
 
     def __init__(self, most_streams: int, remembered: RememberedBlocks) -> None:
         self.fault: str | None = None
         self.last_stream = 0
-        self.has_more = False
+        self.has_more = self.has_progressed = False
         self._most_streams = most_streams
         self._headers = HeaderReader(remembered)
         self._buffer = b""
@@ -100,9 +101,11 @@ class FrameSession:
             return found
         self._idle.refill(now)
         self._resets.refill(now)
+        start, block = self._at, self._block
         try:
             if self._is_greeted or self._greet():
                 self._read_frames(found)
+            self.has_progressed = self._block is not block if self._block else self._at > start
         except ConnectionFault as error:
             self.go_away(error.code, str(error))
             self.fault = str(error)
@@ -144,22 +147,25 @@ class FrameSession:
                 if end - start < size:
                     return
                 at = start + size
-                self._read_frame(kind, flags, stream & frames.MAX_WINDOW, buffer[start:at], found)
+                stream &= frames.MAX_WINDOW
+                if not self._is_set or self._block is not None:
+                    self._check_turn(kind, stream)
+                if kind < len(_READERS):
+                    _READERS[kind](self, flags, stream, buffer[start:at], found)
+                else:
+                    self._count_idle()
                 if self._has_paused:
                     break
             self.has_more = end - at >= frames.HEAD_BYTES
         finally:
             self._at = at
 
-    def _read_frame(self, kind: int, flags: int, stream: int, payload: bytes, found: list[Event]) -> None:
+    def _check_turn(self, kind: int, stream: int) -> None:
+        """Raises `ConnectionFault` for a frame before the client's settings, or between those of a block of headers."""
         if not self._is_set and kind != frames.SETTINGS:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block[0]):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a block of headers is interrupted")
-        if kind < len(_READERS):
-            _READERS[kind](self, flags, stream, payload, found)
-        else:
-            self._count_idle()
 
     # Frames, one by one
 
@@ -171,15 +177,16 @@ class FrameSession:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more was sent than the connection's window allows")
         open_stream = self._streams.get(stream)
         if open_stream is None or open_stream.is_received:
-            self._on_late(stream, "DATA")
+            self._on_late(stream, "DATA", found)
             return
         open_stream.window -= size
         if open_stream.window < 0:
             self._fail(stream, ErrorCode.FLOW_CONTROL_ERROR, found)
             return
-        data = _without_padding(payload) if flags & frames.PADDED else payload
-        if spare := size - len(data):
-            self.open_window(stream, spare)
+        data = payload
+        if flags & frames.PADDED:
+            data = _without_padding(payload)
+            self.open_window(stream, size - len(data))
         ends = bool(flags & frames.END_STREAM)
         if not ends and len(data) < _SMALL_UPDATE:
             self._count_idle()  # who sends a body in crumbs
@@ -194,8 +201,10 @@ class FrameSession:
         if flags & frames.PADDED:
             payload = _without_padding(payload)
         if flags & frames.HAS_PRIORITY:
-            if len(payload) < 5 or frames.number(payload) == stream:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream's priority cannot be read")
+            if len(payload) < 5:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a stream's priority cannot be read")
+            if frames.number(payload) == stream:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
             payload = payload[5:]
         if flags & frames.END_HEADERS:
             self._on_block(stream, flags, payload, found)
@@ -220,8 +229,7 @@ class FrameSession:
             self._count_idle(len(block) / _BLOCK_BYTES_A_TOKEN)
             self._has_paused = True
         if stream <= self.last_stream:
-            self._headers.skip(block)
-            self._on_trailers(stream, ends, found)
+            self._on_trailers(stream, ends, found, is_good=self._headers.are_trailers(block))
             return
         try:
             fields: Fields | None = self._headers.read(block)
@@ -244,16 +252,16 @@ class FrameSession:
             self._remember_reset(stream)
             return
         self._idle.earn(_MESSAGE_TOKENS)
-        self._streams[stream] = _Stream(is_received=ends)
+        self._streams[stream] = _Stream(ends)
         found.append(Opened(stream, fields, ends))
 
-    def _on_trailers(self, stream: int, ends: bool, found: list[Event]) -> None:
+    def _on_trailers(self, stream: int, ends: bool, found: list[Event], *, is_good: bool) -> None:
         open_stream = self._streams.get(stream)
         if open_stream is None or open_stream.is_received:
             if open_stream is None and stream not in self._reset:
                 raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"stream {stream} is closed")
-            self._on_late(stream, "HEADERS")
-        elif not ends:
+            self._on_late(stream, "HEADERS", found)
+        elif not (ends and is_good):
             self._fail(stream, ErrorCode.PROTOCOL_ERROR, found)
         else:
             open_stream.is_received = True
@@ -263,10 +271,12 @@ class FrameSession:
         self._count_idle()
         if not stream:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a priority is for stream 0")
-        if len(payload) != 5:
-            self._fail(stream, ErrorCode.FRAME_SIZE_ERROR, found)
-        elif frames.number(payload) == stream:
-            self._fail(stream, ErrorCode.PROTOCOL_ERROR, found)
+        if len(payload) == 5 and frames.number(payload) != stream:
+            return
+        code = ErrorCode.PROTOCOL_ERROR if len(payload) == 5 else ErrorCode.FRAME_SIZE_ERROR
+        if stream > self.last_stream:  # which cannot be reset before it is opened
+            raise ConnectionFault(code, "a stream's priority cannot be read")
+        self._fail(stream, code, found)
 
     def _on_reset(self, flags: int, stream: int, payload: bytes, found: list[Event]) -> None:  # noqa: ARG002
         _check_size(payload, 4, "RST_STREAM")
@@ -289,21 +299,28 @@ class FrameSession:
         if self._is_set:
             self._count_idle()
         self._is_set = True
-        values = frames.read_settings(payload)
-        if values.get(frames.ENABLE_PUSH, 0) > 1:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
-        window = values.get(frames.INITIAL_WINDOW_SIZE, self._initial_window)
-        if window > frames.MAX_WINDOW:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large")
-        largest = values.get(frames.MAX_FRAME_SIZE, self._peer_frame)
-        if not frames.MAX_FRAME_BYTES <= largest < 2**24:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE is not what it may be")
-        self._peer_frame = largest
-        if window > self._initial_window:
+        before = self._initial_window
+        for key, value in frames.read_settings(payload):
+            self._set(key, value)
+        if self._initial_window > before:
             self._count_idle(len(self._streams) / _STREAMS_A_TOKEN)
+            if any(self._initial_window + each.credit > frames.MAX_WINDOW for each in self._streams.values()):
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window grows beyond its bounds")
             found.append(Room(0))
-        self._initial_window = window
         self._put(frames.frame(frames.SETTINGS, frames.ACK, 0))
+
+    def _set(self, key: int, value: int) -> None:
+        """Take in one of the client's settings; those that we do not know are ignored."""
+        if key == frames.ENABLE_PUSH and value > 1:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
+        if key == frames.INITIAL_WINDOW_SIZE:
+            if value > frames.MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large")
+            self._initial_window = value
+        if key == frames.MAX_FRAME_SIZE:
+            if not frames.MAX_FRAME_BYTES <= value < 2**24:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE is not what it may be")
+            self._peer_frame = value
 
     def _on_push(self, flags: int, stream: int, payload: bytes, found: list[Event]) -> None:  # noqa: ARG002
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client cannot push")
@@ -358,12 +375,14 @@ class FrameSession:
         if not self._idle.spend(tokens):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring nothing")
 
-    def _on_late(self, stream: int, kind: str) -> None:
+    def _on_late(self, stream: int, kind: str, found: list[Event]) -> None:
         """A frame for a stream on which the client may send nothing more."""
         if not stream or stream > self.last_stream:
             self._check_ignored(stream, kind)
         self._count_idle()
-        if stream not in self._reset:
+        if stream in self._streams:
+            self._fail(stream, ErrorCode.STREAM_CLOSED, found)
+        elif stream not in self._reset:
             self._put(frames.rst_stream(stream, ErrorCode.STREAM_CLOSED))
 
     def _check_ignored(self, stream: int, kind: str) -> None:
@@ -447,18 +466,10 @@ class FrameSession:
         """See `Session.send_small`."""
         if stream not in self._streams:
             return
-        head = frames.frame_head
         self._send_window -= len(data)
-        self._streams[stream].credit -= len(data)
-        parts = (
-            head(len(block), frames.HEADERS, frames.END_HEADERS, stream),
-            block,
-            head(len(data), frames.DATA, 0, stream),
-            data,
-            head(len(trailers), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream),
-            trailers,
-        )
-        self._put(b"".join(parts))
+        number = stream.to_bytes(4, "big")
+        head, body_head, end_head = _heads_of_small(len(block), len(data), len(trailers))
+        self._put(b"".join((head, number, block, body_head, number, data, end_head, number, trailers)))
         self._sent_all(stream)
 
     def open_window(self, stream: int, bytes_: int) -> None:
@@ -499,13 +510,26 @@ class FrameSession:
         self._output_bytes += len(part)
 
 
+@lru_cache(maxsize=4096)
+def _heads_of_small(block: int, data: int, trailers: int) -> tuple[bytes, bytes, bytes]:
+    """The heads of a response's three frames by the sizes of their payloads, without the number of the stream."""
+    head = frames.frame_head
+    return (
+        head(block, frames.HEADERS, frames.END_HEADERS, 0)[:5],
+        head(data, frames.DATA, 0, 0)[:5],
+        head(trailers, frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 0)[:5],
+    )
+
+
 def _check_size(payload: bytes, size: int, kind: str) -> None:
     if len(payload) != size:
         raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a {kind} frame has {len(payload)} bytes")
 
 
 def _without_padding(payload: bytes) -> bytes:
-    padding = payload[0] if payload else 0
+    if not payload:
+        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame does not say how much padding it has")
+    padding = payload[0]
     if padding >= len(payload):
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame has more padding than bytes")
     return payload[1 : len(payload) - padding]
