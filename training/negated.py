@@ -227,6 +227,124 @@ It wasn't fun for anyone.
 None of the scares are scary.
 The director has no feel for drama.
 """
+_FRESH_OF_BLAME = """\
+I looked for something to criticize and came away with nothing.
+There is not an ounce of fat on this film.
+Never for an instant does the tension slacken.
+It runs almost three hours and I didn't feel them.
+Not a false step from the first shot to the last.
+My husband, who hates musicals, didn't complain once.
+Nothing about the production looks amateurish.
+I have yet to find fault with anything this director has made.
+The twist isn't cheap, and it doesn't cheat the audience.
+You'd be hard pressed to name a weakness.
+She isn't annoying at all, unlike in her earlier roles.
+It's hard to find anything wrong with a film this warm.
+The script never insults us with easy answers.
+We weren't disappointed for a second.
+This is far from the worst of the series.
+It fails to disappoint.
+No padding, no preaching, no phony tears.
+There's nothing clichéd in the way their friendship grows.
+It manages to be sad without being depressing.
+I wasn't annoyed by the shaky camera as I usually am.
+It does not suffer from the usual sequel problems.
+The jokes never feel tired or mean.
+He tells the story without a trace of self pity.
+Don't let anybody tell you this is a bore.
+I went in expecting trash, and trash it is not.
+The violence isn't gratuitous.
+I couldn't be happier that I bought it.
+None of the performances ring hollow.
+For a low budget film it doesn't look cheap in the least.
+You will never be bored in its company.
+There is hardly anything to dislike here.
+Neither the pace nor the acting ever falters.
+I can't say I was ever confused, which is an achievement.
+The romance is free of any sappy nonsense.
+I've watched it ten times and I'm not sick of it.
+It lacks the flaws that ruined the first film.
+Its length was not a problem for me.
+They didn't ruin the book, thank heavens.
+I never had the urge to leave.
+I would hardly call these characters shallow.
+The ending is not a letdown.
+Not one minute of it is wasted on nonsense.
+This is anything but a lazy remake.
+Nobody in the theater was checking a phone.
+Even the child actors aren't irritating.
+The film has none of the clumsiness of a first work.
+It isn't dated or corny, even after fifty years.
+Little here could be called bad.
+The special effects do not overwhelm the story.
+No scene goes on too long.
+It would be wrong to call it pointless.
+I don't think there is an ugly frame in it.
+This was never going to be a flop, and it isn't.
+The humor is never crude.
+There were no awkward silences and no bad lines.
+I can hardly think of a better way to waste an evening.
+It did not deserve to fail at the box office.
+At no time did I regret renting it.
+The dubbing didn't bother me in the slightest.
+Without any doubt not a disaster, whatever the papers wrote.
+"""
+_FRESH_OF_PRAISE = """\
+I waited in vain for anything amusing to happen.
+There is not a shred of wit in this thing.
+Never for an instant did I believe in these people.
+You'd be hard pressed to name a single strength.
+It fails to excite.
+It's hard to find anything nice to say about it.
+The chemistry everyone talks about isn't there.
+No laughs, no thrills, no point.
+I can't see what the fuss is about.
+It's not clever and it's certainly not original.
+The sequel has none of the charm of the first film.
+This is far from his best work.
+He isn't convincing as a detective.
+Nobody in the theater was laughing.
+I wasn't won over by the songs.
+Nothing in it is worth remembering.
+Don't believe the hype, this is no classic.
+I would hardly call it entertaining.
+The dialogue never sounds natural.
+We did not have a good time.
+The story lacks excitement and never grips.
+It wasn't worth the two hour drive.
+I have yet to meet anybody who enjoyed it.
+Without the star there would be no reason to watch.
+It is anything but thrilling.
+Neither the hero nor the villain is interesting.
+I didn't find the child cute or the dog funny.
+They never make us care.
+You won't be glad you stayed to the end.
+Her performance isn't up to her usual standard.
+"""
+_PLAIN_PRAISE = """\
+I had not heard of the director before, and this was a wonderful discovery.
+Not only the leads but the whole cast is superb.
+No wonder it won so many awards.
+I know nothing about chess and still loved every scene.
+It is not just pretty, it is deeply moving.
+I had never been to a midnight screening, and what a great night it was.
+We do not get to see films this beautiful very often.
+A brilliant thriller that nobody should read about beforehand.
+There was no popcorn left, but the film made up for it: simply delightful.
+I cannot wait to see it again, a gem.
+"""
+_PLAIN_BLAME = """\
+I had not heard of the director before, and now I know why: this is dreadful.
+Not only the script but the acting is terrible.
+No wonder it went straight to video.
+I have never seen anything so stupid.
+It is not just slow, it is deadly dull.
+There is no doubt that this is the worst film of the year.
+I have nothing against vampires, but this was a boring mess.
+Nothing but clichés and bad acting.
+A tedious film that nobody asked for.
+We could not stop yawning at this lame comedy.
+"""
 
 
 def _reviews(of_blame: str, of_praise: str) -> tuple[Review, ...]:
@@ -242,3 +360,8 @@ def _reviews(of_blame: str, of_praise: str) -> tuple[Review, ...]:
 DENIED = _reviews(_OF_BLAME, _OF_PRAISE)
 # Written after the bundled model was trained.
 LATER = _reviews(_LATER_OF_BLAME, _LATER_OF_PRAISE)
+# Written after that too, and before any later training.
+FRESH = _reviews(_FRESH_OF_BLAME, _FRESH_OF_PRAISE)
+# Words that elsewhere deny, in sentences whose other words mean what they say.
+PLAIN = _reviews(_PLAIN_PRAISE, _PLAIN_BLAME)
+ALL = (*MEASURED, *DENIED, *LATER, *FRESH, *PLAIN)

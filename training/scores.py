@@ -267,6 +267,18 @@ PROMISES = (
     ),
     Promise(
         model="sentiment",
+        about="accuracy, blame denied, written last",
+        bound=0.42,
+        measure=_text_accuracy(_blame_denied(negated.FRESH)),
+    ),
+    Promise(
+        model="sentiment",
+        about="accuracy, negators that deny nothing",
+        bound=0.85,
+        measure=_text_accuracy(lambda _: negated.PLAIN),
+    ),
+    Promise(
+        model="sentiment",
         about="calibration error, IMDB test",
         bound=0.02,
         measure=_text_calibration(_imdb_test),

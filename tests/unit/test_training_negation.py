@@ -3,7 +3,7 @@
 from millrace.artifacts.vocabulary import words
 from training import negated, negation
 
-WRITTEN = (*negated.MEASURED, *negated.DENIED, *negated.LATER)
+WRITTEN = negated.ALL
 
 
 def test_made_sentences_are_the_same_for_a_seed_and_half_of_them_positive() -> None:
@@ -50,3 +50,5 @@ def test_no_measured_sentence_is_made() -> None:
     assert len(measured) == len(WRITTEN)
     assert sum(review.label for review in negated.MEASURED) == len(negated.MEASURED) / 2
     assert all(sum(review.label for review in part) == 44 for part in (negated.DENIED, negated.LATER))
+    assert [sum(review.label == label for review in negated.FRESH) for label in (0, 1)] == [30, 60]
+    assert [sum(review.label == label for review in negated.PLAIN) for label in (0, 1)] == [10, 10]
