@@ -476,16 +476,20 @@ def render_infer(model: ServedModel, outputs: Mapping[str, Tensor], wanted: Want
     Binary outputs follow the JSON, whose length is then in the header Inference-Header-Content-Length.
     """
     shown = wanted_tensors(model, outputs, wanted)
-    described = b",".join([_output(*each) for each in shown])
-    document = b'%b,"outputs":[%b]}' % (_beginning(model.name, model.version, wanted.identity), described)
+    pieces = [_beginning(model.name, model.version, wanted.identity)]
+    for number, each in enumerate(shown):
+        if number:
+            pieces.append(b",")
+        pieces += _output(*each)
+    pieces.append(b"]}")
     buffers = [tensor.data for _, tensor, is_binary in shown if is_binary]
     if not buffers:
-        return Rendered(document)
-    return Rendered(b"".join([document, *buffers]), _binary_headers(len(document)))
+        return Rendered(b"".join(pieces))
+    return Rendered(b"".join([*pieces, *buffers]), _binary_headers(sum(map(len, pieces))))
 
 
 def _beginning(name: str, version: int, identity: str) -> bytes:
-    """The JSON of an answer up to its outputs."""
+    """The JSON of an answer up to its first output."""
     if identity:
         return b'{"id":%b,%b' % (orjson.dumps(identity), _remembered_beginning(name, version)[1:])
     return _remembered_beginning(name, version)
@@ -493,7 +497,7 @@ def _beginning(name: str, version: int, identity: str) -> bytes:
 
 @lru_cache(maxsize=256)
 def _remembered_beginning(name: str, version: int) -> bytes:
-    return orjson.dumps({"model_name": name, "model_version": str(version)})[:-1]
+    return b'%b,"outputs":[' % orjson.dumps({"model_name": name, "model_version": str(version)})[:-1]
 
 
 @lru_cache(maxsize=256)
@@ -518,16 +522,18 @@ def _classes(model: ServedModel, tensor: Tensor, count: int) -> Tensor:
     return top_classes(tensor, count, model.announcement.labels, has_rows=bool(model.max_batch_size))
 
 
-def _output(name: str, tensor: Tensor, is_binary: bool) -> bytes:
-    """One output as JSON, the same for all answers of one shape but for its elements."""
+def _output(name: str, tensor: Tensor, is_binary: bool) -> tuple[bytes, ...]:
+    """One output as JSON in pieces, the same for all answers of one shape but for its elements."""
     if is_binary:
-        return _remembered_description(name, tensor.datatype, tensor.shape, len(tensor.data))
-    flat = tensor.to_numpy().ravel()
-    if tensor.datatype == BYTES:
-        elements = orjson.dumps([value.decode("utf-8", "replace") for value in flat.tolist()])
-    else:
-        elements = json_tensors.dumps_array(flat)
-    return b'%b,"data":%b}' % (_remembered_description(name, tensor.datatype, tensor.shape), elements)
+        return (_remembered_description(name, tensor.datatype, tensor.shape, len(tensor.data)),)
+    return _remembered_description(name, tensor.datatype, tensor.shape), b',"data":', _elements(tensor), b"}"
+
+
+def _elements(tensor: Tensor) -> bytes:
+    if tensor.datatype != BYTES:
+        return json_tensors.dumps_array(tensor.to_numpy().ravel())
+    texts = [value.decode("utf-8", "replace") for value in tensor.to_numpy().ravel().tolist()]
+    return orjson.dumps(texts)
 
 
 @lru_cache(maxsize=256)
