@@ -6,6 +6,8 @@ GPU_PIP := .venv/gpu/bin/python -m pip --disable-pip-version-check --quiet
 SELF := $(PIP) --no-build-isolation --no-deps --editable . --editable ./client
 DATA ?= .data
 HOST ?= http://127.0.0.1:8000
+# Tests start programs hundreds of times: wherever this is set, each would compile all of its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 # pytest's status where ARGS selects no test
 NO_TESTS := 5
 
@@ -41,6 +43,6 @@ clean: ; rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 .venv/python.stamp: ; @$(PYTHON) requirements/suits.py && $(PYTHON) -m venv .venv && touch $@
 .venv/up.stamp: .venv/python.stamp requirements/up.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/up.txt && $(SELF) && touch $@
 .venv/load.stamp: .venv/up.stamp requirements/load.txt ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/load.txt && touch $@
-.venv/test.stamp: .venv/python.stamp requirements/test.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --no-compile --require-hashes --requirement requirements/test.txt && $(SELF) && touch $@ .venv/up.stamp .venv/load.stamp
+.venv/test.stamp: .venv/python.stamp requirements/test.txt pyproject.toml client/pyproject.toml ; @echo "installing into .venv …" && $(PIP) --require-hashes --requirement requirements/test.txt && $(SELF) && touch $@ .venv/up.stamp .venv/load.stamp
 # One of two ONNX Runtimes can be installed: the one with CUDA is in an environment of its own, in place of the other.
 .venv/gpu.stamp: .venv/python.stamp requirements/test.txt requirements/worker-gpu.txt ; @echo "installing into .venv/gpu …" && $(PYTHON) -m venv .venv/gpu && $(GPU_PIP) install --require-hashes --requirement requirements/test.txt && $(GPU_PIP) uninstall --yes onnxruntime && $(GPU_PIP) install --require-hashes --no-deps --requirement requirements/worker-gpu.txt && touch $@
