@@ -253,24 +253,14 @@ PROMISES = (
     Promise(model="sentiment", about="accuracy, IMDB test", bound=0.9, measure=_text_accuracy(_imdb_test)),
     Promise(model="sentiment", about="accuracy, SST-2 dev", bound=0.83, measure=_text_accuracy(_sst2_dev)),
     Promise(model="sentiment", about="accuracy, negated sentences", bound=0.85, measure=_text_accuracy(_negated)),
-    Promise(
-        model="sentiment",
-        about="accuracy, blame denied",
-        bound=0.85,
-        measure=_text_accuracy(_blame_denied(negated.DENIED)),
-    ),
-    Promise(
-        model="sentiment",
-        about="accuracy, blame denied, written later",
-        bound=0.45,
-        measure=_text_accuracy(_blame_denied(negated.LATER)),
-    ),
-    Promise(
-        model="sentiment",
-        about="accuracy, blame denied, written last",
-        bound=0.42,
-        measure=_text_accuracy(_blame_denied(negated.FRESH)),
-    ),
+    *[
+        Promise(model="sentiment", about=about, bound=bound, measure=_text_accuracy(_blame_denied(sentences)))
+        for about, bound, sentences in (
+            ("accuracy, blame denied", 0.85, negated.DENIED),
+            ("accuracy, blame denied, written later", 0.45, negated.LATER),
+            ("accuracy, blame denied, written last", 0.42, negated.FRESH),
+        )
+    ],
     Promise(
         model="sentiment",
         about="accuracy, negators that deny nothing",

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -114,22 +115,20 @@ def buffer_kind(datatype: str) -> Kind:
 
 def numbers(array: object, datatype: str, reader: NumberReader = READER) -> npt.NDArray[Any] | None:
     """The numbers of a nested array, flat and in order, or None where they are not all of that datatype."""
-    kind = buffer_kind(datatype)
-    if not kind:
-        return None
-    try:
-        return _narrow(reader.numbers(array, kind), datatype)
-    except UNREADABLE:
-        return None
+    return _read(reader.numbers, array, datatype)
 
 
 def numbers_of(text: bytes, datatype: str, reader: NumberReader = READER) -> npt.NDArray[Any] | None:
     """The same for the text of a nested array."""
+    return _read(reader.listed, text, datatype)
+
+
+def _read(read: Callable[[Any, Kind], npt.NDArray[Any]], value: Any, datatype: str) -> npt.NDArray[Any] | None:
     kind = buffer_kind(datatype)
     if not kind:
         return None
     try:
-        return _narrow(reader.listed(text, kind), datatype)
+        return _narrow(read(value, kind), datatype)
     except UNREADABLE:
         return None
 

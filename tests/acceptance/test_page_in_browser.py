@@ -304,18 +304,17 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(
     page.get_by_label("Key", exact=True).wait_for()
 
 
-@pytest.mark.slow
-def test_a_file_is_dropped_and_scored(
-    up: Up,
-    make_onnx: Callable[..., Path],
-    tmp_path: Path,
-    open_tab: Callable[..., Tab],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def with_jobs(up: Up, make_onnx: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    """A stack with the model `tiny` and a jobs program."""
     monkeypatch.setenv("MILLRACE_JOBS_FOLDER", str(tmp_path / "jobs"))
     make_onnx(tmp_path / "models")
-    stack = up("--models", str(tmp_path / "models"), "--jobs", "1")
-    page = open_tab(stack.url).open("/#jobs")
+    return up("--models", str(tmp_path / "models"), "--jobs", "1")
+
+
+@pytest.mark.slow
+def test_a_file_is_dropped_and_scored(with_jobs: Stack, open_tab: Callable[..., Tab]) -> None:
+    page = open_tab(with_jobs.url).open("/#jobs")
     page.get_by_label("Column").fill("x")
     lines = "".join(f"{json.dumps({'x': [n, 0, 0]})}\n" for n in range(50))
     page.get_by_label("File").set_input_files(
@@ -386,20 +385,11 @@ def test_axe_finds_nothing_on_any_panel(scheme: str, open_tab: Callable[..., Tab
 
 
 @pytest.mark.slow
-def test_axe_finds_nothing_on_the_panel_of_jobs(
-    up: Up,
-    make_onnx: Callable[..., Path],
-    tmp_path: Path,
-    open_tab: Callable[..., Tab],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_axe_finds_nothing_on_the_panel_of_jobs(with_jobs: Stack, open_tab: Callable[..., Tab]) -> None:
     """With a job that has ended well, and one that has failed."""
     rules = axe()
-    monkeypatch.setenv("MILLRACE_JOBS_FOLDER", str(tmp_path / "jobs"))
-    make_onnx(tmp_path / "models")
-    stack = up("--models", str(tmp_path / "models"), "--jobs", "1")
     for scheme in ("light", "dark"):
-        page = open_tab(stack.url, color_scheme=scheme).open("/#jobs")
+        page = open_tab(with_jobs.url, color_scheme=scheme).open("/#jobs")
         for column, ended in (("x", "^Result"), ("none", "^Retry")):
             page.get_by_label("Column").fill(column)
             page.get_by_label("File").set_input_files(

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,6 @@ class Model:
     def predict(self, x: float) -> float:
         return 2 * x
 """
-
-
-@pytest.fixture
-def api(redis_server: RedisServer) -> Iterator[Api]:
-    api = Api(redis_server.url)
-    yield api
-    api.stop()
 
 
 @pytest.fixture

@@ -8,24 +8,32 @@ from pathlib import Path
 
 import pytest
 
-from millrace.broker.base import Limits
+from millrace.broker.base import Limits, WorkerLink
 from millrace.broker.redis import RedisBroker
 from millrace.protocol.messages import WorkerAnnouncement
 from serving.queueing.producer import Producer
 from tests.support.running import RedisServer
 
 
+def _announce(worker: WorkerLink, name: str) -> None:
+    worker.announce(WorkerAnnouncement(worker=name, expires_ms=2**50, models=()))
+
+
+def _names(producer: Producer) -> list[str]:
+    return sorted(worker.worker for worker in producer.workers)
+
+
 async def _started(url: str) -> list[str]:
     """The workers that a producer knows when its start returns."""
     producer = Producer(RedisBroker(url).producer("api"), limits=Limits(10, 100))
     await producer.start()
-    known = [worker.worker for worker in producer.workers]
+    known = _names(producer)
     await producer.stop()
     return known
 
 
 def test_it_knows_the_live_workers(redis_server: RedisServer) -> None:
-    RedisBroker(redis_server.url).worker().announce(WorkerAnnouncement(worker="w", expires_ms=2**50, models=()))
+    _announce(RedisBroker(redis_server.url).worker(), "w")
     assert asyncio.run(_started(redis_server.url)) == ["w"]
 
 
@@ -44,12 +52,9 @@ def test_news_are_told_to_others_once(redis_server: RedisServer) -> None:
     worker = RedisBroker(redis_server.url).worker()
     told: list[list[str]] = []
 
-    def announce(name: str) -> None:
-        worker.announce(WorkerAnnouncement(worker=name, expires_ms=2**50, models=()))
-
     async def run() -> None:
         async def tell() -> None:
-            told.append(sorted(worker.worker for worker in producer.workers))
+            told.append(_names(producer))
 
         async def until_told(times: int) -> None:
             async with asyncio.timeout(30):
@@ -59,16 +64,16 @@ def test_news_are_told_to_others_once(redis_server: RedisServer) -> None:
         producer = Producer(RedisBroker(redis_server.url).producer("a"), limits=Limits(1, 1), heartbeat_s=0, tell=tell)
         await producer.start()
         await until_told(1)
-        announce("w")
+        _announce(worker, "w")
         await until_told(2)
         for _ in range(20):  # heartbeats without news
             await producer.refresh()
-        announce("v")
+        _announce(worker, "v")
         await until_told(3)
         await producer.stop()
 
     with contextlib.closing(worker):
-        announce("u")
+        _announce(worker, "u")
         asyncio.run(run())
     assert told == [["u"], ["u", "w"], ["u", "v", "w"]]
 
@@ -78,14 +83,11 @@ def test_what_others_read_after_they_were_told_is_told_too(redis_server: RedisSe
     worker = RedisBroker(redis_server.url).worker()
     told: list[list[str]] = []
 
-    def announce(name: str) -> None:
-        worker.announce(WorkerAnnouncement(worker=name, expires_ms=2**50, models=()))
-
     async def run() -> None:
         async def tell() -> None:
-            told.append(sorted(worker.worker for worker in producer.workers))
+            told.append(_names(producer))
             if len(told) == 1:
-                announce("w")  # while the others read
+                _announce(worker, "w")  # while the others read
 
         link = RedisBroker(redis_server.url).producer("a")
         producer = Producer(link, limits=Limits(1, 1), heartbeat_s=3600, tell=tell)
@@ -96,6 +98,6 @@ def test_what_others_read_after_they_were_told_is_told_too(redis_server: RedisSe
         await producer.stop()
 
     with contextlib.closing(worker):
-        announce("u")
+        _announce(worker, "u")
         asyncio.run(run())
     assert told == [["u"], ["u", "w"]]

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,6 @@ from tests.support.breaking import CRASHES, EATS, EXITS, GRABBED_S, GRABS, HIDES
 from tests.support.processes import LEASE_MS, Api, Running, asking, ready, running
 from tests.support.running import ROOT, RedisServer, is_alive, until
 from worker.processes.host import Parking
-
-
-@pytest.fixture
-def api(redis_server: RedisServer) -> Iterator[Api]:
-    api = Api(redis_server.url)
-    yield api
-    api.stop()
 
 
 @pytest.fixture

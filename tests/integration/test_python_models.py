@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -35,13 +34,6 @@ class Model:
             for number in range(300_000): print("line", number)
         return 2 * x
 """
-
-
-@pytest.fixture
-def api(redis_server: RedisServer) -> Iterator[Api]:
-    api = Api(redis_server.url)
-    yield api
-    api.stop()
 
 
 @pytest.fixture
