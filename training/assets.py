@@ -39,7 +39,6 @@ PROG = "millrace train assets"
 MADE = tuple(name for name in FORMATS if name not in ("savedmodel", "onnx"))
 TABLE, INDEX, SUMS = "MODELS.md", "MODELS.json", "MODELS.SHA256SUMS"
 _BESIDE = ("vocabulary.txt", "detector.npz")  # what steps of the manifest read
-_NO_TIME = (1980, 1, 1, 0, 0, 0)  # so that the same package gives the same file
 
 _HEAD = """# Millrace's models as files
 
@@ -173,7 +172,8 @@ def _taken(written: Path, path: Path) -> Path:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
         for part in sorted(part for part in written.rglob("*") if part.is_file()):
             name = f"{path.name}/{part.relative_to(written).as_posix()}"
-            zipped.writestr(zipfile.ZipInfo(name, _NO_TIME), part.read_bytes(), zipfile.ZIP_DEFLATED)
+            member = zipfile.ZipInfo(name)  # whose time is always the same
+            zipped.writestr(member, part.read_bytes(), zipfile.ZIP_DEFLATED)
     return archive
 
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from PIL import Image
 
 UNEVEN = 0.2  # of the contrast: a border whose values (10 % to 90 %) lie farther apart is no even paper
-_DARKEST = 0.3  # of the brightest paper: where it is darker, noise would pass for ink
-_DIMMEST = 80.0  # of 255: as above, where all of the paper is dark
+DARKEST = 0.3  # of the brightest paper: where it is darker, noise would pass for ink
+DIMMEST = 80.0  # of 255: as above, where all of the paper is dark
 _SMALL = 128  # pixels: the side of the image on which polarity is judged
 _DARK = 8.0  # of 255: added, so that noise in the dark does not count as contrast
 _NARROW = (5, 9, 17, 33)  # of those pixels: as wide as strokes may be
-_WIDEST = 5  # a stroke is at most this part of the image's longer side
+WIDEST = 5  # a stroke is at most this part of the image's longer side
 
 Pixels = npt.NDArray[np.float32]
 
@@ -23,8 +23,8 @@ Pixels = npt.NDArray[np.float32]
 def flat_ink(grey: Pixels) -> Pixels:
     """Ink from 0 to 255 on a background of 0, of grey levels from 0 to 255 in either polarity."""
     light = grey if _ink_is_dark(grey) else 255 - grey
-    paper = closed(_smooth(light), max(light.shape) // _WIDEST | 1)
-    paper = np.maximum(paper, max(_DIMMEST, _DARKEST * paper.max()))
+    paper = closed(_smooth(light), max(light.shape) // WIDEST | 1)
+    paper = np.maximum(paper, max(DIMMEST, DARKEST * paper.max()))
     ink = (255 * np.clip(1 - light / paper, 0, 1)).astype(np.float32)
     flat: Pixels = np.clip(ink - np.median(ink), 0, None)
     return flat

@@ -14,7 +14,6 @@ from millrace.artifacts.manifest import Manifest
 from millrace.artifacts.vocabulary import Vocabulary
 
 LABELS, VOCABULARY, DESCRIPTION = "labels.txt", "vocabulary.txt", "millrace.json"
-_NO_TIME = (1980, 1, 1, 0, 0, 0)  # so that the same model gives the same file
 
 
 def pack(model: bytes, files: Mapping[str, str]) -> bytes:
@@ -23,7 +22,7 @@ def pack(model: bytes, files: Mapping[str, str]) -> bytes:
     out.write(model)
     with zipfile.ZipFile(out, "a", zipfile.ZIP_STORED) as archive:
         for name, text in files.items():
-            archive.writestr(zipfile.ZipInfo(name, _NO_TIME), text)
+            archive.writestr(zipfile.ZipInfo(name), text)  # whose time is always the same
     return out.getvalue()
 
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from PIL import Image
 
 from millrace.artifacts import images
-from millrace.artifacts.background import UNEVEN
+from millrace.artifacts.background import DARKEST, DIMMEST, UNEVEN, WIDEST
 from millrace.artifacts.manifest import DecodeImage
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
 from training import parity, photos, robustness
@@ -28,8 +28,6 @@ from training.export.onnx_graph import onnx_from_tensorflow
 
 INPUT = "photo"
 SMALLEST, LARGEST = 56, 1024  # pixels of a photograph's side
-_WIDEST = 5  # a stroke is at most this part of the longer side
-_DIMMEST, _DARKEST = 80.0, 0.3  # as in `artifacts.background`
 _FAINT = 0.3  # of the darkest ink: what is fainter is no part of the digit
 _CROWD = 0.004  # of the longer side and more is ink in rows and columns that count: less are specks
 _GREY = (0.299, 0.587, 0.114)
@@ -117,8 +115,8 @@ def _ink(grey: Any) -> Any:
 
 def _flat(light: Any) -> Any:
     smooth = tf.nn.avg_pool2d(_mirrored(light, 1), 3, 1, "VALID")
-    paper = _closed(smooth, max(light.shape[1:3]) // _WIDEST | 1)
-    brightness = tf.maximum(paper, tf.maximum(_DIMMEST, _DARKEST * _most(paper)))
+    paper = _closed(smooth, max(light.shape[1:3]) // WIDEST | 1)
+    brightness = tf.maximum(paper, tf.maximum(DIMMEST, DARKEST * _most(paper)))
     return _less_noise(255 * tf.nn.relu(paper - light) / brightness)
 
 
