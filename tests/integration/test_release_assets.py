@@ -54,11 +54,10 @@ def test_every_format_answers_as_the_onnx_file_does(released: Path) -> None:
         expected = parity.onnx(released / f"{name}-1.onnx")(SEVEN)["probabilities"]
         files = {each["format"]: each for each in index if each["model"] == name}
         assert set(files) == {"onnx", *assets.MADE}
-        for form in assets.MADE:
-            if (run := FORMATS[form].open) is not None:
-                found = run(released / files[form]["file"])(SEVEN)["probabilities"]
-                np.testing.assert_allclose(found, expected, atol=1e-5 if FORMATS[form].exact else 0.02)
-                assert files[form]["score"] > 0.95
+        for form in set(assets.MADE) - {"coreml"}:  # which runs on macOS only
+            found = FORMATS[form].open(released / files[form]["file"])(SEVEN)["probabilities"]
+            np.testing.assert_allclose(found, expected, atol=1e-5 if FORMATS[form].exact else 0.02)
+            assert files[form]["score"] > 0.95
 
 
 def test_core_ml_has_the_onnx_files_weights_byte_for_byte(released: Path) -> None:
