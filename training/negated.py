@@ -360,7 +360,7 @@ def _reviews(of_blame: str, of_praise: str) -> tuple[Review, ...]:
 DENIED = _reviews(_OF_BLAME, _OF_PRAISE)
 # Written after the bundled model was trained.
 LATER = _reviews(_LATER_OF_BLAME, _LATER_OF_PRAISE)
-# Written after that too, and before any later training.
+# Written before any later training and read once, when it was over.
 FRESH = _reviews(_FRESH_OF_BLAME, _FRESH_OF_PRAISE)
 # Words that elsewhere deny, in sentences whose other words mean what they say.
 PLAIN = _reviews(_PLAIN_PRAISE, _PLAIN_BLAME)

@@ -39,7 +39,7 @@ from sklearn.linear_model import LogisticRegression
 from millrace.artifacts.manifest import Batching, Manifest, Tokenize
 from millrace.artifacts.vocabulary import PAD, UNKNOWN, Vocabulary, words
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
-from training import data, export, fitting, negated, negation, parity, plots
+from training import data, denials, export, fitting, negated, negation, parity, plots
 from training.calibration import expected_calibration_error
 from training.runs import Run
 
@@ -80,10 +80,12 @@ class Settings:
     batch_texts: int = 256  # texts in a batch at most
     validation: int = 2_000  # reviews held out of the training set
     validation_sentences: int = 500  # sentences of at least ten words, likewise
-    made_sentences: int = 40_000  # negated ones and their like, see `negation`
+    made_sentences: int = 120_000  # negated ones and their like, see `negation`
+    varied_sentences: int = 50_000  # the reviews' own with other words in them, see `denials`
     pairs: int = 2**18  # places for the scores of pairs of words, see `scores_of_words`
     penalty: float = 0.1  # on large scores
     seed: int = 1
+    start: str = ""  # the folder of a published version to go on from: its words, and its LSTM in place of a new one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +120,14 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target, ru
     reviews = data.imdb(folder, data.IMDB_TRAIN)
     held_out, reviews = reviews[: settings.validation], reviews[settings.validation :]
     held_out_sentences, sentences = hold_out(joined(data.sentences(folder)), settings.validation_sentences)
-    vocabulary = build_vocabulary([*reviews, *sentences], settings.vocabulary_size)
-    made = negation.sentences(settings.made_sentences, settings.seed)
+    vocabulary = (
+        Vocabulary.read(Path(settings.start) / "vocabulary.txt")
+        if settings.start
+        else build_vocabulary([*reviews, *sentences], settings.vocabulary_size)
+    )
+    found = denials.find(reviews, sentences)
+    varied = denials.varied(found, settings.varied_sentences, settings.seed)
+    made = [*negation.sentences(settings.made_sentences, settings.seed), *found.sentences, *varied]
     print(f"{len(reviews):,} reviews, {len(sentences):,} sentences, {len(made):,} made ones, {len(vocabulary):,} words")
     validation = encoded({"reviews": held_out, "sentences": held_out_sentences}, vocabulary)
     model = fit(settings, run, len(vocabulary), encode([*reviews, *sentences, *made], vocabulary), validation)
@@ -257,7 +265,10 @@ def fit(settings: Settings, run: Run, vocabulary_size: int, texts: Texts, held_o
     steps = count_batches(texts, settings)
 
     def make() -> tuple[keras.Model, keras.Optimizer]:
-        return build(settings, vocabulary_size), adam(settings.learning_rate, settings.epochs * steps)
+        model = build(settings, vocabulary_size)
+        if settings.start:
+            go_on_from(model, held_in(Path(settings.start)))
+        return model, adam(settings.learning_rate, settings.epochs * steps)
 
     return fitting.fit(
         make,
@@ -457,21 +468,38 @@ def exports_of(model: keras.Model) -> export.Exports:
 
 def reopened(folder: Path) -> tuple[export.Exports, parity.Run]:
     """A published version, from the weights in its ONNX file: its exports, and the model itself."""
-    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(folder / "model.onnx").graph.initializer}
+    held = held_in(folder)
     vocabulary_size, embedding_size = held["embedding"].shape
     settings = Settings(embedding_size=embedding_size, units=held["recurrent"].shape[-1])
     scores = held["scores"]
     model = build_whole(build(settings, vocabulary_size), len(scores), len(scores) - vocabulary_size)
-    model.get_layer("embedding").set_weights([held["embedding"].astype(np.float32)])
+    set_lstm(model, held)
     model.get_layer("scores").set_weights([scores.astype(np.float32)[:, None]])
+    model.get_layer("probabilities").set_weights([held["dense"], held["dense_bias"]])
+    return exports_of(model), export.answers_of(model)
+
+
+def held_in(folder: Path) -> dict[str, npt.NDArray[Any]]:
+    """The weights in a published version's ONNX file, by name."""
+    graph = onnx.load(folder / "model.onnx").graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+def go_on_from(model: keras.Model, held: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Give a model of `build` the weights of a published one, without the scores of words, its last feature."""
+    set_lstm(model, held)
+    model.get_layer("probabilities").set_weights([held["dense"][:-1], held["dense_bias"]])
+
+
+def set_lstm(model: keras.Model, held: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Give the model the embedding and both directions of the LSTM, in Keras' layout."""
+    model.get_layer("embedding").set_weights([held["embedding"].astype(np.float32)])
     kernel, recurrent = (
         gates_in_order(held[name].swapaxes(1, 2), onnx_to_keras=True) for name in ("kernel", "recurrent")
     )
-    bias = gates_in_order(held["bias"][:, : 4 * settings.units], onnx_to_keras=True)
+    bias = gates_in_order(held["bias"][:, : held["bias"].shape[1] // 2], onnx_to_keras=True)
     for direction, weights in zip(DIRECTIONS, zip(kernel, recurrent, bias, strict=True), strict=True):
         model.get_layer(direction).set_weights(weights)
-    model.get_layer("probabilities").set_weights([held["dense"], held["dense_bias"]])
-    return exports_of(model), export.answers_of(model)
 
 
 def gates_in_order(array: Floats, *, onnx_to_keras: bool = False) -> Floats:
