@@ -67,23 +67,39 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The reviews' own sentences, those as patterns, and the words of both sides that are used as a word is."""
+    """The reviews' own sentences, those as patterns, and what they were found by.
+
+    `alike` are the words of both sides that are used as a word is.
+    """
 
     sentences: list[Review]
     patterns: list[Pattern]
+    sides: Sides
     alike: Mapping[str, tuple[list[str], list[str]]]
 
 
 def find(reviews: Sequence[Review], phrases: Sequence[Review]) -> Found:
     """What the reviews hold, by the words that the phrases label; nothing where there are no phrases."""
     sides = _sides(reviews, phrases)
-    own, patterns = [], []
+    own = list(_own(reviews, sides))
+    return Found(
+        sentences=[sentence for sentence, _ in own],
+        patterns=[pattern for _, pattern in own],
+        sides=sides,
+        alike=_alike(reviews, sides),
+    )
+
+
+def sentences_in(reviews: Sequence[Review], found: Found) -> list[Review]:
+    """The sentences of other reviews, by the words that were found."""
+    return [sentence for sentence, _ in _own(reviews, found.sides)]
+
+
+def _own(reviews: Sequence[Review], sides: Sides) -> Iterator[tuple[Review, Pattern]]:
     for review in reviews:
         for part in _END.split(review.text):
             if pattern := _pattern(part, review.label, sides):
-                own.append(Review(text=part.strip(), label=review.label))
-                patterns.append(pattern)
-    return Found(sentences=own, patterns=patterns, alike=_alike(reviews, sides))
+                yield Review(text=part.strip(), label=review.label), pattern
 
 
 def varied(found: Found, count: int, seed: int) -> list[Review]:

@@ -12,12 +12,17 @@ import numpy as np
 from millrace.artifacts.vocabulary import words
 from training import negated
 from training.data import Review
-from training.negation_patterns import IDIOMS, KEPT, REVERSED
+from training.negation_idioms import OF_BLAME, OF_PRAISE
+from training.negation_patterns import REVERSED
+from training.negation_plain import AFTER, BEFORE, KEPT
 from training.negation_words import NEUTRAL, WORDS
 
+IDIOMS = (OF_BLAME, OF_PRAISE)  # by label
 _REVERSED_SHARE = 0.6  # of the sentences
 _IDIOM_SHARE = 0.35  # of the others
 _TWO_SHARE = 0.12  # that are followed by another one that says the same
+_BEFORE_SHARE, _AFTER_SHARE = 0.12, 0.12  # that have words before or after them that say nothing
+_THIRD_PERSON = ("breaks", "fails", "treats")  # of the verbs without an s
 _BETWEEN = (". ", " and ", ", ", " ; ")
 
 
@@ -36,10 +41,18 @@ class _Maker:
 
     def text(self, label: int) -> str:
         """One sentence of that label, or two."""
-        first = self._sentence(label)
+        first = self._surrounded(label)
         if self._random.random() >= _TWO_SHARE:
             return first
-        return first + self._one_of(_BETWEEN) + self._sentence(label)
+        return first + self._one_of(_BETWEEN) + self._surrounded(label)
+
+    def _surrounded(self, label: int) -> str:
+        text = self._sentence(label)
+        if self._random.random() < _BEFORE_SHARE:
+            text = f"{self._filled(self._one_of(BEFORE), label)} {text}"
+        if self._random.random() < _AFTER_SHARE:
+            text = f"{text} {self._filled(self._one_of(AFTER), label)}"
+        return text
 
     def _sentence(self, label: int) -> str:
         text = self._any_sentence(label)
@@ -58,8 +71,8 @@ class _Maker:
         return text
 
     def _word(self, name: str, said: int) -> str:
-        if name == "fails":
-            return _third_person(self._word("fail", said))
+        if name in _THIRD_PERSON:
+            return _third_person(self._word(name.removesuffix("s"), said))
         return self._one_of((WORDS[name][said] if name in WORDS else NEUTRAL[name]).split("|"))
 
     def _one_of(self, choices: Sequence[str]) -> str:
@@ -68,4 +81,8 @@ class _Maker:
 
 def _third_person(verb: str) -> str:
     first, _, rest = verb.partition(" ")
-    return f"{first}{'es' if first.endswith(('s', 'sh', 'ch', 'o')) else 's'} {rest}".rstrip()
+    if first.endswith("y") and first[-2] not in "aeiou":
+        first = f"{first[:-1]}ies"
+    else:
+        first += "es" if first.endswith(("s", "sh", "ch", "o")) else "s"
+    return f"{first} {rest}".rstrip()

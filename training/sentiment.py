@@ -22,8 +22,9 @@ TFLite's takes one text at a time.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from sklearn.linear_model import LogisticRegression
 from millrace.artifacts.manifest import Batching, Manifest, Tokenize
 from millrace.artifacts.vocabulary import PAD, UNKNOWN, Vocabulary, words
 from millrace.protocol.tensors import DEFAULT_SIGNATURE, Signature, TensorSpec
-from training import data, denials, export, fitting, negated, negation, parity, plots
+from training import data, denials, export, fitting, negated, negation, parity, plots, rates, short_texts
 from training.calibration import expected_calibration_error
 from training.runs import Run
 
@@ -80,12 +81,17 @@ class Settings:
     batch_texts: int = 256  # texts in a batch at most
     validation: int = 2_000  # reviews held out of the training set
     validation_sentences: int = 500  # sentences of at least ten words, likewise
-    made_sentences: int = 120_000  # negated ones and their like, see `negation`
-    varied_sentences: int = 50_000  # the reviews' own with other words in them, see `denials`
+    made_sentences: int = 40_000  # negated ones and their like, see `negation`
+    short_epochs: int = 4  # that follow the others, on `short_texts`
+    short_learning_rate: float = 1e-3  # their peak
+    short_batch_texts: int = 64
+    short_unknown_rate: float = 0.02  # more would hide what is denied
+    short_reviews: int = 10_000  # parts of reviews in each of them
+    short_made_sentences: int = 100_000
+    short_varied_sentences: int = 30_000  # the reviews' own with other words in them, see `denials`
     pairs: int = 2**18  # places for the scores of pairs of words, see `scores_of_words`
     penalty: float = 0.1  # on large scores
     seed: int = 1
-    start: str = ""  # the folder of a published version to go on from: its words, and its LSTM in place of a new one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,20 +126,21 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target, ru
     reviews = data.imdb(folder, data.IMDB_TRAIN)
     held_out, reviews = reviews[: settings.validation], reviews[settings.validation :]
     held_out_sentences, sentences = hold_out(joined(data.sentences(folder)), settings.validation_sentences)
-    vocabulary = (
-        Vocabulary.read(Path(settings.start) / "vocabulary.txt")
-        if settings.start
-        else build_vocabulary([*reviews, *sentences], settings.vocabulary_size)
-    )
-    found = denials.find(reviews, sentences)
-    varied = denials.varied(found, settings.varied_sentences, settings.seed)
-    made = [*negation.sentences(settings.made_sentences, settings.seed), *found.sentences, *varied]
-    print(f"{len(reviews):,} reviews, {len(sentences):,} sentences, {len(made):,} made ones, {len(vocabulary):,} words")
-    validation = encoded({"reviews": held_out, "sentences": held_out_sentences}, vocabulary)
-    model = fit(settings, run, len(vocabulary), encode([*reviews, *sentences, *made], vocabulary), validation)
+    whole = [*reviews, *sentences, *negation.sentences(settings.made_sentences, settings.seed)]
+    vocabulary = build_vocabulary(whole, settings.vocabulary_size)
+    source = short_texts.Source(reviews=reviews, sentences=sentences, found=denials.find(reviews, sentences))
+    print(f"{len(reviews):,} reviews, {len(sentences):,} sentences, {len(vocabulary):,} words")
+    print(f"{len(source.found.sentences):,} sentences of the reviews deny praise or blame, or could seem to")
+    held = {
+        "reviews": held_out,
+        "sentences": held_out_sentences,
+        "denials": denials.sentences_in(held_out, source.found),
+    }
+    texts = texts_of(settings, vocabulary, whole, source)
+    model = fit(settings, run, len(vocabulary), texts, encoded(held, vocabulary))
     round_embedding(model)
     word_scores = score_words(settings, len(vocabulary), encode(reviews, vocabulary))
-    model = with_scores(model, settings, word_scores, encode([*held_out, *held_out_sentences], vocabulary))
+    model = with_scores(model, settings, word_scores, encode(list(chain(*held.values())), vocabulary))
     tests = encoded(
         {
             "imdb_test": data.imdb(folder, data.IMDB_TEST),
@@ -151,6 +158,23 @@ def train(settings: Settings, folder: data.DataFolder, target: export.Target, ru
 
 
 # Data
+
+
+def texts_of(
+    settings: Settings, vocabulary: Vocabulary, whole: Sequence[data.Review], source: short_texts.Source
+) -> Callable[[int], Texts]:
+    """The texts of the epoch of a number: the whole ones, and in the last epochs short ones."""
+    encoded_once = encode(whole, vocabulary)
+    counts = short_texts.Counts(
+        reviews=settings.short_reviews, made=settings.short_made_sentences, varied=settings.short_varied_sentences
+    )
+
+    def texts(epoch: int) -> Texts:
+        if epoch < settings.epochs:
+            return encoded_once
+        return encode(source.texts(counts, (settings.seed, epoch)), vocabulary)
+
+    return texts
 
 
 def joined(sentences: Sequence[data.Review]) -> list[data.Review]:
@@ -260,24 +284,43 @@ def reversed_ids(ids: Any) -> Any:
 # Fit and evaluate
 
 
-def fit(settings: Settings, run: Run, vocabulary_size: int, texts: Texts, held_out: Parts) -> keras.Model:
-    """The model after all epochs, which are logged with their accuracy on the held-out reviews and sentences."""
-    steps = count_batches(texts, settings)
+def fit(
+    settings: Settings, run: Run, vocabulary_size: int, texts: Callable[[int], Texts], held_out: Parts
+) -> keras.Model:
+    """The model after all epochs, which are logged with their accuracy on each held-out part.
+
+    `texts` are those of the epoch of a number.
+    """
+    first, last = settings, of_short_texts(settings)
+    steps = count_batches(texts(0), first)
+    last_steps = count_batches(texts(settings.epochs), last) if settings.short_epochs else 0
 
     def make() -> tuple[keras.Model, keras.Optimizer]:
-        model = build(settings, vocabulary_size)
-        if settings.start:
-            go_on_from(model, held_in(Path(settings.start)))
-        return model, adam(settings.learning_rate, settings.epochs * steps)
+        rate = rates.InTurn(
+            rates.warmed_cosine(settings.learning_rate, settings.epochs * steps),
+            rates.warmed_cosine(settings.short_learning_rate, settings.short_epochs * last_steps),
+            change=settings.epochs * steps,
+        )
+        return build(settings, vocabulary_size), keras.optimizers.Adam(rate, clipnorm=1.0)
+
+    def batches_of(epoch: int) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        return epoch_of(texts(epoch), first if epoch < settings.epochs else last, epoch)
 
     return fitting.fit(
         make,
         keras.losses.sparse_categorical_crossentropy,
-        lambda epoch: epoch_of(texts, settings, epoch),
+        batches_of,
         run,
-        epochs=settings.epochs,
+        epochs=settings.epochs + settings.short_epochs,
         steps=steps,
         validate=lambda model: validated({name: predict(model, part) for name, part in held_out.items()}, held_out),
+    )
+
+
+def of_short_texts(settings: Settings) -> Settings:
+    """The settings of the last epochs, whose texts are short as they come."""
+    return dataclasses.replace(
+        settings, crop_rate=0.0, batch_texts=settings.short_batch_texts, unknown_rate=settings.short_unknown_rate
     )
 
 
@@ -298,14 +341,6 @@ def epoch_of(texts: Texts, settings: Settings, epoch: int) -> Iterator[tuple[tf.
     """The batches of the epoch of that number."""
     random = np.random.default_rng((settings.seed, epoch))
     return ((tf.constant(ids), tf.constant(labels)) for ids, labels in batches(texts, settings, random))
-
-
-def adam(peak: float, steps: int) -> keras.Optimizer:
-    """Adam whose rate climbs to the peak in a twentieth of the steps and then falls to 0 along a cosine."""
-    rate = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0, decay_steps=steps, warmup_target=peak, warmup_steps=steps // 20
-    )
-    return keras.optimizers.Adam(rate, clipnorm=1.0)
 
 
 # Scores of words and pairs
@@ -468,38 +503,21 @@ def exports_of(model: keras.Model) -> export.Exports:
 
 def reopened(folder: Path) -> tuple[export.Exports, parity.Run]:
     """A published version, from the weights in its ONNX file: its exports, and the model itself."""
-    held = held_in(folder)
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(folder / "model.onnx").graph.initializer}
     vocabulary_size, embedding_size = held["embedding"].shape
     settings = Settings(embedding_size=embedding_size, units=held["recurrent"].shape[-1])
     scores = held["scores"]
     model = build_whole(build(settings, vocabulary_size), len(scores), len(scores) - vocabulary_size)
-    set_lstm(model, held)
-    model.get_layer("scores").set_weights([scores.astype(np.float32)[:, None]])
-    model.get_layer("probabilities").set_weights([held["dense"], held["dense_bias"]])
-    return exports_of(model), export.answers_of(model)
-
-
-def held_in(folder: Path) -> dict[str, npt.NDArray[Any]]:
-    """The weights in a published version's ONNX file, by name."""
-    graph = onnx.load(folder / "model.onnx").graph
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-
-
-def go_on_from(model: keras.Model, held: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Give a model of `build` the weights of a published one, without the scores of words, its last feature."""
-    set_lstm(model, held)
-    model.get_layer("probabilities").set_weights([held["dense"][:-1], held["dense_bias"]])
-
-
-def set_lstm(model: keras.Model, held: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Give the model the embedding and both directions of the LSTM, in Keras' layout."""
     model.get_layer("embedding").set_weights([held["embedding"].astype(np.float32)])
+    model.get_layer("scores").set_weights([scores.astype(np.float32)[:, None]])
     kernel, recurrent = (
         gates_in_order(held[name].swapaxes(1, 2), onnx_to_keras=True) for name in ("kernel", "recurrent")
     )
-    bias = gates_in_order(held["bias"][:, : held["bias"].shape[1] // 2], onnx_to_keras=True)
+    bias = gates_in_order(held["bias"][:, : 4 * settings.units], onnx_to_keras=True)
     for direction, weights in zip(DIRECTIONS, zip(kernel, recurrent, bias, strict=True), strict=True):
         model.get_layer(direction).set_weights(weights)
+    model.get_layer("probabilities").set_weights([held["dense"], held["dense_bias"]])
+    return exports_of(model), export.answers_of(model)
 
 
 def gates_in_order(array: Floats, *, onnx_to_keras: bool = False) -> Floats:

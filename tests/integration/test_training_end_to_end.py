@@ -62,7 +62,9 @@ def published(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Model
     assert main(["digits-mlp", *common, *batch, "--units", "16"]) == 0
     teacher = str(out / "digits" / "3" / "model.onnx")
     assert main(["digits-student", *common, *batch, "--teacher", teacher]) == 0
-    assert main(["sentiment", *common, "--units", "8", "--embedding-size", "6", "--validation", "10"]) == 0
+    few = ["--made-sentences", "400", "--short-epochs", "1", "--short-made-sentences", "400"]
+    tiny = ["--units", "8", "--embedding-size", "6", "--validation", "10"]
+    assert main(["sentiment", *common, *few, *tiny]) == 0
     tiny = ["--size", "12", "--spans", "4", "--vocabulary-size", "60"]
     assert main(["word2vec", *common, *tiny, "--architecture", "cbow"]) == 0
     return ModelRepository(out)

@@ -78,7 +78,7 @@ def _train_student(settings: distill.Settings, run: Run) -> list[Any]:
 
 
 def _train_sentiment(settings: sentiment.Settings, run: Run) -> list[Any]:
-    weights: list[Any] = sentiment.fit(settings, run, 30, _texts(1), {"reviews": _texts(2)}).get_weights()
+    weights: list[Any] = sentiment.fit(settings, run, 30, _texts, {"reviews": _texts(9)}).get_weights()
     return weights
 
 
@@ -99,7 +99,7 @@ TRAININGS = [
     ),
     pytest.param(
         _train_sentiment,
-        sentiment.Settings(epochs=4, units=6, embedding_size=5, batch_texts=16),
+        sentiment.Settings(epochs=2, short_epochs=2, units=6, embedding_size=5, batch_texts=16, short_batch_texts=8),
         id="sentiment",
         marks=pytest.mark.slow,
     ),
