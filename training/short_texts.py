@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from millrace.artifacts.vocabulary import words
 from training import denials, negation
 from training.data import Review
 
 _SHORTEST, _LONGEST = 40, 90  # words of a review's part
+_TIMES = 4  # that real sentences with a negator are shown, so that the made ones do not hide what they mostly say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +43,14 @@ class Source:
             *(_part(self.reviews[index], random) for index in chosen),
             *self.sentences,
             *self.found.sentences,
+            *(_TIMES - 1) * [sentence for sentence in self.sentences if _has_negator(sentence)],
             *negation.sentences(counts.made, made_seed),
             *denials.varied(self.found, counts.varied, made_seed),
         ]
+
+
+def _has_negator(sentence: Review) -> bool:
+    return any(denials.is_negator(word) for word in words(sentence.text))
 
 
 def _part(review: Review, random: np.random.Generator) -> Review:
