@@ -2,14 +2,17 @@
 
     python -m training sentiment
 
-takes about six minutes on two cores and reaches 91 % on the IMDB test set and 83 % on the sentences of SST-2's dev set,
-with expected calibration errors of 0.004 and 0.034, and 86 % on eighty negated sentences, see `negated`.
+takes about seven minutes on one core and reaches 91 % on the IMDB test set and 84 % on the sentences of SST-2's dev
+set, with expected calibration errors of 0.004 and 0.020, and 93 % on sentences that deny blame, see `negated`.
 
 Reviews of up to 400 words are read whole, of longer ones the end. In every epoch some reviews are cut to a random part.
 Mixed in are the phrases of SST-2 and rt-polarity, where their files are there, so that a single sentence is understood
-too, and made sentences that negate praise and blame. Beside the LSTM, words and pairs of words have scores, from a
-logistic regression on the reviews: they know what is said in reviews better, the LSTM what a sentence makes of it. How
-much each of the two counts is fitted so that a probability means what it says.
+too, and made sentences that negate praise and blame. After these epochs come some of short texts, many of which deny
+praise or blame, see `short_texts`: trained on all at once, the model read both reviews and denials worse.
+
+Beside the LSTM, words and pairs of words have scores, from a logistic regression on the reviews: they know what is said
+in reviews better, the LSTM what a sentence makes of it. How much each of the two counts is fitted so that a probability
+means what it says.
 
 That fit, and the choice of the hyper-parameters, are by 2,000 training reviews and 500 sentences that are held out. The
 test sets are read once, at the end.
@@ -50,8 +53,8 @@ LIMITS = (
     "English only; other languages and unknown words say nothing to it.",
     "It learned from film reviews: of other texts it judges the tone, not the facts.",
     "There is no neutral answer; a text without an opinion gets a probability all the same.",
-    "Of sentences that deny blame it misreads one in ten to one in two, the more unusual their words are; irony it does"
-    " not understand.",
+    "Of sentences that deny blame or praise it misreads one in ten, of blame in sentences with a negator one in four;"
+    " irony it does not understand.",
 )
 PREPROCESSING = Tokenize(input="text", output="ids", max_length=400, keep="end", needs_known=True)
 DIRECTIONS = ("forwards", "backwards")
