@@ -321,6 +321,129 @@ They never make us care.
 You won't be glad you stayed to the end.
 Her performance isn't up to her usual standard.
 """
+_UNSEEN_OF_BLAME = """\
+Not one scene drags, even at nearly three hours.
+there is nothing clumsy about the way the story unfolds
+I never once checked my watch.
+The script has no weak spots.
+You will hardly notice the two and a half hours going by.
+The dialogue is free of cheap sentiment.
+This sequel is far from the disaster everyone predicted.
+The ending is anything but predictable.
+It lacks any trace of pretension.
+Neither the pacing nor the acting ever falters.
+The second half didn't sag the way these movies usually do.
+Tense and clever, without a wasted frame from start to finish.
+I can't think of anything I would cut.
+The film never talks down to its audience.
+Nobody in the cast puts a foot wrong.
+It doesn't overstay its welcome.
+There isn't a false note in her performance.
+The director refuses to insult our intelligence.
+No lazy jump scares, no stupid characters, no tacked-on romance.
+My kids were not bored for a second.
+The humor never turns mean or crude, and it is wonderfully silly.
+Hardly a line of dialogue feels forced.
+If this movie has any faults, I failed to spot them.
+A charming mystery that avoids every cliche of the genre.
+The twists are not the least bit contrived.
+I have no complaints about the casting whatsoever.
+two hours passed without my feeling restless
+The special effects don't look fake at all.
+It is by no means the mess the critics described.
+The last installment in the series does not disappoint.
+You won't regret buying a ticket.
+There's not an ounce of fat on this superb thriller.
+The remake does nothing to tarnish the original.
+Scarcely a moment feels padded.
+I was hard pressed to find anything wrong with it.
+The plot isn't confusing or overlong, as I had feared.
+It is moving and funny and never gets preachy.
+Who said this was boring? I certainly didn't find it so.
+A beautiful war film devoid of bombast and phony heroics.
+The waiter was never rude, not even when we changed our order twice.
+no hidden fees, no pushy upselling
+I have yet to have a bad meal here.
+The phone hasn't crashed or frozen once since I bought it.
+Our room was spotless, and there was no noise from the street.
+The steak wasn't overcooked and the fries weren't greasy.
+Zero problems with the delivery.
+The app does not drain my battery or spam me with ads.
+Checkout went off without a hitch.
+I can't fault the staff in any way.
+There is nothing flimsy about this case.
+Not a crumb was left on our plates.
+This novel is anything but tedious.
+The shop assistant did not rush us, and nobody pressured us to buy.
+Prices are far from outrageous for this part of town.
+We never had to wait more than five minutes for a table.
+The battery shows no sign of weakening after two years.
+Neither the soup nor the dessert let us down.
+I wouldn't change a thing about our stay.
+The update didn't break anything, and the app is faster now.
+a lovely little hotel with none of the usual tourist-trap nonsense
+The translation is never stilted or awkward.
+Nothing arrived damaged, late or missing.
+My mechanic has never overcharged me.
+I found it impossible to put this book down.
+The screen doesn't scratch easily, nor does it smudge.
+The excellent night porter was never too busy to help us.
+Hard to find anything to dislike about this cafe.
+You can't go wrong with their fish tacos.
+This vacuum hasn't failed me yet.
+I couldn't stop smiling all the way home.
+No wonder this place is always packed, the pasta is delicious.
+I had not read the book, but I adored the film.
+Not only is it funny, it is also deeply touching.
+It's no secret that she is a brilliant actress, and here she shines.
+I never knew a budget phone could take such gorgeous photos.
+Don't hesitate, book this wonderful hotel today.
+There is no doubt that this is his finest film.
+"""
+_UNSEEN_OF_PRAISE = """\
+I didn't care about a single person on screen.
+The jokes are not funny.
+There is nothing original in this movie.
+It never comes close to being scary.
+The chemistry between the two leads is nonexistent, and neither can act.
+hardly the masterpiece the trailer promised
+I would not recommend this film to anyone.
+The plot makes no sense and the characters have no depth.
+A comedy without wit, charm or warmth.
+It's far from the director's best, and far from entertaining.
+The story doesn't go anywhere.
+Not even the talented cast can save this script.
+None of it feels real or believable.
+The film lacks any sense of suspense.
+I couldn't stay awake past the first hour.
+The ending was anything but satisfying.
+It fails to deliver the thrills it advertises.
+Nobody I watched it with enjoyed it.
+The sequel never recaptures the magic of the first one.
+There's no reason to sit through this.
+Neither clever nor exciting, it just plods along.
+This is no classic, and it isn't even a decent time-killer.
+The action scenes don't excite and the romance doesn't convince.
+The food wasn't fresh and the service wasn't friendly.
+We won't be coming back to this restaurant.
+The phone doesn't hold a charge for more than two hours.
+The app never works when I need it.
+Nothing about the room matched the pretty pictures online.
+No one at the front desk was willing to help.
+I can't say anything nice about this hotel.
+The shoes did not last a month.
+Customer support is by no means helpful.
+The book is not well written, nor is it well researched.
+I have rarely been less impressed by a meal.
+This blender isn't worth half of what I paid.
+I couldn't wait for this awful film to end.
+Not only was the soup cold, the waiter was rude as well.
+There is no denying that this movie is a bore.
+I don't know who wrote this garbage.
+I haven't seen the first one, but this sequel is terrible.
+No surprise that the app has such bad ratings, it crashes constantly.
+Never mind the hype, this book is dreadful.
+"""
 _PLAIN_PRAISE = """\
 I had not heard of the director before, and this was a wonderful discovery.
 Not only the leads but the whole cast is superb.
@@ -362,6 +485,8 @@ DENIED = _reviews(_OF_BLAME, _OF_PRAISE)
 LATER = _reviews(_LATER_OF_BLAME, _LATER_OF_PRAISE)
 # Written before any later training and read once, when it was over.
 FRESH = _reviews(_FRESH_OF_BLAME, _FRESH_OF_PRAISE)
+# Written after training by somebody who had not seen the patterns, and read once.
+UNSEEN = _reviews(_UNSEEN_OF_BLAME, _UNSEEN_OF_PRAISE)
 # Words that elsewhere deny, in sentences whose other words mean what they say.
 PLAIN = _reviews(_PLAIN_PRAISE, _PLAIN_BLAME)
-ALL = (*MEASURED, *DENIED, *LATER, *FRESH, *PLAIN)
+ALL = (*MEASURED, *DENIED, *LATER, *FRESH, *UNSEEN, *PLAIN)

@@ -257,8 +257,9 @@ PROMISES = (
         Promise(model="sentiment", about=about, bound=bound, measure=_text_accuracy(_blame_denied(sentences)))
         for about, bound, sentences in (
             ("accuracy, blame denied", 0.85, negated.DENIED),
-            ("accuracy, blame denied, written later", 0.45, negated.LATER),
-            ("accuracy, blame denied, written last", 0.42, negated.FRESH),
+            ("accuracy, blame denied, written later", 0.85, negated.LATER),
+            ("accuracy, blame denied, written last", 0.88, negated.FRESH),
+            ("accuracy, blame denied, by somebody else", 0.88, negated.UNSEEN),
         )
     ],
     Promise(
