@@ -58,7 +58,9 @@ class WorkerSettings(CommonSettings):
         "auto", description="The format to load where a version has several; auto takes the first that is installed."
     )
     instances: int = Field(
-        2, ge=1, description="Threads per model that take and run batches; while one runs, others read."
+        2,
+        ge=1,
+        description="Threads per model that take and run batches; the others join the first where it does not keep up.",
     )
     model_processes: int | None = Field(
         None,

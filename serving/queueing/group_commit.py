@@ -1,8 +1,8 @@
 """Group commit on the way in: the one place where requests become blocks and are appended to their queues.
 
 The first request that finds the link idle is sent in the same turn of the event loop. Requests that arrive during an
-append form the next blocks. These are sent when the append is answered, or earlier, as soon as they hold a third of all
-open requests: so callers, workers and this process always have something to do at the same time. There is no timer: the
+append form the next blocks. These are sent when the append is answered, or earlier, as soon as they hold half of all
+open requests: so this process and the workers always have something to do at the same time. There is no timer: the
 busier it gets, the larger the blocks, and the cost per request falls as the load rises.
 """
 
@@ -17,7 +17,7 @@ from serving.queueing.large_calls import LargeCalls
 from serving.queueing.pending import Pending, PendingRequests, release
 
 LONGEST_RETRY_S = 30.0
-_GROUPS = 3  # parts of what is open that are under way at once: one parsed, one computed, one answered
+_GROUPS = 2  # parts of what is open that are under way at once: one with a worker, one with us
 _SMALLEST_GROUP = 8
 
 

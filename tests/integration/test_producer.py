@@ -808,7 +808,7 @@ async def test_draining_waits_for_what_was_submitted() -> None:
 
 
 @run
-async def test_a_group_is_sent_before_the_last_append_ends_once_it_is_a_third_of_what_is_open() -> None:
+async def test_a_group_is_sent_before_the_last_append_ends_once_it_is_half_of_what_is_open() -> None:
     async with bench() as b:
         b.link.gate.clear()
         tasks = [b.submit(i) for i in range(3)]
@@ -818,7 +818,7 @@ async def test_a_group_is_sent_before_the_last_append_ends_once_it_is_a_third_of
         assert sizes(b) == [3]  # the other seven wait for it
         tasks += [b.submit(i) for i in range(10, 45)]
         await turns()
-        assert sizes(b) == [3, 8, 8, 9, 13]  # eight at least, and then a third of what is open by then
+        assert sizes(b) == [3, 8, 10, 20]  # eight at least, and then half of what is open by then
         b.link.gate.set()
         await turns()
         assert sorted(value for blocks in b.sent() for block in blocks for value in block) == list(range(45))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from millrace.broker.base import Broker, BrokerClock
 from millrace.broker.keys import Queue
 from worker.loading.model import Model
+from worker.running.demand import Demand
 from worker.running.loop import Instance
 from worker.running.quarantine import Quarantine
 from worker.running.seats import Seat
@@ -54,6 +55,7 @@ class InstanceGroup:
 
     def start(self, seats: Sequence[Seat]) -> None:
         """Serve in as many threads as there are seats."""
+        demand = Demand(seats[0].status)
         for seat in seats:
             instance = Instance(
                 self.model,
@@ -63,6 +65,8 @@ class InstanceGroup:
                 lease_ms=self._lease_ms,
                 status=seat.status,
                 quarantine=self._quarantine,
+                demand=demand,
+                is_first=seat is seats[0],
             )
             name = f"{self.queue.model}/{self.queue.version}-{seat.consumer.rpartition('-')[2]}"
             # A daemon: a model that never returns must not keep the process alive.

@@ -7,7 +7,8 @@
      ├─ claimed blocks of a process that died run item by item; after MAX_DELIVERIES they go to the dead letters
      └─ an item of bulk shares no run with others: the same rows always run together, and give the same bits
 
-A worker has several such threads for each model (`instances`): while one computes, another reads and prepares.
+A worker has several such threads for each model (`instances`): while one computes, another reads and prepares. Those
+beside the first wait until it does not keep up (`demand.py`).
 
     taking.py   the exchange with the queue        preparing.py  from tensors to pieces
     block.py    a block until it is finished       batcher.py    which pieces run together
@@ -24,6 +25,7 @@ from millrace.protocol.messages import RequestBlock
 from worker.loading.model import Model
 from worker.running.batcher import form_batches
 from worker.running.block import Blocks
+from worker.running.demand import Demand
 from worker.running.outbox import Outbox
 from worker.running.piece import Piece, TakenBlock
 from worker.running.preparing import Preparer
@@ -37,7 +39,8 @@ from worker.running.taking import Taking
 class Instance:
     """One thread's loop over one model's queue. `run` it in a thread; `drain` from any other.
 
-    `status` says what it is doing, and what it is to take; `quarantine` is that of its process.
+    `status` says what it is doing, and what it is to take; `quarantine` is that of its process. `demand` is that of its
+    version: only the first instance takes when it is low.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Instance:
         lease_ms: int,
         status: InstanceStatus | None = None,
         quarantine: Quarantine | None = None,
+        demand: Demand | None = None,
+        is_first: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         name, outbox = model.announcement.name, Outbox(worker)
@@ -57,6 +62,9 @@ class Instance:
         self._draining = threading.Event()
         self._quarantine = quarantine or Quarantine()
         self._status = status or InstanceStatus()
+        self._demand = demand or Demand(self._status, monotonic)
+        self._is_first = is_first
+        self._monotonic = monotonic
         self._taking = Taking(
             model,
             link,
@@ -86,8 +94,15 @@ class Instance:
     def run(self) -> None:
         """Serve until `drain`. The queue's being out of reach is waited out; any other error is raised."""
         while not self._draining.is_set():
+            if not self._is_first and not self._demand.is_high:
+                self._taking.rest()
+                if not self._demand.wait(self._status):
+                    continue
             if deliveries := self._taking.take():
+                began = self._monotonic()
                 self._serve(deliveries)
+                is_full = sum(delivery.rows for delivery in deliveries) >= self._model.batching.max_batch_size
+                self._demand.note(len(deliveries), self._monotonic() - began, is_full=is_full)
         self._taking.close()
         self._status.idle()
 

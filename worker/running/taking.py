@@ -86,6 +86,11 @@ class Taking:
         if not self._outbox.is_empty:
             self._exchange()
 
+    def rest(self) -> None:
+        """Deliver the outbox, with nothing left in hand, and take nothing for now."""
+        self.deliver()
+        self._status.idle()
+
     def close(self) -> None:
         """Deliver what is left and give the queue up; blocks that were not finished go to whoever claims them."""
         self._exchange()
