@@ -337,7 +337,6 @@ Tense and clever, without a wasted frame from start to finish.
 I can't think of anything I would cut.
 The film never talks down to its audience.
 Nobody in the cast puts a foot wrong.
-It doesn't overstay its welcome.
 There isn't a false note in her performance.
 The director refuses to insult our intelligence.
 No lazy jump scares, no stupid characters, no tacked-on romance.
@@ -485,7 +484,8 @@ DENIED = _reviews(_OF_BLAME, _OF_PRAISE)
 LATER = _reviews(_LATER_OF_BLAME, _LATER_OF_PRAISE)
 # Written before any later training and read once, when it was over.
 FRESH = _reviews(_FRESH_OF_BLAME, _FRESH_OF_PRAISE)
-# Written after training by somebody who had not seen the patterns, and read once.
+# Written by somebody who had not seen the patterns, and read once, after training. One that a pattern makes is left
+# out, and one that stands above.
 UNSEEN = _reviews(_UNSEEN_OF_BLAME, _UNSEEN_OF_PRAISE)
 # Words that elsewhere deny, in sentences whose other words mean what they say.
 PLAIN = _reviews(_PLAIN_PRAISE, _PLAIN_BLAME)

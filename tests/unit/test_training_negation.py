@@ -55,4 +55,5 @@ def test_no_measured_sentence_is_made() -> None:
     assert sum(review.label for review in negated.MEASURED) == len(negated.MEASURED) / 2
     assert all(sum(review.label for review in part) == 44 for part in (negated.DENIED, negated.LATER))
     assert [sum(review.label == label for review in negated.FRESH) for label in (0, 1)] == [30, 60]
+    assert [sum(review.label == label for review in negated.UNSEEN) for label in (0, 1)] == [42, 76]
     assert [sum(review.label == label for review in negated.PLAIN) for label in (0, 1)] == [10, 10]
