@@ -8,7 +8,8 @@ set, with expected calibration errors of 0.004 and 0.020, and 93 % on sentences 
 Reviews of up to 400 words are read whole, of longer ones the end. In every epoch some reviews are cut to a random part.
 Mixed in are the phrases of SST-2 and rt-polarity, where their files are there, so that a single sentence is understood
 too, and made sentences that negate praise and blame. After these epochs come some of short texts, many of which deny
-praise or blame, see `short_texts`: trained on all at once, the model read both reviews and denials worse.
+praise or blame, see `short_texts`: trained on all at once, the model read single sentences worse, and its
+probabilities meant less.
 
 Beside the LSTM, words and pairs of words have scores, from a logistic regression on the reviews: they know what is said
 in reviews better, the LSTM what a sentence makes of it. How much each of the two counts is fitted so that a probability
@@ -53,8 +54,8 @@ LIMITS = (
     "English only; other languages and unknown words say nothing to it.",
     "It learned from film reviews: of other texts it judges the tone, not the facts.",
     "There is no neutral answer; a text without an opinion gets a probability all the same.",
-    "Of sentences that deny blame or praise it misreads one in ten, of blame in sentences with a negator one in four;"
-    " irony it does not understand.",
+    "It misreads one in ten of the sentences that deny blame or praise, and one in four of the negative sentences of"
+    " reviews that hold a negator; irony it does not understand.",
 )
 PREPROCESSING = Tokenize(input="text", output="ids", max_length=400, keep="end", needs_known=True)
 DIRECTIONS = ("forwards", "backwards")

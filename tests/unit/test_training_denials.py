@@ -40,6 +40,14 @@ def test_a_sentence_whose_label_does_not_fit_is_not_found() -> None:
     assert denials.find([*BLAME, *PRAISE, *against], PHRASES).sentences == []
 
 
+def test_other_reviews_are_searched_by_the_words_that_were_found() -> None:
+    found = denials.find([*BLAME, *PRAISE], PHRASES)
+
+    others = denials.sentences_in([_review("Not a slow scene. Not a red scene.", 1)], found)
+
+    assert others == [_review("Not a slow scene.", 1)]
+
+
 def test_made_sentences_turn_the_label_round_where_the_pattern_denies() -> None:
     found = denials.find([*BLAME, *PRAISE, *DENYING], PHRASES)
 
