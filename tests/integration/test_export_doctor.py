@@ -141,8 +141,8 @@ NOT_FREE = {"tflite-int8-io", "tflite-compiled"}
         pytest.param(
             _tensorflow_only, {*LITE, "onnx", "coreml"}, "'inverted'", "simpler operators", id="MatrixInverse"
         ),
-        pytest.param(_gru, NOT_LOOPS | NOT_FREE, "'gate'", "LSTM", id="a GRU"),
-        pytest.param(_odd_lstm, NOT_LOOPS | NOT_FREE, "'memory'", "LSTM", id="an LSTM with another activation"),
+        pytest.param(_gru, NOT_LOOPS | NOT_FREE, "/gate", "LSTM", id="a GRU"),
+        pytest.param(_odd_lstm, NOT_LOOPS | NOT_FREE, "/memory", "LSTM", id="an LSTM with another activation"),
         pytest.param(_cudnn, set(FORMATS), "CudnnRNN", "use_cudnn=False", id="cuDNN"),
     ],
 )

@@ -100,9 +100,21 @@ def _read(variables: Sequence[Any], function: Any) -> list[Any]:
 
 def operators(content: bytes) -> list[str]:
     """The operators of a TFLite file, by name, in their order."""
+    return [operator["op_name"] for operator in _interpreter(content)._get_ops_details()]
+
+
+def _loops(content: bytes) -> list[str]:
+    """The paths of a TFLite file's loops, whose parts are the layers that they are in."""
+    interpreter = _interpreter(content)
+    names = {tensor["index"]: tensor["name"] for tensor in interpreter.get_tensor_details()}
+    loops = (operator for operator in interpreter._get_ops_details() if operator["op_name"] == "WHILE")
+    return [names.get(int(loop["outputs"][0]), "no name") for loop in loops]
+
+
+def _interpreter(content: bytes) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
-    return [operator["op_name"] for operator in Interpreter(model_content=content)._get_ops_details()]
+    return Interpreter(model_content=content)
 
 
 def _has_loops(function: Any) -> bool:
@@ -114,9 +126,10 @@ def _has_loops(function: Any) -> bool:
 
 def _check_calibration(exports: Exports) -> None:
     """Raises `ExportError` for a loop: calibrating one ends the process instead of raising an error."""
-    if "WHILE" in operators(convert(exports)):
+    if loops := _loops(convert(exports)):
         raise ExportError(
-            "TFLite: int8 cannot be calibrated through a loop (WHILE); use tflite-dynamic, which quantises weights only"
+            f"TFLite: int8 cannot be calibrated through a loop (WHILE in {', '.join(loops)}); use tflite-dynamic, which"
+            " quantises weights only"
         )
 
 
