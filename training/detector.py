@@ -145,7 +145,8 @@ def other_digits(found: digits.Digits, random: np.random.Generator) -> Iterator[
     some = random.permutation(len(found.images))[:4_000]
     for part, change in zip(np.array_split(some, len(robustness.CHANGES)), robustness.CHANGES.values(), strict=True):
         read = robustness.changed(change, found.images[part], found.labels[part])
-        yield read.images[..., 0].round().astype(np.uint8), read.labels
+        seen = read.labels != robustness.REFUSED
+        yield read.images[seen, :, :, 0].round().astype(np.uint8), read.labels[seen]
     drawn = robustness.drawn(3_000, random)
     yield drawn.images[..., 0].round().astype(np.uint8), drawn.labels
     printed = robustness.printed()

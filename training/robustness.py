@@ -20,8 +20,10 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from sklearn.datasets import load_digits
 
 from millrace.artifacts.images import read_digit
+from millrace.protocol.errors import InvalidRequest
 from training import photos
 
+REFUSED = -1  # the label of an image on which serving sees no digit
 _MADE, _PHOTOS = 500, 100  # images of each set at most
 FONTS = tuple(
     f"{family}{style}"
@@ -66,7 +68,15 @@ def changed(
 
 
 def _read(files: Sequence[bytes], labels: Sequence[int] | npt.NDArray[np.integer]) -> DigitSet:
-    return DigitSet(images=np.stack([read_digit(file) for file in files]), labels=np.asarray(labels))
+    """The files as a server reads them; one that it refuses is empty and `REFUSED`, so no answer to it is right."""
+    images, known = [], np.array(labels)
+    for number, file in enumerate(files):
+        try:
+            images.append(read_digit(file))
+        except InvalidRequest:
+            images.append(np.zeros((28, 28, 1), np.float32))
+            known[number] = REFUSED
+    return DigitSet(images=np.stack(images), labels=known)
 
 
 def _file(image: Image.Image, form: str = "PNG") -> bytes:
