@@ -1,5 +1,7 @@
 """When the instances beside the first are to take."""
 
+import time
+
 import pytest
 
 from millrace.broker.keys import ONLY_BULK, URGENT
@@ -70,6 +72,18 @@ def test_another_takes_while_the_first_is_held_up(version: Version) -> None:
     version.first.idle()
     version.now_s += 10
     assert not version.demand.wait(version.second)
+
+
+def test_while_the_first_is_held_up_another_takes_without_a_pause(version: Version) -> None:
+    version.first.hold(0)
+    version.now_s += 0.3
+    began = time.monotonic()
+
+    for _ in range(100):
+        assert version.demand.wait(version.second)
+        version.serve(1)
+
+    assert time.monotonic() - began < 5  # a pause each would take 25 s
 
 
 def test_who_takes_what_the_first_does_not_always_takes(version: Version) -> None:

@@ -55,13 +55,13 @@ class Demand:
             self._high.clear()
 
     def wait(self, status: InstanceStatus) -> bool:
-        """Wait for a moment; whether the instance with that status should take.
+        """Whether the instance with that status should take; where it should not, it has waited for a moment.
 
         One that takes what the first does not, such as bulk, always should.
         """
-        first = self._first
-        return (
-            not set(status.takes) <= set(first.takes)
-            or self._high.wait(_LOOK_S)
-            or (not first.is_idle and self._monotonic() - first.since_s > _LOOK_S)
-        )
+        if not set(status.takes) <= set(self._first.takes) or self._is_held_up():
+            return True
+        return self._high.wait(_LOOK_S) or self._is_held_up()
+
+    def _is_held_up(self) -> bool:
+        return not self._first.is_idle and self._monotonic() - self._first.since_s > _LOOK_S
