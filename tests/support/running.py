@@ -1,7 +1,9 @@
 """The real parts that tests run as processes: Redis and the whole stack."""
 
 import contextlib
+import itertools
 import os
+import random
 import selectors
 import signal
 import socket
@@ -152,8 +154,21 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+    """A port that nobody listens on, and that no connection and no other process of these tests is given meanwhile."""
+    for port in _ports:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("there is always another port")
+
+
+def _own_ports() -> Iterator[int]:
+    """Ports below those that systems give to connections, 1,500 for each process of the tests, from a chance start."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % 8
+    start = random.SystemRandom().randrange(1_500)
+    return itertools.cycle(20_000 + 1_500 * number + (start + step) % 1_500 for step in range(1_500))
+
+
+_ports = _own_ports()
 
 
 def our_environment() -> dict[str, str]:
