@@ -43,12 +43,16 @@ class Demand:
         """Whether all instances should take."""
         return self._high.is_set()
 
+    def calls(self, status: InstanceStatus) -> bool:
+        """Whether the instance with that status should take, as the first always should."""
+        return status is self._first or self.is_high
+
     def note(self, blocks: int, seconds: float, *, is_full: bool) -> None:
         """So many blocks were taken at once and served in that time; whether they filled a batch."""
-        self._behind = max(0, self._behind + (1 if blocks > 1 else _FULL if is_full else -1))
+        step = 1 if blocks > 1 else _FULL if is_full else -1
+        self._behind = min(_BEHIND, max(0, self._behind + step))
         self._seconds += _WEIGHT * (seconds - self._seconds)
-        if self._behind >= _BEHIND or self._seconds > _LONG_S:
-            self._behind = min(self._behind, _BEHIND)
+        if self._behind == _BEHIND or self._seconds > _LONG_S:
             self._calm_at = self._monotonic() + _CALM_S
             self._high.set()
         elif self._high.is_set() and self._monotonic() > self._calm_at:

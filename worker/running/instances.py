@@ -66,7 +66,6 @@ class InstanceGroup:
                 status=seat.status,
                 quarantine=self._quarantine,
                 demand=demand,
-                is_first=seat is seats[0],
             )
             name = f"{self.queue.model}/{self.queue.version}-{seat.consumer.rpartition('-')[2]}"
             # A daemon: a model that never returns must not keep the process alive.

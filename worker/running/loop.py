@@ -54,7 +54,6 @@ class Instance:
         status: InstanceStatus | None = None,
         quarantine: Quarantine | None = None,
         demand: Demand | None = None,
-        is_first: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         name, outbox = model.announcement.name, Outbox(worker)
@@ -63,7 +62,6 @@ class Instance:
         self._quarantine = quarantine or Quarantine()
         self._status = status or InstanceStatus()
         self._demand = demand or Demand(self._status, monotonic)
-        self._is_first = is_first
         self._monotonic = monotonic
         self._taking = Taking(
             model,
@@ -94,7 +92,7 @@ class Instance:
     def run(self) -> None:
         """Serve until `drain`. The queue's being out of reach is waited out; any other error is raised."""
         while not self._draining.is_set():
-            if not self._is_first and not self._demand.is_high:
+            if not self._demand.calls(self._status):
                 self._taking.rest()
                 if not self._demand.wait(self._status):
                     continue
