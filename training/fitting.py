@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from training import rates
 from training.runs import Run
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # targets and outputs of a batch to one value an example
@@ -19,12 +20,7 @@ Batches = Callable[[int], Iterable[tuple[Any, Any]]]
 
 def cosine_adamw(learning_rate: float, weight_decay: float, steps: int, warm_up_steps: int) -> keras.Optimizer:
     """AdamW whose rate climbs to `learning_rate` in the first steps and then falls to 0 along a cosine."""
-    rate = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        decay_steps=max(1, steps - warm_up_steps),
-        warmup_target=learning_rate,
-        warmup_steps=warm_up_steps,
-    )
+    rate = rates.warmed_cosine(learning_rate, warm_up_steps, steps - warm_up_steps)
     return keras.optimizers.AdamW(rate, weight_decay=weight_decay)
 
 

@@ -25,8 +25,8 @@ class InTurn(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[m
         return {"first": self._first, "second": self._second, "change": self._change}
 
 
-def warmed_cosine(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A rate that climbs to the peak in a twentieth of the steps and then falls to 0 along a cosine."""
+def warmed_cosine(peak: float, warm_up_steps: int, decay_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A rate that climbs to the peak in the first steps, and then falls to 0 along a cosine in the others."""
     return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0, decay_steps=max(1, steps), warmup_target=peak, warmup_steps=steps // 20
+        initial_learning_rate=0.0, decay_steps=max(1, decay_steps), warmup_target=peak, warmup_steps=warm_up_steps
     )

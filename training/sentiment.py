@@ -25,6 +25,7 @@ TFLite's takes one text at a time.
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,12 +174,11 @@ def texts_of(
         reviews=settings.short_reviews, made=settings.short_made_sentences, varied=settings.short_varied_sentences
     )
 
-    def texts(epoch: int) -> Texts:
-        if epoch < settings.epochs:
-            return encoded_once
+    @functools.lru_cache(maxsize=1)  # those of the first such epoch are counted, and then trained on
+    def short(epoch: int) -> Texts:
         return encode(source.texts(counts, (settings.seed, epoch)), vocabulary)
 
-    return texts
+    return lambda epoch: encoded_once if epoch < settings.epochs else short(epoch)
 
 
 def joined(sentences: Sequence[data.Review]) -> list[data.Review]:
@@ -300,10 +300,11 @@ def fit(
     last_steps = count_batches(texts(settings.epochs), last) if settings.short_epochs else 0
 
     def make() -> tuple[keras.Model, keras.Optimizer]:
+        early, late = settings.epochs * steps, settings.short_epochs * last_steps
         rate = rates.InTurn(
-            rates.warmed_cosine(settings.learning_rate, settings.epochs * steps),
-            rates.warmed_cosine(settings.short_learning_rate, settings.short_epochs * last_steps),
-            change=settings.epochs * steps,
+            rates.warmed_cosine(settings.learning_rate, early // 20, early),
+            rates.warmed_cosine(settings.short_learning_rate, late // 20, late),
+            change=early,
         )
         return build(settings, vocabulary_size), keras.optimizers.Adam(rate, clipnorm=1.0)
 

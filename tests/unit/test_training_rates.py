@@ -7,7 +7,7 @@ from training import rates
 
 def test_the_second_schedule_begins_at_the_change() -> None:
     pytest.importorskip("keras")
-    both = rates.InTurn(rates.warmed_cosine(1.0, 40), rates.warmed_cosine(0.5, 80), change=40)
+    both = rates.InTurn(rates.warmed_cosine(1.0, 2, 40), rates.warmed_cosine(0.5, 4, 80), change=40)
 
     assert [float(both(step)) for step in (0, 1, 2)] == pytest.approx([0, 0.5, 1.0])
     assert float(both(39)) < 0.05
